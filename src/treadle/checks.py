@@ -1,0 +1,82 @@
+"""Checks of arguments: each error names the argument, the value seen, and what is allowed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+__all__ = ["boolean", "function", "integer", "one_of", "seconds", "text"]
+
+
+def integer(name: str, value: object, *, least: int) -> int:
+    """Return `value` if it is an integer of at least `least`.
+
+    Raises:
+        TypeError, ValueError: it is not.
+    """
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise TypeError(f"{name}={value!r} is {type(value).__name__}; allowed: an integer, {least} or more")
+    number = int(value.__index__())
+    if number < least:
+        raise ValueError(f"{name}={value!r}: {name} must be {'greater than 0' if least == 1 else f'{least} or more'}")
+    return number
+
+
+def seconds(name: str, value: object, *, least: float = 0.0) -> float | None:
+    """Return `value` if it is a number of seconds of at least `least`, or None.
+
+    Raises:
+        TypeError, ValueError: it is not.
+    """
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name}={value!r} is {type(value).__name__}; allowed: seconds as a number, or None for no limit")
+    if not value >= least:  # not a number is refused too
+        raise ValueError(f"{name}={value!r}; allowed: {least:g} seconds or more, or None for no limit")
+    return float(value)
+
+
+def one_of(name: str, value: object, allowed: Iterable[str]) -> str:
+    """Return `value` if it is one of `allowed`.
+
+    Raises:
+        TypeError, ValueError: it is not.
+    """
+    allowed = tuple(allowed)
+    if not isinstance(value, str):
+        raise TypeError(f"{name}={value!r} is {type(value).__name__}; allowed: {', '.join(map(repr, allowed))}")
+    if value not in allowed:
+        raise ValueError(f"{name}={value!r} is unknown; allowed: {', '.join(map(repr, allowed))}")
+    return value
+
+
+def boolean(name: str, value: object) -> bool:
+    """Return `value` if it is True or False.
+
+    Raises:
+        TypeError: it is not.
+    """
+    if not isinstance(value, bool):
+        raise TypeError(f"{name}={value!r} is {type(value).__name__}; allowed: True or False")
+    return value
+
+
+def text(name: str, value: object) -> str:
+    """Return `value` if it is a string.
+
+    Raises:
+        TypeError: it is not.
+    """
+    if not isinstance(value, str):
+        raise TypeError(f"{name}={value!r} is {type(value).__name__}; allowed: a string")
+    return value
+
+
+def function(name: str, value: object) -> None:
+    """Check that `value` can be called.
+
+    Raises:
+        TypeError: it cannot.
+    """
+    if not callable(value):
+        raise TypeError(f"{name}={value!r} is {type(value).__name__}; {name} must be a callable")

@@ -1,0 +1,122 @@
+"""Every error that treadle raises, drawn as a tree.
+
+    TreadleError
+    |- PoolFull                      the pool had no room for a task, and its policy said no
+    |- PoolClosed (RuntimeError)     the pool was shut down, or Python is exiting
+    |- PoolBroken (BrokenThreadPool) a worker's initializer failed
+    |- WorkerLost                    a worker thread ended in the middle of a task
+    |- PoolDeadlock (RuntimeError)   every thread that could end a wait is itself waiting for it
+    |- ChannelFull                   a channel had no room within the time allowed
+    |- ChannelEmpty                  a channel had no item within the time allowed
+    `- ChannelClosed                 a channel takes no more items, or has none left
+
+A class tells what failed; its attributes carry the facts; its message ends with what to do next.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures.thread import BrokenThreadPool
+
+__all__ = [
+    "ChannelClosed",
+    "ChannelEmpty",
+    "ChannelFull",
+    "PoolBroken",
+    "PoolClosed",
+    "PoolDeadlock",
+    "PoolFull",
+    "TreadleError",
+    "WorkerLost",
+]
+
+
+class TreadleError(Exception):
+    """The root of every error of treadle's own."""
+
+
+class PoolFull(TreadleError):
+    """The pool's queue was full, and its policy (or the time allowed) said no.
+
+    Attributes:
+        pool: the pool's name.
+        queue_size: the limit on waiting tasks that was reached.
+        waiting: how many tasks were waiting when the task was refused.
+    """
+
+    def __init__(self, pool: str, queue_size: int, waiting: int, waited: float | None = None) -> None:
+        self.pool = pool
+        self.queue_size = queue_size
+        self.waiting = waiting
+        after = "" if waited is None else f" after waiting {waited:g} s for room"
+        super().__init__(
+            f"pool {pool!r} is full{after}: {waiting} tasks wait, queue_size={queue_size}; "
+            "submit less, raise queue_size or max_workers, or choose another when_full"
+        )
+
+
+class PoolClosed(TreadleError, RuntimeError):
+    """The pool takes no more tasks: it was shut down, or Python is exiting.
+
+    Attributes:
+        pool: the pool's name.
+    """
+
+    def __init__(self, pool: str, when: str = "shutdown") -> None:
+        self.pool = pool
+        super().__init__(f"cannot schedule new futures after {when}: pool {pool!r} is closed; submit before closing it")
+
+
+class PoolBroken(TreadleError, BrokenThreadPool):
+    """A worker's initializer failed, so the pool runs nothing more.
+
+    Attributes:
+        pool: the pool's name.
+    """
+
+    def __init__(self, pool: str) -> None:
+        self.pool = pool
+        super().__init__(
+            f"A thread initializer failed, the thread pool is not usable anymore: pool {pool!r}; "
+            "the log holds the initializer's traceback"
+        )
+
+
+class WorkerLost(TreadleError):
+    """A worker thread ended, or stayed behind in a parent process, before its task was done.
+
+    Attributes:
+        worker: the thread's name.
+        task: the task's name.
+    """
+
+    def __init__(self, worker: str, task: str, reason: BaseException | str | None) -> None:
+        self.worker = worker
+        self.task = task
+        super().__init__(f"worker {worker} ended in the middle of task {task}: {reason!r}; submit the task again if it may run twice")
+
+
+class PoolDeadlock(TreadleError, RuntimeError):
+    """A wait that could never end: every thread that could end it is itself waiting.
+
+    Attributes:
+        pools: the names of the pools whose threads wait for each other.
+    """
+
+    def __init__(self, pools: list[str], targets: list[str]) -> None:
+        self.pools = pools
+        super().__init__(
+            f"deadlock: waiting for {', '.join(targets)} could never end, because every thread that could end it, in "
+            f"{', '.join(map(repr, pools))}, waits too; wait with a timeout, or not from inside a task"
+        )
+
+
+class ChannelFull(TreadleError):
+    """The channel had no room within the time allowed."""
+
+
+class ChannelEmpty(TreadleError):
+    """The channel had no item within the time allowed."""
+
+
+class ChannelClosed(TreadleError):
+    """The channel is closed: it takes no more items, or has none left to give."""

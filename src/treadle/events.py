@@ -1,0 +1,123 @@
+"""What a pool tells the outside: events to observers as they happen, and a snapshot when asked."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+__all__ = ["Observer", "Snapshot", "TaskEvent", "WorkerSnapshot", "tell"]
+
+_log = logging.getLogger("treadle")
+
+
+@dataclass(frozen=True)
+class TaskEvent:
+    """One thing that happened to one task.
+
+    Attributes:
+        pool: the pool's name.
+        task: a number that is the task's own within its process; an item of `map` counts as a task.
+        name: the task's name.
+        at: when it happened, monotonic nanoseconds.
+        worker: the thread in which it happened.
+        error: what the task raised (finished), or why it was not taken (rejected).
+    """
+
+    pool: str
+    task: int
+    name: str
+    at: int
+    worker: str
+    error: BaseException | None = None
+
+
+class Observer:
+    """Is told what happens to each task of a pool; override what you need.
+
+    Called in the thread in which it happens, with no lock held, so it may be called from many threads at once. What
+    it raises is logged and harms nobody. Slow observers slow the pool.
+    """
+
+    def submitted(self, event: TaskEvent) -> None:
+        """A task was submitted; it may already have begun."""
+
+    def started(self, event: TaskEvent) -> None:
+        """A task is about to run."""
+
+    def finished(self, event: TaskEvent) -> None:
+        """A task returned, or raised `event.error`; its future is settled just after."""
+
+    def cancelled(self, event: TaskEvent) -> None:
+        """A task was cancelled before it began."""
+
+    def rejected(self, event: TaskEvent) -> None:
+        """A task was not taken, because of `event.error`."""
+
+    def shed(self, event: TaskEvent) -> None:
+        """A waiting task was dropped to make room for another."""
+
+
+def tell(observers: Sequence[Observer], what: str, event: TaskEvent) -> None:
+    """Call the method `what` of every observer with `event`; log what one raises, and go on."""
+    for observer in observers:
+        try:
+            getattr(observer, what)(event)
+        except Exception:
+            _log.exception("observer %r failed in %s of task %s", observer, what, event.name)
+
+
+@dataclass(frozen=True)
+class WorkerSnapshot:
+    """What one worker does.
+
+    Attributes:
+        name: its thread's name.
+        task: the name of the task it runs, or None when it is idle.
+        seconds: how long that task has run; 0 when idle.
+        nested: how many tasks further out wait in this thread for the one that runs.
+        finished: how many tasks it has ended, well or badly.
+    """
+
+    name: str
+    task: str | None
+    seconds: float
+    nested: int
+    finished: int
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A pool at one instant.
+
+    Attributes:
+        name: the pool's name.
+        max_workers: the ceiling on threads.
+        threads: threads alive; `busy` of them run a task, `idle` wait for one.
+        waiting: tasks admitted and not begun.
+        queue_size: the ceiling on them; None if there is none.
+        blocked: callers that wait for room.
+        submitted: tasks admitted so far; `finished` have ended, well or badly; `cancelled` never began.
+        rejected: tasks refused so far.
+        shed: tasks dropped so far to make room for others.
+        longest_wait: seconds that the task at the head of the queue has waited; 0 when none waits.
+        closed: whether it takes no more tasks.
+        workers: what each thread does.
+    """
+
+    name: str
+    max_workers: int
+    threads: int
+    busy: int
+    idle: int
+    waiting: int
+    queue_size: int | None
+    blocked: int
+    submitted: int
+    finished: int
+    cancelled: int
+    rejected: int
+    shed: int
+    longest_wait: float
+    closed: bool
+    workers: tuple[WorkerSnapshot, ...]

@@ -1,0 +1,484 @@
+"""Future: the result of a task that may not have run yet.
+
+To the eye of `isinstance`, `concurrent.futures.wait`, `as_completed` and `asyncio.wrap_future` it is a
+`concurrent.futures.Future`. It costs a fifth of one: its fields are slots, it borrows its pool's lock, and
+the condition that the base class makes eagerly is made only when somebody waits through it.
+
+States and legal transitions (guarded by `home.lock`, and by the condition once there is one):
+
+    PENDING -> RUNNING -> FINISHED             a worker claimed it, then settled it
+    PENDING -> CANCELLED_AND_NOTIFIED          cancelled while it waited in a pool
+    PENDING -> CANCELLED -> CANCELLED_AND_NOTIFIED    cancelled by hand; its maker then took note
+    PENDING -> FINISHED                        settled by hand, or refused by a closed or broken pool
+
+Who waits: `result()` on a pool's future sleeps on a gate, a raw lock that is released once. The standard
+library's functions hold `_condition` while they look at `_state` and install themselves in `_waiters`, so a
+change of state must hold that condition too. Order of locks: condition, then `home.lock`, never the reverse.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Container, Iterator
+from concurrent.futures import CancelledError, InvalidStateError, TimeoutError, _base
+from contextlib import contextmanager
+from threading import Condition, RLock
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
+
+if TYPE_CHECKING:
+    from _thread import LockType
+
+__all__ = ["CANCELLED", "DONE", "FINISHED", "PENDING", "RUNNING", "Bare", "Future", "name_of"]
+
+T = TypeVar("T")
+
+PENDING = _base.PENDING
+RUNNING = _base.RUNNING
+CANCELLED = _base.CANCELLED
+CANCELLED_AND_NOTIFIED = _base.CANCELLED_AND_NOTIFIED
+FINISHED = _base.FINISHED
+DONE = (FINISHED, CANCELLED_AND_NOTIFIED, CANCELLED)
+
+_standard_log = logging.getLogger("concurrent.futures")
+_log = logging.getLogger("treadle")
+
+
+def name_of(fn: object) -> str:
+    """Return the name by which logs and snapshots call a task that runs `fn`."""
+    target = getattr(fn, "func", fn)  # functools.partial
+    return str(getattr(target, "__qualname__", type(target).__name__))
+
+
+class Home(Protocol):
+    """What a future needs of whoever runs it."""
+
+    lock: RLock  # type: ignore[valid-type]  # typeshed: RLock is a function before 3.13
+
+    def wait(self, future: Future[Any], timeout: float | None) -> bool:
+        """Block until `future` is done; False when `timeout` seconds passed first."""
+
+    def withdraw(self, future: Future[Any]) -> bool:
+        """Note, under the lock, that a pending future will not be run. True: nobody else must be told of it."""
+
+    def claim(self, future: Future[Any]) -> bool:
+        """Set a future that has not begun to running, for the caller to run; False when it is too late."""
+
+    def run_here(self, future: Future[Any]) -> None:
+        """Run a claimed future in this thread."""
+
+    def announce(self, what: str, task: Future[Any], /) -> None:
+        """Tell observers, if there are any, what happened to `task`."""
+
+    def never_runs(self, stuck: Container[Any]) -> bool:
+        """Whether a future that has not begun could never be run, if the workers in `stuck` never went on."""
+
+
+class _Alone:
+    """The home of a future that was made by hand, in no pool."""
+
+    __slots__ = ("lock",)
+
+    def __init__(self) -> None:
+        self.lock = RLock()
+
+    def wait(self, future: Future[Any], timeout: float | None) -> bool:
+        # Through the condition, as the standard library does: code that writes `_state` by hand notifies only that.
+        with future._condition:
+            return future._condition.wait_for(future.done, timeout)
+
+    def withdraw(self, future: Future[Any]) -> bool:
+        return False
+
+    def claim(self, future: Future[Any]) -> bool:
+        return False
+
+    def run_here(self, future: Future[Any]) -> None:
+        raise AssertionError("a future made by hand is run by whoever made it")
+
+    def announce(self, what: str, task: Future[Any], /) -> None:
+        pass
+
+    def never_runs(self, stuck: Container[Any]) -> bool:
+        return False
+
+
+class _Watchers:
+    """Who waits for one future; made when the first of them comes. Guarded as the future's state is."""
+
+    __slots__ = ("callbacks", "condition", "gates", "waiters")
+
+    def __init__(self) -> None:
+        self.gates: list[LockType] = []
+        self.callbacks: list[Callable[[Any], object]] = []
+        self.waiters: list[Any] = []
+        self.condition: Condition | None = None
+
+
+class _Unseen:
+    """Logs an exception, once, if its future vanishes before anybody asked for it."""
+
+    __slots__ = ("error", "name")
+
+    def __init__(self, name: str, error: BaseException) -> None:
+        self.name = name
+        self.error: BaseException | None = error
+
+    def __del__(self) -> None:
+        error = self.error
+        if error is not None:
+            _log.error(
+                "task %s failed, and nobody asked for its result",
+                self.name,
+                exc_info=(type(error), error, error.__traceback__),
+            )
+
+
+class Bare:
+    """Runs a call in no context of its own; what a task has instead of a Context in a pool without contexts."""
+
+    @staticmethod
+    def run(fn: Callable[..., Any], *args: Any) -> Any:
+        """Return `fn(*args)`."""
+        return fn(*args)
+
+    def copy(self) -> Bare:
+        """Return what the next call is to run in."""
+        return self
+
+
+class _Rare:
+    """What few tasks have: a name that was given, a number for observers, an exception nobody has asked for."""
+
+    __slots__ = ("name", "serial", "unseen")
+
+    def __init__(self) -> None:
+        self.name: str | None = None
+        self.serial = 0
+        self.unseen: _Unseen | None = None
+
+
+class Future(_base.Future[T]):
+    """The result of a task: wait for it, ask for it, cancel it, be called when it is there.
+
+    Everything that `concurrent.futures.Future` promises holds. A pool makes futures; make one by hand only to settle
+    it yourself. All methods may be called from any thread; callbacks run in the thread that settles the future, or at
+    once when it is done already.
+
+    `result()` and `exception()`, called by a task of the same pool on a task that has not begun, run it there and
+    then: a worker never waits for its own pool.
+    """
+
+    __slots__ = (
+        "_args",
+        "_context",
+        "_exception",
+        "_fn",
+        "_home",
+        "_rare",
+        "_result",
+        "_state",
+        "_submitted",
+        "_watchers",
+    )
+
+    _silent = False  # whether observers are not told of it
+
+    # A pool fills these in by hand (see Pool.submit), without calling __init__; what is not listed there stays unset.
+    _home: Home
+    _state: str
+    _watchers: _Watchers | None
+    _result: Any
+    _exception: BaseException | None
+    _fn: Any  # Callable, or None once it has run
+    _args: Any  # tuple, or None once it has run
+    _context: Any  # Runner, or None once it has run
+    _submitted: float  # clock.now() when it was submitted
+    _rare: _Rare  # unset in most tasks
+
+    def __init__(self) -> None:
+        self._home = _Alone()
+        self._state = PENDING
+        self._watchers = None
+        self._result = None
+        self._exception = None
+        self._fn = None
+
+    # -- asking ---------------------------------------------------------------------------------------------------
+
+    def result(self, timeout: float | None = None) -> T:
+        """Return what the task returned; raise what it raised.
+
+        Args:
+            timeout: seconds to wait for it, 0 or more; None waits as long as it takes. A task that is run here (see
+                the class) is not interrupted when they have passed.
+
+        Raises:
+            TimeoutError: the task was not done in time.
+            CancelledError: the task was cancelled.
+            PoolDeadlock: the wait could never end (see `treadle.errors.PoolDeadlock`).
+        """
+        if self._state is not FINISHED:
+            self._wait(timeout)
+        if self._exception is not None:
+            try:
+                raise self._see()
+            finally:
+                self = None  # type: ignore[assignment]  # the traceback holds this frame: no cycle through it
+        return self._result  # type: ignore[no-any-return]  # cast() would be a call
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """Return what the task raised, or None if it returned.
+
+        Args:
+            timeout: as for `result`.
+
+        Raises:
+            TimeoutError: the task was not done in time.
+            CancelledError: the task was cancelled.
+            PoolDeadlock: the wait could never end.
+        """
+        if self._state is not FINISHED:
+            self._wait(timeout)
+        return None if self._exception is None else self._see()
+
+    def cancelled(self) -> bool:
+        """Return whether the task was cancelled before it began."""
+        return self._state in (CANCELLED, CANCELLED_AND_NOTIFIED)
+
+    def running(self) -> bool:
+        """Return whether the task is running now."""
+        return self._state == RUNNING
+
+    def done(self) -> bool:
+        """Return whether the task finished, failed or was cancelled."""
+        return self._state in DONE
+
+    @property
+    def name(self) -> str:
+        """What logs and snapshots call the task: the name given, else that of its function."""
+        rare = getattr(self, "_rare", None)
+        if rare is not None and rare.name is not None:
+            return rare.name
+        fn = self._fn
+        return "future" if fn is None else name_of(fn)
+
+    def _get_rare(self) -> _Rare:
+        if not hasattr(self, "_rare"):
+            self._rare = _Rare()
+        return self._rare
+
+    def _wait(self, timeout: float | None) -> None:
+        if not self.done() and not self._home.wait(self, timeout):
+            raise TimeoutError
+        if self.cancelled():
+            raise CancelledError
+
+    def _see(self) -> BaseException:
+        """Return the exception, which from now on is not lost any more."""
+        rare = getattr(self, "_rare", None)
+        if rare is not None and rare.unseen is not None:
+            rare.unseen.error = None
+        return cast(BaseException, self._exception)
+
+    def _get_snapshot(self) -> tuple[bool, bool, Any, BaseException | None]:
+        """Return (done, cancelled, result, exception) at one instant; asyncio of Python 3.15 asks for it."""
+        with self._home.lock:
+            if self._state == FINISHED:
+                return True, False, self._result, None if self._exception is None else self._see()
+            return self.done(), self.cancelled(), None, None
+
+    # -- changing state -------------------------------------------------------------------------------------------
+
+    def cancel(self) -> bool:
+        """Cancel the task if it has not begun.
+
+        Returns:
+            True if it is cancelled (now, or already), False if it runs or is done.
+        """
+        with self._change():
+            if self._state != PENDING:
+                return self.cancelled()
+            self._forget_call()
+            self._state = CANCELLED_AND_NOTIFIED if self._home.withdraw(self) else CANCELLED
+        self._home.announce("cancelled", self)
+        self._tell()
+        return True
+
+    def set_running_or_notify_cancel(self) -> bool:
+        """Begin a future that was made by hand.
+
+        Returns:
+            True: run it. False: it was cancelled, and whoever waits has been told.
+
+        Raises:
+            InvalidStateError: it had begun, or was done.
+        """
+        with self._change():
+            if self._state == PENDING:
+                self._state = RUNNING
+                return True
+            if self._state != CANCELLED:
+                raise InvalidStateError(f"cannot begin a future that is {self._state.lower()}: {self!r}")
+            self._state = CANCELLED_AND_NOTIFIED
+        return False
+
+    def set_result(self, result: T) -> None:
+        """Settle the future with `result`.
+
+        Raises:
+            InvalidStateError: it was done already.
+        """
+        self._settle(result, None)
+
+    def set_exception(self, exception: BaseException | None) -> None:
+        """Settle the future with `exception`.
+
+        Raises:
+            InvalidStateError: it was done already.
+        """
+        self._settle(None, exception)
+
+    def add_done_callback(self, fn: Callable[[Future[T]], object]) -> None:  # type: ignore[override]  # our own kind
+        """Call `fn(future)` once, when the future is done; at once if it is.
+
+        The callback runs in the thread that settles the future. What it raises is logged and harms nobody.
+        """
+        with self._home.lock:
+            if not self.done():
+                self._watch().callbacks.append(fn)
+                return
+        self._call_back([fn])
+
+    def _settle(self, result: Any, error: BaseException | None) -> None:
+        """Finish the future and tell whoever waits."""
+        with self._change():
+            if self.done():
+                raise InvalidStateError(f"{self._state}: {self!r}")
+            if self._state == PENDING:
+                self._forget_call()
+                self._home.withdraw(self)
+            self._result, self._exception, self._state = result, error, FINISHED
+        self._tell()
+
+    def _abandon(self) -> None:
+        """Cancel a future that was claimed and will not be run."""
+        with self._change():
+            self._forget_call()
+            self._state = CANCELLED_AND_NOTIFIED
+        self._tell()
+
+    @contextmanager
+    def _change(self) -> Iterator[None]:
+        """Hold what guards the state, and tell those who wait through the condition before it is let go."""
+        lock = self._home.lock
+        lock.acquire()
+        condition = None if self._watchers is None else self._watchers.condition
+        if condition is None:
+            try:
+                yield
+            finally:
+                lock.release()
+            return
+        lock.release()
+        with condition:
+            with lock:
+                before = self._state
+                yield
+            if self._state != before:
+                self._notify(condition)
+
+    def _notify(self, condition: Condition) -> None:
+        """Tell the standard library's waiters; `condition` is held."""
+        condition.notify_all()
+        waiters = cast(_Watchers, self._watchers).waiters
+        for waiter in waiters:
+            if self._state == CANCELLED_AND_NOTIFIED:
+                waiter.add_cancelled(self)
+            elif self._state == FINISHED:
+                (waiter.add_result if self._exception is None else waiter.add_exception)(self)
+
+    def _tell(self) -> None:
+        """Open the gates and run the callbacks of a future that is done; no lock is held."""
+        watchers = self._watchers
+        if watchers is None:
+            return
+        # Nobody adds to either list any more: those who would see, under the lock, that the future is done.
+        for gate in watchers.gates:
+            gate.release()
+        if watchers.callbacks:
+            self._call_back(watchers.callbacks)
+
+    def _call_back(self, callbacks: list[Callable[[Any], object]]) -> None:
+        """Run every callback, whatever the one before it raised."""
+        fatal: BaseException | None = None
+        for callback in callbacks:
+            try:
+                callback(self)
+            except Exception:
+                _standard_log.exception("exception calling callback for %r", self)
+            except BaseException as error:
+                fatal = error
+        if fatal is not None:
+            raise fatal
+
+    # -- running --------------------------------------------------------------------------------------------------
+
+    def _invoke(self) -> bool:
+        """Run the call in its context, keep what comes of it, and forget the call. It is not settled yet.
+
+        Returns:
+            Whether the task is to go back to the queue instead of being settled.
+        """
+        try:
+            self._result = self._context.run(self._fn, *self._args)
+            self._exception = None
+        except BaseException as error:
+            self._get_rare().unseen = _Unseen(self.name, error)
+            self._result, self._exception = None, error
+        self._fn = self._args = self._context = None
+        if self._exception is not None:
+            self = None  # type: ignore[assignment]  # the traceback holds this frame: no cycle through it
+        return False
+
+    def _finish(self) -> None:
+        """Settle a future whose call was run, and tell whoever waits."""
+        with self._change():
+            self._state = FINISHED
+        self._tell()
+
+    def _forget_call(self) -> None:
+        self._fn = self._args = self._context = None
+
+    # -- for the standard library ---------------------------------------------------------------------------------
+
+    def _watch(self) -> _Watchers:
+        """Return the watchers, made if there were none; the lock is held."""
+        if self._watchers is None:
+            self._watchers = _Watchers()
+        return self._watchers
+
+    @property
+    def _condition(self) -> Condition:  # type: ignore[override]  # a property where the base class has an attribute
+        with self._home.lock:
+            watchers = self._watch()
+            if watchers.condition is None:
+                watchers.condition = Condition()
+            return watchers.condition
+
+    @property
+    def _waiters(self) -> list[Any]:  # type: ignore[override]  # a property where the base class has an attribute
+        with self._home.lock:
+            return self._watch().waiters
+
+    @property
+    def _done_callbacks(self) -> list[Callable[[Any], object]]:
+        with self._home.lock:
+            return self._watch().callbacks
+
+    def __repr__(self) -> str:
+        with self._home.lock:
+            state, error = self._state, getattr(self, "_exception", None)
+            outcome = ""
+            if state == FINISHED:
+                outcome = f" raised {type(error).__name__}" if error is not None else f" returned {type(self._result).__name__}"
+        return f"<{type(self).__name__} at {id(self):#x} state={_base._STATE_TO_DESCRIPTION_MAP[state]}{outcome}>"

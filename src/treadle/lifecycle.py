@@ -1,0 +1,140 @@
+"""What happens to pools when the interpreter exits, and when the process forks.
+
+Workers are daemon threads, and an exit handler drains their pools. So, unlike the standard library's: threads that
+outlive the main one may still submit; handlers that were registered before treadle was imported run after the pools
+are closed; and Ctrl-C ends the program, whatever its tasks wait for.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import sys
+import weakref
+from threading import Lock
+from typing import TYPE_CHECKING
+
+from treadle import clock, deadlock
+from treadle.errors import WorkerLost
+from treadle.futures import CANCELLED_AND_NOTIFIED, FINISHED, PENDING
+
+if TYPE_CHECKING:
+    from threading import Thread
+
+    from treadle.dispatch import Dispatcher
+
+__all__ = ["exiting", "join", "register"]
+
+_lock = Lock()
+_dispatchers: weakref.WeakSet[Dispatcher] = weakref.WeakSet()  # guarded by _lock
+_exiting = False
+
+
+def register(dispatcher: Dispatcher) -> None:
+    """See to `dispatcher` at exit and after a fork."""
+    with _lock:
+        _dispatchers.add(dispatcher)
+    if _exiting:
+        dispatcher.close("interpreter shutdown", cancel=False)
+
+
+def exiting() -> bool:
+    """Whether the interpreter has begun to exit."""
+    return _exiting
+
+
+def join(dispatcher: Dispatcher, timeout: float | None) -> bool:
+    """Wait until every thread of a closed pool has ended, but for the one that calls.
+
+    Returns:
+        False if `timeout` seconds passed first.
+    """
+    deadline = None if timeout is None else clock.now() + timeout
+    while True:
+        with dispatcher.lock:
+            threads = [worker.thread for worker in dispatcher.workers]
+            departed = dispatcher.departed
+        if not threads:
+            threads = [departed] if departed is not None and departed.is_alive() else []
+        if not threads:
+            return True
+        for thread in threads:
+            if not _join_one(thread, deadline):
+                return False
+
+
+def _join_one(thread: Thread, deadline: float | None) -> bool:
+    thread.join(None if deadline is None else max(0.0, deadline - clock.now()))
+    return not thread.is_alive()
+
+
+def _living() -> list[Dispatcher]:
+    with _lock:
+        return list(_dispatchers)
+
+
+def _interrupted() -> bool:
+    """Whether Ctrl-C ended the main thread: then nobody waits for what is queued, or runs."""
+    return isinstance(getattr(sys, "last_value", None), KeyboardInterrupt) and not hasattr(sys, "ps1")
+
+
+@atexit.register
+def _at_exit() -> None:
+    """Run what was accepted, then end."""
+    global _exiting
+    _exiting = True
+    cancel = _interrupted()
+    pools = _living()
+    for dispatcher in pools:
+        dispatcher.close("interpreter shutdown", cancel=cancel)
+    if cancel:
+        return
+    try:
+        for dispatcher in pools:
+            if not dispatcher.abandoned:
+                join(dispatcher, None)
+    except KeyboardInterrupt:
+        for dispatcher in pools:
+            dispatcher.close("interpreter shutdown", cancel=True)
+        raise
+
+
+_forking: list[Dispatcher] = []  # those whose locks are held across the fork
+
+
+def _before_fork() -> None:
+    """Hold every lock, so that the child's copy of each pool is sound."""
+    _lock.acquire()
+    deadlock.hold()
+    _forking.extend(_dispatchers)
+    for dispatcher in _forking:
+        dispatcher.lock.acquire()
+
+
+def _after_fork_in_parent() -> None:
+    for dispatcher in _forking:
+        dispatcher.lock.release()
+    _forking.clear()
+    deadlock.let_go()
+    _lock.release()
+
+
+def _after_fork_in_child() -> None:
+    """Leave the child an empty, working pool: the threads, and so the tasks, stayed in the parent."""
+    for dispatcher in _forking:
+        lost = [task for worker in dispatcher.workers for task in worker.stack()]
+        for task in (*dispatcher.tasks, *dispatcher.entrants):
+            if task._state == PENDING:
+                task._forget_call()
+                task._state = CANCELLED_AND_NOTIFIED
+        for task in lost:
+            task._result, task._exception = None, WorkerLost("of the parent process", task.name, "the process forked")
+            task._state = FINISHED
+        dispatcher.start_afresh()
+    _forking.clear()
+    deadlock.let_go(forget=True)
+    _lock.release()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)

@@ -1,0 +1,368 @@
+"""Pool: a bounded number of threads, and a bounded number of tasks that wait for them."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import weakref
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
+from functools import partial
+from threading import Thread
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
+
+from treadle import aio, checks, lifecycle
+from treadle.clock import now
+from treadle.dispatch import Dispatcher
+from treadle.events import Observer, Snapshot
+from treadle.futures import PENDING, Bare, Future
+from treadle.mapping import MapIterator, start_map
+from treadle.orders import Order, order_named
+from treadle.snapshots import snapshot_of
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+__all__ = ["Options", "Pool"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+POLICIES = ("wait", "reject", "run", "discard_oldest")
+
+BARE = Bare()
+
+_new = object.__new__
+_numbers = itertools.count()
+
+
+class Pool(ThreadPoolExecutor):
+    """Run calls on at most `max_workers` threads, with at most `queue_size` of them waiting.
+
+    A drop-in `concurrent.futures.ThreadPoolExecutor`: it is one by name, so that asyncio and others accept it, and shares
+    none of its machinery. All methods may be called from any thread. A task may use its own pool: one that submits to its
+    full pool, or asks for the result of a task that has not begun, runs that task itself, so even a pool of one thread
+    cannot wait for itself.
+
+    Args:
+        max_workers: the ceiling on threads, 1 or more. None: processors + 4, at most 32, as in the standard library.
+        thread_name_prefix: threads are called `<prefix>_<n>`. Empty: see `name`.
+        initializer: called in each new thread with `initargs`; if it raises, the pool is broken.
+        initargs: its arguments.
+        queue_size: the ceiling on tasks that wait, 0 or more. 0: a task is taken only if a thread is free for it. None: no
+            ceiling.
+        when_full: what `submit` does at that ceiling. "wait": blocks until there is room. "reject": raises PoolFull.
+            "run": runs the task in the calling thread. "discard_oldest": cancels the task that has waited longest.
+        order: in which order waiting tasks run: "fifo", or an object (see `treadle.orders`).
+        min_workers: threads that are started at once and stay when idle, 0 to `max_workers`.
+        idle_timeout: seconds, 0 or more, after which a thread without work ends. None: never.
+        context: whether a task runs in a copy of its submitter's `contextvars` context.
+        name: what errors, logs and snapshots call the pool; its threads are called `<name>-<n>`.
+            None: `thread_name_prefix`, else `ThreadPoolExecutor-<number>`, as in the standard library.
+        observers: told what happens to each task (see `treadle.events.Observer`).
+
+    Raises:
+        TypeError, ValueError: an argument is of the wrong type, or out of range.
+        RuntimeError: `min_workers` threads cannot be started.
+    """
+
+    def __init__(
+        self,
+        max_workers: int | None = None,
+        thread_name_prefix: str = "",
+        initializer: Callable[..., object] | None = None,
+        initargs: tuple[Any, ...] = (),
+        *,
+        queue_size: int | None = 1000,
+        when_full: str = "wait",
+        order: str | Order = "fifo",
+        min_workers: int = 0,
+        idle_timeout: float | None = 60.0,
+        context: bool = True,
+        name: str | None = None,
+        observers: Iterable[Observer] = (),
+    ) -> None:
+        # ThreadPoolExecutor.__init__ is not called: nothing of its machinery is used.
+        if max_workers is None:
+            max_workers = min(32, (os.cpu_count() or 1) + 4)
+        checks.text("thread_name_prefix", thread_name_prefix)
+        if name is None:
+            name = thread_name_prefix or f"ThreadPoolExecutor-{next(_numbers)}"
+            prefix = f"{name}_"
+        else:
+            prefix = f"{thread_name_prefix}_" if thread_name_prefix else f"{checks.text('name', name)}-"
+        if initializer is not None:
+            checks.function("initializer", initializer)
+        self._when_full = checks.one_of("when_full", when_full, POLICIES)
+        self._context = checks.boolean("context", context)
+        max_workers = checks.integer("max_workers", max_workers, least=1)
+        min_workers = checks.integer("min_workers", min_workers, least=0)
+        if min_workers > max_workers:
+            raise ValueError(f"min_workers={min_workers} is more than max_workers={max_workers}; allowed: 0 to {max_workers}")
+        self._dispatcher = Dispatcher(
+            name=name,
+            thread_prefix=prefix,
+            max_workers=max_workers,
+            min_workers=min_workers,
+            queue_size=None if queue_size is None else checks.integer("queue_size", queue_size, least=0),
+            order=order_named(order),
+            idle_timeout=checks.seconds("idle_timeout", idle_timeout),
+            initializer=initializer,
+            initargs=tuple(initargs),
+            observers=tuple(observers),
+        )
+        lifecycle.register(self._dispatcher)
+        # A pool that is dropped without shutdown() runs what it accepted, and its threads end.
+        weakref.finalize(self, self._dispatcher.close, "the pool was dropped", cancel=False).atexit = False
+        self._dispatcher.warm_up()
+
+    # -- running calls --------------------------------------------------------------------------------------------
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:  # type: ignore[override]  # our own Future
+        """Run `fn(*args, **kwargs)` on a thread of the pool.
+
+        All keywords are the function's; for options of the task itself see `options`.
+
+        Returns:
+            The future of its result.
+
+        Raises:
+            TypeError: `fn` cannot be called.
+            PoolFull: there was no room, and the policy is "reject".
+            PoolClosed: the pool was shut down, or Python is exiting.
+            PoolBroken: an initializer failed.
+            PoolDeadlock: waiting for room could never end (see `treadle.errors.PoolDeadlock`).
+            RuntimeError: no thread can be started, and the pool has none; the task will not run.
+        """
+        if not callable(fn):
+            checks.function("fn", fn)
+        dispatcher = self._dispatcher
+        # As _task() does; spelled out because this is the path of every task.
+        task: Future[T] = _new(Future)
+        task._home = dispatcher
+        task._state = PENDING
+        task._watchers = None
+        task._fn = fn if not kwargs else partial(fn, **kwargs)
+        task._args = args
+        task._context = copy_context() if self._context else BARE
+        task._submitted = now()
+        # `acquire` inside the `try`: Ctrl-C may raise between any two of these lines, and the lock must not stay taken.
+        try:
+            dispatcher.acquire()
+            if len(dispatcher.tasks) < dispatcher.room:
+                dispatcher.put(task)
+                if dispatcher.growing or (dispatcher.idle and not dispatcher.waking):
+                    dispatcher.summon(task)
+                dispatcher.release()
+            else:
+                dispatcher.release()
+                dispatcher.enter(task, self._when_full)
+        except BaseException:
+            dispatcher.release_if_held()
+            raise
+        return task
+
+    def map(  # type: ignore[override]  # further keywords
+        self,
+        fn: Callable[..., T],
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int = 1,
+        buffersize: int | None = None,
+        ordered: bool = True,
+    ) -> MapIterator[T]:
+        """Return an iterator over `fn(*items)` for the items of `iterables`, taken together as `zip` does.
+
+        The input is read lazily, in the thread that calls `map` and then `next`, and at most `buffersize` items ahead of
+        the results taken. An item that raises does so where its result is taken, and the iteration goes on. Closing or
+        dropping the iterator cancels what has not begun.
+
+        Args:
+            fn: called with one item of each iterable.
+            iterables: the input; it may be endless.
+            timeout: seconds from now in which every result must be there; None: no limit.
+            chunksize: how many items a thread takes at once, 1 or more. More is faster for calls of microseconds, and
+                delays their results until the last of them is done.
+            buffersize: how many items may be read and not yet taken as results, 1 or more. None: as many as may wait in
+                the pool (`queue_size`), but at least two a thread.
+            ordered: whether results come in the order of the input, or as they are ready.
+
+        Returns:
+            An iterator with a `close` method. It is for one thread at a time.
+
+        Raises:
+            TypeError, ValueError: an argument is of the wrong type, or out of range.
+            PoolFull, PoolClosed, PoolBroken: as `submit`.
+
+        `next` raises TimeoutError when `timeout` has passed, what `fn` or an iterable raised, and CancelledError for an item
+        that the pool dropped.
+        """
+        return self.options().map(
+            fn, *iterables, timeout=timeout, chunksize=chunksize, buffersize=buffersize, ordered=ordered
+        )
+
+    async def run(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run `fn(*args, **kwargs)` on a thread of the pool, and await its result.
+
+        Waiting for room never blocks the event loop; so where the policy is "run", which would, it waits. Cancelling the
+        await cancels the task if it has not begun.
+
+        Raises:
+            As `submit`, and whatever `fn` raises.
+        """
+        return await self.options().run(fn, *args, **kwargs)
+
+    def options(
+        self, *, timeout: float | None = None, when_full: str | None = None, name: str | None = None
+    ) -> Options:
+        """Return a view of this pool whose tasks are submitted with other options. It is light, and has the same threads.
+
+        Args:
+            timeout: seconds, 0 or more, to wait for room where the policy is "wait"; then PoolFull is raised. None: no
+                limit.
+            when_full: the policy, see the class; None: the pool's.
+            name: what logs and snapshots call the tasks; None: the name of their function.
+
+        Raises:
+            TypeError, ValueError: an argument is of the wrong type, or out of range.
+        """
+        return Options(
+            self,
+            timeout=checks.seconds("timeout", timeout),
+            when_full=self._when_full if when_full is None else checks.one_of("when_full", when_full, POLICIES),
+            name=None if name is None else checks.text("name", name),
+        )
+
+    def _task(self, fn: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any], name: str | None) -> Future[T]:
+        """Return a task that has not been admitted."""
+        checks.function("fn", fn)
+        context = copy_context() if self._context else BARE
+        return self._dispatcher.new_task(fn if not kwargs else partial(fn, **kwargs), args, context, name)
+
+    # -- ending ---------------------------------------------------------------------------------------------------
+
+    def shutdown(  # type: ignore[override]  # returns what is left
+        self, wait: bool = True, *, cancel_futures: bool = False, timeout: float | None = None
+    ) -> tuple[Future[Any], ...]:
+        """Take no more tasks, and end the threads when what was accepted is done. It may be called again.
+
+        Args:
+            wait: whether to wait for that. A task of the pool that calls this does not wait, for it would wait for itself.
+            cancel_futures: whether to cancel what has not begun.
+            timeout: seconds, 0 or more, to wait at most; None: as long as it takes. What is left then goes on, and is
+                logged.
+
+        Returns:
+            The futures of tasks that were not done yet; empty when nothing is left. Callers that were waiting for room
+            get PoolClosed.
+        """
+        timeout = checks.seconds("timeout", timeout)
+        dispatcher = self._dispatcher
+        dispatcher.close("shutdown", cancel=cancel_futures)
+        if wait and not dispatcher.is_ours() and not lifecycle.join(dispatcher, timeout):
+            dispatcher.report_undone(cast(float, timeout))
+        return dispatcher.undone()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Drain. After Ctrl-C, in the block or while draining: cancel what waits, and do not wait for what runs."""
+        try:
+            if not isinstance(error, KeyboardInterrupt):
+                self.shutdown()
+        except KeyboardInterrupt:
+            self._abandon()
+            raise
+        if isinstance(error, KeyboardInterrupt):
+            self._abandon()
+
+    def _abandon(self) -> None:
+        self._dispatcher.abandoned = True
+        self._dispatcher.close("Ctrl-C", cancel=True)
+
+    # -- looking --------------------------------------------------------------------------------------------------
+
+    def snapshot(self) -> Snapshot:
+        """Return what the pool does at this instant."""
+        return snapshot_of(self._dispatcher)
+
+    def __repr__(self) -> str:
+        now = self.snapshot()
+        return (
+            f"<Pool {now.name!r}: {now.busy}/{now.max_workers} threads busy, {now.waiting} waiting"
+            f"{', closed' if now.closed else ''}>"
+        )
+
+    # The three attributes that others look at in a ThreadPoolExecutor.
+
+    @property
+    def _threads(self) -> set[Thread]:  # type: ignore[override]  # read-only here
+        with self._dispatcher.lock:
+            return {worker.thread for worker in self._dispatcher.workers}
+
+    @property
+    def _max_workers(self) -> int:  # type: ignore[override]  # read-only here
+        return self._dispatcher.max_workers
+
+    @property
+    def _broken(self) -> str | bool:  # type: ignore[override]  # read-only here
+        broken = self._dispatcher.broken
+        return False if broken is None else str(broken)
+
+
+class Options:
+    """A view of a pool whose tasks are submitted with other options; made by `Pool.options`."""
+
+    __slots__ = ("_name", "_pool", "_timeout", "_when_full")
+
+    def __init__(self, pool: Pool, *, timeout: float | None, when_full: str, name: str | None) -> None:
+        self._pool = pool
+        self._timeout = timeout
+        self._when_full = when_full
+        self._name = name
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """Run `fn(*args, **kwargs)` on a thread of the pool; as `Pool.submit`, with the view's options.
+
+        Raises:
+            PoolFull: there was no room, or none within the view's timeout.
+            PoolClosed, PoolBroken, PoolDeadlock, TypeError, RuntimeError: as `Pool.submit`.
+        """
+        task = self._pool._task(fn, args, kwargs, self._name)
+        self._pool._dispatcher.enter(task, self._when_full, self._timeout)
+        return task
+
+    def map(
+        self,
+        fn: Callable[..., T],
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int = 1,
+        buffersize: int | None = None,
+        ordered: bool = True,
+    ) -> MapIterator[T]:
+        """As `Pool.map`, with the view's options; `timeout` here is the results', the view's is for room."""
+        checks.function("fn", fn)
+        pool = self._pool
+        return start_map(
+            pool,
+            pool._dispatcher,
+            fn,
+            iterables,
+            timeout=checks.seconds("timeout", timeout),
+            chunksize=checks.integer("chunksize", chunksize, least=1),
+            buffersize=None if buffersize is None else checks.integer("buffersize", buffersize, least=1),
+            ordered=checks.boolean("ordered", ordered),
+            context=copy_context() if pool._context else BARE,
+            enter=(self._when_full, self._timeout),
+            name=self._name,
+        )
+
+    async def run(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """As `Pool.run`, with the view's options."""
+        task = self._pool._task(fn, args, kwargs, self._name)
+        return await aio.run(self._pool._dispatcher, task, self._when_full, self._timeout)
+
+    def __repr__(self) -> str:
+        return f"<Options of {self._pool!r}: timeout={self._timeout}, when_full={self._when_full!r}, name={self._name!r}>"

@@ -1,0 +1,120 @@
+"""wait and as_completed: the standard library's, except that a worker never waits for its own pool.
+
+A future made by treadle is one of the standard library's, so outside a pool's own threads its functions do the work.
+In a worker, those of the futures that its own pool has not begun are run there and then.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION, TimeoutError
+from typing import Any, TypeVar, cast
+
+from treadle import checks, clock, deadlock
+from treadle.futures import Future
+from treadle.worker import Worker, current_worker
+
+__all__ = ["ALL_COMPLETED", "FIRST_COMPLETED", "FIRST_EXCEPTION", "as_completed", "wait"]
+
+T = TypeVar("T")
+Any_ = concurrent.futures.Future[Any]
+
+
+class _Event:
+    """The standard library's wait for a set of futures, as a gate to sleep at."""
+
+    def __init__(self, futures: set[concurrent.futures.Future[T]], return_when: str) -> None:
+        self._futures = futures
+        self._return_when = return_when
+
+    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
+        done, not_done = concurrent.futures.wait(self._futures, None if timeout < 0 else timeout, self._return_when)
+        return not not_done or (self._return_when != ALL_COMPLETED and bool(done))
+
+
+def wait(
+    fs: Iterable[concurrent.futures.Future[T]], timeout: float | None = None, return_when: str = ALL_COMPLETED
+) -> concurrent.futures._base.DoneAndNotDoneFutures[T]:
+    """Wait for futures, as `concurrent.futures.wait` does.
+
+    Args:
+        fs: futures of any executors.
+        timeout: seconds, 0 or more; None: no limit. A task that is run here is not interrupted when they have passed.
+        return_when: ALL_COMPLETED, FIRST_COMPLETED or FIRST_EXCEPTION.
+
+    Returns:
+        The named pair (done, not_done) of sets.
+
+    Raises:
+        TypeError, ValueError: an argument is of the wrong type, or out of range.
+        PoolDeadlock: the wait could never end.
+    """
+    timeout = checks.seconds("timeout", timeout)
+    checks.one_of("return_when", return_when, (ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION))
+    futures = set(fs)
+    worker = current_worker()
+    if worker is not None:
+        deadline = None if timeout is None else clock.now() + timeout
+        _help(worker, futures, return_when, deadline)
+        timeout = None if deadline is None else max(0.0, deadline - clock.now())
+        if timeout is None and not _satisfied(futures, return_when):
+            ours = [future for future in futures if isinstance(future, Future)]
+            if len(ours) == len(futures) or return_when == ALL_COMPLETED:
+                pending = lambda: [future for future in ours if not future.done()]  # noqa: E731
+                deadlock.wait(_Event(futures, return_when), worker, pending, None, every=return_when == ALL_COMPLETED)
+    return concurrent.futures.wait(futures, timeout, return_when)
+
+
+def as_completed(
+    fs: Iterable[concurrent.futures.Future[T]], timeout: float | None = None
+) -> Iterator[concurrent.futures.Future[T]]:
+    """Iterate over futures as they are done, as `concurrent.futures.as_completed` does.
+
+    Args:
+        fs: futures of any executors; one that is given twice is returned once.
+        timeout: seconds from now, 0 or more; None: no limit.
+
+    Raises:
+        TypeError, ValueError: an argument is of the wrong type, or out of range.
+        TimeoutError: not all of them were done in time.
+        PoolDeadlock: the wait could never end.
+    """
+    timeout = checks.seconds("timeout", timeout)
+    futures = set(fs)
+    if current_worker() is None:
+        return concurrent.futures.as_completed(futures, timeout)
+    return _as_completed_here(futures, None if timeout is None else clock.now() + timeout)
+
+
+def _as_completed_here(
+    futures: set[concurrent.futures.Future[T]], deadline: float | None
+) -> Iterator[concurrent.futures.Future[T]]:
+    total = len(futures)
+    while futures:
+        left = None if deadline is None else max(0.0, deadline - clock.now())
+        done = wait(futures, left, FIRST_COMPLETED).done
+        if not done:
+            raise TimeoutError(f"{len(futures)} (of {total}) futures unfinished")
+        futures -= done
+        while done:
+            yield done.pop()
+
+
+def _help(worker: Worker, futures: set[concurrent.futures.Future[T]], return_when: str, deadline: float | None) -> None:
+    """Run, in this worker's thread, what its own pool has not begun, until the wait is over."""
+    for future in futures:
+        if _satisfied(futures, return_when) or (deadline is not None and clock.now() >= deadline):
+            return
+        home = future._home if isinstance(future, Future) else None
+        if home is worker.dispatcher and home.claim(cast(Future[Any], future)):
+            home.run_here(cast(Future[Any], future))
+
+
+def _satisfied(futures: set[concurrent.futures.Future[T]], return_when: str) -> bool:
+    done = [future for future in futures if future.done()]
+    if len(done) == len(futures):
+        return True
+    if return_when == FIRST_EXCEPTION:
+        return any(not future.cancelled() and future.exception() is not None for future in done)
+    return return_when == FIRST_COMPLETED and bool(done)

@@ -1,0 +1,169 @@
+"""Worker: a thread that runs tasks until there is none left for it. The only place where treadle starts threads."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from _thread import allocate_lock
+from typing import TYPE_CHECKING, Any
+
+from treadle import clock
+from treadle.errors import PoolBroken, WorkerLost
+from treadle.futures import FINISHED, PENDING, RUNNING, Future
+
+if TYPE_CHECKING:
+    from treadle.dispatch import Dispatcher
+
+__all__ = ["Worker", "current_worker"]
+
+_log = logging.getLogger("treadle")
+_standard_log = logging.getLogger("concurrent.futures")
+_here = threading.local()
+
+Task = Future[Any]
+
+def current_worker() -> Worker | None:
+    """Return the worker whose thread this is, of whatever pool; None for a thread of nobody's."""
+    return getattr(_here, "worker", None)
+
+
+class Worker:
+    """One thread of a pool.
+
+    It marks itself idle before it delivers a result: else a submit in between would start a surplus thread. So it
+    settles one task and claims the next in one critical section, which also halves the locking.
+    """
+
+    __slots__ = ("dispatcher", "ended", "mail", "number", "outer", "resting", "since", "task", "thread")
+
+    def __init__(self, dispatcher: Dispatcher, number: int, first: Task | None) -> None:
+        self.dispatcher = dispatcher
+        self.number = number
+        self.thread = threading.Thread(target=self._main, name=f"{dispatcher.thread_prefix}{number}", daemon=True)
+        self.mail = allocate_lock()  # released once to wake the worker from idleness
+        self.mail.acquire()
+        self.resting = False  # whether it fell idle, or found no reason to stay; guarded by the dispatcher's lock
+        # Written by the worker's thread alone; snapshots read them as they are.
+        self.task = first  # claimed for it already
+        self.outer: list[tuple[Task | None, float]] = []  # tasks that wait, further out in this thread, for `task`
+        self.since = clock.now()
+        self.ended = 0
+
+    def push(self, task: Task) -> None:
+        """Note that `task` now runs inside the present one."""
+        self.outer.append((self.task, self.since))
+        self.task = task
+        self.since = clock.now()
+
+    def pop(self) -> None:
+        """Note that the innermost task is over."""
+        self.task, self.since = self.outer.pop()
+
+    def stack(self) -> list[Task]:
+        """Return the tasks that run in this thread, the innermost last."""
+        tasks = [*(task for task, _ in list(self.outer)), self.task]
+        return [task for task in tasks if task is not None]
+
+    def _main(self) -> None:
+        _here.worker = self
+        dispatcher = self.dispatcher
+        reason: BaseException | None = None
+        try:
+            if self._initialize():
+                self._serve()
+            elif self.task is not None:
+                self.task._settle(None, PoolBroken(dispatcher.name))
+        except BaseException as error:
+            reason = error
+            _log.critical("worker %s of pool %r was killed", self.thread.name, dispatcher.name, exc_info=True)
+        finally:
+            _here.worker = None
+            for task in self.stack():
+                if not task.done():
+                    task._settle(None, WorkerLost(self.thread.name, task.name, reason))
+            self.task = None
+            dispatcher.depart(self)
+
+    def _initialize(self) -> bool:
+        dispatcher = self.dispatcher
+        if dispatcher.initializer is None:
+            return True
+        try:
+            dispatcher.initializer(*dispatcher.initargs)
+        except BaseException:
+            _standard_log.critical("Exception in initializer:", exc_info=True)
+            dispatcher.break_down()
+            return False
+        return True
+
+    def _serve(self) -> None:
+        """Settle, claim, run, over and over."""
+        dispatcher = self.dispatcher
+        acquire, release = dispatcher.acquire, dispatcher.release
+        tasks, take, idle, entrants = dispatcher.tasks, dispatcher.take, dispatcher.idle, dispatcher.entrants
+        now, observed = clock.now, bool(dispatcher.observers)
+        task = done = self.task  # `done` is run, not settled
+        again, watchers = False, None
+        if done is not None:
+            again = dispatcher.observe(done) if observed else done._invoke()
+            self.ended += 1
+        while True:
+            acquire()
+            try:
+                if done is not None:
+                    watchers = done._watchers
+                    if again:
+                        watchers = dispatcher.put_back(done)
+                    elif watchers is None or watchers.condition is None:
+                        done._state = FINISHED
+                if tasks:
+                    task = take()
+                    if task._state is PENDING:
+                        task._state = RUNNING
+                        if entrants or (idle and not dispatcher.waking):
+                            dispatcher.after_claim()
+                    else:
+                        task = dispatcher.skip_dead(self)
+                else:
+                    task = dispatcher.claim_or_rest(self)
+                self.task = task
+            finally:
+                release()
+            if watchers is not None:
+                self._deliver(done)
+                watchers = None
+            done = task  # the last reference to the one before goes here, outside the lock
+            if task is None:
+                if not self._rest():
+                    return
+                continue
+            self.since = now()
+            again = dispatcher.observe(task) if observed else task._invoke()
+            self.ended += 1
+
+    def _deliver(self, done: Any) -> None:
+        """Tell those who wait for the last task. The next one is claimed, and must not go down with a callback."""
+        try:
+            if done._state is FINISHED:
+                done._tell()
+            else:
+                done._finish()
+        except BaseException:
+            with self.dispatcher.lock:
+                task, self.task = self.task, None
+                if task is not None:
+                    self.dispatcher.put_back(task)
+            raise
+
+    def _rest(self) -> bool:
+        """Sleep until there is work. False: it is time to leave."""
+        dispatcher = self.dispatcher
+        if not self.resting:
+            return False
+        timeout = -1 if dispatcher.idle_timeout is None else dispatcher.idle_timeout
+        while not self.mail.acquire(True, timeout):
+            if dispatcher.may_leave(self):
+                return False
+        with dispatcher.lock:
+            dispatcher.waking = False
+        return True
