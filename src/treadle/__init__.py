@@ -2,7 +2,8 @@
 
 `Pool` takes tasks from a bounded queue, keeps its threads for the next task and hands results back through futures.
 `Channel`, `Crew` and `Pipeline` stand on it, for threads that live as long as the work does.
-Errors are in `treadle.errors`, what observers and snapshots tell in `treadle.events`, the order of tasks in `treadle.orders`.
+Errors are in `treadle.errors`, what observers and snapshots tell in `treadle.events`, the order of tasks in
+`treadle.orders`.
 """
 
 from __future__ import annotations

@@ -29,13 +29,12 @@ async def run(dispatcher: Dispatcher, task: Future[T], when_full: str, timeout: 
         BaseException: what it raises.
     """
     loop = asyncio.get_running_loop()
-    entered = dispatcher.enter_later(task, when_full)
-    dispatcher.announce("submitted", task)
+    entered = dispatcher.admission.enter_later(task, when_full)
     if entered or timeout is None:
         return await asyncio.wrap_future(task)
 
     def give_up() -> None:
-        error = dispatcher.give_up(task, timeout)
+        error = dispatcher.admission.give_up(task, timeout)
         if error is not None:
             task.set_exception(error)
 

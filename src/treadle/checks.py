@@ -30,7 +30,9 @@ def seconds(name: str, value: object, *, least: float = 0.0) -> float | None:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{name}={value!r} is {type(value).__name__}; allowed: seconds as a number, or None for no limit")
+        raise TypeError(
+            f"{name}={value!r} is {type(value).__name__}; allowed: seconds as a number, or None for no limit"
+        )
     if not value >= least:  # not a number is refused too
         raise ValueError(f"{name}={value!r}; allowed: {least:g} seconds or more, or None for no limit")
     return float(value)

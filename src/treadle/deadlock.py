@@ -129,4 +129,3 @@ def _never(target: Task, stuck: dict[Worker, _Wait], runner: dict[Task, Worker])
     if target._state == RUNNING:
         return target in runner
     return target._state == PENDING and target._home.never_runs(stuck)
-

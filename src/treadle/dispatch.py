@@ -3,41 +3,37 @@
 The pool is the user's handle and may be dropped at any time; its workers hold the dispatcher, never the pool, so a
 dropped pool is noticed and its threads end.
 
-    submit -> enter -> order.tasks -> a worker claims it -> settled
-                 `-> entrants (callers waiting for room) -^
+    submit -> Admission -> order.tasks -> a worker of Staff claims it -> settled
+                  `-> entrants (callers waiting for room) -^
 
-Guarantees: at most `max_workers` threads and at most `queue_size` waiting tasks, beyond those that free workers are
-about to take; callers waiting for room enter in the order they came; a task that was admitted is run, cancelled, or
-failed with a reason. Assumptions: one lock guards every field below unless its comment says otherwise. The lock is
-re-entrant, because a signal handler or a finalizer may submit in the middle of a critical section; so each section
-leaves the fields sound between any two of its lines. Nothing is called out while it is held: no user code, no
-logging, no destructor of a user's object.
+Guarantees: at most `max_workers` threads, and at most `queue_size` waiting tasks beyond those that free workers are
+about to take; a task that was admitted is run, cancelled, or failed with a reason. Assumptions: one lock guards every
+field that is not fixed, here and in the two parts. The lock is re-entrant, because a signal handler or a finalizer may
+submit in the middle of a critical section; so each section leaves the fields sound between any two of its lines.
+Nothing is called out while it is held: no user code, no logging, no destructor of a user's object.
 """
 
 from __future__ import annotations
 
 import itertools
 import logging
-import sys
 from _thread import allocate_lock
-from collections import OrderedDict
-from contextlib import suppress
-from threading import RLock, Thread, current_thread
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Callable, Container
+from contextvars import Context
+from threading import RLock, current_thread
+from typing import Any
 
 from treadle import clock, deadlock
-from treadle.errors import PoolBroken, PoolClosed, PoolFull
+from treadle.admission import Admission
+from treadle.calls import Bare
+from treadle.errors import PoolBroken, PoolClosed
 from treadle.events import Observer, TaskEvent, tell
-from treadle.futures import PENDING, RUNNING, Bare, Future
+from treadle.futures import CANCELLED_AND_NOTIFIED, PENDING, RUNNING, Future
 from treadle.orders import Order
+from treadle.staff import Staff
 from treadle.worker import Worker, current_worker
 
-if TYPE_CHECKING:
-    from _thread import LockType
-    from collections.abc import Callable, Container
-    from contextvars import Context
-
-__all__ = ["Dispatcher"]
+__all__ = ["Dispatcher", "Task"]
 
 _log = logging.getLogger("treadle")
 _serial = itertools.count(1)
@@ -45,59 +41,37 @@ _serial = itertools.count(1)
 Task = Future[Any]
 
 
-class Entrant:
-    """A caller that waits for room. The caller of `run` sleeps in its event loop and has no gate."""
-
-    __slots__ = ("gate", "refusal")
-
-    def __init__(self, *, blocking: bool) -> None:
-        self.gate: LockType | None = None
-        self.refusal: Exception | None = None
-        if blocking:
-            self.gate = allocate_lock()
-            self.gate.acquire()
-
-
 class Dispatcher:
     """Admits tasks, keeps them in order, and brings them to workers. One a pool."""
 
-    __slots__ = (  # a plain instance has too many attributes for Python to find them fast
+    __slots__ = (
         "__weakref__",
         "abandoned",
         "acquire",
+        "admission",
         "broken",
         "cancelled",
         "closed",
         "dead",
-        "departed",
         "dropping",
         "ended",
-        "entrants",
-        "growing",
-        "idle",
         "idle_timeout",
         "initargs",
         "initializer",
         "inline",
-        "limit",
-        "room",
         "lock",
-        "max_workers",
-        "min_workers",
         "name",
-        "numbers",
         "observers",
         "order",
         "put",
         "queue_size",
-        "rejected",
         "release",
+        "room",
         "shed",
+        "staff",
         "take",
         "tasks",
         "thread_prefix",
-        "waking",
-        "workers",
     )
 
     def __init__(
@@ -114,14 +88,11 @@ class Dispatcher:
         initargs: tuple[Any, ...],
         observers: tuple[Observer, ...],
     ) -> None:
+        self.renew_lock()
         # Fixed for life, so read without the lock.
         self.name = name
         self.thread_prefix = thread_prefix
-        self.max_workers = max_workers
-        self.min_workers = min_workers
         self.queue_size = queue_size
-        self.limit: int = sys.maxsize if queue_size is None else queue_size
-        self.room = -1 if observers else self.limit  # tasks that may wait and be entered the plain way, see Pool.submit
         self.idle_timeout = idle_timeout
         self.initializer = initializer
         self.initargs = initargs
@@ -130,33 +101,27 @@ class Dispatcher:
         self.tasks = order.tasks
         self.put = order.put
         self.take = order.take
+        self.staff = Staff(self, max_workers, min_workers)
+        self.admission = Admission(self, queue_size)
 
-        self.renew_lock()
-        self.workers: set[Worker] = set()
-        self.idle: list[Worker] = []  # newest last, so the longest idle is left alone until its time is up
-        self.growing = True  # fewer workers than max_workers
-        self.waking = False  # a worker was woken and has not claimed yet; it wakes the next one if tasks remain
-        self.entrants: OrderedDict[Task, Entrant] = OrderedDict()
-        self.dead = 0  # tasks still in the order that were cancelled or settled there
+        self.room = -1 if observers else self.admission.limit  # how many may wait where Pool.submit goes the plain way
+        self.dead = 0  # tasks still in the order that were cancelled or claimed there
         self.closed: str | None = None  # after what it was closed ("shutdown", ...), None while it is open
         self.dropping = False  # closed, and what had not begun was cancelled
         self.abandoned = False  # Ctrl-C ended its `with` block: nobody waits for what still runs
         self.broken: PoolBroken | None = None
-        self.departed: Thread | None = None  # the last thread that left; the next one to leave joins it
-        self.numbers: list[int] = []  # of workers that left, to be given again
         self.ended = 0  # tasks ended by workers that left, and by callers; `Worker.ended` counts the others
         self.inline = 0  # tasks running in threads that are no workers
         self.cancelled = 0
-        self.rejected = 0
         self.shed = 0
 
     def start_afresh(self) -> None:
         """Be empty, in a forked child: the threads stayed in the parent, and what they held is theirs."""
         self.renew_lock()
         self.order.purge(lambda task: False)
-        for container in (self.workers, self.idle, self.entrants, self.numbers):
-            container.clear()
-        self.growing, self.waking, self.dead, self.inline, self.departed = True, False, 0, 0, None
+        self.admission.entrants.clear()
+        self.staff.clear()
+        self.dead = self.inline = 0
 
     def renew_lock(self) -> None:
         """Start with a fresh lock: at birth, and in a forked child."""
@@ -190,200 +155,6 @@ class Dispatcher:
         if name is not None:
             task._get_rare().name = name
         return task
-
-    def warm_up(self) -> None:
-        """Start the threads that are to be kept warm."""
-        with self.lock:
-            while len(self.workers) < self.min_workers:
-                self.start_worker()
-
-    # -- admission ------------------------------------------------------------------------------------------------
-
-    def enter(self, task: Task, when_full: str, timeout: float | None = None) -> None:
-        """Admit `task`, or do what `when_full` says; the way for all that is not plain.
-
-        Raises:
-            PoolFull, PoolClosed, PoolBroken: the task was not taken, and will not run.
-            RuntimeError: no thread could be started, and none lives.
-        """
-        try:
-            victim = entrant = None
-            with self.lock:
-                self.check_open()
-                if self.has_room():
-                    self.admit(task)
-                    when_full = ""
-                elif when_full == "wait":
-                    if self.is_ours():
-                        when_full = "run"
-                    else:
-                        entrant = self.entrants[task] = Entrant(blocking=True)
-                elif when_full == "discard_oldest":
-                    victim = self.evict()
-                    if victim is not None:
-                        self.admit(task)
-                if when_full == "run":
-                    task._state = RUNNING
-                elif when_full and entrant is None and victim is None:
-                    raise PoolFull(self.name, self.limit, self.waiting())
-        except Exception as error:
-            self.refuse(task, error)
-            raise
-        if when_full == "run":
-            self.run_here(task)
-        elif victim is not None:
-            self.announce("shed", victim)
-            victim._abandon()
-        elif entrant is not None:
-            self.wait_for_room(task, entrant, timeout)
-        self.announce("submitted", task)
-
-    def enter_later(self, task: Task, when_full: str) -> bool:
-        """Admit `task` without blocking: at once, or, if the policy is to wait, when there is room.
-
-        Returns:
-            True if it is in, False if it waits for room. `give_up` takes it out again.
-
-        Raises:
-            As `enter`.
-        """
-        if when_full in ("reject", "discard_oldest"):
-            self.enter(task, when_full)
-            return True
-        try:
-            with self.lock:
-                self.check_open()
-                if self.has_room():
-                    self.admit(task)
-                    return True
-                self.entrants[task] = Entrant(blocking=False)
-                return False
-        except Exception as error:
-            self.refuse(task, error)
-            raise
-
-    def offer(self, task: Task) -> bool:
-        """Admit `task` if there is room now."""
-        with self.lock:
-            if self.closed is None and self.broken is None and self.has_room():
-                self.admit(task)
-                return True
-            return False
-
-    def give_up(self, task: Task, waited: float) -> PoolFull | None:
-        """Stop waiting for room. None: too late, the task is in."""
-        with self.lock:
-            if self.entrants.pop(task, None) is None:
-                return None
-            error = PoolFull(self.name, self.limit, self.waiting(), waited)
-        self.refuse(task, error)
-        return error
-
-    def check_open(self) -> None:
-        """Raise unless tasks are taken; the lock is held."""
-        if self.broken is not None:
-            raise PoolBroken(self.name)
-        if self.closed is not None:
-            if self.closed == "interpreter shutdown":  # by this name, for whoever looks for the standard library's words
-                raise RuntimeError(str(PoolClosed(self.name, self.closed)))
-            raise PoolClosed(self.name, self.closed)
-
-    def has_room(self) -> bool:
-        """Whether one more task may wait, or a worker is free to take it; the lock is held."""
-        if len(self.tasks) < self.limit:
-            return True
-        if self.dead:
-            self.purge()
-        busy = sum(worker.task is not None for worker in self.workers)
-        return len(self.tasks) < self.limit + self.max_workers - busy
-
-    def admit(self, task: Task) -> None:
-        """Put `task` in the order and see that a worker comes; the lock is held."""
-        self.put(task)
-        if self.idle or self.growing:
-            self.summon(task)
-
-    def summon(self, task: Task) -> None:
-        """Wake or start a worker; the lock is held. With none to be had, take `task` out again and raise."""
-        if self.idle:
-            if not self.waking:
-                self.wake_one()
-            if len(self.tasks) <= len(self.idle) + 1:
-                return
-        if len(self.workers) < self.max_workers:
-            try:
-                self.start_worker()
-            except RuntimeError:  # can't start new thread
-                if not self.workers:
-                    self.discard(task)
-                    raise
-
-    def wake_one(self) -> None:
-        """Wake the worker that fell idle last; the lock is held."""
-        self.waking = True
-        self.idle.pop().mail.release()
-
-    def start_worker(self) -> None:
-        """Start one more worker, with the next task in its hands.
-
-        The lock is held, so that a start that fails (RuntimeError: can't start new thread) leaves no trace for anybody. The
-        worker needs no lock before its first task has run; so that task has begun when its submit returns, and no
-        shutdown comes between.
-        """
-        number = min(self.numbers) if self.numbers else len(self.workers)
-        first = self.claim_next()
-        worker = Worker(self, number, first)
-        try:
-            worker.thread.start()
-        except RuntimeError:
-            if first is not None:
-                self.put_back(first)
-            raise
-        if self.numbers:
-            self.numbers.remove(number)
-        self.workers.add(worker)
-        self.growing = len(self.workers) < self.max_workers
-
-    def wait_for_room(self, task: Task, entrant: Entrant, timeout: float | None) -> None:
-        """Block until `task` is in, refused, or `timeout` seconds have passed."""
-        try:
-            came = deadlock.wait(cast("LockType", entrant.gate), current_worker(), lambda: [task], timeout)
-        except BaseException:  # Ctrl-C: a submit that raises must not run its task later
-            task.cancel()
-            raise
-        if not came:
-            error = self.give_up(task, timeout or 0.0)
-            if error is not None:
-                raise error
-        if entrant.refusal is not None:
-            self.refuse(task, entrant.refusal)
-            raise entrant.refusal
-
-    def let_in(self, room: int) -> None:
-        """Admit callers that wait, until `room` tasks wait; the lock is held."""
-        while self.entrants and len(self.tasks) - self.dead < room:
-            task, entrant = self.entrants.popitem(last=False)
-            self.put(task)
-            if entrant.gate is not None:
-                entrant.gate.release()
-
-    def evict(self) -> Task | None:
-        """Claim the task that has waited longest, to be abandoned; the lock is held."""
-        while self.tasks:
-            task = self.order.take_oldest()
-            if task._state == PENDING:
-                task._state = RUNNING
-                self.shed += 1
-                return task
-            self.dead -= 1
-        return None
-
-    def refuse(self, task: Task, error: Exception) -> None:
-        """Count and announce a task that was not taken; no lock is held."""
-        with self.lock:
-            self.rejected += 1
-        self.announce("rejected", task, error)
-        task._forget_call()
 
     # -- for futures (futures.Home) -------------------------------------------------------------------------------
 
@@ -423,15 +194,30 @@ class Dispatcher:
 
     def leave(self, task: Task) -> None:
         """Take a task that waits out of turn; the lock is held. In the order it stays as a dead entry for a while."""
-        entrant = self.entrants.pop(task, None)
-        if entrant is not None:
-            if entrant.gate is not None:
-                entrant.gate.release()
+        if self.admission.leave(task):
             return
         self.dead += 1
         if self.dead > 64 and self.dead * 2 > len(self.tasks):  # half of them: so a purge costs no more than it frees
             self.purge(task)
-        self.let_in(self.limit)
+        self.admission.let_in(self.admission.limit)
+
+    def take_back(self, task: Task) -> None:
+        """Undo a submit; the lock is held."""
+        if task._state == PENDING:
+            task._state = CANCELLED_AND_NOTIFIED
+            task._forget_call()
+            self.leave(task)
+
+    def evict(self) -> Task | None:
+        """Claim the task that has waited longest, to be abandoned; the lock is held."""
+        while self.tasks:
+            task = self.order.take_oldest()
+            if task._state == PENDING:
+                task._state = RUNNING
+                self.shed += not task._silent
+                return task
+            self.dead -= 1
+        return None
 
     def purge(self, leaving: Task | None = None) -> None:
         """Drop the dead entries from the order; the lock is held."""
@@ -465,7 +251,7 @@ class Dispatcher:
     def never_runs(self, stuck: Container[Worker]) -> bool:
         """Whether a waiting task could never be run, if the workers in `stuck` never went on."""
         with self.lock:
-            return len(self.workers) >= self.max_workers and all(worker in stuck for worker in self.workers)
+            return self.staff.all_among(stuck)
 
     def observe(self, task: Task) -> bool:
         """Run a claimed task, and tell the observers before and after; return as `Future._invoke`."""
@@ -487,9 +273,9 @@ class Dispatcher:
 
     def after_claim(self) -> None:
         """Use the room that a claim has made, and wake the next worker if tasks remain; the lock is held."""
-        self.let_in(self.limit)
-        if self.idle and self.tasks and not self.waking:
-            self.wake_one()
+        self.admission.let_in(self.admission.limit)
+        if self.staff.idle and self.tasks and not self.staff.waking:
+            self.staff.wake_one()
 
     def claim_next(self) -> Task | None:
         """Claim the next task that is alive; None if none waits. The lock is held."""
@@ -508,48 +294,20 @@ class Dispatcher:
 
     def claim_or_rest(self, worker: Worker) -> Task | None:
         """Claim the next task for `worker`, else mark it idle, or ready to leave; the lock is held."""
-        self.let_in(self.limit + 1)
+        self.admission.let_in(self.admission.limit + 1)
         task = self.claim_next()
         if task is not None:
             self.after_claim()
             return task
-        worker.resting = self.closed is None and self.broken is None and worker in self.workers
+        worker.resting = self.closed is None and self.broken is None and worker in self.staff.workers
         if worker.resting:
-            self.idle.append(worker)
+            self.staff.idle.append(worker)
         return None
 
     def put_back(self, task: Task) -> None:
         """Return a claimed task to the order; the lock is held."""
         task._state = PENDING
         self.put(task)
-
-    def may_leave(self, worker: Worker) -> bool:
-        """Whether `worker`, idle for long, ends; False if there is work for it, or it is to be kept warm."""
-        with self.lock:
-            if worker not in self.idle or len(self.workers) <= self.min_workers:
-                return False
-            self.idle.remove(worker)
-            return True
-
-    def depart(self, worker: Worker) -> None:
-        """Strike out a worker whose thread is about to end, and replace it if it is missed."""
-        with self.lock:
-            if worker not in self.workers:  # this is a forked child, and the worker its parent's
-                return
-            self.workers.remove(worker)
-            self.growing = True
-            self.numbers.append(worker.number)
-            self.ended += worker.ended
-            if worker in self.idle:
-                self.idle.remove(worker)
-            self.waking = False
-            missed = self.tasks or (self.closed is None and len(self.workers) < self.min_workers)
-            if missed and self.broken is None:
-                with suppress(RuntimeError):  # can't start new thread: the next submit tries again
-                    self.start_worker()
-            predecessor, self.departed = self.departed, worker.thread
-        if predecessor is not None:
-            predecessor.join()  # so that at any time at most one ended thread is not joined
 
     # -- the end --------------------------------------------------------------------------------------------------
 
@@ -559,8 +317,8 @@ class Dispatcher:
             self.broken = PoolBroken(self.name)
             self.room = -1
             victims = self.seize()
-            self.wake_all()
-            late = self.refuse_entrants(self.broken)
+            self.staff.wake_all()
+            late = self.admission.refuse_all(self.broken)
         for task in (*victims, *late):
             task._settle(None, PoolBroken(self.name))
 
@@ -570,14 +328,13 @@ class Dispatcher:
             if self.closed is None:
                 self.closed = after
                 self.room = -1
-            late = self.refuse_entrants(PoolClosed(self.name, self.closed))
+            late = self.admission.refuse_all(PoolClosed(self.name, self.closed))
             victims = self.seize() if cancel else []
             self.dropping = self.dropping or cancel
-            self.cancelled += len(victims)
-            self.wake_all()
-            if self.tasks and not self.workers:
-                with suppress(RuntimeError):
-                    self.start_worker()
+            self.cancelled += sum(not task._silent for task in victims)
+            self.staff.wake_all()
+            if self.tasks and not self.staff.workers:
+                self.staff.try_to_start()
         for task in late:
             task._settle(None, PoolClosed(self.name, after))
         for task in victims:
@@ -587,7 +344,7 @@ class Dispatcher:
     def undone(self) -> tuple[Task, ...]:
         """Return the futures of the tasks that run or wait."""
         with self.lock:
-            running = [task for worker in self.workers for task in worker.stack()]
+            running = [task for worker in self.staff.workers for task in worker.stack()]
             return tuple(task for task in (*running, *self.tasks) if not task.done())
 
     def report_undone(self, timeout: float) -> None:
@@ -603,24 +360,6 @@ class Dispatcher:
             task._state = RUNNING
         self.purge()
         return victims
-
-    def refuse_entrants(self, error: Exception) -> list[Task]:
-        """Turn away the callers that wait for room, and return the tasks of those that have no gate; the lock is held."""
-        late = []
-        while self.entrants:
-            task, entrant = self.entrants.popitem(last=False)
-            entrant.refusal = error
-            if entrant.gate is not None:
-                entrant.gate.release()
-            else:
-                task._state = RUNNING
-                late.append(task)
-        return late
-
-    def wake_all(self) -> None:
-        """Wake every idle worker, to find out that it is time to leave; the lock is held."""
-        while self.idle:
-            self.idle.pop().mail.release()
 
     def is_ours(self) -> bool:
         """Whether this thread is one of the pool's workers."""

@@ -92,7 +92,9 @@ class WorkerLost(TreadleError):
     def __init__(self, worker: str, task: str, reason: BaseException | str | None) -> None:
         self.worker = worker
         self.task = task
-        super().__init__(f"worker {worker} ended in the middle of task {task}: {reason!r}; submit the task again if it may run twice")
+        super().__init__(
+            f"worker {worker} ended in the middle of task {task}: {reason!r}; submit the task again if it may run twice"
+        )
 
 
 class PoolDeadlock(TreadleError, RuntimeError):

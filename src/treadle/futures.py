@@ -19,16 +19,19 @@ change of state must hold that condition too. Order of locks: condition, then `h
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, InvalidStateError, TimeoutError, _base
 from contextlib import contextmanager
-from threading import Condition, RLock
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
+from threading import Condition
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+from treadle.calls import Unseen, name_of
+from treadle.home import Alone, Home
 
 if TYPE_CHECKING:
     from _thread import LockType
 
-__all__ = ["CANCELLED", "DONE", "FINISHED", "PENDING", "RUNNING", "Bare", "Future", "name_of"]
+__all__ = ["CANCELLED_AND_NOTIFIED", "DONE", "FINISHED", "PENDING", "RUNNING", "Future"]
 
 T = TypeVar("T")
 
@@ -40,66 +43,6 @@ FINISHED = _base.FINISHED
 DONE = (FINISHED, CANCELLED_AND_NOTIFIED, CANCELLED)
 
 _standard_log = logging.getLogger("concurrent.futures")
-_log = logging.getLogger("treadle")
-
-
-def name_of(fn: object) -> str:
-    """Return the name by which logs and snapshots call a task that runs `fn`."""
-    target = getattr(fn, "func", fn)  # functools.partial
-    return str(getattr(target, "__qualname__", type(target).__name__))
-
-
-class Home(Protocol):
-    """What a future needs of whoever runs it."""
-
-    lock: RLock  # type: ignore[valid-type]  # typeshed: RLock is a function before 3.13
-
-    def wait(self, future: Future[Any], timeout: float | None) -> bool:
-        """Block until `future` is done; False when `timeout` seconds passed first."""
-
-    def withdraw(self, future: Future[Any]) -> bool:
-        """Note, under the lock, that a pending future will not be run. True: nobody else must be told of it."""
-
-    def claim(self, future: Future[Any]) -> bool:
-        """Set a future that has not begun to running, for the caller to run; False when it is too late."""
-
-    def run_here(self, future: Future[Any]) -> None:
-        """Run a claimed future in this thread."""
-
-    def announce(self, what: str, task: Future[Any], /) -> None:
-        """Tell observers, if there are any, what happened to `task`."""
-
-    def never_runs(self, stuck: Container[Any]) -> bool:
-        """Whether a future that has not begun could never be run, if the workers in `stuck` never went on."""
-
-
-class _Alone:
-    """The home of a future that was made by hand, in no pool."""
-
-    __slots__ = ("lock",)
-
-    def __init__(self) -> None:
-        self.lock = RLock()
-
-    def wait(self, future: Future[Any], timeout: float | None) -> bool:
-        # Through the condition, as the standard library does: code that writes `_state` by hand notifies only that.
-        with future._condition:
-            return future._condition.wait_for(future.done, timeout)
-
-    def withdraw(self, future: Future[Any]) -> bool:
-        return False
-
-    def claim(self, future: Future[Any]) -> bool:
-        return False
-
-    def run_here(self, future: Future[Any]) -> None:
-        raise AssertionError("a future made by hand is run by whoever made it")
-
-    def announce(self, what: str, task: Future[Any], /) -> None:
-        pass
-
-    def never_runs(self, stuck: Container[Any]) -> bool:
-        return False
 
 
 class _Watchers:
@@ -114,38 +57,6 @@ class _Watchers:
         self.condition: Condition | None = None
 
 
-class _Unseen:
-    """Logs an exception, once, if its future vanishes before anybody asked for it."""
-
-    __slots__ = ("error", "name")
-
-    def __init__(self, name: str, error: BaseException) -> None:
-        self.name = name
-        self.error: BaseException | None = error
-
-    def __del__(self) -> None:
-        error = self.error
-        if error is not None:
-            _log.error(
-                "task %s failed, and nobody asked for its result",
-                self.name,
-                exc_info=(type(error), error, error.__traceback__),
-            )
-
-
-class Bare:
-    """Runs a call in no context of its own; what a task has instead of a Context in a pool without contexts."""
-
-    @staticmethod
-    def run(fn: Callable[..., Any], *args: Any) -> Any:
-        """Return `fn(*args)`."""
-        return fn(*args)
-
-    def copy(self) -> Bare:
-        """Return what the next call is to run in."""
-        return self
-
-
 class _Rare:
     """What few tasks have: a name that was given, a number for observers, an exception nobody has asked for."""
 
@@ -154,7 +65,7 @@ class _Rare:
     def __init__(self) -> None:
         self.name: str | None = None
         self.serial = 0
-        self.unseen: _Unseen | None = None
+        self.unseen: Unseen | None = None
 
 
 class Future(_base.Future[T]):
@@ -196,7 +107,7 @@ class Future(_base.Future[T]):
     _rare: _Rare  # unset in most tasks
 
     def __init__(self) -> None:
-        self._home = _Alone()
+        self._home = Alone()
         self._state = PENDING
         self._watchers = None
         self._result = None
@@ -258,7 +169,7 @@ class Future(_base.Future[T]):
         """What logs and snapshots call the task: the name given, else that of its function."""
         rare = getattr(self, "_rare", None)
         if rare is not None and rare.name is not None:
-            return rare.name
+            return str(rare.name)
         fn = self._fn
         return "future" if fn is None else name_of(fn)
 
@@ -338,7 +249,7 @@ class Future(_base.Future[T]):
         """
         self._settle(None, exception)
 
-    def add_done_callback(self, fn: Callable[[Future[T]], object]) -> None:  # type: ignore[override]  # our own kind
+    def add_done_callback(self, fn: Callable[[Future[T]], object]) -> None:
         """Call `fn(future)` once, when the future is done; at once if it is.
 
         The callback runs in the thread that settles the future. What it raises is logged and harms nobody.
@@ -402,11 +313,14 @@ class Future(_base.Future[T]):
         watchers = self._watchers
         if watchers is None:
             return
-        # Nobody adds to either list any more: those who would see, under the lock, that the future is done.
-        for gate in watchers.gates:
-            gate.release()
+        # Nobody adds to either list any more: those who would see, under the lock, that the future is done. Each entry
+        # is taken out as it is served, so that the work of a thread that was killed in here can be ended by another
+        # call.
+        while watchers.gates:
+            watchers.gates.pop().release()
         if watchers.callbacks:
-            self._call_back(watchers.callbacks)
+            callbacks, watchers.callbacks = watchers.callbacks, []
+            self._call_back(callbacks)
 
     def _call_back(self, callbacks: list[Callable[[Any], object]]) -> None:
         """Run every callback, whatever the one before it raised."""
@@ -433,7 +347,7 @@ class Future(_base.Future[T]):
             self._result = self._context.run(self._fn, *self._args)
             self._exception = None
         except BaseException as error:
-            self._get_rare().unseen = _Unseen(self.name, error)
+            self._get_rare().unseen = Unseen(self.name, error)
             self._result, self._exception = None, error
         self._fn = self._args = self._context = None
         if self._exception is not None:
@@ -480,5 +394,9 @@ class Future(_base.Future[T]):
             state, error = self._state, getattr(self, "_exception", None)
             outcome = ""
             if state == FINISHED:
-                outcome = f" raised {type(error).__name__}" if error is not None else f" returned {type(self._result).__name__}"
+                outcome = (
+                    f" raised {type(error).__name__}"
+                    if error is not None
+                    else f" returned {type(self._result).__name__}"
+                )
         return f"<{type(self).__name__} at {id(self):#x} state={_base._STATE_TO_DESCRIPTION_MAP[state]}{outcome}>"

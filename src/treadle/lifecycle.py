@@ -15,6 +15,7 @@ from threading import Lock
 from typing import TYPE_CHECKING
 
 from treadle import clock, deadlock
+from treadle.admission import AT_EXIT
 from treadle.errors import WorkerLost
 from treadle.futures import CANCELLED_AND_NOTIFIED, FINISHED, PENDING
 
@@ -35,7 +36,7 @@ def register(dispatcher: Dispatcher) -> None:
     with _lock:
         _dispatchers.add(dispatcher)
     if _exiting:
-        dispatcher.close("interpreter shutdown", cancel=False)
+        dispatcher.close(AT_EXIT, cancel=False)
 
 
 def exiting() -> bool:
@@ -52,8 +53,8 @@ def join(dispatcher: Dispatcher, timeout: float | None) -> bool:
     deadline = None if timeout is None else clock.now() + timeout
     while True:
         with dispatcher.lock:
-            threads = [worker.thread for worker in dispatcher.workers]
-            departed = dispatcher.departed
+            threads = [worker.thread for worker in dispatcher.staff.workers]
+            departed = dispatcher.staff.departed
         if not threads:
             threads = [departed] if departed is not None and departed.is_alive() else []
         if not threads:
@@ -86,7 +87,7 @@ def _at_exit() -> None:
     cancel = _interrupted()
     pools = _living()
     for dispatcher in pools:
-        dispatcher.close("interpreter shutdown", cancel=cancel)
+        dispatcher.close(AT_EXIT, cancel=cancel)
     if cancel:
         return
     try:
@@ -95,7 +96,7 @@ def _at_exit() -> None:
                 join(dispatcher, None)
     except KeyboardInterrupt:
         for dispatcher in pools:
-            dispatcher.close("interpreter shutdown", cancel=True)
+            dispatcher.close(AT_EXIT, cancel=True)
         raise
 
 
@@ -122,8 +123,8 @@ def _after_fork_in_parent() -> None:
 def _after_fork_in_child() -> None:
     """Leave the child an empty, working pool: the threads, and so the tasks, stayed in the parent."""
     for dispatcher in _forking:
-        lost = [task for worker in dispatcher.workers for task in worker.stack()]
-        for task in (*dispatcher.tasks, *dispatcher.entrants):
+        lost = [task for worker in dispatcher.staff.workers for task in worker.stack()]
+        for task in (*dispatcher.tasks, *dispatcher.admission.entrants):
             if task._state == PENDING:
                 task._forget_call()
                 task._state = CANCELLED_AND_NOTIFIED

@@ -78,7 +78,9 @@ def order_named(order: str | Order) -> Order:
         return _NAMED[order]()
     missing = [name for name in ("tasks", "put", "take", "take_oldest", "purge") if not hasattr(order, name)]
     if missing:
-        raise TypeError(f"order={order!r} is no order: it lacks {', '.join(missing)}; pass a name or an object like Fifo()")
+        raise TypeError(
+            f"order={order!r} is no order: it lacks {', '.join(missing)}; pass a name or an object like Fifo()"
+        )
     if len(order.tasks):
         raise ValueError(f"order={order!r} holds tasks already; give each pool an order of its own")
     return order

@@ -13,10 +13,11 @@ from threading import Thread
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
 from treadle import aio, checks, lifecycle
+from treadle.calls import Bare
 from treadle.clock import now
 from treadle.dispatch import Dispatcher
 from treadle.events import Observer, Snapshot
-from treadle.futures import PENDING, Bare, Future
+from treadle.futures import PENDING, Future
 from treadle.mapping import MapIterator, start_map
 from treadle.orders import Order, order_named
 from treadle.snapshots import snapshot_of
@@ -40,17 +41,18 @@ _numbers = itertools.count()
 class Pool(ThreadPoolExecutor):
     """Run calls on at most `max_workers` threads, with at most `queue_size` of them waiting.
 
-    A drop-in `concurrent.futures.ThreadPoolExecutor`: it is one by name, so that asyncio and others accept it, and shares
-    none of its machinery. All methods may be called from any thread. A task may use its own pool: one that submits to its
-    full pool, or asks for the result of a task that has not begun, runs that task itself, so even a pool of one thread
-    cannot wait for itself.
+    A drop-in `concurrent.futures.ThreadPoolExecutor`: it is one by name, so that asyncio and others accept it, and
+    shares none of its machinery. All methods may be called from any thread. A task may use its own pool: one that
+    submits to its full pool, or asks for the result of a task that has not begun, runs that task itself, so even a pool
+    of one thread cannot wait for itself.
 
     Args:
         max_workers: the ceiling on threads, 1 or more. None: processors + 4, at most 32, as in the standard library.
         thread_name_prefix: threads are called `<prefix>_<n>`. Empty: see `name`.
         initializer: called in each new thread with `initargs`; if it raises, the pool is broken.
         initargs: its arguments.
-        queue_size: the ceiling on tasks that wait, 0 or more. 0: a task is taken only if a thread is free for it. None: no
+        queue_size: the ceiling on tasks that wait, 0 or more. 0: a task is taken only if a thread is free for it. None:
+        no
             ceiling.
         when_full: what `submit` does at that ceiling. "wait": blocks until there is room. "reject": raises PoolFull.
             "run": runs the task in the calling thread. "discard_oldest": cancels the task that has waited longest.
@@ -99,7 +101,9 @@ class Pool(ThreadPoolExecutor):
         max_workers = checks.integer("max_workers", max_workers, least=1)
         min_workers = checks.integer("min_workers", min_workers, least=0)
         if min_workers > max_workers:
-            raise ValueError(f"min_workers={min_workers} is more than max_workers={max_workers}; allowed: 0 to {max_workers}")
+            raise ValueError(
+                f"min_workers={min_workers} is more than max_workers={max_workers}; allowed: 0 to {max_workers}"
+            )
         self._dispatcher = Dispatcher(
             name=name,
             thread_prefix=prefix,
@@ -115,11 +119,11 @@ class Pool(ThreadPoolExecutor):
         lifecycle.register(self._dispatcher)
         # A pool that is dropped without shutdown() runs what it accepted, and its threads end.
         weakref.finalize(self, self._dispatcher.close, "the pool was dropped", cancel=False).atexit = False
-        self._dispatcher.warm_up()
+        self._dispatcher.staff.warm_up()
 
     # -- running calls --------------------------------------------------------------------------------------------
 
-    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:  # type: ignore[override]  # our own Future
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Run `fn(*args, **kwargs)` on a thread of the pool.
 
         All keywords are the function's; for options of the task itself see `options`.
@@ -152,18 +156,19 @@ class Pool(ThreadPoolExecutor):
             dispatcher.acquire()
             if len(dispatcher.tasks) < dispatcher.room:
                 dispatcher.put(task)
-                if dispatcher.growing or (dispatcher.idle and not dispatcher.waking):
-                    dispatcher.summon(task)
+                staff = dispatcher.staff
+                if staff.growing or (staff.idle and not staff.waking):
+                    staff.summon(task)
                 dispatcher.release()
             else:
                 dispatcher.release()
-                dispatcher.enter(task, self._when_full)
+                dispatcher.admission.enter(task, self._when_full)
         except BaseException:
             dispatcher.release_if_held()
             raise
         return task
 
-    def map(  # type: ignore[override]  # further keywords
+    def map(
         self,
         fn: Callable[..., T],
         *iterables: Iterable[Any],
@@ -174,9 +179,9 @@ class Pool(ThreadPoolExecutor):
     ) -> MapIterator[T]:
         """Return an iterator over `fn(*items)` for the items of `iterables`, taken together as `zip` does.
 
-        The input is read lazily, in the thread that calls `map` and then `next`, and at most `buffersize` items ahead of
-        the results taken. An item that raises does so where its result is taken, and the iteration goes on. Closing or
-        dropping the iterator cancels what has not begun.
+        The input is read lazily, in the thread that calls `map` and then `next`, and at most `buffersize` items ahead
+        of the results taken. An item that raises does so where its result is taken, and the iteration goes on. Closing
+        or dropping the iterator cancels what has not begun.
 
         Args:
             fn: called with one item of each iterable.
@@ -195,8 +200,8 @@ class Pool(ThreadPoolExecutor):
             TypeError, ValueError: an argument is of the wrong type, or out of range.
             PoolFull, PoolClosed, PoolBroken: as `submit`.
 
-        `next` raises TimeoutError when `timeout` has passed, what `fn` or an iterable raised, and CancelledError for an item
-        that the pool dropped.
+        `next` raises TimeoutError when `timeout` has passed, what `fn` or an iterable raised, and CancelledError for an
+        item that the pool dropped.
         """
         return self.options().map(
             fn, *iterables, timeout=timeout, chunksize=chunksize, buffersize=buffersize, ordered=ordered
@@ -205,8 +210,8 @@ class Pool(ThreadPoolExecutor):
     async def run(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Run `fn(*args, **kwargs)` on a thread of the pool, and await its result.
 
-        Waiting for room never blocks the event loop; so where the policy is "run", which would, it waits. Cancelling the
-        await cancels the task if it has not begun.
+        Waiting for room never blocks the event loop; so where the policy is "run", which would, it waits. Cancelling
+        the await cancels the task if it has not begun.
 
         Raises:
             As `submit`, and whatever `fn` raises.
@@ -216,7 +221,7 @@ class Pool(ThreadPoolExecutor):
     def options(
         self, *, timeout: float | None = None, when_full: str | None = None, name: str | None = None
     ) -> Options:
-        """Return a view of this pool whose tasks are submitted with other options. It is light, and has the same threads.
+        """Return a view of this pool whose tasks are submitted with other options; light, and with the same threads.
 
         Args:
             timeout: seconds, 0 or more, to wait for room where the policy is "wait"; then PoolFull is raised. None: no
@@ -248,9 +253,9 @@ class Pool(ThreadPoolExecutor):
         """Take no more tasks, and end the threads when what was accepted is done. It may be called again.
 
         Args:
-            wait: whether to wait for that. A task of the pool that calls this does not wait, for it would wait for itself.
-            cancel_futures: whether to cancel what has not begun.
-            timeout: seconds, 0 or more, to wait at most; None: as long as it takes. What is left then goes on, and is
+            wait: whether to wait for that. A task of the pool that calls this does not wait, for it would wait for
+            itself. cancel_futures: whether to cancel what has not begun. timeout: seconds, 0 or more, to wait at most;
+            None: as long as it takes. What is left then goes on, and is
                 logged.
 
         Returns:
@@ -299,11 +304,11 @@ class Pool(ThreadPoolExecutor):
     @property
     def _threads(self) -> set[Thread]:  # type: ignore[override]  # read-only here
         with self._dispatcher.lock:
-            return {worker.thread for worker in self._dispatcher.workers}
+            return {worker.thread for worker in self._dispatcher.staff.workers}
 
     @property
     def _max_workers(self) -> int:  # type: ignore[override]  # read-only here
-        return self._dispatcher.max_workers
+        return self._dispatcher.staff.max_workers
 
     @property
     def _broken(self) -> str | bool:  # type: ignore[override]  # read-only here
@@ -330,7 +335,7 @@ class Options:
             PoolClosed, PoolBroken, PoolDeadlock, TypeError, RuntimeError: as `Pool.submit`.
         """
         task = self._pool._task(fn, args, kwargs, self._name)
-        self._pool._dispatcher.enter(task, self._when_full, self._timeout)
+        self._pool._dispatcher.admission.enter(task, self._when_full, self._timeout)
         return task
 
     def map(
@@ -365,4 +370,6 @@ class Options:
         return await aio.run(self._pool._dispatcher, task, self._when_full, self._timeout)
 
     def __repr__(self) -> str:
-        return f"<Options of {self._pool!r}: timeout={self._timeout}, when_full={self._when_full!r}, name={self._name!r}>"
+        return (
+            f"<Options of {self._pool!r}: timeout={self._timeout}, when_full={self._when_full!r}, name={self._name!r}>"
+        )

@@ -19,18 +19,18 @@ def snapshot_of(dispatcher: Dispatcher) -> Snapshot:
     """Return what the pool does now. The lock is held only while its fields are copied."""
     with dispatcher.lock:
         tasks = list(dispatcher.tasks)
-        workers = tuple(_look(worker) for worker in sorted(dispatcher.workers, key=lambda worker: worker.number))
+        workers = tuple(_look(worker) for worker in sorted(dispatcher.staff.workers, key=lambda worker: worker.number))
         waiting, ended, inline = dispatcher.waiting(), dispatcher.ended, dispatcher.inline
-        blocked = len(dispatcher.entrants)
-        cancelled, rejected, shed = dispatcher.cancelled, dispatcher.rejected, dispatcher.shed
-        ended += sum(worker.ended for worker in dispatcher.workers)
+        blocked = len(dispatcher.admission.entrants)
+        cancelled, rejected, shed = dispatcher.cancelled, dispatcher.admission.rejected, dispatcher.shed
+        ended += sum(worker.ended for worker in dispatcher.staff.workers)
         closed = dispatcher.closed is not None
     busy = sum(worker.task is not None for worker in workers)
     running = inline + sum(worker.nested + (worker.task is not None) for worker in workers)
     now = clock.now()
     return Snapshot(
         name=dispatcher.name,
-        max_workers=dispatcher.max_workers,
+        max_workers=dispatcher.staff.max_workers,
         threads=len(workers),
         busy=busy,
         idle=len(workers) - busy,

@@ -22,6 +22,7 @@ _here = threading.local()
 
 Task = Future[Any]
 
+
 def current_worker() -> Worker | None:
     """Return the worker whose thread this is, of whatever pool; None for a thread of nobody's."""
     return getattr(_here, "worker", None)
@@ -34,7 +35,7 @@ class Worker:
     settles one task and claims the next in one critical section, which also halves the locking.
     """
 
-    __slots__ = ("dispatcher", "ended", "mail", "number", "outer", "resting", "since", "task", "thread")
+    __slots__ = ("dispatcher", "ended", "last", "mail", "number", "outer", "resting", "since", "task", "thread")
 
     def __init__(self, dispatcher: Dispatcher, number: int, first: Task | None) -> None:
         self.dispatcher = dispatcher
@@ -45,6 +46,7 @@ class Worker:
         self.resting = False  # whether it fell idle, or found no reason to stay; guarded by the dispatcher's lock
         # Written by the worker's thread alone; snapshots read them as they are.
         self.task = first  # claimed for it already
+        self.last: Task | None = None  # the one before, while it is settled
         self.outer: list[tuple[Task | None, float]] = []  # tasks that wait, further out in this thread, for `task`
         self.since = clock.now()
         self.ended = 0
@@ -78,11 +80,21 @@ class Worker:
             _log.critical("worker %s of pool %r was killed", self.thread.name, dispatcher.name, exc_info=True)
         finally:
             _here.worker = None
-            for task in self.stack():
-                if not task.done():
-                    task._settle(None, WorkerLost(self.thread.name, task.name, reason))
-            self.task = None
-            dispatcher.depart(self)
+            self._leave_nothing(reason)
+            dispatcher.staff.depart(self)
+
+    def _leave_nothing(self, reason: BaseException | None) -> None:
+        """Settle what a thread that was killed, between any two lines, had in its hands."""
+        for task in (self.last, *self.stack()):
+            if task is None:
+                continue
+            if task.done():
+                task._tell()
+            elif task._context is None:  # it has run
+                task._finish()
+            else:
+                task._settle(None, WorkerLost(self.thread.name, task.name, reason))
+        self.task = self.last = None
 
     def _initialize(self) -> bool:
         dispatcher = self.dispatcher
@@ -100,12 +112,13 @@ class Worker:
         """Settle, claim, run, over and over."""
         dispatcher = self.dispatcher
         acquire, release = dispatcher.acquire, dispatcher.release
-        tasks, take, idle, entrants = dispatcher.tasks, dispatcher.take, dispatcher.idle, dispatcher.entrants
-        now, observed = clock.now, bool(dispatcher.observers)
+        staff, entrants = dispatcher.staff, dispatcher.admission.entrants
+        tasks, take, idle = dispatcher.tasks, dispatcher.take, staff.idle
+        now, plain = clock.now, not dispatcher.observers
         task = done = self.task  # `done` is run, not settled
         again, watchers = False, None
         if done is not None:
-            again = dispatcher.observe(done) if observed else done._invoke()
+            again = done._invoke() if plain else dispatcher.observe(done)
             self.ended += 1
         while True:
             acquire()
@@ -113,14 +126,15 @@ class Worker:
                 if done is not None:
                     watchers = done._watchers
                     if again:
-                        watchers = dispatcher.put_back(done)
+                        watchers = None
+                        dispatcher.put_back(done)
                     elif watchers is None or watchers.condition is None:
                         done._state = FINISHED
                 if tasks:
                     task = take()
                     if task._state is PENDING:
                         task._state = RUNNING
-                        if entrants or (idle and not dispatcher.waking):
+                        if entrants or (idle and not staff.waking):
                             dispatcher.after_claim()
                     else:
                         task = dispatcher.skip_dead(self)
@@ -132,13 +146,13 @@ class Worker:
             if watchers is not None:
                 self._deliver(done)
                 watchers = None
-            done = task  # the last reference to the one before goes here, outside the lock
+            done = self.last = task  # the last reference to the one before goes here, outside the lock
             if task is None:
                 if not self._rest():
                     return
                 continue
             self.since = now()
-            again = dispatcher.observe(task) if observed else task._invoke()
+            again = task._invoke() if plain else dispatcher.observe(task)
             self.ended += 1
 
     def _deliver(self, done: Any) -> None:
@@ -162,8 +176,8 @@ class Worker:
             return False
         timeout = -1 if dispatcher.idle_timeout is None else dispatcher.idle_timeout
         while not self.mail.acquire(True, timeout):
-            if dispatcher.may_leave(self):
+            if dispatcher.staff.may_leave(self):
                 return False
         with dispatcher.lock:
-            dispatcher.waking = False
+            dispatcher.staff.waking = False
         return True

@@ -1,0 +1,207 @@
+"""Admission: how a task gets into a pool, and what happens when there is no room for it."""
+
+from __future__ import annotations
+
+import sys
+from _thread import allocate_lock
+from collections import OrderedDict
+from typing import TYPE_CHECKING, cast
+
+from treadle import deadlock
+from treadle.errors import PoolBroken, PoolClosed, PoolFull
+from treadle.futures import RUNNING
+from treadle.worker import current_worker
+
+if TYPE_CHECKING:
+    from _thread import LockType
+
+    from treadle.dispatch import Dispatcher, Task
+
+__all__ = ["AT_EXIT", "Admission"]
+
+AT_EXIT = "interpreter shutdown"  # after what a pool is closed when the interpreter exits; the standard library's words
+
+
+class Entrant:
+    """A caller that waits for room. The caller of `run` sleeps in its event loop and has no gate."""
+
+    __slots__ = ("gate", "refusal")
+
+    def __init__(self, *, blocking: bool) -> None:
+        self.gate: LockType | None = None
+        self.refusal: Exception | None = None
+        if blocking:
+            self.gate = allocate_lock()
+            self.gate.acquire()
+
+    def wake(self) -> None:
+        """Let the caller go on, if it sleeps."""
+        if self.gate is not None:
+            self.gate.release()
+
+
+class Admission:
+    """The way in, for all that is not plain (for that see Pool.submit). The dispatcher's lock guards the fields.
+
+    Callers that wait for room enter in the order they came. Whoever makes room puts the first one's task in the order,
+    and then wakes the caller; so nobody overtakes, and the bound is exact.
+    """
+
+    __slots__ = ("dispatcher", "entrants", "limit", "rejected")
+
+    def __init__(self, dispatcher: Dispatcher, queue_size: int | None) -> None:
+        self.dispatcher = dispatcher
+        self.limit = sys.maxsize if queue_size is None else queue_size
+        self.entrants: OrderedDict[Task, Entrant] = OrderedDict()
+        self.rejected = 0
+
+    def enter(self, task: Task, when_full: str, timeout: float | None = None) -> None:
+        """Admit `task`, or do what `when_full` says.
+
+        Raises:
+            PoolFull, PoolClosed, PoolBroken: the task was not taken, and will not run.
+            RuntimeError: no thread could be started, and none lives; or the interpreter exits.
+        """
+        victim = entrant = None
+        try:
+            with self.dispatcher.lock:
+                self.check_open()
+                if self.has_room():
+                    self.admit(task)
+                    when_full = ""
+                elif when_full == "wait" and not self.dispatcher.is_ours():
+                    entrant = self.entrants[task] = Entrant(blocking=True)
+                elif when_full == "discard_oldest" and (victim := self.dispatcher.evict()) is not None:
+                    self.admit(task)
+                elif when_full in ("run", "wait"):  # a worker never waits for its own pool
+                    task._state = RUNNING
+                    when_full = "run"
+                else:
+                    raise PoolFull(self.dispatcher.name, self.limit, self.dispatcher.waiting())
+        except Exception as error:
+            self.refuse(task, error)
+            raise
+        if when_full == "run":
+            self.dispatcher.run_here(task)
+        elif victim is not None:
+            self.dispatcher.announce("shed", victim)
+            victim._abandon()
+        elif entrant is not None:
+            self.wait_for_room(task, entrant, timeout)
+        self.dispatcher.announce("submitted", task)
+
+    def enter_later(self, task: Task, when_full: str) -> bool:
+        """Admit `task` without blocking: at once, or, if the policy is to wait or to run, when there is room.
+
+        Returns:
+            True if it is in, False if it waits for room. `give_up` takes it out again.
+
+        Raises:
+            As `enter`.
+        """
+        if when_full in ("reject", "discard_oldest"):
+            self.enter(task, when_full)
+            return True
+        try:
+            with self.dispatcher.lock:
+                self.check_open()
+                entered = self.has_room()
+                if entered:
+                    self.admit(task)
+                else:
+                    self.entrants[task] = Entrant(blocking=False)
+        except Exception as error:
+            self.refuse(task, error)
+            raise
+        self.dispatcher.announce("submitted", task)
+        return entered
+
+    def offer(self, task: Task) -> bool:
+        """Admit `task` if there is room now."""
+        with self.dispatcher.lock:
+            if self.dispatcher.closed is None and self.dispatcher.broken is None and self.has_room():
+                self.admit(task)
+                return True
+            return False
+
+    def give_up(self, task: Task, waited: float) -> PoolFull | None:
+        """Stop waiting for room. None: too late, the task is in."""
+        with self.dispatcher.lock:
+            if self.entrants.pop(task, None) is None:
+                return None
+            error = PoolFull(self.dispatcher.name, self.limit, self.dispatcher.waiting(), waited)
+        self.refuse(task, error)
+        return error
+
+    def check_open(self) -> None:
+        """Raise unless tasks are taken; the lock is held."""
+        dispatcher = self.dispatcher
+        if dispatcher.broken is not None:
+            raise PoolBroken(dispatcher.name)
+        if dispatcher.closed == AT_EXIT:  # a plain RuntimeError, for those who look for the standard library's
+            raise RuntimeError(str(PoolClosed(dispatcher.name, AT_EXIT)))
+        if dispatcher.closed is not None:
+            raise PoolClosed(dispatcher.name, dispatcher.closed)
+
+    def has_room(self) -> bool:
+        """Whether one more task may wait, or a worker is free to take it; the lock is held."""
+        dispatcher = self.dispatcher
+        if len(dispatcher.tasks) < self.limit:
+            return True
+        if dispatcher.dead:
+            dispatcher.purge()
+        return len(dispatcher.tasks) < self.limit + dispatcher.staff.max_workers - dispatcher.staff.busy()
+
+    def admit(self, task: Task) -> None:
+        """Put `task` in the order and see that a worker comes; the lock is held."""
+        self.dispatcher.put(task)
+        self.dispatcher.staff.summon(task)
+
+    def wait_for_room(self, task: Task, entrant: Entrant, timeout: float | None) -> None:
+        """Block until `task` is in, refused, or `timeout` seconds have passed."""
+        try:
+            came = deadlock.wait(cast("LockType", entrant.gate), current_worker(), lambda: [task], timeout)
+        except BaseException:  # Ctrl-C: a submit that raises must not run its task later
+            task.cancel()
+            raise
+        if not came:
+            error = self.give_up(task, timeout or 0.0)
+            if error is not None:
+                raise error
+        if entrant.refusal is not None:
+            self.refuse(task, entrant.refusal)
+            raise entrant.refusal
+
+    def let_in(self, room: int) -> None:
+        """Admit callers that wait, until `room` tasks wait; the lock is held."""
+        while self.entrants and self.dispatcher.waiting() < room:
+            task, entrant = self.entrants.popitem(last=False)
+            self.dispatcher.put(task)
+            entrant.wake()
+
+    def leave(self, task: Task) -> bool:
+        """Let a caller's task go that waits for room, for it is cancelled or run elsewhere; the lock is held."""
+        entrant = self.entrants.pop(task, None)
+        if entrant is None:
+            return False
+        entrant.wake()
+        return True
+
+    def refuse(self, task: Task, error: Exception) -> None:
+        """Count and announce a task that was not taken; no lock is held."""
+        with self.dispatcher.lock:
+            self.rejected += 1
+        self.dispatcher.announce("rejected", task, error)
+        task._forget_call()
+
+    def refuse_all(self, error: Exception) -> list[Task]:
+        """Turn away the callers that wait; return, claimed, the tasks of those that do not sleep. The lock is held."""
+        late = []
+        while self.entrants:
+            task, entrant = self.entrants.popitem(last=False)
+            entrant.refusal = error
+            if entrant.gate is None:
+                task._state = RUNNING
+                late.append(task)
+            entrant.wake()
+        return late

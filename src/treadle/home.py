@@ -1,0 +1,65 @@
+"""Home: what a future needs of whoever runs it; a pool's dispatcher, or nobody."""
+
+from __future__ import annotations
+
+from collections.abc import Container
+from threading import RLock
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from treadle.futures import Future
+
+__all__ = ["Alone", "Home"]
+
+
+class Home(Protocol):
+    """What a future needs of whoever runs it."""
+
+    lock: RLock
+
+    def wait(self, future: Future[Any], timeout: float | None) -> bool:
+        """Block until `future` is done; False when `timeout` seconds passed first."""
+
+    def withdraw(self, future: Future[Any]) -> bool:
+        """Note, under the lock, that a pending future will not be run. True: nobody else must be told of it."""
+
+    def claim(self, future: Future[Any]) -> bool:
+        """Set a future that has not begun to running, for the caller to run; False when it is too late."""
+
+    def run_here(self, future: Future[Any]) -> None:
+        """Run a claimed future in this thread."""
+
+    def announce(self, what: str, task: Future[Any], /) -> None:
+        """Tell observers, if there are any, what happened to `task`."""
+
+    def never_runs(self, stuck: Container[Any]) -> bool:
+        """Whether a future that has not begun could never be run, if the workers in `stuck` never went on."""
+
+
+class Alone:
+    """The home of a future that was made by hand, in no pool."""
+
+    __slots__ = ("lock",)
+
+    def __init__(self) -> None:
+        self.lock = RLock()
+
+    def wait(self, future: Future[Any], timeout: float | None) -> bool:
+        # Through the condition, as the standard library does: code that writes `_state` by hand notifies only that.
+        with future._condition:
+            return future._condition.wait_for(future.done, timeout)
+
+    def withdraw(self, future: Future[Any]) -> bool:
+        return False
+
+    def claim(self, future: Future[Any]) -> bool:
+        return False
+
+    def run_here(self, future: Future[Any]) -> None:
+        raise AssertionError("a future made by hand is run by whoever made it")
+
+    def announce(self, what: str, task: Future[Any], /) -> None:
+        pass
+
+    def never_runs(self, stuck: Container[Any]) -> bool:
+        return False

@@ -1,0 +1,162 @@
+"""Staff: the workers of one pool; who is idle, who is on the way, who comes and goes."""
+
+from __future__ import annotations
+
+from collections.abc import Container
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from treadle.worker import Worker
+
+if TYPE_CHECKING:
+    from threading import Thread
+
+    from treadle.dispatch import Dispatcher, Task
+
+__all__ = ["Staff"]
+
+
+class Staff:
+    """At most `max_workers` threads, started when they are needed. The dispatcher's lock guards every field.
+
+    A waiting task always has somebody coming for it: a submit wakes an idle worker or starts one, and a worker that
+    was woken wakes the next one when it claims and leaves tasks waiting. So at most one is on its way at a time, and
+    a burst of tasks that take no time wakes no more threads than it can use.
+    """
+
+    __slots__ = (
+        "departed",
+        "dispatcher",
+        "growing",
+        "idle",
+        "max_workers",
+        "min_workers",
+        "numbers",
+        "waking",
+        "workers",
+    )
+
+    def __init__(self, dispatcher: Dispatcher, max_workers: int, min_workers: int) -> None:
+        self.dispatcher = dispatcher
+        self.max_workers = max_workers
+        self.min_workers = min_workers
+        self.workers: set[Worker] = set()
+        self.idle: list[Worker] = []  # newest last, so the longest idle is left alone until its time is up
+        self.growing = True  # fewer workers than max_workers
+        self.waking = False  # one was woken and has not claimed yet
+        self.numbers: list[int] = []  # of workers that left, to be given again
+        self.departed: Thread | None = None  # the last thread that left; the next one to leave joins it
+
+    def clear(self) -> None:
+        """Forget everybody, in a forked child."""
+        for container in (self.workers, self.idle, self.numbers):
+            container.clear()
+        self.growing, self.waking, self.departed = True, False, None
+
+    def warm_up(self) -> None:
+        """Start the threads that are to be kept warm."""
+        with self.dispatcher.lock:
+            while len(self.workers) < self.min_workers:
+                self.start_worker()
+
+    def summon(self, task: Task) -> None:
+        """See that somebody comes for the tasks, of which `task` is the newest; the lock is held.
+
+        Raises:
+            RuntimeError: no thread can be started, and there is none; `task` is taken out again.
+        """
+        waiting = len(self.dispatcher.tasks)
+        if self.idle:
+            if not self.waking:
+                self.wake_one()
+            if waiting <= len(self.idle) + 1:
+                return
+        if len(self.workers) < self.max_workers:
+            try:
+                self.start_worker()
+            except RuntimeError:  # can't start new thread
+                if not self.workers:
+                    self.dispatcher.take_back(task)
+                    raise
+
+    def wake_one(self) -> None:
+        """Wake the worker that fell idle last; the lock is held."""
+        self.waking = True
+        self.idle.pop().mail.release()
+
+    def wake_all(self) -> None:
+        """Wake every idle worker, to find out that it is time to leave; the lock is held."""
+        while self.idle:
+            self.idle.pop().mail.release()
+
+    def start_worker(self) -> None:
+        """Start one more worker, with the next task in its hands.
+
+        The lock is held, so that a start that fails (RuntimeError: can't start new thread) leaves no trace for anybody.
+        The worker needs no lock before its first task has run; so that task has begun when its submit returns, and
+        no shutdown comes between.
+        """
+        number = min(self.numbers) if self.numbers else len(self.workers)
+        first = self.dispatcher.claim_next()
+        worker = Worker(self.dispatcher, number, first)
+        try:
+            worker.thread.start()
+        except BaseException:
+            if not worker.thread.is_alive():
+                if first is not None:
+                    self.dispatcher.put_back(first)
+                raise
+            self.add(worker)  # Ctrl-C, while we waited for it to come up
+            raise
+        self.add(worker)
+
+    def add(self, worker: Worker) -> None:
+        """Count in a worker whose thread was started; the lock is held."""
+        if worker.number in self.numbers:
+            self.numbers.remove(worker.number)
+        self.workers.add(worker)
+        self.growing = len(self.workers) < self.max_workers
+
+    def may_leave(self, worker: Worker) -> bool:
+        """Strike out `worker`, idle for long; False if there is work for it, or it is to be kept warm."""
+        with self.dispatcher.lock:
+            if worker not in self.idle or len(self.workers) <= self.min_workers:
+                return False
+            self.strike_out(worker)
+            return True
+
+    def strike_out(self, worker: Worker) -> None:
+        """Count out a worker; the lock is held."""
+        self.workers.discard(worker)
+        self.growing = True
+        self.numbers.append(worker.number)
+        self.dispatcher.ended += worker.ended
+        if worker in self.idle:
+            self.idle.remove(worker)
+
+    def depart(self, worker: Worker) -> None:
+        """Strike out a worker whose thread is about to end, and replace it if it is missed."""
+        dispatcher = self.dispatcher
+        with dispatcher.lock:
+            if worker in self.workers:  # neither idle for long nor, in a forked child, the parent's
+                self.strike_out(worker)
+                self.waking = False  # it may have been on its way
+            missed = bool(dispatcher.tasks) or (dispatcher.closed is None and len(self.workers) < self.min_workers)
+            if missed and dispatcher.broken is None and self.growing:
+                self.try_to_start()
+            predecessor, self.departed = self.departed, worker.thread
+        if predecessor is not None:
+            predecessor.join()  # so that at any time at most one ended thread is not joined
+
+    def try_to_start(self) -> None:
+        """Start a worker if a thread can be had; if not, the next submit tries again. The lock is held."""
+        with suppress(RuntimeError):
+            self.start_worker()
+
+    def busy(self) -> int:
+        """How many workers have a task; the lock is held."""
+        return sum(worker.task is not None for worker in self.workers)
+
+    def all_among(self, stuck: Container[Worker]) -> bool:
+        """Whether no more workers may come, and all there are, are in `stuck`; the lock is held."""
+        return len(self.workers) >= self.max_workers and all(worker in stuck for worker in self.workers)
