@@ -38,7 +38,8 @@ Targets = Callable[[], Sequence[Task]]  # asked again at every look, for what a 
 class Gate(Protocol):
     """What a thread sleeps on: a lock, or something that behaves like one."""
 
-    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool: ...
+    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
+        """Wait until it opens; False when `timeout` seconds, if not negative, passed first."""
 
 
 class _Wait(NamedTuple):

@@ -194,9 +194,9 @@ class Future(_base.Future[T]):
     def _get_snapshot(self) -> tuple[bool, bool, Any, BaseException | None]:
         """Return (done, cancelled, result, exception) at one instant; asyncio of Python 3.15 asks for it."""
         with self._home.lock:
-            if self._state == FINISHED:
-                return True, False, self._result, None if self._exception is None else self._see()
-            return self.done(), self.cancelled(), None, None
+            if self._state != FINISHED:
+                return self.done(), self.cancelled(), None, None
+            return True, False, self._result, None if self._exception is None else self._see()
 
     # -- changing state -------------------------------------------------------------------------------------------
 

@@ -45,21 +45,25 @@ class Alone:
         self.lock = RLock()
 
     def wait(self, future: Future[Any], timeout: float | None) -> bool:
-        # Through the condition, as the standard library does: code that writes `_state` by hand notifies only that.
+        """Block through the condition, as the standard library does: who writes `_state` by hand notifies only that."""
         with future._condition:
             return future._condition.wait_for(future.done, timeout)
 
     def withdraw(self, future: Future[Any]) -> bool:
+        """Return False: its maker is to be told."""
         return False
 
     def claim(self, future: Future[Any]) -> bool:
+        """Return False: its maker runs it."""
         return False
 
     def run_here(self, future: Future[Any]) -> None:
+        """Never called, since nothing can be claimed."""
         raise AssertionError("a future made by hand is run by whoever made it")
 
     def announce(self, what: str, task: Future[Any], /) -> None:
-        pass
+        """Tell nobody."""
 
     def never_runs(self, stuck: Container[Any]) -> bool:
+        """Return False: nobody knows who settles it."""
         return False

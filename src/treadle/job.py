@@ -263,13 +263,15 @@ class Job:
         if outcome == RAISED:
             self = item = raised = None  # type: ignore[assignment]  # the traceback holds this frame: no cycle
 
-    def offer_turn(self) -> None:
+    def offer_turn(self) -> bool:
         """Let another worker help, if the pool has room for one more turn."""
         turn = self.new_turn()
-        if not self.dispatcher.admission.offer(turn):
+        taken = self.dispatcher.admission.offer(turn)
+        if not taken:
             with self.lock:
                 self.turns -= 1
                 self.live.discard(turn)
+        return taken
 
     def knock(self) -> None:
         """Wake the consumer, if what it waits for is there."""

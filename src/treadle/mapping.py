@@ -112,6 +112,7 @@ class MapIterator(Iterator[T], Generic[T]):
         """Read items until as many as allowed are under way."""
         job, window, rows = self._job, self._window, cast("Iterator[tuple[Any, ...]]", self._rows)
         waiting, ordered, observed = job.waiting, job.ordered, bool(job.dispatcher.observers)
+        wanted = job.dispatcher.staff.max_workers  # turns; no more are offered once the pool had no room for one
         try:
             if job.dispatcher.closed is not None:
                 raise PoolClosed(job.dispatcher.name, job.dispatcher.closed)
@@ -125,8 +126,11 @@ class MapIterator(Iterator[T], Generic[T]):
                 if observed:
                     job.dispatcher.announce("submitted", cast(Any, item), name=job.name)
                 waiting.append(item)
-                if job.turns == 0:
-                    job.begin_turn()
+                if job.turns < wanted:
+                    if job.turns == 0:
+                        job.begin_turn()
+                    elif not job.offer_turn():
+                        wanted = 1
         except Exception as error:
             if not self._begun and self._outstanding <= 1:  # the first item was refused, or there was none
                 raise

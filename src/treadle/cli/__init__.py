@@ -1,0 +1,1 @@
+"""The command line. It lies above the library: nothing but `python -m treadle` imports it."""

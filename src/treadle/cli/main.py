@@ -1,0 +1,29 @@
+"""Where the `treadle` command starts, and what it says when its extra is not installed."""
+
+from __future__ import annotations
+
+import sys
+
+__all__ = ["main"]
+
+EXTRA = frozenset({"click", "rich", "tomli"})
+EX_UNAVAILABLE = 69  # sysexits.h: "a service is unavailable", also for "a support program does not exist"
+
+
+def main() -> int:
+    """Run the command that `sys.argv` names.
+
+    Returns:
+        The exit status, where the command does not itself raise SystemExit: 69 if the `cli` extra is missing.
+    """
+    try:
+        from treadle.cli.commands import commands  # the guard below is for what the commands import
+    except ModuleNotFoundError as missing:
+        package = (missing.name or "").partition(".")[0]
+        if package not in EXTRA:
+            raise
+        message = f'treadle: the command line needs {package}; install it with: pip install "treadle[cli]"'
+        print(message, file=sys.stderr)
+        return EX_UNAVAILABLE
+    commands(prog_name="treadle")
+    return 0

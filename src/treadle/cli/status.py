@@ -1,0 +1,106 @@
+"""What a running server shows: a live line on a terminal, plain log lines elsewhere."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+from treadle.clock import now
+
+__all__ = ["Status", "View", "status_view"]
+
+LIVE_EVERY = 0.25  # seconds; four a second look alive, and cost nothing that can be measured
+PLAIN_EVERY = 5.0  # seconds between two plain lines at the least; a guess at what a log can bear
+
+_log = logging.getLogger("treadle")
+
+
+@dataclass(frozen=True)
+class Status:
+    """What a server does at this moment, and has done so far."""
+
+    busy: int
+    threads: int
+    connections: int
+    waiting: int
+    served: int
+    rejected: int
+
+    def __str__(self) -> str:
+        return (
+            f"threads {self.busy}/{self.threads}  connections {self.connections}  waiting {self.waiting}"
+            f"  served {self.served}  rejected {self.rejected}"
+        )
+
+
+class View:
+    """Shows a status when it is due and has changed. One thread uses it."""
+
+    def __init__(self, show: Callable[[Status], None], every: float) -> None:
+        self._show = show
+        self._every = every
+        self._due = now()
+        self._shown: Status | None = None
+
+    def update(self, status: Status) -> float:
+        """Show `status` if it has changed and the time has come; return the seconds until that time comes again."""
+        left = self._due - now()
+        if left > 0:
+            return left
+        self._due = now() + self._every
+        if status != self._shown:
+            self._shown = status
+            self._show(status)
+        return self._every
+
+
+@contextmanager
+def status_view() -> Iterator[View]:
+    """Show, for as long as the block lasts, a status and what the `treadle` loggers say on standard output.
+
+    On a terminal the status is one line at the foot, rewritten in place, with log lines passing above it. Elsewhere,
+    and on a terminal that cannot move its cursor, it is a log line like any other, and seldom enough to be read.
+    """
+    console = Console()
+    if not sys.stdout.isatty() or console.is_dumb_terminal:
+        with _logging_through(logging.StreamHandler(sys.stdout)):
+            yield View(lambda status: _log.info("%s", status), PLAIN_EVERY)
+        return
+
+    def show(status: Status) -> None:
+        live.update(Text(str(status), no_wrap=True, overflow="ellipsis"), refresh=True)
+
+    # Refreshed by hand: rich would start a thread for it, outside every bound.
+    with Live(console=console, auto_refresh=False) as live, _logging_through(_ConsoleHandler(console)):
+        yield View(show, LIVE_EVERY)
+
+
+@contextmanager
+def _logging_through(handler: logging.Handler) -> Iterator[None]:
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    level = _log.level
+    _log.addHandler(handler)
+    _log.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        _log.setLevel(level)
+        _log.removeHandler(handler)
+
+
+class _ConsoleHandler(logging.Handler):
+    """Writes log lines through a rich console, which puts them above its live line."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__()
+        self._console = console
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._console.print(self.format(record), markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,127 @@
+"""The way into a pool: what happens when there is no room."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from treadle import Future, Pool
+from treadle.errors import PoolClosed, PoolFull
+
+
+class Blocked:
+    """A pool of one thread that is held by a task until the gate opens, and `queue_size` tasks behind it."""
+
+    def __init__(self, queue_size: int, when_full: str = "wait") -> None:
+        self.gate = threading.Event()
+        self.pool = Pool(1, queue_size=queue_size, when_full=when_full, name="narrow")
+        began = threading.Event()
+
+        def hold() -> None:
+            began.set()
+            assert self.gate.wait(30)
+
+        self.pool.submit(hold)
+        assert began.wait(30)
+        self.waiting = [self.pool.submit(int) for _ in range(queue_size)]
+
+
+@pytest.fixture
+def blocked() -> Iterator[Blocked]:
+    made = Blocked(2)
+    yield made
+    made.gate.set()
+    made.pool.shutdown()
+
+
+def wait_until_blocked(pool: Pool, callers: int) -> None:
+    """Return when `callers` callers wait for room; they are counted under the lock that they take to wait."""
+    tick = threading.Event()
+    for _ in range(3000):
+        if pool.snapshot().blocked == callers:
+            return
+        tick.wait(0.01)
+    raise AssertionError(f"{pool.snapshot().blocked} callers wait, not {callers}")
+
+
+def test_a_full_pool_says_its_name_its_limit_and_how_many_wait(blocked: Blocked) -> None:
+    with pytest.raises(PoolFull) as caught:
+        blocked.pool.options(when_full="reject").submit(int)
+    error = caught.value
+    assert (error.pool, error.queue_size, error.waiting) == ("narrow", 2, 2)
+    assert "'narrow'" in str(error)
+    assert "queue_size=2" in str(error)
+
+
+def test_waiting_for_room_ends_when_the_time_allowed_is_over(blocked: Blocked) -> None:
+    with pytest.raises(PoolFull, match="after waiting 0.01 s"):
+        blocked.pool.options(timeout=0.01).submit(int)
+    assert blocked.pool.snapshot().blocked == 0
+    assert blocked.pool.snapshot().rejected == 1
+
+
+def test_callers_enter_in_the_order_they_came(blocked: Blocked) -> None:
+    order: list[int] = []
+    threads = []
+    for number in range(5):
+        threads.append(threading.Thread(target=lambda n=number: blocked.pool.submit(order.append, n)))  # type: ignore[misc]
+        threads[-1].start()
+        wait_until_blocked(blocked.pool, number + 1)
+    assert blocked.pool.snapshot().waiting == 2, "nobody may enter while there is no room"
+    blocked.gate.set()
+    for thread in threads:
+        thread.join(30)
+    blocked.pool.shutdown()
+    assert order == [0, 1, 2, 3, 4]
+
+
+def test_cancelling_a_waiting_task_lets_the_next_caller_in(blocked: Blocked) -> None:
+    entered: list[Future[int]] = []
+    thread = threading.Thread(target=lambda: entered.append(blocked.pool.submit(int)))
+    thread.start()
+    wait_until_blocked(blocked.pool, 1)
+    assert blocked.waiting[0].cancel()
+    thread.join(30)
+    assert len(entered) == 1
+    assert blocked.pool.snapshot().waiting == 2
+
+
+def test_shutdown_turns_away_whoever_waits_for_room(blocked: Blocked) -> None:
+    errors: list[BaseException] = []
+
+    def submit() -> None:
+        try:
+            blocked.pool.submit(int)
+        except PoolClosed as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=submit)
+    thread.start()
+    wait_until_blocked(blocked.pool, 1)
+    blocked.pool.shutdown(wait=False)
+    thread.join(30)
+    assert len(errors) == 1
+    assert all(not future.cancelled() for future in blocked.waiting), "what was admitted is still run"
+
+
+def test_run_runs_in_the_caller(blocked: Blocked) -> None:
+    future = blocked.pool.options(when_full="run").submit(threading.get_ident)
+    assert future.result(0) == threading.get_ident()
+
+
+def test_discard_oldest_cancels_the_one_that_waited_longest(blocked: Blocked) -> None:
+    newest = blocked.pool.options(when_full="discard_oldest").submit(int)
+    assert blocked.waiting[0].cancelled()
+    assert not blocked.waiting[1].done()
+    assert not newest.done()
+    assert blocked.pool.snapshot().shed == 1
+
+
+def test_no_queue_takes_a_task_only_for_a_free_thread() -> None:
+    blocked = Blocked(0, "reject")
+    with pytest.raises(PoolFull):
+        blocked.pool.submit(int)
+    blocked.gate.set()
+    blocked.pool.shutdown()

@@ -1,0 +1,100 @@
+"""The workers of a pool: who comes, who goes, who is woken."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import pytest
+
+from treadle import Future, Pool
+
+
+class Refusing(threading.Thread):
+    """A thread that the system has no room for."""
+
+    def start(self) -> None:
+        raise RuntimeError("can't start new thread")
+
+
+class Held:
+    """Tasks that fill threads until `let_go`, which returns when they are done."""
+
+    def __init__(self, gate: threading.Event, futures: list[Future[None]]) -> None:
+        self.gate, self.futures = gate, futures
+
+    def let_go(self) -> None:
+        self.gate.set()
+        for future in self.futures:
+            future.result(30)
+
+
+def hold(pool: Pool, tasks: int) -> Held:
+    """Fill `tasks` threads of the pool."""
+    gate, began = threading.Event(), threading.Barrier(tasks + 1)
+
+    def task() -> None:
+        began.wait(30)
+        assert gate.wait(30)
+
+    futures = [pool.submit(task) for _ in range(tasks)]
+    began.wait(30)
+    return Held(gate, futures)
+
+
+def test_threads_are_started_when_needed_and_not_before() -> None:
+    with Pool(4) as pool:
+        assert pool.snapshot().threads == 0
+        for _ in range(50):
+            pool.submit(int).result(30)
+        assert pool.snapshot().threads == 1, "the idle one is taken, since it is idle before it delivers"
+        hold(pool, 3).let_go()
+        assert pool.snapshot().threads == 3
+
+
+def test_the_newest_idle_thread_is_taken_first() -> None:
+    with Pool(3) as pool:
+        hold(pool, 3).let_go()
+        names = {pool.submit(threading.current_thread).result(30).name for _ in range(20)}
+        assert len(names) == 1
+
+
+def test_a_thread_that_cannot_start_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[int] = []
+    with Pool(2) as pool:
+        with monkeypatch.context() as patch:
+            patch.setattr(threading, "Thread", Refusing)
+            with pytest.raises(RuntimeError, match="can't start new thread"):
+                pool.submit(ran.append, 1)
+        assert pool.snapshot().waiting == 0
+        pool.submit(ran.append, 2).result(30)
+    assert ran == [2]
+
+
+def test_a_thread_that_cannot_start_is_no_matter_while_another_lives(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Pool(2) as pool:
+        held = hold(pool, 1)
+        with monkeypatch.context() as patch:
+            patch.setattr(threading, "Thread", Refusing)
+            future = pool.submit(int)
+        held.let_go()
+        assert future.result(30) == 0
+
+
+def test_idle_threads_end_down_to_those_kept_warm_and_numbers_are_given_again() -> None:
+    ended: list[Any] = []
+    with Pool(3, min_workers=1, idle_timeout=0.01, name="crew") as pool:
+        held = hold(pool, 3)
+        threads = sorted(pool._threads, key=lambda thread: thread.name)
+        assert [thread.name for thread in threads] == ["crew-0", "crew-1", "crew-2"]
+        held.let_go()
+        tick = threading.Event()
+        for _ in range(3000):
+            ended = [thread for thread in threads if not thread.is_alive()]
+            if len(ended) == 2:
+                break
+            tick.wait(0.01)
+        assert len(ended) == 2
+        assert pool.snapshot().threads == 1
+        hold(pool, 3).let_go()
+        assert {thread.name for thread in pool._threads} <= {"crew-0", "crew-1", "crew-2"}
