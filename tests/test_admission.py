@@ -56,7 +56,7 @@ def test_a_full_pool_says_its_name_its_limit_and_how_many_wait(blocked: Blocked)
 
 
 def test_waiting_for_room_ends_when_the_time_allowed_is_over(blocked: Blocked) -> None:
-    with pytest.raises(PoolFull, match="after waiting 0.01 s"):
+    with pytest.raises(PoolFull, match=r"after waiting 0\.01 s"):
         blocked.pool.options(timeout=0.01).submit(int)
     assert blocked.pool.snapshot().blocked == 0
     assert blocked.pool.snapshot().rejected == 1
@@ -66,7 +66,7 @@ def test_callers_enter_in_the_order_they_came(blocked: Blocked) -> None:
     order: list[int] = []
     threads = []
     for number in range(5):
-        threads.append(threading.Thread(target=lambda n=number: blocked.pool.submit(order.append, n)))  # type: ignore[misc]
+        threads.append(threading.Thread(target=blocked.pool.submit, args=(order.append, number)))
         threads[-1].start()
         wait_until_blocked(blocked.pool, number + 1)
     assert blocked.pool.snapshot().waiting == 2, "nobody may enter while there is no room"

@@ -14,15 +14,20 @@ def test_items_that_block_are_spread_over_all_threads() -> None:
     """Each turn that begins and leaves items waiting brings one more thread."""
     together = threading.Barrier(4)
     with Pool(4) as pool:
-        assert sorted(pool.map(lambda n: (together.wait(30), n)[1], range(4))) == [0, 1, 2, 3]
+        assert sorted(pool.map(lambda number: together.wait(30), range(4))) == [0, 1, 2, 3]
 
 
 def test_a_long_map_lets_the_tasks_behind_it_run() -> None:
     """A turn goes back to the end of the queue after an item when others wait."""
     order: list[str] = []
     gate = threading.Event()
+
+    def item(number: int) -> None:
+        assert gate.wait(30)
+        order.append(f"item {number}")
+
     with Pool(1) as pool:
-        results = pool.map(lambda n: (gate.wait(30), order.append(f"item {n}")), range(100))
+        results = pool.map(item, range(100))
         behind = pool.submit(order.append, "behind")
         gate.set()
         behind.result(30)
@@ -34,8 +39,13 @@ def test_a_long_map_lets_the_tasks_behind_it_run() -> None:
 def test_chunksize_is_how_many_items_a_thread_runs_before_it_looks_for_others() -> None:
     order: list[str] = []
     gate = threading.Event()
+
+    def item(number: int) -> None:
+        assert gate.wait(30)
+        order.append(f"item {number}")
+
     with Pool(1) as pool:
-        results = pool.map(lambda n: (gate.wait(30), order.append(f"item {n}")), range(100), chunksize=10)
+        results = pool.map(item, range(100), chunksize=10)
         behind = pool.submit(order.append, "behind")
         gate.set()
         behind.result(30)

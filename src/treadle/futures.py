@@ -1,8 +1,8 @@
 """Future: the result of a task that may not have run yet.
 
-To the eye of `isinstance`, `concurrent.futures.wait`, `as_completed` and `asyncio.wrap_future` it is a
-`concurrent.futures.Future`. It costs a fifth of one: its fields are slots, it borrows its pool's lock, and
-the condition that the base class makes eagerly is made only when somebody waits through it.
+To `isinstance`, `concurrent.futures.wait`, `as_completed` and `asyncio.wrap_future` it is a
+`concurrent.futures.Future`, at a fifth of the cost: its fields are slots, it borrows its pool's lock, and the
+condition that the base class makes eagerly is made only when somebody waits through it.
 
 States and legal transitions (guarded by `home.lock`, and by the condition once there is one):
 
@@ -11,9 +11,9 @@ States and legal transitions (guarded by `home.lock`, and by the condition once 
     PENDING -> CANCELLED -> CANCELLED_AND_NOTIFIED    cancelled by hand; its maker then took note
     PENDING -> FINISHED                        settled by hand, or refused by a closed or broken pool
 
-Who waits: `result()` on a pool's future sleeps on a gate, a raw lock that is released once. The standard
-library's functions hold `_condition` while they look at `_state` and install themselves in `_waiters`, so a
-change of state must hold that condition too. Order of locks: condition, then `home.lock`, never the reverse.
+Who waits: `result()` on a pool's future sleeps on a gate, a raw lock that is released once. The standard library's
+functions hold `_condition` while they look at `_state` and install themselves in `_waiters`, so a change of state must
+hold that condition too. Order of locks: condition, then `home.lock`, never the reverse.
 """
 
 from __future__ import annotations
@@ -72,8 +72,7 @@ class Future(_base.Future[T]):
     """The result of a task: wait for it, ask for it, cancel it, be called when it is there.
 
     Everything that `concurrent.futures.Future` promises holds. A pool makes futures; make one by hand only to settle
-    it yourself. All methods may be called from any thread; callbacks run in the thread that settles the future, or at
-    once when it is done already.
+    it yourself. All methods may be called from any thread.
 
     `result()` and `exception()`, called by a task of the same pool on a task that has not begun, run it there and
     then: a worker never waits for its own pool.
@@ -157,7 +156,7 @@ class Future(_base.Future[T]):
         return self._state in (CANCELLED, CANCELLED_AND_NOTIFIED)
 
     def running(self) -> bool:
-        """Return whether the task is running now."""
+        """Return whether the task runs now."""
         return self._state == RUNNING
 
     def done(self) -> bool:
@@ -167,10 +166,9 @@ class Future(_base.Future[T]):
     @property
     def name(self) -> str:
         """What logs and snapshots call the task: the name given, else that of its function."""
-        rare = getattr(self, "_rare", None)
+        rare, fn = getattr(self, "_rare", None), self._fn
         if rare is not None and rare.name is not None:
             return str(rare.name)
-        fn = self._fn
         return "future" if fn is None else name_of(fn)
 
     def _get_rare(self) -> _Rare:

@@ -84,6 +84,7 @@ class Job:
         "live",
         "lock",
         "name",
+        "observed",
         "ordered",
         "policy",
         "results",
@@ -108,6 +109,7 @@ class Job:
         self.fn = fn
         self.chunksize = chunksize
         self.ordered = ordered
+        self.observed = bool(dispatcher.observers)
         self.context = context
         self.policy, self.timeout = enter
         self.name = name or name_of(fn)
@@ -207,7 +209,7 @@ class Job:
         again = False
         while waiting:
             if left == 0:
-                if ran and len(tasks) > self.turns - self.running:  # others than our own turns
+                if tasks and ran and len(tasks) > self.turns - self.running:  # others than our own turns
                     again = True
                     break
                 if dispatcher.dropping:
@@ -242,8 +244,7 @@ class Job:
 
     def run(self, item: Item) -> None:
         """Make one call, and hand over what comes of it."""
-        observers = self.dispatcher.observers
-        if observers:
+        if self.observed:
             self.dispatcher.announce("started", cast(Any, item), name=self.name)
         try:
             item.value = self.context.copy().run(self.fn, *item.args)
@@ -252,7 +253,7 @@ class Job:
             item.value = error
             outcome = RAISED
         item.args = None
-        if observers:
+        if self.observed:
             raised = item.value if outcome == RAISED else None
             self.dispatcher.announce("finished", cast(Any, item), raised, self.name)
         item.outcome = outcome

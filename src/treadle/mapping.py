@@ -35,8 +35,6 @@ T = TypeVar("T")
 
 UNBOUNDED_AHEAD = 1000  # items read ahead in a pool whose queue has no ceiling; guess: as many as the default ceiling
 
-_new = object.__new__
-
 
 class MapIterator(Iterator[T], Generic[T]):
     """The results of `Pool.map`. For one thread at a time."""
@@ -111,13 +109,13 @@ class MapIterator(Iterator[T], Generic[T]):
     def _read_ahead(self) -> None:
         """Read items until as many as allowed are under way."""
         job, window, rows = self._job, self._window, cast("Iterator[tuple[Any, ...]]", self._rows)
-        waiting, ordered, observed = job.waiting, job.ordered, bool(job.dispatcher.observers)
+        waiting, ordered, observed = job.waiting, job.ordered, job.observed
         wanted = job.dispatcher.staff.max_workers  # turns; no more are offered once the pool had no room for one
         try:
             if job.dispatcher.closed is not None:
                 raise PoolClosed(job.dispatcher.name, job.dispatcher.closed)
             for row in islice(rows, self._ahead - self._outstanding):
-                item = _new(Item)
+                item = Item()
                 item.args = row
                 item.outcome = NONE_YET
                 self._outstanding += 1

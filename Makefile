@@ -1,0 +1,93 @@
+# `make run` serves, `make test` tests, `make check` reads; `make help` lists the rest.
+# Each target sets up what it needs, once. PYTHON=python3.13 make test uses another interpreter, in an environment of its own.
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+SHELL := /bin/sh
+
+ifeq ($(strip $(PYTHON)),)
+override PYTHON := python3
+VENV := .venv
+else
+describe := import sys, sysconfig; free = sysconfig.get_config_var("Py_GIL_DISABLED"); \
+            print("%d.%d.%d" % sys.version_info[:3] + ("t" if free else ""))
+VENV := .venv-$(shell $(PYTHON) -c '$(describe)')
+endif
+PY := $(VENV)/bin/python
+# An older wheel rather than a source release that wants a compiler: free-threaded builds have few wheels.
+PIP := $(PY) -m pip --quiet --disable-pip-version-check install --prefer-binary
+# Options for pytest or the program that a target runs: make test ARGS='-k echo'.
+ARGS ?=
+PYTEST := $(PY) -m pytest
+PARALLEL := -n auto --maxprocesses 8
+
+# An environment knows its own path, so one that was copied along with the checkout is made anew.
+ifneq ($(shell cat $(VENV)/.made 2>/dev/null),$(CURDIR))
+$(VENV)/.made: FORCE
+endif
+
+.PHONY: help run test check conformance bench stress dist clean FORCE
+
+help:            ## list the targets
+	@sed -n 's/^\([a-z]*\): .*## /\1\t/p' Makefile | expand -t 14
+
+run: $(VENV)/.cli            ## serve: a TCP echo server on 127.0.0.1:5000
+	@exec $(VENV)/bin/treadle echo
+
+test: $(VENV)/.test            ## run every test, the conformance suite included
+	$(PYTEST) $(PARALLEL) $(ARGS)
+
+check: $(VENV)/.check            ## formatting, lint, types, and the layers of the house
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy
+	$(PYTEST) -q tests/test_house.py
+
+conformance: $(VENV)/.test            ## only CPython's own executor tests, against treadle.Pool
+	$(PYTEST) tests/conformance $(ARGS)
+
+bench: $(VENV)/.bench            ## measure treadle beside its peers; writes bench/results/
+	$(PY) bench/pool.py $(ARGS)
+
+stress: $(VENV)/.test            ## five minutes of random schedules
+	$(PY) tests/behaviour/stress.py $(ARGS)
+
+dist: $(VENV)/.dist            ## build wheel and sdist into dist/
+	rm -rf dist
+	$(PY) -m build --outdir dist .
+
+clean:            ## remove everything that the targets made
+	rm -rf .venv .venv-* .build build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/.made:
+	@$(PYTHON) -c '' || { \
+	    echo "make: cannot run $(PYTHON); install Python 3.10 or later, or name one: make PYTHON=/path/to/python3" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
+	    echo "make: treadle needs Python 3.10 or later and $(PYTHON) is $$($(PYTHON) -V); name another: make PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+	    package=$$($(PYTHON) -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])'); \
+	    if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	        echo "make: installing $$package, which this Python needs to make virtual environments"; \
+	        apt-get update -qq && apt-get install -qq -y "$$package" >/dev/null; \
+	    else \
+	        echo "make: this Python cannot make virtual environments; on Debian and Ubuntu: sudo apt-get install $$package" >&2; exit 1; \
+	    fi; }
+	$(PYTHON) -m venv --clear $(VENV)
+	@echo "$(CURDIR)" > $@
+
+$(VENV)/.cli: $(VENV)/.made pyproject.toml
+	$(PIP) --editable '.[cli]'
+	@touch $@
+
+# Compiled test libraries have no releases for free-threaded builds; the tests that use them are skipped there.
+$(VENV)/.test: $(VENV)/.made pyproject.toml
+	@free=$$($(PY) -c 'import sysconfig; print(sysconfig.get_config_var("Py_GIL_DISABLED") or 0)'); \
+	if [ "$$free" = 1 ]; then extras=test; else extras=test,test-compiled; fi; \
+	echo "installing treadle[$$extras] into $(VENV)"; \
+	$(PIP) --editable ".[$$extras]"
+	@touch $@
+
+$(VENV)/.check $(VENV)/.bench $(VENV)/.dist: $(VENV)/.%: $(VENV)/.made pyproject.toml
+	$(PIP) --editable '.[$*]'
+	@touch $@

@@ -1,0 +1,113 @@
+"""Flags before environment before TOML before defaults, and no mistake passed over."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+
+from treadle.cli.config import ConfiguredCommand
+from treadle.cli.values import Seconds
+
+
+@click.group(context_settings={"auto_envvar_prefix": "TREADLE"})
+def group() -> None:
+    """Stand above the command, as `treadle` does."""
+
+
+@group.command(cls=ConfiguredCommand, name="serve")
+@click.option("--threads", type=click.IntRange(1, 1000), default=1)
+@click.option("--max-connections", type=int, default=1)
+@click.option("--idle-timeout", type=Seconds(), default=1.0)
+@click.option("--host", default="default")
+def serve(threads: int, max_connections: int, idle_timeout: float, host: str) -> None:
+    """Say what it was given."""
+    click.echo(f"{threads} {max_connections} {idle_timeout} {host}")
+
+
+group.add_command(click.Command("other"))
+
+
+def invoke(*args: str, config: Path | str | None = None, **env: str) -> Result:
+    options = [] if config is None else ["--config", str(config)]
+    return CliRunner().invoke(group, ["serve", *args, *options], env=env)
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    path = tmp_path / "treadle.toml"
+    path.write_text('[serve]\nthreads = 30\nmax-connections = 30\nidle-timeout = 3\nhost = "file"\n[other]\n')
+    return path
+
+
+def test_each_source_yields_to_the_one_before_it(config: Path) -> None:
+    env = {"TREADLE_SERVE_THREADS": "20", "TREADLE_SERVE_MAX_CONNECTIONS": "20"}
+    assert invoke().output == "1 1 1.0 default\n"
+    assert invoke(config=config).output == "30 30 3.0 file\n"
+    assert invoke(config=config, **env).output == "20 20 3.0 file\n"
+    assert invoke("--threads", "10", config=config, **env).output == "10 20 3.0 file\n"
+
+
+def test_the_file_itself_may_be_named_by_the_environment(config: Path) -> None:
+    assert invoke(TREADLE_SERVE_CONFIG=str(config)).output == "30 30 3.0 file\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("[serve]\nthread = 5", "[serve] has no key 'thread'; did you mean 'threads'?"),
+        ("[serve]\nmax_connections = 5", "[serve] has no key 'max_connections'; did you mean 'max-connections'?"),
+        ("[serve]\nconfig = 'x'", "[serve] has no key 'config'"),
+        ("[serve]\nzzz = 5", "[serve] has no key 'zzz'; known: host, idle-timeout, max-connections, threads"),
+        ("[server]\nthreads = 5", "unknown table [server]; did you mean 'serve'?"),
+        ("serve = 5", "serve must be a table"),
+        ("[serve]\nthreads = '5'", "[serve] threads = '5' is of the wrong type"),
+        ("[serve]\nthreads = 5.5", "[serve] threads = 5.5 is of the wrong type"),
+        ("[serve]\nthreads = true", "[serve] threads = True is of the wrong type"),
+        ("[serve]\nthreads = 0", "[serve] threads: 0 is not in the range"),
+        ("[serve]\nidle-timeout = nan", "[serve] idle-timeout: nan is not"),
+        ("[serve]\nthreads 5", "not valid TOML"),
+    ],
+)
+def test_a_mistake_in_the_file_is_status_2_and_names_file_and_key(tmp_path: Path, text: str, complaint: str) -> None:
+    path = tmp_path / "my.toml"
+    path.write_text(text)
+    result = invoke(config=path)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert complaint in result.stderr
+    assert str(path) in result.stderr
+
+
+def test_a_flag_does_not_hide_a_mistake_in_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "my.toml"
+    path.write_text("[serve]\nthreads = 0")
+    assert invoke("--threads", "5", config=path).exit_code == 2
+
+
+def test_a_missing_file_is_named_with_its_neighbour(config: Path) -> None:
+    result = invoke(config=config.with_name("tredle.toml"))
+    assert result.exit_code == 2
+    assert "no such file" in result.stderr
+    assert f"did you mean '{config}'?" in result.stderr
+
+
+def test_what_cannot_be_read_is_status_2(tmp_path: Path) -> None:
+    result = invoke(config=tmp_path)
+    assert result.exit_code == 2
+    assert f"{tmp_path}: cannot be read" in result.stderr
+    binary = tmp_path / "binary.toml"
+    binary.write_bytes(b"\xff\xfe\x00")
+    result = invoke(config=binary)
+    assert result.exit_code == 2
+    assert f"{binary}: not valid TOML" in result.stderr
+
+
+def test_a_bad_value_from_the_environment_names_its_variable() -> None:
+    result = invoke(TREADLE_SERVE_THREADS="many")
+    assert result.exit_code == 2
+    assert "TREADLE_SERVE_THREADS" in result.stderr
+    result = invoke("--threads", "many")
+    assert result.exit_code == 2
+    assert "TREADLE_SERVE_THREADS" not in result.stderr

@@ -1,0 +1,31 @@
+"""How the command starts, with its extra and without."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from programs import TREADLE, run
+
+# A module that sys.modules holds as None is, to an import statement, not installed.
+WITHOUT = "import sys; sys.modules[{package!r}] = None; from treadle.cli.main import main; sys.exit(main())"
+
+
+@pytest.mark.parametrize("package", ["click", "rich"])
+def test_a_missing_extra_is_named_without_a_traceback(package: str) -> None:
+    status, out, error = run(sys.executable, "-c", WITHOUT.format(package=package))
+    assert (status, out) == (69, "")
+    assert error == f'treadle: the command line needs {package}; install it with: pip install "treadle[cli]"\n'
+
+
+def test_a_missing_module_that_is_no_extra_is_a_fault_of_ours() -> None:
+    status, _, error = run(sys.executable, "-c", WITHOUT.format(package="selectors"))
+    assert status == 1
+    assert "ModuleNotFoundError" in error
+
+
+def test_python_m_treadle_is_the_command() -> None:
+    status, out, _ = run(*TREADLE, "--help")
+    assert status == 0
+    assert out.startswith("Usage: treadle ")

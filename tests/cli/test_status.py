@@ -1,0 +1,83 @@
+"""What a running server shows, and how seldom. What it looks like on a real terminal is in test_echo.py."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from dataclasses import replace
+
+import pytest
+
+from programs import Program
+from treadle.cli import status as status_module
+from treadle.cli.status import PLAIN_EVERY, Status, View, status_view
+
+QUIET = Status(busy=0, threads=4, connections=0, waiting=0, served=0, rejected=0)
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(status_module, "now", clock)
+    return clock
+
+
+def test_a_status_is_shown_when_it_has_changed_and_is_due(clock: Clock) -> None:
+    shown: list[Status] = []
+    view = View(shown.append, every=5.0)
+    first, second = replace(QUIET, served=1), replace(QUIET, served=2)
+    assert view.update(first) == 5.0
+    clock.now += 2.0
+    assert view.update(second) == 3.0
+    assert shown == [first]
+    clock.now += 3.0
+    assert view.update(second) == 5.0
+    assert shown == [first, second]
+    clock.now += 50.0
+    assert view.update(second) == 5.0
+    assert shown == [first, second]
+
+
+def test_a_status_reads_as_one_line() -> None:
+    busy = Status(busy=3, threads=4, connections=7, waiting=4, served=12, rejected=1)
+    assert str(busy) == "threads 3/4  connections 7  waiting 4  served 12  rejected 1"
+
+
+def test_a_flood_of_changes_is_a_line_every_few_seconds(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+    with status_view() as view:
+        for number in range(1000):
+            view.update(replace(QUIET, served=number))
+            clock.now += PLAIN_EVERY / 100
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 10
+    assert lines[0].endswith("threads 0/4  connections 0  waiting 0  served 0  rejected 0")
+
+
+def test_the_library_logs_through_the_view_while_it_lasts(capsys: pytest.CaptureFixture[str]) -> None:
+    logger = logging.getLogger("treadle")
+    before = logger.level, list(logger.handlers)
+    with status_view():
+        logging.getLogger("treadle.echo").info("[brackets] are no markup")
+    assert capsys.readouterr().out.endswith(" [brackets] are no markup\n")
+    assert (logger.level, logger.handlers) == before
+
+
+def test_on_a_terminal_log_lines_stand_as_they_are() -> None:
+    program = """
+import logging
+import sys
+from treadle.cli.status import status_view
+with status_view():
+    logging.getLogger("treadle.echo").info("[bold]brackets[/bold] are no markup")
+"""
+    with Program([sys.executable, "-c", program], terminal=True) as shown:
+        shown.wait_for(r"\[bold\]brackets\[/bold\] are no markup")
+        assert shown.wait() == 0

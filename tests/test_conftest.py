@@ -1,0 +1,75 @@
+"""What conftest.py promises, seen from outside: pytest runs faulty tests under it, and each fault fails."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from programs import run
+
+HERE = Path(__file__).parent
+HEAD = "import gc, socket, threading, warnings, pytest\nkept = []\n"
+
+
+def faults_of(body: str, tmp_path: Path, **less: float) -> tuple[int, str]:
+    """Run a test module with this body under our conftest and settings; return exit status and output.
+
+    Args:
+        less: constants of conftest.py, or the setting faulthandler_timeout, by what is to stand in their place.
+    """
+    for name in ("conftest.py", "../pyproject.toml"):
+        text = (HERE / name).read_text()
+        for constant, value in less.items():
+            text = re.sub(rf"^{constant} = [\d.]+", f"{constant} = {value}", text, flags=re.MULTILINE)
+        (tmp_path / Path(name).name).write_text(text)
+    (tmp_path / "test_faulty.py").write_text(HEAD + body)
+    status, out, error = run(
+        sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(tmp_path), str(tmp_path)
+    )
+    return status, out + error
+
+
+@pytest.mark.parametrize(
+    ("body", "complaint"),
+    [
+        ("threading.Thread(target=threading.Event().wait, name='forgotten', daemon=True).start()", "forgotten"),
+        ("kept.append(socket.socket())", "left descriptors open"),
+        ("socket.socket(); gc.collect()", "ResourceWarning"),
+        ("warnings.warn('look out')", "UserWarning: look out"),
+        ("t = threading.Thread(target=lambda: 1 / 0); t.start(); t.join()", "ZeroDivisionError"),
+    ],
+)
+def test_what_a_test_leaves_or_hides_fails_it(body: str, complaint: str, tmp_path: Path) -> None:
+    status, output = faults_of(f"def test(): {body}\n", tmp_path, PATIENCE=0.05)
+    assert status == 1, output
+    assert complaint in output
+
+
+def test_what_ends_in_time_is_no_fault(tmp_path: Path) -> None:
+    """A thread on its way out is waited for."""
+    body = "def test():\n    gate = threading.Event()\n    threading.Thread(target=gate.wait).start()\n    gate.set()\n"
+    status, output = faults_of(body, tmp_path)
+    assert status == 0, output
+
+
+def test_a_reason_excuses(tmp_path: Path) -> None:
+    body = "@pytest.mark.leaves_behind('it is the subject')\ndef test(): kept.append(socket.socket())\n"
+    status, output = faults_of(body, tmp_path)
+    assert status == 0, output
+
+
+def test_a_test_that_hangs_ends_the_run_with_every_stack(tmp_path: Path) -> None:
+    status, output = faults_of("def test_hangs(): threading.Event().wait()\n", tmp_path, faulthandler_timeout=1)
+    assert status == 1
+    assert "Timeout" in output
+    assert "in test_hangs" in output
+
+
+def test_a_thread_that_outlives_the_last_test_cannot_keep_the_run_from_ending(tmp_path: Path) -> None:
+    body = "def test(): threading.Thread(target=threading.Event().wait, name='immortal').start()\n"
+    status, output = faults_of(body, tmp_path, PATIENCE=0.05, EXIT_PATIENCE=1)
+    assert status == 1
+    assert "immortal" in output

@@ -1,0 +1,289 @@
+"""The house: which module may import which, who may start threads, touch sockets and read time, and what a file owes.
+
+Everything here is read from the source's syntax trees, so a module that cannot be imported is judged as well.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SOURCE = ROOT / "src" / "treadle"
+MODULES = sorted(SOURCE.rglob("*.py"))
+LONGEST_FILE = 400
+LONGEST_FUNCTION = 60
+
+# Lowest first. A module imports from its own floor and from those below; the floor of a package is that of its folder.
+FLOORS = [
+    {"errors", "clock", "checks", "calls", "home"},
+    {"scope"},
+    {"futures"},
+    {"orders", "events"},
+    {"worker"},
+    {"deadlock"},
+    {"admission", "staff"},
+    {"dispatch"},
+    {"job", "lifecycle", "snapshots"},
+    {"aio", "mapping", "waiting"},
+    {"pool"},
+    {"groups", "channel", "crew", "pipeline"},
+    {"__init__", "testing"},
+    {"server", "fetch", "engines"},
+    {"watch"},
+    {"cli", "__main__"},
+]
+STRANGERS = {"server", "fetch", "engines"}  # side by side, and never importing each other
+
+THREAD_CLASSES = {"Thread", "Timer"}
+THREAD_FUNCTIONS = {"start_new_thread", "start_new", "start_joinable_thread"}
+MAY_START_THREADS = {"worker.py", "server/processes.py", "engines/processes.py"}
+MAY_READ_TIME = {"clock.py"}
+SOCKETS = {"socket", "_socket", "socketserver", "ssl"}
+MAY_TOUCH_SOCKETS = ("server/", "fetch/", "cli/echo.py")
+# The guard around the optional dependencies of the command line.
+MAY_IMPORT_IN_FUNCTIONS = {"cli/main.py"}
+
+
+def name_of(path: Path) -> str:
+    """Return the path below src/treadle, as in `cli/echo.py`."""
+    return path.relative_to(SOURCE).as_posix()
+
+
+def room_of(module: str) -> str:
+    """Return the name that the floors use: `server` for `treadle.server.lead`, `__init__` for `treadle`."""
+    return [*module.split("."), "__init__"][1]
+
+
+def running_nodes(tree: ast.AST) -> Iterator[ast.AST]:
+    """Walk the tree, passing by what stands under `if TYPE_CHECKING`: it never runs."""
+    yield tree
+    for child in ast.iter_child_nodes(tree):
+        typing_only = (
+            isinstance(child, ast.If) and isinstance(child.test, ast.Name) and child.test.id == "TYPE_CHECKING"
+        )
+        if not typing_only:
+            yield from running_nodes(child)
+
+
+def imports_in(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """Give line and dotted name of each module imported, with names imported from `treadle` itself in full."""
+    for node in running_nodes(tree):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"line {node.lineno}: imports are absolute in this house"
+            base = str(node.module)
+            for alias in node.names:
+                below = base == "treadle" and (SOURCE / alias.name).with_suffix(".py").exists()
+                package = base == "treadle" and (SOURCE / alias.name).is_dir()
+                yield node.lineno, f"{base}.{alias.name}" if below or package else base
+
+
+def floor_of(room: str) -> int:
+    floors = [number for number, rooms in enumerate(FLOORS) if room in rooms]
+    assert floors, f"module {room!r} has no floor: place it in FLOORS, and in the design"
+    return floors[0]
+
+
+def upward_imports(path: Path, tree: ast.AST) -> list[str]:
+    own = name_of(path).removesuffix(".py").split("/")[0]
+    faults = []
+    for line, module in imports_in(tree):
+        if module.split(".")[0] != "treadle":
+            continue
+        room = room_of(module)
+        strangers = room != own and {room, own} <= STRANGERS
+        if floor_of(room) > floor_of(own) or strangers:
+            faults.append(f"{name_of(path)}:{line} imports {module}")
+    return faults
+
+
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"), str(path))
+
+
+def functions_in(tree: ast.AST) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    return (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
+
+
+each_module = pytest.mark.parametrize("path", MODULES, ids=name_of)
+
+
+def last_name_of(node: ast.expr) -> str:
+    """Return `Thread` for `threading.Thread` as well as for `Thread`."""
+    return node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""
+
+
+def thread_starts_in(tree: ast.AST) -> list[int]:
+    """Return the lines that make, subclass or import a thread class, or mention a function that starts threads."""
+    made = [node.func for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    bases = [base for node in ast.walk(tree) if isinstance(node, ast.ClassDef) for base in node.bases]
+    found = [node.lineno for node in made + bases if last_name_of(node) in THREAD_CLASSES]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and node.attr in THREAD_FUNCTIONS:
+            found.append(node.lineno)
+        elif isinstance(node, ast.ImportFrom):
+            forbidden = [alias for alias in node.names if alias.name in THREAD_FUNCTIONS]
+            renamed = [alias for alias in node.names if alias.name in THREAD_CLASSES and alias.asname]
+            found += [node.lineno for _ in forbidden + renamed]
+    return sorted(set(found))
+
+
+@each_module
+def test_imports_go_downward_only(path: Path) -> None:
+    assert not upward_imports(path, tree_of(path))
+
+
+@pytest.mark.parametrize(
+    ("path", "source"),
+    [
+        ("futures.py", "from treadle.pool import Pool"),
+        ("aio.py", "import treadle.pool"),
+        ("pool.py", "from treadle import Pool"),
+        ("dispatch.py", "from treadle import pool"),
+        ("server/lead.py", "from treadle.fetch.retry import Retry"),
+        ("engines/dask.py", "import treadle.server"),
+        ("watch/trace.py", "from treadle.cli.main import main"),
+        ("crew.py", "def f():\n    from treadle.server import Server"),
+    ],
+)
+def test_layer_test_sees_an_upward_import(path: str, source: str) -> None:
+    """The rule above holds something only if it can fail."""
+    assert upward_imports(SOURCE / path, ast.parse(source))
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    """Floors allow neighbours to import each other; only one of two may."""
+    graph: dict[str, set[str]] = {}
+    for path in MODULES:
+        dotted = "treadle." + name_of(path).removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+        graph[dotted] = {module for _, module in imports_in(tree_of(path)) if module.startswith("treadle.")}
+    done: set[str] = set()
+
+    def visit(module: str, trail: tuple[str, ...]) -> None:
+        assert module not in trail, " -> ".join((*trail, module))
+        if module not in done:
+            for below in graph.get(module, ()):
+                visit(below, (*trail, module))
+            done.add(module)
+
+    for module in graph:
+        visit(module, ())
+
+
+@each_module
+def test_no_function_imports(path: Path) -> None:
+    """An import inside a function dodges a cycle or hides a dependency."""
+    if name_of(path) in MAY_IMPORT_IN_FUNCTIONS:
+        return
+    hidden = [line for function in functions_in(tree_of(path)) for line, _ in imports_in(function)]
+    assert not hidden, f"{name_of(path)} imports inside functions, at lines {hidden}"
+
+
+@each_module
+def test_only_the_worker_starts_threads(path: Path) -> None:
+    found = thread_starts_in(tree_of(path))
+    assert not found or name_of(path) in MAY_START_THREADS, f"{name_of(path)} starts threads, at lines {found}"
+
+
+@pytest.mark.parametrize(
+    ("source", "starts"),
+    [
+        ("threading.Thread(target=f).start()", True),
+        ("from threading import Thread\nThread(target=f)", True),
+        ("from threading import Thread as T", True),
+        ("class Worker(threading.Thread): pass", True),
+        ("threading.Timer(1, f)", True),
+        ("start = _thread.start_new_thread", True),
+        ("from _thread import start_new_thread", True),
+        ("from threading import Lock, Thread\nthread: Thread | None = None", False),
+        ("threading.current_thread()", False),
+    ],
+)
+def test_thread_rule_sees_a_start(source: str, starts: bool) -> None:
+    assert bool(thread_starts_in(ast.parse(source))) is starts
+
+
+@each_module
+def test_only_the_clock_reads_time(path: Path) -> None:
+    found = [line for line, module in imports_in(tree_of(path)) if module == "time"]
+    assert not found or name_of(path) in MAY_READ_TIME, f"{name_of(path)} imports time, at lines {found}"
+
+
+@each_module
+def test_only_server_and_fetch_touch_sockets(path: Path) -> None:
+    found = [line for line, module in imports_in(tree_of(path)) if module in SOCKETS]
+    assert not found or name_of(path).startswith(MAY_TOUCH_SOCKETS), (
+        f"{name_of(path)} imports sockets, at lines {found}"
+    )
+
+
+@each_module
+def test_each_module_has_its_test_module(path: Path) -> None:
+    if path.name in {"__init__.py", "__main__.py"}:
+        return
+    mirror = ROOT / "tests" / path.relative_to(SOURCE).with_name(f"test_{path.name}")
+    assert mirror.exists(), f"{name_of(path)} wants {mirror.relative_to(ROOT)}"
+
+
+@each_module
+def test_no_file_holds_more_than_one_concept(path: Path) -> None:
+    lines = len(path.read_text(encoding="utf-8").splitlines())
+    assert lines <= LONGEST_FILE, f"{name_of(path)} has {lines} lines: which second concept moved in?"
+
+
+@each_module
+def test_functions_fit_a_screen(path: Path) -> None:
+    long = {
+        function.name: function.end_lineno - function.lineno + 1
+        for function in functions_in(tree_of(path))
+        if function.end_lineno is not None and function.end_lineno - function.lineno >= LONGEST_FUNCTION
+    }
+    assert not long, f"{name_of(path)}: {long}"
+
+
+@each_module
+def test_every_public_thing_has_a_docstring(path: Path) -> None:
+    """Public are modules, and their classes, functions and methods whose names have no underscore in front."""
+    tree = tree_of(path)
+    assert ast.get_docstring(tree), f"{name_of(path)} has no docstring"
+    bare = list(_undocumented(tree))
+    assert not bare, f"{name_of(path)} leaves undocumented: {bare}"
+
+
+def _undocumented(parent: ast.Module | ast.ClassDef) -> Iterator[str]:
+    for node in parent.body:
+        if not isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) or node.name.startswith("_"):
+            continue
+        overload = any(isinstance(mark, ast.Name) and mark.id == "overload" for mark in node.decorator_list)
+        if not overload and not ast.get_docstring(node):
+            yield f"{node.name} (line {node.lineno})"
+        if isinstance(node, ast.ClassDef):
+            yield from _undocumented(node)
+
+
+@each_module
+def test_all_is_sorted_and_names_what_exists(path: Path) -> None:
+    module = importlib.import_module(
+        ".".join(("treadle", *path.relative_to(SOURCE).with_suffix("").parts)).removesuffix(".__init__")
+    )
+    names = getattr(module, "__all__", [])
+    ranked = [(not name.isupper(), not name[0].isupper(), name) for name in names]  # CONSTANTS, Classes, functions
+    assert all(first < second for first, second in pairwise(ranked)), f"unsorted or doubled: {names}"
+    missing = [name for name in names if not hasattr(module, name)]
+    assert not missing, f"{name_of(path)} promises {missing}"
+
+
+def test_every_public_name_has_a_docstring_at_run_time() -> None:
+    """What `help(treadle.name)` says. A name bound to a plain value, such as __version__, has its type's."""
+    treadle = importlib.import_module("treadle")
+    assert treadle.__all__
+    bare = [name for name in treadle.__all__ if not inspect.getdoc(getattr(treadle, name))]
+    assert not bare
