@@ -364,10 +364,11 @@ def test_handler_that_joins_its_own_crew_does_not_wait() -> None:
     answers: list[bool] = []
 
     def join(item: int) -> None:
-        answers.append(crew.join())
+        answers.append(crew.join(3 * PATIENCE))
 
     with Crew(join, 1) as crew:
         crew.put(1)
+        until(lambda: bool(answers))
     assert answers == [False]
 
 
@@ -399,6 +400,14 @@ def test_workers_end_when_the_channel_is_closed_and_empty() -> None:
     assert seen == [0, 1, 2]
     with pytest.raises(ValueError, match="timeout=-1"):
         crew.join(-1)
+
+
+def test_join_leaves_no_thread() -> None:
+    for _ in range(50):  # a thread lives on for an instant after its loop
+        crew = Crew(ignore, 4, name="weavers")
+        crew.close()
+        assert crew.join(PATIENCE)
+        assert not threads_named("weavers-")
 
 
 def test_closing_can_drop_what_waits() -> None:

@@ -32,6 +32,7 @@ FLOORS = [
     {"dispatch"},
     {"job", "lifecycle", "snapshots"},
     {"aio", "mapping", "waiting"},
+    {"futuremap"},
     {"pool"},
     {"groups", "channel", "crew", "pipeline"},
     {"__init__", "testing"},

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextvars
+import gc
 import itertools
+import queue
 import signal
 import sys
 import textwrap
 import threading
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,7 +23,7 @@ from hypothesis import strategies as st
 
 from programs import run
 from treadle.errors import ChannelClosed
-from treadle.pipeline import Pipeline
+from treadle.pipeline import Pipeline, _InOrder
 
 PATIENCE = 20.0  # seconds for what must happen
 
@@ -162,6 +165,46 @@ def test_result_is_that_of_the_functions_one_after_another(
 
 def test_none_is_an_item() -> None:
     assert list(Pipeline().stage(lambda item: None).stage(lambda item: (item,)).run([None, 1])) == [(None,), (None,)]
+
+
+@both_orders
+def test_run_that_waits_keeps_nothing_of_the_items_that_passed(ordered: bool) -> None:
+    class Item:
+        pass
+
+    gate = threading.Event()
+    traces: list[weakref.ref[Item]] = []
+
+    def source() -> Iterator[Item]:
+        item = Item()
+        traces.append(weakref.ref(item))
+        yield item
+        del item
+        assert gate.wait(PATIENCE)
+        yield Item()
+
+    results = Pipeline().stage(lambda item: item, width=2).stage(lambda item: item).run(source(), ordered=ordered)
+    assert isinstance(next(results), Item)
+    consumer = threading.Thread(target=list, args=(results,), daemon=True)
+    consumer.start()
+    until(lambda: gc.collect() >= 0 and traces[0]() is None)
+    gate.set()
+    consumer.join(PATIENCE)
+    assert not consumer.is_alive()
+
+
+def test_entry_that_was_early_wakes_one_more_thread_when_its_turn_comes() -> None:
+    """Two threads wait for number 0. Number 1 comes first, and wakes nobody; so whoever takes 0 must wake the other."""
+    channel, got = _InOrder(5), queue.SimpleQueue[tuple[int, Any]]()
+    takers = [threading.Thread(target=lambda: got.put(next(channel)), daemon=True) for _ in range(2)]
+    for taker in takers:
+        taker.start()
+    until(lambda: len(channel._came._waiters) == 2)  # type: ignore[attr-defined]  # of the Condition
+    channel.put((1, "late"))
+    channel.put((0, "early"))
+    assert sorted(got.get(timeout=PATIENCE) for _ in takers) == [(0, "early"), (1, "late")]
+    for taker in takers:
+        taker.join(PATIENCE)
 
 
 @both_orders
@@ -402,12 +445,13 @@ def test_run_whose_threads_cannot_all_be_started_raises_and_leaves_none(monkeypa
 
     source = Source()
     monkeypatch.setattr(threading.Thread, "start", start_three)
-    with pytest.raises(RuntimeError, match="can't start new thread"):
+    with pytest.raises(RuntimeError, match="can't start new thread") as caught:  # keeps the run alive, as a caller may
         next(Pipeline().stage(double, width=2).stage(double).run(source))
     for thread in started:
         thread.join(PATIENCE)
         assert not thread.is_alive()
     assert source.read == 0
+    assert caught.value.args
 
 
 # -- ending early --------------------------------------------------------------------------------------------------
@@ -421,7 +465,7 @@ def test_closing_early_stops_everything_and_leaves_no_thread(ordered: bool, take
     results = pipeline.run(source, ordered=ordered)
     for _ in range(taken):
         next(results)
-    assert len(threads_of_pipelines()) == 6
+    until(lambda: len(threads_of_pipelines()) == 6)  # those of an earlier test may be on their way out
     results.close()
     assert not threads_of_pipelines()
     read = source.read
@@ -522,6 +566,28 @@ def test_run_that_was_left_does_not_keep_python_from_exiting(end: str) -> None:
     assert out == "1\n"
     assert status == {"": 0, "raise ValueError('main')": 1}.get(end, -signal.SIGINT)
     assert "treadle" not in err
+
+
+def test_calls_under_way_when_a_run_failed_end_before_python_does() -> None:
+    program = """
+        import atexit, os, threading
+        from treadle.pipeline import Pipeline
+        exiting, begun = threading.Event(), threading.Event()
+        atexit.register(exiting.set)
+        def function(item):
+            if item:
+                begun.wait()
+                raise ValueError
+            begun.set()
+            exiting.wait()
+            threading.Event().wait(0.3)  # give Python the time to end first, if it does not wait
+            os.write(1, b"the call ended")
+        try:
+            list(Pipeline().stage(function, width=2).run(range(2)))
+        except ValueError:
+            os.write(1, b"the run failed, ")
+    """
+    assert run(sys.executable, "-c", textwrap.dedent(program)) == (0, "the run failed, the call ended", "")
 
 
 # -- under threads -------------------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-__all__ = ["boolean", "function", "integer", "one_of", "seconds", "text"]
+__all__ = ["boolean", "function", "integer", "integer_or_none", "one_of", "seconds", "text"]
 
 
 def integer(name: str, value: object, *, least: int) -> int:
@@ -18,6 +18,22 @@ def integer(name: str, value: object, *, least: int) -> int:
     number = int(value.__index__())
     if number < least:
         raise ValueError(f"{name}={value!r}: {name} must be {'greater than 0' if least == 1 else f'{least} or more'}")
+    return number
+
+
+def integer_or_none(name: str, value: object, *, least: int) -> int | None:
+    """Return `value` if it is an integer of at least `least`, or None.
+
+    Raises:
+        TypeError, ValueError: it is not.
+    """
+    if value is None:
+        return None
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise TypeError(f"{name}={value!r} is {type(value).__name__}; {name} must be an integer or None")
+    number = int(value.__index__())
+    if number < least:
+        raise ValueError(f"{name}={value!r}: {name} must be None or {'> 0' if least == 1 else f'>= {least}'}")
     return number
 
 

@@ -14,33 +14,44 @@ tasks are.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import TimeoutError
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast
 
 from treadle import clock
 from treadle.errors import PoolClosed
 from treadle.job import NONE_YET, RETURNED, Item, Job
 
 if TYPE_CHECKING:
-    from contextvars import Context
-
-    from treadle.calls import Bare
     from treadle.dispatch import Dispatcher
 
-__all__ = ["MapIterator", "start_map"]
+__all__ = ["MapIterator", "Results", "read_ahead"]
 
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 
 UNBOUNDED_AHEAD = 1000  # items read ahead in a pool whose queue has no ceiling; guess: as many as the default ceiling
+
+
+class Results(Protocol[T_co]):
+    """What `map` returns: an iterator that can be closed, for one thread at a time."""
+
+    def __iter__(self) -> Results[T_co]:
+        """Return itself."""
+
+    def __next__(self) -> T_co:
+        """Return the next result, or raise what its call raised."""
+
+    def close(self) -> None:
+        """Cancel what has not begun, and end the iteration. It may be called again."""
 
 
 class MapIterator(Iterator[T], Generic[T]):
     """The results of `Pool.map`. For one thread at a time."""
 
     def __init__(
-        self, pool: object, job: Job, rows: Iterator[tuple[Any, ...]], ahead: int, deadline: float | None
+        self, pool: object, job: Job, rows: Iterator[tuple[Any, ...]], ahead: int, timeout: float | None
     ) -> None:
         self._pool = pool  # so that `for x in Pool().map(...)` keeps its pool, as long as there is input
         self._job = job
@@ -49,7 +60,7 @@ class MapIterator(Iterator[T], Generic[T]):
         # Refilled by half, for a wake-up each item would cost more than the item; but never so late that a thread
         # idles.
         self._low = max(ahead // 2, min(ahead - 1, 2 * job.dispatcher.staff.max_workers))
-        self._deadline = deadline
+        self._deadline = None if timeout is None else clock.now() + timeout
         self._window: deque[Item] = deque()  # read, not taken, in the order of the input
         self._outstanding = 0  # items read and not taken, when we last looked;
         self._span = 0  # results to take until we look again,
@@ -147,24 +158,7 @@ class MapIterator(Iterator[T], Generic[T]):
             self._job.close()
 
 
-def start_map(
-    pool: object,
-    dispatcher: Dispatcher,
-    fn: Callable[..., T],
-    iterables: tuple[Iterable[Any], ...],
-    *,
-    timeout: float | None,
-    chunksize: int,
-    buffersize: int | None,
-    ordered: bool,
-    context: Context | Bare,
-    enter: tuple[str, float | None],
-    name: str | None,
-) -> MapIterator[T]:
-    """Begin to read and run; see `Pool.map`. `enter` is the policy and time-out of admission."""
-    deadline = None if timeout is None else clock.now() + timeout
-    if buffersize is None:
-        queue_size = dispatcher.queue_size
-        buffersize = UNBOUNDED_AHEAD if queue_size is None else max(queue_size, 2 * dispatcher.staff.max_workers)
-    job = Job(dispatcher, fn, chunksize=chunksize, ordered=ordered, context=context, enter=enter, name=name)
-    return MapIterator(pool, job, zip(*iterables, strict=False), buffersize, deadline)
+def read_ahead(dispatcher: Dispatcher) -> int:
+    """Return how many items are read ahead of the results taken, where the caller does not say."""
+    queue_size = dispatcher.queue_size
+    return UNBOUNDED_AHEAD if queue_size is None else max(queue_size, 2 * dispatcher.staff.max_workers)

@@ -9,6 +9,7 @@ reaches back to the source.
 from __future__ import annotations
 
 import atexit
+import itertools
 import logging
 import threading
 import weakref
@@ -210,6 +211,7 @@ class _Run:
             self._start()
             for _, value in self._channels[-1]:
                 yield value
+                del value  # or it would live on while the consumer waits for the next
             self._raise_error()
             self._join()
         except GeneratorExit:
@@ -264,9 +266,11 @@ class _Run:
     def _read(self) -> None:
         """Put the items of the source into the first channel."""
         try:
-            for entry in enumerate(self._source):
-                if not _pass_on(entry, self._channels[0]):
+            numbers = itertools.count()
+            for item in self._source:  # not enumerate(), which holds on to the last item while it waits for the next
+                if not _pass_on((next(numbers), item), self._channels[0]):
                     return
+                del item
         except BaseException as error:
             self._fail(error, "source")
         finally:
@@ -279,7 +283,7 @@ class _Run:
             for position, value in inlet:
                 if not _pass_on((position, self._context.copy().run(stage.function, value)), outlet):
                     return
-                del value  # or it would live on while this thread waits for the next
+                del value
         except BaseException as error:
             self._fail(error, stage.name)
         finally:

@@ -17,8 +17,10 @@ from treadle.calls import Bare
 from treadle.clock import now
 from treadle.dispatch import Dispatcher
 from treadle.events import Observer, Snapshot
+from treadle.futuremap import FutureMap
 from treadle.futures import PENDING, Future
-from treadle.mapping import MapIterator, start_map
+from treadle.job import Job
+from treadle.mapping import MapIterator, Results, read_ahead
 from treadle.orders import Order, order_named
 from treadle.snapshots import snapshot_of
 
@@ -54,7 +56,8 @@ class Pool(ThreadPoolExecutor):
         queue_size: the ceiling on tasks that wait, 0 or more. 0: a task is taken only if a thread is free for it. None:
         no
             ceiling.
-        when_full: what `submit` does at that ceiling. "wait": blocks until there is room. "reject": raises PoolFull.
+        when_full: what `submit` does at that ceiling. "wait": blocks until there is room; not for callers that hold a
+            lock which tasks or their callbacks need. "reject": raises PoolFull.
             "run": runs the task in the calling thread. "discard_oldest": cancels the task that has waited longest.
         order: in which order waiting tasks run: "fifo", or an object (see `treadle.orders`).
         min_workers: threads that are started at once and stay when idle, 0 to `max_workers`.
@@ -109,7 +112,7 @@ class Pool(ThreadPoolExecutor):
             thread_prefix=prefix,
             max_workers=max_workers,
             min_workers=min_workers,
-            queue_size=None if queue_size is None else checks.integer("queue_size", queue_size, least=0),
+            queue_size=checks.integer_or_none("queue_size", queue_size, least=0),
             order=order_named(order),
             idle_timeout=checks.seconds("idle_timeout", idle_timeout),
             initializer=initializer,
@@ -176,7 +179,7 @@ class Pool(ThreadPoolExecutor):
         chunksize: int = 1,
         buffersize: int | None = None,
         ordered: bool = True,
-    ) -> MapIterator[T]:
+    ) -> Results[T]:
         """Return an iterator over `fn(*items)` for the items of `iterables`, taken together as `zip` does.
 
         The input is read lazily, in the thread that calls `map` and then `next`, and at most `buffersize` items ahead
@@ -346,23 +349,27 @@ class Options:
         chunksize: int = 1,
         buffersize: int | None = None,
         ordered: bool = True,
-    ) -> MapIterator[T]:
+    ) -> Results[T]:
         """As `Pool.map`, with the view's options; `timeout` here is the results', the view's is for room."""
         checks.function("fn", fn)
         pool = self._pool
-        return start_map(
-            pool,
+        timeout = checks.seconds("timeout", timeout)
+        chunksize = checks.integer("chunksize", chunksize, least=1)
+        ahead = checks.integer_or_none("buffersize", buffersize, least=1) or read_ahead(pool._dispatcher)
+        ordered = checks.boolean("ordered", ordered)
+        rows = zip(*iterables, strict=False)
+        if type(pool).submit is not Pool.submit or "submit" in vars(pool):  # then every call is to pass through it
+            return FutureMap(pool.submit, fn, rows, ahead=ahead, timeout=timeout, ordered=ordered)
+        job = Job(
             pool._dispatcher,
             fn,
-            iterables,
-            timeout=checks.seconds("timeout", timeout),
-            chunksize=checks.integer("chunksize", chunksize, least=1),
-            buffersize=None if buffersize is None else checks.integer("buffersize", buffersize, least=1),
-            ordered=checks.boolean("ordered", ordered),
+            chunksize=chunksize,
+            ordered=ordered,
             context=copy_context() if pool._context else BARE,
             enter=(self._when_full, self._timeout),
             name=self._name,
         )
+        return MapIterator(pool, job, rows, ahead, timeout)
 
     async def run(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """As `Pool.run`, with the view's options."""

@@ -130,7 +130,9 @@ class Worker:
                         dispatcher.put_back(done)
                     elif watchers is None or watchers.condition is None:
                         done._state = FINISHED
-                if tasks:
+                if watchers is not None and watchers.callbacks:
+                    task = done  # claim nothing while callbacks run: who knows how long, and whom they wait for
+                elif tasks:
                     task = take()
                     if task._state is PENDING:
                         task._state = RUNNING
@@ -146,6 +148,9 @@ class Worker:
             if watchers is not None:
                 self._deliver(done)
                 watchers = None
+                if task is done:
+                    task = done = self.task = self.last = None
+                    continue
             done = self.last = task  # the last reference to the one before goes here, outside the lock
             if task is None:
                 if not self._rest():
@@ -165,7 +170,7 @@ class Worker:
         except BaseException:
             with self.dispatcher.lock:
                 task, self.task = self.task, None
-                if task is not None:
+                if task is not None and task is not done:
                     self.dispatcher.put_back(task)
             raise
 

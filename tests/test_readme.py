@@ -1,0 +1,148 @@
+"""The documents: every block of Python in them runs as written, and prints what it is said to print."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import shutil
+import socket
+import sys
+import tokenize
+from itertools import pairwise
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from programs import PATIENCE, TREADLE, Program, run
+
+ROOT = Path(__file__).parent.parent
+README, CHINESE = ROOT / "README.md", ROOT / "README.zh.md"
+DOCUMENTS = [README, CHINESE, ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+FIGURE = re.compile(r"<!-- figure: (\S+) (\S+) (\S+) -->(.*?)<!-- /figure -->")
+
+
+class Block(NamedTuple):
+    """A fenced block: where it begins, its language and its text."""
+
+    path: Path
+    line: int
+    language: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.path.name}:{self.line}"
+
+
+def blocks_of(path: Path) -> list[Block]:
+    """Return the fenced blocks of a document."""
+    text = path.read_text(encoding="utf-8")
+    fences = re.finditer(r"^```(\w+)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    return [Block(path, text.count("\n", 0, found.start()) + 1, *found.groups()) for found in fences]
+
+
+def programs_of(path: Path) -> list[tuple[Block, str | None]]:
+    """Return the blocks of Python, each with what it is to print: the block of text right after it."""
+    blocks = [*blocks_of(path), Block(path, 0, "end", "")]
+    return [
+        (block, after.text if after.language == "text" else None)
+        for block, after in pairwise(blocks)
+        if block.language == "python"
+    ]
+
+
+def without_comments(source: str) -> list[str]:
+    skipped = (tokenize.COMMENT, tokenize.NL)
+    return [token.string for token in tokenize.generate_tokens(io.StringIO(source).readline) if token.type not in skipped]
+
+
+def shell_lines(path: Path) -> list[str]:
+    """Return the commands of the shell blocks, without comments and what is only alignment."""
+    lines = [line for block in blocks_of(path) if block.language == "sh" for line in block.text.splitlines()]
+    return [re.sub(r"\s+#.*", "", line).strip() for line in lines]
+
+
+@pytest.mark.parametrize(
+    ("block", "output"), [program for path in DOCUMENTS for program in programs_of(path)], ids=lambda value: str(value)[:20]
+)
+def test_block_of_python_runs_as_written_and_prints_what_follows(block: Block, output: str | None, tmp_path: Path) -> None:
+    program = tmp_path / "block.py"
+    program.write_text(block.text, encoding="utf-8")
+    status, printed, errors = run(sys.executable, "-W", "error", str(program))
+    assert (status, errors) == (0, ""), str(block)
+    assert printed == (output or ""), str(block)
+
+
+def test_both_readmes_hold_the_same_programs_and_commands() -> None:
+    """Only comments are translated."""
+    ours, theirs = programs_of(README), programs_of(CHINESE)
+    assert [output for _, output in ours] == [output for _, output in theirs]
+    assert [without_comments(block.text) for block, _ in ours] == [without_comments(block.text) for block, _ in theirs]
+    assert shell_lines(README) == shell_lines(CHINESE)
+
+
+@pytest.mark.parametrize("mark", ["^#+ ", r"^\|", r"^- ", r"^\d\. ", r"\]\([^)]*\)", FIGURE.pattern])
+def test_both_readmes_have_the_same_shape(mark: str) -> None:
+    """As many headings, rows, points, links and figures; so that neither is forgotten."""
+    counts = [len(re.findall(mark, path.read_text(encoding="utf-8"), re.MULTILINE)) for path in (README, CHINESE)]
+    assert counts[0] == counts[1]
+    assert counts[0]
+
+
+def test_both_readmes_give_the_same_figures() -> None:
+    ours, theirs = (FIGURE.findall(path.read_text(encoding="utf-8")) for path in (README, CHINESE))
+    assert sorted(ours) == sorted(theirs)
+
+
+@pytest.mark.parametrize("figure", FIGURE.findall(README.read_text(encoding="utf-8")), ids=lambda figure: figure[0])
+def test_figure_names_a_result_of_the_benchmarks(figure: tuple[str, str, str, str]) -> None:
+    """Its value changes from run to run; `python bench/figures.py` copies it from there."""
+    name, path, form, value = figure
+    results = json.loads((ROOT / "bench" / "results" / f"{name}.json").read_text(encoding="utf-8"))
+    table, _, row = path.partition(".")
+    assert format(results[table][row], form)
+    float(value)
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_links_lead_somewhere(path: Path) -> None:
+    links = re.findall(r"\]\(([^)#]+)[^)]*\)", path.read_text(encoding="utf-8"))
+    missing = [link for link in links if "://" not in link and not (path.parent / link).exists()]
+    assert not missing
+
+
+def test_commands_of_the_readme_exist() -> None:
+    """`make` targets that make knows, and programs that are there; the programs are run by tests/examples."""
+    for words in (line.split() for line in shell_lines(README)):
+        if words[0] == "make":
+            environment = {"MAKEFLAGS": "", "MAKELEVEL": ""}
+            status, _, errors = run("make", "-C", str(ROOT), "--dry-run", words[1], env=environment)
+            assert status == 0, errors
+        elif words[0] == "python":
+            assert (ROOT / words[1]).is_file()
+        else:
+            assert words[0] in {"pip", "printf"}
+
+
+@pytest.mark.skipif(shutil.which("nc") is None, reason="nc is not installed")
+def test_echo_server_answers_the_line_of_the_readme() -> None:
+    line = next(line for line in shell_lines(README) if line.startswith("printf"))
+    if "-q" not in run("nc", "-h")[1] + run("nc", "-h")[2]:
+        pytest.skip("this nc has no -q")
+    with Program([*TREADLE, "echo", "--bind", "127.0.0.1:0"]) as server:
+        command = line.replace(" 5000", f" {server.wait_for_port()}")
+        assert command != line
+        assert run("sh", "-c", command) == (0, "hello\n", "")
+
+
+def test_echo_server_answers_on_the_port_it_names() -> None:
+    """The same without nc."""
+    with Program([*TREADLE, "echo", "--bind", "127.0.0.1:0"]) as server:
+        with socket.create_connection(("127.0.0.1", server.wait_for_port()), PATIENCE) as client:
+            client.sendall(b"hello\n")
+            assert client.recv(100) == b"hello\n"
+
+
+def test_no_document_names_a_path_of_some_machine() -> None:
+    home = re.compile(r"/(?:root|home|work|tmp)/")
+    assert not [path.name for path in DOCUMENTS if home.search(path.read_text(encoding="utf-8"))]
