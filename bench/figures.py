@@ -2,7 +2,9 @@
 
     python bench/figures.py
 
-A mark names the result, the value in it and its format: `<!-- figure: map.py313 ratios.treadle .0f -->11<!-- /figure -->`.
+A mark names the result, the value in it and its format:
+
+    <!-- figure: map.py313 ratios.treadle .0f -->11<!-- /figure -->
 """
 
 from __future__ import annotations

@@ -17,7 +17,8 @@ CEILING = 5_000_000  # bytes read of one page
 def fetch(url: str) -> bytes:
     try:
         with urlopen(url, timeout=PATIENCE) as page:
-            return page.read(CEILING)
+            body: bytes = page.read(CEILING)
+            return body
     except HTTPError as error:
         error.close()  # it is the page of a 404 too, and would stay open
         raise

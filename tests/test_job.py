@@ -82,3 +82,19 @@ def test_items_of_a_map_count_as_tasks_in_snapshots() -> None:
         pool.shutdown()
         now = pool.snapshot()
         assert (now.finished, now.submitted, now.waiting) == (100, 100, 0)
+
+
+def test_an_item_that_failed_and_was_never_taken_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    with Pool(1, name="worker") as pool:
+        pool.map(int, ["1", "not a number"])
+    (record,) = caplog.records
+    assert "task int failed, and nobody asked" in record.getMessage()
+
+
+def test_an_item_that_failed_and_was_taken_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
+    with Pool(1) as pool:
+        results = pool.map(int, ["not a number"])
+        with pytest.raises(ValueError, match="not a number"):
+            next(results)
+        del results
+    assert not caplog.records

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+
 from programs import PATIENCE, TREADLE, Program, run
 
 ROOT = Path(__file__).parent.parent
@@ -53,7 +54,9 @@ def programs_of(path: Path) -> list[tuple[Block, str | None]]:
 
 def without_comments(source: str) -> list[str]:
     skipped = (tokenize.COMMENT, tokenize.NL)
-    return [token.string for token in tokenize.generate_tokens(io.StringIO(source).readline) if token.type not in skipped]
+    return [
+        token.string for token in tokenize.generate_tokens(io.StringIO(source).readline) if token.type not in skipped
+    ]
 
 
 def shell_lines(path: Path) -> list[str]:
@@ -63,9 +66,13 @@ def shell_lines(path: Path) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("block", "output"), [program for path in DOCUMENTS for program in programs_of(path)], ids=lambda value: str(value)[:20]
+    ("block", "output"),
+    [program for path in DOCUMENTS for program in programs_of(path)],
+    ids=lambda value: str(value)[:20],
 )
-def test_block_of_python_runs_as_written_and_prints_what_follows(block: Block, output: str | None, tmp_path: Path) -> None:
+def test_block_of_python_runs_as_written_and_prints_what_follows(
+    block: Block, output: str | None, tmp_path: Path
+) -> None:
     program = tmp_path / "block.py"
     program.write_text(block.text, encoding="utf-8")
     status, printed, errors = run(sys.executable, "-W", "error", str(program))

@@ -62,6 +62,7 @@ class Admission:
             PoolFull, PoolClosed, PoolBroken: the task was not taken, and will not run.
             RuntimeError: no thread could be started, and none lives; or the interpreter exits.
         """
+        self.dispatcher.announce("submitted", task)
         victim = entrant = None
         try:
             with self.dispatcher.lock:
@@ -88,7 +89,6 @@ class Admission:
             victim._abandon()
         elif entrant is not None:
             self.wait_for_room(task, entrant, timeout)
-        self.dispatcher.announce("submitted", task)
 
     def enter_later(self, task: Task, when_full: str) -> bool:
         """Admit `task` without blocking: at once, or, if the policy is to wait or to run, when there is room.
@@ -102,6 +102,7 @@ class Admission:
         if when_full in ("reject", "discard_oldest"):
             self.enter(task, when_full)
             return True
+        self.dispatcher.announce("submitted", task)
         try:
             with self.dispatcher.lock:
                 self.check_open()
@@ -113,7 +114,6 @@ class Admission:
         except Exception as error:
             self.refuse(task, error)
             raise
-        self.dispatcher.announce("submitted", task)
         return entered
 
     def offer(self, task: Task) -> bool:

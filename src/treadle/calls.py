@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import sys
+import weakref
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["Bare", "Unseen", "name_of"]
+__all__ = ["Bare", "Unseen", "log_living", "name_of"]
 
 _log = logging.getLogger("treadle")
 
@@ -31,19 +33,38 @@ class Bare:
 
 
 class Unseen:
-    """Logs an exception, once, if its future vanishes before anybody asked for it."""
+    """Logs an exception, once, if its future vanishes before anybody asked for it, or still lives when Python exits."""
 
-    __slots__ = ("error", "name")
+    __slots__ = ("__weakref__", "error", "name")
 
     def __init__(self, name: str, error: BaseException) -> None:
         self.name = name
         self.error: BaseException | None = error
+        _living.add(weakref.ref(self, _living.discard))
 
-    def __del__(self) -> None:
-        error = self.error
+    def see(self) -> BaseException:
+        """Return the exception, for the one that asked for it; from now on it is not lost any more."""
+        error, self.error = self.error, None
+        return error  # type: ignore[return-value]  # None only if it was seen before
+
+    def log(self) -> None:
+        """Log the exception, unless somebody has seen it."""
+        error, self.error = self.error, None
         if error is not None:
-            _log.error(
-                "task %s failed, and nobody asked for its result",
-                self.name,
-                exc_info=(type(error), error, error.__traceback__),
-            )
+            what = (type(error), error, error.__traceback__)
+            _log.error("task %s failed, and nobody asked for its result", self.name, exc_info=what)
+
+    def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
+        if not is_finalizing():  # then modules are taken apart, log_living() has run, and globals may be gone
+            self.log()
+
+
+_living: set[weakref.ref[Unseen]] = set()  # adding and discarding are atomic
+
+
+def log_living() -> None:
+    """Log, when Python exits, every exception that nobody asked for so far."""
+    for reference in list(_living):
+        unseen = reference()
+        if unseen is not None:
+            unseen.log()

@@ -121,7 +121,9 @@ def _stuck() -> dict[Worker, _Wait]:
 
 
 def _hopeless(wait: _Wait, stuck: dict[Worker, _Wait], runner: dict[Task, Worker]) -> bool:
-    verdicts = (_never(target, stuck, runner) for target in wait.targets())
+    verdicts = [_never(target, stuck, runner) for target in wait.targets()]
+    if not verdicts:  # all came just now, and the thread is about to wake
+        return False
     return any(verdicts) if wait.every else all(verdicts)
 
 

@@ -40,7 +40,7 @@ class Observer:
     """
 
     def submitted(self, event: TaskEvent) -> None:
-        """A task was submitted; it may already have begun."""
+        """A task was submitted; it is told before it is admitted, and so before all else."""
 
     def started(self, event: TaskEvent) -> None:
         """A task is about to run."""
@@ -95,7 +95,7 @@ class Snapshot:
         max_workers: the ceiling on threads.
         threads: threads alive; `busy` of them run a task, `idle` wait for one.
         waiting: tasks admitted and not begun.
-        queue_size: the ceiling on them; None if there is none.
+        queue_size: the ceiling on them, not counting those that free threads are about to take; None if there is none.
         blocked: callers that wait for room.
         submitted: tasks admitted so far; `finished` have ended, well or badly; `cancelled` never began.
         rejected: tasks refused so far.

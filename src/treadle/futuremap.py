@@ -6,6 +6,7 @@ that sets `pool.submit`. They get what they expect; who leaves `submit` alone ge
 
 from __future__ import annotations
 
+import sys
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, TimeoutError
@@ -78,6 +79,8 @@ class FutureMap(Iterator[T], Generic[T]):
             raise TimeoutError("the results of map were not there in time; what had not begun was cancelled")
         return next(future for future in candidates if future in done)
 
-    def __del__(self) -> None:
-        if getattr(self, "_begun", False):  # else, as in the standard library, it was called for its effects alone
+    def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
+        # One that nobody iterated over was, as in the standard library, called for its effects. And when Python is
+        # taken apart, pools are closed, and globals may be gone.
+        if getattr(self, "_begun", False) and not is_finalizing():
             self.close()

@@ -186,7 +186,7 @@ class Future(_base.Future[T]):
         """Return the exception, which from now on is not lost any more."""
         rare = getattr(self, "_rare", None)
         if rare is not None and rare.unseen is not None:
-            rare.unseen.error = None
+            rare.unseen.see()
         return cast(BaseException, self._exception)
 
     def _get_snapshot(self) -> tuple[bool, bool, Any, BaseException | None]:

@@ -11,7 +11,7 @@ from threading import RLock
 from typing import TYPE_CHECKING, Any, cast
 
 from treadle import clock, deadlock
-from treadle.calls import Bare, name_of
+from treadle.calls import Bare, Unseen, name_of
 from treadle.futures import Future
 from treadle.worker import current_worker
 
@@ -35,7 +35,7 @@ class Item:
 
     args: Any  # tuple, or None once it has run
     outcome: int  # NONE_YET, RETURNED or RAISED; written after `value`
-    value: Any  # what was returned or raised
+    value: Any  # what was returned; Unseen, if it raised; or the error that kept it from running
     _rare: Any
 
 
@@ -250,11 +250,11 @@ class Job:
             item.value = self.context.copy().run(self.fn, *item.args)
             outcome = RETURNED
         except BaseException as error:
-            item.value = error
+            item.value = Unseen(self.name, error)
             outcome = RAISED
         item.args = None
         if self.observed:
-            raised = item.value if outcome == RAISED else None
+            raised = item.value.error if outcome == RAISED else None
             self.dispatcher.announce("finished", cast(Any, item), raised, self.name)
         item.outcome = outcome
         if not self.ordered:

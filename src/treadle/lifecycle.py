@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from treadle import clock, deadlock
 from treadle.admission import AT_EXIT
+from treadle.calls import log_living
 from treadle.errors import WorkerLost
 from treadle.futures import CANCELLED_AND_NOTIFIED, FINISHED, PENDING
 
@@ -88,16 +89,16 @@ def _at_exit() -> None:
     pools = _living()
     for dispatcher in pools:
         dispatcher.close(AT_EXIT, cancel=cancel)
-    if cancel:
-        return
     try:
         for dispatcher in pools:
-            if not dispatcher.abandoned:
+            if not cancel and not dispatcher.abandoned:
                 join(dispatcher, None)
     except KeyboardInterrupt:
         for dispatcher in pools:
             dispatcher.close(AT_EXIT, cancel=True)
         raise
+    finally:
+        log_living()
 
 
 _forking: list[Dispatcher] = []  # those whose locks are held across the fork

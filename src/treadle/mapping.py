@@ -13,13 +13,15 @@ tasks are.
 
 from __future__ import annotations
 
+import sys
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import TimeoutError
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast
 
 from treadle import clock
+from treadle.calls import Unseen
 from treadle.errors import PoolClosed
 from treadle.job import NONE_YET, RETURNED, Item, Job
 
@@ -91,12 +93,13 @@ class MapIterator(Iterator[T], Generic[T]):
         if item.outcome == RETURNED:
             return value  # type: ignore[no-any-return]  # cast() would be a call
         try:
-            raise value
+            raise value.see() if isinstance(value, Unseen) else value
         finally:
             value = None  # the traceback holds this frame: no cycle through it
 
     def close(self) -> None:
         """Cancel what has not begun, and end the iteration. It may be called again."""
+        self._begun = False
         self._job.close()
         self._window.clear()
         self._outstanding = self._span = self._left = 0
@@ -104,7 +107,7 @@ class MapIterator(Iterator[T], Generic[T]):
 
     def _refill(self) -> None:
         """Read more of the input, as far as allowed, and count the results to take until the next time."""
-        self._begun = True
+        self._begun = True  # and False again when it is closed
         self._outstanding -= self._span
         self._span = 0
         if self._rows is not None:
@@ -153,8 +156,10 @@ class MapIterator(Iterator[T], Generic[T]):
             self.close()
             raise TimeoutError("the results of map were not there in time; what had not begun was cancelled")
 
-    def __del__(self) -> None:
-        if getattr(self, "_begun", False):  # else, as in the standard library, it was called for its effects alone
+    def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
+        # One that nobody iterated over was, as in the standard library, called for its effects. And when Python is
+        # taken apart, pools are closed, and globals may be gone.
+        if getattr(self, "_begun", False) and not is_finalizing():
             self._job.close()
 
 

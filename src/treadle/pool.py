@@ -53,8 +53,8 @@ class Pool(ThreadPoolExecutor):
         thread_name_prefix: threads are called `<prefix>_<n>`. Empty: see `name`.
         initializer: called in each new thread with `initargs`; if it raises, the pool is broken.
         initargs: its arguments.
-        queue_size: the ceiling on tasks that wait, 0 or more. 0: a task is taken only if a thread is free for it. None:
-        no
+        queue_size: the ceiling on tasks that wait (for which no thread is free), 0 or more. 0: a task is taken only if
+        a thread is free for it. None: no
             ceiling.
         when_full: what `submit` does at that ceiling. "wait": blocks until there is room; not for callers that hold a
             lock which tasks or their callbacks need. "reject": raises PoolFull.

@@ -81,8 +81,9 @@ class Staff:
 
     def wake_one(self) -> None:
         """Wake the worker that fell idle last; the lock is held."""
+        worker = self.idle.pop()
         self.waking = True
-        self.idle.pop().mail.release()
+        worker.mail.release()
 
     def wake_all(self) -> None:
         """Wake every idle worker, to find out that it is time to leave; the lock is held."""

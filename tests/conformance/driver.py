@@ -25,6 +25,7 @@ import json
 import pkgutil
 import re
 import sys
+import threading
 import unittest
 from collections.abc import Iterator
 from typing import Any
@@ -41,6 +42,7 @@ ELSEWHERE = (
 )
 USES_THREADS = re.compile(r"ThreadPool|run_in_executor|default_executor|to_thread|\bwrap_future\(|coroutine_threadsafe")
 USES_PROCESSES = re.compile("ProcessPool")
+PATIENCE = 5.0  # seconds for a thread that is on its way out
 EARLIER = 15.0  # seconds before the limit at which a script that hangs says where; guess: time enough to pass it on
 
 
@@ -114,26 +116,26 @@ def other_tests() -> list[str]:
     return found
 
 
-def run(test: str, process_future: type) -> dict[str, str]:
+def run(test: str, process_future: Any) -> dict[str, str]:
     """Run a test, with the set-up of its class and module, and return what came of it."""
-    from test import support
-
     suite = unittest.defaultTestLoader.loadTestsFromName(test)
-    concurrent.futures._base.Future = process_future  # type: ignore[misc]
+    concurrent.futures._base.Future = process_future  # type: ignore[misc]  # a class, to mypy, stays what it is
     result = unittest.TestResult()
     suite.run(result)
     faults = [text for _, text in result.errors + result.failures]
     if result.skipped and not faults:
         return {"verdict": "skipped", "detail": result.skipped[0][1]}
-    if support.environment_altered:
-        faults.append("it left threads or processes behind")
+    for thread in set(threading.enumerate()) - {threading.main_thread()}:
+        thread.join(PATIENCE)
+        if thread.is_alive():
+            faults.append(f"it left {thread} behind")
     if result.testsRun != 1 or not result.wasSuccessful():
         faults.append(repr(result))
     return {"verdict": "failed" if faults else "passed", "detail": "\n".join(faults)}
 
 
 def main(command: str, spec: str, test: str = "", limit: str = "60") -> None:
-    """Write the answer; end with every stack, and none, if it takes longer than `limit`, the interpreter's exit included."""
+    """Write the answer. If that, and the interpreter's exit, take longer than `limit`, write every stack instead."""
     faulthandler.dump_traceback_later(float(limit), exit=True)
     process_future = concurrent.futures._base.Future
     executor = place(spec, float(limit))

@@ -110,7 +110,7 @@ def test_the_futures_that_are_tested_are_those_of_the_pool() -> None:
         ("Forgetful", "ToThreadTests.test_to_thread", "None != 42"),
         ("Stuck", "ThreadPoolExecutorTest.test_submit", "in result\n"),
         ("Stuck", "ThreadPoolShutdownTest.test_interpreter_shutdown", "_python_exit"),
-        ("Leaky", "ThreadPoolExecutorTest.test_submit", "left threads"),
+        ("Leaky", "ThreadPoolExecutorTest.test_submit", "it left <Thread("),
     ],
 )
 def test_a_broken_executor_is_found_out(executor: str, test: str, finding: str) -> None:

@@ -11,8 +11,8 @@ from pathlib import Path
 from threading import Barrier, BrokenBarrierError, Event
 
 import pytest
-from programs import PATIENCE, Program, run
 
+from programs import PATIENCE, Program, run
 from treadle import Pool
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "fetch_urls.py"
@@ -80,9 +80,9 @@ def refused_port() -> Iterator[int]:
 
 
 def test_every_page_is_fetched_and_named_in_the_order_asked_for(site: Site) -> None:
-    urls = [site.url(f"/page/{size}") for size in (10, 2000, 0, 300_000)]
-    status, output, errors = run(sys.executable, str(EXAMPLE), *urls)
-    assert output.splitlines() == [f"{url}: {size} bytes" for url, size in zip(urls, (10, 2000, 0, 300_000), strict=True)]
+    pages = {site.url(f"/page/{size}"): size for size in (10, 2000, 0, 300_000)}
+    status, output, errors = run(sys.executable, str(EXAMPLE), *pages)
+    assert output.splitlines() == [f"{url}: {size} bytes" for url, size in pages.items()]
     assert (status, errors) == (0, "")
 
 
@@ -96,7 +96,8 @@ def test_pages_are_fetched_at_once(site: Site) -> None:
 def test_failing_urls_are_reported_in_their_places_and_harm_no_other(site: Site) -> None:
     with refused_port() as port:
         refused = f"http://127.0.0.1:{port}/"
-        urls = [site.url("/page/1"), site.url("/missing"), site.url("/page/2"), refused, "nonsense", site.url("/page/3")]
+        one, missing, two, three = (site.url(path) for path in ("/page/1", "/missing", "/page/2", "/page/3"))
+        urls = [one, missing, two, refused, "nonsense", three]
         status, output, errors = run(sys.executable, str(EXAMPLE), *urls)
     lines = output.splitlines()
     assert lines[0].endswith("/page/1: 1 bytes")

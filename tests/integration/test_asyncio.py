@@ -175,6 +175,7 @@ def test_run_gives_results_exceptions_and_context(pool: Pool) -> None:
 def test_run_waits_for_room_without_blocking_the_loop() -> None:
     """Ten times as many awaits as the pool has room for, all made while its only thread is held by one that only the
     loop can free."""
+
     async def main(pool: Pool, gate: Gate) -> list[int]:
         held = asyncio.ensure_future(pool.run(gate.hold))
         await asyncio.get_running_loop().run_in_executor(None, gate.wait_until_held)
@@ -215,7 +216,7 @@ def test_run_with_a_timeout_for_room_raises_pool_full() -> None:
         pool.submit(gate.hold)
         gate.wait_until_held()
         pool.submit(thread_name)
-        with pytest.raises(PoolFull, match="is full after waiting 0.01 s for room"):
+        with pytest.raises(PoolFull, match=r"is full after waiting 0\.01 s for room"):
             await pool.options(timeout=0.01).run(thread_name)
         gate.open()
 

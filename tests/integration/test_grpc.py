@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 
@@ -20,7 +21,7 @@ THREADS = 4
 
 
 @contextmanager
-def serving(pool: Pool, handlers: dict[str, object], most: int | None = None) -> Iterator[grpc.Channel]:
+def serving(pool: Pool, handlers: dict[str, object], most: int | None = None) -> Iterator[Any]:
     """Serve `handlers` on `pool`, at most `most` calls at once, and give a channel to them."""
     server = grpc.server(pool, maximum_concurrent_rpcs=most)
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test.Test", handlers),))
@@ -35,14 +36,14 @@ def serving(pool: Pool, handlers: dict[str, object], most: int | None = None) ->
         assert pool.snapshot().threads == 0
 
 
-def unary(function: Callable[[bytes, grpc.ServicerContext], bytes]) -> object:
+def unary(function: Callable[[bytes, object], bytes]) -> object:
     return grpc.unary_unary_rpc_method_handler(function)
 
 
 def test_calls_are_answered_on_threads_of_the_pool() -> None:
     names: set[str] = set()
 
-    def echo(request: bytes, context: grpc.ServicerContext) -> bytes:
+    def echo(request: bytes, context: object) -> bytes:
         names.add(threading.current_thread().name)
         return request
 
@@ -59,7 +60,7 @@ def test_more_calls_at_once_than_threads_are_all_answered_and_never_more_run_tha
     lock, opened, full = threading.Lock(), threading.Event(), threading.Event()
     running = highest = 0
 
-    def echo(request: bytes, context: grpc.ServicerContext) -> bytes:
+    def echo(request: bytes, context: object) -> bytes:
         nonlocal running, highest
         with lock:
             running += 1
@@ -85,7 +86,7 @@ def test_maximum_concurrent_rpcs_bounds_a_pool_without_a_bound_of_its_own() -> N
     that made it wait for room could make it wait for ever."""
     opened, began = threading.Event(), threading.Semaphore(0)
 
-    def echo(request: bytes, context: grpc.ServicerContext) -> bytes:
+    def echo(request: bytes, context: object) -> bytes:
         began.release()
         assert opened.wait(PATIENCE)
         return request
@@ -111,7 +112,7 @@ def test_maximum_concurrent_rpcs_bounds_a_pool_without_a_bound_of_its_own() -> N
 
 
 def test_streams_flow_both_ways() -> None:
-    def double(requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
+    def double(requests: Iterator[bytes], context: object) -> Iterator[bytes]:
         for request in requests:
             yield request * 2
 
@@ -123,7 +124,7 @@ def test_streams_flow_both_ways() -> None:
 
 
 def test_handler_that_raises_fails_its_own_call_only() -> None:
-    def fail(request: bytes, context: grpc.ServicerContext) -> bytes:
+    def fail(request: bytes, context: object) -> bytes:
         if request == b"bad":
             raise LookupError("from the handler")
         return request

@@ -1,0 +1,48 @@
+"""Checks of arguments name the argument, the value and what is allowed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from treadle import checks
+
+
+@pytest.mark.parametrize(
+    ("check", "error", "words"),
+    [
+        (lambda: checks.integer("n", "x", least=1), TypeError, ("n='x'", "str", "integer")),
+        (lambda: checks.integer("n", True, least=1), TypeError, ("n=True", "bool")),
+        (lambda: checks.integer("n", 0, least=1), ValueError, ("n=0", "greater than 0")),
+        (lambda: checks.integer("n", -1, least=0), ValueError, ("n=-1", "0 or more")),
+        (lambda: checks.integer_or_none("n", 2.0, least=1), TypeError, ("n=2.0", "n must be an integer or None")),
+        (lambda: checks.integer_or_none("n", 0, least=1), ValueError, ("n=0", "n must be None or > 0")),
+        (lambda: checks.seconds("t", "1"), TypeError, ("t='1'", "None for no limit")),
+        (lambda: checks.seconds("t", -0.5), ValueError, ("t=-0.5", "0 seconds or more")),
+        (lambda: checks.seconds("t", float("nan")), ValueError, ("t=nan",)),
+        (lambda: checks.one_of("p", "x", ("a", "b")), ValueError, ("p='x'", "'a', 'b'")),
+        (lambda: checks.one_of("p", 1, ("a",)), TypeError, ("p=1", "'a'")),
+        (lambda: checks.boolean("b", 1), TypeError, ("b=1", "True or False")),
+        (lambda: checks.text("s", 1), TypeError, ("s=1", "string")),
+        (lambda: checks.function("f", 1), TypeError, ("f=1", "callable")),
+    ],
+)
+def test_a_bad_value_is_named(check: Callable[[], Any], error: type[Exception], words: tuple[str, ...]) -> None:
+    with pytest.raises(error) as caught:
+        check()
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_good_values_pass() -> None:
+    assert checks.integer("n", 3, least=3) == 3
+    assert checks.integer_or_none("n", None, least=1) is None
+    assert checks.integer_or_none("n", 1, least=1) == 1
+    assert checks.seconds("t", None) is None
+    assert checks.seconds("t", 0) == 0.0
+    assert checks.one_of("p", "a", ("a",)) == "a"
+    assert checks.boolean("b", False) is False
+    assert checks.text("s", "x") == "x"
+    checks.function("f", len)

@@ -1,0 +1,103 @@
+"""Waits that could never end are resolved, or reported."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import pytest
+
+from treadle import Future, Pool, as_completed, wait
+from treadle.errors import PoolDeadlock
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_two_pools_whose_tasks_call_each_other_end(threads: int) -> None:
+    with Pool(threads, name="a") as a, Pool(threads, name="b") as b:
+
+        def ping(depth: int) -> int:
+            return 0 if depth == 0 else 1 + b.submit(pong, depth - 1).result()
+
+        def pong(depth: int) -> int:
+            return 0 if depth == 0 else 1 + a.submit(ping, depth - 1).result()
+
+        assert [f.result(30) for f in [a.submit(ping, 20), b.submit(pong, 20)]] == [20, 20]
+
+
+def test_two_pools_that_wait_by_wait_map_and_as_completed_end() -> None:
+    with Pool(1, name="a") as a, Pool(1, name="b") as b:
+
+        def ping(depth: int) -> int:
+            if depth == 0:
+                return 0
+            done = wait([b.submit(pong, depth - 1)]).done
+            return 1 + done.pop().result()
+
+        def pong(depth: int) -> int:
+            if depth == 0:
+                return 0
+            return 1 + next(as_completed([a.submit(pang, depth - 1)])).result()
+
+        def pang(depth: int) -> int:
+            return 0 if depth == 0 else 1 + next(b.map(pong, [depth - 1]))
+
+        assert a.submit(ping, 6).result(30) == 6
+
+
+def test_full_pools_that_submit_to_each_other_end() -> None:
+    with Pool(1, name="a", queue_size=0) as a, Pool(1, name="b", queue_size=0) as b:
+
+        def ping(depth: int) -> int:
+            return 0 if depth == 0 else 1 + b.submit(pong, depth - 1).result()
+
+        def pong(depth: int) -> int:
+            return 0 if depth == 0 else 1 + a.submit(ping, depth - 1).result()
+
+        assert a.submit(ping, 8).result(30) == 8
+
+
+def test_tasks_that_wait_for_each_other_get_an_error() -> None:
+    futures: list[Future[Any]] = []
+    ready = threading.Event()
+
+    def wait_for(number: int) -> Any:
+        assert ready.wait(30)
+        return futures[number].result()
+
+    with Pool(2, name="knot") as pool:
+        futures += [pool.submit(wait_for, 1), pool.submit(wait_for, 0)]
+        ready.set()
+        errors = [future.exception(30) for future in futures]
+    assert all(isinstance(error, PoolDeadlock) for error in errors)
+    assert "'knot'" in str(errors[0])
+
+
+def test_a_wait_with_a_timeout_is_no_deadlock() -> None:
+    futures: list[Future[Any]] = []
+    ready = threading.Event()
+
+    def wait_for_itself() -> str:
+        assert ready.wait(30)
+        try:
+            futures[0].result(timeout=0.01)
+        except TimeoutError:
+            return "timed out"
+        except Exception as error:  # the TimeoutError of Python 3.10 is another
+            return "timed out" if type(error).__name__ == "TimeoutError" else repr(error)
+        return "never"
+
+    with Pool(1) as pool:
+        futures.append(pool.submit(wait_for_itself))
+        ready.set()
+        assert futures[0].result(30) == "timed out"
+
+
+def test_a_wait_for_a_thread_that_works_is_no_deadlock() -> None:
+    gate = threading.Event()
+    with Pool(1, name="a") as a, Pool(1, name="b") as b:
+        slow = b.submit(gate.wait, 30)
+        waits = a.submit(slow.result)
+        behind = a.submit(int)
+        gate.set()
+        assert waits.result(30) is True
+        assert behind.result(30) == 0

@@ -1,0 +1,113 @@
+"""Observers are told what happens to each task."""
+
+from __future__ import annotations
+
+import logging
+import threading
+
+import pytest
+
+from treadle import Pool
+from treadle.errors import PoolFull
+from treadle.events import Observer, TaskEvent
+
+
+class Notes(Observer):
+    """Keeps every event."""
+
+    def __init__(self) -> None:
+        self.events: list[tuple[str, TaskEvent]] = []
+
+    def submitted(self, event: TaskEvent) -> None:
+        self.events.append(("submitted", event))
+
+    def started(self, event: TaskEvent) -> None:
+        self.events.append(("started", event))
+
+    def finished(self, event: TaskEvent) -> None:
+        self.events.append(("finished", event))
+
+    def cancelled(self, event: TaskEvent) -> None:
+        self.events.append(("cancelled", event))
+
+    def rejected(self, event: TaskEvent) -> None:
+        self.events.append(("rejected", event))
+
+    def shed(self, event: TaskEvent) -> None:
+        self.events.append(("shed", event))
+
+    def of(self, name: str) -> set[str]:
+        return {what for what, event in self.events if event.name == name}
+
+
+def test_a_task_is_submitted_started_and_finished_in_time() -> None:
+    notes = Notes()
+    with Pool(1, name="db", observers=[notes]) as pool:
+        pool.submit(abs, -1).result(30)
+    assert [what for what, _ in notes.events] == ["submitted", "started", "finished"]
+    at = dict(notes.events)
+    assert {event.pool for event in at.values()} == {"db"}
+    assert len({event.task for event in at.values()}) == 1
+    assert at["submitted"].at <= at["started"].at <= at["finished"].at
+    assert at["started"].worker == "db-0"
+    assert at["finished"].error is None
+
+
+def test_each_item_of_a_map_is_a_task() -> None:
+    notes = Notes()
+    with Pool(2, observers=[notes]) as pool:
+        assert list(pool.map(abs, range(5))) == [0, 1, 2, 3, 4]
+    for what in ("submitted", "started", "finished"):
+        assert len({event.task for told, event in notes.events if told == what}) == 5
+
+
+def test_what_is_refused_cancelled_or_shed_is_told() -> None:
+    notes = Notes()
+    gate, began = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        began.set()
+        assert gate.wait(30)
+
+    with Pool(1, queue_size=1, observers=[notes]) as pool:
+        pool.submit(hold)
+        assert began.wait(30)
+        pool.options(name="old").submit(int)
+        with pytest.raises(PoolFull):
+            pool.options(name="refused", when_full="reject").submit(int)
+        newest = pool.options(name="new", when_full="discard_oldest").submit(int)
+        assert newest.cancel()
+        gate.set()
+    assert notes.of("old") == {"submitted", "shed"}
+    assert notes.of("refused") == {"submitted", "rejected"}
+    assert notes.of("new") == {"submitted", "cancelled"}
+
+
+def test_what_a_task_raised_is_told() -> None:
+    notes = Notes()
+    with Pool(1, observers=[notes]) as pool:
+        error = pool.submit(int, "x").exception(30)
+    assert notes.events[-1][1].error is error
+
+
+def test_an_observer_that_fails_is_logged_and_harms_nobody(caplog: pytest.LogCaptureFixture) -> None:
+    class Failing(Observer):
+        def started(self, event: TaskEvent) -> None:
+            raise ValueError("observer")
+
+    with caplog.at_level(logging.ERROR, "treadle"), Pool(1, observers=[Failing()]) as pool:
+        assert pool.submit(abs, -1).result(30) == 1
+    assert "in started of task abs" in caplog.text
+
+
+def test_an_observer_that_kills_its_worker_loses_that_task_only() -> None:
+    class Killing(Observer):
+        def started(self, event: TaskEvent) -> None:
+            if event.name == "doomed":
+                raise SystemExit
+
+    with Pool(1, observers=[Killing()]) as pool:
+        doomed = pool.options(name="doomed").submit(int)
+        after = [pool.submit(abs, -n) for n in range(5)]
+        assert "doomed" in str(doomed.exception(30))
+        assert [future.result(30) for future in after] == [0, 1, 2, 3, 4]

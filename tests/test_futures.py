@@ -1,0 +1,237 @@
+"""Futures: states, outcomes, who is told, and what they forget."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import gc
+import logging
+import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import CancelledError, InvalidStateError
+from typing import Any
+
+import pytest
+
+from treadle import Future, Pool
+
+
+class FalsyError(Exception):
+    """An exception that is false, and empty."""
+
+    def __bool__(self) -> bool:
+        return False
+
+    def __len__(self) -> int:
+        return 0
+
+
+class Held:
+    """A pool of one thread that is busy until it is let go, and a task that waits behind."""
+
+    def __init__(self) -> None:
+        self.pool, self.gate, began = Pool(1), threading.Event(), threading.Event()
+
+        def hold() -> None:
+            began.set()
+            assert self.gate.wait(30)
+
+        self.running = self.pool.submit(hold)
+        assert began.wait(30)
+        self.waiting = self.pool.submit(abs, -3)
+
+
+@pytest.fixture
+def held() -> Iterator[Held]:
+    made = Held()
+    yield made
+    made.gate.set()
+    made.pool.shutdown()
+
+
+def test_a_future_is_one_of_the_standard_librarys_and_lighter() -> None:
+    assert issubclass(Future, concurrent.futures.Future)
+    with Pool(1) as pool:
+        assert isinstance(pool.submit(int), Future)
+
+
+def test_the_states_of_a_task(held: Held) -> None:
+    assert (held.running.running(), held.running.done(), held.running.cancelled()) == (True, False, False)
+    assert (held.waiting.running(), held.waiting.done(), held.waiting.cancelled()) == (False, False, False)
+    assert not held.running.cancel()
+    held.gate.set()
+    assert held.waiting.result(30) == 3
+    assert (held.waiting.running(), held.waiting.done(), held.waiting.cancelled()) == (False, True, False)
+    assert not held.waiting.cancel()
+
+
+def test_a_cancelled_task_is_never_run_and_says_so_to_all(held: Held) -> None:
+    told: list[Any] = []
+    held.waiting.add_done_callback(told.append)
+    assert held.waiting.cancel()
+    assert held.waiting.cancel()
+    assert told == [held.waiting]
+    with pytest.raises(CancelledError):
+        held.waiting.result()
+    with pytest.raises(CancelledError):
+        held.waiting.exception()
+    assert concurrent.futures.wait([held.waiting], 30).done == {held.waiting}
+
+
+@pytest.mark.parametrize("waiters", [1, 5])
+def test_everybody_who_waits_is_woken(held: Held, waiters: int) -> None:
+    results: list[int] = []
+    threads = [threading.Thread(target=lambda: results.append(held.waiting.result(30))) for _ in range(waiters)]
+    threads.append(threading.Thread(target=lambda: concurrent.futures.wait([held.waiting], 30)))
+    threads.append(threading.Thread(target=list, args=(concurrent.futures.as_completed([held.waiting], 30),)))
+    for thread in threads:
+        thread.start()
+    held.gate.set()
+    for thread in threads:
+        thread.join(30)
+        assert not thread.is_alive()
+    assert results == [3] * waiters
+
+
+def test_a_wait_that_times_out_leaves_nothing_behind(held: Held) -> None:
+    for _ in range(100):
+        with pytest.raises(concurrent.futures.TimeoutError):
+            held.waiting.result(0.0001)
+    assert held.waiting._watch().gates == []
+
+
+def test_a_falsy_exception_is_raised(held: Held) -> None:
+    def fail() -> None:
+        raise FalsyError
+
+    future = held.pool.submit(fail)
+    held.gate.set()
+    with pytest.raises(FalsyError):
+        future.result(30)
+    assert isinstance(future.exception(), FalsyError)
+    assert concurrent.futures.wait([future], return_when="FIRST_EXCEPTION").done == {future}
+
+
+def test_one_snapshot_tells_all_at_once(held: Held) -> None:
+    assert held.running._get_snapshot() == (False, False, None, None)
+    held.waiting.cancel()
+    assert held.waiting._get_snapshot() == (True, True, None, None)
+    error = held.pool.submit(int, "x")
+    held.gate.set()
+    assert error._get_snapshot() in ((False, False, None, None), (True, False, None, error.exception(30)))
+    assert error._get_snapshot() == (True, False, None, error.exception())
+    assert held.pool.submit(abs, -1).result(30) == 1
+
+
+def test_a_future_made_by_hand_keeps_the_standard_two_steps() -> None:
+    future: Future[int] = Future()
+    assert future.cancel()
+    assert future._state == "CANCELLED"
+    assert not future.set_running_or_notify_cancel()
+    assert future._state == "CANCELLED_AND_NOTIFIED"
+    other: Future[int] = Future()
+    assert other.set_running_or_notify_cancel()
+    with pytest.raises(InvalidStateError):
+        other.set_running_or_notify_cancel()
+    other.set_result(1)
+    with pytest.raises(InvalidStateError):
+        other.set_exception(ValueError())
+    assert other.result() == 1
+
+
+def test_callbacks_run_once_in_order_whatever_one_raises(caplog: pytest.LogCaptureFixture) -> None:
+    calls: list[str] = []
+
+    def failing(future: Future[int]) -> None:
+        calls.append("failing")
+        raise ValueError("in a callback")
+
+    future: Future[int] = Future()
+    future.add_done_callback(failing)
+    future.add_done_callback(lambda _: calls.append("next"))
+    with caplog.at_level(logging.ERROR):
+        future.set_result(1)
+    future.add_done_callback(lambda _: calls.append("late"))
+    assert calls == ["failing", "next", "late"]
+    assert "in a callback" in caplog.text
+
+
+def test_cancel_and_run_have_exactly_one_outcome() -> None:
+    """Cancelling races with the claim of a worker, over and over."""
+    with Pool(2) as pool:
+        for _ in range(300):
+            ran: list[int] = []
+            futures = [pool.submit(ran.append, n) for n in range(20)]
+            cancelled = [n for n, future in enumerate(futures) if future.cancel()]
+            concurrent.futures.wait(futures, 30)
+            assert sorted(ran + cancelled) == list(range(20))
+
+
+def test_an_exception_nobody_asks_for_is_logged_once_with_the_name(caplog: pytest.LogCaptureFixture) -> None:
+    with Pool(1) as pool:
+        pool.options(name="doomed").submit(int, "x")
+        pool.submit(int).result(30)
+    gc.collect()
+    (record,) = caplog.records
+    assert "task doomed failed" in record.getMessage()
+
+
+@pytest.mark.parametrize("ask", ["result", "exception", "wrap_future"])
+def test_an_exception_that_is_asked_for_is_not_logged(caplog: pytest.LogCaptureFixture, ask: str) -> None:
+    with Pool(1) as pool:
+        future = pool.submit(int, "x")
+        if ask == "exception":
+            assert future.exception(30) is not None
+        elif ask == "result":
+            with pytest.raises(ValueError, match="'x'"):
+                future.result(30)
+        else:
+
+            async def main(held: Future[int]) -> None:
+                with pytest.raises(ValueError, match="'x'"):
+                    await asyncio.wrap_future(held)
+
+            asyncio.run(main(future))
+        del future
+        pool.submit(int).result(30)
+    gc.collect()
+    assert not caplog.records
+
+
+def test_raising_makes_no_cycle() -> None:
+    """What an exception holds is freed without the garbage collector."""
+    gc.collect()
+    gc.disable()
+    try:
+        with Pool(1) as pool:
+            future = pool.submit(int, "x")
+            with pytest.raises(ValueError, match="'x'") as caught:
+                future.result(30)
+            error = caught.value
+            error.__traceback__ = None
+            del caught
+            pool.submit(int).result(30)
+            count = sys.getrefcount(future)
+            assert count <= 2
+    finally:
+        gc.enable()
+
+
+def test_reprs_tell_the_state(held: Held) -> None:
+    assert "state=running" in repr(held.running)
+    assert "state=pending" in repr(held.waiting)
+    held.waiting.cancel()
+    assert "state=cancelled" in repr(held.waiting)
+    failed, done = held.pool.submit(int, "x"), held.pool.submit(int)
+    held.gate.set()
+    assert failed.exception(30) is not None
+    assert done.result(30) == 0
+    assert "state=finished raised ValueError" in repr(failed)
+    assert "state=finished returned int" in repr(done)
+
+
+def test_a_task_is_called_by_its_given_name_or_its_function(held: Held) -> None:
+    assert held.waiting.name == "abs"
+    assert held.pool.options(name="page 7").submit(abs, 1).name == "page 7"
+    assert Future().name == "future"

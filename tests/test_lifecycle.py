@@ -1,0 +1,183 @@
+"""What happens to pools when the interpreter exits, and when the process forks."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+
+
+def python(source: str) -> subprocess.CompletedProcess[str]:
+    """Run a program in a process of its own, with sixty seconds to end."""
+    program = "import warnings; warnings.simplefilter('ignore', DeprecationWarning)\n" + textwrap.dedent(source)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    return subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False, env=environment
+    )
+
+
+def test_what_was_accepted_is_run_before_the_interpreter_exits() -> None:
+    done = python("""
+        import threading
+        from treadle import Pool
+        pool = Pool(1)
+        pool.submit(threading.Event().wait, 0.2)
+        for n in range(3):
+            pool.submit(print, n)
+    """)
+    assert (done.returncode, done.stdout.split(), done.stderr) == (0, ["0", "1", "2"], "")
+
+
+def test_threads_that_outlive_the_main_one_may_still_submit() -> None:
+    done = python("""
+        import threading
+        from treadle import Pool
+        pool = Pool(1)
+        def later():
+            threading.main_thread().join()
+            print(pool.submit(abs, -3).result(30))
+        threading.Thread(target=later).start()
+    """)
+    assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "3", "")
+
+
+def test_submitting_when_the_interpreter_has_closed_its_pools_is_a_runtime_error() -> None:
+    done = python("""
+        import atexit
+        @atexit.register
+        def last():
+            try:
+                pool.submit(int)
+            except RuntimeError as error:
+                print(type(error).__name__, error)
+        from treadle import Pool
+        pool = Pool(1)
+        pool.submit(int).result(30)
+    """)
+    assert done.stdout.startswith("RuntimeError cannot schedule new futures after interpreter shutdown")
+
+
+def test_an_exception_that_nobody_asked_for_is_logged_at_exit() -> None:
+    done = python("""
+        from treadle import Pool
+        pool = Pool(1)
+        future = pool.submit(int, "x")
+    """)
+    assert done.stderr.count("task int failed, and nobody asked for its result") == 1
+    assert "ValueError" in done.stderr
+    assert "Exception ignored" not in done.stderr
+
+
+@pytest.mark.parametrize("place", ["with", "module"])
+def test_ctrl_c_ends_the_program_whatever_its_tasks_wait_for(place: str) -> None:
+    block = "with pool: wait()" if place == "with" else "wait()"
+    done = python(f"""
+        import os, signal, threading
+        from treadle import Pool
+        pool = Pool(1)
+        began = threading.Event()
+        def task():
+            began.set()
+            threading.Event().wait()
+        pool.submit(task)
+        for n in range(3):
+            pool.submit(print, "must not run", n)
+        def wait():
+            assert began.wait(30)
+            os.kill(os.getpid(), signal.SIGINT)
+            threading.Event().wait(30)
+        {block}
+    """)
+    assert done.returncode == -signal.SIGINT
+    assert "must not run" not in done.stdout
+    assert "KeyboardInterrupt" in done.stderr
+
+
+def test_ctrl_c_while_the_interpreter_waits_for_tasks_ends_the_wait() -> None:
+    done = python("""
+        import _thread, os, signal, threading
+        from treadle import Pool
+        pool = Pool(1)
+        def task():
+            threading.main_thread().join  # only looked at
+            import treadle.lifecycle
+            while not treadle.lifecycle.exiting():
+                threading.Event().wait(0.01)
+            os.kill(os.getpid(), signal.SIGINT)
+            threading.Event().wait()
+        pool.submit(task)
+    """)
+    assert "KeyboardInterrupt" in done.stderr
+
+
+@fork
+def test_a_forked_child_has_an_empty_working_pool() -> None:
+    done = python("""
+        import os, threading
+        from treadle import Pool
+        pool = Pool(2, queue_size=10)
+        gate = threading.Event()
+        running = [pool.submit(gate.wait, 30) for _ in range(2)]
+        waiting = pool.submit(print, "the parent's")
+        if os.fork() == 0:
+            now = pool.snapshot()
+            print(now.threads, now.waiting, pool.submit(abs, -3).result(30), waiting.cancelled())
+            print(type(running[0].exception(5)).__name__, flush=True)
+            pool.shutdown()
+            os._exit(0)
+        os.wait()
+        gate.set()
+        pool.shutdown()
+    """)
+    assert done.stdout.splitlines() == ["0 0 3 True", "WorkerLost", "the parent's"]
+    assert done.returncode == 0
+
+
+@fork
+def test_a_task_may_fork() -> None:
+    done = python("""
+        import multiprocessing
+        from treadle import Pool
+        def child():
+            with Pool(2) as pool:
+                assert list(pool.map(abs, range(100))) == list(range(100))
+        def task():
+            process = multiprocessing.get_context("fork").Process(target=child)
+            process.start()
+            process.join(30)
+            return process.exitcode
+        with Pool(2) as pool:
+            print([future.result(60) for future in [pool.submit(task) for _ in range(4)]])
+    """)
+    assert done.stdout.strip() == "[0, 0, 0, 0]", done.stderr
+
+
+@fork
+def test_forking_while_others_submit_leaves_nobody_with_a_taken_lock() -> None:
+    done = python("""
+        import os, threading
+        from treadle import Pool
+        pool, stop = Pool(3), threading.Event()
+        def flood():
+            while not stop.is_set():
+                pool.submit(int).result(30)
+        threads = [threading.Thread(target=flood) for _ in range(3)]
+        for thread in threads: thread.start()
+        statuses = []
+        for _ in range(30):
+            pid = os.fork()
+            if pid == 0:
+                os._exit(0 if pool.submit(abs, -1).result(20) == 1 else 1)
+            statuses.append(os.waitpid(pid, 0)[1])
+        stop.set()
+        for thread in threads: thread.join()
+        print(set(statuses))
+        pool.shutdown()
+    """)
+    assert done.stdout.strip() == "{0}", done.stderr

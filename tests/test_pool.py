@@ -1,0 +1,251 @@
+"""The pool, as its user sees it."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextvars
+import logging
+import threading
+from typing import Any
+
+import pytest
+
+from treadle import Pool
+from treadle.errors import PoolBroken, PoolClosed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "words"),
+    [
+        ({"max_workers": 0}, ValueError, ("max_workers=0", "max_workers must be greater than 0")),
+        ({"max_workers": "4"}, TypeError, ("max_workers='4'", "str", "integer")),
+        ({"queue_size": -1}, ValueError, ("queue_size=-1", "None or >= 0")),
+        ({"queue_size": 1.5}, TypeError, ("queue_size=1.5", "integer or None")),
+        ({"when_full": "drop"}, ValueError, ("when_full='drop'", "'wait', 'reject', 'run', 'discard_oldest'")),
+        ({"order": "lifo"}, ValueError, ("order='lifo'", "'fifo'")),
+        ({"min_workers": -1}, ValueError, ("min_workers=-1",)),
+        ({"max_workers": 2, "min_workers": 3}, ValueError, ("min_workers=3", "max_workers=2")),
+        ({"idle_timeout": -1}, ValueError, ("idle_timeout=-1",)),
+        ({"context": None}, TypeError, ("context=None", "True or False")),
+        ({"name": 3}, TypeError, ("name=3", "string")),
+        ({"thread_name_prefix": 3}, TypeError, ("thread_name_prefix=3",)),
+        ({"initializer": 3}, TypeError, ("initializer", "must be a callable")),
+    ],
+)
+def test_a_bad_argument_is_named_with_what_is_allowed(
+    arguments: dict[str, Any], error: type[Exception], words: tuple[str, ...]
+) -> None:
+    with pytest.raises(error) as caught:
+        Pool(**arguments)
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_what_cannot_be_called_is_refused_at_the_call() -> None:
+    with Pool(1) as pool:
+        for refuse in (pool.submit, pool.map, pool.options().submit):
+            with pytest.raises(TypeError, match="fn=3 is int; fn must be a callable"):
+                refuse(3)  # type: ignore[arg-type]  # that is the point
+
+
+def test_all_keywords_belong_to_the_function() -> None:
+    with Pool(1) as pool:
+        keywords = {"self": 1, "fn": 2, "timeout": 3}
+        assert pool.submit(dict, **keywords).result(30) == keywords
+        assert pool.options(timeout=1).submit(dict, **keywords).result(30) == keywords
+
+
+def test_a_pool_is_a_thread_pool_executor_by_name() -> None:
+    with Pool(3) as pool:
+        assert isinstance(pool, concurrent.futures.ThreadPoolExecutor)
+        assert pool._max_workers == 3
+        assert pool._broken is False
+        assert pool._threads == set()
+
+
+def test_submitting_to_a_closed_pool_says_so() -> None:
+    pool = Pool(1, name="db")
+    assert pool.shutdown() == ()
+    for refused in (pool.submit, pool.options().submit):
+        with pytest.raises(
+            PoolClosed, match="cannot schedule new futures after shutdown: pool 'db' is closed"
+        ) as caught:
+            refused(int)
+        assert isinstance(caught.value, RuntimeError)
+    with pytest.raises(PoolClosed):
+        pool.map(abs, [1])
+
+
+def test_leaving_the_block_drains() -> None:
+    ran: list[int] = []
+    with Pool(1) as pool:
+        for number in range(100):
+            pool.submit(ran.append, number)
+    assert ran == list(range(100))
+
+
+def test_shutdown_cancels_what_has_not_begun_if_asked() -> None:
+    gate, began = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        began.set()
+        assert gate.wait(30)
+
+    pool = Pool(1)
+    running = pool.submit(hold)
+    waiting = [pool.submit(int) for _ in range(5)]
+    assert began.wait(30)
+    assert pool.shutdown(wait=False, cancel_futures=True) == (running,)
+    assert all(future.cancelled() for future in waiting)
+    gate.set()
+    assert pool.shutdown() == ()
+    assert running.done()
+
+
+def test_a_shutdown_that_takes_too_long_tells_what_is_left(caplog: pytest.LogCaptureFixture) -> None:
+    gate = threading.Event()
+    pool = Pool(1, name="db")
+    running = pool.options(name="slow query").submit(gate.wait, 30)
+    waiting = pool.submit(int)
+    with caplog.at_level(logging.WARNING, "treadle"):
+        assert set(pool.shutdown(timeout=0.01)) == {running, waiting}
+    assert "pool 'db': 2 tasks were not done 0.01 s after shutdown" in caplog.text
+    assert "slow query" in caplog.text
+    gate.set()
+    assert pool.shutdown(timeout=30) == ()
+
+
+def test_a_task_may_shut_its_own_pool_down() -> None:
+    pool = Pool(2)
+    assert len(pool.submit(pool.shutdown).result(30)) == 1, "the task itself is not done"
+    pool.shutdown()
+
+
+def test_a_dropped_pool_runs_what_it_accepted_and_its_threads_end() -> None:
+    ran: list[int] = []
+    pool = Pool(1)
+    for number in range(10):
+        pool.submit(ran.append, number)
+    threads = pool._threads
+    del pool
+    for thread in threads:
+        thread.join(30)
+        assert not thread.is_alive()
+    assert ran == list(range(10))
+
+
+def test_a_task_runs_in_a_copy_of_its_submitters_context() -> None:
+    variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="none")
+
+    def task() -> str:
+        value = variable.get()
+        variable.set("changed by the task")
+        return value
+
+    variable.set("the submitter's")
+    with Pool(1) as pool:
+        assert [pool.submit(task).result(30) for _ in range(3)] == ["the submitter's"] * 3
+        assert pool.options(name="x").submit(task).result(30) == "the submitter's"
+    assert variable.get() == "the submitter's"
+    with Pool(1, context=False) as pool:
+        assert pool.submit(task).result(30) == "none"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        ({"name": "db"}, "db-0"),
+        ({"thread_name_prefix": "db"}, "db_0"),
+        ({"name": "db", "thread_name_prefix": "threads"}, "threads_0"),
+    ],
+)
+def test_threads_are_named(arguments: dict[str, str], name: str) -> None:
+    with Pool(1, **arguments) as pool:  # type: ignore[arg-type]  # a union of keywords
+        assert pool.submit(lambda: threading.current_thread().name).result(30) == name
+
+
+def test_kept_warm_means_started_at_once() -> None:
+    with Pool(4, min_workers=2) as pool:
+        assert pool.snapshot().threads == 2
+        assert pool.snapshot().idle in (0, 1, 2)
+
+
+def test_the_initializer_runs_in_every_thread() -> None:
+    local = threading.local()
+    together = threading.Barrier(3)
+
+    def initialize(value: str) -> None:
+        local.value = value
+
+    def task() -> str:
+        together.wait(30)
+        return str(local.value)
+
+    with Pool(3, "", initialize, ("ready",)) as pool:
+        assert [future.result(30) for future in [pool.submit(task) for _ in range(3)]] == ["ready"] * 3
+
+
+def test_an_initializer_that_fails_breaks_the_pool(caplog: pytest.LogCaptureFixture) -> None:
+    gate = threading.Event()
+
+    def initialize() -> None:
+        assert gate.wait(30)
+        raise ValueError("no database")
+
+    with caplog.at_level(logging.CRITICAL, "concurrent.futures"), Pool(1, initializer=initialize, name="db") as pool:
+        futures = [pool.submit(int) for _ in range(3)]
+        gate.set()
+        for future in futures:
+            assert isinstance(future.exception(30), PoolBroken)
+        with pytest.raises(PoolBroken, match="'db'"):
+            pool.submit(int)
+        assert pool._broken
+    assert "no database" in caplog.text
+
+
+def test_no_ceiling_is_what_none_writes_out() -> None:
+    gate = threading.Event()
+    with Pool(1, queue_size=None) as pool:
+        futures = [pool.submit(gate.wait, 30) for _ in range(5000)]
+        assert pool.snapshot().waiting >= 4999
+        gate.set()
+        assert all(future.result(30) for future in futures)
+
+
+def test_never_more_threads_or_waiting_tasks_than_allowed() -> None:
+    """Many submitters, a gate and high-water marks."""
+    lock, running, highest, waiting = threading.Lock(), 0, 0, 0
+
+    def task() -> None:
+        nonlocal running, highest, waiting
+        with lock:
+            running += 1
+            highest = max(highest, running)
+        now = pool.snapshot()
+        with lock:
+            waiting = max(waiting, now.waiting - (now.max_workers - now.busy))  # free threads are about to take theirs
+            running -= 1
+
+    with Pool(3, queue_size=5) as pool:
+        threads = [threading.Thread(target=lambda: [pool.submit(task) for _ in range(200)]) for _ in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+    assert highest <= 3
+    assert waiting <= 5
+    assert pool.snapshot().finished == 1200
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "words"),
+    [
+        ({"timeout": "x"}, TypeError, "timeout='x'"),
+        ({"when_full": "x"}, ValueError, "when_full='x'"),
+        ({"name": 1}, TypeError, "name=1"),
+        ({"priority": 1}, TypeError, "priority"),
+    ],
+)
+def test_bad_options_are_named(arguments: dict[str, Any], error: type[Exception], words: str) -> None:
+    with Pool(1) as pool, pytest.raises(error, match=words):
+        pool.options(**arguments)

@@ -1,0 +1,66 @@
+"""A snapshot is frozen, and its numbers add up."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+
+import pytest
+
+from treadle import Pool
+
+
+def test_the_numbers_of_a_busy_pool_add_up() -> None:
+    gate, began = threading.Event(), threading.Barrier(3)
+
+    def hold() -> None:
+        began.wait(30)
+        assert gate.wait(30)
+
+    with Pool(2, queue_size=10, name="db") as pool:
+        pool.submit(int).result(30)
+        for _ in range(2):
+            pool.submit(hold)
+        began.wait(30)
+        waiting = [pool.submit(int) for _ in range(4)]
+        waiting[0].cancel()
+        now = pool.snapshot()
+        gate.set()
+    assert (now.name, now.max_workers, now.queue_size) == ("db", 2, 10)
+    assert (now.threads, now.busy, now.idle, now.waiting, now.cancelled) == (2, 2, 0, 3, 1)
+    assert now.submitted == now.finished + now.busy + now.waiting + now.cancelled + now.shed == 7
+    assert {worker.task for worker in now.workers} == {f"{hold.__qualname__}"}
+    assert {worker.name for worker in now.workers} == {"db-0", "db-1"}
+    assert now.longest_wait >= 0
+    after = pool.snapshot()
+    assert (after.finished, after.waiting, after.busy, after.closed) == (6, 0, 0, True)
+
+
+def test_a_snapshot_cannot_be_changed() -> None:
+    with Pool(1) as pool, pytest.raises(dataclasses.FrozenInstanceError):
+        pool.snapshot().waiting = 3  # type: ignore[misc]  # that is the point
+
+
+def test_a_task_inside_another_is_shown_with_those_around_it() -> None:
+    gate, began = threading.Event(), threading.Event()
+
+    def inner() -> None:
+        began.set()
+        assert gate.wait(30)
+
+    with Pool(1) as pool:
+        outer = pool.submit(lambda: pool.submit(inner).result())
+        assert began.wait(30)
+        (worker,) = pool.snapshot().workers
+        gate.set()
+        outer.result(30)
+    assert worker.nested == 1
+    assert worker.task is not None
+    assert worker.task.endswith("inner")
+
+
+def test_the_repr_counts() -> None:
+    pool = Pool(3, name="db")
+    assert repr(pool) == "<Pool 'db': 0/3 threads busy, 0 waiting>"
+    pool.shutdown()
+    assert repr(pool) == "<Pool 'db': 0/3 threads busy, 0 waiting, closed>"

@@ -1,0 +1,86 @@
+"""wait and as_completed, from outside a pool and from inside its tasks."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from treadle import Future, Pool, as_completed, wait
+from treadle.waiting import FIRST_COMPLETED, FIRST_EXCEPTION
+
+
+@pytest.fixture
+def pool() -> Iterator[Pool]:
+    with Pool(1) as made:
+        yield made
+
+
+def test_outside_a_pool_they_are_the_standard_librarys(pool: Pool) -> None:
+    futures = [pool.submit(abs, n) for n in range(5)]
+    assert wait(futures, 30).not_done == set()
+    assert set(as_completed([*futures, futures[0]], 30)) == set(futures)
+
+
+def test_inside_a_task_all_that_has_not_begun_is_run_there(pool: Pool) -> None:
+    def task() -> int:
+        futures = [pool.submit(abs, n) for n in range(5)]
+        assert wait(futures).not_done == set()
+        return sum(future.result() for future in as_completed([pool.submit(abs, n) for n in range(5)]))
+
+    assert pool.submit(task).result(30) == 10
+
+
+def test_inside_a_task_the_first_is_enough(pool: Pool) -> None:
+    def task() -> tuple[int, int]:
+        futures = [pool.submit(abs, n) for n in range(5)]
+        outcome = wait(futures, return_when=FIRST_COMPLETED)
+        return len(outcome.done), len(outcome.not_done)
+
+    assert pool.submit(task).result(30) == (1, 4)
+
+
+def test_inside_a_task_the_first_exception_is_enough(pool: Pool) -> None:
+    def task() -> int:
+        futures = {pool.submit(int, "x") for _ in range(3)}
+        outcome = wait(futures, return_when=FIRST_EXCEPTION)
+        for future in futures:
+            future.cancel()
+        return len([future for future in outcome.done if future.exception()])
+
+    assert pool.submit(task).result(30) == 1
+
+
+def test_inside_a_task_foreign_futures_are_waited_for(pool: Pool) -> None:
+    made: Future[int] = Future()
+    gate = threading.Event()
+
+    def task() -> int:
+        gate.set()
+        return wait([made]).done.pop().result()
+
+    result = pool.submit(task)
+    assert gate.wait(30)
+    made.set_result(3)
+    assert result.result(30) == 3
+
+
+def test_inside_a_task_a_timeout_ends_the_wait(pool: Pool) -> None:
+    made: Future[int] = Future()
+
+    def task() -> str:
+        assert wait([made], 0.01).not_done == {made}
+        with pytest.raises(concurrent.futures.TimeoutError, match=r"1 \(of 1\) futures unfinished"):
+            next(as_completed([made], 0.01))
+        return "went on"
+
+    assert pool.submit(task).result(30) == "went on"
+
+
+def test_bad_arguments_are_named(pool: Pool) -> None:
+    with pytest.raises(ValueError, match="return_when='x'"):
+        wait([], return_when="x")
+    with pytest.raises(TypeError, match="timeout='x'"):
+        as_completed([], timeout="x")  # type: ignore[arg-type]  # that is the point
