@@ -369,32 +369,25 @@ class Future(_base.Future[T]):
             self._watchers = _Watchers()
         return self._watchers
 
-    @property
-    def _condition(self) -> Condition:  # type: ignore[override]  # a property where the base class has an attribute
-        with self._home.lock:
-            watchers = self._watch()
-            if watchers.condition is None:
-                watchers.condition = Condition()
-            return watchers.condition
+    if not TYPE_CHECKING:  # to type checkers they are the attributes that the base class has, which others expect
 
-    @property
-    def _waiters(self) -> list[Any]:  # type: ignore[override]  # a property where the base class has an attribute
-        with self._home.lock:
-            return self._watch().waiters
+        @property
+        def _condition(self) -> Condition:
+            with self._home.lock:
+                watchers = self._watch()
+                if watchers.condition is None:
+                    watchers.condition = Condition()
+                return watchers.condition
 
-    @property
-    def _done_callbacks(self) -> list[Callable[[Any], object]]:
-        with self._home.lock:
-            return self._watch().callbacks
+        @property
+        def _waiters(self) -> list[Any]:
+            with self._home.lock:
+                return self._watch().waiters
 
     def __repr__(self) -> str:
         with self._home.lock:
-            state, error = self._state, getattr(self, "_exception", None)
-            outcome = ""
+            state, error, outcome = self._state, getattr(self, "_exception", None), ""
             if state == FINISHED:
-                outcome = (
-                    f" raised {type(error).__name__}"
-                    if error is not None
-                    else f" returned {type(self._result).__name__}"
-                )
+                what = "returned" if error is None else "raised"
+                outcome = f" {what} {type(self._result if error is None else error).__name__}"
         return f"<{type(self).__name__} at {id(self):#x} state={_base._STATE_TO_DESCRIPTION_MAP[state]}{outcome}>"

@@ -53,12 +53,11 @@ class Pool(ThreadPoolExecutor):
         thread_name_prefix: threads are called `<prefix>_<n>`. Empty: see `name`.
         initializer: called in each new thread with `initargs`; if it raises, the pool is broken.
         initargs: its arguments.
-        queue_size: the ceiling on tasks that wait (for which no thread is free), 0 or more. 0: a task is taken only if
-        a thread is free for it. None: no
-            ceiling.
-        when_full: what `submit` does at that ceiling. "wait": blocks until there is room; not for callers that hold a
-            lock which tasks or their callbacks need. "reject": raises PoolFull.
-            "run": runs the task in the calling thread. "discard_oldest": cancels the task that has waited longest.
+        queue_size: the ceiling on tasks that wait because no thread is free, 0 or more. 0: a task is taken only if a
+            thread is free for it. None: no ceiling.
+        when_full: what `submit` does at that ceiling. "wait": blocks until there is room (not for callers that hold a
+            lock which tasks or their callbacks need). "reject": raises PoolFull. "run": runs the task in the calling
+            thread. "discard_oldest": cancels the task that has waited longest.
         order: in which order waiting tasks run: "fifo", or an object (see `treadle.orders`).
         min_workers: threads that are started at once and stay when idle, 0 to `max_workers`.
         idle_timeout: seconds, 0 or more, after which a thread without work ends. None: never.
