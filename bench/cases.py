@@ -141,11 +141,11 @@ def cases(scale: float, *, gil: bool) -> list[Case]:
             "map",
             "Map a function over a range",
             "items/s",
-            throughput(lambda peer: peer.map(itself, 2 * many), 2 * many),
+            throughput(lambda peer: peer.map(itself, 4 * many), 4 * many),
             target(10.0, 2.0),
             also=(TreadleInChunks,),
         ),
-        Case("submitters", f"{WORKERS} threads submit and collect at once", "tasks/s", submitters(many)),
+        Case("submitters", f"{WORKERS} threads submit and collect at once", "tasks/s", submitters(2 * many)),
         Case("latency", "From submit to result of a lone task", "µs", latency(few), target(1.0)),
         Case("memory", "Memory of a waiting task", "bytes", memory(many), target(5.0), room=many),
     ]

@@ -46,10 +46,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = options_from(arguments, [case.name for case in cases(1.0, gil=gil)])
     everything = cases(QUICK if options.quick else 1.0, gil=gil)
     surroundings = report.environment()
-    print(
-        f"{report.python_name()}, {WORKERS} workers, {surroundings['processors']} processors, {options.rounds} rounds"
-    )
-    print(f"medians; ratios to {report.BASE}, with the lowest and the highest of a round in brackets\n")
+    print(f"{report.python_name()}, {WORKERS} workers, {surroundings['processors']} processors")
+    print(f"medians of {options.rounds} rounds; ratios to {report.BASE}, with the lowest and the highest of a round")
+    print(report.busy(surroundings))
     start, outcomes = perf_counter(), []
     for case in everything:
         if case.name in options.cases or not options.cases:

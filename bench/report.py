@@ -54,6 +54,16 @@ def environment() -> dict[str, Any]:
     }
 
 
+def busy(surroundings: dict[str, Any]) -> str:
+    """Return a warning if others use the machine, else nothing."""
+    load, processors = surroundings["load at start"], surroundings["processors"] or 1
+    if load is None or load < processors / 2:
+        return ""
+    return (
+        f"the machine is busy (load {load:g} on {processors} processors): expect noise, and try again when it is not\n"
+    )
+
+
 def _processor() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()

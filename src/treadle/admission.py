@@ -82,6 +82,9 @@ class Admission:
         except Exception as error:
             self.refuse(task, error)
             raise
+        except BaseException:  # Ctrl-C
+            self.dispatcher.recover(task)
+            raise
         if when_full == "run":
             self.dispatcher.run_here(task)
         elif victim is not None:

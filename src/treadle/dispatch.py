@@ -208,6 +208,14 @@ class Dispatcher:
             task._forget_call()
             self.leave(task)
 
+    def recover(self, task: Task) -> None:
+        """Leave no trace of a submit that Ctrl-C, or another exception, ended at any line."""
+        self.release_if_held()
+        with self.lock:
+            if task._state == PENDING and (task in self.admission.entrants or task in self.tasks):
+                self.take_back(task)
+            self.staff.nudge()
+
     def evict(self) -> Task | None:
         """Claim the task that has waited longest, to be abandoned; the lock is held."""
         while self.tasks:
@@ -234,6 +242,8 @@ class Dispatcher:
         finally:
             self.count_inline(worker, task, -1)
         task._finish()
+        if worker is None and isinstance(task._exception, KeyboardInterrupt):
+            raise task._see()  # Ctrl-C was meant for the program, whose own thread this is
 
     def count_inline(self, worker: Worker | None, task: Task, change: int) -> None:
         """Note that `task` begins (+1) or ends (-1) inside what runs in this thread, `worker`'s or nobody's."""

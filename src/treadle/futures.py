@@ -280,15 +280,11 @@ class Future(_base.Future[T]):
     def _change(self) -> Iterator[None]:
         """Hold what guards the state, and tell those who wait through the condition before it is let go."""
         lock = self._home.lock
-        lock.acquire()
-        condition = None if self._watchers is None else self._watchers.condition
-        if condition is None:
-            try:
+        with lock:
+            condition = None if self._watchers is None else self._watchers.condition
+            if condition is None:
                 yield
-            finally:
-                lock.release()
-            return
-        lock.release()
+                return
         with condition:
             with lock:
                 before = self._state

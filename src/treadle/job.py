@@ -130,7 +130,8 @@ class Job:
         try:
             self.dispatcher.admission.enter(turn, self.policy, self.timeout)
         except BaseException as error:
-            self.turn_over(turn, error)
+            if not turn.running():  # Ctrl-C may come when it has been admitted
+                self.turn_over(turn, error)
             raise
 
     def new_turn(self) -> Turn:

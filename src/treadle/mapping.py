@@ -148,6 +148,9 @@ class MapIterator(Iterator[T], Generic[T]):
                 raise
             self._rows = self._pool = None
             self._failure = error
+        except BaseException:  # Ctrl-C, which may have come between any two lines
+            self.close()
+            raise
         if self._outstanding < self._ahead:
             self._rows = self._pool = None
 

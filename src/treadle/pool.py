@@ -166,7 +166,7 @@ class Pool(ThreadPoolExecutor):
                 dispatcher.release()
                 dispatcher.admission.enter(task, self._when_full)
         except BaseException:
-            dispatcher.release_if_held()
+            dispatcher.recover(task)
             raise
         return task
 
@@ -205,9 +205,10 @@ class Pool(ThreadPoolExecutor):
         `next` raises TimeoutError when `timeout` has passed, what `fn` or an iterable raised, and CancelledError for an
         item that the pool dropped.
         """
-        return self.options().map(
-            fn, *iterables, timeout=timeout, chunksize=chunksize, buffersize=buffersize, ordered=ordered
-        )
+        # Where `submit` was overridden or replaced, every call is to pass through it, as in the standard library.
+        replaced = type(self).submit is not Pool.submit or "submit" in vars(self)
+        submit = self.submit if replaced else None
+        return self.options()._map(fn, iterables, timeout, chunksize, buffersize, ordered, submit)
 
     async def run(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Run `fn(*args, **kwargs)` on a thread of the pool, and await its result.
@@ -350,6 +351,19 @@ class Options:
         ordered: bool = True,
     ) -> Results[T]:
         """As `Pool.map`, with the view's options; `timeout` here is the results', the view's is for room."""
+        return self._map(fn, iterables, timeout, chunksize, buffersize, ordered, None)
+
+    def _map(
+        self,
+        fn: Callable[..., T],
+        iterables: tuple[Iterable[Any], ...],
+        timeout: float | None,
+        chunksize: int,
+        buffersize: int | None,
+        ordered: bool,
+        submit: Callable[..., Any] | None,
+    ) -> Results[T]:
+        """Check the arguments and begin, through `submit` if it is given."""
         checks.function("fn", fn)
         pool = self._pool
         timeout = checks.seconds("timeout", timeout)
@@ -357,8 +371,8 @@ class Options:
         ahead = checks.integer_or_none("buffersize", buffersize, least=1) or read_ahead(pool._dispatcher)
         ordered = checks.boolean("ordered", ordered)
         rows = zip(*iterables, strict=False)
-        if type(pool).submit is not Pool.submit or "submit" in vars(pool):  # then every call is to pass through it
-            return FutureMap(pool.submit, fn, rows, ahead=ahead, timeout=timeout, ordered=ordered)
+        if submit is not None:
+            return FutureMap(submit, fn, rows, ahead=ahead, timeout=timeout, ordered=ordered)
         job = Job(
             pool._dispatcher,
             fn,

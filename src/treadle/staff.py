@@ -6,6 +6,7 @@ from collections.abc import Container
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from treadle.futures import PENDING, RUNNING
 from treadle.worker import Worker
 
 if TYPE_CHECKING:
@@ -65,49 +66,59 @@ class Staff:
         Raises:
             RuntimeError: no thread can be started, and there is none; `task` is taken out again.
         """
-        waiting = len(self.dispatcher.tasks)
         if self.idle:
             if not self.waking:
                 self.wake_one()
-            if waiting <= len(self.idle) + 1:
+            if len(self.dispatcher.tasks) <= len(self.idle) + 1:
                 return
         if len(self.workers) < self.max_workers:
             try:
-                self.start_worker()
+                self.start_worker(task if len(self.dispatcher.tasks) == 1 else None)
             except RuntimeError:  # can't start new thread
                 if not self.workers:
                     self.dispatcher.take_back(task)
                     raise
 
+    def nudge(self) -> None:
+        """Make good what an exception in the middle of a critical section may have left undone; the lock is held."""
+        if self.idle and self.dispatcher.tasks:
+            self.wake_one()
+
     def wake_one(self) -> None:
         """Wake the worker that fell idle last; the lock is held."""
-        worker = self.idle.pop()
+        # Ctrl-C is raised after calls, so these lines are not cut in two, and the call comes last.
+        worker = self.idle[-1]
+        del self.idle[-1]
         self.waking = True
         worker.mail.release()
 
     def wake_all(self) -> None:
         """Wake every idle worker, to find out that it is time to leave; the lock is held."""
         while self.idle:
-            self.idle.pop().mail.release()
+            worker = self.idle[-1]
+            del self.idle[-1]
+            worker.mail.release()
 
-    def start_worker(self) -> None:
-        """Start one more worker, with the next task in its hands.
+    def start_worker(self, first: Task | None = None) -> None:
+        """Start one more worker, with the task `first` in its hands: the only one that waits.
 
         The lock is held, so that a start that fails (RuntimeError: can't start new thread) leaves no trace for anybody.
         The worker needs no lock before its first task has run; so that task has begun when its submit returns, and
-        no shutdown comes between.
+        no shutdown comes between. In the order it stays as a dead entry.
         """
         number = min(self.numbers) if self.numbers else len(self.workers)
-        first = self.dispatcher.claim_next()
         worker = Worker(self.dispatcher, number, first)
+        if first is not None:
+            first._state = RUNNING
+            self.dispatcher.dead += 1
         try:
             worker.thread.start()
         except BaseException:
-            if not worker.thread.is_alive():
-                if first is not None:
-                    self.dispatcher.put_back(first)
-                raise
-            self.add(worker)  # Ctrl-C, while we waited for it to come up
+            if worker.thread.is_alive():  # Ctrl-C, while we waited for it to come up
+                self.add(worker)
+            elif first is not None:
+                first._state = PENDING
+                self.dispatcher.dead -= 1
             raise
         self.add(worker)
 

@@ -120,3 +120,9 @@ def test_a_build_without_a_gil_has_targets_of_its_own(bench: Import, gil: bool) 
         assert targets == {"submit_result": 5.0, "map": 10.0, "submitters": None, "latency": 1.0, "memory": 5.0}
     else:
         assert targets == {"submit_result": 2.0, "map": 2.0, "submitters": None, "latency": None, "memory": None}
+
+
+def test_only_memory_is_measured_with_more_room_than_by_default(bench: Import) -> None:
+    """All of its tasks have to wait at once; where they need not, treadle keeps its ceiling."""
+    room = {case.name: case.room for case in bench("cases").cases(1.0, gil=True)}
+    assert room == {"submit_result": None, "map": None, "submitters": None, "latency": None, "memory": 5000}

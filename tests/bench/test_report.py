@@ -63,6 +63,16 @@ def test_the_table_has_the_best_first_and_says_why_a_peer_is_absent(bench: Impor
     assert last.split() == ["pebble", "-", "not", "installed"]
 
 
+@pytest.mark.parametrize(
+    ("load", "processors", "warns"),
+    [(0.99, 2, False), (1.0, 2, True), (1.0, 8, False), (None, 2, False), (1.0, None, True)],
+)
+def test_a_busy_machine_is_mentioned(
+    module: ModuleType, load: float | None, processors: int | None, warns: bool
+) -> None:
+    assert bool(module.busy({"load at start": load, "processors": processors})) is warns
+
+
 @pytest.mark.parametrize(("unit", "longer"), [("tasks/s", "treadle"), ("bytes", "concurrent.futures")])
 def test_a_chart_shows_rates_as_rates_and_says_which_end_is_better(
     bench: Import, module: ModuleType, unit: str, longer: str

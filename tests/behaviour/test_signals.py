@@ -1,0 +1,80 @@
+"""Signal handlers and Ctrl-C at any instant: no lock stays taken, and nothing hangs."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs setitimer")
+
+
+def run(program: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    return subprocess.run(
+        [sys.executable, "-X", "faulthandler", "-c", textwrap.dedent(program)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env=environment,
+    )
+
+
+def test_a_signal_handler_may_submit_in_the_middle_of_anything() -> None:
+    """The standard library's pool deadlocks here: its lock is taken by the thread that the handler interrupts."""
+    done = run("""
+        import faulthandler, signal
+        from treadle import Pool
+        faulthandler.dump_traceback_later(90, exit=True)
+        pool, from_handler = Pool(2, queue_size=None), []
+        def handler(*_):
+            from_handler.append(pool.submit(abs, -1))
+            from_handler[-1].cancel()
+            pool.snapshot()
+        signal.signal(signal.SIGALRM, handler)
+        signal.setitimer(signal.ITIMER_REAL, 0.0002, 0.0002)
+        for round in range(300):
+            futures = [pool.submit(abs, -n) for n in range(50)]
+            futures[round % 50].cancel()
+            for future in futures:
+                if not future.cancelled():
+                    future.result()
+            assert sum(pool.map(abs, range(50))) == 1225
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        pool.shutdown()
+        now = pool.snapshot()
+        assert all(future.done() for future in from_handler)
+        assert now.submitted == now.finished + now.cancelled, now
+        print("ended", len(from_handler) > 10)
+    """)
+    assert done.stdout.strip() == "ended True", done.stderr
+
+
+def test_ctrl_c_at_any_instant_leaves_a_pool_that_works() -> None:
+    done = run("""
+        import faulthandler, random, signal
+        from treadle import Pool
+        faulthandler.dump_traceback_later(90, exit=True)
+        signal.signal(signal.SIGALRM, signal.default_int_handler)
+        pool, interrupted = Pool(2, queue_size=5), 0
+        for round in range(600):
+            try:  # and again a little later, since one that comes in a destructor is lost
+                signal.setitimer(signal.ITIMER_REAL, random.uniform(0.00005, 0.002), 0.01)
+                while True:
+                    futures = [pool.submit(abs, -n) for n in range(20)]
+                    for future in futures:
+                        future.result()
+                    list(pool.map(abs, range(20)))
+            except KeyboardInterrupt:
+                interrupted += 1
+                signal.setitimer(signal.ITIMER_REAL, 0)
+            assert pool.submit(abs, -7).result(60) == 7
+            assert list(pool.map(abs, range(10))) == list(range(10))
+        pool.shutdown()
+        print("ended", interrupted)
+    """)
+    assert done.stdout.strip() == "ended 600", done.stderr
