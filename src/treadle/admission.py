@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, cast
 
 from treadle import deadlock
 from treadle.errors import PoolBroken, PoolClosed, PoolFull
-from treadle.futures import RUNNING
+from treadle.futures import PENDING, RUNNING
 from treadle.worker import current_worker
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class Admission:
                     self.admit(task)
                     when_full = ""
                 elif when_full == "wait" and not self.dispatcher.is_ours():
-                    entrant = self.entrants[task] = Entrant(blocking=True)
+                    entrant = self.queue_up(task, blocking=True)
                 elif when_full == "discard_oldest" and (victim := self.dispatcher.evict()) is not None:
                     self.admit(task)
                 elif when_full in ("run", "wait"):  # a worker never waits for its own pool
@@ -113,7 +113,7 @@ class Admission:
                 if entered:
                     self.admit(task)
                 else:
-                    self.entrants[task] = Entrant(blocking=False)
+                    self.queue_up(task, blocking=False)
         except Exception as error:
             self.refuse(task, error)
             raise
@@ -157,8 +157,16 @@ class Admission:
 
     def admit(self, task: Task) -> None:
         """Put `task` in the order and see that a worker comes; the lock is held."""
+        task._state = PENDING  # a turn of a map is not, until here, so that nobody cancels or claims it before
         self.dispatcher.put(task)
         self.dispatcher.staff.summon(task)
+
+    def queue_up(self, task: Task, *, blocking: bool) -> Entrant:
+        """Let the caller of `task` wait for room; the lock is held."""
+        entrant = Entrant(blocking=blocking)
+        task._state = PENDING
+        self.entrants[task] = entrant
+        return entrant
 
     def wait_for_room(self, task: Task, entrant: Entrant, timeout: float | None) -> None:
         """Block until `task` is in, refused, or `timeout` seconds have passed."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from treadle import clock, deadlock
 from treadle.calls import Bare, Unseen, name_of
-from treadle.futures import Future
+from treadle.futures import RUNNING, Future
 from treadle.worker import current_worker
 
 if TYPE_CHECKING:
@@ -125,19 +125,22 @@ class Job:
     # -- the consumer's side --------------------------------------------------------------------------------------
 
     def begin_turn(self) -> None:
-        """Submit a turn by the pool's policy; it may block, run here, or be refused, and then so are the items."""
+        """Submit a turn by the pool's policy; it may block, run here, or be refused, and then so are the items.
+
+        After Ctrl-C nobody knows how far it came, and the consumer closes the job.
+        """
         turn = self.new_turn()
         try:
             self.dispatcher.admission.enter(turn, self.policy, self.timeout)
-        except BaseException as error:
-            if not turn.running():  # Ctrl-C may come when it has been admitted
-                self.turn_over(turn, error)
+        except Exception as error:
+            self.turn_over(turn, error)
             raise
 
     def new_turn(self) -> Turn:
         """Return a turn that has not been submitted."""
         turn = cast(Turn, self.dispatcher.new_task(self.fn, (), BARE, None, Turn))
         turn.job, turn.item = self, None
+        turn._state = RUNNING  # to others, until it is admitted
         turn.add_done_callback(self.turn_done)
         with self.lock:
             self.turns += 1

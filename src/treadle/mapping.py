@@ -143,6 +143,8 @@ class MapIterator(Iterator[T], Generic[T]):
                         job.begin_turn()
                     elif not job.offer_turn():
                         wanted = 1
+                        if job.turns == 0:  # the last of the others was dropped meanwhile, and left the items to ours
+                            job.begin_turn()
         except Exception as error:
             if not self._begun and self._outstanding <= 1:  # the first item was refused, or there was none
                 raise

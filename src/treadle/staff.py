@@ -6,7 +6,7 @@ from collections.abc import Container
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from treadle.futures import PENDING, RUNNING
+from treadle.futures import RUNNING
 from treadle.worker import Worker
 
 if TYPE_CHECKING:
@@ -104,21 +104,20 @@ class Staff:
 
         The lock is held, so that a start that fails (RuntimeError: can't start new thread) leaves no trace for anybody.
         The worker needs no lock before its first task has run; so that task has begun when its submit returns, and
-        no shutdown comes between. In the order it stays as a dead entry.
+        no shutdown comes between.
         """
         number = min(self.numbers) if self.numbers else len(self.workers)
         worker = Worker(self.dispatcher, number, first)
         if first is not None:
+            self.dispatcher.take()
             first._state = RUNNING
-            self.dispatcher.dead += 1
         try:
             worker.thread.start()
         except BaseException:
             if worker.thread.is_alive():  # Ctrl-C, while we waited for it to come up
                 self.add(worker)
             elif first is not None:
-                first._state = PENDING
-                self.dispatcher.dead -= 1
+                self.dispatcher.put_back(first)
             raise
         self.add(worker)
 

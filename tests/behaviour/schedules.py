@@ -1,0 +1,234 @@
+"""Random schedules of everything a pool can be asked, with invariants that are checked after each step.
+
+A schedule is a list of steps, made from a seed by the stress run, or by hypothesis.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import itertools
+import random
+import threading
+from collections.abc import Iterator
+from concurrent.futures import CancelledError
+from dataclasses import dataclass, field
+from typing import Any
+
+from treadle import Future, Pool, as_completed, wait
+from treadle.errors import PoolClosed, PoolFull
+
+POLICIES = ("wait", "reject", "run", "discard_oldest")
+STEPS = (
+    "submit",
+    "submit",
+    "submit",
+    "nested",
+    "fail",
+    "cancel",
+    "ask",
+    "map",
+    "unordered",
+    "close_map",
+    "wait",
+    "drop",
+)
+LONG = 60.0  # seconds after which a wait that ought to end is taken to hang
+
+
+@dataclass
+class Schedule:
+    """A pool's arguments, and what is done with it.
+
+    Attributes:
+        workers, queue_size, policy: the pool's.
+        threads: for each thread, its steps with a number that varies them.
+        cancel: whether the shutdown at the end cancels.
+    """
+
+    workers: int
+    queue_size: int | None
+    policy: str
+    threads: list[list[tuple[str, int]]]
+    cancel: bool
+
+
+@dataclass
+class Play:
+    """One run of a schedule."""
+
+    schedule: Schedule
+    pool: Pool = field(init=False)
+    lock: Any = field(default_factory=threading.Lock)
+    ran: dict[int, int] = field(default_factory=dict)  # how often each task was run
+    futures: list[tuple[int, Future[Any]]] = field(default_factory=list)
+    called: dict[int, int] = field(default_factory=dict)  # how often each task's callback was called
+    faults: list[str] = field(default_factory=list)
+    numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
+
+    def run(self) -> None:
+        """Do all steps; raise AssertionError with what did not hold."""
+        schedule = self.schedule
+        self.pool = Pool(
+            schedule.workers, queue_size=schedule.queue_size, when_full=schedule.policy, idle_timeout=0.01, name="play"
+        )
+        threads = [threading.Thread(target=self.follow, args=(steps,)) for steps in schedule.threads]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(LONG)
+            assert not thread.is_alive(), f"a step hangs: {schedule}"
+        assert self.pool.shutdown(cancel_futures=schedule.cancel, timeout=LONG) == (), f"shutdown hangs: {schedule}"
+        self.check_the_end()
+
+    def follow(self, steps: list[tuple[str, int]]) -> None:
+        """Be one thread."""
+        try:
+            for step, number in steps:
+                getattr(self, step)(number)
+                self.check_bounds()
+        except BaseException as error:
+            self.faults.append(f"{step} {number}: {error!r}")
+            raise
+
+    # -- invariants -----------------------------------------------------------------------------------------------
+
+    def check_bounds(self) -> None:
+        """What holds at every instant."""
+        now = self.pool.snapshot()
+        assert 0 <= now.busy <= now.threads <= self.schedule.workers, now
+        assert now.waiting >= 0, now
+        if self.schedule.queue_size is not None:
+            assert now.waiting <= self.schedule.queue_size + now.max_workers - now.busy, now
+
+    def check_the_end(self) -> None:
+        """What holds when all is over."""
+        assert not self.faults, self.faults
+        now = self.pool.snapshot()
+        assert (now.threads, now.waiting, now.blocked, now.busy) == (0, 0, 0, 0), now
+        assert now.submitted == now.finished + now.cancelled + now.shed, now
+        for number, future in self.futures:
+            times = self.ran.get(number, 0)
+            assert future.done(), f"task {number} was forgotten"
+            assert times == (0 if future.cancelled() else 1), f"task {number} ran {times} times: {future!r}"
+            assert self.called.get(number) == 1, f"callback of task {number}: {self.called.get(number)} calls"
+
+    # -- steps ----------------------------------------------------------------------------------------------------
+
+    def task(self, number: int, depth: int = 0) -> int:
+        """What is run: counts itself, and may use its own pool."""
+        with self.lock:
+            self.ran[number] = self.ran.get(number, 0) + 1
+        if depth:
+            try:
+                child = self.pool.submit(self.task, -abs(number) * 10 - depth, depth - 1)
+                child.result()
+                if depth == 2:
+                    assert list(as_completed([child])) == [child]
+            except (PoolFull, PoolClosed, CancelledError):
+                pass  # by policy, or at the end
+        return number
+
+    def add(self, fn: Any, *args: Any) -> None:
+        """Submit a task that is kept and counted."""
+        number = next(self.numbers)
+        try:
+            future = self.pool.submit(fn, number, *args)
+        except PoolFull:
+            return
+
+        def called(_: Future[Any]) -> None:
+            with self.lock:
+                self.called[number] = self.called.get(number, 0) + 1
+
+        with self.lock:
+            self.futures.append((number, future))
+        future.add_done_callback(called)
+
+    def pick(self, number: int) -> Future[Any] | None:
+        """Return one of the futures so far."""
+        with self.lock:
+            return self.futures[number % len(self.futures)][1] if self.futures else None
+
+    def submit(self, number: int) -> None:
+        self.add(self.task)
+
+    def nested(self, number: int) -> None:
+        self.add(self.task, number % 3)
+
+    def fail(self, number: int) -> None:
+        try:
+            future = self.pool.submit(int, "not a number")
+        except PoolFull:
+            return
+        try:
+            assert isinstance(future.exception(LONG), ValueError)
+        except CancelledError:
+            assert self.schedule.policy == "discard_oldest"
+
+    def cancel(self, number: int) -> None:
+        future = self.pick(number)
+        if future is not None and future.cancel():
+            assert future.cancelled()
+
+    def ask(self, number: int) -> None:
+        future = self.pick(number)
+        if future is not None:
+            try:
+                future.result(LONG if number % 2 else 0.0001)
+            except CancelledError:
+                assert future.cancelled()
+            except concurrent.futures.TimeoutError:
+                assert number % 2 == 0, "a result that never comes"
+
+    def map(self, number: int) -> None:
+        self.mapped(number, ordered=True)
+
+    def unordered(self, number: int) -> None:
+        self.mapped(number, ordered=False)
+
+    def mapped(self, number: int, *, ordered: bool) -> None:
+        count = number % 40
+        try:
+            got = list(
+                self.pool.map(abs, range(count), buffersize=1 + number % 7, chunksize=1 + number % 3, ordered=ordered)
+            )
+        except (PoolFull, CancelledError):
+            assert self.schedule.policy in ("reject", "discard_oldest")
+            return
+        assert (got if ordered else sorted(got)) == list(range(count))
+
+    def close_map(self, number: int) -> None:
+        try:
+            results = self.pool.map(abs, iter(int, 1), buffersize=1 + number % 5)
+            for _ in range(number % 4):
+                next(results)
+            results.close()
+        except (PoolFull, CancelledError):
+            assert self.schedule.policy in ("reject", "discard_oldest")
+
+    def wait(self, number: int) -> None:
+        with self.lock:
+            some = [future for _, future in self.futures[-(number % 10) - 1 :]]
+        assert not wait(some, LONG).not_done, "tasks that never end"
+
+    def drop(self, number: int) -> None:
+        """Forget a future at once."""
+        try:
+            self.pool.submit(int)
+        except PoolFull:
+            pass
+
+
+def random_schedule(seed: int) -> Schedule:
+    """Return the schedule of a seed."""
+    chance = random.Random(seed)
+    return Schedule(
+        workers=chance.randint(1, 4),
+        queue_size=chance.choice([0, 1, 2, 5, 100, None]),
+        policy=chance.choice(POLICIES),
+        threads=[
+            [(chance.choice(STEPS), chance.randrange(1000)) for _ in range(chance.randint(1, 40))]
+            for _ in range(chance.randint(1, 4))
+        ],
+        cancel=chance.random() < 0.3,
+    )

@@ -1,0 +1,44 @@
+"""Random schedules for a given time: `make stress`, or `python tests/behaviour/stress.py [SECONDS [SEED]]`.
+
+Ends with status 1, and the seed, when an invariant does not hold or anything hangs.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import logging
+import random
+import sys
+import threading
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from behaviour.schedules import LONG, Play, random_schedule
+
+
+def main() -> int:
+    """Play one schedule after another until the time is over."""
+    seconds = float(sys.argv[1]) if len(sys.argv) > 1 else 300.0
+    seed = int(sys.argv[2]) if len(sys.argv) > 2 else random.randrange(1_000_000_000)
+    logging.disable(logging.CRITICAL)  # failing tasks that nobody asks for are part of it
+    print(f"first seed {seed}, for {seconds:g} s, Python {sys.version.split()[0]}", flush=True)
+    end, played = time.monotonic() + seconds, 0
+    before = set(threading.enumerate())
+    while time.monotonic() < end:
+        faulthandler.dump_traceback_later(4 * LONG, exit=True)
+        try:
+            Play(random_schedule(seed + played)).run()
+        except BaseException:
+            print(f"FAILED: seed {seed + played}", flush=True)
+            faulthandler.dump_traceback(all_threads=True)
+            raise
+        played += 1
+    left = [thread for thread in threading.enumerate() if thread not in before and thread.is_alive()]
+    print(f"{played} schedules, every invariant held, {len(left)} threads left")
+    return 1 if left else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
