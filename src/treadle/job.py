@@ -85,6 +85,7 @@ class Job:
         "lock",
         "name",
         "observed",
+        "observed_fn",
         "ordered",
         "policy",
         "results",
@@ -106,10 +107,11 @@ class Job:
         name: str | None,
     ) -> None:
         self.dispatcher = dispatcher
-        self.fn = fn
+        self.observed = bool(dispatcher.observers)
+        self.observed_fn = fn
+        self.fn = self.call_observed if self.observed else fn
         self.chunksize = chunksize
         self.ordered = ordered
-        self.observed = bool(dispatcher.observers)
         self.context = context
         self.policy, self.timeout = enter
         self.name = name or name_of(fn)
@@ -206,7 +208,8 @@ class Job:
     def work(self, turn: Turn) -> bool:
         """Run items until none is left, or others wait for the thread; return whether it is to go on later."""
         dispatcher, waiting, tasks = self.dispatcher, self.waiting, self.dispatcher.tasks
-        most, run, popleft = dispatcher.staff.max_workers, self.run, waiting.popleft
+        most, fn, copy, popleft = dispatcher.staff.max_workers, self.fn, self.context.copy, waiting.popleft
+        hand_over = None if self.ordered else self.results.append
         with self.lock:
             self.running += 1
         ran = left = 0
@@ -222,13 +225,22 @@ class Job:
                     self.offer_turn()
                 left = self.chunksize
             try:
-                turn.item = popleft()
+                turn.item = item = popleft()
             except IndexError:  # another turn was faster
                 break
-            run(turn.item)
+            try:  # as in run(), spelled out because this is the path of every item
+                item.value = copy().run(fn, *item.args)
+                item.args = None
+                item.outcome = RETURNED
+            except BaseException as error:
+                self.keep(item, error)
+            if hand_over is not None:
+                hand_over(item)
+            if self.gate is not None:
+                self.knock()
             ran += 1
             left -= 1
-        turn.item = None
+        turn.item = item = None  # type: ignore[assignment]  # an idle worker holds no result
         return self.end_turn(turn, ran, again)
 
     def end_turn(self, turn: Turn, ran: int, again: bool) -> bool:
@@ -248,25 +260,35 @@ class Job:
 
     def run(self, item: Item) -> None:
         """Make one call, and hand over what comes of it."""
-        if self.observed:
-            self.dispatcher.announce("started", cast(Any, item), name=self.name)
         try:
             item.value = self.context.copy().run(self.fn, *item.args)
-            outcome = RETURNED
+            item.args = None
+            item.outcome = RETURNED
         except BaseException as error:
-            item.value = Unseen(self.name, error)
-            outcome = RAISED
-        item.args = None
-        if self.observed:
-            raised = item.value.error if outcome == RAISED else None
-            self.dispatcher.announce("finished", cast(Any, item), raised, self.name)
-        item.outcome = outcome
+            self.keep(item, error)
         if not self.ordered:
             self.results.append(item)
-        if self.gate is not None:
-            self.knock()
-        if outcome == RAISED:
-            self = item = raised = None  # type: ignore[assignment]  # the traceback holds this frame: no cycle
+        self.knock()
+
+    def keep(self, item: Item, error: BaseException) -> None:
+        """Keep what a call raised."""
+        # The traceback begins in the frame of whoever made the call, which holds the item: no cycle through it.
+        error.__traceback__ = error.__traceback__ and error.__traceback__.tb_next
+        item.value, item.args = Unseen(self.name, error), None
+        item.outcome = RAISED
+
+    def call_observed(self, item: Item, *row: Any) -> Any:
+        """Make one call, and tell the observers before and after; what an observed job has in place of its function."""
+        announce = self.dispatcher.announce
+        announce("started", cast(Any, item), name=self.name)
+        try:
+            result = self.observed_fn(*row)
+        except BaseException as error:
+            announce("finished", cast(Any, item), error, self.name)
+            item = None  # type: ignore[assignment]  # the traceback holds this frame
+            raise
+        announce("finished", cast(Any, item), None, self.name)
+        return result
 
     def offer_turn(self) -> bool:
         """Let another worker help, if the pool has room for one more turn."""

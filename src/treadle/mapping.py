@@ -57,6 +57,7 @@ class MapIterator(Iterator[T], Generic[T]):
     ) -> None:
         self._pool = pool  # so that `for x in Pool().map(...)` keeps its pool, as long as there is input
         self._job = job
+        self._ordered = job.ordered
         self._rows: Iterator[tuple[Any, ...]] | None = rows
         self._ahead = ahead
         # Refilled by half, for a wake-up each item would cost more than the item; but never so late that a thread
@@ -78,16 +79,15 @@ class MapIterator(Iterator[T], Generic[T]):
     def __next__(self) -> T:
         if not self._left:
             self._refill()
-        job = self._job
-        if job.ordered:
+        if self._ordered:
             item = self._window[0]
             if not item.outcome:
                 self._wait(item)
             self._window.popleft()
         else:
-            if not job.results:
+            if not self._job.results:
                 self._wait(None)
-            item = job.results.popleft()
+            item = self._job.results.popleft()
         self._left -= 1
         value, item.value = item.value, None  # the worker may hold the item for a while yet
         if item.outcome == RETURNED:
@@ -136,6 +136,7 @@ class MapIterator(Iterator[T], Generic[T]):
                 if ordered:
                     window.append(item)
                 if observed:
+                    item.args = (item, *row)
                     job.dispatcher.announce("submitted", cast(Any, item), name=job.name)
                 waiting.append(item)
                 if job.turns < wanted:

@@ -189,8 +189,7 @@ class Pool(ThreadPoolExecutor):
             fn: called with one item of each iterable.
             iterables: the input; it may be endless.
             timeout: seconds from now in which every result must be there; None: no limit.
-            chunksize: how many items a thread takes at once, 1 or more. More is faster for calls of microseconds, and
-                delays their results until the last of them is done.
+            chunksize: how many items a thread runs before it looks whether other tasks wait for it, 1 or more.
             buffersize: how many items may be read and not yet taken as results, 1 or more. None: as many as may wait in
                 the pool (`queue_size`), but at least two a thread.
             ordered: whether results come in the order of the input, or as they are ready.
