@@ -13,6 +13,7 @@ from concurrent.futures import TimeoutError
 import pytest
 
 from treadle import Pool
+from treadle.errors import PoolFull
 
 
 @pytest.fixture
@@ -248,3 +249,32 @@ def test_a_task_may_map_in_its_own_pool() -> None:
     with Pool(1) as pool:
         total = pool.submit(lambda: sum(pool.map(lambda n: sum(pool.map(abs, range(n))), range(10)))).result(30)
     assert total == sum(sum(range(n)) for n in range(10))
+
+
+def test_a_map_that_is_refused_says_so_once_at_its_start_or_item_by_item() -> None:
+    gate, began = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        began.set()
+        assert gate.wait(30)
+
+    with Pool(1, queue_size=0, when_full="reject") as pool:
+        results = pool.map(abs, itertools.count(), buffersize=1)
+        assert next(results) == 0
+        tick = threading.Event()
+        while True:  # until the thread is free again
+            try:
+                pool.submit(hold)
+                break
+            except PoolFull:
+                tick.wait(0.001)
+        assert began.wait(30)
+        with pytest.raises(PoolFull):
+            pool.map(abs, [1])
+        with pytest.raises(PoolFull):
+            next(results)
+        gate.set()
+        pool.shutdown()
+        with pytest.raises(RuntimeError, match="closed"):
+            next(results)
+        assert list(results) == []

@@ -141,11 +141,11 @@ class MapIterator(Iterator[T], Generic[T]):
                 waiting.append(item)
                 if job.turns < wanted:
                     if job.turns == 0:
-                        job.begin_turn()
+                        self._begin_turn()
                     elif not job.offer_turn():
                         wanted = 1
                         if job.turns == 0:  # the last of the others was dropped meanwhile, and left the items to ours
-                            job.begin_turn()
+                            self._begin_turn()
         except Exception as error:
             if not self._begun and self._outstanding <= 1:  # the first item was refused, or there was none
                 raise
@@ -156,6 +156,14 @@ class MapIterator(Iterator[T], Generic[T]):
             raise
         if self._outstanding < self._ahead:
             self._rows = self._pool = None
+
+    def _begin_turn(self) -> None:
+        """Submit a turn. If it is refused, so is the map at its start; later, the items raise it that it was to run."""
+        try:
+            self._job.begin_turn()
+        except Exception:
+            if not self._begun and self._outstanding <= 1:
+                raise
 
     def _wait(self, item: Item | None) -> None:
         if not self._job.wait(item, self._deadline):

@@ -1,0 +1,160 @@
+"""Races, each forced by a scripted primitive that loses on purpose at the worst instant."""
+
+from __future__ import annotations
+
+import threading
+from _thread import allocate_lock
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from treadle import Future, Pool
+from treadle import admission as admission_module
+from treadle import deadlock as deadlock_module
+from treadle import dispatch as dispatch_module
+from treadle import job as job_module
+
+
+class Held:
+    """A pool of one thread that is busy until it is let go."""
+
+    def __init__(self, queue_size: int) -> None:
+        self.pool = Pool(1, queue_size=queue_size)
+        self.gate, began = threading.Event(), threading.Event()
+
+        def hold() -> None:
+            began.set()
+            assert self.gate.wait(30)
+
+        self.running = self.pool.submit(hold)
+        assert began.wait(30)
+
+
+def test_a_submit_that_is_let_in_as_its_time_runs_out_is_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    held = Held(1)
+    first = held.pool.submit(int)
+
+    class Scripted:
+        """Waits for room, gets it, and then says that the time is over."""
+
+        @staticmethod
+        def wait(gate: Any, worker: Any, targets: Any, timeout: float | None, **_: Any) -> bool:
+            assert first.cancel(), "which makes room, and lets the caller in"
+            return False
+
+    monkeypatch.setattr(admission_module, "deadlock", Scripted)
+    late = held.pool.options(timeout=5).submit(abs, -3)
+    held.gate.set()
+    assert late.result(30) == 3
+    held.pool.shutdown()
+
+
+def test_a_submit_whose_time_runs_out_before_it_is_let_in_never_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    held = Held(0)
+    ran: list[int] = []
+
+    class Scripted:
+        @staticmethod
+        def wait(gate: Any, worker: Any, targets: Any, timeout: float | None, **_: Any) -> bool:
+            return False
+
+    monkeypatch.setattr(admission_module, "deadlock", Scripted)
+    with pytest.raises(Exception, match="full after waiting 5 s"):
+        held.pool.options(timeout=5).submit(ran.append, 1)
+    held.gate.set()
+    held.pool.shutdown()
+    assert ran == []
+
+
+class MailThatLoses:
+    """An idle worker's lock: the wait times out just when a submit has chosen that worker and wakes it."""
+
+    def __init__(self, then: Callable[[], None]) -> None:
+        self.lock, self.then, self.waits = allocate_lock(), then, 0
+        self.lock.acquire()
+
+    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
+        self.waits += 1
+        if self.waits == 1:
+            self.then()
+            return False
+        return self.lock.acquire(blocking, 30)
+
+    def release(self) -> None:
+        self.lock.release()
+
+
+def test_a_worker_that_times_out_as_it_is_woken_stays_for_the_task() -> None:
+    futures: list[Future[int]] = []
+    with Pool(1, idle_timeout=0.001, min_workers=0) as pool:
+        gate = threading.Event()
+        busy = pool.submit(gate.wait, 30)
+        (worker,) = pool._dispatcher.staff.workers
+
+        def submit_from_another_thread() -> None:
+            thread = threading.Thread(target=lambda: futures.append(pool.submit(abs, -3)))
+            thread.start()
+            thread.join(30)
+
+        worker.mail = MailThatLoses(submit_from_another_thread)  # type: ignore[assignment]  # scripted
+        gate.set()
+        assert busy.result(30) is True
+        while not futures:
+            threading.Event().wait(0.001)
+        assert futures[0].result(30) == 3
+        assert worker.mail.waits >= 2  # type: ignore[attr-defined]  # scripted
+        assert pool.snapshot().threads <= 1
+
+
+def test_a_result_that_comes_just_before_the_wait_is_not_missed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The task is settled after result() has seen it running, and before it can be woken."""
+    held = Held(1)
+
+    def settle_first() -> Any:
+        held.gate.set()
+        while not held.running.done():
+            threading.Event().wait(0.001)
+        return allocate_lock()
+
+    monkeypatch.setattr(dispatch_module, "allocate_lock", settle_first)
+    assert held.running.result(30) is None
+    held.pool.shutdown()
+
+
+def test_an_item_that_is_done_just_before_the_wait_is_not_missed(monkeypatch: pytest.MonkeyPatch) -> None:
+    gate = threading.Event()
+    with Pool(1) as pool:
+        results: Any = pool.map(lambda _: gate.wait(30), [0])
+
+        def finish_first() -> Any:
+            gate.set()
+            while not results._window[0].outcome:
+                threading.Event().wait(0.001)
+            return allocate_lock()
+
+        monkeypatch.setattr(job_module, "allocate_lock", finish_first)
+        assert next(results) is True
+
+
+def test_the_last_of_two_that_wait_for_each_other_finds_the_knot_whoever_is_last() -> None:
+    """Both workers are held until both are about to wait, over and over."""
+    for _ in range(50):
+        with Pool(1, name="a") as a, Pool(1, name="b") as b:
+            both = threading.Barrier(2)
+
+            def cross(other: Pool, both: threading.Barrier = both) -> int:
+                both.wait(30)
+                return other.submit(abs, -1).result()
+
+            assert [future.result(30) for future in (a.submit(cross, b), b.submit(cross, a))] == [1, 1]
+    assert deadlock_module._waits == {}
+
+
+def test_a_thousand_lone_tasks_need_one_thread_whoever_submits() -> None:
+    """A worker is idle before it delivers, so whoever gets a result and submits again finds it free."""
+    with Pool(8) as pool:
+        for _ in range(1000):
+            thread = pool.submit(threading.get_ident)
+            assert thread.result(30)
+        assert pool.snapshot().threads == 1
