@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import logging
 import threading
-import weakref
 from collections.abc import Callable
 from concurrent.futures import wait
 from contextvars import copy_context
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
-from treadle import checks
+from treadle import checks, lifecycle
 from treadle.calls import name_of
 from treadle.channel import Channel
 from treadle.errors import ChannelFull
@@ -115,7 +113,7 @@ class Crew(Generic[T]):
         self._tallies = tuple(_Tally() for _ in range(workers))
         # All threads are started here, or this raises: a drain loop that waited for a thread would never run.
         self._pool = Pool(workers, min_workers=workers, queue_size=workers, context=False, name=self._name)
-        _remember(self)
+        lifecycle.before_exit(self)
         self._loops = [self._pool.submit(self._drain, tally) for tally in self._tallies]
         self._pool.shutdown(wait=False)
 
@@ -224,6 +222,10 @@ class Crew(Generic[T]):
         if dropped:
             _log.warning("crew %r: interrupted; %d waiting items were dropped", self._name, len(dropped))
 
+    def leave(self) -> None:
+        """Close, because Python exits: or the workers would wait for ever for items."""
+        self.close()
+
     # -- in the workers -------------------------------------------------------------------------------------------
 
     def _drain(self, tally: _Tally) -> None:
@@ -259,26 +261,3 @@ class Crew(Generic[T]):
                 self._on_error(item, error)
             except BaseException:  # its traceback shows `error` too, as the context
                 _log.exception("crew %r: on_error failed; its worker goes on", self._name)
-
-
-# -- when Python exits ---------------------------------------------------------------------------------------------
-
-_lock = threading.Lock()
-_crews: weakref.WeakSet[Crew[Any]] = weakref.WeakSet()  # guarded by _lock
-
-
-def _remember(crew: Crew[T]) -> None:
-    with _lock:
-        _crews.add(crew)
-
-
-@atexit.register
-def _close_all() -> None:
-    """Close every crew that is left, or the pools, which wait for their tasks at exit, would wait for ever.
-
-    Exit handlers run last in, first out; the pools' own was registered when `treadle.pool` was imported above.
-    """
-    with _lock:
-        crews = list(_crews)
-    for crew in crews:
-        crew.close()

@@ -12,7 +12,7 @@ import os
 import sys
 import weakref
 from threading import Lock
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from treadle import clock, deadlock
 from treadle.admission import AT_EXIT
@@ -25,10 +25,11 @@ if TYPE_CHECKING:
 
     from treadle.dispatch import Dispatcher
 
-__all__ = ["exiting", "join", "register"]
+__all__ = ["before_exit", "exiting", "join", "register"]
 
 _lock = Lock()
 _dispatchers: weakref.WeakSet[Dispatcher] = weakref.WeakSet()  # guarded by _lock
+_leavers: weakref.WeakSet[Leaver] = weakref.WeakSet()  # guarded by _lock
 _exiting = False
 
 
@@ -38,6 +39,19 @@ def register(dispatcher: Dispatcher) -> None:
         _dispatchers.add(dispatcher)
     if _exiting:
         dispatcher.close(AT_EXIT, cancel=False)
+
+
+class Leaver(Protocol):
+    """Something whose tasks run until it is told to leave."""
+
+    def leave(self) -> None:
+        """Let the tasks end, because Python exits; without waiting for them."""
+
+
+def before_exit(leaver: Leaver) -> None:
+    """See that `leaver` is told when Python exits, before its pools are closed and waited for."""
+    with _lock:
+        _leavers.add(leaver)
 
 
 def exiting() -> bool:
@@ -86,6 +100,10 @@ def _at_exit() -> None:
     global _exiting
     _exiting = True
     cancel = _interrupted()
+    with _lock:
+        leavers = list(_leavers)
+    for leaver in leavers:
+        leaver.leave()
     pools = _living()
     for dispatcher in pools:
         dispatcher.close(AT_EXIT, cancel=cancel)

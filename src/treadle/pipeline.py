@@ -8,18 +8,15 @@ reaches back to the source.
 
 from __future__ import annotations
 
-import atexit
 import itertools
 import logging
-import threading
-import weakref
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextvars import copy_context
 from dataclasses import dataclass
 from threading import Condition, Lock
 from typing import Any
 
-from treadle import checks
+from treadle import checks, lifecycle
 from treadle.channel import Channel
 from treadle.errors import ChannelClosed
 from treadle.pool import Pool
@@ -239,7 +236,7 @@ class _Run:
         self._abandon(everything=False)
 
     def _start(self) -> None:
-        _remember(self)
+        lifecycle.before_exit(self)
         # Every thread is started before anything is read, or this raises: a stage without threads would stop all
         # others.
         for name, width in [("source", 1), *((stage.name, stage.width) for stage in self._stages)]:
@@ -319,26 +316,3 @@ class _Run:
             error, self._error = self._error, None
         if error is not None:
             _log.error("pipeline %r: failed, and nobody took the error", self._name, exc_info=error)
-
-
-# -- when Python exits ---------------------------------------------------------------------------------------------
-
-_lock = threading.Lock()
-_runs: weakref.WeakSet[_Run] = weakref.WeakSet()  # guarded by _lock
-
-
-def _remember(run: _Run) -> None:
-    with _lock:
-        _runs.add(run)
-
-
-@atexit.register
-def _stop_all() -> None:
-    """Stop every run that is left, or the pools, which wait for their tasks at exit, would wait for ever.
-
-    Exit handlers run last in, first out; the pools' own was registered when `treadle.pool` was imported above.
-    """
-    with _lock:
-        runs = list(_runs)
-    for run in runs:
-        run.leave()
