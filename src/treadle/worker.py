@@ -115,7 +115,7 @@ class Worker:
         staff, entrants = dispatcher.staff, dispatcher.admission.entrants
         tasks, take, idle = dispatcher.tasks, dispatcher.take, staff.idle
         now, plain = clock.now, not dispatcher.observers
-        task = done = self.task  # `done` is run, not settled
+        task = done = self.last = self.task  # `done` is run, not settled
         again, watchers = False, None
         if done is not None:
             again = done._invoke() if plain else dispatcher.observe(done)

@@ -158,3 +158,94 @@ def test_a_thousand_lone_tasks_need_one_thread_whoever_submits() -> None:
             thread = pool.submit(threading.get_ident)
             assert thread.result(30)
         assert pool.snapshot().threads == 1
+
+
+def test_ctrl_c_just_after_a_task_was_put_takes_it_out_again() -> None:
+    ran: list[int] = []
+    with Pool(1) as pool:
+        pool.submit(int).result(30)  # so that there is an idle thread to wake
+        dispatcher = pool._dispatcher
+        put = dispatcher.put
+
+        def put_and_interrupt(task: Future[Any]) -> None:
+            put(task)
+            raise KeyboardInterrupt
+
+        dispatcher.put = put_and_interrupt
+        with pytest.raises(KeyboardInterrupt):
+            pool.submit(ran.append, 1)
+        with pytest.raises(KeyboardInterrupt):
+            pool.options(name="the other way in").submit(ran.append, 2)
+        dispatcher.put = put
+        assert pool.snapshot().waiting == 0
+        assert pool.submit(abs, -3).result(30) == 3
+    assert ran == []
+
+
+def test_a_worker_killed_between_settling_and_telling_leaves_nobody_waiting(caplog: pytest.LogCaptureFixture) -> None:
+    waits, kill = threading.Event(), threading.Event()
+    with Pool(1) as pool:
+        dispatcher = pool._dispatcher
+        release = dispatcher.release
+
+        def release_and_die() -> None:
+            release()
+            if kill.is_set() and threading.current_thread() is not threading.main_thread():
+                kill.clear()
+                raise SystemExit
+
+        dispatcher.release = release_and_die
+
+        def task() -> str:
+            assert waits.wait(30)
+            kill.set()
+            return "done"
+
+        future = pool.submit(task)
+        watch = future._watch
+
+        def watch_and_go() -> Any:
+            waits.set()
+            return watch()
+
+        with dispatcher.lock:  # the main thread is among those who wait before the task goes on
+            gate = allocate_lock()
+            gate.acquire()
+            watch_and_go().gates.append(gate)
+        assert gate.acquire(True, 30)
+        assert future.result(30) == "done"
+        assert pool.submit(abs, -3).result(30) == 3
+    assert "was killed" in caplog.text
+
+
+def test_a_map_whose_only_queued_turn_is_dropped_while_another_is_offered_goes_on() -> None:
+    gate, began = threading.Event(), threading.Barrier(3)
+
+    def hold() -> None:
+        began.wait(30)
+        assert gate.wait(30)
+
+    with Pool(2, queue_size=1) as pool:
+        for _ in range(2):
+            pool.submit(hold)
+        began.wait(30)
+        admission = pool._dispatcher.admission
+
+        class Scripted:
+            """An offer that fails, just after somebody's discard_oldest has dropped the turn that was queued."""
+
+            def __getattr__(self, name: str) -> Any:
+                return getattr(admission, name)
+
+            def offer(self, task: Any) -> bool:
+                with pool._dispatcher.lock:
+                    victim = pool._dispatcher.evict()
+                assert victim is not None
+                victim._abandon()
+                pool._dispatcher.admission = admission
+                return False
+
+        pool._dispatcher.admission = Scripted()  # type: ignore[assignment]  # scripted
+        results = pool.map(abs, range(5))
+        gate.set()
+        assert list(results) == [0, 1, 2, 3, 4]
