@@ -26,6 +26,7 @@ from threading import Condition
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from treadle.calls import Unseen, name_of
+from treadle.errors import WorkerLost
 from treadle.home import Alone, Home
 
 if TYPE_CHECKING:
@@ -275,6 +276,15 @@ class Future(_base.Future[T]):
             self._forget_call()
             self._state = CANCELLED_AND_NOTIFIED
         self._tell()
+
+    def _orphan(self) -> None:
+        """In a forked child, settle what the parent goes on with; no other thread lives."""
+        if self._state == PENDING:
+            self._state = CANCELLED_AND_NOTIFIED
+        else:
+            self._result, self._exception = None, WorkerLost("of the parent process", self.name, "the process forked")
+            self._state = FINISHED
+        self._forget_call()
 
     @contextmanager
     def _change(self) -> Iterator[None]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from treadle import clock, deadlock
 from treadle.calls import Bare, Unseen, name_of
+from treadle.errors import WorkerLost
 from treadle.futures import RUNNING, Future
 from treadle.worker import current_worker
 
@@ -62,6 +63,10 @@ class Turn(Future[Any]):
 
     def _forget_call(self) -> None:
         pass
+
+    def _orphan(self) -> None:
+        super()._orphan()
+        self.job.orphan(self.item)
 
 
 class Job:
@@ -324,6 +329,20 @@ class Job:
                 self.dispatcher.cancelled += len(doomed)
             for item in doomed if self.dispatcher.observers else ():
                 self.dispatcher.announce("cancelled", cast(Any, item), name=self.name)
+
+    def orphan(self, running: Item | None) -> None:
+        """In a forked child, give up what the parent goes on with: the item that a turn runs, and all that wait."""
+        self.lock, self.gate = RLock(), None
+        self.live.clear()
+        self.turns = self.running = 0
+        doomed = [item for item in (running, *self.waiting) if item is not None and item.outcome == NONE_YET]
+        self.waiting.clear()
+        for item in doomed:
+            lost = WorkerLost("of the parent process", self.name, "the process forked")
+            item.value, item.args = lost if item is running else CancelledError(), None
+            item.outcome = RAISED
+        if not self.ordered:
+            self.results.extend(doomed)
 
     def turn_done(self, turn: Future[Any]) -> None:
         """A turn was settled; unless it ended as it should, its items must not wait for ever."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import atexit
 import os
 import sys
+import threading
 import weakref
 from threading import Lock
 from typing import TYPE_CHECKING, Protocol
@@ -17,8 +18,7 @@ from typing import TYPE_CHECKING, Protocol
 from treadle import clock, deadlock
 from treadle.admission import AT_EXIT
 from treadle.calls import log_living
-from treadle.errors import WorkerLost
-from treadle.futures import CANCELLED_AND_NOTIFIED, FINISHED, PENDING
+from treadle.worker import DAEMON
 
 if TYPE_CHECKING:
     from threading import Thread
@@ -143,18 +143,27 @@ def _after_fork_in_child() -> None:
     """Leave the child an empty, working pool: the threads, and so the tasks, stayed in the parent."""
     for dispatcher in _forking:
         lost = [task for worker in dispatcher.staff.workers for task in worker.stack()]
-        for task in (*dispatcher.tasks, *dispatcher.admission.entrants):
-            if task._state == PENDING:
-                task._forget_call()
-                task._state = CANCELLED_AND_NOTIFIED
-        for task in lost:
-            task._result, task._exception = None, WorkerLost("of the parent process", task.name, "the process forked")
-            task._state = FINISHED
+        for task in (*lost, *dispatcher.tasks, *dispatcher.admission.entrants):
+            if not task.done():
+                task._orphan()
         dispatcher.start_afresh()
     _forking.clear()
     deadlock.let_go(forget=True)
     _lock.release()
 
 
+def _at_thread_exit() -> None:
+    """Be `_at_exit` where that comes too late, or never.
+
+    Where daemon threads are not allowed, the interpreter waits for the workers before it calls the handlers of
+    `atexit`; and a process that multiprocessing has forked calls none of them. `threading` calls this in both.
+    """
+    process = sys.modules.get("multiprocessing.process")
+    if not DAEMON or (process is not None and process.parent_process() is not None):
+        _at_exit()
+
+
+if hasattr(threading, "_register_atexit"):  # private, and what the standard library's pool uses
+    threading._register_atexit(_at_thread_exit)
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)

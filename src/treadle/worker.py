@@ -14,13 +14,16 @@ from treadle.futures import FINISHED, PENDING, RUNNING, Future
 if TYPE_CHECKING:
     from treadle.dispatch import Dispatcher
 
-__all__ = ["Worker", "current_worker"]
+__all__ = ["DAEMON", "Worker", "current_worker"]
 
 _log = logging.getLogger("treadle")
 _standard_log = logging.getLogger("concurrent.futures")
 _here = threading.local()
 
 Task = Future[Any]
+
+DAEMON = getattr(threading, "_daemon_threads_allowed", lambda: True)()
+"""Whether threads are daemons: not in an isolated sub-interpreter, which has none (see `treadle.lifecycle`)."""
 
 
 def current_worker() -> Worker | None:
@@ -40,7 +43,7 @@ class Worker:
     def __init__(self, dispatcher: Dispatcher, number: int, first: Task | None) -> None:
         self.dispatcher = dispatcher
         self.number = number
-        self.thread = threading.Thread(target=self._main, name=f"{dispatcher.thread_prefix}{number}", daemon=True)
+        self.thread = threading.Thread(target=self._main, name=f"{dispatcher.thread_prefix}{number}", daemon=DAEMON)
         self.mail = allocate_lock()  # released once to wake the worker from idleness
         self.mail.acquire()
         self.resting = False  # whether it fell idle, or found no reason to stay; guarded by the dispatcher's lock
