@@ -25,7 +25,7 @@ FLOORS = [
     {"errors", "clock", "checks", "calls", "home"},
     {"scope"},
     {"futures"},
-    {"orders", "events"},
+    {"orders", "events", "standing"},
     {"worker"},
     {"deadlock"},
     {"admission", "staff"},

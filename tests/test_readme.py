@@ -128,7 +128,19 @@ def test_commands_of_the_readme_exist() -> None:
         elif words[0] == "python":
             assert (ROOT / words[1]).is_file()
         else:
-            assert words[0] in {"pip", "printf"}
+            assert words[0] in {"pip", "printf", "treadle"}
+
+
+def test_the_readmes_function_is_served_by_the_readmes_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (source,) = [block.text for block, _ in programs_of(README) if "def shout" in block.text]
+    (tmp_path / "mod.py").write_text("def shout" + source.partition("def shout")[2].partition("\n\n")[0])
+    monkeypatch.chdir(tmp_path)
+    (line,) = [line for line in shell_lines(README) if line.startswith("treadle tcp")]
+    command = line.replace("127.0.0.1:5000", "127.0.0.1:0").split()[1:]
+    with Program([*TREADLE, *command], env={"PYTHONPATH": str(ROOT / "src")}) as server:
+        with socket.create_connection(("127.0.0.1", server.wait_for_port()), PATIENCE) as client:
+            client.sendall(b"hello\n")
+            assert client.recv(100) == b"HELLO\n"
 
 
 @pytest.mark.skipif(shutil.which("nc") is None, reason="nc is not installed")

@@ -311,6 +311,8 @@ class Dispatcher:
             return task
         worker.resting = self.closed is None and self.broken is None and worker in self.staff.workers
         if worker.resting:
+            if self.staff.standing:
+                return self.staff.take_stand()
             self.staff.idle.append(worker)
         return None
 
@@ -327,6 +329,7 @@ class Dispatcher:
             self.broken = PoolBroken(self.name)
             self.room = -1
             victims = self.seize()
+            self.staff.recall_all()
             self.staff.wake_all()
             late = self.admission.refuse_all(self.broken)
         for task in (*victims, *late):
@@ -342,6 +345,7 @@ class Dispatcher:
             victims = self.seize() if cancel else []
             self.dropping = self.dropping or cancel
             self.cancelled += sum(not task._silent for task in victims)
+            self.staff.recall_all()
             self.staff.wake_all()
             if self.tasks and not self.staff.workers:
                 self.staff.try_to_start()

@@ -6,6 +6,8 @@
     |- PoolBroken (BrokenThreadPool) a worker's initializer failed
     |- WorkerLost                    a worker thread ended in the middle of a task
     |- PoolDeadlock (RuntimeError)   every thread that could end a wait is itself waiting for it
+    |- BindError (OSError)           a server cannot listen where it was told to
+    |- MessageTooLong                a client's message was longer than the limit
     |- ChannelFull                   a channel had no room within the time allowed
     |- ChannelEmpty                  a channel had no item within the time allowed
     `- ChannelClosed                 a channel takes no more items, or has none left
@@ -18,9 +20,11 @@ from __future__ import annotations
 from concurrent.futures.thread import BrokenThreadPool
 
 __all__ = [
+    "BindError",
     "ChannelClosed",
     "ChannelEmpty",
     "ChannelFull",
+    "MessageTooLong",
     "PoolBroken",
     "PoolClosed",
     "PoolDeadlock",
@@ -122,3 +126,30 @@ class ChannelEmpty(TreadleError):
 
 class ChannelClosed(TreadleError):
     """The channel is closed: it takes no more items, or has none left to give."""
+
+
+class BindError(TreadleError, OSError):
+    """A server cannot listen where it was told to.
+
+    Attributes:
+        bind: where, as it was given.
+    """
+
+    def __init__(self, bind: str, why: str) -> None:
+        self.bind = bind
+        super().__init__(f"cannot listen on {bind}: {why}")
+
+
+class MessageTooLong(TreadleError):
+    """A client's message was longer than `Limits.max_message`; its connection is closed.
+
+    Attributes:
+        limit: bytes allowed.
+        length: bytes announced by the client, or None where a framing has no length.
+    """
+
+    def __init__(self, limit: int, length: int | None = None) -> None:
+        self.limit = limit
+        self.length = length
+        what = "a message" if length is None else f"a message of {length} bytes"
+        super().__init__(f"{what} is longer than {limit} bytes; raise Limits(max_message=...) if clients may send that")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Container
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from threading import Thread
 
     from treadle.dispatch import Dispatcher, Task
+    from treadle.standing import Standing
 
 __all__ = ["Staff"]
 
@@ -33,6 +35,8 @@ class Staff:
         "max_workers",
         "min_workers",
         "numbers",
+        "on_stand",
+        "standing",
         "waking",
         "workers",
     )
@@ -43,14 +47,16 @@ class Staff:
         self.min_workers = min_workers
         self.workers: set[Worker] = set()
         self.idle: list[Worker] = []  # newest last, so the longest idle is left alone until its time is up
-        self.growing = True  # fewer workers than max_workers
+        self.growing = True  # a worker may be started, or recalled from standing work
         self.waking = False  # one was woken and has not claimed yet
         self.numbers: list[int] = []  # of workers that left, to be given again
         self.departed: Thread | None = None  # the last thread that left; the next one to leave joins it
+        self.standing: deque[Standing] = deque()  # that nobody does
+        self.on_stand: list[Standing] = []  # that workers do, and that were not recalled
 
     def clear(self) -> None:
         """Forget everybody, in a forked child."""
-        for container in (self.workers, self.idle, self.numbers):
+        for container in (self.workers, self.idle, self.numbers, self.standing, self.on_stand):
             container.clear()
         self.growing, self.waking, self.departed = True, False, None
 
@@ -74,10 +80,60 @@ class Staff:
         if len(self.workers) < self.max_workers:
             try:
                 self.start_worker(task if len(self.dispatcher.tasks) == 1 else None)
+                return
             except RuntimeError:  # can't start new thread
                 if not self.workers:
                     self.dispatcher.take_back(task)
                     raise
+        if self.on_stand and len(self.dispatcher.tasks) > self.waking:
+            self.recall_one()
+
+    # -- standing work --------------------------------------------------------------------------------------------
+
+    def stand(self, task: Standing) -> bool:
+        """Keep `task` until a worker has nothing else to do; return whether one is on its way to it.
+
+        Raises:
+            PoolClosed, PoolBroken, RuntimeError: the pool takes no more tasks.
+        """
+        with self.dispatcher.lock:
+            self.dispatcher.admission.check_open()
+            self.standing.append(task)
+            if self.dispatcher.tasks:
+                return False
+            if self.idle:
+                self.wake_one()
+                return True
+            return len(self.workers) < self.max_workers and self.try_to_start()
+
+    def take_stand(self) -> Task:
+        """Claim a standing task, for a worker that has nothing else to do; the lock is held."""
+        task = self.standing.popleft()
+        self.on_stand.append(task)
+        task._state = RUNNING
+        self.growing = True
+        return task
+
+    def recall_one(self) -> None:
+        """Recall a worker from standing work; the lock is held."""
+        task = self.on_stand.pop()
+        self.growing = bool(self.on_stand) or len(self.workers) < self.max_workers
+        task.recall()
+
+    def recall_all(self) -> None:
+        """Recall every worker from standing work, and forget what nobody does; the lock is held."""
+        self.standing.clear()
+        while self.on_stand:
+            self.recall_one()
+
+    def stood_down(self, task: Standing) -> None:
+        """Note that `task` is over, or that its worker is tied up in it and no longer counts as free."""
+        with self.dispatcher.lock:
+            if task in self.on_stand:
+                self.on_stand.remove(task)
+                self.growing = bool(self.on_stand) or len(self.workers) < self.max_workers
+
+    # -- coming and going -----------------------------------------------------------------------------------------
 
     def nudge(self) -> None:
         """Make good what an exception in the middle of a critical section may have left undone; the lock is held."""
@@ -126,7 +182,7 @@ class Staff:
         if worker.number in self.numbers:
             self.numbers.remove(worker.number)
         self.workers.add(worker)
-        self.growing = len(self.workers) < self.max_workers
+        self.growing = bool(self.on_stand) or len(self.workers) < self.max_workers
 
     def may_leave(self, worker: Worker) -> bool:
         """Strike out `worker`, idle for long; False if there is work for it, or it is to be kept warm."""
@@ -153,20 +209,22 @@ class Staff:
                 self.strike_out(worker)
                 self.waking = False  # it may have been on its way
             missed = bool(dispatcher.tasks) or (dispatcher.closed is None and len(self.workers) < self.min_workers)
-            if missed and dispatcher.broken is None and self.growing:
+            if missed and dispatcher.broken is None and len(self.workers) < self.max_workers:
                 self.try_to_start()
             predecessor, self.departed = self.departed, worker.thread
         if predecessor is not None:
             predecessor.join()  # so that at any time at most one ended thread is not joined
 
-    def try_to_start(self) -> None:
+    def try_to_start(self) -> bool:
         """Start a worker if a thread can be had; if not, the next submit tries again. The lock is held."""
         with suppress(RuntimeError):
             self.start_worker()
+            return True
+        return False
 
     def busy(self) -> int:
-        """How many workers have a task; the lock is held."""
-        return sum(worker.task is not None for worker in self.workers)
+        """How many workers have a task that they cannot be recalled from; the lock is held."""
+        return sum(worker.task is not None for worker in self.workers) - len(self.on_stand)
 
     def all_among(self, stuck: Container[Worker]) -> bool:
         """Whether no more workers may come, and all there are, are in `stuck`; the lock is held."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from _thread import allocate_lock
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from treadle import clock
@@ -14,7 +15,7 @@ from treadle.futures import FINISHED, PENDING, RUNNING, Future
 if TYPE_CHECKING:
     from treadle.dispatch import Dispatcher
 
-__all__ = ["DAEMON", "Worker", "current_worker"]
+__all__ = ["DAEMON", "Worker", "current_worker", "start_thread"]
 
 _log = logging.getLogger("treadle")
 _standard_log = logging.getLogger("concurrent.futures")
@@ -29,6 +30,17 @@ DAEMON = getattr(threading, "_daemon_threads_allowed", lambda: True)()
 def current_worker() -> Worker | None:
     """Return the worker whose thread this is, of whatever pool; None for a thread of nobody's."""
     return getattr(_here, "worker", None)
+
+
+def start_thread(target: Callable[[], object], name: str) -> threading.Thread:
+    """Start a thread beside a pool's: a server's watchdog.
+
+    Raises:
+        RuntimeError: no thread can be started.
+    """
+    thread = threading.Thread(target=target, name=name, daemon=DAEMON)
+    thread.start()
+    return thread
 
 
 class Worker:

@@ -15,7 +15,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from behaviour import handovers
 from behaviour.schedules import LONG, Play, random_schedule
+
+SERVE_EVERY = 20  # schedules of the pool to one of the server, which takes longer
 
 
 def main() -> int:
@@ -29,7 +32,10 @@ def main() -> int:
     while time.monotonic() < end:
         faulthandler.dump_traceback_later(4 * LONG, exit=True)
         try:
-            Play(random_schedule(seed + played)).run()
+            if played % SERVE_EVERY:
+                Play(random_schedule(seed + played)).run()
+            else:
+                handovers.run(seed + played, clients=1 + played % 23, messages=150, workers=1 + played % 7)
         except BaseException:
             print(f"FAILED: seed {seed + played}", flush=True)
             faulthandler.dump_traceback(all_threads=True)

@@ -12,7 +12,7 @@ from programs import Program
 from treadle.cli import status as status_module
 from treadle.cli.status import PLAIN_EVERY, Status, View, status_view
 
-QUIET = Status(busy=0, threads=4, connections=0, waiting=0, served=0, rejected=0)
+QUIET = Status(threads=1, max_threads=4, connections=0, messages=0, handed_over=0, closed=0, refused=0)
 
 
 class Clock:
@@ -33,7 +33,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 def test_a_status_is_shown_when_it_has_changed_and_is_due(clock: Clock) -> None:
     shown: list[Status] = []
     view = View(shown.append, every=5.0)
-    first, second = replace(QUIET, served=1), replace(QUIET, served=2)
+    first, second = replace(QUIET, messages=1), replace(QUIET, messages=2)
     assert view.update(first) == 5.0
     clock.now += 2.0
     assert view.update(second) == 3.0
@@ -47,18 +47,18 @@ def test_a_status_is_shown_when_it_has_changed_and_is_due(clock: Clock) -> None:
 
 
 def test_a_status_reads_as_one_line() -> None:
-    busy = Status(busy=3, threads=4, connections=7, waiting=4, served=12, rejected=1)
-    assert str(busy) == "threads 3/4  connections 7  waiting 4  served 12  rejected 1"
+    busy = Status(threads=3, max_threads=4, connections=7, messages=12, handed_over=4, closed=2, refused=1)
+    assert str(busy) == "threads 3/4  connections 7  messages 12  handed over 4  closed 2  refused 1"
 
 
 def test_a_flood_of_changes_is_a_line_every_few_seconds(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
     with status_view() as view:
         for number in range(1000):
-            view.update(replace(QUIET, served=number))
+            view.update(replace(QUIET, messages=number))
             clock.now += PLAIN_EVERY / 100
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 10
-    assert lines[0].endswith("threads 0/4  connections 0  waiting 0  served 0  rejected 0")
+    assert lines[0].endswith("threads 1/4  connections 0  messages 0  handed over 0  closed 0  refused 0")
 
 
 def test_the_library_logs_through_the_view_while_it_lasts(capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,44 +5,41 @@ from __future__ import annotations
 import click
 import pytest
 
-from treadle.cli.values import Address, HostPort, Seconds, is_toml_value_for
+from treadle.cli.values import BindTo, FramingNamed, PerSecond, Seconds, is_toml_value_for
+
+
+def test_where_to_listen_is_parsed_and_what_is_wrong_in_it_is_said() -> None:
+    where = BindTo().convert("[::1]:5000", None, None)
+    assert (where.host, where.port) == ("::1", 5000)
+    assert BindTo().convert(where, None, None) is where
+    with pytest.raises(click.BadParameter, match=r"^'5000' is not HOST:PORT"):
+        BindTo().convert("5000", None, None)
 
 
 @pytest.mark.parametrize(
-    ("text", "address"),
+    ("text", "framing"),
     [
-        ("127.0.0.1:5000", ("127.0.0.1", 5000)),
-        ("localhost:0", ("localhost", 0)),
-        ("[::1]:65535", ("::1", 65535)),
-        ("example.test:08", ("example.test", 8)),
+        ("raw", "Raw()"),
+        ("lines", "Lines()"),
+        ("delimiter=--", "Delimiter(b'--')"),
+        (r"delimiter=\r\n\x00", r"Delimiter(b'\r\n\x00')"),
+        ("delimiter==", "Delimiter(b'=')"),
+        ("length-prefix=4", "LengthPrefix(4, 'big')"),
+        ("length-prefix=2,little", "LengthPrefix(2, 'little')"),
     ],
 )
-def test_host_and_port_are_taken_apart(text: str, address: tuple[str, int]) -> None:
-    assert HostPort().convert(text, None, None) == address
+def test_a_framing_is_named(text: str, framing: str) -> None:
+    made = FramingNamed().convert(text, None, None)
+    assert repr(made) == framing
+    assert FramingNamed().convert(made, None, None) is made
 
 
 @pytest.mark.parametrize(
-    ("text", "complaint"),
-    [
-        ("5000", "not HOST:PORT"),
-        (":5000", "0.0.0.0:5000 listens on every address"),
-        ("::1:5000", r"in brackets"),
-        ("host:65536", "0 to 65535"),
-        ("host:-1", "not a port"),
-        ("host:", "not a port"),
-        ("host:http", "not a port"),
-        ("host:٣", "not a port"),
-    ],
+    "text", ["line", "lines=3", "delimiter", "length-prefix", "length-prefix=x", "length-prefix=2,middle"]
 )
-def test_what_is_wrong_in_an_address_is_said(text: str, complaint: str) -> None:
-    with pytest.raises(click.BadParameter, match=complaint):
-        HostPort().convert(text, None, None)
-
-
-def test_an_address_is_written_as_it_is_read() -> None:
-    for text in ("127.0.0.1:5000", "[::1]:5000"):
-        assert str(HostPort().convert(text, None, None)) == text
-    assert HostPort().convert(Address("a", 1), None, None) == Address("a", 1)
+def test_what_is_no_framing_is_said(text: str) -> None:
+    with pytest.raises(click.BadParameter, match=r"is no framing.*allowed: raw, lines, delimiter=BYTES"):
+        FramingNamed().convert(text, None, None)
 
 
 @pytest.mark.parametrize("text", ["0.001", "60", "1e3", 5])
@@ -67,8 +64,12 @@ def test_seconds_refuse_what_no_timeout_can_be(text: str) -> None:
         (Seconds(), 0.5, True),
         (Seconds(), False, False),
         (Seconds(), "5", False),
-        (HostPort(), "a:1", True),
-        (HostPort(), 5000, False),
+        (PerSecond(), 5, True),
+        (PerSecond(), "5", False),
+        (BindTo(), "a:1", True),
+        (BindTo(), 5000, False),
+        (click.BOOL, True, True),
+        (click.BOOL, 1, False),
     ],
 )
 def test_toml_values_keep_their_type(kind: object, value: object, fits: bool) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from treadle.cli.echo import echo
+from treadle.cli.tcp import tcp
 
 __all__ = ["commands"]
 
@@ -17,3 +18,4 @@ def commands() -> None:
 
 
 commands.add_command(echo)
+commands.add_command(tcp)

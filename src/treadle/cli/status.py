@@ -26,17 +26,18 @@ _log = logging.getLogger("treadle")
 class Status:
     """What a server does at this moment, and has done so far."""
 
-    busy: int
     threads: int
+    max_threads: int
     connections: int
-    waiting: int
-    served: int
-    rejected: int
+    messages: int
+    handed_over: int
+    closed: int
+    refused: int
 
     def __str__(self) -> str:
         return (
-            f"threads {self.busy}/{self.threads}  connections {self.connections}  waiting {self.waiting}"
-            f"  served {self.served}  rejected {self.rejected}"
+            f"threads {self.threads}/{self.max_threads}  connections {self.connections}  messages {self.messages}"
+            f"  handed over {self.handed_over}  closed {self.closed}  refused {self.refused}"
         )
 
 
@@ -62,23 +63,26 @@ class View:
 
 
 @contextmanager
-def status_view() -> Iterator[View]:
+def status_view(*, live: bool = True) -> Iterator[View]:
     """Show, for as long as the block lasts, a status and what the `treadle` loggers say on standard output.
 
     On a terminal the status is one line at the foot, rewritten in place, with log lines passing above it. Elsewhere,
     and on a terminal that cannot move its cursor, it is a log line like any other, and seldom enough to be read.
+
+    Args:
+        live: False for plain lines everywhere, as when several processes share the terminal.
     """
     console = Console()
-    if not sys.stdout.isatty() or console.is_dumb_terminal:
+    if not live or not sys.stdout.isatty() or console.is_dumb_terminal:
         with _logging_through(logging.StreamHandler(sys.stdout)):
             yield View(lambda status: _log.info("%s", status), PLAIN_EVERY)
         return
 
     def show(status: Status) -> None:
-        live.update(Text(str(status), no_wrap=True, overflow="ellipsis"), refresh=True)
+        line.update(Text(str(status), no_wrap=True, overflow="ellipsis"), refresh=True)
 
     # Refreshed by hand: rich would start a thread for it, outside every bound.
-    with Live(console=console, auto_refresh=False) as live, _logging_through(_ConsoleHandler(console)):
+    with Live(console=console, auto_refresh=False) as line, _logging_through(_ConsoleHandler(console)):
         yield View(show, LIVE_EVERY)
 
 

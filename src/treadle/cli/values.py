@@ -3,62 +3,84 @@
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import click
 
-__all__ = ["Address", "HostPort", "Seconds", "is_toml_value_for"]
+from treadle.server import Delimiter, LengthPrefix, Lines, Raw
+from treadle.server.framing import Framing
+from treadle.server.listen import Bind, parse_bind
 
-MAX_PORT = 65535
-
-
-class Address(NamedTuple):
-    """Where to listen: a host name or address, and a port (0: any free one)."""
-
-    host: str
-    port: int
-
-    def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+__all__ = ["BindTo", "FramingNamed", "PerSecond", "Seconds", "is_toml_value_for"]
 
 
-class HostPort(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.5 only
-    """An option of the form HOST:PORT, with an IPv6 address in brackets, as in [::1]:5000."""
+class BindTo(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.5 only
+    """An option that says where to listen, as `Server(bind=...)` does."""
 
-    name = "HOST:PORT"
+    name = "ADDRESS"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Address:
-        """Return the Address that `value` spells, or fail with what is wrong in it."""
-        if isinstance(value, Address):
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Bind:
+        """Return what `value` says, or fail with what is wrong in it."""
+        if isinstance(value, Bind):
             return value
-        host, colon, port = str(value).rpartition(":")
-        if not colon:
-            self.fail(f"{value!r} is not HOST:PORT, as in 127.0.0.1:5000", param, ctx)
-        if not host:
-            self.fail(f"{value!r} names no host; 0.0.0.0{value} listens on every address", param, ctx)
-        if host.startswith("[") and host.endswith("]"):
-            host = host[1:-1]
-        elif ":" in host:
-            self.fail(f"{value!r} is ambiguous; write an IPv6 address in brackets, as in [::1]:5000", param, ctx)
-        if not (port.isascii() and port.isdigit() and int(port) <= MAX_PORT):
-            self.fail(f"{port!r} in {value!r} is not a port; a port is a number from 0 to {MAX_PORT}", param, ctx)
-        return Address(host, int(port))
+        try:
+            return parse_bind(str(value))
+        except ValueError as error:
+            self.fail(str(error).removeprefix("bind="), param, ctx)
 
 
-class Seconds(click.ParamType):  # type: ignore[type-arg]  # as above
-    """An option that is a positive, finite number of seconds."""
+class FramingNamed(click.ParamType):  # type: ignore[type-arg]  # as above
+    """An option that names a framing: raw, lines, delimiter=BYTES, length-prefix=SIZE[,little]."""
 
-    name = "SECONDS"
+    name = "FRAMING"
+    forms = "raw, lines, delimiter=BYTES (as in delimiter=\\0), length-prefix=SIZE, length-prefix=SIZE,little"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Framing:
+        """Return the framing that `value` names, or fail with what is wrong in it."""
+        if not isinstance(value, str):
+            return value  # type: ignore[no-any-return]  # converted already
+        kind, _, argument = value.partition("=")
+        try:
+            if value in ("raw", "lines"):
+                return Raw() if value == "raw" else Lines()
+            if kind == "delimiter":
+                return Delimiter(argument.encode("latin-1").decode("unicode_escape").encode("latin-1"))
+            if kind == "length-prefix":
+                size, _, order = argument.partition(",")
+                return LengthPrefix(int(size), order or "big")
+        except ValueError as error:
+            self.fail(f"{value!r} is no framing: {error}; allowed: {self.forms}", param, ctx)
+        self.fail(f"{value!r} is no framing; allowed: {self.forms}", param, ctx)
+
+
+class Positive(click.ParamType):  # type: ignore[type-arg]  # as above
+    """An option that is a positive, finite number."""
+
+    what = "number"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         """Return `value` as a float, or fail with what is allowed."""
         try:
-            seconds = float(value)
+            number = float(value)
         except ValueError:
-            self.fail(f"{value!r} is not a number of seconds", param, ctx)
-        if not (math.isfinite(seconds) and seconds > 0):
-            self.fail(f"{value!r} is not a positive, finite number of seconds", param, ctx)
-        return seconds
+            self.fail(f"{value!r} is not a {self.what}", param, ctx)
+        if not (math.isfinite(number) and number > 0):
+            self.fail(f"{value!r} is not a positive, finite {self.what}", param, ctx)
+        return number
+
+
+class Seconds(Positive):
+    """An option that is a positive, finite number of seconds."""
+
+    name = "SECONDS"
+    what = "number of seconds"
+
+
+class PerSecond(Positive):
+    """An option that is a positive, finite rate."""
+
+    name = "PER-SECOND"
+    what = "rate"
 
 
 def is_toml_value_for(kind: object, value: object) -> bool:
@@ -66,8 +88,10 @@ def is_toml_value_for(kind: object, value: object) -> bool:
 
     click would convert 12.5 to 12 and true to 1; a file that says so holds a mistake.
     """
-    if isinstance(kind, Seconds):
+    if isinstance(kind, Positive):
         return type(value) in (int, float)
     if isinstance(kind, click.types.IntParamType):
         return type(value) is int
+    if isinstance(kind, click.types.BoolParamType):
+        return type(value) is bool
     return isinstance(value, str)

@@ -1,0 +1,197 @@
+"""What every command that serves has in common: its options, and how it runs."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from functools import partial
+from typing import Any, TypeVar
+
+import click
+
+from treadle.cli.descriptors import reserve_descriptors
+from treadle.cli.status import Status, View, status_view
+from treadle.cli.values import BindTo, PerSecond, Seconds
+from treadle.errors import BindError
+from treadle.server import Certificates, Limits, Server, ServerSnapshot
+from treadle.server.listen import Bind, Listener, open_listeners
+from treadle.server.processes import serve_in_processes
+from treadle.server.protocol import Protocol
+
+__all__ = ["serve", "serving_options"]
+
+SPARE_DESCRIPTORS = 64  # beside the connections: standard streams, listener, poller, what Python itself opens
+
+_log = logging.getLogger("treadle.server")
+_defaults = Limits()
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def _limit(flag: str, kind: Any, what: str) -> Callable[[Command], Command]:
+    """Return an option for one of Limits, with its default."""
+    default = getattr(_defaults, flag[2:].replace("-", "_"))
+    return click.option(
+        flag, type=kind, default=default, show_default=True if default is not None else "no limit", help=what
+    )
+
+
+OPTIONS = (
+    click.option(
+        "--bind",
+        type=BindTo(),
+        default="127.0.0.1:5000",
+        show_default=True,
+        help="Where to listen: HOST:PORT, [::]:PORT, unix:PATH, fd://N, systemd.",
+    ),
+    click.option("--processes", type=click.IntRange(1), default=1, show_default=True, help="Processes that serve."),
+    click.option("--certfile", type=click.Path(), help="Serve TLS: PEM file with the certificate chain."),
+    click.option("--keyfile", type=click.Path(), help="PEM file with the private key, if not in --certfile."),
+    click.option(
+        "--client-ca", type=click.Path(), help="PEM file; clients must show a certificate of its authorities."
+    ),
+    click.option(
+        "--drain", type=Seconds(), default=10.0, show_default=True, help="Time for what was begun when it is stopped."
+    ),
+    _limit("--max-connections", click.IntRange(1), "Clients at a time."),
+    _limit("--max-connections-per-peer", click.IntRange(1), "Clients at a time of one address."),
+    _limit("--accept-rate", PerSecond(), "Clients let in a second."),
+    _limit("--when-full", click.Choice(["pause", "reject", "evict_idle"]), "What happens to clients beyond."),
+    _limit("--max-message", click.IntRange(1), "Bytes of one message."),
+    _limit("--handshake-timeout", Seconds(), "Time for a TLS handshake."),
+    _limit("--read-timeout", Seconds(), "Time from the first byte of a message to its last."),
+    _limit("--write-timeout", Seconds(), "Time for a client to take an answer."),
+    _limit("--idle-timeout", Seconds(), "Time between two messages."),
+    _limit("--max-age", Seconds(), "Time after which a connection is closed between messages."),
+    _limit("--min-read-rate", PerSecond(), "Bytes a second of a message, on average."),
+    _limit("--min-write-rate", PerSecond(), "Bytes a second that a client takes, on average."),
+)
+
+
+def serving_options(threads: int) -> Callable[[Command], Command]:
+    """Return a decorator that gives a command the options of a server, with so many threads by default."""
+
+    def decorate(command: Command) -> Command:
+        for option in reversed(OPTIONS):
+            command = option(command)
+        ceiling = click.option(
+            "--threads",
+            type=click.IntRange(1),
+            default=threads,
+            show_default=True,
+            help="Threads of a process, at most.",
+        )
+        return ceiling(command)
+
+    return decorate
+
+
+class CannotListen(click.ClickException):
+    """The address cannot be had."""
+
+    exit_code = 69  # EX_UNAVAILABLE of sysexits.h
+
+
+class NotPermitted(click.ClickException):
+    """The user may not have the address."""
+
+    exit_code = 77  # EX_NOPERM
+
+
+class NoCertificate(click.ClickException):
+    """A certificate, or its key, cannot be read."""
+
+    exit_code = 66  # EX_NOINPUT
+
+
+def serve(name: str, make: Callable[[], Protocol], options: dict[str, Any]) -> None:
+    """Serve until a signal ends it; leave with the status that tells how.
+
+    Args:
+        name: of the command, for what it says.
+        make: returns the protocol; called where it is to run, after the address is had.
+        options: the values of `serving_options`, by name.
+    """
+    limits = Limits(**{field.name: options[field.name] for field in fields(Limits) if field.name in options})
+    tls = _certificates(options)
+    files = reserve_descriptors(limits.max_connections + SPARE_DESCRIPTORS)
+    protocol = make() if options["processes"] == 1 else None
+    listeners = _listen(options["bind"])
+    click.echo(_banner(name, listeners, options["threads"], limits, options["processes"]))
+    with status_view(live=options["processes"] == 1) as view:
+        if files is not None and files < limits.max_connections + SPARE_DESCRIPTORS:
+            _log.warning("the limit on open files, %d, comes before %d connections", files, limits.max_connections)
+        run = partial(_run, protocol, make, view, limits, tls, options)
+        if protocol is not None:
+            status = run(listeners)
+        else:
+            status = serve_in_processes(options["processes"], listeners, run, drain=options["drain"])
+    raise SystemExit(status)
+
+
+def _run(
+    protocol: Protocol | None,
+    make: Callable[[], Protocol],
+    view: View,
+    limits: Limits,
+    tls: Certificates | None,
+    options: dict[str, Any],
+    listeners: Sequence[Listener],
+    lifeline: int | None = None,
+) -> int:
+    """Serve in this process; return its status."""
+    try:
+        protocol = protocol or make()
+    except click.ClickException as error:  # in a child, where click does not see it
+        error.show()
+        return error.exit_code
+    server = Server(protocol, listeners, max_workers=options["threads"], limits=limits, tls=tls)
+    cut = server.run(options["drain"], watch=lambda now: view.update(_status(now)), lifeline=lifeline)
+    last = server.snapshot()
+    click.echo(f"stopped: {last.messages} messages, {last.accepted} connections, {last.refused} refused, {cut} cut")
+    return int(cut > 0)
+
+
+def _status(now: ServerSnapshot) -> Status:
+    return Status(
+        now.pool.threads, now.pool.max_workers, now.connections, now.messages, now.handed_over, now.closed, now.refused
+    )
+
+
+def _certificates(options: dict[str, Any]) -> Certificates | None:
+    """Return what makes the TLS context, which was tried once; None: no TLS."""
+    if options["certfile"] is None:
+        if options["keyfile"] is not None or options["client_ca"] is not None:
+            raise click.UsageError("--keyfile and --client-ca are of no use without --certfile")
+        return None
+    certificates = Certificates(options["certfile"], options["keyfile"], client_ca=options["client_ca"])
+    try:
+        certificates()
+    except OSError as error:  # ssl.SSLError is one
+        raise NoCertificate(f"--certfile: {error}") from None
+    return certificates
+
+
+def _listen(bind: Bind) -> list[Listener]:
+    try:
+        return open_listeners(bind.text)
+    except BindError as error:
+        kind = NotPermitted if isinstance(error.__cause__, PermissionError) else CannotListen
+        raise kind(str(error)) from None
+
+
+def _banner(name: str, listeners: Sequence[Listener], threads: int, limits: Limits, processes: int) -> str:
+    addresses = ", ".join(listener.address for listener in listeners)
+    family, first = listeners[0].sock.family.name, listeners[0].address
+    if family == "AF_UNIX":
+        way = f"nc -q1 -U {first.removeprefix('unix:')}"
+    else:
+        host, _, port = first.rpartition(":")
+        way = f"nc -q1 { {'0.0.0.0': '127.0.0.1', '[::]': '::1'}.get(host, host.strip('[]')) } {port}"
+    several = f" in each of {processes} processes" if processes > 1 else ""
+    return (
+        f"treadle {name} listens on {addresses}\n"
+        f"  talk to it:  printf 'hello\\n' | {way}\n"
+        f"  ceiling:     {threads} threads, {limits.max_connections} connections{several}\n"
+        "  stop it:     Ctrl-C"
+    )

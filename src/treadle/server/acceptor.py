@@ -1,0 +1,206 @@
+"""Acceptor: lets clients in from one listener, as fast as the limits and the system allow."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import socket
+from collections.abc import Callable
+from math import inf
+from typing import TYPE_CHECKING, Any
+
+from treadle.server.burst import Burst
+from treadle.server.gate import Gate
+from treadle.server.poller import READ
+
+if TYPE_CHECKING:
+    from treadle.server.lane import Lane
+    from treadle.server.limits import Limits
+    from treadle.server.listen import Listener
+
+__all__ = ["Acceptor"]
+
+_log = logging.getLogger("treadle.server")
+
+AT_ONCE = 16  # connections accepted before the others have their turn; peers take 4 to 128
+QUIET = 10.0  # seconds without a like event after which it is logged again; a guess
+FIRST_PAUSE, LONGEST_PAUSE = (
+    0.05,
+    1.0,
+)  # seconds without accepting when the system is out of something; Go's and Tomcat's
+OUT_OF_IT = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+OUT_OF_FILES = {errno.EMFILE, errno.ENFILE}
+
+
+class Acceptor:
+    """Accepts from one listener. For the leader of its lane alone, but for the counts.
+
+    It keeps one descriptor in reserve: when none is left, that one is given up for a moment to accept a client and
+    close it, who would else wait for an answer that cannot come.
+
+    Args:
+        welcome: takes an accepted socket and its address.
+        evict: makes room by closing the connection that has been idle for longest; False if none is idle.
+    """
+
+    calm = False
+
+    def __init__(
+        self,
+        lane: Lane,
+        listener: Listener,
+        gate: Gate,
+        limits: Limits,
+        welcome: Callable[[socket.socket, Any], object],
+        evict: Callable[[], bool],
+    ) -> None:
+        self.lane = lane
+        self.listener = listener
+        self.gate = gate
+        self.limits = limits
+        self.welcome = welcome
+        self.evict = evict
+        self.due = inf  # when a pause ends
+        self.at_once = AT_ONCE
+        self.watched = 0
+        self.pause = FIRST_PAUSE
+        self.closed = False
+        self.accepted = self.refused = 0
+        self.full, self.refusals, self.failures = Burst(QUIET), Burst(QUIET), Burst(QUIET)
+        self.reserve = open_reserve()
+        self.fd = listener.sock.fileno()
+        lane.sources[self.fd] = self
+        self.watch(READ)
+
+    def watch(self, events: int) -> None:
+        """Watch the listener for `events`; 0: do not."""
+        poller = self.lane.poller
+        if events and not self.watched:
+            poller.add(self.fd, events)
+        elif self.watched and not events:
+            poller.remove(self.fd, self.watched)
+        self.watched = events
+
+    def attend(self, event: int) -> None:
+        """Accept some; `event` 0: a pause is over."""
+        if self.closed:
+            return
+        for _ in range(self.at_once):
+            if not self.may_accept():
+                return
+            try:
+                sock, address = self.listener.sock.accept()
+            except BlockingIOError:
+                break
+            except OSError as error:
+                if error.errno in OUT_OF_IT:
+                    self.out_of_it(error)
+                    return
+                if self.failures.begins():  # ECONNABORTED and its kin: the client left while it waited
+                    _log.info("%s: a client left before it was accepted: %s", self.listener.address, error.strerror)
+                continue
+            self.pause = FIRST_PAUSE
+            self.let_in(sock, address)
+        self.watch(READ)
+
+    def may_accept(self) -> bool:
+        """Whether there is room, made if need be; else the listener is paused."""
+        if self.gate.full() and self.limits.when_full == "pause":
+            if self.full.begins():
+                _log.warning(
+                    "%s: all %d connections are taken, so others wait in the kernel's queue (max_connections)",
+                    self.listener.address,
+                    self.limits.max_connections,
+                )
+            self.watch(0)  # until one leaves
+            return False
+        delay = self.gate.delay()
+        if delay > 0:
+            if self.full.begins():
+                rate = self.limits.accept_rate
+                _log.warning("%s: clients come faster than %g a second (accept_rate)", self.listener.address, rate)
+            self.sleep(delay)
+            return False
+        return True
+
+    def let_in(self, sock: socket.socket, address: Any) -> None:
+        """Count a client in, or turn it away."""
+        self.accepted += 1
+        if self.gate.full() and self.limits.when_full == "evict_idle":
+            self.evict()
+        refusal = self.gate.enter(address)
+        if refusal is None:
+            self.welcome(sock, address)
+            return
+        self.refused += 1
+        if self.refusals.begins():
+            _log.warning("%s: clients are refused: %s", self.listener.address, refusal)
+        try:
+            sock.setblocking(False)
+            if self.limits.rejection:
+                sock.send(self.limits.rejection)
+        except OSError:
+            pass  # it is gone already
+        sock.close()
+
+    def out_of_it(self, error: OSError) -> None:
+        """The system is out of descriptors, or of memory: accept no more for a while."""
+        if self.failures.begins():
+            _log.error(
+                "%s: cannot accept: %s; trying again every %g to %g s",
+                self.listener.address, error.strerror, FIRST_PAUSE, LONGEST_PAUSE,
+            )  # fmt: skip
+        if error.errno in OUT_OF_FILES and self.reserve >= 0:
+            os.close(self.reserve)
+            self.reserve = -1
+            try:
+                self.listener.sock.accept()[0].close()
+                self.refused += 1
+            except OSError:
+                pass  # somebody else was faster, with the client or with the descriptor
+            self.reserve = open_reserve()
+        self.sleep(self.pause)
+        self.pause = min(self.pause * 2, LONGEST_PAUSE)
+
+    def sleep(self, seconds: float) -> None:
+        """Accept nothing for `seconds`, or until a connection leaves."""
+        self.watch(0)
+        self.lane.timers.hasten(self, self.lane.now + seconds)
+
+    def resume(self) -> None:
+        """Go on, for a connection has left, and with it what there was too little of."""
+        if self.watched or self.closed:
+            return
+        self.lane.timers.forget(self)
+        self.watch(READ)
+
+    def empty(self) -> None:
+        """Accept all that wait in the kernel's queue, if nobody else will, and close the listener."""
+        if self.closed:
+            return
+        if not self.listener.inherited:
+            self.at_once = 1 << 16  # the longest queue there is
+            self.attend(READ)
+        self.close()
+
+    def close(self) -> None:
+        """Accept no more."""
+        if self.closed:
+            return
+        self.closed = True
+        self.lane.timers.forget(self)
+        self.watch(0)
+        del self.lane.sources[self.fd]
+        self.listener.close()
+        if self.reserve >= 0:
+            os.close(self.reserve)
+            self.reserve = -1
+
+
+def open_reserve() -> int:
+    """Return a descriptor to hold in reserve; -1 if there is none."""
+    try:
+        return os.open(os.devnull, os.O_RDONLY)
+    except OSError:
+        return -1

@@ -1,0 +1,223 @@
+"""Connection: one client, as the server sees it; and Peer, as its handlers do."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from collections import deque
+from collections.abc import Callable
+from contextvars import Context
+from enum import Enum
+from math import inf
+from typing import TYPE_CHECKING, Any
+
+from treadle.server.framing import RawCutter
+from treadle.server.poller import READ
+
+if TYPE_CHECKING:
+    from treadle.server.framing import Cutter
+
+__all__ = ["BLOCKED", "CHUNK", "Connection", "Peer", "Phase"]
+
+CHUNK = 256 * 1024  # bytes read at once, at most, as the event loops do; see `treadle.server.fleet` for what it costs
+BLOCKED = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
+
+
+class Phase(Enum):
+    """Where a connection stands. It only ever moves down this list."""
+
+    SHAKING = "TLS handshake"
+    OPEN = "open"
+    CLOSING = "closing"  # what is answered is still being sent; nothing is read
+    LINGERING = "lingering"  # all is sent, and our half closed; what the peer still sends is thrown away
+    CLOSED = "closed"
+
+
+class Peer:
+    """Who is at the other end of a connection. One object a connection, so `state` is a place to keep things.
+
+    Attributes:
+        address: as the socket module gives it: (host, port) for IPv4, (host, port, flow, scope) for IPv6; "" for UNIX.
+        state: a dictionary for the handler's own use; messages of one connection are never handled at the same time.
+    """
+
+    __slots__ = ("_sock", "_state", "address")
+
+    def __init__(self, address: Any, sock: socket.socket) -> None:
+        self.address = address
+        self._sock = sock
+        self._state: dict[Any, Any] | None = None
+
+    @property
+    def state(self) -> dict[Any, Any]:
+        """A dictionary that lives as long as the connection."""
+        if self._state is None:
+            self._state = {}
+        return self._state
+
+    @property
+    def host(self) -> str:
+        """The peer's IP address; "" for a UNIX socket."""
+        return str(self.address[0]) if isinstance(self.address, tuple) else ""
+
+    @property
+    def port(self) -> int:
+        """The peer's port; 0 for a UNIX socket."""
+        return int(self.address[1]) if isinstance(self.address, tuple) else 0
+
+    @property
+    def certificate(self) -> dict[str, Any] | None:
+        """What the client's TLS certificate says, as `ssl.SSLSocket.getpeercert` has it; None without one."""
+        return (self._sock.getpeercert() or None) if isinstance(self._sock, ssl.SSLSocket) else None
+
+    @property
+    def alpn(self) -> str | None:
+        """The protocol that was agreed on in the TLS handshake; None without one."""
+        return self._sock.selected_alpn_protocol() if isinstance(self._sock, ssl.SSLSocket) else None
+
+    def __str__(self) -> str:
+        if not isinstance(self.address, tuple):
+            return "a UNIX socket"
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    def __repr__(self) -> str:
+        return f"<Peer {self}>"
+
+
+class Connection:
+    """One client's socket, what was read from it and not handled, and what is to be sent.
+
+    It belongs to one thread at a time: the leader, unless `busy`, when it belongs to the thread that runs its handler.
+    Fields marked [lock] are changed with the lane's lock held.
+    """
+
+    __slots__ = (
+        "active",
+        "begun",
+        "busy",
+        "calm",
+        "closing",
+        "context",
+        "cutter",
+        "due",
+        "ended",
+        "error",
+        "fd",
+        "feed",
+        "last",
+        "number",
+        "out",
+        "out_since",
+        "peer",
+        "phase",
+        "received",
+        "recv",
+        "secure",
+        "send",
+        "sent",
+        "since",
+        "slow",
+        "sock",
+        "unsent",
+        "wait_in",
+        "waiting",
+        "watched",
+    )
+
+    feed: Callable[[bytes], Any] | None
+
+    def __init__(self, sock: socket.socket, peer: Peer, cutter: Cutter, context: Context, now: float) -> None:
+        self.sock = sock
+        self.fd = sock.fileno()
+        self.recv = sock.recv
+        self.send = sock.send
+        self.peer = peer
+        self.cutter = cutter
+        self.feed = None if type(cutter) is RawCutter and cutter.limit >= CHUNK else cutter.feed  # None: nothing to cut
+        self.context = context  # the handler's context variables: each connection has its own
+        self.secure = isinstance(sock, ssl.SSLSocket)
+        self.phase = Phase.SHAKING if self.secure else Phase.OPEN
+        # Whether the leader may take the short way: open, plain, nobody's but the leader's, nothing waiting anywhere,
+        # and its handler not slow lately.
+        self.calm = False
+        self.busy = False  # [lock] another thread than the leader has it
+        self.watched = 0  # [lock] for what the poller watches it; 0: the poller does not know it
+        self.wait_in = READ  # what TLS waits for before it can go on reading
+        self.slow = 0  # messages to come that are handed over beforehand
+        self.number = 0  # messages so far
+        self.waiting: deque[bytes] = deque()  # messages that were read and not handled
+        self.ended = False  # the peer will send no more
+        self.closing = False  # to be closed when what is answered is sent
+        self.last = False  # to be closed after the message at hand, for it is too old
+        self.error: str | None = None  # why it is broken beyond use
+        # What is answered and not sent.
+        self.out: deque[memoryview] = deque()
+        self.unsent = 0  # bytes
+        self.out_since = 0.0
+        self.sent = 0  # bytes of it, so far
+        # For the timers.
+        self.due = inf
+        self.since = now
+        self.active = now  # when it last gave a sign of life
+        self.begun = 0.0  # when the message that is not complete began; 0: there is none
+        self.received = 0  # bytes of it
+
+    def write(self, answer: bytes) -> None:
+        """Send `answer` behind all before it; keep what the kernel does not take. It never blocks or raises OSError."""
+        view = memoryview(answer).cast("B")
+        if not self.out:
+            try:
+                sent = self.send(view)
+            except BLOCKED:
+                sent = 0
+            except OSError as error:
+                self.give_up(error)
+                return
+            if sent == len(view):
+                return
+            view = view[sent:]
+        self.keep(view)
+
+    def keep(self, view: memoryview) -> None:
+        """Note that `view` is still to be sent."""
+        self.calm = False
+        self.out.append(view)
+        self.unsent += len(view)
+
+    def flush(self) -> bool:
+        """Send what the kernel takes; return whether it took something, or all that there is."""
+        before = self.unsent
+        while self.out:
+            view = self.out[0]
+            try:
+                sent = self.send(view)
+            except BLOCKED:
+                break
+            except OSError as error:
+                self.give_up(error)
+                return True
+            self.unsent -= sent
+            self.sent += sent
+            if sent < len(view):
+                self.out[0] = view[sent:]
+                break
+            self.out.popleft()
+        return self.unsent < before or not before
+
+    def give_up(self, error: OSError | str) -> None:
+        """Note that the connection is of no more use."""
+        self.error = self.error or (error if isinstance(error, str) else error.strerror or type(error).__name__)
+        self.calm = False
+        self.out.clear()
+        self.unsent = 0
+
+    def attend(self, event: int) -> None:
+        """Never called: the leader attends to connections itself."""
+        raise NotImplementedError
+
+    def idle(self) -> bool:
+        """Whether nothing is under way, as far as we know: what may be closed without loss."""
+        return not (self.busy or self.waiting or self.out or self.begun) and self.phase is Phase.OPEN
+
+    def __repr__(self) -> str:
+        return f"<Connection {self.peer} {self.phase.value}>"

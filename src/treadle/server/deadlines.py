@@ -1,0 +1,59 @@
+"""Deadlines: until when a connection may stay as it is, and by which limit."""
+
+from __future__ import annotations
+
+from math import inf
+from typing import TYPE_CHECKING
+
+from treadle.server.connection import Connection, Phase
+from treadle.server.pace import NEVER, Pace
+
+if TYPE_CHECKING:
+    from treadle.server.limits import Limits
+
+__all__ = ["GRACE", "Deadlines"]
+
+GRACE = 1.0  # seconds that a connection without a message yet is given when the server stops; a guess
+LAST_RESORT = 3600.0  # seconds between two looks at a connection when nothing is limited
+
+
+class Deadlines:
+    """The limits of time, for one server.
+
+    Every phase has one of its own, counted from when the phase began, so that no client gains time by sending a byte
+    now and then. While a handler runs there is none: it cannot be stopped.
+    """
+
+    def __init__(self, limits: Limits) -> None:
+        self.handshake = limits.handshake_timeout
+        self.idle = limits.idle_timeout
+        self.age = limits.max_age
+        self.linger = limits.linger
+        self.reading = Pace("read", limits.read_timeout, limits.min_read_rate, limits.rate_grace)
+        self.writing = Pace("write", limits.write_timeout, limits.min_write_rate, limits.rate_grace)
+        self.drained_at = inf  # when the server began to stop
+
+    def period(self) -> float:
+        """Return the shortest time in which any of them can come: every connection is looked at as often as that."""
+        times = [LAST_RESORT, self.handshake, self.idle, self.age]
+        for pace in (self.reading, self.writing):
+            times += [pace.timeout, None if pace.rate is None else pace.grace]
+        return min(time for time in times if time is not None)
+
+    def of(self, conn: Connection) -> tuple[float, str]:
+        """Return when `conn` is to be cut as things are, and why."""
+        if conn.phase is Phase.SHAKING:
+            return conn.since + self.handshake, "handshake_timeout"
+        if conn.phase is Phase.LINGERING:
+            return conn.since + self.linger, "linger"
+        if conn.busy:
+            return NEVER
+        if conn.out:
+            return self.writing.end(conn.out_since, conn.sent)
+        if conn.begun:
+            return self.reading.end(conn.begun, conn.received)
+        return min(
+            (inf if self.idle is None else conn.active + self.idle, "idle_timeout"),
+            (inf if self.age is None else conn.since + self.age, "max_age"),
+            (self.drained_at + GRACE, "the server stops"),
+        )

@@ -1,0 +1,204 @@
+"""Fleet: the lanes of one server, the listeners that feed them, and how they all come to an end."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import ssl
+import sys
+import threading
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextvars import Context
+from functools import partial
+from math import inf
+from typing import TYPE_CHECKING, Any
+
+from treadle import clock
+from treadle.server.acceptor import Acceptor
+from treadle.server.connection import CHUNK, Connection, Peer
+from treadle.server.deadlines import Deadlines
+from treadle.server.gate import Gate
+from treadle.server.handling import Handling
+from treadle.server.keeper import Keeper
+from treadle.server.lane import Lane
+from treadle.server.service import Service
+from treadle.server.watchdog import Watchdog
+
+if TYPE_CHECKING:
+    from treadle.dispatch import Dispatcher
+    from treadle.server.limits import Limits
+    from treadle.server.listen import Listener
+    from treadle.server.protocol import Protocol
+
+__all__ = ["Fleet"]
+
+_log = logging.getLogger("treadle.server")
+
+
+class Fleet:
+    """One lane, or, where threads run Python at the same time, one for each processor.
+
+    The first lane accepts, and deals the connections out. Its end is driven by the leaders themselves, so nobody has to
+    wait for it: `drain` lets each lane empty, at the deadline what is left is cut, and the last lane to be empty ends
+    them all.
+
+    Args:
+        over: called once, by a leader, when all lanes have ended.
+    """
+
+    def __init__(self, protocol: Protocol, limits: Limits, dispatcher: Dispatcher, over: Callable[[], object]) -> None:
+        self.protocol = protocol
+        self.limits = limits
+        self.over = over
+        self.gate = Gate(limits)
+        self.deadlines = Deadlines(limits)
+        self.context: ssl.SSLContext | None = None  # of TLS; replaced by reload
+        self.acceptors: list[Acceptor] = []
+        self.watchdogs: list[Watchdog] = []
+        self._turn = 0  # the lane that is dealt the next connection; the first lane's leader's
+        self._lock = threading.Lock()  # guards what follows
+        self.cut = 0
+        self.closed = 0
+        self.closed_by: Counter[str] = Counter()
+        self._ended = False
+        self.lanes = [self._new_lane(number, dispatcher) for number in range(_lanes_wanted(dispatcher))]
+
+    def _new_lane(self, number: int, dispatcher: Dispatcher) -> Lane:
+        lane = Lane(f"{self.protocol.name}-{number}", dispatcher, self.deadlines.period())
+        lane.handling = Handling(lane, self.protocol, self.limits)
+        lane.service = Service(lane, self.limits, self.deadlines, partial(self._left, lane))
+        lane.keeper = Keeper(lane, self.deadlines)
+        return lane
+
+    def start(self, listeners: Sequence[Listener], context: ssl.SSLContext | None) -> None:
+        """Accept, and serve.
+
+        Raises:
+            RuntimeError: no thread can be started.
+        """
+        self.context = context
+        # glibc maps memory afresh for each large buffer until one such was freed; from then on a read costs no mapping.
+        bytes(4 * CHUNK)
+        first = self.lanes[0]
+        for listener in listeners:
+            evict = first.keeper.evict
+            self.acceptors.append(Acceptor(first, listener, self.gate, self.limits, self._welcome, evict))
+        try:
+            for lane in self.lanes:
+                self.watchdogs.append(Watchdog(lane, f"{lane.name}-watchdog"))
+        except BaseException:
+            for acceptor in self.acceptors:
+                acceptor.close()
+            for lane in self.lanes:
+                lane.end()
+            for lane in self.lanes[len(self.watchdogs) :]:
+                lane.close()
+            raise
+
+    # -- connections, called by leaders ---------------------------------------------------------------------------
+
+    def _welcome(self, sock: socket.socket, address: Any) -> None:
+        """Take in an accepted socket."""
+        try:
+            sock.setblocking(False)
+            if sock.family != getattr(socket, "AF_UNIX", None):
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if self.context is not None:
+                sock = self.context.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
+        except (OSError, ValueError):  # the peer is gone already: ordinary
+            sock.close()
+            self.gate.leave(address)
+            return
+        lane = self.lanes[self._turn % len(self.lanes)]
+        self._turn += 1
+        cutter = self.protocol.cutter(self.limits)
+        conn = Connection(sock, Peer(address, sock), cutter, Context(), clock.now())
+        if lane is self.lanes[0]:
+            lane.service.adopt(conn)
+        else:
+            lane.post(partial(lane.service.adopt, conn))
+
+    def _left(self, lane: Lane, conn: Connection, why: str) -> None:
+        """A connection is about to be closed."""
+        self.gate.leave(conn.peer.address)
+        with self._lock:
+            self.closed += 1
+            if why:
+                self.closed_by[why] += 1
+        if why:
+            _log.debug("%s: cut: %s", conn.peer, why)
+        for acceptor in self.acceptors:
+            if not acceptor.watched and not acceptor.closed:
+                self.lanes[0].post(acceptor.resume)
+        self._note_empty(lane)
+
+    # -- the end, called by leaders -------------------------------------------------------------------------------
+
+    def drain(self, deadline: float) -> None:
+        """Begin to end, by `deadline` at the latest; again: by an earlier one. Called by the first lane's leader."""
+        first = self.lanes[0]
+        first.timers.hasten(Alarm(self._cut_all), deadline)
+        if first.draining:
+            return
+        for acceptor in self.acceptors:
+            acceptor.empty()
+        for lane in self.lanes:
+            lane.post(lane.keeper.drain)
+            lane.post(partial(self._note_empty, lane))
+
+    def _cut_all(self) -> None:
+        for lane in self.lanes:
+            lane.post(partial(self._cut_lane, lane))
+
+    def _cut_lane(self, lane: Lane) -> None:
+        """The time is over."""
+        if lane.emptied.is_set():
+            return
+        cut = lane.keeper.cut_all("cut at the end")
+        with self._lock:
+            self.cut += cut
+        if cut:
+            _log.warning("%s: %d connections were not done in time, and are cut", self.protocol.name, cut)
+        self._empty(lane)
+
+    def _note_empty(self, lane: Lane) -> None:
+        if lane.draining and not lane.connections():
+            self._empty(lane)
+
+    def _empty(self, lane: Lane) -> None:
+        """A lane has nothing left to do; the last one ends them all."""
+        with self._lock:
+            lane.emptied.set()
+            if self._ended or not all(other.emptied.is_set() for other in self.lanes):
+                return
+            self._ended = True
+        for other in self.lanes:
+            other.end()
+        self.over()
+
+    def join(self) -> None:
+        """Wait until the watchdogs, who end last, have ended."""
+        for watchdog in self.watchdogs:
+            if watchdog.thread is not threading.current_thread():
+                watchdog.thread.join()
+
+
+class Alarm:
+    """Something to do at a certain time."""
+
+    def __init__(self, do: Callable[[], object]) -> None:
+        self.do = do
+        self.due = inf
+
+    def attend(self, event: int) -> None:
+        """Do it."""
+        self.do()
+
+
+def _lanes_wanted(dispatcher: Dispatcher) -> int:
+    """Return how many leaders make sense: one, unless threads run Python at the same time."""
+    if getattr(sys, "_is_gil_enabled", lambda: True)():
+        return 1
+    return max(1, min(os.cpu_count() or 1, dispatcher.staff.max_workers // 2))

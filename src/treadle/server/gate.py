@@ -1,0 +1,84 @@
+"""Gate: who may come in. It counts connections, in all and by address, and how fast they come."""
+
+from __future__ import annotations
+
+import ipaddress
+from threading import Lock
+from typing import Any
+
+from treadle import clock
+from treadle.server.limits import Limits
+
+__all__ = ["Gate"]
+
+IPV6_NETWORK = 64  # bits that one customer is given, and so all that tells two customers apart (RFC 6177)
+
+
+class Gate:
+    """Counts connections against the limits. Safe to use from any thread."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self._lock = Lock()
+        # Below: guarded by _lock.
+        self.connections = 0
+        self._by_address: dict[str, int] = {}
+        self._tokens = self._most = max(1.0, limits.accept_rate or 0.0)
+        self._filled = clock.now()
+
+    def full(self) -> bool:
+        """Whether no more connections may come in before one leaves."""
+        return self.connections >= self.limits.max_connections
+
+    def delay(self) -> float:
+        """Seconds until the rate allows one more connection; 0: now."""
+        rate = self.limits.accept_rate
+        if rate is None:
+            return 0.0
+        with self._lock:
+            now = clock.now()
+            self._tokens = min(self._most, self._tokens + (now - self._filled) * rate)
+            self._filled = now
+            return max(0.0, (1.0 - self._tokens) / rate)
+
+    def enter(self, address: Any) -> str | None:
+        """Count in a connection from `address`; or return why it must not come in."""
+        limits, key = self.limits, self._key(address)
+        with self._lock:
+            if self.connections >= limits.max_connections:
+                return f"all {limits.max_connections} connections are taken (max_connections)"
+            if key is not None:
+                count = self._by_address.get(key, 0)
+                if count >= (limits.max_connections_per_peer or 0):
+                    return f"{key} has {count} connections already (max_connections_per_peer)"
+                self._by_address[key] = count + 1
+            self.connections += 1
+            if limits.accept_rate is not None:
+                self._tokens -= 1.0
+        return None
+
+    def leave(self, address: Any) -> bool:
+        """Count out a connection from `address`; return whether there was no room before."""
+        key = self._key(address)
+        with self._lock:
+            was_full = self.full()
+            self.connections -= 1
+            if key is not None:
+                left = self._by_address[key] - 1
+                if left:
+                    self._by_address[key] = left
+                else:
+                    del self._by_address[key]
+        return was_full
+
+    def _key(self, address: Any) -> str | None:
+        """Return under what an address is counted; None: it is not."""
+        if self.limits.max_connections_per_peer is None or not isinstance(address, tuple):
+            return None
+        host = str(address[0]).partition("%")[0]
+        if ":" not in host:
+            return host
+        ip = ipaddress.IPv6Address(host)
+        if ip.ipv4_mapped is not None:
+            return str(ip.ipv4_mapped)
+        return str(ipaddress.IPv6Network((ip, IPV6_NETWORK), strict=False))

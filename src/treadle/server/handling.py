@@ -1,0 +1,252 @@
+"""Handling: how handlers are run, in whose thread, and what happens when one fails.
+
+Inline, by the leader, as long as handlers are quick. As an errand, a task of the pool, once a connection's handler has
+been slow, or while nobody leads who may run handlers.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from treadle import clock
+from treadle.calls import Bare
+from treadle.errors import TreadleError
+from treadle.futures import Future
+from treadle.server.burst import Burst
+from treadle.server.connection import Connection
+from treadle.server.messages import CloseConnection
+
+if TYPE_CHECKING:
+    from treadle.server.lane import Lane, Lead
+    from treadle.server.limits import Limits
+    from treadle.server.protocol import Protocol
+
+__all__ = ["Errand", "Handling"]
+
+_log = logging.getLogger("treadle.server")
+
+SLOW = 0.001  # seconds in a handler that make a connection a slow one: what the watchdog would notice too
+PAROLE = 8  # quick messages in a row after which a slow connection is handled inline again; a guess
+QUICK = 0.0001  # seconds in a handler, on average, that are not worth a hand-over, which takes about as long
+AT_ONCE = 64  # messages of one connection that are handled before the others have their turn; a guess
+
+
+BARE = Bare()
+
+
+class Errand(Future[Any]):
+    """The task of handling what waits in one connection."""
+
+    __slots__ = ("conn", "handling")
+
+    def __init__(self, handling: Handling, conn: Connection) -> None:
+        super().__init__()
+        self._home = handling.lane.dispatcher
+        self._context = BARE
+        self._submitted = clock.now()
+        self.handling = handling
+        self.conn = conn
+
+    @property
+    def name(self) -> str:
+        """The name of the handler."""
+        return self.handling.name
+
+    def _invoke(self) -> bool:
+        self._result = self._exception = None
+        try:
+            again = self.handling.follow(self.conn)
+        except BaseException:  # a fault of ours, or the thread is killed
+            self.handling.dropped(self.conn)
+            raise
+        if not again:
+            self._context = None
+        return again
+
+    def _forget_call(self) -> None:
+        """It will not be run: the pool refused or dropped it."""
+        if self._context is not None:
+            self._context = None
+            self.handling.dropped(self.conn)
+
+
+class Handling:
+    """Runs the handlers of one lane's connections."""
+
+    slow_pace = SLOW
+
+    def __init__(self, lane: Lane, protocol: Protocol, limits: Limits) -> None:
+        self.lane = lane
+        self.protocol = protocol
+        self.handle: Callable[[Any, Any], Any] = protocol.handle
+        self.converse = protocol.converse
+        self.name = protocol.name
+        self.limits = limits
+        self.write_buffer = limits.write_buffer
+        self.handed_over = 0  # messages that were, whether beforehand or by deposing the leader; never exact
+        self.inline = protocol.converse is None  # whether the leader may run it
+        self.followed = 0  # messages that were handled by other threads than the leader; never exact
+        self.failures = 0
+        self.pace = SLOW  # seconds in a handler, of late, while all messages go to the pool
+        self.drops = Burst(10.0)
+
+    def call(self, conn: Connection, message: Any) -> Any:
+        """Run the handler on one message; return its answer."""
+        conn.number += 1
+        try:
+            return conn.context.run(self.handle, message, conn.peer)
+        except BaseException as error:
+            return self.failed(conn, error)
+
+    def failed(self, conn: Connection, error: BaseException) -> bytes | None:
+        """The handler raised: close this connection only. Return what is to be answered still."""
+        conn.closing = True
+        if isinstance(error, CloseConnection):
+            return error.answer
+        self.failures += 1
+        what = (type(error), error, error.__traceback__)
+        _log.error("%s: handler %s failed on message %d", conn.peer, self.name, conn.number, exc_info=what)
+        return None
+
+    def answer(self, conn: Connection, answer: Any) -> None:
+        """Send what the handler returned."""
+        try:
+            if answer:
+                conn.write(answer)
+        except TypeError:
+            kind = type(answer).__name__
+            self.failed(conn, TypeError(f"handler {self.name} returned {kind}; allowed: bytes, or None for no answer"))
+
+    # -- the leader's way -----------------------------------------------------------------------------------------
+
+    def work(self, conn: Connection, lead: Lead) -> bool:
+        """Handle what waits in `conn`, inline; False if the lead was lost. Answers are sent together."""
+        lane, slot, waiting = self.lane, lead.slot, conn.waiting
+        answers: list[bytes] = []
+        size = 0
+        for _ in range(min(len(waiting), AT_ONCE)):
+            message = waiting.popleft()
+            lane.turns += 1
+            slot.append(conn)
+            if lane.asleep:
+                lane.rouse()
+            answer = self.call(conn, message)
+            if not _take(slot):
+                self.answer_all(conn, answers)
+                self.deposed(conn, answer, lead)
+                return False
+            if answer:
+                answers.append(answer)
+                size += len(answer)
+            if conn.closing or size > self.write_buffer:
+                break
+        self.answer_all(conn, answers)
+        return True
+
+    def answer_all(self, conn: Connection, answers: list[bytes]) -> None:
+        """Send what several messages were answered with."""
+        try:
+            self.answer(conn, answers[0] if len(answers) == 1 else b"".join(answers))
+        except TypeError:
+            for answer in answers:
+                self.answer(conn, answer)
+
+    def delegate(self, conn: Connection) -> None:
+        """Hand what waits in `conn` to the pool, which may make it wait, and so stops reading from it."""
+        conn.calm = False
+        conn.busy = True
+        self.handed_over += 1
+        errand = Errand(self, conn)
+        try:
+            self.lane.dispatcher.admission.enter_later(errand, "wait")
+        except (TreadleError, RuntimeError) as error:
+            if self.drops.begins():
+                _log.error("%s: connections are cut, for the pool takes no messages: %s", self.lane.name, error)
+
+    def dropped(self, conn: Connection) -> None:
+        """The pool will not handle what waits in `conn`. The pool's lock may be held."""
+        self.lane.post(partial(self.lane.service.give_up, conn, "the pool dropped its message"))
+
+    # -- the way of other threads ---------------------------------------------------------------------------------
+
+    def deposed(self, conn: Connection, answer: Any, lead: Lead) -> None:
+        """The handler took so long that the lead is lost; `conn` is this thread's, and nothing else is."""
+        with self.lane.lock:  # until the watchdog has let go of it
+            lead.lost = None
+        conn.slow = PAROLE
+        self.handed_over += 1
+        self.answer(conn, answer)
+        if conn.waiting and self.may_go_on(conn):
+            self.delegate(conn)
+        else:
+            self.release(conn)
+
+    def follow(self, conn: Connection) -> bool:
+        """Handle what waits in `conn`; return whether others wait for the thread, and some of it is left."""
+        if self.converse is not None:
+            self.hold(conn, self.converse)
+            return False
+        while conn.waiting:
+            message = conn.waiting.popleft()
+            began = clock.now()
+            answer = self.call(conn, message)
+            self.judge(conn, clock.now() - began)
+            self.followed += 1
+            self.answer(conn, answer)
+            if not self.may_go_on(conn):
+                break
+            if conn.waiting and self.lane.dispatcher.tasks:
+                return True
+        self.release(conn)
+        return False
+
+    def hold(self, conn: Connection, converse: Callable[[Connection, Limits], None]) -> None:
+        """Let the protocol have `conn` to its end."""
+        conn.number += 1
+        self.followed += 1
+        try:
+            converse(conn, self.limits)
+        except BaseException as error:
+            self.failed(conn, error)
+        self.release(conn)
+
+    def judge(self, conn: Connection, took: float) -> None:
+        """Learn from how long a message took."""
+        conn.slow = PAROLE if took > SLOW else max(0, conn.slow - 1)
+        if self.lane.spread:
+            self.pace += (took - self.pace) / PAROLE
+            if self.pace < QUICK:
+                self.lane.spread = False
+
+    def may_go_on(self, conn: Connection) -> bool:
+        """Whether the next message may be handled now."""
+        return not (conn.closing or conn.error or conn.unsent > self.write_buffer)
+
+    def release(self, conn: Connection) -> None:
+        """Give `conn` back to the leader, who need not be told if it is to do nothing but read."""
+        lane = self.lane
+        conn.active = clock.now()
+        plain = not (conn.closing or conn.error or conn.out or conn.waiting or conn.ended or conn.last or conn.secure)
+        with lane.lock:
+            if lane.over:
+                conn.sock.close()  # nobody else will
+                return
+            if plain and not lane.draining:
+                conn.calm = not conn.slow and not conn.begun
+                conn.busy = False
+                if not conn.watched:
+                    lane.service.watch_again(conn)
+                return
+        lane.post(partial(lane.service.take_back, conn))
+
+
+def _take(slot: list[Connection]) -> bool:
+    """Take the connection out of the slot; False: the watchdog has, and with it the lead."""
+    try:
+        slot.pop()
+    except IndexError:
+        return False
+    return True

@@ -1,0 +1,359 @@
+"""Lane: a set of connections, and who leads it.
+
+One thread at a time is the leader: it polls, accepts, reads, and runs handlers inline, which costs no hand-off and no
+system call beyond `recv` and `send`. If a handler blocks, the lead moves on and the handler's thread keeps nothing but
+its own connection. Who may lead:
+
+    a worker of the pool, on a standing task (Lead)   when it has nothing else to do; it runs handlers inline
+    the watchdog, as caretaker                        when every worker has: it runs no handler, messages become tasks
+
+How the lead moves:
+
+    caretaker -> worker    a worker takes up the Lead; the caretaker lets go after its present turn
+    worker -> caretaker    the pool recalls the worker, because a task waits; it lets go after its present turn
+    worker -> caretaker    the watchdog takes the lead away from a worker that is stuck in a handler
+
+Only the last is a race. The leader puts its connection into the one place of `slot` before the handler, and takes it
+out after; the watchdog takes it out to take the lead away. Whoever gets it has won: `pop` is atomic, on every build. A
+leader that lost is told by its failing `pop`; it waits for the watchdog to be done with the connection (`lock`), and
+from then on owns that connection and nothing else. The rest of its batch is dropped: the pollers are level-triggered,
+so the next leader is told again.
+"""
+
+from __future__ import annotations
+
+import logging
+from _thread import allocate_lock
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+from threading import Event, Lock
+from typing import TYPE_CHECKING, Any, Protocol
+
+from treadle.clock import now as clock
+from treadle.clock import thread_clock
+from treadle.server.connection import CHUNK, Connection
+from treadle.server.poller import READ, Poller, new_poller
+from treadle.server.timers import Timers
+from treadle.standing import Standing
+
+if TYPE_CHECKING:
+    from treadle.dispatch import Dispatcher
+    from treadle.server.handling import Handling
+    from treadle.server.keeper import Keeper
+    from treadle.server.service import Service
+
+__all__ = ["Lane", "Lead", "Source"]
+
+LONGEST = 3600.0  # seconds of one poll, at most; any finite number would do
+
+_log = logging.getLogger("treadle.server")
+
+
+class Source(Protocol):
+    """What the poller watches beside connections: the waker, and listeners."""
+
+    calm: bool  # False
+
+    def attend(self, event: int) -> None:
+        """It is ready; called by the leader."""
+
+
+class Lead(Standing):
+    """One worker's spell of leading."""
+
+    __slots__ = ("clock", "lane", "lost", "recalled", "slot")
+
+    def __init__(self, lane: Lane) -> None:
+        super().__init__(lane.dispatcher)
+        self.lane = lane
+        self.slot: list[Connection] = []  # the connection whose handler runs, and nothing else
+        self.lost: Connection | None = None  # with which it was deposed, until its thread has noticed
+        self.recalled = False
+        self.clock: int | None = None  # of the processor time that its thread uses
+
+    @property
+    def name(self) -> str:
+        """What snapshots call it."""
+        return f"lead of {self.lane.name}"
+
+    def recall(self) -> None:
+        """Make `stand` return soon."""
+        self.recalled = True
+        self.lane.poller.wake()
+
+    def stand(self) -> None:
+        """Lead, until recalled or deposed."""
+        self.lane.take_the_lead(self)
+
+
+class Lane:
+    """Connections, a poller, timers, and the lead over them. The leader alone touches what is not marked otherwise."""
+
+    __slots__ = (
+        "asleep",
+        "baton",
+        "dispatcher",
+        "draining",
+        "emptied",
+        "handling",
+        "heir",
+        "inbox",
+        "keeper",
+        "lead",
+        "lock",
+        "mail",
+        "name",
+        "now",
+        "over",
+        "poller",
+        "ready",
+        "service",
+        "sources",
+        "spread",
+        "timers",
+        "turns",
+        "vacant",
+    )
+
+    handling: Handling
+    keeper: Keeper
+    service: Service
+
+    def __init__(self, name: str, dispatcher: Dispatcher, period: float) -> None:
+        self.name = name
+        self.dispatcher = dispatcher
+        self.poller: Poller = new_poller()
+        self.timers = Timers(period)
+        self.sources: dict[int, Any] = {}  # by descriptor: connections, and Sources
+        self.ready: deque[Connection] = deque()  # those to go on with though the poller has nothing to tell of them
+        self.now = clock()  # of this turn
+        self.turns = 0  # messages handled inline; the watchdog reads it
+        # From any thread: `inbox` is appended to, then the poller is woken.
+        self.inbox: deque[Callable[[], object]] = deque()
+        self.lock = Lock()  # guards who owns a connection, and what follows
+        self.lead: Lead | None = None  # of the worker that leads; None: the watchdog does, or is about to
+        self.heir: Lead | None = None  # of a worker that waits to lead
+        self.baton = allocate_lock()  # released once for the heir
+        self.baton.acquire()
+        self.vacant = True  # nobody leads, and the watchdog is told so
+        self.over = False
+        self.draining = False
+        # Between the leader and the watchdog, each written before the other side is looked at.
+        self.asleep = False  # the watchdog sleeps until it is roused
+        self.mail = allocate_lock()  # released to rouse it
+        self.mail.acquire()
+        self.spread = False  # handlers block in general: all messages go to the pool; set by the watchdog
+        self.emptied = Event()  # draining, and no connection is left
+        self.sources[self.poller.waker.fd] = Mailbox(self)
+
+    # -- leading --------------------------------------------------------------------------------------------------
+
+    def take_the_lead(self, lead: Lead) -> None:
+        """Wait for the caretaker to let go, lead, and see that somebody leads afterwards. Called by a worker."""
+        lead.clock = thread_clock()
+        with self.lock:
+            if self.over or self.heir is not None or self.lead is not None:
+                return
+            self.heir = lead
+        self.poller.wake()
+        self.rouse()
+        self.baton.acquire()
+        if self.over:
+            return
+        try:
+            self.run(lead)
+        except BaseException:  # a fault of ours, or the thread is killed
+            conn = lead.slot.pop() if lead.slot else lead.lost
+            if conn is not None:
+                self.post(partial(self.service.give_up, conn, "its thread was killed"))
+            raise
+        finally:
+            with self.lock:
+                if self.lead is lead:
+                    self.lead = None
+                    self.vacant = True
+            self.rouse()
+
+    def run(self, lead: Lead) -> None:
+        """Poll, read, run handlers, write: until `lead` is recalled or deposed. The path of every message."""
+        poll, get, timers, ready = self.poller.poll, self.sources.get, self.timers, self.ready
+        push, pop, handle = lead.slot.append, lead.slot.pop, self.handling.handle
+        handling, service, keeper = self.handling, self.service, self.keeper
+        while not lead.recalled:
+            events = poll(self.patience())
+            self.now = now = clock()
+            if now >= timers.next:
+                keeper.expire(now)
+            plain, turns = 0 if self.spread else READ, self.turns
+            for fd, event in events:
+                conn = get(fd)
+                if conn is None:
+                    continue
+                if event != plain or not conn.calm:
+                    if not service.attend(conn, event, lead):
+                        return
+                    turns = self.turns
+                    continue
+                try:
+                    message = data = conn.recv(CHUNK)
+                except OSError as error:
+                    service.unreadable(conn, error)
+                    continue
+                if conn.feed is not None or not data:
+                    messages = service.cut(conn, data)
+                    if len(messages) != 1:
+                        if not service.received(conn, data, messages, lead):
+                            return
+                        turns = self.turns
+                        continue
+                    message = messages[0]
+                conn.active = now
+                conn.number += 1
+                self.turns = turns = turns + 1
+                push(conn)
+                if self.asleep:
+                    self.rouse()
+                try:
+                    answer = conn.context.run(handle, message, conn.peer)
+                except BaseException as error:
+                    answer = handling.failed(conn, error)
+                try:
+                    pop()
+                except IndexError:
+                    handling.deposed(conn, answer, lead)
+                    return
+                if answer:
+                    try:
+                        if (sent := conn.send(answer)) != len(answer):
+                            service.keep(conn, answer, sent)
+                    except Exception as error:
+                        service.unsent(conn, answer, error)
+                if conn.closing:
+                    service.settle(conn)
+            if ready and not service.serve_ready(lead):
+                return
+
+    def patience(self) -> float:
+        """Return the seconds until there is something to do though the poller has nothing to tell."""
+        wait = self.timers.next - self.now
+        return 0.0 if self.ready or wait < 0.0 else wait if wait < LONGEST else LONGEST
+
+    def turn(self) -> None:
+        """Poll once, and do what there is to do, but for handlers: the caretaker's turn."""
+        service = self.service
+        events = self.poller.poll(self.patience())
+        self.now = clock()
+        if self.now >= self.timers.next:
+            self.keeper.expire(self.now)
+        for fd, event in events:
+            conn = self.sources.get(fd)
+            if conn is not None:
+                service.attend(conn, event, None)
+        if self.ready:
+            service.serve_ready(None)
+
+    # -- the watchdog's side --------------------------------------------------------------------------------------
+
+    def caretake(self) -> None:
+        """Lead without running handlers, until a worker takes over or the lane is over. Called by the watchdog."""
+        if self.offer_lead():
+            self.mail.acquire(True, PATIENCE)  # a worker is on its way, and would run inline what we make tasks of
+        while not self.over and not self.let_go():
+            try:
+                self.turn()
+            except Exception:
+                _log.exception("%s: a fault in treadle itself; serving goes on", self.name)
+
+    def offer_lead(self) -> bool:
+        """Let the next worker that has nothing else to do lead; return whether one is on its way."""
+        try:
+            return self.dispatcher.staff.stand(Lead(self))
+        except RuntimeError:  # the pool is closed: connections can be closed orderly, and no handler runs
+            return False
+
+    def let_go(self) -> bool:
+        """Hand the lead to the worker that waits for it; False if none does."""
+        with self.lock:
+            if self.heir is None:
+                return False
+            self.lead, self.heir = self.heir, None
+            self.baton.release()
+            return True
+
+    def depose(self, lead: Lead) -> bool:
+        """Take the lead away from a worker that is in a handler; False if it is not in one any more."""
+        with self.lock:
+            try:
+                conn = lead.slot.pop()
+            except IndexError:
+                return False
+            lead.lost = conn
+            conn.busy = True
+            conn.calm = False
+            self.lead = None
+            self.vacant = True
+        self.dispatcher.staff.stood_down(lead)
+        return True
+
+    def spread_out(self) -> None:
+        """Have every message handled by the pool, for handlers block in general."""
+        self.handling.pace = self.handling.slow_pace
+        self.spread = True
+
+    # -- from any thread ------------------------------------------------------------------------------------------
+
+    def rouse(self) -> None:
+        """Wake the watchdog."""
+        self.asleep = False
+        try:
+            self.mail.release()
+        except RuntimeError:
+            pass  # it is awake, or about to be
+
+    def post(self, job: Callable[[], object]) -> None:
+        """Have the leader call `job`, which must not block. Safe with any lock held."""
+        self.inbox.append(job)
+        self.poller.wake()
+
+    def end(self) -> None:
+        """Stop leading, for good. Connections should be closed before."""
+        with self.lock:
+            self.over = True
+            lead, heir, self.heir = self.lead, self.heir, None
+        if heir is not None:
+            self.baton.release()
+        if lead is not None:
+            lead.recall()
+        self.poller.wake()
+        self.rouse()
+
+    def close(self) -> None:
+        """Let everything go, once nobody leads any more: what is left belongs to handlers that still run."""
+        while self.inbox:
+            self.inbox.popleft()()
+        self.poller.close()
+
+    def connections(self) -> list[Connection]:
+        """Return the connections of this instant."""
+        return [source for source in list(self.sources.values()) if type(source) is Connection]
+
+
+PATIENCE = 0.005  # seconds that a caretaker waits for a worker that was woken, before it serves itself; a guess
+
+
+class Mailbox:
+    """The waker, as something the poller watches: it runs what was posted."""
+
+    __slots__ = ("lane",)
+    calm = False
+
+    def __init__(self, lane: Lane) -> None:
+        self.lane = lane
+
+    def attend(self, event: int) -> None:
+        """Run what was posted."""
+        self.lane.poller.waker.clear()
+        inbox = self.lane.inbox
+        for _ in range(len(inbox)):
+            inbox.popleft()()

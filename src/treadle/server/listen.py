@@ -1,0 +1,308 @@
+"""Listening: what `bind` may say, and the sockets that come of it."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import socket
+import stat
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+from treadle.errors import BindError
+
+__all__ = ["Bind", "Listener", "open_listeners", "parse_bind"]
+
+BACKLOG = 65535  # what the kernel may hold until it is accepted; it takes its own limit (net.core.somaxconn) if lower
+FIRST_SYSTEMD_FD = 3  # SD_LISTEN_FDS_START, sd_listen_fds(3)
+MAX_FD = 2**31 - 1  # a C int
+MODE = 0o600  # of a UNIX socket: its owner's alone, unless bind says otherwise
+FORMS = '"HOST:PORT", "[IPV6]:PORT", "unix:PATH", "unix:PATH?mode=660", "fd://N", "systemd", "systemd:NAME"'
+WHAT_TO_DO = {
+    errno.EADDRINUSE: "it is in use; stop the other server, or choose another port (0: any free one)",
+    errno.EACCES: "permission denied; ports below 1024, and folders of others, are for privileged users",
+    errno.EADDRNOTAVAIL: "this machine has no such address; 0.0.0.0 is all of IPv4, [::] is all there are",
+}
+
+
+@dataclass(frozen=True)
+class Bind:
+    """Where to listen, as parsed from a text.
+
+    Attributes:
+        text: the text.
+        kind: "tcp", "unix", "fd" or "systemd".
+        host: of "tcp".
+        port: of "tcp"; the number of "fd".
+        path: of "unix"; the name of "systemd", or "".
+        mode: of "unix": permissions.
+    """
+
+    text: str
+    kind: str
+    host: str = ""
+    port: int = 0
+    path: str = ""
+    mode: int = MODE
+
+
+def parse_bind(text: str) -> Bind:
+    """Return what `text` says.
+
+    Raises:
+        TypeError: it is no string.
+        ValueError: it is in none of the forms.
+    """
+    if not isinstance(text, str):
+        raise TypeError(f"bind={text!r} is {type(text).__name__}; allowed: {FORMS}, or a bound socket")
+    if text.startswith("unix:"):
+        return _parse_unix(text)
+    if text.startswith("fd://"):
+        number = text[len("fd://") :]
+        if not (number.isascii() and number.isdigit() and int(number) <= MAX_FD):
+            raise ValueError(f"bind={text!r}: {number!r} is no descriptor; allowed: a number, as in fd://3")
+        return Bind(text, "fd", port=int(number))
+    if text == "systemd" or text.startswith("systemd:"):
+        return Bind(text, "systemd", path=text[len("systemd:") :])
+    return _parse_tcp(text)
+
+
+def _parse_unix(text: str) -> Bind:
+    path, _, query = text[len("unix:") :].partition("?")
+    if not path:
+        raise ValueError(f"bind={text!r} names no path; allowed: unix:PATH, as in unix:/run/app.sock")
+    if "\0" in path:
+        raise ValueError(f"bind={text!r}: a path cannot hold a NUL byte")
+    if not query:
+        return Bind(text, "unix", path=path)
+    found = re.fullmatch("mode=(0?[0-7]{3})", query)
+    if not found:
+        raise ValueError(f"bind={text!r}: {query!r} is no mode; allowed: three octal digits, as in mode=660")
+    return Bind(text, "unix", path=path, mode=int(found[1], 8))
+
+
+def _parse_tcp(text: str) -> Bind:
+    host, colon, port = text.rpartition(":")
+    if not colon:
+        raise ValueError(f"bind={text!r} is not HOST:PORT, as in 127.0.0.1:5000; allowed: {FORMS}")
+    if not host:
+        raise ValueError(f"bind={text!r} names no host; 0.0.0.0{text} is every IPv4 address, [::]{text} every address")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        raise ValueError(f"bind={text!r} is ambiguous; write an IPv6 address in brackets, as in [::1]:5000")
+    if not (port.isascii() and port.isdigit() and int(port) <= 65535):
+        raise ValueError(f"bind={text!r}: {port!r} is no port; allowed: 0 (any free one) to 65535")
+    return Bind(text, "tcp", host=host, port=int(port))
+
+
+class Listener:
+    """A socket that listens.
+
+    Attributes:
+        sock: non-blocking, and not inherited by programs that are started.
+        address: what to show people: "127.0.0.1:5000", "[::]:5000", "unix:/run/app.sock".
+        inherited: whether somebody else has it too: systemd, a parent process. Then what waits in its queue is theirs.
+    """
+
+    def __init__(self, sock: socket.socket, *, inherited: bool, own_path: str | None = None) -> None:
+        sock.setblocking(False)
+        self.sock = sock
+        self.inherited = inherited
+        self.address = _address_of(sock)
+        self._own_path = own_path
+        self._inode = os.stat(own_path).st_ino if own_path is not None else None
+
+    def close(self) -> None:
+        """Close it; a UNIX socket's file that we made goes too, unless another server has replaced it."""
+        if self._own_path is not None:
+            # Before the socket is closed: from then on another server may take the file for a stale one, and replace it
+            # by one with the same inode number, which would be taken for ours.
+            with suppress(OSError):
+                if os.stat(self._own_path).st_ino == self._inode:
+                    os.unlink(self._own_path)
+            self._own_path = None
+        self.sock.close()
+
+    def share(self) -> None:
+        """Leave the file of a UNIX socket to the parent process, in a forked child."""
+        self._own_path = None
+
+    def __repr__(self) -> str:
+        return f"<Listener {self.address}>"
+
+
+def _address_of(sock: socket.socket) -> str:
+    name = sock.getsockname()
+    if sock.family == getattr(socket, "AF_UNIX", None):
+        path = name.decode(errors="replace") if isinstance(name, bytes) else name
+        return f"unix:{path.replace(chr(0), '@')}"  # an abstract name begins with NUL, which ss and netstat show as @
+    return f"[{name[0]}]:{name[1]}" if sock.family == socket.AF_INET6 else f"{name[0]}:{name[1]}"
+
+
+def open_listeners(bind: str | socket.socket | Sequence[Listener]) -> list[Listener]:
+    """Listen where `bind` says.
+
+    Returns:
+        One listener; with "systemd", as many as systemd gave us.
+
+    Raises:
+        TypeError, ValueError: as `parse_bind`.
+        BindError: it cannot be done.
+    """
+    if isinstance(bind, (list, tuple)) and bind and all(isinstance(listener, Listener) for listener in bind):
+        return list(bind)
+    if isinstance(bind, socket.socket):
+        return [_inherit(_copy_of(bind), repr(bind))]
+    where = parse_bind(bind)  # type: ignore[arg-type]  # it says what is wrong with anything else
+    if where.kind == "fd":
+        return [_inherit(_socket_of(where.port, where.text), where.text)]
+    if where.kind == "systemd":
+        return _inherit_all(_systemd_fds(where), where.text)
+    opener: Callable[[Bind], Listener] = _listen_unix if where.kind == "unix" else _listen_tcp
+    try:
+        return [opener(where)]
+    except BindError:
+        raise
+    except OSError as error:
+        why = WHAT_TO_DO.get(error.errno or 0) or f"{error.strerror or error}"
+        raise BindError(where.text, why) from error
+
+
+def _listen_tcp(where: Bind) -> Listener:
+    try:
+        found = socket.getaddrinfo(where.host, where.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (socket.gaierror, UnicodeError) as error:  # the latter: a name that cannot be one, such as a very long one
+        why = error.strerror if isinstance(error, OSError) else str(error)
+        raise BindError(where.text, f"{where.host!r} is no address of this machine: {why}") from error
+    family, kind, protocol, _, address = found[0]
+    sock = socket.socket(family, kind, protocol)
+    try:
+        if os.name == "posix":  # elsewhere it would let two servers share a port
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:  # [::] is for IPv4 as well, on every system
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(where.host != "::"))
+        sock.bind(address)
+        sock.listen(BACKLOG)
+        return Listener(sock, inherited=False)
+    except BaseException:
+        sock.close()
+        raise
+
+
+def _listen_unix(where: Bind) -> Listener:
+    if not hasattr(socket, "AF_UNIX"):
+        raise BindError(where.text, "this platform has no UNIX sockets")
+    _remove_stale(where)
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.bind(where.path)
+        os.chmod(where.path, where.mode)  # before it listens, so nobody comes in between
+        sock.listen(BACKLOG)
+        return Listener(sock, inherited=False, own_path=where.path)
+    except BaseException:
+        sock.close()
+        raise
+
+
+def _remove_stale(where: Bind) -> None:
+    """Remove the file of a server that is gone; a living one's stays, and so does everything that is no socket."""
+    try:
+        mode = os.stat(where.path).st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(mode):
+        raise BindError(where.text, f"{where.path} exists, and is no socket")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(where.path)
+        except ConnectionRefusedError:
+            os.unlink(where.path)
+            return
+        except BlockingIOError:
+            pass  # somebody listens, and is busy
+    raise BindError(where.text, "another server listens there; stop it first")
+
+
+def _copy_of(sock: socket.socket) -> socket.socket:
+    try:
+        return sock.dup()
+    except OSError as error:
+        raise BindError(repr(sock), f"it is closed: {error.strerror}") from error
+
+
+def _socket_of(number: int, text: str) -> socket.socket:
+    """Return a copy of an inherited descriptor; the descriptor stays open, for whoever comes after us."""
+    copy = -1
+    try:
+        os.set_inheritable(number, False)
+        copy = os.dup(number)
+        return socket.socket(fileno=copy)
+    except OSError as error:
+        if copy >= 0:
+            os.close(copy)
+        raise BindError(text, f"descriptor {number} is no socket: {error.strerror}") from error
+
+
+def _inherit_all(numbers: list[int], text: str) -> list[Listener]:
+    listeners: list[Listener] = []
+    try:
+        for number in numbers:
+            listeners.append(_inherit(_socket_of(number, text), text))
+    except BaseException:
+        for listener in listeners:
+            listener.close()
+        raise
+    return listeners
+
+
+def _inherit(sock: socket.socket, text: str) -> Listener:
+    try:
+        if sock.type != socket.SOCK_STREAM:
+            raise BindError(text, f"it is no stream socket but {sock.type!r}")
+        if not _is_bound(sock):  # to listen would bind it, to every address and any port
+            raise BindError(text, "it is not bound to an address")
+        sock.listen(BACKLOG)
+        return Listener(sock, inherited=True)
+    except OSError as error:
+        sock.close()
+        if isinstance(error, BindError):
+            raise
+        raise BindError(text, f"it does not listen: {error.strerror}") from error
+
+
+def _is_bound(sock: socket.socket) -> bool:
+    name = sock.getsockname()
+    return bool(name[1]) if sock.family in (socket.AF_INET, socket.AF_INET6) else bool(name)
+
+
+_passed: list[str] = []  # the names of the sockets that systemd passed to this process, in their order
+
+
+def _systemd_fds(where: Bind) -> list[int]:
+    """Return the descriptors that systemd passed to this process (sd_listen_fds(3))."""
+    if os.environ.get("LISTEN_PID") == str(os.getpid()):
+        _passed[:] = _take_from_environment(where.text)
+    if not _passed:
+        raise BindError(where.text, "systemd passed no sockets to this process (LISTEN_PID); is there a .socket unit?")
+    chosen = [FIRST_SYSTEMD_FD + index for index, name in enumerate(_passed) if where.path in ("", name)]
+    if not chosen:
+        names = ", ".join(name or "one without a name" for name in _passed)
+        raise BindError(where.text, f"systemd passed no such socket; it passed {names}")
+    return chosen
+
+
+def _take_from_environment(text: str) -> list[str]:
+    """Return the name of each socket, "" if it has none, and leave nothing for programs that this one starts.
+
+    The names are kept, so that a second server may ask for another socket.
+    """
+    del os.environ["LISTEN_PID"]
+    count = os.environ.pop("LISTEN_FDS", "")
+    names = os.environ.pop("LISTEN_FDNAMES", "").split(":")
+    if not (count.isascii() and count.isdigit()):
+        raise BindError(text, f"LISTEN_FDS={count!r} is no number; systemd sets it to how many sockets it passes")
+    return [*names, *[""] * int(count)][: int(count)]

@@ -1,0 +1,279 @@
+"""Server: listeners, connections and handlers, on one pool's threads."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import socket
+import ssl
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from functools import partial
+from types import TracebackType
+
+from treadle import checks, clock, lifecycle
+from treadle.pool import Pool
+from treadle.server.fleet import Fleet
+from treadle.server.limits import Limits
+from treadle.server.listen import Listener, open_listeners
+from treadle.server.protocol import Protocol
+from treadle.server.signals import CHILD, END, HANGUP, Signals
+from treadle.server.snapshot import ServerSnapshot, snapshot_of
+
+__all__ = ["Server"]
+
+_log = logging.getLogger("treadle.server")
+
+DRAIN = 10.0  # seconds
+LAST_WORDS = 0.5  # seconds that a cut connection's handler is given to notice
+Tls = ssl.SSLContext | Callable[[], ssl.SSLContext]
+
+
+class Server:
+    """Serve TCP or UNIX sockets with blocking handlers, on a bounded number of threads.
+
+    One thread polls, reads and runs handlers inline, as an event loop would; as soon as a handler blocks, the next
+    thread goes on for all other connections. Idle and half-sent connections hold no thread.
+
+    Args:
+        protocol: what turns bytes into calls: Messages(...) or Session(...).
+        bind: where to listen: "HOST:PORT" (port 0: any free one), "[::]:PORT" (IPv6 and IPv4), "unix:PATH", "fd://N",
+            "systemd", "systemd:NAME"; a bound socket; or what `open_listeners` returned.
+        pool: whose threads run the handlers and lead; it is left open. None: one of its own.
+        max_workers: threads of that own pool, 1 or more; None: as for Pool. Not together with `pool`.
+        limits: how many, how much, how long (see Limits).
+        tls: an `ssl.SSLContext`, or a callable that returns one, which is called again by `reload`. None: no TLS.
+
+    Raises:
+        TypeError, ValueError: an argument is of the wrong type, or out of range.
+
+    All methods may be called from any thread.
+    """
+
+    def __init__(
+        self,
+        protocol: Protocol,
+        bind: str | socket.socket | Sequence[Listener] = "127.0.0.1:5000",
+        *,
+        pool: Pool | None = None,
+        max_workers: int | None = None,
+        limits: Limits | None = None,
+        tls: Tls | None = None,
+    ) -> None:
+        if not all(hasattr(protocol, name) for name in ("handle", "converse", "cutter", "greeting", "speaks_first")):
+            raise TypeError(f"protocol={protocol!r} is no protocol; allowed: Messages(handler, ...), Session(handler)")
+        if pool is not None and max_workers is not None:
+            raise ValueError("both pool and max_workers are given; max_workers is for a pool of the server's own")
+        if limits is not None and not isinstance(limits, Limits):
+            raise TypeError(f"limits={limits!r} is {type(limits).__name__}; allowed: Limits(...)")
+        if tls is not None and not isinstance(tls, ssl.SSLContext):
+            checks.function("tls", tls)
+        self.protocol = protocol
+        self.limits = limits if limits is not None else Limits()
+        self._bind = bind
+        self._tls = tls
+        self._own_pool = pool is None
+        self._pool = pool if pool is not None else Pool(max_workers, name=f"server-{protocol.name}")
+        self._lock = threading.Lock()  # guards the state
+        self._state = "new"  # -> "serving" -> "stopping" -> "stopped"
+        self._stopped = threading.Event()
+        self._fleet: Fleet | None = None  # until it was started
+        self._signals: Signals | None = None  # while `run` is under way
+
+    # -- beginning ------------------------------------------------------------------------------------------------
+
+    def start(self) -> Server:
+        """Listen and serve, in the background.
+
+        Returns:
+            The server itself.
+
+        Raises:
+            BindError: the address cannot be had.
+            RuntimeError: the server was started before, or no thread can be started.
+            OSError, ssl.SSLError: what `tls` raises.
+        """
+        with self._lock:
+            if self._state != "new":
+                raise RuntimeError(f"the server is {self._state}; make a new one to serve again")
+            self._state = "serving"
+        try:
+            self._fleet = self._launch()
+        except BaseException:
+            self._over()
+            self._pool_over(None)
+            raise
+        lifecycle.before_exit(self)
+        _log.info("serving %s on %s", self.protocol.name, self.address)
+        return self
+
+    def _launch(self) -> Fleet:
+        context = self._tls if self._tls is None or isinstance(self._tls, ssl.SSLContext) else self._tls()
+        listeners = open_listeners(self._bind)
+        try:
+            fleet = Fleet(self.protocol, self.limits, self._pool._dispatcher, self._over)
+            fleet.start(listeners, context)
+        except BaseException:
+            for listener in listeners:
+                listener.close()
+            raise
+        return fleet
+
+    # -- ending ---------------------------------------------------------------------------------------------------
+
+    def stop(self, drain: float = DRAIN) -> int:
+        """Stop: let in those that wait in the kernel's queue, finish what was begun, close all, and end.
+
+        A handler that is still running after `drain` seconds goes on in its thread; its connection is shut down. May
+        be called again, also to shorten the time. A handler of the server that calls it does not wait for the end.
+
+        Args:
+            drain: seconds, 0 or more, for what was begun.
+
+        Returns:
+            How many connections had to be cut; 0 when all ended in order.
+
+        Raises:
+            TypeError, ValueError: `drain` is not a number of seconds.
+        """
+        self._begin_to_stop(_seconds(drain))
+        if self._pool._dispatcher.is_ours():
+            return 0
+        return self._wait()
+
+    def _begin_to_stop(self, seconds: float) -> None:
+        """Begin to stop, to be done `seconds` from now, or by then already. Does not block."""
+        with self._lock:
+            state = self._state
+            if state == "serving":
+                self._state = "stopping"
+        if state == "new":
+            self._over()
+        elif self._fleet is not None:
+            self._fleet.lanes[0].post(partial(self._fleet.drain, clock.now() + seconds))
+
+    def _over(self) -> None:
+        """Nobody is served any more; called by whoever ends it, who need not be the one that waits."""
+        with self._lock:
+            self._state = "stopped"
+        self._stopped.set()
+        if self._signals is not None:
+            self._signals.end()
+
+    def _wait(self) -> int:
+        """Wait for the end; return how many connections were cut."""
+        self._stopped.wait()
+        cut = 0
+        if self._fleet is not None:
+            self._fleet.join()
+            cut = self._fleet.cut
+        self._pool_over(LAST_WORDS if cut else None)
+        return cut
+
+    def _pool_over(self, timeout: float | None) -> None:
+        if self._own_pool:
+            self._pool.shutdown(cancel_futures=True, timeout=timeout)
+
+    def leave(self) -> None:
+        """Stop, because Python exits."""
+        self.stop(0.0 if isinstance(getattr(sys, "last_value", None), KeyboardInterrupt) else DRAIN)
+
+    def __enter__(self) -> Server:
+        return self if self._state == "serving" else self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.stop(0.0 if isinstance(error, KeyboardInterrupt) else DRAIN)
+
+    # -- running ----------------------------------------------------------------------------------------------------
+
+    def run(
+        self,
+        drain: float = DRAIN,
+        *,
+        watch: Callable[[ServerSnapshot], float] | None = None,
+        lifeline: int | None = None,
+    ) -> int:
+        """Start, serve until SIGTERM or SIGINT (Ctrl-C), and stop; a second signal cuts at once. SIGHUP: `reload`.
+
+        From a thread other than the main one no signals are heard; `stop` ends it there.
+
+        Args:
+            drain: seconds for what was begun, see `stop`.
+            watch: called in this thread now and then, with a snapshot; returns the seconds until it wants the next.
+            lifeline: the descriptor of a pipe whose other end the parent process holds; when that is gone, stop.
+
+        Returns:
+            How many connections had to be cut.
+
+        Raises:
+            As `start` and `stop`.
+        """
+        seconds = _seconds(drain)
+        if threading.current_thread() is not threading.main_thread():
+            return self._begin()._wait()
+        with Signals(lifeline) as self._signals:
+            self._begin()
+            stopping = False
+            while (number := self._signals.hear(None if watch is None else watch(self.snapshot()))) != END:
+                if number is None or number == CHILD:
+                    continue
+                if number == HANGUP:
+                    self.reload()
+                elif stopping:
+                    self._begin_to_stop(0.0)
+                else:
+                    stopping = True
+                    _log.info("%s: stopping; a second signal cuts at once", signal.Signals(number).name)
+                    self._begin_to_stop(seconds)
+            return self._wait()
+
+    def _begin(self) -> Server:
+        """Start, unless that was done."""
+        return self.start() if self._state == "new" else self
+
+    def reload(self) -> None:
+        """Ask `tls` for its context again: new handshakes use it, connections that stand are not touched.
+
+        If that fails, it is logged, and the old one stays in use.
+        """
+        if self._tls is None or isinstance(self._tls, ssl.SSLContext):
+            _log.info("nothing to reload: tls is %s", "not used" if self._tls is None else "a context of your own")
+            return
+        try:
+            context = self._tls()
+        except Exception:
+            _log.exception("the certificates cannot be reloaded; the old ones stay in use")
+            return
+        if self._fleet is not None:
+            self._fleet.context = context
+        _log.info("the certificates are reloaded")
+
+    # -- looking ----------------------------------------------------------------------------------------------------
+
+    @property
+    def address(self) -> str:
+        """Where the server listens, as in "127.0.0.1:5000"; with several sockets, separated by commas.
+
+        Raises:
+            RuntimeError: it was not started.
+        """
+        if self._fleet is None:
+            raise RuntimeError("the server has no address before start()")
+        return ", ".join(acceptor.listener.address for acceptor in self._fleet.acceptors)
+
+    def snapshot(self) -> ServerSnapshot:
+        """Return what the server does at this instant."""
+        return snapshot_of(self.protocol.name, self._state, self._fleet, self._pool.snapshot())
+
+    def __repr__(self) -> str:
+        return f"<Server {self.protocol!r} {self._state}{'' if self._fleet is None else ' on ' + self.address}>"
+
+
+def _seconds(drain: float) -> float:
+    seconds = checks.seconds("drain", drain)
+    if seconds is None:
+        raise TypeError("drain=None is NoneType; allowed: seconds as a number, 0 or more")
+    return seconds

@@ -1,0 +1,380 @@
+"""Service: what the leader does for connections, but for running handlers: read, send, watch, time, and close.
+
+Closing is decided in one place, `settle`, and done in one, `close`, both by the leader alone. So a descriptor that one
+thread closes is never taken by another for its successor: other threads only ever shut a socket down, or ask.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import ssl
+import struct
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from treadle.server.burst import Burst
+from treadle.server.connection import BLOCKED, CHUNK, Connection, Phase
+from treadle.server.deadlines import GRACE, Deadlines
+from treadle.server.poller import READ, WRITE
+
+if TYPE_CHECKING:
+    from treadle.server.lane import Lane, Lead
+    from treadle.server.limits import Limits
+
+__all__ = ["Service"]
+
+_log = logging.getLogger("treadle.server")
+
+RESET = struct.pack("ii", 1, 0)  # SO_LINGER with no time: the kernel forgets what is unsent, and sends RST
+
+
+class Service:
+    """Looks after one lane's connections. For the leader alone, but for `watch_again`.
+
+    Args:
+        left: called, from the leader, after a connection was closed.
+    """
+
+    def __init__(
+        self, lane: Lane, limits: Limits, deadlines: Deadlines, left: Callable[[Connection, str], object]
+    ) -> None:
+        self.lane = lane
+        self.limits = limits
+        self.deadlines = deadlines
+        self.left = left
+        self.cuts = Burst(10.0)
+
+    # -- coming in ------------------------------------------------------------------------------------------------
+
+    def adopt(self, conn: Connection) -> None:
+        """Begin to look after a connection that was accepted."""
+        lane = self.lane
+        lane.sources[conn.fd] = conn
+        lane.timers.look_at(conn, self.deadlines.of(conn)[0], lane.now)
+        if conn.phase is Phase.SHAKING:
+            self.watch(conn, READ)
+        else:
+            self.welcome(conn)
+
+    def welcome(self, conn: Connection) -> None:
+        """Greet a connection that is ready to talk."""
+        conn.phase = Phase.OPEN
+        conn.active = self.lane.now
+        protocol = self.lane.handling.protocol
+        if protocol.greeting:
+            conn.write(protocol.greeting)
+        if protocol.speaks_first:
+            self.lane.handling.delegate(conn)
+        else:
+            self.settle(conn)
+
+    def attend(self, source: Any, event: int, lead: Lead | None) -> bool:
+        """Do what `event` asks for; False: the lead was lost."""
+        if type(source) is not Connection:
+            source.attend(event)
+            return True
+        conn = source
+        if conn.busy and not self.mine(conn):
+            return True
+        if conn.phase is Phase.OPEN and not conn.out and not conn.closing:
+            return self.read(conn, lead)
+        if conn.phase is Phase.SHAKING:
+            return self.shake_hands(conn, lead)
+        if conn.phase is Phase.LINGERING:
+            self.linger(conn)
+            return True
+        if not conn.flush() and event & ~(READ | WRITE):
+            conn.give_up("the peer is gone")
+        self.settle(conn)
+        return True
+
+    def mine(self, conn: Connection) -> bool:
+        """Whether the leader has `conn`, which another thread had; if not, do not watch it until it is given back."""
+        lane = self.lane
+        with lane.lock:
+            if conn.busy and conn.watched:
+                lane.poller.remove(conn.fd, conn.watched)
+                conn.watched = 0
+            return not conn.busy
+
+    def shake_hands(self, conn: Connection, lead: Lead | None) -> bool:
+        """Go on with the TLS handshake, which computes for a while; False if the lead was lost over it."""
+        slot: list[Connection] = lead.slot if lead is not None else []
+        slot.append(conn)
+        self.lane.turns += 1
+        if self.lane.asleep:
+            self.lane.rouse()
+        error: Exception | None = None
+        try:
+            conn.sock.do_handshake()  # type: ignore[attr-defined]  # an SSLSocket
+        except Exception as caught:
+            error = caught
+        try:
+            slot.pop()
+        except IndexError:
+            with self.lane.lock:
+                pass
+            self.lane.post(lambda: self.shaken(conn, error))
+            return False
+        self.shaken(conn, error)
+        return True
+
+    def shaken(self, conn: Connection, error: Exception | None) -> None:
+        """Take note of what came of a step of the handshake."""
+        conn.busy = False
+        if conn.phase is not Phase.SHAKING:
+            return  # cut in the meantime
+        if error is None:
+            self.welcome(conn)
+        elif isinstance(error, ssl.SSLWantWriteError):
+            self.watch(conn, WRITE)
+        elif isinstance(error, BLOCKED):
+            self.watch(conn, READ)
+        else:
+            if self.cuts.begins():
+                _log.warning("%s: TLS handshake failed: %s", conn.peer, error)
+            self.close(conn, "TLS handshake failed")
+
+    # -- reading --------------------------------------------------------------------------------------------------
+
+    def read(self, conn: Connection, lead: Lead | None) -> bool:
+        """Read what has come, and have it handled; False: the lead was lost."""
+        conn.wait_in = READ
+        try:
+            data = self.read_all(conn) if conn.secure else conn.recv(CHUNK)
+        except OSError as error:
+            self.unreadable(conn, error)
+            return True
+        return self.received(conn, data, self.cut(conn, data), lead)
+
+    def cut(self, conn: Connection, data: bytes) -> Sequence[Any]:
+        """Return the messages that are complete with `data`; what makes no message closes the connection after them."""
+        try:
+            return conn.cutter.feed(data) if data else ()
+        except Exception as error:  # MessageTooLong, or whatever a framing of the user's raises
+            if self.cuts.begins():
+                _log.warning("%s: closed, for what it sent makes no message: %s", conn.peer, error)
+            conn.closing = True
+            return ()
+
+    def read_all(self, conn: Connection) -> bytes:
+        """Read what TLS has decrypted or can at once; b"": the peer sends no more. Raises as recv does.
+
+        It does not read on until it would block: an end without TLS's own goodbye leaves a connection that cannot be
+        written to, so what came before that is answered first.
+        """
+        try:
+            data = conn.recv(CHUNK)
+            while data and len(data) < CHUNK and conn.sock.pending():  # type: ignore[attr-defined]  # an SSLSocket
+                data += conn.recv(CHUNK)
+        except ssl.SSLWantWriteError:
+            conn.wait_in = WRITE
+            raise
+        return data
+
+    def unreadable(self, conn: Connection, error: OSError) -> None:
+        """Reading failed."""
+        if isinstance(error, BLOCKED):
+            if conn.wait_in != READ or not conn.calm:
+                self.settle(conn)
+            return
+        conn.give_up(error)
+        self.settle(conn)
+
+    def received(self, conn: Connection, data: bytes, messages: Sequence[Any], lead: Lead | None) -> bool:
+        """Have handled what was read; False: the lead was lost."""
+        now = self.lane.now
+        conn.active = now
+        if not data:
+            conn.ended = True
+            messages = conn.cutter.finish()
+        if messages:
+            conn.begun, conn.received = 0.0, 0
+            conn.waiting.extend(messages)
+        if conn.cutter.held:
+            conn.begun = conn.begun or now
+            conn.received += len(data)
+        return self.proceed(conn, lead)
+
+    def proceed(self, conn: Connection, lead: Lead | None) -> bool:
+        """Handle what waits in `conn`, here or elsewhere; False: the lead was lost."""
+        handling = self.lane.handling
+        if conn.waiting and not conn.unsent > self.limits.write_buffer:
+            if lead is None or conn.slow or self.lane.spread or not handling.inline:
+                handling.delegate(conn)
+                return True
+            if not handling.work(conn, lead):
+                return False
+        self.settle(conn)
+        return True
+
+    def serve_ready(self, lead: Lead | None) -> bool:
+        """Go on, once, with each connection that has something left to do; False: the lead was lost."""
+        ready = self.lane.ready
+        for _ in range(len(ready)):
+            conn = ready.popleft()
+            if conn.busy or conn.phase is not Phase.OPEN:
+                continue
+            on = self.proceed(conn, lead) if conn.waiting else self.read(conn, lead)
+            if not on:
+                return False
+        return True
+
+    # -- sending --------------------------------------------------------------------------------------------------
+
+    def unsent(self, conn: Connection, answer: Any, error: Exception) -> None:
+        """An answer could not be sent."""
+        if isinstance(error, BLOCKED):
+            self.keep(conn, answer, 0)
+            return
+        if isinstance(error, OSError):
+            conn.give_up(error)
+        else:
+            self.lane.handling.answer(conn, answer)  # says what is wrong with it
+        self.settle(conn)
+
+    def keep(self, conn: Connection, answer: Any, sent: int) -> None:
+        """Send later what is left of an answer of which `sent` bytes are gone."""
+        rest = memoryview(answer).cast("B")[sent:]
+        if rest:
+            conn.keep(rest)
+            self.settle(conn)
+
+    # -- deciding -------------------------------------------------------------------------------------------------
+
+    def settle(self, conn: Connection) -> None:
+        """Decide what a connection waits for next, or that it is over. The only place where closing is decided."""
+        phase = conn.phase
+        if phase is Phase.CLOSED or phase is Phase.LINGERING:
+            return
+        conn.calm = False
+        if conn.error is not None:
+            self.close(conn, conn.error)
+            return
+        if conn.out:
+            self.sending(conn)
+        else:
+            conn.out_since = 0.0
+        if (
+            phase is Phase.CLOSING
+            or conn.closing
+            or (conn.ended and not conn.waiting)
+            or (conn.idle() and self.is_over(conn))
+        ):
+            self.finish(conn)
+        elif conn.out:
+            self.watch(conn, WRITE)
+        elif conn.waiting or (conn.secure and conn.sock.pending()):  # type: ignore[attr-defined]  # an SSLSocket
+            self.lane.ready.append(conn)
+        else:
+            self.watch(conn, conn.wait_in)
+            conn.calm = not (conn.secure or conn.slow or conn.begun or conn.busy or self.lane.draining)
+            conn.calm = conn.calm and self.lane.handling.inline
+
+    def sending(self, conn: Connection) -> None:
+        """Begin to time an answer that is to be sent later."""
+        if not conn.out_since:
+            conn.out_since, conn.sent = self.lane.now, 0
+            self.lane.timers.hasten(conn, self.deadlines.of(conn)[0])
+
+    def is_over(self, conn: Connection) -> bool:
+        """Whether a connection that is idle is to be closed: it is too old, or the server stops."""
+        if not self.lane.draining:
+            return conn.last
+        return conn.number > 0 or self.lane.now >= self.deadlines.drained_at + GRACE
+
+    def finish(self, conn: Connection) -> None:
+        """Close a connection as gently as may be: after what is answered is sent."""
+        conn.waiting.clear()
+        conn.begun = 0.0
+        if conn.out:
+            conn.phase = Phase.CLOSING
+            self.watch(conn, WRITE)
+            return
+        if conn.ended:
+            self.close(conn, "")
+            return
+        # A close while bytes of the peer's are unread would have the kernel send RST, and take back what was answered.
+        conn.phase = Phase.LINGERING
+        conn.received = 0
+        conn.since = self.lane.now
+        try:
+            if conn.secure:
+                conn.sock.unwrap()  # type: ignore[attr-defined]  # an SSLSocket; sends the end, and does not wait
+        except (OSError, ValueError):
+            pass  # it would wait for the peer's
+        try:
+            conn.sock.shutdown(socket.SHUT_WR)
+        except OSError:
+            self.close(conn, "")
+            return
+        self.watch(conn, READ)
+        self.lane.timers.hasten(conn, self.lane.now + self.limits.linger)
+
+    def linger(self, conn: Connection) -> None:
+        """Throw away what the peer still sends, up to the limit."""
+        try:
+            data = socket.socket.recv(conn.sock, CHUNK)
+        except BLOCKED:
+            return
+        except OSError:
+            data = b""
+        conn.received += len(data)
+        if not data or conn.received > self.limits.linger_bytes:
+            self.close(conn, "")
+
+    def close(self, conn: Connection, why: str) -> None:
+        """Close, and forget; `why` is "" for an orderly end. The only place where a connection's socket is closed."""
+        lane = self.lane
+        if conn.phase is Phase.CLOSED:
+            return
+        conn.phase = Phase.CLOSED
+        conn.calm = False
+        if conn.watched:
+            lane.poller.remove(conn.fd, conn.watched)
+            conn.watched = 0
+        del lane.sources[conn.fd]
+        lane.timers.forget(conn)
+        conn.out.clear()
+        conn.waiting.clear()
+        self.left(conn, why)  # before the client can know that it is over
+        conn.sock.close()
+
+    def abort(self, conn: Connection, why: str) -> None:
+        """Close a connection that does not take what it is sent; the kernel is to forget that as well."""
+        try:
+            conn.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+        except OSError:
+            pass  # then it takes the kernel a while
+        self.close(conn, why)
+
+    # -- watching -------------------------------------------------------------------------------------------------
+
+    def watch(self, conn: Connection, events: int) -> None:
+        """Watch `conn` for `events`."""
+        if conn.watched == events:
+            return
+        if conn.watched:
+            self.lane.poller.change(conn.fd, conn.watched, events)
+        else:
+            self.lane.poller.add(conn.fd, events)
+        conn.watched = events
+
+    def watch_again(self, conn: Connection) -> None:
+        """Watch a connection that is given back by another thread; the lane's lock is held."""
+        conn.watched = READ
+        self.lane.poller.add(conn.fd, READ)
+
+    def take_back(self, conn: Connection) -> None:
+        """Take a connection over from another thread, which has left something to do in it."""
+        conn.busy = False
+        if conn.phase is Phase.OPEN and conn.out:
+            conn.flush()
+        self.settle(conn)
+
+    def give_up(self, conn: Connection, why: str) -> None:
+        """Take a connection over from a thread, or a task, that will not go on with it."""
+        conn.busy = False
+        conn.give_up(why)
+        self.settle(conn)

@@ -1,0 +1,212 @@
+"""Session: a blocking function for each connection, which holds a thread while it runs."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from treadle import checks, clock
+from treadle.calls import name_of
+from treadle.errors import MessageTooLong
+from treadle.server.framing import Cutter, RawCutter
+from treadle.server.limits import Limits
+from treadle.server.messages import CloseConnection
+from treadle.server.pace import Pace
+
+if TYPE_CHECKING:
+    from treadle.server.connection import Connection, Peer
+
+__all__ = ["Conversation", "Session"]
+
+CHUNK = 64 * 1024  # bytes read at once, at most
+
+
+class Session:
+    """Call `handler(conn)` for every connection; when it returns, the connection is closed.
+
+    The handler is an ordinary function, reads and writes as it likes, and holds one of the pool's threads until it
+    returns. So it is not called before the client has sent something, and `conn` gives up on clients that are slower
+    than the limits allow. For protocols of one message and one answer `Messages` needs no thread for clients that
+    wait, and is far quicker.
+
+    Args:
+        handler: takes a `Conversation`. What it raises closes the connection and is logged, but for CloseConnection,
+            and for what `conn` raised because the client was late or left.
+        speaks_first: whether the handler is called as soon as the client has come in, for protocols in which the
+            server greets.
+
+    Raises:
+        TypeError: an argument is of the wrong type.
+    """
+
+    greeting = b""
+
+    def __init__(self, handler: Callable[[Conversation], object], *, speaks_first: bool = False) -> None:
+        checks.function("handler", handler)
+        self.handler = handler
+        self.speaks_first = checks.boolean("speaks_first", speaks_first)
+        self.name = name_of(handler)
+
+    def cutter(self, limits: Limits) -> Cutter:
+        """Return what passes the first bytes on as they come."""
+        return RawCutter(CHUNK)
+
+    def handle(self, message: Any, peer: Peer) -> bytes | None:
+        """Never called: a conversation is not cut into messages."""
+        raise NotImplementedError
+
+    def converse(self, connection: Connection, limits: Limits) -> None:
+        """Serve a connection to its end."""
+        conversation = Conversation(connection, limits)
+        try:
+            connection.context.run(self.handler, conversation)
+        except CloseConnection as closing:
+            conversation.say_last(closing.answer)
+        except OSError as error:
+            if error is not conversation.gone:
+                raise
+            connection.error = connection.error or str(error)  # the client was late, or left: no fault of the handler's
+        finally:
+            connection.closing = True
+            connection.sock.setblocking(False)
+
+    def __repr__(self) -> str:
+        return f"Session({self.name})"
+
+
+class Conversation:
+    """The client, for a Session's handler: read, write, close. For one thread at a time.
+
+    Every method that waits raises TimeoutError when the server's Limits say so, and OSError when the client is gone.
+    A handler may let both pass: they close the connection and are no failure of it.
+
+    Attributes:
+        peer: who the client is.
+    """
+
+    def __init__(self, connection: Connection, limits: Limits) -> None:
+        self.peer = connection.peer
+        self._connection = connection
+        self._sock = connection.sock
+        self._idle = limits.idle_timeout
+        self._most = limits.max_message
+        self._reading = Pace("read", limits.read_timeout, limits.min_read_rate, limits.rate_grace)
+        self._writing = Pace("write", limits.write_timeout, limits.min_write_rate, limits.rate_grace)
+        self._rest = bytearray(b"".join(connection.waiting))  # read, and not taken
+        connection.waiting.clear()
+        self.gone: OSError | None = None  # what a method raised last
+
+    def recv(self, most: int = CHUNK) -> bytes:
+        """Return what has come, 1 to `most` bytes, or wait for it; b"" when the client sends no more.
+
+        Raises:
+            TimeoutError: nothing came for `Limits.idle_timeout` seconds.
+            OSError: the client is gone.
+            ValueError: `most` is less than 1.
+        """
+        if checks.integer("most", most, least=1) and not self._rest:
+            return self._read(most)
+        data = bytes(self._rest[:most])
+        del self._rest[:most]
+        return data
+
+    def recv_exactly(self, size: int) -> bytes:
+        """Return exactly `size` bytes.
+
+        Raises:
+            EOFError: the client ended before.
+            TimeoutError: the first did not come in `Limits.idle_timeout`, or the last in `Limits.read_timeout` seconds.
+            MessageTooLong: `size` is more than `Limits.max_message`.
+            OSError: the client is gone.
+        """
+        if checks.integer("size", size, least=0) > self._most:
+            raise MessageTooLong(self._most, size)
+        if not self._collect(lambda searched: len(self._rest) >= size):
+            raise EOFError(f"{self.peer} ended after {len(self._rest)} of {size} bytes")
+        data = bytes(self._rest[:size])
+        del self._rest[:size]
+        return data
+
+    def readline(self) -> bytes:
+        r"""Return the next line with its "\n"; without one, what came before the client's end; b"" at the end.
+
+        Raises:
+            TimeoutError: the first byte did not come in `Limits.idle_timeout`, or the last in `Limits.read_timeout`
+                seconds.
+            MessageTooLong: the line is longer than `Limits.max_message`.
+            OSError: the client is gone.
+        """
+        self._collect(lambda searched: self._rest.find(b"\n", searched) >= 0)
+        end = self._rest.find(b"\n") + 1 or len(self._rest)
+        line = bytes(self._rest[:end])
+        del self._rest[:end]
+        return line
+
+    def sendall(self, data: bytes) -> None:
+        """Send all of `data`, waiting for the client to take it.
+
+        Raises:
+            TimeoutError: it did not in `Limits.write_timeout` seconds.
+            OSError: the client is gone.
+        """
+        view, since, sent = memoryview(data).cast("B"), clock.now(), 0
+        try:
+            while sent < len(view):
+                self._sock.settimeout(self._writing.left(since, sent, clock.now()))
+                sent += self._sock.send(view[sent : sent + CHUNK])
+        except OSError as error:
+            self.gone = error
+            raise
+
+    def say_last(self, answer: bytes) -> None:
+        """Send the last bytes, if the client still takes them."""
+        try:
+            self.sendall(answer)
+        except OSError:
+            pass  # it is closed next
+
+    def close(self) -> None:
+        """Say that nothing more will be sent; the connection is closed when the handler returns."""
+        self._connection.closing = True
+        try:
+            self._sock.shutdown(socket.SHUT_WR)
+        except OSError:
+            pass  # it is closed anyway
+
+    def _collect(self, enough: Callable[[int], bool]) -> bool:
+        """Read until `enough(bytes searched before)`; False: the client ended before."""
+        searched, since = 0, clock.now()
+        while not enough(searched):
+            if not searched:
+                since = clock.now()  # of the first byte, or just before
+            searched = len(self._rest)
+            if searched > self._most:
+                raise MessageTooLong(self._most)
+            data = self._read(CHUNK, since if searched else None)
+            if not data:
+                return False
+            self._rest += data
+        return True
+
+    def _read(self, most: int, since: float | None = None) -> bytes:
+        """Return what comes next, of a message that began at `since`, or has not yet (None)."""
+        try:
+            timeout = self._idle if since is None else self._reading.left(since, len(self._rest), clock.now())
+            self._sock.settimeout(timeout)
+            return self._sock.recv(most)
+        except OSError as error:
+            self.gone = error
+            raise
+
+    def __enter__(self) -> Conversation:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Conversation with {self.peer}>"

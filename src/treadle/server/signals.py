@@ -1,0 +1,81 @@
+"""Signals: how the main thread of a server hears of them, whichever thread the system hands them to."""
+
+from __future__ import annotations
+
+import select
+import signal
+import socket
+from types import FrameType, TracebackType
+from typing import Any
+
+__all__ = ["CHILD", "END", "HANGUP", "Signals"]
+
+END = 0  # what `hear` returns when nobody sent a signal, and yet it is over
+CHILD: int | None = getattr(signal, "SIGCHLD", None)
+HANGUP: int | None = getattr(signal, "SIGHUP", None)
+NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGCHLD")
+
+
+class Signals:
+    """Hears SIGINT, SIGTERM, SIGHUP and SIGCHLD for as long as the block lasts. For the main thread; `end` for any.
+
+    A Python handler runs in the main thread, between instructions, so a thread that sleeps in a lock may not hear one
+    that the system handed to another thread. So the interpreter writes the number of each signal to a socket
+    (signal.set_wakeup_fd), and the main thread sleeps until that is readable.
+
+    Args:
+        lifeline: a descriptor that becomes readable, at its end, when the parent process is gone.
+    """
+
+    def __init__(self, lifeline: int | None = None) -> None:
+        self._lifeline = lifeline
+        self._reader, self._writer = socket.socketpair()
+        self._writer.setblocking(False)
+        self._before: dict[int, Any] = {}
+        self._old_fd = -1
+
+    def hear(self, timeout: float | None) -> int | None:
+        """Return the number of the next signal, END, or None when `timeout` seconds have passed.
+
+        The end of the lifeline counts as SIGTERM, once.
+        """
+        watched = [self._reader.fileno(), *([] if self._lifeline is None else [self._lifeline])]
+        ready, _, _ = select.select(watched, [], [], timeout)
+        if self._reader.fileno() in ready:
+            return self._reader.recv(1)[0]
+        if ready:
+            self._lifeline = None
+            return signal.SIGTERM
+        return None
+
+    def end(self) -> None:
+        """Make `hear` return END. Callable from any thread, also after the block."""
+        try:
+            self._writer.send(bytes([END]))
+        except OSError:
+            pass  # closed; or full of signals, the second of which ends it anyway
+
+    def leave_to_parent(self) -> None:
+        """Hear nothing any more, in a forked child."""
+        self.__exit__(None, None, None)
+
+    def __enter__(self) -> Signals:
+        self._old_fd = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
+        for name in NAMES:
+            if hasattr(signal, name):
+                number = getattr(signal, name)
+                self._before[number] = signal.signal(number, _ignore)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        signal.set_wakeup_fd(self._old_fd)
+        self._reader.close()
+        self._writer.close()
+
+
+def _ignore(number: int, frame: FrameType | None) -> None:
+    """What counts is the byte that the interpreter has written."""

@@ -1,0 +1,223 @@
+"""`treadle tcp MODULE:HANDLER`, as a real process."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import ssl
+from pathlib import Path
+
+import pytest
+
+from certificates import Authority
+from programs import PATIENCE, TREADLE, Program, run
+from tcp import ask, receive_all
+
+APP = """
+import threading
+from treadle.server import Lines, Messages
+
+def shout(line, peer):
+    return line.upper() + b"\\n"
+
+def reverse(data, peer):
+    return len(data).to_bytes(2, "big") + data[::-1]
+
+def pid(line, peer):
+    import os
+    return b"%d\\n" % os.getpid()
+
+def talk(conn):
+    conn.sendall(b"hello\\n")
+    conn.sendall(conn.readline())
+
+made = Messages(shout, Lines(), greeting=b"welcome\\n")
+number = 3
+"""
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with app.py, which is the current one."""
+    (tmp_path / "app.py").write_text(APP)
+    (tmp_path / "broken.py").write_text("import no_such_thing\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(
+        "PYTHONPATH", os.pathsep.join([str(Path(__file__).parents[2] / "src"), os.environ.get("PYTHONPATH", "")])
+    )
+    return tmp_path
+
+
+def tcp(*options: str) -> Program:
+    return Program([*TREADLE, "tcp", "--bind", "127.0.0.1:0", *options])
+
+
+def connect(server: Program) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", server.wait_for_port()), PATIENCE)
+
+
+@pytest.mark.parametrize(
+    ("options", "question", "answer"),
+    [
+        (("app:shout", "--framing", "lines"), b"a\nb\r\n", b"A\nB\n"),
+        (("app:shout",), b"raw", b"RAW\n"),
+        (("app:shout", "--framing", "delimiter=\\0"), b"a\0b\0", b"A\nB\n"),
+        (("app:shout", "--framing", "delimiter=--"), b"a-b--", b"A-B\n"),
+        (("app:reverse", "--framing", "length-prefix=2"), b"\0\3abc", b"\0\3cba"),
+        (("app:reverse", "--framing", "length-prefix=2,little"), b"\3\0abc", b"\0\3cba"),
+        (("app:talk", "--session"), b"line\n", b"hello\nline\n"),
+        (("app:talk", "--session", "--speaks-first"), b"line\n", b"hello\nline\n"),
+        (("app:made",), b"x\n", b"welcome\nX\n"),
+    ],
+)
+@pytest.mark.usefixtures("here")
+def test_a_function_of_ones_own_is_served(options: tuple[str, ...], question: bytes, answer: bytes) -> None:
+    with tcp(*options) as server:
+        with connect(server) as client:
+            assert ask(client, question, len(answer)) == answer
+        server.send(signal.SIGTERM)
+        assert server.wait() == 0, server.output
+
+
+@pytest.mark.usefixtures("here")
+def test_processes_share_the_clients_and_a_dead_one_is_replaced() -> None:
+    with tcp("app:pid", "--framing", "lines", "--processes", "2") as server:
+        found = server.wait_for(r"process (\d+) serves[\s\S]*process (\d+) serves")
+        pids = {int(found[1]), int(found[2])}
+        with connect(server) as client:
+            first = int(receive_line(client))
+            assert first in pids
+            os.kill(first, signal.SIGKILL)
+            assert receive_all(client) == b""
+        server.wait_for(rf"process {first} ended by SIGKILL")
+        with connect(server) as client:
+            assert int(receive_line(client)) != first
+        server.send(signal.SIGTERM)
+        assert server.wait() == 0, server.output
+
+
+def receive_line(client: socket.socket) -> bytes:
+    client.sendall(b"?\n")
+    return client.makefile("rb").readline()
+
+
+@pytest.mark.usefixtures("here")
+def test_processes_end_when_their_parent_is_killed() -> None:
+    with tcp("app:pid", "--framing", "lines", "--processes", "1", "--drain", "5") as alone:
+        alone.wait_for_port()
+    with tcp("app:pid", "--framing", "lines", "--processes", "2") as server:
+        found = server.wait_for(r"process (\d+) serves[\s\S]*process (\d+) serves")
+        with connect(server) as client:
+            assert receive_line(client)
+            server.send(signal.SIGKILL)
+            server.wait()
+            assert client.recv(1) == b""
+        for pid in (int(found[1]), int(found[2])):
+            for _ in range(3000):
+                try:
+                    os.kill(pid, 0)
+                except ProcessLookupError:
+                    break
+                os.sched_yield()
+                signal.sigtimedwait([], 0.01)
+            else:
+                raise AssertionError(f"process {pid} lives on")
+
+
+@pytest.mark.usefixtures("here")
+def test_it_serves_a_unix_socket(here: Path) -> None:
+    path = here / "s"
+    with Program([*TREADLE, "tcp", "app:shout", "--framing", "lines", "--bind", f"unix:{path}"]) as server:
+        server.wait_for(f"listens on unix:{re.escape(str(path))}")
+        with socket.socket(socket.AF_UNIX) as client:
+            client.settimeout(PATIENCE)
+            client.connect(str(path))
+            assert ask(client, b"a\n") == b"A\n"
+        server.send(signal.SIGTERM)
+        assert server.wait() == 0
+    assert not path.exists()
+
+
+def test_it_serves_tls_and_reloads_certificates_on_sighup(here: Path) -> None:
+    old, new = Authority(here, "old"), Authority(here, "new")
+    files = old.issue("127.0.0.1")
+    options = ("--framing", "lines", "--certfile", str(files.certfile), "--keyfile", str(files.keyfile))
+    with tcp("app:shout", *options) as server:
+        with old.client_context().wrap_socket(connect(server), server_hostname="127.0.0.1") as client:
+            assert ask(client, b"a\n") == b"A\n"
+            new.issue("127.0.0.1")
+            server.send(signal.SIGHUP)
+            server.wait_for("the certificates are reloaded")
+            with new.client_context().wrap_socket(connect(server), server_hostname="127.0.0.1") as other:
+                assert ask(other, b"b\n") == b"B\n"
+            assert ask(client, b"c\n") == b"C\n"
+        server.send(signal.SIGTERM)
+        assert server.wait() == 0, server.output
+
+
+def test_with_client_ca_clients_must_show_a_certificate(here: Path) -> None:
+    authority = Authority(here)
+    files = authority.issue("127.0.0.1")
+    options = ("--certfile", str(files.certfile), "--keyfile", str(files.keyfile), "--client-ca", str(authority.ca))
+    with tcp("app:shout", *options) as server:
+        known = authority.client_context(authority.issue("alice"))
+        with known.wrap_socket(connect(server), server_hostname="127.0.0.1") as client:
+            assert ask(client, b"a", 2) == b"A\n"
+        unknown = authority.client_context()
+        with pytest.raises((ssl.SSLError, ConnectionError)):
+            ask_secretly(unknown, connect(server))
+
+
+def ask_secretly(context: ssl.SSLContext, plain: socket.socket) -> None:
+    with context.wrap_socket(plain, server_hostname="127.0.0.1") as client:
+        client.sendall(b"a")
+        if not client.recv(1):
+            raise ConnectionError("closed without a word")
+
+
+@pytest.mark.usefixtures("here")
+def test_limits_are_enforced() -> None:
+    limits = ("--max-message", "10", "--idle-timeout", "0.3", "--max-connections-per-peer", "2", "--threads", "2")
+    with tcp("app:shout", "--framing", "lines", *limits) as server:
+        with connect(server) as long, connect(server) as idle:
+            long.sendall(b"x" * 12)
+            assert receive_all(long) == b""
+            assert receive_all(idle) == b""
+        with connect(server), connect(server), connect(server) as third:
+            assert receive_all(third) == b""
+            server.wait_for("127.0.0.1 has 2 connections already")
+
+
+@pytest.mark.parametrize(
+    ("options", "status", "complaint"),
+    [
+        (("app",), 2, "'app' is not MODULE:HANDLER, as in app:handle"),
+        (("nothing:shout",), 2, "there is no module 'nothing'; is nothing.py in "),
+        (("app:shoot",), 2, "app:shoot: no 'shoot' in it; it has shout, reverse, pid, talk, made"),
+        (("app:number",), 2, "app:number is int, and cannot be called"),
+        (("app:shout", "--framing", "line"), 2, "'line' is no framing; allowed: raw, lines"),
+        (("app:shout", "--framing", "length-prefix=9"), 2, "allowed: 1 to 8 bytes"),
+        (("app:shout", "--framing", "delimiter="), 2, "allowed: one byte or more"),
+        (("app:talk", "--session", "--framing", "lines"), 2, "give one of the two"),
+        (("app:talk", "--speaks-first"), 2, "--speaks-first needs --session"),
+        (("app:made", "--framing", "lines"), 2, "is a Messages already"),
+        (("app:shout", "--certfile", "none.pem"), 66, "none.pem"),
+        (("app:shout", "--certfile", "app.py"), 66, "app.py: it holds no"),
+        (("broken:shout",), 1, "No module named 'no_such_thing'"),
+        ((), 2, "Missing argument 'MODULE:HANDLER'"),
+    ],
+)
+@pytest.mark.usefixtures("here")
+def test_what_is_wrong_is_said(options: tuple[str, ...], status: int, complaint: str) -> None:
+    ended, out, error = run(*TREADLE, "tcp", *options)
+    assert (ended, out) == (status, "")
+    assert complaint in " ".join(error.split())
+
+
+@pytest.mark.usefixtures("here")
+def test_what_is_wrong_in_every_process_is_said_once() -> None:
+    status, _, error = run(*TREADLE, "tcp", "nothing:shout", "--processes", "2", "--bind", "127.0.0.1:0")
+    assert status == 2
+    assert "there is no module 'nothing'" in error

@@ -1,0 +1,69 @@
+"""Fleet: the lanes of a server."""
+
+from __future__ import annotations
+
+import socket
+import struct
+import sys
+from contextlib import ExitStack
+
+import pytest
+
+from tcp import ask, client
+from treadle.server import Lines, Messages, Server, fleet
+
+
+def echo(line: bytes, peer: object) -> bytes:
+    return line + b"\n"
+
+
+def test_there_is_one_leader_unless_threads_run_python_at_the_same_time() -> None:
+    with Server(Messages(echo, Lines()), "127.0.0.1:0", max_workers=8) as server:
+        assert server._fleet is not None
+        free = not getattr(sys, "_is_gil_enabled", lambda: True)()
+        assert (len(server._fleet.lanes) > 1) is (free and len(server._fleet.lanes) > 1)
+        assert len(server._fleet.watchdogs) == len(server._fleet.lanes)
+        if not free:
+            assert len(server._fleet.lanes) == 1
+
+
+@pytest.mark.parametrize("lanes", [2, 3])
+def test_connections_are_dealt_out_to_the_lanes(lanes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fleet, "_lanes_wanted", lambda dispatcher: lanes)
+    with Server(Messages(echo, Lines()), "127.0.0.1:0", max_workers=2 * lanes) as server, ExitStack() as stack:
+        socks = [stack.enter_context(client(server)) for _ in range(2 * lanes)]
+        for sock in socks:
+            burst = b"".join(b"%d\n" % number for number in range(200))
+            assert ask(sock, burst) == burst
+        assert server._fleet is not None
+        assert [len(lane.connections()) for lane in server._fleet.lanes] == [2] * lanes
+        assert server.snapshot().messages == 2 * lanes * 200
+        assert server.snapshot().pool.threads <= 2 * lanes
+
+
+def test_a_peer_that_is_gone_when_it_is_taken_in_is_counted_out_again() -> None:
+    with Server(Messages(echo, Lines()), "127.0.0.1:0", max_workers=1) as server:
+        assert server._fleet is not None
+        server._fleet.context = Broken()  # type: ignore[assignment]
+        with client(server) as sock:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            assert sock.recv(1) == b""
+        assert server.snapshot().connections == 0
+
+
+class Broken:
+    """A TLS context that finds the peer gone."""
+
+    def wrap_socket(self, sock: socket.socket, **options: object) -> socket.socket:
+        raise OSError(107, "Transport endpoint is not connected")
+
+
+def test_without_a_thread_for_the_watchdog_nothing_is_left_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(fleet, "Watchdog", refuse)
+    server = Server(Messages(echo, Lines()), "127.0.0.1:0", max_workers=1)
+    with pytest.raises(RuntimeError, match="can't start new thread"):
+        server.start()
+    assert server.snapshot().state == "stopped"

@@ -1,0 +1,121 @@
+"""Handling: whose thread runs a handler, and what is learnt from how long it took."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+from tcp import PATIENCE, ask, client, lane_of
+from treadle import Pool
+from treadle.server import Lines, Messages, Peer, Server
+from treadle.server.handling import PAROLE
+
+
+def names_itself(line: bytes, peer: Peer) -> bytes:
+    if line == b"slow":
+        time.sleep(0.02)  # a handler that blocks is what this is about
+    return threading.current_thread().name.encode() + b"\n"
+
+
+def line_of(sock: object, message: bytes) -> bytes:
+    return ask(sock, message, len(b"server-names_itself-0\n"))  # type: ignore[arg-type]
+
+
+def test_quick_handlers_all_run_in_the_thread_that_leads() -> None:
+    with Server(Messages(names_itself, Lines()), "127.0.0.1:0", max_workers=4) as server, client(server) as sock:
+        assert len({line_of(sock, b"quick\n") for _ in range(100)}) == 1
+        assert server.snapshot().handed_over == 0
+
+
+def test_a_slow_connection_is_handed_over_beforehand_until_it_has_been_quick_for_a_while() -> None:
+    with Server(Messages(names_itself, Lines()), "127.0.0.1:0", max_workers=4) as server, client(server) as sock:
+        line_of(sock, b"slow\n")
+        (conn,) = lane_of(server).connections()
+        assert conn.slow == PAROLE
+        for _ in range(3):
+            line_of(sock, b"slow\n")
+        before = server.snapshot().handed_over
+        for _ in range(PAROLE):
+            line_of(sock, b"quick\n")
+        after = server.snapshot().handed_over
+        assert after - before == PAROLE
+        while conn.slow:  # a quick one that the system has held up counts as slow
+            line_of(sock, b"quick\n")
+        handed_over = server.snapshot().handed_over
+        for _ in range(20):
+            line_of(sock, b"quick\n")
+        assert server.snapshot().handed_over <= handed_over + 1
+
+
+def test_handlers_that_block_briefly_are_spread_over_the_threads_and_gathered_when_they_are_quick() -> None:
+    block = threading.Event()
+    block.set()
+    seen: set[str] = set()
+
+    def handle(line: bytes, peer: Peer) -> bytes:
+        seen.add(threading.current_thread().name)
+        if block.is_set():
+            time.sleep(0.0005)  # shorter than the watchdog would notice
+        return b"\n"
+
+    def keep_asking() -> None:
+        with client(server) as sock:
+            while not done.is_set():
+                assert ask(sock, b"\n") == b"\n"
+
+    done = threading.Event()
+    with Server(Messages(handle, Lines()), "127.0.0.1:0", max_workers=4) as server:
+        askers = [threading.Thread(target=keep_asking) for _ in range(4)]
+        for asker in askers:
+            asker.start()
+        lane = lane_of(server)
+        wait_for(lambda: lane.spread and len(seen) > 1)
+        block.clear()
+        wait_for(lambda: not lane.spread)
+        done.set()
+        for asker in askers:
+            asker.join(PATIENCE)
+
+
+def wait_for(condition: object) -> None:
+    for _ in range(3000):
+        if condition():  # type: ignore[operator]
+            return
+        threading.Event().wait(0.01)
+    raise AssertionError("it did not happen in time")
+
+
+def test_one_connection_with_many_messages_does_not_keep_a_thread_from_other_tasks() -> None:
+    gate, inside = threading.Event(), threading.Event()
+
+    def handle(line: bytes, peer: Peer) -> bytes:
+        if line == b"0":
+            inside.set()
+            assert gate.wait(PATIENCE)
+        order.append(line.decode())
+        return line + b"\n"
+
+    order: list[str] = []
+    with Pool(1) as pool, Server(Messages(handle, Lines()), "127.0.0.1:0", pool=pool) as server:
+        with client(server) as sock:
+            sock.sendall(b"0\n1\n2\n3\n")
+            assert inside.wait(PATIENCE)
+            fleet = server._fleet
+            assert fleet is not None
+            wait_for(lambda: fleet.watchdogs[0].deposed)
+            future = pool.submit(order.append, "task")
+            gate.set()
+            assert ask(sock, b"", 8) == b"0\n1\n2\n3\n"
+            future.result(PATIENCE)
+    assert order.index("task") <= 2, order
+
+
+def test_a_pool_that_was_shut_down_cuts_connections_and_says_why(caplog: object) -> None:
+    pool = Pool(1)
+    with Server(Messages(lambda line, peer: line, Lines()), "127.0.0.1:0", pool=pool) as server:
+        with client(server) as sock:
+            assert ask(sock, b"quick\n", 5) == b"quick"
+            pool.shutdown()
+            sock.sendall(b"quick\n")
+            assert sock.recv(1) == b""
+        assert server.snapshot().closed_by == {"the pool dropped its message": 1}

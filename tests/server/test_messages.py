@@ -1,0 +1,42 @@
+"""Messages and CloseConnection: what they take. What they do is in test_server.py."""
+
+from __future__ import annotations
+
+import pytest
+
+from treadle.server import CloseConnection, Limits, Lines, Messages, Peer, Raw
+
+
+def handle(data: bytes, peer: Peer) -> bytes:
+    return data
+
+
+def test_the_default_framing_is_raw() -> None:
+    assert isinstance(Messages(handle).framing, Raw)
+    assert repr(Messages(handle, Lines())) == "Messages(handle, Lines())"
+
+
+def test_messages_are_limited_by_the_servers_limits() -> None:
+    cutter = Messages(handle, Lines()).cutter(Limits(max_message=3))
+    assert cutter.feed(b"abc\nabcd") == [b"abc"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "words"),
+    [
+        ((3,), {}, "handler=3 is int; handler must be a callable"),
+        ((handle, "lines"), {}, "framing='lines' is no framing; allowed: an object like Raw"),
+        ((handle, Lines), {}, "framing=.* is no framing"),
+        ((handle,), {"greeting": "hi"}, "greeting='hi' is str; allowed: bytes"),
+    ],
+)
+def test_bad_arguments_are_named(arguments: tuple[object, ...], options: dict[str, object], words: str) -> None:
+    with pytest.raises(TypeError, match=words):
+        Messages(*arguments, **options)  # type: ignore[arg-type]
+
+
+def test_the_last_word_is_bytes() -> None:
+    assert CloseConnection(bytearray(b"bye")).answer == b"bye"
+    assert CloseConnection().answer == b""
+    with pytest.raises(TypeError, match="answer='bye' is str; allowed: bytes"):
+        CloseConnection("bye")  # type: ignore[arg-type]

@@ -1,0 +1,269 @@
+"""Server: start, serve, stop, reload, look."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import threading
+
+import pytest
+
+from tcp import PATIENCE, ask, client, receive_all
+from treadle import Pool
+from treadle.server import (
+    CloseConnection,
+    Conversation,
+    Delimiter,
+    LengthPrefix,
+    Limits,
+    Lines,
+    Messages,
+    Peer,
+    Server,
+    Session,
+)
+
+
+def echo(data: bytes, peer: Peer) -> bytes:
+    return data
+
+
+def shout(line: bytes, peer: Peer) -> bytes:
+    return line.upper() + b"\n"
+
+
+def test_a_function_becomes_a_server() -> None:
+    with Server(Messages(shout, Lines()), "127.0.0.1:0", max_workers=2) as server, client(server) as sock:
+        assert ask(sock, b"hello\n") == b"HELLO\n"
+        assert ask(sock, b"one\ntwo\r\nthree\n", 14) == b"ONE\nTWO\nTHREE\n"
+
+
+def test_what_comes_in_any_split_is_answered_in_order() -> None:
+    with Server(Messages(shout, Lines()), "127.0.0.1:0", max_workers=2) as server, client(server) as sock:
+        for byte in b"a\nbc\n\nd\n":
+            sock.sendall(bytes([byte]))
+        assert ask(sock, b"", 8) == b"A\nBC\n\nD\n"
+
+
+@pytest.mark.parametrize("framing", [Delimiter(b"\0\0"), LengthPrefix(2), LengthPrefix(4, "little")])
+def test_each_framing_serves(framing: Delimiter | LengthPrefix) -> None:
+    def pack(data: bytes) -> bytes:
+        return framing.pack(data) if isinstance(framing, LengthPrefix) else data + framing.delimiter
+
+    server = Server(Messages(lambda data, peer: pack(data[::-1]), framing), "127.0.0.1:0", max_workers=2)
+    with server, client(server) as sock:
+        assert ask(sock, pack(b"abc") + pack(b"") + pack(b"xy")) == pack(b"cba") + pack(b"") + pack(b"yx")
+
+
+def test_a_big_message_passes_through_small_buffers() -> None:
+    data = bytes(range(256)) * 40_000
+    server = Server(
+        Messages(lambda data, peer: data, LengthPrefix(4)), "127.0.0.1:0", limits=Limits(max_message=len(data))
+    )
+    with server, client(server) as sock:
+        sender = threading.Thread(target=sock.sendall, args=(len(data).to_bytes(4, "big") + data,))
+        sender.start()
+        assert ask(sock, b"", len(data)) == data
+        sender.join(PATIENCE)
+
+
+def test_a_handler_that_raises_closes_its_connection_only(caplog: pytest.LogCaptureFixture) -> None:
+    def divide(line: bytes, peer: Peer) -> bytes:
+        return b"%d\n" % (100 // int(line))
+
+    with Server(Messages(divide, Lines()), "127.0.0.1:0", max_workers=2) as server:
+        with client(server) as good, client(server) as bad:
+            assert ask(good, b"5\n", 3) == b"20\n"
+            bad.sendall(b"4\n0\n5\n")
+            assert receive_all(bad) == b"25\n"
+            assert ask(good, b"2\n", 3) == b"50\n"
+            (record,) = [record for record in caplog.records if record.levelno == logging.ERROR]
+            port = bad.getsockname()[1]
+            assert record.getMessage().startswith(f"127.0.0.1:{port}: handler")
+            assert "message 2" in record.getMessage()
+            assert record.exc_info is not None
+            assert record.exc_info[0] is ZeroDivisionError
+        assert server.snapshot().failures == 1
+
+
+def test_a_handler_that_returns_no_bytes_is_told_so(caplog: pytest.LogCaptureFixture) -> None:
+    server = Server(Messages(lambda data, peer: "text"), "127.0.0.1:0", max_workers=2)  # type: ignore[arg-type,return-value]
+    with server, client(server) as sock:
+        sock.sendall(b"x")
+        assert receive_all(sock) == b""
+    assert "returned str; allowed: bytes, or None" in caplog.text
+
+
+def test_a_handler_may_end_the_connection_with_a_last_word() -> None:
+    def quit(line: bytes, peer: Peer) -> bytes:
+        if line == b"quit":
+            raise CloseConnection(b"bye\n")
+        return line + b"\n"
+
+    with Server(Messages(quit, Lines()), "127.0.0.1:0", max_workers=2) as server, client(server) as sock:
+        sock.sendall(b"a\nquit\nb\n")
+        assert receive_all(sock) == b"a\nbye\n"
+
+
+def test_a_greeting_is_sent_first() -> None:
+    server = Server(Messages(echo, greeting=b"220 ready\r\n"), "127.0.0.1:0", max_workers=2)
+    with server, client(server) as sock:
+        assert ask(sock, b"", 11) == b"220 ready\r\n"
+        assert ask(sock, b"x") == b"x"
+
+
+def test_peer_keeps_state_for_its_connection() -> None:
+    def count(data: bytes, peer: Peer) -> bytes:
+        peer.state["n"] = peer.state.get("n", 0) + 1
+        return b"%d %s\n" % (peer.state["n"], str(peer).encode())
+
+    with Server(Messages(count, Lines()), "127.0.0.1:0", max_workers=2) as server:
+        with client(server) as one, client(server) as two:
+            name = "{}:{}\n".format(*one.getsockname()).encode()
+            assert ask(one, b"\n", 2 + len(name)) == b"1 " + name
+            assert ask(one, b"\n", 2 + len(name)) == b"2 " + name
+            assert ask(two, b"\n", 2) == b"1 "
+
+
+def test_session_holds_a_conversation() -> None:
+    def talk(conn: Conversation) -> None:
+        name = conn.readline().strip()
+        conn.sendall(b"hello " + name + b"\n")
+        assert conn.recv_exactly(3) == b"123"
+        while data := conn.recv(2):
+            conn.sendall(data + b".")
+
+    with Server(Session(talk), "127.0.0.1:0", max_workers=2) as server, client(server) as sock:
+        assert ask(sock, b"bob\n12", 10) == b"hello bob\n"
+        assert ask(sock, b"3abc", 5) == b"ab.c."
+        sock.shutdown(socket.SHUT_WR)
+        assert receive_all(sock) == b""
+
+
+def test_session_may_speak_first() -> None:
+    def greet(conn: Conversation) -> None:
+        conn.sendall(b"220 hello\r\n")
+        conn.sendall(conn.readline().upper())
+
+    server = Server(Session(greet, speaks_first=True), "127.0.0.1:0", max_workers=2)
+    with server, client(server) as sock:
+        assert ask(sock, b"", 11) == b"220 hello\r\n"
+        sock.sendall(b"quit\r\n")
+        assert receive_all(sock) == b"QUIT\r\n"
+
+
+def test_a_session_begins_with_the_first_byte_and_not_before() -> None:
+    began = threading.Event()
+
+    def talk(conn: Conversation) -> None:
+        began.set()
+        conn.sendall(conn.recv())
+
+    with Server(Session(talk), "127.0.0.1:0", max_workers=1) as server:
+        with client(server), client(server), client(server) as talker:
+            assert ask(talker, b"x") == b"x"
+            assert server.snapshot().handed_over == 1
+
+
+def test_many_slow_handlers_run_at_once_and_the_quick_ones_go_on() -> None:
+    gate, inside = threading.Event(), threading.Semaphore(0)
+
+    def handle(data: bytes, peer: Peer) -> bytes:
+        if data == b"wait":
+            inside.release()
+            assert gate.wait(PATIENCE)
+        return data
+
+    with Server(Messages(handle), "127.0.0.1:0", max_workers=4) as server:
+        with client(server) as a, client(server) as b, client(server) as c, client(server) as quick:
+            for slow in (a, b, c):
+                slow.sendall(b"wait")
+                assert inside.acquire(timeout=PATIENCE)
+            for _ in range(100):
+                assert ask(quick, b"ping") == b"ping"
+            gate.set()
+            for slow in (a, b, c):
+                assert ask(slow, b"", 4) == b"wait"
+            assert ask(a, b"ping") == b"ping"
+
+
+def test_when_every_thread_is_in_a_handler_messages_wait_and_are_not_lost() -> None:
+    gate, inside = threading.Event(), threading.Semaphore(0)
+
+    def handle(line: bytes, peer: Peer) -> bytes:
+        if line == b"wait":
+            inside.release()
+            assert gate.wait(PATIENCE)
+        return line + b"\n"
+
+    with Server(Messages(handle, Lines()), "127.0.0.1:0", max_workers=2) as server:
+        with client(server) as a, client(server) as b, client(server) as c:
+            for slow in (a, b):
+                slow.sendall(b"wait\n")
+                assert inside.acquire(timeout=PATIENCE)
+            c.sendall(b"1\n2\n")
+            with client(server) as d:  # is let in
+                d.sendall(b"x\n")
+                c.sendall(b"3\n")
+                gate.set()
+                assert ask(c, b"", 6) == b"1\n2\n3\n"
+                assert ask(d, b"", 2) == b"x\n"
+            assert ask(a, b"", 5) == b"wait\n"
+            assert ask(b, b"", 5) == b"wait\n"
+            assert server.snapshot().pool.threads == 2
+
+
+def test_a_pool_is_shared_with_tasks_of_its_owner() -> None:
+    with Pool(1) as pool:
+        with Server(Messages(echo), "127.0.0.1:0", pool=pool) as server, client(server) as sock:
+            for number in range(20):
+                assert ask(sock, b"x") == b"x"
+                assert pool.submit(lambda n: n + 1, number).result(PATIENCE) == number + 1
+        assert pool.submit(len, "abc").result(PATIENCE) == 3
+
+
+def test_stop_from_a_handler_does_not_wait_for_itself() -> None:
+    def stop(data: bytes, peer: Peer) -> bytes:
+        server.stop()
+        return b"stopping"
+
+    server = Server(Messages(stop), "127.0.0.1:0", max_workers=2)
+    with server, client(server) as sock:
+        sock.sendall(b"x")
+        assert receive_all(sock) == b"stopping"
+
+
+def test_stop_is_idempotent_and_start_is_not() -> None:
+    server = Server(Messages(echo), "127.0.0.1:0", max_workers=1)
+    with pytest.raises(RuntimeError, match="no address before start"):
+        server.address  # noqa: B018
+    server.start()
+    assert server.stop() == 0
+    assert server.stop() == 0
+    with pytest.raises(RuntimeError, match="the server is stopped"):
+        server.start()
+    assert Server(Messages(echo)).stop() == 0
+
+
+def test_snapshot_counts() -> None:
+    with Server(Messages(echo), "127.0.0.1:0", max_workers=2) as server, client(server) as sock:
+        for _ in range(5):
+            ask(sock, b"x")
+        now = server.snapshot()
+    assert (now.name, now.state, now.connections, now.accepted, now.messages) == ("echo", "serving", 1, 1, 5)
+    assert server.snapshot().state == "stopped"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "words"),
+    [
+        ((echo,), TypeError, "is no protocol; allowed: Messages"),
+        ((Messages(echo), "127.0.0.1:0", {"limits": 3}), TypeError, "limits=3 is int; allowed: Limits"),
+        ((Messages(echo), "127.0.0.1:0", {"tls": "x"}), TypeError, "tls='x' is str; tls must be a callable"),
+        ((Messages(echo), "127.0.0.1:0", {"max_workers": 0}), ValueError, "max_workers"),
+    ],
+)
+def test_bad_arguments_are_named(arguments: tuple[object, ...], error: type[Exception], words: str) -> None:
+    *positional, keywords = arguments if isinstance(arguments[-1], dict) else (*arguments, {})
+    with pytest.raises(error, match=words):
+        Server(*positional, **keywords)  # type: ignore[arg-type]

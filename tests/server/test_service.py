@@ -1,0 +1,139 @@
+"""Service: reading, sending and closing in the middle of things. The rules it keeps are in tests/behaviour."""
+
+from __future__ import annotations
+
+import array
+import socket
+import struct
+import threading
+from contextvars import ContextVar
+
+import pytest
+
+from tcp import PATIENCE, ask, client, lane_of, receive, receive_all
+from treadle.server import Limits, Lines, Messages, Peer, Server
+
+RESET = struct.pack("ii", 1, 0)
+
+
+def settled(server: Server) -> None:
+    """Wait until the leader has done what it was about."""
+    done = threading.Event()
+    lane_of(server).post(done.set)
+    assert done.wait(PATIENCE)
+
+
+@pytest.mark.parametrize(
+    "answer", [b"bytes", bytearray(b"bytes"), memoryview(b"bytes"), memoryview(array.array("H", [1, 2])), b"", None]
+)
+def test_answers_may_be_anything_like_bytes(answer: bytes | None) -> None:
+    size = 0 if answer is None else memoryview(answer).nbytes
+    with Server(Messages(lambda line, peer: answer, Lines()), "127.0.0.1:0", max_workers=1) as server:
+        with client(server) as sock:
+            assert ask(sock, b"1\n", size) == bytes(answer or b"")
+            assert ask(sock, b"2\n3\n", 2 * size) == bytes(answer or b"") * 2
+
+
+def test_a_large_answer_arrives_whole_and_in_order_behind_a_slow_reader() -> None:
+    parts = [bytes([number]) * 300_000 for number in range(20)]
+    server = Server(Messages(lambda line, peer: parts[int(line)], Lines()), "127.0.0.1:0", max_workers=1)
+    with server, client(server) as sock:
+        sock.sendall(b"".join(b"%d\n" % number for number in range(20)))
+        for part in parts:
+            assert receive(sock, len(part)) == part
+
+
+def test_what_waits_for_a_client_is_bounded_by_the_buffer_and_one_answer() -> None:
+    answer = b"x" * 100_000
+    most: list[int] = []
+
+    def handle(line: bytes, peer: Peer) -> bytes:
+        most.extend(conn.unsent for conn in lane_of(server).connections())
+        return answer
+
+    limits = Limits(write_buffer=150_000)
+    with Server(Messages(handle, Lines()), "127.0.0.1:0", max_workers=1, limits=limits) as server:
+        with client(server) as sock:
+            sock.sendall(b"\n" * 500)
+            assert receive(sock, 500 * len(answer)) == 500 * answer
+    assert max(most) <= 150_000
+
+
+@pytest.mark.parametrize("moment", ["before", "while", "after"])
+def test_a_client_that_resets_around_its_answer_harms_nobody(moment: str, caplog: pytest.LogCaptureFixture) -> None:
+    inside, gate = threading.Event(), threading.Event()
+
+    def handle(line: bytes, peer: Peer) -> bytes:
+        if line == b"reset":
+            inside.set()
+            assert gate.wait(PATIENCE)
+            return b"x" * (8 << 20)
+        return line + b"\n"
+
+    with Server(Messages(handle, Lines()), "127.0.0.1:0", max_workers=2) as server, client(server) as other:
+        with client(server) as sock:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+            sock.sendall(b"reset\nand more\n")
+            assert inside.wait(PATIENCE)
+            if moment != "before":
+                gate.set()
+            if moment == "while":
+                assert receive(sock, 100_000)
+            if moment == "after":
+                assert len(receive(sock, 8 << 20)) == 8 << 20
+        gate.set()
+        assert ask(other, b"hello\n") == b"hello\n"
+        while server.snapshot().connections > 1:
+            settled(server)
+    assert not caplog.records
+
+
+def test_an_answer_to_a_client_that_reads_no_more_ends_its_connection() -> None:
+    with Server(Messages(lambda line, peer: b"x" * 1_000_000, Lines()), "127.0.0.1:0", max_workers=1) as server:
+        with client(server) as sock:
+            sock.sendall(b"\n" * 50)
+            assert receive(sock, 1)
+            sock.shutdown(socket.SHUT_RD)
+            sock.close()
+        while server.snapshot().connections:
+            settled(server)
+
+
+def test_a_framing_that_raises_closes_its_connection_only(caplog: pytest.LogCaptureFixture) -> None:
+    class Cutter:
+        held = 0
+
+        def feed(self, data: bytes) -> list[bytes]:
+            return [b"%d" % int(data)]
+
+        def finish(self) -> list[bytes]:
+            return []
+
+    class Framing:
+        def cutter(self, limit: int) -> Cutter:
+            return Cutter()
+
+    with Server(Messages(lambda data, peer: data, Framing()), "127.0.0.1:0", max_workers=1) as server:
+        with client(server) as good, client(server) as bad:
+            assert ask(good, b"12") == b"12"
+            bad.sendall(b"no number")
+            assert receive_all(bad) == b""
+            assert ask(good, b"34") == b"34"
+    assert "what it sent makes no message: invalid literal for int" in caplog.text
+
+
+def test_each_connection_has_context_variables_of_its_own() -> None:
+    user: ContextVar[bytes] = ContextVar("user", default=b"nobody")
+
+    def handle(line: bytes, peer: Peer) -> bytes:
+        before = user.get()
+        if line:
+            user.set(line)
+        return before + b"\n"
+
+    with Server(Messages(handle, Lines()), "127.0.0.1:0", max_workers=1) as server:
+        with client(server) as one, client(server) as two:
+            assert ask(one, b"alice\n", 7) == b"nobody\n"
+            assert ask(two, b"bob\n", 7) == b"nobody\n"
+            assert ask(one, b"\n", 6) == b"alice\n"
+            assert ask(two, b"\n", 4) == b"bob\n"

@@ -1,0 +1,112 @@
+"""Session: reading, writing, and what is raised."""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections.abc import Callable
+
+import pytest
+
+from tcp import ask, client, receive, receive_all
+from treadle.errors import MessageTooLong
+from treadle.server import CloseConnection, Conversation, Limits, Server, Session
+
+
+def serving(handler: Callable[[Conversation], object], **limits: object) -> Server:
+    return Server(Session(handler), "127.0.0.1:0", max_workers=2, limits=Limits(**limits))  # type: ignore[arg-type]
+
+
+def test_what_was_read_with_the_first_byte_is_not_lost() -> None:
+    def talk(conn: Conversation) -> None:
+        assert conn.recv(2) == b"ab"
+        assert conn.recv() == b"cde\nfg"
+        conn.sendall(b"ok")
+
+    with serving(talk) as server, client(server) as sock:
+        assert ask(sock, b"abcde\nfg", 2) == b"ok"
+
+
+def test_lines_and_sizes_may_be_mixed() -> None:
+    def talk(conn: Conversation) -> None:
+        size = int(conn.readline())
+        conn.sendall(conn.recv_exactly(size)[::-1])
+        assert conn.readline() == b"last"
+        assert conn.readline() == b""
+        with pytest.raises(EOFError, match="ended after 0 of 1 bytes"):
+            conn.recv_exactly(1)
+        assert conn.recv_exactly(0) == b""
+
+    with serving(talk) as server, client(server) as sock:
+        for byte in b"3\nabc":
+            sock.sendall(bytes([byte]))
+        assert receive(sock, 3) == b"cba"
+        sock.sendall(b"last")
+        sock.shutdown(socket.SHUT_WR)
+        assert receive_all(sock) == b""
+        assert server.snapshot().failures == 0
+
+
+def test_what_is_too_long_is_an_error() -> None:
+    def talk(conn: Conversation) -> None:
+        with pytest.raises(MessageTooLong):
+            conn.recv_exactly(101)
+        with pytest.raises(MessageTooLong):
+            conn.readline()
+        conn.sendall(b"ok")
+
+    with serving(talk, max_message=100) as server, client(server) as sock:
+        assert ask(sock, b"x" * 102, 2) == b"ok"
+
+
+def test_a_client_that_leaves_is_no_failure_of_the_handler(caplog: pytest.LogCaptureFixture) -> None:
+    def talk(conn: Conversation) -> None:
+        conn.recv()
+        while True:
+            conn.sendall(b"x" * 100_000)
+
+    with serving(talk) as server:
+        with client(server) as sock:
+            sock.sendall(b"go")
+            assert sock.recv(1)
+        with client(server) as sock:  # the thread is free again
+            sock.sendall(b"go")
+            assert sock.recv(1)
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+
+
+def test_an_oserror_of_the_handlers_own_is_a_failure(caplog: pytest.LogCaptureFixture) -> None:
+    def talk(conn: Conversation) -> None:
+        raise FileNotFoundError("of its own")
+
+    with serving(talk) as server, client(server) as sock:
+        sock.sendall(b"x")
+        assert receive_all(sock) == b""
+    assert "of its own" in caplog.text
+
+
+def test_a_session_may_end_with_a_last_word_or_half_closed() -> None:
+    def talk(conn: Conversation) -> None:
+        if conn.readline() == b"quit\n":
+            raise CloseConnection(b"bye")
+        with conn:
+            conn.sendall(b"first")
+        assert conn.recv() == b"after"
+
+    with serving(talk) as server:
+        with client(server) as sock:
+            sock.sendall(b"quit\n")
+            assert receive_all(sock) == b"bye"
+        with client(server) as sock:
+            sock.sendall(b"half\n")
+            assert receive_all(sock) == b"first"
+            sock.sendall(b"after")
+        assert server.snapshot().failures == 0
+
+
+def test_bad_arguments_are_named() -> None:
+    with pytest.raises(TypeError, match="handler=3 is int"):
+        Session(3)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="speaks_first=1 is int"):
+        Session(print, speaks_first=1)  # type: ignore[arg-type]
+    assert repr(Session(print)) == "Session(print)"

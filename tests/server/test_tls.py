@@ -1,0 +1,252 @@
+"""TLS: certificates, and the rules that hold for secure connections."""
+
+from __future__ import annotations
+
+import os
+import socket
+import ssl
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+
+from certificates import Authority
+from tcp import PATIENCE, ask, client, receive, receive_all
+from treadle.server import Certificates, Conversation, LengthPrefix, Limits, Lines, Messages, Peer, Server, Session
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority(tmp_path_factory.mktemp("ca"))
+
+
+@pytest.fixture(scope="module")
+def certificates(authority: Authority) -> Certificates:
+    files = authority.issue("127.0.0.1")
+    return Certificates(files.certfile, files.keyfile)
+
+
+@contextmanager
+def secure(server: Server, context: ssl.SSLContext, name: str = "127.0.0.1") -> Iterator[ssl.SSLSocket]:
+    with client(server) as sock, context.wrap_socket(sock, server_hostname=name) as wrapped:
+        yield wrapped
+
+
+def ask_secretly(server: Server, context: ssl.SSLContext) -> None:
+    with secure(server, context) as sock:
+        sock.sendall(b"?\n")
+        if not sock.recv(1):
+            raise ConnectionError("closed without a word")
+
+
+def echo_line(line: bytes, peer: Peer) -> bytes:
+    return line + b"\n"
+
+
+def lines(tls: object, **limits: object) -> Server:
+    return Server(
+        Messages(echo_line, Lines()),
+        "127.0.0.1:0",
+        max_workers=2,
+        limits=Limits(**limits),  # type: ignore[arg-type]
+        tls=tls,  # type: ignore[arg-type]
+    )
+
+
+def test_rule_7_messages_are_served(authority: Authority, certificates: Certificates) -> None:
+    with lines(certificates) as server, secure(server, authority.client_context()) as sock:
+        assert ask(sock, b"hello\n") == b"hello\n"
+        burst = b"".join(b"%d\n" % number for number in range(1000))
+        assert ask(sock, burst) == burst
+
+
+def test_rule_7_a_big_message_is_served(authority: Authority, certificates: Certificates) -> None:
+    data = os.urandom(3_000_000)
+    protocol = Messages(lambda data, peer: data, LengthPrefix(4))
+    server = Server(protocol, "127.0.0.1:0", limits=Limits(max_message=len(data)), tls=certificates)
+    with server, secure(server, authority.client_context()) as sock:
+        # Not from two threads: before 3.13.1 a client's SSLSocket does not bear that (CPython issue 124984).
+        sock.sendall(len(data).to_bytes(4, "big") + data)
+        assert receive(sock, len(data)) == data
+
+
+def test_rule_7_sessions_are_served(authority: Authority, certificates: Certificates) -> None:
+    def talk(conn: Conversation) -> None:
+        while line := conn.readline():
+            conn.sendall(line.upper())
+
+    server = Server(Session(talk), "127.0.0.1:0", max_workers=2, tls=certificates)
+    with server, secure(server, authority.client_context()) as sock:
+        assert ask(sock, b"one\ntwo\n") == b"ONE\nTWO\n"
+        assert ask(sock, b"three\n") == b"THREE\n"
+
+
+def test_rule_7_clients_that_never_finish_the_handshake_stall_nobody_and_are_cut(
+    authority: Authority, certificates: Certificates
+) -> None:
+    with lines(certificates, handshake_timeout=0.5) as server, ExitStack() as stack:
+        hostile = [stack.enter_context(client(server)) for _ in range(40)]
+        for sock in hostile[20:]:
+            sock.sendall(b"\x16\x03\x01")  # of a ClientHello
+        with secure(server, authority.client_context()) as healthy:
+            assert ask(healthy, b"hello\n") == b"hello\n"
+        for sock in hostile:
+            assert receive_all(sock) == b""
+        assert server.snapshot().closed_by == {"handshake_timeout": 40}  # counted before it is closed
+        assert server.snapshot().pool.threads <= 2
+
+
+def test_rule_7_what_is_no_handshake_is_cut_and_said_once(
+    certificates: Certificates, caplog: pytest.LogCaptureFixture
+) -> None:
+    with lines(certificates) as server:
+        for _ in range(5):
+            with client(server) as sock:
+                sock.sendall(b"GET / HTTP/1.1\r\n\r\n")
+                receive_all(sock)
+    assert caplog.text.count("TLS handshake failed") == 1
+
+
+@pytest.mark.parametrize("first", [1, 100, 8192, 16383, 16000])
+def test_rule_3_two_messages_in_one_record_are_both_answered(
+    authority: Authority, certificates: Certificates, first: int
+) -> None:
+    with lines(certificates) as server, secure(server, authority.client_context()) as sock:
+        record = b"x" * (first - 1) + b"\n" + b"second\n"
+        sock.sendall(record[:16384])  # the most that a record holds
+        if len(record) > 16384:
+            sock.sendall(record[16384:])
+        assert receive(sock, len(record)) == record
+
+
+def test_rule_7_client_certificates_sni_and_alpn(authority: Authority) -> None:
+    server_files, client_files = authority.issue("127.0.0.1"), authority.issue("alice")
+    asked: list[str | None] = []
+
+    def who(line: bytes, peer: Peer) -> bytes:
+        assert peer.certificate is not None
+        return f"{dict(pair for names in peer.certificate['subject'] for pair in names)} {peer.alpn}\n".encode()
+
+    def context() -> ssl.SSLContext:
+        made = Certificates(server_files.certfile, server_files.keyfile, client_ca=authority.ca, alpn=["x/2", "x/1"])()
+        made.sni_callback = lambda sock, name, context: asked.append(name)
+        return made
+
+    server = Server(Messages(who, Lines()), "127.0.0.1:0", max_workers=2, tls=context)
+    with server:
+        trusted = authority.client_context(client_files)
+        trusted.set_alpn_protocols(["x/1"])
+        with secure(server, trusted) as sock:
+            assert ask(sock, b"?\n", 28) == b"{'commonName': 'alice'} x/1\n"
+        nobody = authority.client_context()
+        with pytest.raises((ssl.SSLError, ConnectionError)):
+            ask_secretly(server, nobody)
+    assert asked[0] in (None, "127.0.0.1")
+
+
+def test_a_context_of_ones_own_chooses_the_certificate_by_the_name_that_the_client_asks_for(
+    authority: Authority,
+) -> None:
+    contexts = {}
+    for name in ("one.test", "two.test"):
+        files = authority.issue(name)
+        contexts[name] = Certificates(files.certfile, files.keyfile)()
+
+    def choose(sock: ssl.SSLObject | ssl.SSLSocket, name: str | None, context: ssl.SSLContext) -> int | None:
+        if name not in contexts:
+            return ssl.ALERT_DESCRIPTION_UNRECOGNIZED_NAME
+        sock.context = contexts[name]
+        return None
+
+    contexts["one.test"].sni_callback = choose  # type: ignore[assignment]  # what mypy knows of it lacks None
+    with lines(contexts["one.test"]) as server:
+        for name in ("one.test", "two.test"):
+            with secure(server, authority.client_context(), name) as sock:  # which checks that the name is in it
+                assert ask(sock, b"hello\n") == b"hello\n"
+        with pytest.raises(ssl.SSLError, match="(?i)unrecognized.name"):
+            secure(server, authority.client_context(), "three.test").__enter__()
+
+
+def test_rule_7_reload_takes_new_certificates_and_drops_nobody(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    old, new = Authority(tmp_path, "old"), Authority(tmp_path, "new")
+    files = old.issue("127.0.0.1")
+    with lines(Certificates(files.certfile, files.keyfile)) as server:
+        with secure(server, old.client_context()) as before:
+            assert ask(before, b"x\n") == b"x\n"
+            new.issue("127.0.0.1")  # over the same files
+            server.reload()
+            with secure(server, new.client_context()) as after:
+                assert ask(after, b"x\n") == b"x\n"
+            assert ask(before, b"x\n") == b"x\n"
+            files.keyfile.write_text("no key")
+            server.reload()
+            assert "the old ones stay in use" in caplog.text
+            with secure(server, new.client_context()) as after:
+                assert ask(after, b"x\n") == b"x\n"
+
+
+def test_rule_8_a_secure_client_that_never_reads_holds_no_thread(
+    authority: Authority, certificates: Certificates
+) -> None:
+    big = b"x" * (8 << 20)
+    protocol = Messages(lambda line, peer: big if line == b"big" else line + b"\n", Lines())
+    with Server(protocol, "127.0.0.1:0", max_workers=1, tls=certificates) as server, ExitStack() as stack:
+        context = authority.client_context()
+        hostile = [stack.enter_context(secure(server, context)) for _ in range(4)]
+        for sock in hostile:
+            sock.sendall(b"big\nnext\n")
+        healthy = stack.enter_context(secure(server, context))
+        assert ask(healthy, b"hello\n") == b"hello\n"
+        for sock in hostile:
+            assert receive(sock, len(big) + 5) == big + b"next\n"
+
+
+def test_rule_9_stop_says_goodbye(authority: Authority, certificates: Certificates) -> None:
+    with lines(certificates) as server, secure(server, authority.client_context()) as sock:
+        assert ask(sock, b"x\n") == b"x\n"
+        stopper = threading.Thread(target=server.stop)
+        stopper.start()
+        assert receive_all(sock) == b""  # an SSLError here would be an end without TLS's own goodbye
+        sock.close()
+        stopper.join(PATIENCE)
+
+
+def test_rule_10_half_closed_secure_clients_get_their_answer(authority: Authority, certificates: Certificates) -> None:
+    with lines(certificates) as server, secure(server, authority.client_context()) as sock:
+        sock.sendall(b"one\ntwo\n")
+        socket.socket.shutdown(sock, socket.SHUT_WR)  # without TLS's own goodbye, as many clients do
+        assert receive(sock, 8) == b"one\ntwo\n"
+
+
+@pytest.mark.parametrize(
+    ("certfile", "keyfile", "error", "words"),
+    [
+        ("missing.pem", None, FileNotFoundError, "missing.pem"),
+        ("text.txt", "text.txt", ssl.SSLError, "text.txt"),
+        ("127.0.0.1.pem", "other.key", ssl.SSLError, "the private key is not the certificate's"),
+    ],
+)
+def test_bad_files_are_named(
+    authority: Authority, certfile: str, keyfile: str | None, error: type[Exception], words: str
+) -> None:
+    authority.issue("127.0.0.1")
+    authority.issue("other")
+    (authority.folder / "text.txt").write_text("text")
+    key = None if keyfile is None else authority.folder / keyfile
+    with pytest.raises(error, match=words):
+        Certificates(authority.folder / certfile, key)()
+
+
+def test_a_server_whose_certificates_are_bad_does_not_start() -> None:
+    server = Server(Messages(echo_line, Lines()), "127.0.0.1:0", tls=Certificates("missing.pem"))
+    with pytest.raises(FileNotFoundError):
+        server.start()
+
+
+def test_alpn_is_a_sequence() -> None:
+    with pytest.raises(TypeError, match="alpn='h2' is str; allowed: a sequence of strings"):
+        Certificates("a.pem", alpn="h2")

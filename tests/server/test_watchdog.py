@@ -1,0 +1,84 @@
+"""Watchdog: when it takes the lead away, and when not. How the lead moves then is in test_lane.py."""
+
+from __future__ import annotations
+
+import threading
+
+from tcp import PATIENCE, ask, client, lane_of
+from treadle.server import Messages, Peer, Server, watchdog
+from treadle.server.lane import Lead
+from treadle.server.watchdog import INSIDE, SAMPLE, Sample
+
+
+def echo(data: bytes, peer: Peer) -> bytes:
+    return data
+
+
+def test_a_leader_in_one_handler_is_deposed_and_counted() -> None:
+    gate, inside = threading.Event(), threading.Event()
+
+    def handle(data: bytes, peer: Peer) -> bytes:
+        inside.set()
+        assert gate.wait(PATIENCE)
+        return data
+
+    with Server(Messages(handle), "127.0.0.1:0", max_workers=2) as server, client(server) as sock:
+        assert server._fleet is not None
+        watch = server._fleet.watchdogs[0]
+        sock.sendall(b"x")
+        assert inside.wait(PATIENCE)
+        while not watch.deposed:
+            threading.Event().wait(0.001)
+        with client(server):
+            gate.set()
+            assert ask(sock, b"", 1) == b"x"
+        assert watch.deposed == 1
+
+
+def test_a_busy_leader_is_left_alone() -> None:
+    with Server(Messages(echo), "127.0.0.1:0", max_workers=2) as server, client(server) as sock:
+        for _ in range(2000):
+            assert ask(sock, b"x") == b"x"
+        assert server._fleet is not None
+        assert server._fleet.watchdogs[0].deposed <= 2  # the system may hold a thread up for as long as it likes
+
+
+class Told:
+    """A lane that notes when it is told to spread out."""
+
+    def __init__(self) -> None:
+        self.spread = 0
+
+    def spread_out(self) -> None:
+        self.spread += 1
+
+
+def sample_of(monkeypatch: object, *, inside: int, worked: float, seconds: float) -> int:
+    told, times = Told(), iter([0.0, 0.0, seconds, seconds, seconds])
+    clocks = iter([0.0, worked, worked])
+    monkeypatch.setattr(watchdog, "now", lambda: next(times))  # type: ignore[attr-defined]
+    monkeypatch.setattr(watchdog, "read_clock", lambda clock: next(clocks))  # type: ignore[attr-defined]
+    lead = object.__new__(Lead)
+    lead.clock = 1
+    sample = Sample(told)  # type: ignore[arg-type]
+    for look in range(SAMPLE):
+        lead.slot = [None] if look < inside else []  # type: ignore[list-item]
+        sample.look(lead)
+    return told.spread
+
+
+def test_leaders_that_are_inside_handlers_and_do_not_work_are_blocked(monkeypatch: object) -> None:
+    most = int(INSIDE * SAMPLE) + 1
+    assert sample_of(monkeypatch, inside=most, worked=0.1, seconds=1.0) == 1
+    assert sample_of(monkeypatch, inside=most, worked=0.9, seconds=1.0) == 0  # they compute
+    assert sample_of(monkeypatch, inside=most - 1, worked=0.1, seconds=1.0) == 0  # they wait for clients
+
+
+def test_its_thread_ends_with_the_server() -> None:
+    server = Server(Messages(echo), "127.0.0.1:0", max_workers=2).start()
+    assert server._fleet is not None
+    threads = [watch.thread for watch in server._fleet.watchdogs]
+    assert all(thread.is_alive() for thread in threads)
+    server.stop()
+    assert not any(thread.is_alive() for thread in threads)
+    assert lane_of(server).over

@@ -1,0 +1,52 @@
+"""Clients of a server under test, over real sockets."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from treadle.server import Server
+from treadle.server.lane import Lane
+
+PATIENCE = 30.0  # seconds after which a test that waits for the other side has failed
+
+
+@contextmanager
+def client(server: Server, *, to: str | None = None) -> Iterator[socket.socket]:
+    """Connect to `server`."""
+    host, _, port = (to or server.address).rpartition(":")
+    with socket.create_connection((host.strip("[]"), int(port)), PATIENCE) as sock:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        yield sock
+
+
+def lane_of(server: Server) -> Lane:
+    """Return the first lane of a server that was started."""
+    assert server._fleet is not None
+    return server._fleet.lanes[0]
+
+
+def receive(sock: socket.socket, size: int) -> bytes:
+    """Return exactly `size` bytes, or what came before the end."""
+    data = bytearray()
+    while len(data) < size and (chunk := sock.recv(size - len(data))):
+        data += chunk
+    return bytes(data)
+
+
+def receive_all(sock: socket.socket) -> bytes:
+    """Return everything up to the end; a reset is an end, too."""
+    data = bytearray()
+    try:
+        while chunk := sock.recv(65536):
+            data += chunk
+    except ConnectionResetError:
+        pass
+    return bytes(data)
+
+
+def ask(sock: socket.socket, message: bytes, answer: int | None = None) -> bytes:
+    """Send a message and return the answer, by default as long as the message."""
+    sock.sendall(message)
+    return receive(sock, len(message) if answer is None else answer)
