@@ -165,6 +165,8 @@ class Connection:
     def write(self, answer: bytes) -> None:
         """Send `answer` behind all before it; keep what the kernel does not take. It never blocks or raises OSError."""
         view = memoryview(answer).cast("B")
+        if self.error is not None:
+            return
         if not self.out:
             try:
                 sent = self.send(view)

@@ -116,7 +116,7 @@ class Handling:
         try:
             if answer:
                 conn.write(answer)
-        except TypeError:
+        except Exception:  # whatever an object of the user's does when it is asked for its truth or its bytes
             kind = type(answer).__name__
             self.failed(conn, TypeError(f"handler {self.name} returned {kind}; allowed: bytes, or None for no answer"))
 
@@ -138,9 +138,9 @@ class Handling:
                 self.answer_all(conn, answers)
                 self.deposed(conn, answer, lead)
                 return False
-            if answer:
+            if answer is not None:
                 answers.append(answer)
-                size += len(answer)
+                size += _size_of(answer, self.write_buffer + 1)
             if conn.closing or size > self.write_buffer:
                 break
         self.answer_all(conn, answers)
@@ -149,10 +149,11 @@ class Handling:
     def answer_all(self, conn: Connection, answers: list[bytes]) -> None:
         """Send what several messages were answered with."""
         try:
-            self.answer(conn, answers[0] if len(answers) == 1 else b"".join(answers))
+            answers = [b"".join(answers)] if len(answers) > 1 else answers
         except TypeError:
-            for answer in answers:
-                self.answer(conn, answer)
+            pass  # one of them is no bytes; the others are sent
+        for answer in answers:
+            self.answer(conn, answer)
 
     def delegate(self, conn: Connection) -> None:
         """Hand what waits in `conn` to the pool, which may make it wait, and so stops reading from it."""
@@ -168,7 +169,15 @@ class Handling:
 
     def dropped(self, conn: Connection) -> None:
         """The pool will not handle what waits in `conn`. The pool's lock may be held."""
-        self.lane.post(partial(self.lane.service.give_up, conn, "the pool dropped its message"))
+        self.give_back(conn, partial(self.lane.service.give_up, conn, "the pool dropped its message"))
+
+    def give_back(self, conn: Connection, job: Callable[[], object]) -> None:
+        """Have the leader do `job`, after which `conn` is its own again; if nobody leads any more, close it."""
+        with self.lane.lock:
+            if not self.lane.over:
+                self.lane.post(job)
+                return
+        conn.sock.close()  # nobody else will
 
     # -- the way of other threads ---------------------------------------------------------------------------------
 
@@ -229,18 +238,25 @@ class Handling:
         """Give `conn` back to the leader, who need not be told if it is to do nothing but read."""
         lane = self.lane
         conn.active = clock.now()
+        if conn.begun:  # nothing was read meanwhile, and that was not the client's fault
+            conn.begun, conn.received = conn.active, 0
         plain = not (conn.closing or conn.error or conn.out or conn.waiting or conn.ended or conn.last or conn.secure)
         with lane.lock:
-            if lane.over:
-                conn.sock.close()  # nobody else will
-                return
-            if plain and not lane.draining:
+            if plain and not lane.draining and not lane.over:
                 conn.calm = not conn.slow and not conn.begun
                 conn.busy = False
                 if not conn.watched:
                     lane.service.watch_again(conn)
                 return
-        lane.post(partial(lane.service.take_back, conn))
+        self.give_back(conn, partial(lane.service.take_back, conn))
+
+
+def _size_of(answer: Any, otherwise: int) -> int:
+    """Return the length of an answer; `otherwise` if it has none, and so is none."""
+    try:
+        return len(answer)
+    except TypeError:
+        return otherwise
 
 
 def _take(slot: list[Connection]) -> bool:

@@ -159,10 +159,9 @@ class Lane:
         self.poller.wake()
         self.rouse()
         self.baton.acquire()
-        if self.over:
-            return
         try:
-            self.run(lead)
+            if not self.over:
+                self.run(lead)
         except BaseException:  # a fault of ours, or the thread is killed
             conn = lead.slot.pop() if lead.slot else lead.lost
             if conn is not None:
@@ -223,9 +222,9 @@ class Lane:
                 except IndexError:
                     handling.deposed(conn, answer, lead)
                     return
-                if answer:
+                if answer is not None:
                     try:
-                        if (sent := conn.send(answer)) != len(answer):
+                        if answer and (sent := conn.send(answer)) != len(answer):
                             service.keep(conn, answer, sent)
                     except Exception as error:
                         service.unsent(conn, answer, error)

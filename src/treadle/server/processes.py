@@ -18,7 +18,7 @@ from types import FrameType
 
 from treadle.clock import now
 from treadle.server.listen import Listener
-from treadle.server.signals import CHILD, HANGUP, Signals
+from treadle.server.signals import CHILD, HANGUP, ORDERS, Signals
 
 __all__ = ["serve_in_processes"]
 
@@ -28,7 +28,6 @@ SOON = 5.0  # seconds: a child that ends sooner has not begun properly; a guess
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0  # seconds before such a child is started again
 PATIENCE = 5  # such children in a row, in each place, with none that has begun properly, after which it is given up
 HOPELESS = {2, 64, 66, 69, 77, 78}  # statuses of sysexits.h, and of wrong usage, that another try does not change
-ORDERS = (signal.SIGINT, signal.SIGTERM)  # to stop; whatever else is heard is no order
 GRACE = 5.0  # seconds beyond the drain that children are given to end
 
 
@@ -94,7 +93,7 @@ class Parent:
                     os.kill(process, signal.SIGKILL)
                     os.waitpid(process, 0)
                 os.close(self.lifeline)
-                os.close(self.held)
+                self.let_go()
         return self.status
 
     def over(self) -> bool:
@@ -181,10 +180,16 @@ class Parent:
             pass  # one that the program has a handler for, which has run by now
         elif self.stopping:
             self.deadline = now() + GRACE
-            self.pass_on(signal.SIGTERM)  # the second one they hear
+            self.let_go()  # which they take for an order to cut
         else:
             _log.info("%s: stopping; a second signal cuts at once", signal.Signals(number).name)
             self.stop()
+
+    def let_go(self) -> None:
+        """Close our end of the lifeline."""
+        if self.held >= 0:
+            os.close(self.held)
+            self.held = -1
 
     def stop(self) -> None:
         """Let the children end."""

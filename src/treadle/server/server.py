@@ -18,7 +18,7 @@ from treadle.server.fleet import Fleet
 from treadle.server.limits import Limits
 from treadle.server.listen import Listener, open_listeners
 from treadle.server.protocol import Protocol
-from treadle.server.signals import CHILD, END, HANGUP, Signals
+from treadle.server.signals import END, HANGUP, LOST, ORDERS, Signals
 from treadle.server.snapshot import ServerSnapshot, snapshot_of
 
 __all__ = ["Server"]
@@ -168,6 +168,8 @@ class Server:
         if self._fleet is not None:
             self._fleet.join()
             cut = self._fleet.cut
+            if cut and self._own_pool:
+                self._pool._dispatcher.abandoned = True  # nobody waits for handlers that were cut, not even at exit
         self._pool_over(LAST_WORDS if cut else None)
         return cut
 
@@ -203,7 +205,8 @@ class Server:
         Args:
             drain: seconds for what was begun, see `stop`.
             watch: called in this thread now and then, with a snapshot; returns the seconds until it wants the next.
-            lifeline: the descriptor of a pipe whose other end the parent process holds; when that is gone, stop.
+            lifeline: the descriptor of a pipe whose other end the parent process holds. When that is gone, stop; while
+                stopping, cut. A second signal then does not cut.
 
         Returns:
             How many connections had to be cut.
@@ -218,16 +221,17 @@ class Server:
             self._begin()
             stopping = False
             while (number := self._signals.hear(None if watch is None else watch(self.snapshot()))) != END:
-                if number is None or number == CHILD:
-                    continue
                 if number == HANGUP:
                     self.reload()
-                elif stopping:
-                    self._begin_to_stop(0.0)
-                else:
+                elif number == LOST or number in ORDERS:
+                    # With a parent, only it may cut: service managers send SIGTERM to the parent and to us, and so
+                    # does the parent, and these are not two orders.
+                    if not stopping:
+                        _log.info("%s: stopping; a second signal cuts at once", _name_of(number))
+                        self._begin_to_stop(seconds)
+                    elif number == LOST or lifeline is None:
+                        self._begin_to_stop(0.0)
                     stopping = True
-                    _log.info("%s: stopping; a second signal cuts at once", signal.Signals(number).name)
-                    self._begin_to_stop(seconds)
             return self._wait()
 
     def _begin(self) -> Server:
@@ -270,6 +274,10 @@ class Server:
 
     def __repr__(self) -> str:
         return f"<Server {self.protocol!r} {self._state}{'' if self._fleet is None else ' on ' + self.address}>"
+
+
+def _name_of(number: int | None) -> str:
+    return "the parent process is gone" if number in (None, LOST) else signal.Signals(number or 0).name
 
 
 def _seconds(drain: float) -> float:

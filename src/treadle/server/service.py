@@ -254,8 +254,10 @@ class Service:
             return
         if conn.out:
             self.sending(conn)
-        else:
-            conn.out_since = 0.0
+        elif conn.out_since:  # the client has taken its answers; from here on its own messages are timed again
+            conn.out_since, conn.active = 0.0, self.lane.now
+            if conn.begun:
+                conn.begun, conn.received = self.lane.now, 0
         if (
             phase is Phase.CLOSING
             or conn.closing
@@ -280,7 +282,7 @@ class Service:
 
     def is_over(self, conn: Connection) -> bool:
         """Whether a connection that is idle is to be closed: it is too old, or the server stops."""
-        if not self.lane.draining:
+        if conn.last or not self.lane.draining:
             return conn.last
         return conn.number > 0 or self.lane.now >= self.deadlines.drained_at + GRACE
 

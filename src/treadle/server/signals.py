@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import select
+import selectors
 import signal
 import socket
 from types import FrameType, TracebackType
 from typing import Any
 
-__all__ = ["CHILD", "END", "HANGUP", "Signals"]
+__all__ = ["CHILD", "END", "HANGUP", "LOST", "ORDERS", "Signals"]
 
 END = 0  # what `hear` returns when nobody sent a signal, and yet it is over
+LOST = -1  # what it returns when the parent process is gone
+ORDERS = frozenset((signal.SIGINT, signal.SIGTERM))  # to stop
 CHILD: int | None = getattr(signal, "SIGCHLD", None)
 HANGUP: int | None = getattr(signal, "SIGHUP", None)
 NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGCHLD")
@@ -28,25 +30,24 @@ class Signals:
     """
 
     def __init__(self, lifeline: int | None = None) -> None:
-        self._lifeline = lifeline
         self._reader, self._writer = socket.socketpair()
         self._writer.setblocking(False)
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._reader, selectors.EVENT_READ)
+        if lifeline is not None:
+            self._selector.register(lifeline, selectors.EVENT_READ)
         self._before: dict[int, Any] = {}
         self._old_fd = -1
 
     def hear(self, timeout: float | None) -> int | None:
-        """Return the number of the next signal, END, or None when `timeout` seconds have passed.
-
-        The end of the lifeline counts as SIGTERM, once.
-        """
-        watched = [self._reader.fileno(), *([] if self._lifeline is None else [self._lifeline])]
-        ready, _, _ = select.select(watched, [], [], timeout)
+        """Return the number of the next signal, END, LOST (once), or None when `timeout` seconds have passed."""
+        ready = [key.fd for key, _ in self._selector.select(timeout)]
         if self._reader.fileno() in ready:
             return self._reader.recv(1)[0]
-        if ready:
-            self._lifeline = None
-            return signal.SIGTERM
-        return None
+        if not ready:
+            return None
+        self._selector.unregister(ready[0])  # it stays readable
+        return LOST
 
     def end(self) -> None:
         """Make `hear` return END. Callable from any thread, also after the block."""
@@ -73,6 +74,7 @@ class Signals:
         for number, handler in self._before.items():
             signal.signal(number, handler)
         signal.set_wakeup_fd(self._old_fd)
+        self._selector.close()
         self._reader.close()
         self._writer.close()
 
