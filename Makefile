@@ -18,6 +18,8 @@ PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --quiet --disable-pip-version-check install --prefer-binary
 # Options for pytest or the program that a target runs: make test ARGS='-k echo'.
 ARGS ?=
+# What `make bench` measures: programs in bench/.
+BENCH ?= pool echo
 PYTEST := $(PY) -m pytest
 PARALLEL := -n auto --maxprocesses 8
 
@@ -26,7 +28,7 @@ ifneq ($(shell cat $(VENV)/.made 2>/dev/null),$(CURDIR))
 $(VENV)/.made: FORCE
 endif
 
-.PHONY: help run test check conformance bench stress dist clean FORCE
+.PHONY: help run test check conformance bench stress fuzz dist clean FORCE
 
 help:            ## list the targets
 	@sed -n 's/^\([a-z]*\): .*## /\1\t/p' Makefile | expand -t 14
@@ -46,11 +48,16 @@ check: $(VENV)/.check            ## formatting, lint, types, and the layers of t
 conformance: $(VENV)/.test            ## only CPython's own executor tests, against treadle.Pool
 	$(PYTEST) tests/conformance $(ARGS)
 
-bench: $(VENV)/.bench            ## measure treadle beside its peers; writes bench/results/
-	$(PY) bench/pool.py $(ARGS)
+bench: $(VENV)/.bench            ## measure treadle beside its peers; writes bench/results/. BENCH=pool or BENCH=echo: one
+	@status=0; for name in $(BENCH); do \
+	    echo "$(PY) bench/$$name.py $(ARGS)"; $(PY) bench/$$name.py $(ARGS) || status=$$?; \
+	done; exit $$status
 
 stress: $(VENV)/.test            ## five minutes of random schedules
 	$(PY) tests/behaviour/stress.py $(ARGS)
+
+fuzz: $(VENV)/.test            ## ten minutes of random bytes, faults and schedules against the server
+	$(PY) tests/fuzz/main.py $(ARGS)
 
 dist: $(VENV)/.dist            ## build wheel and sdist into dist/
 	rm -rf dist
@@ -80,14 +87,14 @@ $(VENV)/.cli: $(VENV)/.made pyproject.toml
 	$(PIP) --editable '.[cli]'
 	@touch $@
 
-# Compiled test libraries have no releases for free-threaded builds; the tests that use them are skipped there.
-$(VENV)/.test: $(VENV)/.made pyproject.toml
+# Some compiled libraries have no releases for free-threaded builds; tests and peers that need them are skipped there.
+$(VENV)/.test $(VENV)/.bench: $(VENV)/.%: $(VENV)/.made pyproject.toml
 	@free=$$($(PY) -c 'import sysconfig; print(sysconfig.get_config_var("Py_GIL_DISABLED") or 0)'); \
-	if [ "$$free" = 1 ]; then extras=test; else extras=test,test-compiled; fi; \
+	if [ "$$free" = 1 ]; then extras=$*; else extras=$*,$*-compiled; fi; \
 	echo "installing treadle[$$extras] into $(VENV)"; \
 	$(PIP) --editable ".[$$extras]"
 	@touch $@
 
-$(VENV)/.check $(VENV)/.bench $(VENV)/.dist: $(VENV)/.%: $(VENV)/.made pyproject.toml
+$(VENV)/.check $(VENV)/.dist: $(VENV)/.%: $(VENV)/.made pyproject.toml
 	$(PIP) --editable '.[$*]'
 	@touch $@

@@ -50,7 +50,7 @@ def environment() -> dict[str, Any]:
         "load at start": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
         "began": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "workers": WORKERS,
-        "versions": {kind.package: _version(kind.package) for kind in PEERS if kind.package},
+        "versions": {kind.package: version(kind.package) for kind in PEERS if kind.package},
     }
 
 
@@ -73,7 +73,8 @@ def _processor() -> str:
     return models[0] if models else platform.machine()
 
 
-def _version(package: str) -> str | None:
+def version(package: str) -> str | None:
+    """Return the version of an installed package, or None."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:

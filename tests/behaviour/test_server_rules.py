@@ -24,6 +24,7 @@ from treadle.server import (
     Server,
     Session,
 )
+from treadle.server.poller import WRITE
 
 GONE = r"reset|[Bb]roken pipe|abort"
 MANY = 40  # hostile clients: more than any pool here has threads
@@ -372,8 +373,28 @@ def test_rule_8_clients_that_never_read_hold_no_thread_and_are_read_from_no_more
             for _ in range(10):
                 assert ask(healthy, b"hello\n") == b"hello\n"
         assert b"next" not in handled
+        # And nothing but their readiness is waited for, or the leader would be told for ever that there is more.
+        stuck = [conn for conn in lane_of(server).connections() if conn.out]
+        assert [conn.watched for conn in stuck] == [WRITE] * len(hostile)
         for sock in hostile:  # who reads in the end gets all of it
             assert ask(sock, b"", len(big) + 5) == big + b"next\n"
+
+
+def test_rule_8_a_slow_handler_is_not_called_for_a_client_that_does_not_read() -> None:
+    big = b"x" * (8 << 20)
+    handled: list[bytes] = []
+
+    def handle(line: bytes, peer: Peer) -> bytes:
+        handled.append(line)
+        threading.Event().wait(0.01)
+        return big if line == b"big" else line + b"\n"
+
+    with Server(Messages(handle, Lines()), "127.0.0.1:0", max_workers=2) as server, client(server) as sock:
+        assert ask(sock, b"slow\n") == b"slow\n"
+        sock.sendall(b"big\nnext\n")
+        wait_until(lambda: any(conn.out and not conn.busy for conn in lane_of(server).connections()))
+        assert handled == [b"slow", b"big"]
+        assert ask(sock, b"", len(big) + 5) == big + b"next\n"
 
 
 # -- 9. stopping ----------------------------------------------------------------------------------------------------
@@ -443,7 +464,7 @@ def test_rule_9_what_is_not_done_in_time_is_cut_and_said(caplog: pytest.LogCaptu
 
 
 def test_rule_9_an_answer_is_not_lost_by_closing_while_the_client_still_sends() -> None:
-    answer = b"x" * 500_000
+    answer = b"x" * 3_000_000  # more than the client's kernel takes at once, so some of it is still in ours
 
     def handle(line: bytes, peer: Peer) -> bytes:
         raise CloseConnection(answer)
@@ -459,9 +480,10 @@ def test_rule_9_a_client_that_sends_on_and_on_is_not_waited_for() -> None:
     def handle(line: bytes, peer: Peer) -> bytes:
         raise CloseConnection(b"bye\n")
 
-    with Server(Messages(handle, Lines()), "127.0.0.1:0", limits=Limits(linger_bytes=10_000)) as server:
+    limits = Limits(linger=3600.0, linger_bytes=10_000)
+    with Server(Messages(handle, Lines()), "127.0.0.1:0", limits=limits) as server:
         with client(server) as sock, pytest.raises(OSError, match=GONE):
-            for_ever(lambda: sock.sendall(b"on and on\n" * 1000))
+            sock.sendall(b"on and on\n" * 2_000_000)
 
 
 # -- 10. ordinary clients --------------------------------------------------------------------------------------------

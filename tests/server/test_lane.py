@@ -31,7 +31,7 @@ class Slot(list[Any]):
 
     def pop(self, *index: Any) -> Any:
         """Somebody takes the connection out; if it is the leader, it is perhaps deposed just then."""
-        deposing = threading.current_thread().name.rpartition("-watchdog-")[1] or self.lead.lane.lock.locked()
+        deposing = threading.current_thread().name.endswith("-watchdog") or self.lead.lane.lock.locked()
         if not deposing and self and self.script("after the handler"):
             self.lead.lane.depose(self.lead)  # or the watchdog was faster
             self.lead.lane.rouse()
@@ -106,6 +106,43 @@ def test_random_hand_overs_at_every_step_lose_repeat_and_reorder_nothing(scripte
         assert server.snapshot().pool.threads <= workers
     assert done == [200] * 6
     assert seen == {who: list(range(200)) for who in range(6)}
+
+
+def test_a_deposed_leader_waits_until_the_watchdog_is_done_with_its_connection(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Else the watchdog would mark as taken what has just been given back, and nobody would ever serve it again."""
+    popped, inside = threading.Event(), threading.Event()
+
+    class Paused(list[Any]):
+        def pop(self, *index: Any) -> Any:
+            if threading.current_thread().name.endswith("-watchdog"):
+                conn = super().pop(*index)
+                popped.set()
+                threading.Event().wait(0.2)  # the time that the leader has to go too far
+                return conn
+            if inside.is_set():
+                assert popped.wait(PATIENCE)
+                inside.clear()
+            return super().pop(*index)
+
+    plain = lane.Lead.__init__
+
+    def init(self: lane.Lead, of: lane.Lane) -> None:
+        plain(self, of)
+        self.slot = Paused()
+
+    monkeypatch.setattr(lane.Lead, "__init__", init)
+
+    def handle(data: bytes, peer: Peer) -> bytes:
+        if data == b"slow":
+            inside.set()
+            assert popped.wait(PATIENCE)
+        return data
+
+    with Server(Messages(handle), "127.0.0.1:0", max_workers=2) as server, client(server) as sock:
+        assert ask(sock, b"slow") == b"slow"
+        assert ask(sock, b"next") == b"next"
 
 
 def test_the_watchdog_sleeps_while_nothing_happens_and_wakes_for_the_first_handler_that_blocks() -> None:

@@ -11,6 +11,7 @@ from treadle.server.messages import CloseConnection, Messages
 from treadle.server.server import Server
 from treadle.server.session import Conversation, Session
 from treadle.server.snapshot import ServerSnapshot
+from treadle.server.socketserver import PoolMixIn
 from treadle.server.tls import Certificates
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "Lines",
     "Messages",
     "Peer",
+    "PoolMixIn",
     "Raw",
     "Server",
     "ServerSnapshot",

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from treadle import clock
 from treadle.server.acceptor import Acceptor
+from treadle.server.burst import Burst
 from treadle.server.connection import CHUNK, Connection, Peer
 from treadle.server.deadlines import Deadlines
 from treadle.server.gate import Gate
@@ -28,6 +29,7 @@ from treadle.server.watchdog import Watchdog
 
 if TYPE_CHECKING:
     from treadle.dispatch import Dispatcher
+    from treadle.server.framing import Cutter
     from treadle.server.limits import Limits
     from treadle.server.listen import Listener
     from treadle.server.protocol import Protocol
@@ -57,6 +59,7 @@ class Fleet:
         self.context: ssl.SSLContext | None = None  # of TLS; replaced by reload
         self.acceptors: list[Acceptor] = []
         self.watchdogs: list[Watchdog] = []
+        self._faults = Burst(10.0)
         self._turn = 0  # the lane that is dealt the next connection; the first lane's leader's
         self._lock = threading.Lock()  # guards what follows
         self.cut = 0
@@ -107,18 +110,29 @@ class Fleet:
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if self.context is not None:
                 sock = self.context.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
+            cutter = self._cutter()
         except (OSError, ValueError):  # the peer is gone already: ordinary
-            sock.close()
+            cutter = None
+        if cutter is None:
             self.gate.leave(address)
+            sock.close()
             return
         lane = self.lanes[self._turn % len(self.lanes)]
         self._turn += 1
-        cutter = self.protocol.cutter(self.limits)
         conn = Connection(sock, Peer(address, sock), cutter, Context(), clock.now())
         if lane is self.lanes[0]:
             lane.service.adopt(conn)
         else:
             lane.post(partial(lane.service.adopt, conn))
+
+    def _cutter(self) -> Cutter | None:
+        """Return a cutter for a new connection; None if the framing, which may be the user's, fails."""
+        try:
+            return self.protocol.cutter(self.limits)
+        except Exception:
+            if self._faults.begins():
+                _log.exception("%s: clients are closed, for the framing fails", self.protocol.name)
+            return None
 
     def _left(self, lane: Lane, conn: Connection, why: str) -> None:
         """A connection is about to be closed."""

@@ -18,6 +18,7 @@ from treadle.futures import Future
 from treadle.server.burst import Burst
 from treadle.server.connection import Connection
 from treadle.server.messages import CloseConnection
+from treadle.server.poller import READ
 
 if TYPE_CHECKING:
     from treadle.server.lane import Lane, Lead
@@ -171,6 +172,15 @@ class Handling:
         """The pool will not handle what waits in `conn`. The pool's lock may be held."""
         self.give_back(conn, partial(self.lane.service.give_up, conn, "the pool dropped its message"))
 
+    def watched_again(self, conn: Connection) -> bool:
+        """Have the poller tell of what `conn` sends; False if it cannot. The lane's lock is held."""
+        try:
+            self.lane.service.watch_for(conn, READ)
+        except OSError as error:
+            conn.give_up(error)
+            return False
+        return True
+
     def give_back(self, conn: Connection, job: Callable[[], object]) -> None:
         """Have the leader do `job`, after which `conn` is its own again; if nobody leads any more, close it."""
         with self.lane.lock:
@@ -242,11 +252,9 @@ class Handling:
             conn.begun, conn.received = conn.active, 0
         plain = not (conn.closing or conn.error or conn.out or conn.waiting or conn.ended or conn.last or conn.secure)
         with lane.lock:
-            if plain and not lane.draining and not lane.over:
+            if plain and not lane.draining and not lane.over and self.watched_again(conn):
                 conn.calm = not conn.slow and not conn.begun
                 conn.busy = False
-                if not conn.watched:
-                    lane.service.watch_again(conn)
                 return
         self.give_back(conn, partial(lane.service.take_back, conn))
 

@@ -201,7 +201,7 @@ class Lane:
                     continue
                 if conn.feed is not None or not data:
                     messages = service.cut(conn, data)
-                    if len(messages) != 1:
+                    if len(messages) != 1 or not data:
                         if not service.received(conn, data, messages, lead):
                             return
                         turns = self.turns

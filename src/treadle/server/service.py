@@ -84,8 +84,9 @@ class Service:
         if conn.phase is Phase.LINGERING:
             self.linger(conn)
             return True
-        if not conn.flush() and event & ~(READ | WRITE):
-            conn.give_up("the peer is gone")
+        # What the event says is not trusted: it may be meant for a connection that was closed in this very turn, and
+        # whose descriptor is this one's now. If the peer is gone, sending says so.
+        conn.flush()
         self.settle(conn)
         return True
 
@@ -93,7 +94,7 @@ class Service:
         """Whether the leader has `conn`, which another thread had; if not, do not watch it until it is given back."""
         lane = self.lane
         with lane.lock:
-            if conn.busy and conn.watched:
+            if conn.busy and conn.watched and not lane.over:
                 lane.poller.remove(conn.fd, conn.watched)
                 conn.watched = 0
             return not conn.busy
@@ -149,9 +150,9 @@ class Service:
         return self.received(conn, data, self.cut(conn, data), lead)
 
     def cut(self, conn: Connection, data: bytes) -> Sequence[Any]:
-        """Return the messages that are complete with `data`; what makes no message closes the connection after them."""
+        """Return the messages that are complete with `data`, or with the end, b""; a framing that raises closes it."""
         try:
-            return conn.cutter.feed(data) if data else ()
+            return conn.cutter.feed(data) if data else conn.cutter.finish()
         except Exception as error:  # MessageTooLong, or whatever a framing of the user's raises
             if self.cuts.begins():
                 _log.warning("%s: closed, for what it sent makes no message: %s", conn.peer, error)
@@ -188,7 +189,6 @@ class Service:
         conn.active = now
         if not data:
             conn.ended = True
-            messages = conn.cutter.finish()
         if messages:
             conn.begun, conn.received = 0.0, 0
             conn.waiting.extend(messages)
@@ -355,18 +355,26 @@ class Service:
 
     def watch(self, conn: Connection, events: int) -> None:
         """Watch `conn` for `events`."""
-        if conn.watched == events:
+        try:
+            self.watch_for(conn, events)
+        except OSError as error:  # the system is out of something, such as fs.epoll.max_user_watches
+            conn.give_up(error)
+            self.close(conn, conn.error or "")
+
+    def watch_for(self, conn: Connection, events: int) -> None:
+        """Do it, for the leader, or for the thread that gives `conn` back and holds the lane's lock.
+
+        Raises:
+            OSError: the poller cannot.
+        """
+        before = conn.watched
+        if before == events:
             return
-        if conn.watched:
-            self.lane.poller.change(conn.fd, conn.watched, events)
+        if before:
+            self.lane.poller.change(conn.fd, before, events)
         else:
             self.lane.poller.add(conn.fd, events)
         conn.watched = events
-
-    def watch_again(self, conn: Connection) -> None:
-        """Watch a connection that is given back by another thread; the lane's lock is held."""
-        conn.watched = READ
-        self.lane.poller.add(conn.fd, READ)
 
     def take_back(self, conn: Connection) -> None:
         """Take a connection over from another thread, which has left something to do in it."""

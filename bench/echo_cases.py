@@ -1,0 +1,308 @@
+"""What is measured of an echo server, and what is promised of treadle's."""
+
+from __future__ import annotations
+
+import os
+import resource
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from echo_peers import NAMES, OURS, Running, serving
+from echo_servers import Unavailable
+from load import Clients, cache
+
+Values = dict[str, float]
+Measure = Callable[[], Values]
+
+SIZES = {"echo_64": 64, "echo_1k": 1024, "echo_10k": 10 * 1024, "echo_100k": 100 * 1024}
+TIMEOUT = 1.0  # seconds that treadle gives to read, write and shake hands where it is attacked
+LATE = 1.0  # seconds after that, at most, until the last attacker is cut
+MIB = 1024.0  # KiB
+SPARE = 200  # descriptors beside those of idle connections
+SLOW = 4  # clients whose handler sleeps
+TRIED = 10  # the part of the clients that come and go that does so before memory is looked at
+SLICES = 4  # of the time that each server is measured in a round: what slows the machine for a second slows all
+ROUNDS = 3  # where treadle is compared with itself
+WITHOUT_THREADS = ("treadle", "uvloop", "asyncio", "gevent", "go")  # the others have a thread for each connection
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What is promised of one value of treadle's.
+
+    Attributes:
+        value: its name.
+        to: the peer whose value it is divided by; None: the value itself is meant.
+        least, most: what it has to be; exactly one is given.
+        what: in words.
+    """
+
+    value: str
+    what: str
+    to: str | None = None
+    least: float | None = None
+    most: float | None = None
+
+    def reached(self, measured: float) -> bool:
+        """Whether it is what was promised."""
+        return measured >= self.least if self.least is not None else measured <= (self.most or 0.0)
+
+    def __str__(self) -> str:
+        unit = "x" if self.to or self.value == "kept" else ""
+        return f">= {self.least:g}{unit}" if self.least is not None else f"<= {self.most:g}{unit}"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How much of everything.
+
+    Attributes:
+        seconds: that are measured in a round; `warmup` of them before are not.
+        connections: busy clients.
+        idle, partial(afresh, churn), attackers: how many of each.
+        judged: whether that is enough to be judged by.
+    """
+
+    seconds: float = 1.0
+    warmup: float = 0.2
+    connections: int = 64
+    idle: int = 10_000
+    churn: int = 50_000
+    attackers: int = 200
+    judged: bool = True
+
+
+QUICK = Settings(seconds=0.1, warmup=0.05, connections=16, idle=200, churn=200, attackers=10, judged=False)
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """One thing that is measured.
+
+    Attributes:
+        name: its name in files.
+        title: what the chart is called.
+        opened: prepares a peer for one round, and gives what measures it. Of the values the "rate", replies a second,
+            is what is drawn.
+        peers: whom it is measured of; others would fail, or show nothing.
+        goals: what is promised.
+        rounds: at most so many.
+        slices: how many times each is measured in a round, in turn.
+    """
+
+    name: str
+    title: str
+    opened: Callable[[str, Settings], AbstractContextManager[Measure]]
+    peers: Sequence[str]
+    goals: Sequence[Goal] = ()
+    rounds: int | None = None
+    slices: int = 1
+
+
+def busy(server: Running, settings: Settings, **options: float) -> dict[str, Any]:
+    """Load a server with busy clients, and others if `options` say so; return what load.c does."""
+    usual: dict[str, float] = {"connections": settings.connections, "seconds": settings.seconds}
+    return server.load(**{**usual, "warmup": settings.warmup, **options})
+
+
+@contextmanager
+def echo(size: int, peer: str, settings: Settings) -> Iterator[Measure]:
+    """Messages of `size` bytes: how many a second, how long each takes, and the server's CPU time for one."""
+
+    def measure() -> Values:
+        found = busy(server, settings, size=size, seconds=settings.seconds / SLICES)
+        rest = found["rest"]
+        cpu, p50 = found["cpu_us_per_reply"], rest["p50_us"] / 1000
+        return {"rate": rest["per_second"], "cpu": cpu, "p50": p50, **_tail(found)}
+
+    with serving(peer) as server:
+        yield measure
+
+
+@contextmanager
+def afresh(measure: Callable[[str, Settings], Values], peer: str, settings: Settings) -> Iterator[Measure]:
+    """Measure with servers that are started for each time."""
+    yield partial(measure, peer, settings)
+
+
+def _tail(found: dict[str, Any]) -> Values:
+    """The 99th percentile and the longest, in milliseconds; the whole time that was measured, if no reply came."""
+    rest, whole = found["rest"], found["seconds"] * 1e6
+    return {"p99": rest.get("p99_us", whole) / 1000, "max": rest.get("max_us", whole) / 1000}
+
+
+def slow(peer: str, settings: Settings) -> Values:
+    """Some clients' handlers sleep: what the others keep of the rate that they have alone."""
+    with serving(peer, "--slow") as server:
+        alone = busy(server, settings, connections=settings.connections - SLOW)
+        found = busy(server, settings, slow=SLOW)
+    rest = found["rest"]
+    kept = rest["per_second"] / alone["rest"]["per_second"]
+    return {"rate": rest["per_second"], "kept": kept, "slow": found["slow"]["per_second"], **_tail(found)}
+
+
+def idle(peer: str, settings: Settings) -> Values:
+    """Many idle connections beside the busy ones."""
+    _, files = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if files != resource.RLIM_INFINITY and files < settings.idle + SPARE:
+        raise Unavailable(f"the limit on open files, {files}, is too low (ulimit -Hn)")
+    with serving(peer) as server:
+        alone = busy(server, settings)
+        found = busy(server, settings, idle=settings.idle)
+    if found["idle"]["closed"]:
+        raise Unavailable(f"closed {found['idle']['closed']:.0f} of {settings.idle} idle connections")
+    return {
+        "rate": found["rest"]["per_second"],
+        "kept": found["rest"]["per_second"] / alone["rest"]["per_second"],
+        "memory": found["after"]["rss_kib"] / MIB,
+        "threads": found["after"]["threads"] - alone["after"]["threads"],
+        **_tail(found),
+    }
+
+
+def churn(peer: str, settings: Settings) -> Values:
+    """Connect, echo one message, leave: how many a second, and what the server has more of after so many."""
+    with serving(peer) as server:
+        server.load(churn=settings.churn // TRIED)
+        found = server.load(churn=settings.churn)
+    before, after = found["before"], found["after"]
+    return {
+        "rate": found["per_second"],
+        "memory": (after["rss_kib"] - before["rss_kib"]) / MIB,
+        "descriptors": after["descriptors"] - before["descriptors"],
+        "threads": after["threads"] - before["threads"],
+    }
+
+
+def processes(peer: str, settings: Settings) -> Values:
+    """Two processes that share the socket, and one. Two threads of clients, so that these are not the limit."""
+
+    def rate(count: int) -> float:
+        half = {"connections": settings.connections // 2, "seconds": settings.seconds, "warmup": settings.warmup}
+        with serving(peer, "--processes", str(count), children=count if count > 1 else 0) as server:
+            with Clients(server.port, **half) as one, Clients(server.port, **half) as other:
+                return sum(float(clients.result()["rest"]["per_second"]) for clients in (one, other))
+
+    alone, both = rate(1), rate(2)
+    return {"rate": both, "alone": alone, "kept": both / alone}
+
+
+def attack(kind: str, flags: Callable[[], Sequence[str]], peer: str, settings: Settings, **options: float) -> Values:
+    """Hostile clients: what the others keep while these are there and are cut, and how late the last is cut."""
+    with serving(peer, "--timeout", str(TIMEOUT), *flags()) as server:
+        longer = {"seconds": max(settings.seconds, TIMEOUT + LATE), **options}
+        alone = busy(server, settings, **longer)
+        found = busy(server, settings, **longer, **{kind: settings.attackers, "until_cut": TIMEOUT + 3 * LATE})
+    hit, rest = found[kind], found["rest"]
+    return {
+        "rate": rest["per_second"],
+        "kept": rest["per_second"] / alone["rest"]["per_second"],
+        "left": hit["count"] - hit["closed"],
+        "late": hit.get("last_s", TIMEOUT + 3 * LATE) - TIMEOUT,
+        **_tail(found),
+    }
+
+
+def certificate() -> str:
+    """Return a PEM file with a certificate and its key, made by the openssl command."""
+    program = shutil.which("openssl")
+    if program is None:
+        raise Unavailable("no openssl command, and so no certificate")
+    path = cache() / "certificate.pem"
+    if not path.exists():
+        unfinished = path.with_name(f"{path.name}.{os.getpid()}")
+        words = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -subj /CN=127.0.0.1 -days 3650"
+        out = ["-keyout", "-", "-out", "-"]
+        made = subprocess.run([program, *words.split(), *out], capture_output=True, text=True, check=True)
+        unfinished.touch(mode=0o600)
+        unfinished.write_text(made.stdout, encoding="utf-8")
+        unfinished.replace(path)
+    return str(path)
+
+
+def promised() -> bool:
+    """Whether this Python is one that targets are promised for: 3.13 or later, with a GIL."""
+    return sys.version_info >= (3, 13) and bool(getattr(sys, "_is_gil_enabled", lambda: True)())
+
+
+def scenarios() -> list[Scenario]:
+    """Return what is measured, in order."""
+    return [
+        *(_throughput(name, size) for name, size in SIZES.items()),
+        _slow(),
+        _idle(),
+        _churn(),
+        _processes(),
+        _attack("stalled", "200 clients stall in mid-message", lambda: ["--lines"], lines=1),
+        _attack("deaf", "200 clients send and never read", lambda: ["--lines"], lines=1),
+        _attack("silent", "200 clients never begin their TLS handshake", lambda: ["--cert", certificate()], tls=1),
+    ]
+
+
+def _throughput(name: str, size: int) -> Scenario:
+    least = {"uvloop": 1.0}
+    if size <= 10 * 1024:
+        least |= {"asyncio": 1.2, "gevent": 1.7, "pool": 1.5}
+    goals = [Goal("rate", f"replies/s to {peer}", peer, least=ratio) for peer, ratio in least.items()]
+    goals.append(Goal("cpu", "CPU a message to uvloop", "uvloop", most=1.0))
+    return Scenario(name, f"Echo of {size:,} bytes, 64 connections", partial(echo, size), NAMES, goals, slices=SLICES)
+
+
+def _slow() -> Scenario:
+    goals = [
+        Goal("kept", "the others' rate to that without", least=0.75),
+        Goal("p99", "the others' p99, milliseconds", most=3.0),
+    ]
+    return Scenario(
+        "slow",
+        "The other 60, while the handlers of 4 clients sleep 100 ms",
+        partial(afresh, slow),
+        NAMES,
+        goals,
+        ROUNDS,
+    )
+
+
+def _idle() -> Scenario:
+    goals = [
+        Goal("kept", "rate to that without", least=0.9),
+        Goal("memory", "resident memory, MiB", most=100.0),
+        Goal("threads", "threads more", most=0.0),
+    ]
+    return Scenario(
+        "idle", "64 busy connections beside 10,000 idle ones", partial(afresh, idle), WITHOUT_THREADS, goals, ROUNDS
+    )
+
+
+def _churn() -> Scenario:
+    goals = [
+        Goal("memory", "memory more than after 5,000, MiB", most=1.0),
+        Goal("descriptors", "descriptors more", most=0.0),
+        Goal("threads", "threads more", most=0.0),
+    ]
+    return Scenario(
+        "churn", "Connect, one message, leave: 50,000 times", partial(afresh, churn), WITHOUT_THREADS, goals, 1
+    )
+
+
+def _processes() -> Scenario:
+    """Judged only where two cores are free beside those that the clients take."""
+    free = (os.cpu_count() or 1) >= 4
+    goals = [Goal("kept", "rate to that of one process", least=1.8)] if free else []
+    return Scenario("processes", "Two processes on one socket", partial(afresh, processes), (OURS,), goals, ROUNDS)
+
+
+def _attack(kind: str, title: str, flags: Callable[[], Sequence[str]], **options: float) -> Scenario:
+    goals = [
+        Goal("kept", "the others' rate to that without", least=0.9),
+        Goal("left", "attackers that were not cut", most=0.0),
+        Goal("late", "seconds that the last was cut late", most=LATE),
+    ]
+    measure = partial(afresh, partial(attack, kind, flags, **options))
+    return Scenario(kind, f"{title}: the others", measure, (OURS,), goals, ROUNDS)

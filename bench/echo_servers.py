@@ -1,0 +1,257 @@
+"""The echo servers that are measured, each in a process of its own, used in the way its own documentation shows.
+
+    python bench/echo_servers.py NAME [--port PORT] [--slow] [--lines] [--cert FILE] [--processes N] ...
+
+prints `serving on 127.0.0.1:PORT` and serves until it is terminated. With --slow a handler sleeps 100 ms, as a slow
+query would, when its data begins with S: in the callback itself where there are callbacks, for that is where a blocking
+call is, and in the way that its documentation wants where a library patches sleep. A server that cannot be had here
+says why on standard error, and ends with status 69.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import resource
+import shutil
+import socket
+import socketserver
+import ssl
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+HOST = "127.0.0.1"
+SLEEP = 0.1  # seconds in a slow handler
+CHUNK = 64 * 1024  # bytes that are read at a time, where the peer leaves that to us
+BACKLOG = 4096
+POOL_THREADS = 128
+UNAVAILABLE = 69  # the exit status; EX_UNAVAILABLE of sysexits.h
+MANY = 15_000  # connections that treadle is to admit; its default is less than one benchmark opens
+
+
+class Unavailable(Exception):
+    """The server cannot be measured here; the message says why."""
+
+
+def module(name: str) -> Any:
+    """Import a peer's package."""
+    try:
+        return import_module(name)
+    except ImportError:
+        raise Unavailable("not installed") from None
+
+
+def serving(port: int) -> None:
+    """Tell whoever waits for it that clients may come."""
+    print(f"serving on {HOST}:{port}", flush=True)
+
+
+def echo(data: bytes) -> bytes:
+    """The handler."""
+    return data
+
+
+def echo_slowly(data: bytes) -> bytes:
+    """The handler that blocks now and then."""
+    if data[:1] == b"S":
+        time.sleep(SLEEP)
+    return data
+
+
+def converse(connection: socket.socket, handler: Callable[[bytes], bytes]) -> None:
+    """Serve one client, in a thread or greenlet that is its own."""
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    with connection:
+        try:
+            while data := connection.recv(CHUNK):
+                connection.sendall(handler(data))
+        except OSError:
+            pass  # the client has gone
+
+
+class Echo(asyncio.Protocol):
+    """The shortest protocol there is."""
+
+    def connection_made(self, transport: Any) -> None:
+        self.transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self.transport.write(data)
+
+
+class SlowEcho(Echo):
+    """The same with the handler that blocks."""
+
+    def data_received(self, data: bytes) -> None:
+        self.transport.write(echo_slowly(data))
+
+
+async def _loop(options: argparse.Namespace) -> None:
+    loop = asyncio.get_running_loop()
+    protocol = SlowEcho if options.slow else Echo
+    server = await loop.create_server(protocol, HOST, options.port, backlog=BACKLOG, ssl=context(options))
+    serving(server.sockets[0].getsockname()[1])
+    await server.serve_forever()
+
+
+def serve_asyncio(options: argparse.Namespace) -> None:
+    """asyncio: a Protocol on the loop of the standard library."""
+    asyncio.run(_loop(options))
+
+
+def serve_uvloop(options: argparse.Namespace) -> None:
+    """uvloop: the same Protocol on libuv's loop."""
+    uvloop = module("uvloop")
+    loop = uvloop.new_event_loop()
+    loop.run_until_complete(_loop(options))
+
+
+def serve_gevent(options: argparse.Namespace) -> None:
+    """gevent: a StreamServer, everything patched, so that a sleeping greenlet lets others run."""
+    server_module, monkey = module("gevent.server"), module("gevent.monkey")
+    monkey.patch_all()
+    handler = echo_slowly if options.slow else echo
+    listener = (HOST, options.port)
+    server = server_module.StreamServer(listener, lambda connection, _: converse(connection, handler), backlog=BACKLOG)
+    server.start()
+    serving(server.server_port)
+    server.serve_forever()
+
+
+class Threading(socketserver.ThreadingTCPServer):
+    """As its documentation shows, with a longer queue than its five clients."""
+
+    daemon_threads = True
+    request_queue_size = BACKLOG
+
+
+def serve_socketserver(options: argparse.Namespace) -> None:
+    """socketserver.ThreadingTCPServer: a thread for each connection."""
+    handler = echo_slowly if options.slow else echo
+
+    class Handler(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            converse(self.request, handler)
+
+    with Threading((HOST, options.port), Handler) as server:
+        serving(server.server_address[1])
+        server.serve_forever()
+
+
+def serve_pool(options: argparse.Namespace) -> None:
+    """concurrent.futures.ThreadPoolExecutor: an accept loop that submits each connection."""
+    handler = echo_slowly if options.slow else echo
+    with (
+        socket.create_server((HOST, options.port), backlog=BACKLOG) as listener,
+        ThreadPoolExecutor(POOL_THREADS) as executor,
+    ):
+        serving(listener.getsockname()[1])
+        while True:
+            executor.submit(converse, listener.accept()[0], handler)
+
+
+def serve_go(options: argparse.Namespace) -> None:
+    """Go's net: a goroutine for each connection, on one core as the others."""
+    compiler = shutil.which("go")
+    if compiler is None:
+        raise Unavailable("no go compiler")
+    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "treadle-bench"
+    cache.mkdir(parents=True, exist_ok=True)
+    source, program = Path(__file__).with_name("echo.go"), cache / "echo-go"
+    if not program.exists() or program.stat().st_mtime < source.stat().st_mtime:
+        built = subprocess.run([compiler, "build", "-o", program, source], capture_output=True, text=True, check=False)
+        if built.returncode:
+            raise Unavailable(f"go build: {built.stderr.strip()}")
+    environment = {**os.environ, "GOMAXPROCS": str(options.processes)}
+    os.execve(program, [str(program), str(options.port), "slow" if options.slow else "fast"], environment)
+
+
+def serve_treadle(options: argparse.Namespace) -> None:
+    """treadle: a function for each message; --processes shares the socket among several."""
+    from treadle.server import Limits, Messages, Server
+    from treadle.server.listen import open_listeners
+    from treadle.server.processes import serve_in_processes
+
+    limits = Limits(
+        max_connections=MANY,
+        read_timeout=options.timeout,
+        write_timeout=options.timeout,
+        handshake_timeout=options.timeout,
+    )
+    protocol, tls = treadle_protocol(options, Messages), context(options)
+    listeners = open_listeners(f"{HOST}:{options.port}")
+    serving(int(listeners[0].address.rpartition(":")[2]))
+
+    def run(listeners: Sequence[Any], lifeline: int | None = None) -> int:
+        server = Server(protocol, listeners, max_workers=options.threads, limits=limits, tls=tls)
+        return server.run(1, lifeline=lifeline)
+
+    if options.processes > 1:
+        sys.exit(serve_in_processes(options.processes, listeners, run, drain=1.0))
+    run(listeners)
+
+
+def treadle_protocol(options: argparse.Namespace, messages: Callable[..., Any]) -> Any:
+    """Return the protocol for raw bytes, or for lines."""
+    from treadle.server import Lines, Raw
+
+    if options.lines:
+        return messages(lambda data, peer: data + b"\n", Lines())
+    if options.slow:
+        return messages(lambda data, peer: echo_slowly(data), Raw())
+    return messages(lambda data, peer: data, Raw())
+
+
+def context(options: argparse.Namespace) -> ssl.SSLContext | None:
+    """Return the TLS context for --cert."""
+    if options.cert is None:
+        return None
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(options.cert)
+    return tls
+
+
+SERVERS: dict[str, Callable[[argparse.Namespace], None]] = {
+    "treadle": serve_treadle,
+    "uvloop": serve_uvloop,
+    "asyncio": serve_asyncio,
+    "gevent": serve_gevent,
+    "socketserver": serve_socketserver,
+    "pool": serve_pool,
+    "go": serve_go,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Serve; return the exit status if that cannot be."""
+    parser = argparse.ArgumentParser(prog="bench/echo_servers.py", description=__doc__.split("\n")[0])
+    parser.add_argument("name", choices=SERVERS)
+    parser.add_argument("--port", type=int, default=0, help="(default: any that is free)")
+    parser.add_argument("--slow", action="store_true", help="sleep 100 ms when data begins with S")
+    parser.add_argument("--lines", action="store_true", help="treadle: messages are lines, not what comes")
+    parser.add_argument("--cert", help="serve TLS; a PEM file with certificate and key")
+    parser.add_argument("--threads", type=int, default=8, help="treadle: max_workers (default %(default)s)")
+    parser.add_argument("--processes", type=int, default=1, help="treadle: processes; go: GOMAXPROCS")
+    parser.add_argument("--timeout", type=float, default=30.0, help="treadle: seconds to read, write, shake hands")
+    options = parser.parse_args(arguments)
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    try:
+        SERVERS[options.name](options)
+    except Unavailable as reason:
+        print(reason, file=sys.stderr)
+        return UNAVAILABLE
+    except KeyboardInterrupt:
+        pass
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

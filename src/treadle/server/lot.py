@@ -1,0 +1,397 @@
+"""Lot: the requests of a `socketserver` server; those that wait for their client are parked in it, without a thread."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterator
+from math import inf
+from typing import TYPE_CHECKING, Any, cast
+
+from treadle import checks, clock
+from treadle.errors import PoolClosed
+from treadle.pool import Pool
+from treadle.server.burst import Burst
+from treadle.server.poller import READ, Poller, new_poller
+from treadle.server.timers import Timers
+from treadle.server.visit import Visit
+
+if TYPE_CHECKING:
+    from treadle.server.socketserver import PoolMixIn
+
+__all__ = ["FIRST_PAUSE", "LONGEST_PAUSE", "QUIET", "Lot"]
+
+_log = logging.getLogger("treadle.server")
+
+QUIET = 10.0  # seconds without a like event after which it is logged again; a guess
+LONGEST_POLL = 3600.0  # seconds; any, for the poller is woken when there is something to do
+FIRST_PAUSE, LONGEST_PAUSE = 0.05, 1.0  # seconds without accepting when the system is out of something; Go's, Tomcat's
+
+
+class Lot:
+    """Knows every request until it is over, polls those that are parked, and hands those that are ready to the pool.
+
+    The thread in `serve` is the serving thread; between two of those, `close` may take its place. Whatever comes from
+    other threads it finds in the inbox. It never waits for the pool: a request that finds no room there waits beside
+    the pool's queue, where `max_connections` bounds it.
+    """
+
+    def __init__(self, server: PoolMixIn) -> None:
+        self.server = server
+        self.lock = threading.Lock()
+        self.changed = threading.Condition(self.lock)  # a visit is over
+        self.idle = threading.Event()  # nobody serves
+        self.idle.set()
+        # Below: guarded by the lock. `owner` and `stopping` are also read, and `stopping` set, without it.
+        self.visits: set[Visit] = set()
+        self.inbox: list[Visit] = []
+        self.owner: int | None = None  # the identifier of the serving thread
+        self.stopping = False
+        self.closed = False
+        self.full = False  # the listener is not polled, until a visit is over
+        self.pool: Pool | None = None
+        self.poller: Poller | None = None  # once there is one it stays, until the lot is closed
+        # Below: for the serving thread.
+        self.parked: dict[int, Visit] = {}
+        self.timers = Timers(inf)
+        self.listener = -1  # the listener's descriptor, while it is polled
+        self.resume_at = 0.0  # when to accept again, after the system was out of something
+        self.pause = FIRST_PAUSE
+        self.bursts = {what: Burst(QUIET) for what in ("full", "accept", "handshake")}
+
+    # -- from any thread --------------------------------------------------------------------------------------------
+
+    def take(self, request: Any, address: Any) -> None:
+        """Begin with a request.
+
+        Raises:
+            PoolClosed, PoolBroken, RuntimeError: the pool runs nothing more; the request is still the caller's.
+        """
+        visit = Visit(self, request, address, polled=self.owner is not None)
+        with self.lock:
+            refused = self.closed
+            if not refused:
+                self.visits.add(visit)
+        if refused:
+            self.server.shutdown_request(request)
+        elif not visit.waits():
+            try:
+                self._submit(visit)
+            except BaseException:
+                self.forget(visit)
+                raise
+        elif self.owner == threading.get_ident():
+            self._park(visit)
+        else:
+            self.give_back(visit)
+
+    def give_back(self, visit: Visit, *, ready: bool = False) -> None:
+        """Take back a visit that waits for its client; or, if it is `ready`, for its next turn in the pool."""
+        if ready:
+            self.hand_over(visit)
+            return
+        with self.lock:
+            taken = not self.closed
+            if taken:
+                self.inbox.append(visit)
+                if len(self.inbox) == 1:
+                    self._wake()
+        if not taken:
+            visit.leave()
+
+    def hand_over(self, visit: Visit) -> None:
+        """Give a visit to the pool; it is over if that takes no more."""
+        try:
+            self._submit(visit)
+        except Exception:
+            try:
+                self.server.handle_error(visit.request, visit.address)
+            finally:
+                visit.leave()
+
+    def _submit(self, visit: Visit) -> None:
+        pool = self._open_pool()
+        visit.task = task = pool._task(visit.run, (), {}, type(self.server).__name__)
+        pool._dispatcher.admission.enter_later(task, "wait")
+        task.add_done_callback(visit.settled)
+
+    def _open_pool(self) -> Pool:
+        with self.lock:
+            if self.pool is None:
+                if self.closed:
+                    raise PoolClosed(str(self), "server_close")
+                server = self.server
+                self.pool = server.pool
+                if self.pool is None:
+                    # Its queue needs no bound: nothing enters that max_connections has not let in.
+                    self.pool = Pool(server.max_workers, queue_size=None, name=type(server).__name__)
+                    self.pool._dispatcher.abandoned = server.daemon_threads  # nobody waits at exit for what still runs
+            return self.pool
+
+    def forget(self, visit: Visit) -> None:
+        """A visit is over."""
+        visit.task = None
+        with self.lock:
+            self.visits.discard(visit)
+            if self.full or self.resume_at:
+                self.full, self.resume_at = False, 0.0  # what there was too little of, there is now
+                self._wake()
+            self.changed.notify_all()
+
+    def has_room(self) -> bool:
+        """Whether one more request may come in; if not, the serving thread is woken when one may."""
+        most = checks.integer("max_connections", self.server.max_connections, least=1)
+        with self.lock:
+            self.full = len(self.visits) >= most
+        if self.full and self.bursts["full"].begins():
+            _log.warning("%s: all %d places are taken, so others wait (max_connections)", self, most)
+        return not self.full
+
+    def wait_for_room(self, timeout: float | None) -> bool:
+        """Block until one more request may come in; return False if it took longer than `timeout` seconds."""
+        with self.changed:
+            if self.resume_at:
+                self.changed.wait(max(0.0, self.resume_at - clock.now()))
+                self.resume_at = 0.0
+        if self.has_room():
+            return True
+        with self.changed:
+            return self.changed.wait_for(lambda: len(self.visits) < self.server.max_connections, timeout)
+
+    def hold_off(self, error: OSError) -> None:
+        """Accept nothing for a while, or until a visit is over: the system is out of something."""
+        if self.bursts["accept"].begins():
+            _log.error(
+                "%s: cannot accept: %s; trying again every %g to %g s", self, error.strerror, FIRST_PAUSE, LONGEST_PAUSE
+            )
+        with self.lock:
+            self.resume_at = clock.now() + self.pause
+        self.pause = min(self.pause * 2, LONGEST_PAUSE)
+
+    def tell_failed_handshake(self, visit: Visit, error: OSError) -> None:
+        """Log a client's failure to shake hands."""
+        if self.bursts["handshake"].begins():
+            _log.info("%s: TLS handshake with %s failed: %s", self, visit.address, error)
+
+    def _wake(self) -> None:
+        """Wake the serving thread; with the lock held, so that nobody closes the poller meanwhile."""
+        if self.poller is not None:
+            self.poller.wake()
+
+    def __str__(self) -> str:
+        return f"{type(self.server).__name__} on {getattr(self.server, 'server_address', None)}"
+
+    # -- the serving thread -----------------------------------------------------------------------------------------
+
+    def serve(self, poll_interval: float | None) -> None:
+        """Serve until `stop`."""
+        if not self._begin():
+            return
+        try:
+            self._check_attributes()
+            interval = LONGEST_POLL if poll_interval is None else max(0.0, poll_interval)
+            while not self.stopping:
+                self._turn(interval)
+                if self.stopping:
+                    break
+                self.server.service_actions()
+            if not self.closed:
+                self._unwatch()
+                self._turn(0.0, accept=False)  # whose request has come already is served
+        finally:
+            self._end()
+
+    def _begin(self) -> bool:
+        """Become the serving thread; return False if there is nothing to serve any more."""
+        with self.lock:
+            if self.owner is not None:
+                raise RuntimeError(f"{self} is being served already; call serve_forever in one thread")
+            if self.stopping or self.closed:
+                self.stopping = False
+                return False
+            if self.poller is None:
+                self.poller = new_poller()
+            self.idle.clear()
+            self.owner = threading.get_ident()
+        return True
+
+    def _check_attributes(self) -> None:
+        server = self.server
+        checks.integer_or_none("max_workers", server.max_workers, least=1)
+        for name in ("idle_timeout", "handshake_timeout", "drain"):
+            checks.seconds(name, getattr(server, name))
+        pool: object = server.pool
+        if not isinstance(pool, Pool | None):
+            raise TypeError(f"pool={pool!r} is {type(pool).__name__}; allowed: a treadle.Pool, or None")
+
+    def _end(self) -> None:
+        """Be no longer the serving thread."""
+        self._unwatch()
+        with self.lock:
+            self.owner = None
+            self.stopping = False
+            if not self.closed:
+                self.idle.set()
+                return
+        self._empty()
+        self._close_poller()
+        self.idle.set()
+
+    def _turn(self, interval: float, *, accept: bool = True) -> None:
+        """Wait until there is something to do, and do it."""
+        poller = cast(Poller, self.poller)
+        now = clock.now()
+        until = min(now + interval, self.timers.next, self._watch(now) if accept else inf)
+        waker = poller.waker
+        listener = -1
+        for fd, event in poller.poll(max(0.0, until - now)):
+            if fd == waker.fd:
+                waker.clear()
+            elif fd == self.listener:
+                listener = fd
+            elif (visit := self.parked.get(fd)) is not None:
+                visit.attend(event or READ)
+        for visit in self._returned():
+            self._park(visit)
+        for timed in self.timers.expired(clock.now()):
+            timed.attend(0)
+        if listener >= 0 and not self.stopping:
+            self.server._accept()
+
+    def _returned(self) -> Iterator[Visit]:
+        """Take the inbox's out, one by one, so that Ctrl-C loses none."""
+        while self.inbox:
+            with self.lock:
+                visit = self.inbox.pop()
+            yield visit
+
+    def _watch(self, now: float) -> float:
+        """Poll the listener if requests may come in; return when to look again, unless told sooner."""
+        if now < self.resume_at:
+            self._unwatch()
+            return self.resume_at
+        self.resume_at = 0.0
+        if not self.has_room():
+            self._unwatch()
+            return inf
+        if self.listener < 0:
+            fd = cast(Any, self.server).fileno()
+            cast(Poller, self.poller).add(fd, READ)
+            self.listener = fd
+        return inf
+
+    def _unwatch(self) -> None:
+        """Do not poll the listener."""
+        fd, self.listener = self.listener, -1
+        if fd >= 0:
+            self._forget_descriptor(fd, READ)
+
+    def _park(self, visit: Visit) -> None:
+        """Wait for the client."""
+        if self.closed:
+            visit.leave()
+            return
+        fd = visit.descriptor()
+        stranger = self.parked.get(fd)
+        if stranger is not None:  # somebody has closed its socket behind our back, so the number was given anew
+            self.unpark(stranger)
+            stranger.leave()
+        try:
+            cast(Poller, self.poller).add(fd, visit.wants)
+        except (OSError, ValueError):  # it was closed, or cannot be polled: the handler will see
+            self.hand_over(visit)
+            return
+        visit.fd = fd
+        self.parked[fd] = visit
+        now = clock.now()
+        timeout = self.server.idle_timeout
+        due = visit.shake_by if visit.shake_by is not None else inf if timeout is None else now + timeout
+        if due < inf:
+            self.timers.look_at(visit, due, now)
+
+    def unpark(self, visit: Visit) -> None:
+        """Take a visit out; from here on the poller knows nothing of its descriptor."""
+        fd = visit.fd
+        del self.parked[fd]
+        self.timers.forget(visit)
+        visit.fd = -1
+        self._forget_descriptor(fd, visit.wants)
+
+    def _forget_descriptor(self, fd: int, events: int) -> None:
+        try:
+            cast(Poller, self.poller).remove(fd, events)
+        except OSError:
+            pass  # somebody has closed it behind our back, and the poller has forgotten it
+
+    # -- the end ----------------------------------------------------------------------------------------------------
+
+    def stop(self) -> None:
+        """Have the serving thread end, and wait for that unless this is it; then from a signal handler, too."""
+        self.stopping = True
+        if self.owner == threading.get_ident():
+            cast(Poller, self.poller).wake()
+            return
+        with self.lock:
+            self._wake()
+        self.idle.wait()
+
+    def close(self, timeout: float | None) -> None:
+        """Take nothing more, and end what is parked; in the serving thread, which ends, or else here.
+
+        Args:
+            timeout: seconds to wait for the serving thread, which a hook may keep; None: as long as it takes.
+        """
+        with self.lock:
+            closed, self.closed = self.closed, True
+            owner = self.owner
+            if owner is not None:
+                self.stopping = True
+            self._wake()
+        if owner not in (None, threading.get_ident()):
+            self.idle.wait(timeout)
+            return
+        if not closed or owner is not None:
+            self._empty()
+        if not closed and owner is None:
+            self._close_poller()
+
+    def _empty(self) -> None:
+        """End what is parked."""
+        self._unwatch()
+        for visit in list(self.parked.values()):
+            self.unpark(visit)
+            visit.leave()
+        for visit in self._returned():
+            visit.leave()
+
+    def _close_poller(self) -> None:
+        with self.lock:
+            if self.poller is not None:
+                self.poller.close()
+
+    def drain(self, deadline: float | None) -> None:
+        """Wait until all visits are over; cut those that are not by the deadline."""
+        timeout = None if deadline is None else max(0.0, deadline - clock.now())
+        with self.changed:
+            if self.changed.wait_for(lambda: not self.visits, timeout):
+                return
+            left = list(self.visits)
+        drain = self.server.drain
+        _log.warning("%s: %d requests are cut off, for they still run after drain=%s s", self, len(left), drain)
+        for visit in left:
+            task = visit.task
+            if task is None or not task.cancel():
+                visit.cut()
+
+    def close_pool(self, wait: bool) -> None:
+        """Close the server's own pool, and wait until its threads have ended if nothing runs any more."""
+        with self.lock:
+            pool, self.pool = self.pool, None
+            busy = bool(self.visits)
+        if pool is not None and pool is not self.server.pool:
+            pool.shutdown(wait=wait and not busy)
+
+    def threads(self) -> list[threading.Thread]:
+        """Return the threads that handle a request."""
+        with self.lock:
+            return [thread for visit in self.visits if (thread := visit.thread) is not None]

@@ -1,0 +1,214 @@
+"""PoolMixIn: the standard library's `socketserver`, and `http.server`, on a bounded number of threads."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from errno import EMFILE, ENFILE, ENOBUFS, ENOMEM
+from socketserver import BaseServer, TCPServer
+from typing import TYPE_CHECKING, Any, cast
+
+from treadle import clock
+from treadle.pool import Pool
+from treadle.server.lot import FIRST_PAUSE, Lot
+from treadle.server.visit import current_visit, keeping
+
+if TYPE_CHECKING:
+    Base = BaseServer
+else:
+    Base = object
+
+__all__ = ["PoolMixIn"]
+
+AT_ONCE = 16  # requests let in before the others have their turn; peers take 4 to 128
+LONGEST_QUEUE = 65535  # of clients, in the kernel; the kernel takes what it can
+OUT_OF_IT = {EMFILE, ENFILE, ENOBUFS, ENOMEM}
+INHERITS = not sys.platform.startswith("linux")  # whether an accepted socket is non-blocking because its listener is
+
+
+class PoolMixIn(Base):
+    """Mix it into a server of `socketserver` or `http.server`, in place of ThreadingMixIn:
+
+        class MyServer(PoolMixIn, socketserver.TCPServer): ...
+
+    Request handlers run unchanged, on the threads of a pool, and no other thread is started. A client that has not sent
+    anything yet holds no thread: the thread in `serve_forever` waits for all of them. So it does between two requests
+    of an HTTP/1.1 client, and during TLS handshakes. All hooks of BaseServer are called as ThreadingMixIn calls them,
+    `finish_request`, `handle_error` and `shutdown_request` on a thread of the pool.
+
+    Between requests a client holds no thread if the request handler is a BaseHTTPRequestHandler with `handle` and
+    `__init__`, and the server one with `finish_request`, as in the standard library. Any other handler keeps its thread
+    until its `handle` returns; give it a `timeout`, as always. `handle_request` waits for no client without a thread.
+
+    Attributes, of the class or set before serving:
+        max_workers: threads of the server's own pool, 1 or more; None: as for Pool.
+        pool: a Pool to share instead, which is left open; None: one of its own.
+        park: whether clients wait for their first byte without a thread. False where the server speaks first, as in
+            SMTP and FTP, and then they keep their thread between requests, too.
+        max_connections: clients at once, waiting or served, 1 or more; of datagrams, those not answered yet. Beyond
+            that, nothing is accepted until one leaves.
+        idle_timeout: seconds, 0 or more, that a client may wait without a thread before it is closed; None: no limit.
+        handshake_timeout: seconds, 0 or more, for a TLS handshake, in all; None: no limit. (For a TLS server, wrap
+            its `socket`, or let `get_request` wrap with `do_handshake_on_connect=False`.)
+        drain: seconds, 0 or more, that `server_close` waits for running handlers before it cuts their clients off;
+            None: as long as it takes.
+        block_on_close: whether `server_close` waits, and cuts, at all.
+        daemon_threads: True: neither `server_close` nor the interpreter's exit waits for running handlers.
+    """
+
+    max_workers: int | None = None
+    pool: Pool | None = None
+    park: bool = True
+    max_connections: int = 10_000
+    idle_timeout: float | None = 60.0
+    handshake_timeout: float | None = 10.0
+    drain: float | None = 10.0
+    block_on_close: bool = True
+    daemon_threads: bool = False
+
+    _lot: Lot
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> PoolMixIn:
+        """Return a server that is not set up yet. Not in `__init__`, which subclasses may not call."""
+        self = super().__new__(cls)
+        self._lot = Lot(self)
+        return self
+
+    @property
+    def RequestHandlerClass(self) -> Any:
+        """What makes the handler of a request: what was given, or a subclass that can wait without a thread."""
+        return self._handler
+
+    @RequestHandlerClass.setter
+    def RequestHandlerClass(self, handler: Any) -> None:
+        """Take what makes the handlers."""
+        self._handler = keeping(handler)
+
+    @property
+    def _threads(self) -> list[threading.Thread]:
+        """The threads that handle a request now, as in ThreadingMixIn."""
+        return self._lot.threads()
+
+    # -- serving ----------------------------------------------------------------------------------------------------
+
+    def server_activate(self) -> None:
+        """Listen, with the longest queue that the kernel allows unless a class, or the server, sets its own."""
+        owner = next((cls for cls in type(self).__mro__ if "request_queue_size" in vars(cls)), None)
+        if owner is TCPServer and "request_queue_size" not in vars(self):
+            self.request_queue_size = LONGEST_QUEUE
+        super().server_activate()
+
+    def serve_forever(self, poll_interval: float | None = 0.5) -> None:
+        """Handle requests until `shutdown`; this thread waits for clients, and the pool's handle them.
+
+        Args:
+            poll_interval: seconds, at most, between two calls of `service_actions`. Shutdown does not wait for it.
+
+        Raises:
+            RuntimeError: another thread is in here.
+            TypeError, ValueError: an attribute is of the wrong type, or out of range.
+        """
+        with _not_blocking(getattr(self, "socket", None)):
+            self._lot.serve(poll_interval)
+
+    def shutdown(self) -> None:
+        """Have `serve_forever` return, and wait until it has; at once if nobody serves.
+
+        From any thread, a handler's included; in serve_forever's own, from a signal handler too, and there it does
+        not wait. If serve_forever is only about to begin, it returns at once. Clients that wait are kept until
+        `server_close`, and for a later serve_forever.
+        """
+        self._lot.stop()
+
+    def handle_request(self) -> None:
+        """Handle one request, as in the standard library; while `max_connections` are there, wait for room first."""
+        if self._lot.wait_for_room(self.timeout):
+            super().handle_request()
+        else:
+            self.handle_timeout()
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Handle a request on a thread of the pool, once the client has sent something."""
+        self._lot.take(request, client_address)
+
+    def _handle_request_noblock(self) -> bool:
+        """Let one request in; return False if there is none."""
+        listener = getattr(self, "socket", None)
+        if isinstance(listener, ssl.SSLSocket):
+            cast(Any, listener).do_handshake_on_connect = False  # it would keep all others waiting
+        try:
+            request, client_address = self.get_request()
+        except OSError as error:
+            if error.errno in OUT_OF_IT:
+                self._lot.hold_off(error)
+            return False
+        self._lot.pause = FIRST_PAUSE
+        if INHERITS and isinstance(request, socket.socket) and request.gettimeout() is None:
+            request.setblocking(True)
+        if not self.verify_request(request, client_address):
+            self.shutdown_request(request)
+            return True
+        try:
+            self.process_request(request, client_address)
+        except Exception:
+            self.handle_error(request, client_address)
+            self.shutdown_request(request)
+        except BaseException:
+            self.shutdown_request(request)
+            raise
+        return True
+
+    def _accept(self) -> None:
+        """Let some requests in; for the serving thread, when there is one."""
+        # Several where it is certain that none does not mean waiting.
+        standard: Any = TCPServer.get_request
+        certain = type(self).get_request is standard and cast(TCPServer, self).socket.gettimeout() == 0.0
+        for _ in range(AT_ONCE if certain else 1):
+            if not self._handle_request_noblock() or self._lot.stopping or not self._lot.has_room():
+                return
+
+    # -- the end ----------------------------------------------------------------------------------------------------
+
+    def server_close(self) -> None:
+        """Accept no more, close the clients that wait, and wait up to `drain` seconds for handlers that run.
+
+        If serve_forever runs, it returns. From a handler, nothing is waited for. What still runs after that time finds
+        that its clients have left.
+        """
+        lot = self._lot
+        deadline = None if self.drain is None else clock.now() + self.drain
+        lot.close(self.drain)
+        datagrams = getattr(self, "socket_type", None) == socket.SOCK_DGRAM
+        if not datagrams:
+            super().server_close()
+        waits = self.block_on_close and not self.daemon_threads and current_visit() is None
+        if waits:
+            lot.drain(deadline)
+        if datagrams:  # handlers answer through this very socket
+            super().server_close()
+        lot.close_pool(wait=waits)
+
+
+@contextmanager
+def _not_blocking(listener: Any) -> Iterator[None]:
+    """Have a listener accept without waiting: a client may leave, or be another process's, before it is accepted."""
+    if not isinstance(listener, socket.socket) or listener.type != socket.SOCK_STREAM:
+        yield
+        return
+    timeout = listener.gettimeout()
+    _set_timeout(listener, 0.0)
+    try:
+        yield
+    finally:
+        _set_timeout(listener, timeout)
+
+
+def _set_timeout(listener: socket.socket, timeout: float | None) -> None:
+    try:
+        listener.settimeout(timeout)
+    except OSError:
+        pass  # it is closed, or is being closed

@@ -1,0 +1,86 @@
+"""The servers that are measured: each echoes, sleeps where it is told to, and ends when it is ended."""
+
+from __future__ import annotations
+
+import os
+import socket
+import ssl
+import sys
+from collections.abc import Callable
+from types import ModuleType
+
+import pytest
+
+Import = Callable[[str], ModuleType]
+NAMES = ("treadle", "uvloop", "asyncio", "gevent", "socketserver", "pool", "go")
+PATIENCE = 60.0
+
+pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the benchmark is for Linux only")
+
+
+def exchange(connection: socket.socket, data: bytes) -> bytes:
+    """Send, and return as many bytes as come back."""
+    connection.sendall(data)
+    got = b""
+    while len(got) < len(data) and (more := connection.recv(1 << 16)):
+        got += more
+    return got
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("flags", [(), ("--slow",)])
+def test_each_server_echoes(bench: Import, name: str, flags: tuple[str, ...]) -> None:
+    peers = bench("echo_peers")
+    try:
+        with peers.serving(name, *flags) as server:
+            (pid,) = server.pids
+            with socket.create_connection(("127.0.0.1", server.port), PATIENCE) as connection:
+                assert exchange(connection, b"hello") == b"hello"
+                assert exchange(connection, b"Slow") == b"Slow"
+                big = os.urandom(300_000)
+                assert exchange(connection, big) == big
+    except peers.Unavailable as reason:
+        pytest.skip(f"{name}: {reason}")
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+def test_treadle_serves_lines(bench: Import) -> None:
+    with bench("echo_peers").serving("treadle", "--lines") as server:
+        with socket.create_connection(("127.0.0.1", server.port), PATIENCE) as connection:
+            assert exchange(connection, b"one\ntwo\n") == b"one\ntwo\n"
+
+
+def test_treadle_serves_tls(bench: Import) -> None:
+    certificate = bench("echo_cases").certificate
+    trusting = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    trusting.check_hostname, trusting.verify_mode = False, ssl.CERT_NONE
+    try:
+        path = certificate()
+    except bench("echo_servers").Unavailable as reason:
+        pytest.skip(str(reason))
+    with bench("echo_peers").serving("treadle", "--cert", path) as server:
+        with socket.create_connection(("127.0.0.1", server.port), PATIENCE) as plain:
+            with trusting.wrap_socket(plain) as connection:
+                assert exchange(connection, b"hello") == b"hello"
+
+
+def test_two_processes_serve_one_port(bench: Import) -> None:
+    with bench("echo_peers").serving("treadle", "--processes", "2", children=2) as server:
+        assert len(set(server.pids)) == 2
+        with socket.create_connection(("127.0.0.1", server.port), PATIENCE) as connection:
+            assert exchange(connection, b"hello") == b"hello"
+
+
+def test_a_server_that_cannot_begin_says_why(bench: Import) -> None:
+    peers = bench("echo_peers")
+    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(peers.ServerFailed, match="in use"):
+        with peers.serving("asyncio", "--port", str(taken.getsockname()[1])):
+            pass
+
+
+def test_what_is_not_installed_is_unavailable(bench: Import, monkeypatch: pytest.MonkeyPatch) -> None:
+    peers = bench("echo_peers")
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(peers.Unavailable, match="no go compiler"), peers.serving("go"):
+        pass

@@ -1,0 +1,86 @@
+"""Runs one of CPython's own tests of `socketserver` and `http.server` with another mixin in ThreadingMixIn's place.
+
+    python driver_socketserver.py list MODULE:MIXIN              name the tests
+    python driver_socketserver.py run  MODULE:MIXIN TEST LIMIT   run one of them; LIMIT is in seconds
+
+Either writes its answer to standard output, as JSON in the last line. The tests are those of the interpreter that runs
+this; none is copied. They come by the mixin in three ways, and in each of them they find the one under test:
+
+    socketserver.ThreadingMixIn             what the tests mix into servers of their own
+    socketserver.Threading...Server         the servers that are mixed already
+    http.server.HTTPServer                  which has no mixin, and has the one under test here
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import http.server
+import importlib
+import inspect
+import json
+import os
+import socketserver
+import sys
+import tempfile
+import threading
+import unittest
+from typing import Any
+
+MODULES = ("test.test_socketserver", "test.test_httpservers")
+PATIENCE = 5.0  # seconds for a thread that is on its way out
+
+
+def place(spec: str) -> None:
+    """Put the mixin that `spec` names in the place of the standard library's. The tests are not imported yet."""
+    module, _, name = spec.partition(":")
+    mixin = getattr(importlib.import_module(module), name)
+    # Subclasses that have the names of what they replace, for a test compares the module with its `__all__`.
+    standard: Any = socketserver
+    standard.ThreadingMixIn = type("ThreadingMixIn", (mixin,), {"__module__": "socketserver"})
+    for base in ("TCPServer", "UDPServer", "UnixStreamServer", "UnixDatagramServer"):
+        if hasattr(standard, base):
+            bases = (standard.ThreadingMixIn, getattr(standard, base))
+            setattr(standard, f"Threading{base}", type(f"Threading{base}", bases, {"__module__": "socketserver"}))
+    web: Any = http.server
+    web.HTTPServer = type("HTTPServer", (mixin, web.HTTPServer), {"__module__": "http.server"})
+
+
+def tests_in(module: str) -> list[str]:
+    """Name the tests in a module in full."""
+    return [
+        f"{module}.{name}.{method}"
+        for name, case in sorted(vars(importlib.import_module(module)).items())
+        if inspect.isclass(case) and issubclass(case, unittest.TestCase)
+        for method in unittest.defaultTestLoader.getTestCaseNames(case)
+    ]
+
+
+def run(test: str) -> dict[str, str]:
+    """Run a test, with the set-up of its class and module, and return what came of it."""
+    result = unittest.TestResult()
+    unittest.defaultTestLoader.loadTestsFromName(test).run(result)
+    faults = [text for _, text in result.errors + result.failures]
+    if result.skipped and not faults:
+        return {"verdict": "skipped", "detail": result.skipped[0][1]}
+    for thread in set(threading.enumerate()) - {threading.main_thread()}:
+        thread.join(PATIENCE)
+        if thread.is_alive():
+            faults.append(f"it left {thread} behind")
+    if result.testsRun != 1 or not result.wasSuccessful():
+        faults.append(repr(result))
+    return {"verdict": "failed" if faults else "passed", "detail": "\n".join(faults)}
+
+
+def main(command: str, spec: str, test: str = "", limit: str = "60") -> None:
+    """Write the answer. If that, and the interpreter's exit, take longer than `limit`, write every stack instead."""
+    faulthandler.dump_traceback_later(float(limit), exit=True)
+    place(spec)
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)  # where the tests make files and UNIX sockets
+        answer: object = run(test) if command == "run" else {module: tests_in(module) for module in MODULES}
+        os.chdir("/")
+    print("\n" + json.dumps(answer), flush=True)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

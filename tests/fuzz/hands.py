@@ -1,0 +1,122 @@
+"""Hands: a pool that is played on a stage; as much of one as the server asks for."""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+from treadle.errors import PoolClosed
+
+if TYPE_CHECKING:
+    from fuzz.stage import Stage
+
+__all__ = ["Hands"]
+
+
+class Hands:
+    """Workers that run tasks, and do standing work when there are none; it is recalled for a task as in a real pool.
+
+    It is its own dispatcher, staff and admission.
+    """
+
+    def __init__(self, stage: Stage, dice: random.Random, workers: int) -> None:
+        self.stage = stage
+        self.dice = dice
+        self.max_workers = workers
+        self.staff = self.admission = self
+        self.name = "hands"
+        self.tasks: deque[Any] = deque()
+        self.standing: deque[Any] = deque()
+        self.on_stand: list[Any] = []
+        self.idle = 0
+        self.refuses = 0.0  # how often it does
+        self.closed = False
+        for number in range(workers):
+            stage.add(f"worker-{number}", self._work)
+
+    # -- what the server calls -------------------------------------------------------------------------------------
+
+    def is_ours(self) -> bool:
+        """Whether this is a worker's thread."""
+        me = self.stage.me()
+        return me is not None and me.name.startswith("worker")
+
+    def stand(self, task: Any) -> bool:
+        """Take standing work in."""
+        self.stage.step()
+        if self.closed:
+            raise PoolClosed(self.name, "shutdown")
+        self.standing.append(task)
+        return not self.tasks and self.idle > 0
+
+    def stood_down(self, task: Any) -> None:
+        """Note that standing work is over."""
+        self.stage.step()
+        if task in self.on_stand:
+            self.on_stand.remove(task)
+        self.stage.step()
+
+    def enter_later(self, task: Any, when_full: str) -> bool:
+        """Take a task in."""
+        self.stage.step()
+        if self.closed or (self.refuses and self.dice.random() < self.refuses):
+            task._forget_call()
+            raise PoolClosed(self.name, "shutdown") if self.closed else RuntimeError("can't start new thread")
+        self.tasks.append(task)
+        if len(self.tasks) > self.idle and self.on_stand:
+            self.recall_one()
+        self.stage.step()
+        return True
+
+    # -- what happens to it ----------------------------------------------------------------------------------------
+
+    def recall_one(self) -> None:
+        """Recall a worker from standing work."""
+        self.on_stand.pop().recall()
+
+    def cancel_one(self) -> None:
+        """Drop a task that has not begun."""
+        if self.tasks:
+            index = self.dice.randrange(len(self.tasks))
+            task = self.tasks[index]
+            del self.tasks[index]
+            task._forget_call()
+
+    def close(self, *, cancel: bool) -> None:
+        """Take no more; workers end when there is nothing left."""
+        self.closed = True
+        self.standing.clear()
+        while self.on_stand:
+            self.recall_one()
+        while cancel and self.tasks:
+            self.cancel_one()
+
+    def _work(self) -> None:
+        while True:
+            self.idle += 1
+            self.stage.wait(lambda: bool(self.tasks or self.standing or self.closed), what="work")
+            self.idle -= 1
+            if self.tasks:
+                task = self.tasks.popleft()
+                if task._invoke():
+                    self.tasks.append(task)
+            elif self.standing:
+                task = self.standing.popleft()
+                self.on_stand.append(task)
+                task._invoke()
+            elif self.closed:
+                return
+            self.stage.step()
+
+
+class Errand(SimpleNamespace):
+    """A task that has nothing to do with the server."""
+
+    def _invoke(self) -> bool:
+        self.do()
+        return False
+
+    def _forget_call(self) -> None:
+        pass

@@ -1,0 +1,191 @@
+"""Judge: all that must hold for a server, at every turn and at its end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import inf
+from typing import TYPE_CHECKING, Any
+
+from fuzz.framings import cut
+from fuzz.parts import LARGEST, Client
+from treadle.server import Limits, Raw
+from treadle.server.connection import CHUNK, Connection, Phase
+from treadle.server.poller import READ, WRITE
+
+if TYPE_CHECKING:
+    from fuzz.pollers import FakeListener, FakePoller
+    from fuzz.stage import Stage
+    from fuzz.wire import Net
+    from treadle.server.fleet import Fleet
+
+__all__ = ["Judge"]
+
+SHORT = 0.02  # seconds that may pass without a look at whether anything is stuck
+
+
+class Judge:
+    """The part of a World that looks at the rest."""
+
+    stage: Stage
+    net: Net
+    limits: Limits
+    framing: Any
+    greeting: bytes
+    session: bool
+    moody: bool
+    over: bool
+    fleet: Fleet
+    listener: FakeListener
+    clients: list[Client]
+
+    def __init__(self) -> None:
+        self.turns = 0
+        self.overdue: dict[Connection, float] = {}  # since when we know
+        self.not_read: dict[Connection, float] = {}  # when it was seen last that the server does not read
+
+    def about_to_wait(self, seconds: float) -> None:
+        """Nobody can go on before `seconds` have passed: is anything left undone?"""
+        if seconds < SHORT or self.over:
+            return
+        for lane in self.fleet.lanes:
+            for conn in lane.connections():
+                self.check_not_stuck(lane, conn)
+
+    def check_not_stuck(self, lane: Any, conn: Connection) -> None:
+        """Fail if a connection has something to do, and nobody knows."""
+        wire: Any = conn.sock
+        if conn.busy or conn.phase is not Phase.OPEN:
+            return
+        waits_for_room = conn.watched & WRITE and not wire.readiness() & WRITE
+        something = wire.incoming or conn.waiting or conn.out or (conn.secure and wire.plain) or wire.eof
+        assert waits_for_room or not something, (
+            f"{wire} is stuck: {len(wire.incoming)} to read, {len(conn.waiting)} to handle, {conn.unsent} to send,"
+            f" watched for {conn.watched}; {self.stage.scene()}"
+        )
+
+    def about_to_poll(self, poller: FakePoller) -> None:
+        """A leader has done its turn: look whether all agree."""
+        if self.stage.failure is not None:
+            return
+        self.turns += 1
+        lane = next(lane for lane in self.fleet.lanes if id(lane.poller) == id(poller))
+        if lane.over or lane.lock.locked():  # somebody is in the middle of it
+            return
+        try:
+            for fd, conn in list(lane.sources.items()):
+                if type(conn) is Connection:
+                    self.check_connection(lane, poller, fd, conn)
+            for fd in poller.watched:
+                assert fd in lane.sources, f"{fd} is watched, and nobody's"
+            assert self.fleet.gate.connections <= self.limits.max_connections, "too many connections"
+        except AssertionError as error:
+            self.stage.tear(f"{error}; after {self.turns} turns")
+
+    def check_connection(self, lane: Any, poller: FakePoller, fd: int, conn: Connection) -> None:
+        """Look at one connection that the lane knows."""
+        wire: Any = conn.sock
+        said = f"{wire} {conn.phase.name} watched={conn.watched} busy={conn.busy} calm={conn.calm} due={conn.due}"
+        assert fd == conn.fd == wire.fd, said
+        assert conn.phase is not Phase.CLOSED, said
+        assert not wire.closed, said
+        assert (poller.watched.get(fd) or 0) == conn.watched, f"{said}: the poller watches for {poller.watched.get(fd)}"
+        assert conn.due < inf, f"{said}: no timer"
+        assert any(entry[2] is conn and entry[0] == conn.due for entry in lane.timers.heap), f"{said}: not in the heap"
+        assert conn.unsent <= self.limits.write_buffer + LARGEST + 3, f"{said}: {conn.unsent} bytes to send"
+        if conn.busy or conn.out:
+            self.overdue.pop(conn, None)
+            self.not_read[conn] = lane.now
+        if conn.busy:
+            return
+        assert conn.unsent == sum(map(len, conn.out)), said
+        assert conn.watched or conn in lane.ready, f"{said}: forgotten"
+        assert conn.cutter.held <= self.limits.max_message + CHUNK, f"{said}: {conn.cutter.held} bytes held"
+        if conn.phase is Phase.OPEN and not conn.out and conn not in lane.ready:
+            assert conn.watched == conn.wait_in, f"{said}: to read it waits for {conn.wait_in}"
+        if conn.calm:
+            assert conn.phase is Phase.OPEN, said
+            assert conn.watched == READ, said
+            assert not any((conn.out, conn.waiting, conn.closing, conn.error, conn.secure)), said
+        end, why = lane.keeper.deadlines.of(conn)
+        if end > lane.now:
+            self.overdue.pop(conn, None)
+        else:  # a busy connection that came back, for one, is found so at the next look
+            since = self.overdue.setdefault(conn, lane.now)
+            late = lane.now - since
+            assert late <= lane.timers.period or why == "max_age", f"{said}: {why} should have come {late} s ago"
+
+    def left(self, plain: Callable[[Connection, str], object], conn: Connection, why: str) -> None:
+        """A connection is about to be closed."""
+        client: Client = conn.sock.client  # type: ignore[attr-defined]
+        client.why.append(why)
+        limits = self.limits
+        least = {"read_timeout": limits.read_timeout, "idle_timeout": limits.idle_timeout}.get(why)
+        least = limits.rate_grace if why == "min_read_rate" else least
+        passed = self.stage.now - self.not_read.get(conn, 0.0)
+        if least is not None and passed < least - 1e-6:
+            self.stage.tear(f"{conn.sock} is cut by {why} {passed} s after the server could read it")
+        client.conn = conn
+        client.while_draining = any(lane.draining for lane in self.fleet.lanes)
+        plain(conn, why)
+
+    def check_the_end(self) -> None:
+        """Look at what is left, and at each client's part."""
+        fleet = self.fleet
+        assert fleet.acceptors[0].reserve == -1
+        assert not self.net.open, f"left open: {list(self.net.open.values())}"
+        assert not self.net.pollers
+        for wire in self.listener.handed_out:
+            assert wire.closed == 1, f"{wire} was closed {wire.closed} times"
+        for lane in fleet.lanes:
+            assert not lane.connections() or fleet.cut, f"known to the end: {lane.connections()}"
+            for conn in lane.connections():
+                assert conn.busy, f"{conn} is left, and not busy"
+        cut_busy = sum(len(lane.connections()) for lane in fleet.lanes)
+        assert fleet.gate.connections == cut_busy, f"{fleet.gate.connections} counted, {cut_busy} left"
+        assert fleet.closed == sum(len(client.why) for client in self.clients), "not all were counted"
+        for client in self.clients:
+            try:
+                self.check_client(client)
+            except AssertionError as error:
+                raise AssertionError(f"client {client.number}: {error}; closed: {client.why}") from None
+
+    def check_client(self, client: Client) -> None:
+        """What was handled, in which order, and what was answered."""
+        assert len(client.why) <= 1, "left twice"
+        wire, limit = client.wire, self.limits.max_message
+        if wire is None:
+            return
+        first_words = (self.limits.rejection, self.greeting)
+        if not (client.conn or client.seen) and any(words.startswith(client.received) for words in first_words):
+            return  # refused; or its handler was still running when the server ended
+        stream = cut(self.framing, bytes(client.sent), limit, ended=client.ended or wire.reset)
+        raw = isinstance(self.framing, Raw) or self.session
+        whole = [bytes(client.sent)] if raw else stream.messages
+        seen = [b"".join(client.seen)] if raw else client.seen
+        if wire.reset and seen and not raw:
+            seen, part = seen[:-1], seen[-1]  # the last one may end where the system has dropped the rest
+            assert b"".join(whole[len(seen) : len(seen) + 1]).startswith(part), f"handled {part!r} of {whole!r}"
+        if raw:
+            assert whole[0].startswith(seen[0]), f"handled {seen!r}, which is no part of {whole!r}"
+        else:
+            assert seen == whole[: len(seen)], f"handled {seen!r}, sent {whole!r}"
+        assert client.answers.startswith(client.received), f"told {client.received!r}, answered {client.answers!r}"
+        faulty = wire.broken or wire.reset or client.why != [""]
+        if not (wire.broken or wire.reset or self.net.faults.odd or self.session):
+            allowed = {"", "handshake_timeout", "read_timeout", "write_timeout", "idle_timeout", "min_read_rate"}
+            allowed |= {"min_write_rate", "evicted", "cut at the end", "TLS handshake failed"}
+            assert set(client.why) <= allowed, "closed without a reason"
+        if faulty:
+            return
+        certain = len(client.answers) if client.certain is None else client.certain
+        assert len(client.received) >= certain, f"told {bytes(client.received)!r}, answered {bytes(client.answers)!r}"
+        of_itself = (
+            self.session
+            or self.moody
+            or client.closing
+            or client.while_draining
+            or self.limits.max_age is not None
+            or stream.too_long
+        )
+        if client.ended and not of_itself:
+            assert seen == whole, f"handled {seen!r}, sent {whole!r}"

@@ -1,0 +1,140 @@
+"""Parts of a world: limits, clients and what they send, and framings that raise; all at random."""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING, Any
+
+from treadle.server import LengthPrefix, Limits, Lines, Raw
+from treadle.server.connection import Connection
+
+if TYPE_CHECKING:
+    from fuzz.wire import Wire
+
+__all__ = ["LARGEST", "Ambiguous", "Client", "HandlerFault", "Moody", "random_limits", "random_script"]
+
+LARGEST = 3000  # bytes of an answer
+
+
+class HandlerFault(Exception):
+    """What handlers raise here."""
+
+
+class Ambiguous:
+    """An answer that is neither true nor false, as arrays are."""
+
+    def __bool__(self) -> bool:
+        raise HandlerFault("neither true nor false")
+
+
+class Moody:
+    """A framing that is another one, and raises now and then."""
+
+    def __init__(self, framing: Any, dice: random.Random) -> None:
+        self.framing = framing
+        self.dice = dice
+
+    def cutter(self, limit: int) -> MoodyCutter:
+        """Return a cutter, or raise."""
+        if self.dice.random() < 0.05:
+            raise HandlerFault("no cutter")
+        return MoodyCutter(self.framing.cutter(limit), self.dice)
+
+
+class MoodyCutter:
+    """A cutter that raises now and then."""
+
+    def __init__(self, cutter: Any, dice: random.Random) -> None:
+        self.cutter = cutter
+        self.dice = dice
+
+    @property
+    def held(self) -> int:
+        """Bytes that are held back."""
+        return int(self.cutter.held)
+
+    def feed(self, data: bytes) -> Any:
+        """Return messages, or raise."""
+        if self.dice.random() < 0.1:
+            raise HandlerFault("no messages")
+        return self.cutter.feed(data)
+
+    def finish(self) -> Any:
+        """Return messages, or raise."""
+        if self.dice.random() < 0.3:
+            raise HandlerFault("no end")
+        return self.cutter.finish()
+
+
+class Client:
+    """One client: what it sends, and what becomes of it."""
+
+    def __init__(self, number: int, dice: random.Random, script: bytes, greeting: bytes) -> None:
+        self.number = number
+        self.address = (dice.choice(["10.0.0.1", "10.0.0.2"]), number)
+        self.script = script
+        self.early = b""
+        self.early_end = False
+        self.wire: Wire | None = None
+        self.sent = bytearray()
+        self.ended = self.left = False
+        self.received = bytearray()
+        # What the handler did.
+        self.seen: list[bytes] = []
+        self.answers = bytearray(greeting)
+        self.certain: int | None = None  # how many bytes of the answers are sent though one after them is not
+        self.inside = False
+        self.closing = False  # the handler has said so
+        # What the server did.
+        self.conn: Connection | None = None
+        self.why: list[str] = []
+        self.while_draining = False
+
+
+def random_limits(dice: random.Random) -> Limits:
+    """Return any limits."""
+
+    def seconds(*values: float | None) -> Any:
+        return dice.choice(values)
+
+    return Limits(
+        max_connections=dice.choice([1, 2, 5, 100]),
+        max_connections_per_peer=seconds(None, None, 1, 3),
+        accept_rate=seconds(None, None, 0.5, 20.0),
+        when_full=dice.choice(["pause", "reject", "evict_idle"]),
+        rejection=dice.choice([b"", b"full\n"]),
+        max_message=dice.choice([8, 40, 200, 100_000]),
+        write_buffer=dice.choice([0, 1, 100, 1000, 65536]),
+        handshake_timeout=seconds(0.05, 1.0, 10.0),
+        read_timeout=seconds(None, 0.05, 1.0, 30.0),
+        write_timeout=seconds(None, 0.05, 1.0, 30.0),
+        idle_timeout=seconds(None, 0.05, 1.0, 75.0),
+        max_age=seconds(None, None, None, 0.1, 2.0),
+        min_read_rate=seconds(None, None, 1.0, 1000.0),
+        min_write_rate=seconds(None, None, 1.0, 1000.0),
+        rate_grace=seconds(0.01, 5.0),
+        linger=seconds(0.0, 0.1, 2.0),
+        linger_bytes=dice.choice([0, 10, 65536]),
+    )
+
+
+def random_script(dice: random.Random, framing: Any, limit: int, number: int) -> bytes:
+    """Return what a client is to send in all."""
+    pieces: list[bytes] = []
+    for serial in range(dice.choice([0, 1, 2, 5, 20, 80])):
+        size = dice.choice([0, 0, 1, 10, 30, 150])
+        body = (b"%d.%d." % (number, serial)).ljust(size, b"*")
+        if dice.random() < 0.98:
+            body = body[:limit]
+        if isinstance(framing, LengthPrefix):
+            body = body[: 256**framing.size - 1]
+            pieces.append(framing.pack(body))
+        elif isinstance(framing, Lines):
+            pieces.append(body + dice.choice([b"\n", b"\r\n"]))
+        elif isinstance(framing, Raw):
+            pieces.append(body)
+        else:
+            pieces.append(body + framing.delimiter)
+    if dice.random() < 0.2:
+        pieces.append(b"\x01half")
+    return b"".join(pieces)

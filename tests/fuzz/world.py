@@ -1,0 +1,353 @@
+"""World: one server on a stage, its clients and its handler."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import random
+import socket
+import ssl
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from functools import partial
+from types import SimpleNamespace
+from typing import Any
+from unittest import mock
+
+from fuzz.framings import random_framing
+from fuzz.hands import Errand, Hands
+from fuzz.judge import Judge
+from fuzz.parts import LARGEST, Ambiguous, Client, HandlerFault, Moody, random_limits, random_script
+from fuzz.pollers import FakeListener, FakePoller
+from fuzz.stage import Stage, StageLock, StageMail
+from fuzz.wire import Net
+from treadle import clock
+from treadle.server import CloseConnection, Messages, Session
+from treadle.server import fleet as fleets
+from treadle.server import lane as lanes
+from treadle.server import service as services
+from treadle.server import watchdog as watchdogs
+
+__all__ = ["World", "play"]
+
+
+class Listening(logging.Handler):
+    """Looks for what must never be logged."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__()
+        self.world = world
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Look at one record."""
+        said = record.getMessage()
+        error = record.exc_info[1] if record.exc_info else None
+        if "a fault in treadle itself" in said or ("standing task" in said and "failed" in said):
+            self.world.stage.fail(error if isinstance(error, Exception) else AssertionError(said))
+        elif error is not None and "handler" not in said and not isinstance(error, HandlerFault):
+            self.world.stage.fail(error)
+
+
+class World(Judge):
+    """See above."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        self.seed = seed
+        self.dice = dice = random.Random(seed)
+        self.stage = Stage(dice, self.about_to_wait)
+        self.net = Net(self.stage, dice)
+        self.limits = random_limits(dice)
+        self.framing = random_framing(dice)
+        self.session = dice.random() < 0.2
+        self.moody = not self.session and dice.random() < 0.05
+        self.greeting = dice.choice([b"", b"", b"hello\n"]) if not self.session else b""
+        self.secure = dice.random() < 0.3
+        self.slow_handlers = dice.choice([0.0, 0.05, 0.3, 0.9])
+        self.failing_handlers = dice.choice([0.0, 0.0, 0.02, 0.2])
+        self.large_answers = dice.choice([0.0, 0.1, 0.5])
+        self.clients: list[Client] = []
+        self.numbers = itertools.count(1)
+        self.fleet: fleets.Fleet
+        self.listener = FakeListener(self.net, secure=self.secure)
+        self.over = False
+        self.ended_at_pool = False
+
+    # -- the handler -----------------------------------------------------------------------------------------------
+
+    def handle(self, message: bytes, peer: Any) -> Any:
+        """Answer a message; or do what handlers do."""
+        client = self.clients[peer.address[1] - 1]
+        stage, dice = self.stage, self.dice
+        if stage.failure is not None:
+            return None
+        if client.inside:
+            stage.tear(f"two messages of client {client.number} are handled at the same time")
+        client.inside = True
+        client.seen.append(bytes(message))
+        self.linger_in_handler()
+        client.inside = False
+        if dice.random() < self.failing_handlers:
+            return self.fail(client)
+        answer = self.random_answer(client)
+        client.answers += bytes(answer or b"")
+        return answer
+
+    def converse(self, talk: Any) -> None:
+        """Talk to a client, with no regard for its messages."""
+        client = self.clients[talk.peer.address[1] - 1]
+        dice = self.dice
+        if client.inside:
+            self.stage.tear(f"two conversations with client {client.number}")
+        client.inside = True
+        for _ in range(dice.choice([0, 1, 5, 20])):
+            self.linger_in_handler()
+            kind = dice.randrange(4)
+            size = dice.choice([1, 10, 1000, 100_000])
+            if kind == 0:
+                self.say_to(client, talk)
+            elif kind == 1:
+                client.seen.append(talk.recv(size))
+            elif kind == 2:
+                client.seen.append(talk.readline())
+            else:
+                client.seen.append(talk.recv_exactly(min(size, self.limits.max_message)))
+            if dice.random() < self.failing_handlers / 4:
+                raise HandlerFault("enough")
+        if dice.random() < 0.2:
+            talk.close()
+        client.inside = dice.random() < 0.5  # it is not called again
+
+    def say_to(self, client: Client, talk: Any) -> None:
+        """Say something in a conversation."""
+        words = bytes(self.random_answer(client) or b"")
+        certain = len(client.answers)
+        client.answers += words
+        try:
+            talk.sendall(words)
+        except OSError:
+            client.certain = certain
+            raise
+
+    def linger_in_handler(self) -> None:
+        """Take some time."""
+        dice, stage = self.dice, self.stage
+        for _ in range(dice.choice([0, 0, 1, 3])):
+            stage.step()
+        if dice.random() < self.slow_handlers:
+            stage.sleep(dice.choice([0.0001, 0.002, 0.01, 0.1, 3.0]))
+
+    def random_answer(self, client: Client) -> Any:
+        """Return something to answer."""
+        dice = self.dice
+        if dice.random() < 0.15:
+            return dice.choice([None, b"", bytearray(), 0, "", []]) if dice.random() < 0.5 else None
+        size = dice.randrange(1, LARGEST) if dice.random() < self.large_answers else dice.randrange(1, 30)
+        answer = (b"<%d:%d>" % (client.number, len(client.answers))).ljust(size, b"=")
+        return dice.choice([bytes, bytes, bytes, bytearray, memoryview])(answer)
+
+    def fail(self, client: Client) -> Any:
+        """End a connection, in one of many ways."""
+        client.closing = True
+        if client.certain is None:
+            client.certain = len(client.answers)
+        kind = self.dice.randrange(9)
+        if kind < 2:
+            client.answers += b"bye"
+            client.certain = len(client.answers) if client.certain == len(client.answers) - 3 else client.certain
+            raise CloseConnection(b"bye")
+        if kind == 2:
+            raise CloseConnection
+        if kind == 3:
+            raise self.dice.choice([HandlerFault, SystemExit, KeyboardInterrupt, StopIteration, GeneratorExit])("x")
+        if kind == 4:
+            raise self.dice.choice(
+                [BlockingIOError(11, "x"), ssl.SSLWantReadError("x"), ConnectionResetError(104, "x")]
+            )
+        return self.dice.choice(["text", 1, [1], object(), 1.5, {1: 2}, Ambiguous()])
+
+    # -- what happens ----------------------------------------------------------------------------------------------
+
+    def drama(self) -> None:
+        """Do what clients and others do, and stop the server."""
+        dice, stage = self.dice, self.stage
+        acts: list[Callable[[], object]] = [self.connect, self.talk, self.talk, self.talk, self.listen, self.listen]
+        acts += [self.pass_time, self.pass_time, self.end_or_leave, self.disturb]
+        for _ in range(dice.choice([10, 40, 150])):
+            dice.choice(acts)()
+            stage.step()
+        if dice.random() < 0.6:
+            self.let_all_end()
+        for _ in range(dice.choice([1, 1, 2])):
+            first = self.fleet.lanes[0]
+            first.post(partial(self.fleet.drain, stage.now + dice.choice([0.0, 0.1, 5.0])))
+            for _ in range(dice.choice([0, 5, 30])):
+                dice.choice(acts)()
+                stage.step()
+        stage.wait(lambda: self.over, what="the end")
+        self.hands.close(cancel=dice.random() < 0.5)
+
+    def let_all_end(self) -> None:
+        """Have every client send the rest, read all, and end; and give the server the time for it."""
+        for client in list(self.clients):
+            self.say(client, len(client.script))
+            if client.wire is not None:
+                client.wire.room = 1 << 30
+            self.end(client)
+        self.stage.sleep(self.dice.choice([0.01, 3.0, 20.0]))
+
+    def pick(self) -> Client | None:
+        """Return a client that has not left."""
+        there = [client for client in self.clients if not client.left]
+        return self.dice.choice(there) if there else None
+
+    def connect(self) -> None:
+        """A client comes."""
+        if len(self.clients) < 40 and not self.listener.closed:
+            number = next(self.numbers)
+            script = random_script(self.dice, self.framing, self.limits.max_message, number)
+            client = Client(number, self.dice, script, self.greeting)
+            self.clients.append(client)
+            self.listener.queue.append(client)
+
+    def talk(self) -> None:
+        """A client sends something."""
+        if client := self.pick():
+            self.say(client, self.dice.choice([1, 3, 20, 1000, 100_000]))
+
+    def say(self, client: Client, size: int) -> None:
+        """Have `client` send the next `size` bytes of its script."""
+        data, client.script = client.script[:size], client.script[size:]
+        if client.ended or client.left:
+            return
+        wire = client.wire
+        client.sent += data
+        if wire is None:
+            client.early += data
+        elif not wire.closed and not wire.reset:
+            wire.greet()
+            wire.incoming += data
+
+    def listen(self) -> None:
+        """A client reads."""
+        if (client := self.pick()) and client.wire is not None:
+            client.wire.room += self.dice.choice([1, 10, 1000, 100_000])
+
+    def end_or_leave(self) -> None:
+        """A client ends its half, or is gone all at once."""
+        if client := self.pick():
+            if self.dice.random() < 0.7:
+                self.end(client)
+            elif client.wire is not None and self.net.faults.hard:
+                client.left = client.wire.reset = True
+                client.wire.incoming.clear()
+                client.wire.error = self.dice.choice([104, 110, 113, None])
+
+    def end(self, client: Client) -> None:
+        """`client` sends no more."""
+        client.ended = True
+        if client.wire is None:
+            client.early_end = True
+        else:
+            client.wire.eof = True
+
+    def pass_time(self) -> None:
+        """Some time passes, seen by some or by all."""
+        if self.dice.random() < 0.7:
+            self.stage.sleep(self.dice.choice([0.0005, 0.002, 0.01, 0.2, 2.0]))
+        else:
+            self.stage.now += self.dice.choice([0.001, 0.05, 1.0, 40.0])
+
+    def disturb(self) -> None:
+        """Others use the pool, or it fails."""
+        kind = self.dice.randrange(6)
+        if kind < 3 and not self.hands.closed:
+            with suppress(RuntimeError):
+                self.hands.enter_later(Errand(do=lambda: self.stage.sleep(self.dice.choice([0.0, 0.01, 1.0]))), "wait")
+        elif kind == 3 and self.hands.on_stand:
+            self.hands.recall_one()
+        elif kind == 4 and self.net.faults.odd:
+            self.hands.cancel_one()
+        elif kind == 5 and self.net.faults.odd and self.dice.random() < 0.1:
+            self.hands.close(cancel=self.dice.random() < 0.5)
+
+    # -- the play --------------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Play it, and look at what is left."""
+        listening = Listening(self)
+        loggers = [logging.getLogger(name) for name in ("treadle", "treadle.server")]
+        with ExitStack() as stack:
+            for target, name, value in self.replacements():
+                stack.enter_context(mock.patch.object(target, name, value))
+            for logger in loggers:
+                stack.enter_context(mock.patch.object(logger, "propagate", False))
+                logger.addHandler(listening)
+                stack.callback(logger.removeHandler, listening)
+            self.set_up()
+            self.stage.play()
+            self.check_the_end()
+
+    def replacements(self) -> list[tuple[Any, str, Any]]:
+        """Return what of treadle is replaced, by what."""
+        stage, dice = self.stage, self.dice
+
+        def now() -> float:
+            stage.now += 1e-9  # no two looks at a clock show the same
+            return stage.now
+
+        def start_thread(target: Callable[[], object], name: str) -> Any:
+            return stage.add(name, target).thread
+
+        system = SimpleNamespace(
+            socket=SimpleNamespace(recv=lambda wire, size: wire.take(size)),
+            SHUT_WR=socket.SHUT_WR, SOL_SOCKET=socket.SOL_SOCKET, SO_LINGER=socket.SO_LINGER,
+        )  # fmt: skip
+        count = dice.choice([1, 1, 1, 2, 3])
+        return [
+            (clock, "now", now),
+            (lanes, "clock", now),
+            (watchdogs, "now", now),
+            (lanes, "thread_clock", lambda: 1),
+            (watchdogs, "read_clock", lambda clock: stage.now * dice.choice([0.0, 1.0])),
+            (watchdogs, "start_thread", start_thread),
+            (lanes, "new_poller", lambda: FakePoller(self.net, self.about_to_poll)),
+            (lanes, "Lock", lambda: StageLock(stage)),
+            (lanes, "allocate_lock", lambda: StageMail(stage)),
+            (services, "socket", system),
+            (fleets, "_lanes_wanted", lambda dispatcher: count),
+        ]
+
+    def set_up(self) -> None:
+        """Start the server."""
+        self.hands = Hands(self.stage, self.dice, self.dice.choice([1, 1, 2, 3]))
+        self.hands.refuses = self.net.faults.odd / 10
+        framing: Any = Moody(self.framing, self.dice) if self.moody else self.framing
+        protocol: Any = Messages(self.handle, framing, greeting=self.greeting)
+        if self.session:
+            protocol = Session(self.converse, speaks_first=self.dice.random() < 0.5)
+        self.fleet = fleets.Fleet(protocol, self.limits, self.hands, self.end_of_fleet)  # type: ignore[arg-type]
+        for lane in self.fleet.lanes:
+            plain = lane.service.left
+            lane.service.left = partial(self.left, plain)
+        context: Any = SimpleNamespace(wrap_socket=self.wrap) if self.secure else None
+        self.fleet.start([self.listener], context)  # type: ignore[list-item]
+        self.stage.add("drama", self.drama)
+
+    def wrap(self, wire: Any, **options: object) -> Any:
+        """Do as an SSLContext."""
+        if self.net.odds(self.net.faults.odd / 10):
+            raise OSError(107, "not connected")
+        return wire
+
+    def end_of_fleet(self) -> None:
+        """All lanes have ended."""
+        assert not self.over, "the fleet has ended twice"
+        self.over = True
+
+
+def play(seed: int) -> World:
+    """Play one world."""
+    world = World(seed)
+    world.run()
+    return world

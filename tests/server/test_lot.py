@@ -1,0 +1,250 @@
+"""Lot: how many requests there may be, how long they may wait, and what happens when the system is out of something."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import socket
+import socketserver
+import threading
+from contextlib import ExitStack
+from itertools import pairwise
+from typing import Any
+
+import pytest
+
+from socketservers import ANYWHERE, HTTP, PATIENCE, TCP, UDP, Echo, Hello, connect, serving, until, web
+from tcp import ask, receive_all
+from treadle import clock
+from treadle.server.lot import FIRST_PAUSE, LONGEST_PAUSE
+
+
+def test_beyond_max_connections_clients_wait_for_one_to_leave(caplog: pytest.LogCaptureFixture) -> None:
+    class Server(TCP):
+        max_connections = 3
+        most = 0
+
+        def verify_request(self, request: Any, client_address: Any) -> bool:
+            self.most = max(self.most, len(self._lot.visits) + 1)
+            return True
+
+    with ExitStack() as stack:
+        server = stack.enter_context(serving(Server(ANYWHERE, Echo)))
+        clients = [stack.enter_context(connect(server)) for _ in range(9)]
+        for first in (0, 3, 6):
+            for client in clients[first : first + 3]:
+                assert ask(client, b"x\n") == b"x\n"
+            assert server._lot.full or first == 6
+            for client in clients[first : first + 3]:
+                client.close()
+        assert server.most == 3
+    assert [record.levelname for record in caplog.records] == ["WARNING"]  # one line, not one a client
+    assert "all 3 places are taken" in caplog.text
+
+
+def test_datagrams_are_bounded_like_connections() -> None:
+    entered, gate = threading.Semaphore(0), threading.Event()
+
+    class Handler(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            entered.release()
+            assert gate.wait(PATIENCE)
+
+    class Server(UDP):
+        max_connections = 2
+        max_workers = 1
+
+    with serving(Server(ANYWHERE, Handler)) as server:
+        for _ in range(5):
+            server.socket.sendto(b"x", server.server_address)
+        assert entered.acquire(timeout=PATIENCE)
+        until(lambda: server._lot.full)
+        assert len(server._lot.visits) == 2
+        gate.set()
+        for _ in range(4):
+            assert entered.acquire(timeout=PATIENCE)
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM])
+def test_out_of_something_it_pauses_ever_longer_and_says_so_once(number: int, caplog: pytest.LogCaptureFixture) -> None:
+    class Server(TCP):
+        def __init__(self) -> None:
+            super().__init__(ANYWHERE, Echo)
+            self.tries: list[float] = []
+
+        def get_request(self) -> Any:
+            self.tries.append(clock.now())
+            if len(self.tries) <= 3:
+                raise OSError(number, os.strerror(number))
+            return super().get_request()
+
+    with caplog.at_level(logging.INFO, "treadle.server"):
+        with serving(Server()) as server, connect(server) as sock:
+            assert ask(sock, b"x\n") == b"x\n"
+            gaps = [later - sooner for sooner, later in pairwise(server.tries)]
+            assert [gap >= FIRST_PAUSE * 2**number for number, gap in enumerate(gaps)] == [True] * 3
+            assert server._lot.pause == FIRST_PAUSE  # for the next time
+    assert [(record.levelname, os.strerror(number) in record.message) for record in caplog.records] == [("ERROR", True)]
+
+
+def test_pauses_end_with_the_longest_and_when_a_client_leaves() -> None:
+    class Server(TCP):
+        out = False
+
+        def get_request(self) -> Any:
+            if self.out:
+                self.out = False
+                self._lot.pause = 3600.0  # longer than any test
+                raise OSError(errno.EMFILE, "Too many open files")
+            return super().get_request()
+
+    with serving(Server(ANYWHERE, Echo)) as server, connect(server) as first:
+        assert ask(first, b"x\n") == b"x\n"
+        server.out = True
+        with connect(server) as second:
+            until(lambda: server._lot.resume_at > clock.now() + 1800)
+            assert server._lot.pause == LONGEST_PAUSE
+            first.close()
+            assert ask(second, b"y\n") == b"y\n"
+
+
+def test_handle_request_pauses_as_well() -> None:
+    tries: list[float] = []
+
+    class Server(TCP):
+        def get_request(self) -> Any:
+            tries.append(clock.now())
+            raise OSError(errno.EMFILE, "Too many open files")
+
+    with Server(ANYWHERE, Echo) as server, connect(server):
+        for _ in range(3):
+            server.handle_request()
+    assert [later - sooner >= FIRST_PAUSE for sooner, later in pairwise(tries)] == [True] * 2
+
+
+def test_a_client_that_left_before_it_was_accepted_harms_nobody() -> None:
+    class Server(TCP):
+        failures = 2
+
+        def get_request(self) -> Any:
+            self.failures -= 1
+            if self.failures >= 0:
+                raise ConnectionAbortedError(errno.ECONNABORTED, "Software caused connection abort")
+            return super().get_request()
+
+    with serving(Server(ANYWHERE, Echo)) as server, connect(server) as sock:
+        assert ask(sock, b"x\n") == b"x\n"
+
+
+def test_who_sends_nothing_for_idle_timeout_is_closed() -> None:
+    class Server(TCP):
+        idle_timeout = 0.01
+
+    with serving(Server(ANYWHERE, Echo)) as server, connect(server) as sock:
+        assert receive_all(sock) == b""
+        assert not server._lot.parked
+
+
+def test_a_conversation_that_is_idle_for_idle_timeout_is_finished_and_closed() -> None:
+    threads: list[str] = []
+
+    class Handler(Hello):
+        def finish(self) -> None:
+            threads.append(threading.current_thread().name)
+            super().finish()
+
+    class Server(HTTP):
+        idle_timeout = 0.01
+        max_workers = 1
+
+    with serving(Server(ANYWHERE, Handler)) as server, web(server) as client:
+        client.connect()
+        client.request("GET", "/")
+        assert client.getresponse().read() == b"1 /"
+        assert receive_all(client.sock) == b""
+        until(lambda: not server._lot.visits)
+    assert threads == ["Server-0"]  # the user's code, so not the thread that polls for everybody
+
+
+def test_who_is_served_is_not_idle() -> None:
+    """A handler that takes its time is nobody's business but its own."""
+    late = threading.Event()
+
+    class Handler(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            self.request.recv(1)
+            assert late.wait(PATIENCE)
+            self.request.sendall(b"done")
+
+    class Server(TCP):
+        idle_timeout = 0.05
+
+    with serving(Server(ANYWHERE, Handler)) as server, connect(server) as busy, connect(server) as idle:
+        busy.sendall(b"?")
+        assert receive_all(idle) == b""
+        late.set()
+        assert receive_all(busy) == b"done"
+
+
+def test_without_idle_timeout_nothing_is_timed() -> None:
+    class Server(TCP):
+        idle_timeout = None
+
+    with serving(Server(ANYWHERE, Echo)) as server, connect(server), connect(server) as probe:
+        assert ask(probe, b"x\n") == b"x\n"
+        assert len(server._lot.parked) == 1
+        assert not server._lot.timers.heap
+
+
+def test_a_socket_closed_behind_its_back_makes_way_for_its_descriptors_next_owner() -> None:
+    class Server(TCP):
+        victim: socket.socket | None = None
+
+        def get_request(self) -> Any:
+            request, address = super().get_request()
+            if self.victim is not None:
+                number = self.victim.fileno()
+                self.victim.close()
+                os.dup2(request.fileno(), number)
+                request.close()
+                return socket.socket(fileno=number), address
+            self.victim = request
+            return request, address
+
+    with serving(Server(ANYWHERE, Echo)) as server, connect(server), connect(server) as sock:
+        assert ask(sock, b"x\n") == b"x\n"
+        assert len(server._lot.visits) == 1
+    with serving(Server(ANYWHERE, Echo)) as server, connect(server):
+        until(lambda: server.victim is not None and server._lot.parked)
+        server.victim.close()  # and nobody takes its place
+
+
+def test_requests_handed_in_from_another_thread_are_taken() -> None:
+    class Server(TCP):
+        def process_request(self, request: Any, client_address: Any) -> None:
+            thread = threading.Thread(target=super().process_request, args=(request, client_address))
+            thread.start()
+            thread.join(PATIENCE)
+
+    with serving(Server(ANYWHERE, Echo)) as server, connect(server) as sock:
+        assert ask(sock, b"x\n") == b"x\n"
+
+
+def test_a_request_that_comes_after_server_close_is_closed() -> None:
+    with TCP(ANYWHERE, Echo) as server:
+        server.server_close()
+        with TCP(ANYWHERE, Echo) as other, connect(other) as sock:
+            server.process_request(*other.get_request())
+            assert receive_all(sock) == b""
+
+
+def test_nothing_is_kept_of_clients_that_have_left() -> None:
+    with serving(HTTP(ANYWHERE, Hello)) as server:
+        for _ in range(300):
+            with web(server) as client:
+                client.request("GET", "/")
+                client.getresponse().read()
+        until(lambda: not server._lot.visits)
+        assert not server._lot.parked
+        assert len(server._lot.timers.heap) < 100

@@ -1,0 +1,98 @@
+"""Servers of the standard library's making, on PoolMixIn, and their clients."""
+
+from __future__ import annotations
+
+import http.client
+import http.server
+import socket
+import socketserver
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from time import monotonic
+from typing import Any
+
+from treadle.server.socketserver import PoolMixIn
+
+__all__ = ["ANYWHERE", "HTTP", "PATIENCE", "TCP", "UDP", "Echo", "Hello", "connect", "serving", "until", "web"]
+
+PATIENCE = 30.0  # seconds after which a test that waits for the other side has failed
+ANYWHERE = ("127.0.0.1", 0)
+
+
+class TCP(PoolMixIn, socketserver.TCPServer):
+    """The plain server."""
+
+
+class UDP(PoolMixIn, socketserver.UDPServer):
+    """The plain server of datagrams."""
+
+
+class HTTP(PoolMixIn, http.server.HTTPServer):
+    """The plain web server."""
+
+
+class Echo(socketserver.StreamRequestHandler):
+    """Answers lines until the client leaves."""
+
+    def handle(self) -> None:
+        for line in self.rfile:
+            self.wfile.write(line)
+
+
+class Hello(http.server.BaseHTTPRequestHandler):
+    """Answers with the number of the request in its conversation, and the path; keeps the connection."""
+
+    protocol_version = "HTTP/1.1"
+    count = 0
+
+    def do_GET(self) -> None:
+        self.count += 1
+        body = b"%d %s" % (self.count, self.path.encode()[:80])
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+@contextmanager
+def serving(server: Any, poll_interval: float = 3600.0) -> Iterator[Any]:
+    """Serve in a thread, and close. With such an interval nothing happens by polling."""
+    thread = threading.Thread(target=server.serve_forever, args=(poll_interval,), name="serving")
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        thread.join(PATIENCE)
+        server.server_close()
+        assert not thread.is_alive()
+
+
+@contextmanager
+def connect(server: Any) -> Iterator[socket.socket]:
+    """Connect to a server."""
+    with socket.create_connection(server.server_address[:2], PATIENCE) as sock:
+        yield sock
+
+
+@contextmanager
+def web(server: Any) -> Iterator[http.client.HTTPConnection]:
+    """Connect to a web server."""
+    host, port = server.server_address
+    connection = http.client.HTTPConnection(host, port, timeout=PATIENCE)
+    try:
+        yield connection
+    finally:
+        connection.close()
+
+
+def until(condition: Callable[[], object]) -> None:
+    """Wait for what tells nobody of itself."""
+    deadline = monotonic() + PATIENCE
+    while not condition():
+        assert monotonic() < deadline
+        threading.Event().wait(0.001)
