@@ -127,7 +127,7 @@ class FakePoller:
                 stage.tear(f"{what} {fd}, which is not open")
             if self.watched.get(fd) != before:
                 stage.tear(f"{what} {fd}: it is watched for {self.watched.get(fd)}, not for {before}")
-        wire = self.net.open.get(fd)
+        wire: Any = self.net.open.get(fd)
         if events and type(wire) in (Wire, SecureWire) and self.net.odds(self.net.faults.watch):
             wire.broken = True
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -77,7 +77,12 @@ class Acceptor:
         """Watch the listener for `events`; 0: do not."""
         poller = self.lane.poller
         if events and not self.watched:
-            poller.add(self.fd, events)
+            try:
+                poller.add(self.fd, events)
+            except OSError as error:  # the system is out of something, such as fs.epoll.max_user_watches
+                self.failed(error)
+                self.lane.timers.hasten(self, self.lane.now + self.pause)
+                return
         elif self.watched and not events:
             poller.remove(self.fd, self.watched)
         self.watched = events
@@ -146,11 +151,7 @@ class Acceptor:
 
     def out_of_it(self, error: OSError) -> None:
         """The system is out of descriptors, or of memory: accept no more for a while."""
-        if self.failures.begins():
-            _log.error(
-                "%s: cannot accept: %s; trying again every %g to %g s",
-                self.listener.address, error.strerror, FIRST_PAUSE, LONGEST_PAUSE,
-            )  # fmt: skip
+        self.failed(error)
         if error.errno in OUT_OF_FILES and self.reserve >= 0:
             os.close(self.reserve)
             self.reserve = -1
@@ -162,6 +163,12 @@ class Acceptor:
             self.reserve = open_reserve()
         self.sleep(self.pause)
         self.pause = min(self.pause * 2, LONGEST_PAUSE)
+
+    def failed(self, error: OSError) -> None:
+        """Say, once, why nothing is accepted for now."""
+        if self.failures.begins():
+            every = f"{FIRST_PAUSE:g} to {LONGEST_PAUSE:g} s"
+            _log.error("%s: cannot accept: %s; trying again every %s", self.listener.address, error.strerror, every)
 
     def sleep(self, seconds: float) -> None:
         """Accept nothing for `seconds`, or until a connection leaves."""

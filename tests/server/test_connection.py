@@ -1,0 +1,108 @@
+"""Connection and Peer: what is kept when the kernel takes no more, and what a handler sees."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from contextvars import Context
+
+import pytest
+
+from treadle.server import Lines, Peer, Raw
+from treadle.server.connection import CHUNK, Connection, Phase
+
+
+@pytest.fixture
+def ends() -> Iterator[tuple[Connection, socket.socket]]:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.setblocking(False)
+        theirs.setblocking(False)
+        yield Connection(ours, Peer("", ours), Lines().cutter(100), Context(), 0.0), theirs
+
+
+def drained(conn: Connection, theirs: socket.socket) -> bytes:
+    """Flush and read until nothing is left."""
+    data = b""
+    while True:
+        conn.flush()
+        try:
+            data += theirs.recv(1 << 20)
+        except BlockingIOError:
+            if not conn.out:
+                return data
+
+
+def test_what_the_kernel_does_not_take_is_kept_in_order_and_counted(ends: tuple[Connection, socket.socket]) -> None:
+    conn, theirs = ends
+    parts = [os.urandom(300_000) for _ in range(5)]
+    for part in parts:
+        conn.write(part)
+    assert 0 < conn.unsent == sum(map(len, conn.out)) < 1_500_000
+    assert drained(conn, theirs) == b"".join(parts)
+    assert conn.unsent == 0
+
+
+def test_flush_tells_whether_it_got_anywhere(ends: tuple[Connection, socket.socket]) -> None:
+    conn, theirs = ends
+    assert conn.flush()  # nothing to do
+    conn.write(b"x" * 5_000_000)
+    assert not conn.flush()
+    theirs.recv(1 << 20)
+    assert conn.flush()
+
+
+def test_a_peer_that_is_gone_raises_nothing_and_drops_what_is_kept(ends: tuple[Connection, socket.socket]) -> None:
+    conn, theirs = ends
+    conn.write(b"x" * 5_000_000)
+    theirs.close()
+    assert conn.flush()
+    assert conn.error is not None
+    assert (conn.unsent, list(conn.out)) == (0, [])
+    conn.write(b"more")
+    assert not conn.out
+
+
+def test_after_a_fault_nothing_is_sent_any_more(ends: tuple[Connection, socket.socket]) -> None:
+    """Or the peer would get a later answer without the one before."""
+    conn, theirs = ends
+    conn.give_up("scripted")
+    conn.give_up(OSError(5, "the first reason stays"))
+    conn.write(b"more")
+    assert conn.error == "scripted"
+    with pytest.raises(BlockingIOError):
+        theirs.recv(1)
+
+
+def test_it_is_idle_only_if_nothing_is_under_way(ends: tuple[Connection, socket.socket]) -> None:
+    conn, _ = ends
+    assert conn.idle()
+    for name, value, back in (("busy", True, False), ("begun", 1.0, 0.0), ("phase", Phase.CLOSING, Phase.OPEN)):
+        setattr(conn, name, value)
+        assert not conn.idle()
+        setattr(conn, name, back)
+    conn.waiting.append(b"message")
+    assert not conn.idle()
+
+
+def test_raw_bytes_that_need_no_cutting_are_not_cut() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        peer = Peer("", ours)
+        assert Connection(ours, peer, Raw().cutter(CHUNK), Context(), 0.0).feed is None
+        assert Connection(ours, peer, Raw().cutter(CHUNK - 1), Context(), 0.0).feed is not None
+
+
+def test_a_peer_tells_who_it_is() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        four = Peer(("10.0.0.1", 5), ours)
+        assert (four.host, four.port, str(four), repr(four)) == ("10.0.0.1", 5, "10.0.0.1:5", "<Peer 10.0.0.1:5>")
+        six = Peer(("::1", 5, 0, 0), ours)
+        assert (six.host, six.port, str(six)) == ("::1", 5, "[::1]:5")
+        unix = Peer("", ours)
+        assert (unix.host, unix.port, str(unix)) == ("", 0, "a UNIX socket")
+        assert (unix.certificate, unix.alpn) == (None, None)
+        unix.state["a"] = 1
+        assert unix.state == {"a": 1}

@@ -1,0 +1,88 @@
+"""Gate: who is counted, and as whom."""
+
+from __future__ import annotations
+
+import threading
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from treadle.server import Limits
+from treadle.server import gate as module
+from treadle.server.gate import Gate
+
+
+def test_the_ceiling_is_exact_and_leaving_makes_room() -> None:
+    gate = Gate(Limits(max_connections=2))
+    assert gate.enter("") is None
+    assert gate.enter(("127.0.0.1", 1)) is None
+    assert gate.full()
+    assert "all 2 connections are taken" in str(gate.enter(("127.0.0.1", 2)))
+    assert gate.leave("") is True
+    assert not gate.full()
+    assert gate.leave(("127.0.0.1", 1)) is False
+    assert gate.connections == 0
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        (("10.0.0.1", 1), ("10.0.0.1", 2), True),
+        (("10.0.0.1", 1), ("10.0.0.2", 1), False),
+        (("2001:db8:1:2::1", 1, 0, 0), ("2001:db8:1:2:ffff::9", 1, 0, 0), True),
+        (("2001:db8:1:2::1", 1, 0, 0), ("2001:db8:1:3::1", 1, 0, 0), False),
+        (("::ffff:10.0.0.1", 1, 0, 0), ("10.0.0.1", 2), True),
+        (("fe80::1%eth0", 1, 0, 2), ("fe80::2%eth0", 1, 0, 2), True),
+        ("", "", False),  # UNIX sockets have no address
+    ],
+)
+def test_an_ipv6_address_counts_by_its_64(one: Any, other: Any, same: bool) -> None:
+    gate = Gate(Limits(max_connections_per_peer=1))
+    assert gate.enter(one) is None
+    assert (gate.enter(other) is not None) is same
+    gate.leave(one)
+    if same:
+        assert gate.enter(other) is None
+
+
+def test_a_seconds_worth_may_come_at_once_and_then_no_faster_than_the_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    time: Any = SimpleNamespace(now=lambda: time.value, value=100.0)
+    monkeypatch.setattr(module, "clock", time)
+    gate = Gate(Limits(accept_rate=4.0))
+    for _ in range(4):
+        assert gate.delay() == 0.0
+        gate.enter("")
+    assert gate.delay() == pytest.approx(0.25)
+    time.value += 0.125
+    assert gate.delay() == pytest.approx(0.125)
+    time.value += 0.125
+    assert gate.delay() == 0.0
+    gate.enter("")
+    time.value += 1000.0
+    for _ in range(4):
+        assert gate.delay() == 0.0
+        gate.enter("")
+    assert gate.delay() > 0.0
+
+
+def test_without_a_rate_there_is_no_delay() -> None:
+    assert Gate(Limits()).delay() == 0.0
+
+
+def test_counts_hold_from_many_threads() -> None:
+    gate, most = Gate(Limits(max_connections=5, max_connections_per_peer=5)), []
+
+    def come_and_go() -> None:
+        for _ in range(500):
+            if gate.enter(("10.0.0.1", 1)) is None:
+                most.append(gate.connections)
+                gate.leave(("10.0.0.1", 1))
+
+    threads = [threading.Thread(target=come_and_go) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert max(most) <= 5
+    assert gate.connections == 0
