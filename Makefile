@@ -88,7 +88,15 @@ $(VENV)/.cli: $(VENV)/.made pyproject.toml
 	@touch $@
 
 # Some compiled libraries have no releases for free-threaded builds; tests and peers that need them are skipped there.
+# The tests make their certificates with the openssl command.
 $(VENV)/.test $(VENV)/.bench: $(VENV)/.%: $(VENV)/.made pyproject.toml
+	@command -v openssl >/dev/null || { \
+	    if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	        echo "make: installing openssl, with which the tests make certificates"; \
+	        apt-get update -qq && apt-get install -qq -y openssl >/dev/null; \
+	    else \
+	        echo "make: the tests need the openssl command; on Debian and Ubuntu: sudo apt-get install openssl" >&2; exit 1; \
+	    fi; }
 	@free=$$($(PY) -c 'import sysconfig; print(sysconfig.get_config_var("Py_GIL_DISABLED") or 0)'); \
 	if [ "$$free" = 1 ]; then extras=$*; else extras=$*,$*-compiled; fi; \
 	echo "installing treadle[$$extras] into $(VENV)"; \
