@@ -40,7 +40,8 @@ class Judge:
 
     def __init__(self) -> None:
         self.turns = 0
-        self.overdue: dict[Connection, float] = {}  # since when we know
+        self.jumped = 0.0  # when time moved on last though somebody had something to do
+        self.overdue: dict[Connection, tuple[str, float]] = {}  # by which limit, and since when we know
         self.not_read: dict[Connection, float] = {}  # when it was seen last that the server does not read
 
     def about_to_wait(self, seconds: float) -> None:
@@ -110,8 +111,9 @@ class Judge:
         if end > lane.now:
             self.overdue.pop(conn, None)
         else:  # a busy connection that came back, for one, is found so at the next look
-            since = self.overdue.setdefault(conn, lane.now)
-            late = lane.now - since
+            if self.overdue.setdefault(conn, (why, lane.now))[0] != why:
+                self.overdue[conn] = (why, lane.now)
+            late = lane.now - self.overdue[conn][1]
             assert late <= lane.timers.period or why == "max_age", f"{said}: {why} should have come {late} s ago"
 
     def left(self, plain: Callable[[Connection, str], object], conn: Connection, why: str) -> None:
@@ -122,7 +124,7 @@ class Judge:
         least = {"read_timeout": limits.read_timeout, "idle_timeout": limits.idle_timeout}.get(why)
         least = limits.rate_grace if why == "min_read_rate" else least
         passed = self.stage.now - self.not_read.get(conn, 0.0)
-        if least is not None and passed < least - 1e-6:
+        if least is not None and passed < least - 1e-6 and self.jumped < (conn.begun or conn.active):
             self.stage.tear(f"{conn.sock} is cut by {why} {passed} s after the server could read it")
         client.conn = conn
         client.while_draining = any(lane.draining for lane in self.fleet.lanes)

@@ -280,16 +280,15 @@ class SecureWire(Wire):
     def recv(self, size: int) -> bytes:
         """Return what is decrypted, of one record at most."""
         self._enter("recv")
-        if self.timeout == 0.0 and self.net.odds(self.net.faults.soft / 2):
-            raise ssl.SSLWantWriteError("want write")
-        if not self.plain:
+        if not self.plain:  # what is decrypted can be had at once, and without fail
+            if self.timeout == 0.0 and self.net.odds(self.net.faults.soft / 2):
+                raise ssl.SSLWantWriteError("want write")
             if self.net.odds(self.net.faults.hard):
                 self.broken = True
                 raise self.net.dice.choice([ssl.SSLError(1, "bad record mac"), ssl.SSLEOFError(8, "EOF occurred")])
             self.plain += self.take(self.net.dice.choice([10, 1000, 16384]))
-        size = self.net.dice.randrange(1, size + 1) if self.net.odds(self.net.faults.short) else size
-        data = bytes(self.plain[:size])
-        del self.plain[:size]
+        data = bytes(self.plain[: self._size(min(size, len(self.plain)))])
+        del self.plain[: len(data)]
         return data
 
     def again_to_send(self) -> Exception:

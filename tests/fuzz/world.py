@@ -257,6 +257,7 @@ class World(Judge):
             self.stage.sleep(self.dice.choice([0.0005, 0.002, 0.01, 0.2, 2.0]))
         else:
             self.stage.now += self.dice.choice([0.001, 0.05, 1.0, 40.0])
+            self.jumped = self.stage.now
 
     def disturb(self) -> None:
         """Others use the pool, or it fails."""

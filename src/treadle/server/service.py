@@ -168,7 +168,10 @@ class Service:
         try:
             data = conn.recv(CHUNK)
             while data and len(data) < CHUNK and conn.sock.pending():  # type: ignore[attr-defined]  # an SSLSocket
-                data += conn.recv(CHUNK)
+                try:
+                    data += conn.recv(CHUNK)
+                except OSError:  # what was read is not lost over it; an error that stays is raised by the next read
+                    break
         except ssl.SSLWantWriteError:
             conn.wait_in = WRITE
             raise
