@@ -12,9 +12,27 @@ from contextlib import contextmanager
 from time import monotonic
 from typing import Any
 
+from treadle import Pool
+from treadle.server.lot import Lot
+from treadle.server.parking import Parking
 from treadle.server.socketserver import PoolMixIn
 
-__all__ = ["ANYWHERE", "HTTP", "PATIENCE", "TCP", "UDP", "Echo", "Hello", "connect", "serving", "until", "web"]
+__all__ = [
+    "ANYWHERE",
+    "HTTP",
+    "PATIENCE",
+    "TCP",
+    "UDP",
+    "Echo",
+    "Hello",
+    "connect",
+    "lot_of",
+    "parking_of",
+    "pool_of",
+    "serving",
+    "until",
+    "web",
+]
 
 PATIENCE = 30.0  # seconds after which a test that waits for the other side has failed
 ANYWHERE = ("127.0.0.1", 0)
@@ -96,3 +114,23 @@ def until(condition: Callable[[], object]) -> None:
     while not condition():
         assert monotonic() < deadline
         threading.Event().wait(0.001)
+
+
+def lot_of(server: Any) -> Lot:
+    """Return what keeps a server's requests."""
+    lot: Lot = server._PoolMixIn__lot
+    return lot
+
+
+def pool_of(server: Any) -> Pool:
+    """Return the pool that a server uses."""
+    pool = lot_of(server).pool
+    assert pool is not None
+    return pool
+
+
+def parking_of(server: Any) -> Parking:
+    """Return where a server's clients wait."""
+    parking = lot_of(server).parking
+    assert parking is not None
+    return parking

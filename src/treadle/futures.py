@@ -93,7 +93,6 @@ class Future(_base.Future[T]):
     )
 
     _silent = False  # whether observers are not told of it
-    _standing = False  # whether its worker counts as free (see `treadle.standing`)
 
     # A pool fills these in by hand (see Pool.submit), without calling __init__; what is not listed there stays unset.
     _home: Home

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from treadle import clock
 from treadle.events import Snapshot, WorkerSnapshot
 from treadle.futures import PENDING
+from treadle.standing import Standing
 
 if TYPE_CHECKING:
     from treadle.dispatch import Dispatcher
@@ -25,8 +26,9 @@ def snapshot_of(dispatcher: Dispatcher) -> Snapshot:
         cancelled, rejected, shed = dispatcher.cancelled, dispatcher.admission.rejected, dispatcher.shed
         ended += sum(worker.ended for worker in dispatcher.staff.workers)
         closed = dispatcher.closed is not None
+        standing = sum(isinstance(worker.task, Standing) for worker in dispatcher.staff.workers)
     busy = sum(worker.task is not None for worker in workers)
-    running = inline + sum(worker.nested + (worker.task is not None) for worker in workers)
+    running = inline + sum(worker.nested + (worker.task is not None) for worker in workers) - standing
     now = clock.now()
     return Snapshot(
         name=dispatcher.name,

@@ -26,7 +26,6 @@ class Standing(Future[Any]):
 
     __slots__ = ()
     _silent = True
-    _standing = True
 
     def __init__(self, dispatcher: Dispatcher) -> None:
         super().__init__()
@@ -43,13 +42,16 @@ class Standing(Future[Any]):
 
     def _invoke(self) -> bool:
         self._result = self._exception = None
+        dispatcher = cast("Dispatcher", self._home)
         try:
             self.stand()
         except Exception:
             _log.exception("standing task %s failed", self.name)
         finally:
-            cast("Dispatcher", self._home).staff.stood_down(self)
+            dispatcher.staff.stood_down(self)
         self._context = None
+        with dispatcher.lock:
+            dispatcher.ended -= 1  # its worker counts it as a task, and nobody submitted it
         return False
 
     def _forget_call(self) -> None:

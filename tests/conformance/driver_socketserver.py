@@ -1,4 +1,4 @@
-"""Runs one of CPython's own tests of `socketserver` and `http.server` with another mixin in ThreadingMixIn's place.
+"""Runs one of CPython's own tests of `socketserver`, or that use it, with another mixin in ThreadingMixIn's place.
 
     python driver_socketserver.py list MODULE:MIXIN              name the tests
     python driver_socketserver.py run  MODULE:MIXIN TEST LIMIT   run one of them; LIMIT is in seconds
@@ -19,6 +19,7 @@ import importlib
 import inspect
 import json
 import os
+import re
 import socketserver
 import sys
 import tempfile
@@ -26,7 +27,8 @@ import threading
 import unittest
 from typing import Any
 
-MODULES = ("test.test_socketserver", "test.test_httpservers")
+MODULES = ("test.test_socketserver", "test.test_httpservers", "test.test_logging", "test.test_urllib2_localnet")
+WITH_SERVERS = re.compile("(Socket|Datagram|SysLog|HTTP)HandlerTest")  # those of test_logging
 PATIENCE = 5.0  # seconds for a thread that is on its way out
 
 
@@ -51,6 +53,7 @@ def tests_in(module: str) -> list[str]:
         f"{module}.{name}.{method}"
         for name, case in sorted(vars(importlib.import_module(module)).items())
         if inspect.isclass(case) and issubclass(case, unittest.TestCase)
+        if module != "test.test_logging" or WITH_SERVERS.search(name)
         for method in unittest.defaultTestLoader.getTestCaseNames(case)
     ]
 

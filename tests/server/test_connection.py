@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Iterator
+from contextlib import suppress
 from contextvars import Context
+from math import inf
 
 import pytest
 
@@ -64,6 +66,32 @@ def test_a_peer_that_is_gone_raises_nothing_and_drops_what_is_kept(ends: tuple[C
     assert not conn.out
 
 
+def test_an_answer_to_a_peer_that_is_gone_raises_nothing(ends: tuple[Connection, socket.socket]) -> None:
+    conn, theirs = ends
+    conn.calm = True
+    theirs.close()
+    conn.write(b"x")
+    assert conn.error is not None
+    assert (conn.calm, conn.unsent, list(conn.out)) == (False, 0, [])
+
+
+def test_an_answer_that_has_to_wait_ends_the_calm_and_is_counted_as_it_goes(
+    ends: tuple[Connection, socket.socket],
+) -> None:
+    conn, theirs = ends
+    conn.calm = True
+    conn.write(b"short")
+    assert (conn.calm, conn.unsent, conn.sent) == (True, 0, 0)
+    conn.write(b"x" * 5_000_000)
+    kept = conn.unsent
+    assert not conn.calm
+    theirs.recv(1 << 20)
+    conn.flush()
+    assert 0 < conn.sent == kept - conn.unsent
+    drained(conn, theirs)
+    assert (conn.sent, conn.unsent) == (kept, 0)
+
+
 def test_after_a_fault_nothing_is_sent_any_more(ends: tuple[Connection, socket.socket]) -> None:
     """Or the peer would get a later answer without the one before."""
     conn, theirs = ends
@@ -75,6 +103,44 @@ def test_after_a_fault_nothing_is_sent_any_more(ends: tuple[Connection, socket.s
         theirs.recv(1)
 
 
+def test_an_answer_waits_whole_when_the_kernel_takes_nothing(ends: tuple[Connection, socket.socket]) -> None:
+    conn, theirs = ends
+    before = 0
+    with suppress(BlockingIOError):
+        while True:
+            before += conn.send(b"x")
+    conn.write(b"late")
+    assert (conn.unsent, [bytes(view) for view in conn.out]) == (4, [b"late"])
+    assert drained(conn, theirs) == b"x" * before + b"late"
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (BrokenPipeError(32, "Broken pipe"), "Broken pipe"),
+        (ConnectionResetError(), "ConnectionResetError"),
+        ("its thread was killed", "its thread was killed"),
+    ],
+)
+def test_the_reason_for_giving_up_is_kept_in_words(
+    ends: tuple[Connection, socket.socket], error: OSError | str, words: str
+) -> None:
+    conn, _ = ends
+    conn.keep(memoryview(b"x"))
+    conn.calm = True
+    conn.give_up(error)
+    assert (conn.error, conn.calm, conn.unsent, len(conn.out)) == (words, False, 0, 0)
+
+
+def test_a_new_one_owes_nothing_and_came_now() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        conn = Connection(ours, Peer("", ours), Raw().cutter(1), Context(), 7.0)
+        assert (conn.fd, conn.phase, conn.since, conn.active, conn.due) == (ours.fileno(), Phase.OPEN, 7.0, 7.0, inf)
+        assert (conn.watched, conn.slow, conn.number, conn.unsent, conn.sent, conn.received) == (0,) * 6
+        assert not any((conn.calm, conn.busy, conn.ended, conn.closing, conn.last, conn.begun, conn.error))
+
+
 def test_it_is_idle_only_if_nothing_is_under_way(ends: tuple[Connection, socket.socket]) -> None:
     conn, _ = ends
     assert conn.idle()
@@ -82,6 +148,10 @@ def test_it_is_idle_only_if_nothing_is_under_way(ends: tuple[Connection, socket.
         setattr(conn, name, value)
         assert not conn.idle()
         setattr(conn, name, back)
+    conn.keep(memoryview(b"answer"))
+    assert not conn.idle()
+    conn.out.clear()
+    assert conn.idle()
     conn.waiting.append(b"message")
     assert not conn.idle()
 
@@ -91,7 +161,8 @@ def test_raw_bytes_that_need_no_cutting_are_not_cut() -> None:
     with ours, theirs:
         peer = Peer("", ours)
         assert Connection(ours, peer, Raw().cutter(CHUNK), Context(), 0.0).feed is None
-        assert Connection(ours, peer, Raw().cutter(CHUNK - 1), Context(), 0.0).feed is not None
+        for cutter in (Raw().cutter(CHUNK - 1), Lines().cutter(CHUNK)):
+            assert Connection(ours, peer, cutter, Context(), 0.0).feed is not None
 
 
 def test_a_peer_tells_who_it_is() -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
+from collections.abc import Sequence
+from itertools import combinations, pairwise
 
 import pytest
 from hypothesis import given
@@ -10,28 +11,37 @@ from hypothesis import strategies as st
 
 from treadle.errors import MessageTooLong
 from treadle.server import Delimiter, LengthPrefix, Lines, Raw
-from treadle.server.framing import Cutter, Framing
+from treadle.server.framing import Cutter, Framing, LengthPrefixCutter
 
 CUTS = st.lists(st.integers(0, 200), max_size=10)
+BYTES = st.binary(max_size=200) | st.lists(st.sampled_from(b"ab\r\n"), max_size=30).map(bytes)  # full of ends
 
 
 def feed_in_pieces(cutter: Cutter, data: bytes, cuts: list[int]) -> list[bytes]:
     """Feed `data`, cut at `cuts`; return the messages, those of the end included."""
-    edges = [0, *sorted(cut for cut in cuts if cut < len(data)), len(data)]
+    edges = [0, *sorted(cut % (len(data) + 1) for cut in cuts), len(data)]
     pieces = [data[start:end] for start, end in pairwise(edges) if start < end]
     return [message for piece in pieces for message in cutter.feed(piece)] + list(cutter.finish())
 
 
-@given(st.binary(max_size=200), CUTS, st.sampled_from([b"\0", b"ab", b"aa", b"aba", b"\r\n"]))
+@given(BYTES, CUTS, st.sampled_from([b"\0", b"ab", b"aa", b"aba", b"abab", b"aab", b"\r\n"]))
 def test_delimited_messages_are_what_split_gives(data: bytes, cuts: list[int], delimiter: bytes) -> None:
     for text in (data, data.replace(b"\1", delimiter), delimiter.join([data, data])):
         expected = text.split(delimiter)[:-1]
         assert feed_in_pieces(Delimiter(delimiter).cutter(10_000), text, cuts) == expected
 
 
-@given(st.lists(st.binary(max_size=20), max_size=8), CUTS)
-def test_lines_are_what_a_file_gives(parts: list[bytes], cuts: list[int]) -> None:
-    data = b"\n".join(parts)
+@pytest.mark.parametrize("delimiter", [b"aa", b"aba", b"abab", b"\r\n\r\n"])
+def test_a_delimiter_is_found_wherever_it_is_split(delimiter: bytes) -> None:
+    data = b"x" + delimiter + delimiter[:-1] + b"x" + delimiter + delimiter[:1]
+    expected = data.split(delimiter)[:-1]
+    every_two = [list(cuts) for cuts in combinations(range(len(data)), 2)]
+    for cuts in (*every_two, list(range(len(data)))):
+        assert feed_in_pieces(Delimiter(delimiter).cutter(100), data, cuts) == expected
+
+
+@given(BYTES, CUTS)
+def test_lines_are_what_a_file_gives(data: bytes, cuts: list[int]) -> None:
     *whole, rest = data.split(b"\n")
     expected = [line.removesuffix(b"\r") for line in whole] + ([rest] if rest else [])
     assert feed_in_pieces(Lines().cutter(10_000), data, cuts) == expected
@@ -46,14 +56,17 @@ def test_lines_are_what_a_file_gives(parts: list[bytes], cuts: list[int]) -> Non
 def test_prefixed_messages_are_what_was_packed(parts: list[bytes], cuts: list[int], size: int, order: str) -> None:
     framing = LengthPrefix(size, order)
     data = b"".join(map(framing.pack, parts))
-    assert feed_in_pieces(framing.cutter(10_000), data, cuts) == parts
+    for pieces in (cuts, list(range(len(data)))):
+        assert feed_in_pieces(framing.cutter(10_000), data, pieces) == parts
     half = framing.pack(b"x" * 40)[:-1]
     assert feed_in_pieces(framing.cutter(10_000), data + half, cuts) == parts
 
 
 @given(st.binary(max_size=200), CUTS)
 def test_raw_passes_everything_on_in_pieces_that_are_not_too_long(data: bytes, cuts: list[int]) -> None:
-    messages = feed_in_pieces(Raw().cutter(7), data, cuts)
+    cutter = Raw().cutter(7)
+    messages = feed_in_pieces(cutter, data, cuts)
+    assert cutter.held == 0
     assert b"".join(messages) == data
     assert all(0 < len(message) <= 7 for message in messages)
 
@@ -81,7 +94,68 @@ def test_the_limit_is_exact_and_what_came_before_is_delivered(
     assert messages == [b"12345"]
     assert caught.value.limit == 5
     with pytest.raises(MessageTooLong):
-        cutter.feed(b"x")
+        cutter.feed(longest)  # there is no way back: nobody knows where it would begin
+    assert cutter.held == 0
+    assert list(cutter.finish()) == []
+
+
+@pytest.mark.parametrize(
+    ("framing", "data"), [(Lines(), b"123456\n"), (Delimiter(b"--"), b"123456--"), (LengthPrefix(1), b"\x06")]
+)
+def test_a_message_that_is_too_long_is_refused_at_once(framing: Framing, data: bytes) -> None:
+    with pytest.raises(MessageTooLong):
+        framing.cutter(5).feed(data)
+
+
+@pytest.mark.parametrize(
+    ("framing", "most"),
+    [
+        (Lines(), b"12345\r"),
+        (Delimiter(b"--"), b"12345-"),
+        (Delimiter(b"abc"), b"12345ab"),
+        (LengthPrefix(2), b"\0\x051234"),
+    ],
+)
+@pytest.mark.parametrize("step", [1, 100])
+def test_what_is_held_is_a_message_and_half_an_end_at_most(framing: Framing, most: bytes, step: int) -> None:
+    cutter = framing.cutter(5)
+    for start in range(0, len(most), step):
+        assert list(cutter.feed(most[start : start + step])) == []
+    assert cutter.held == len(most)
+    if isinstance(framing, LengthPrefix):
+        assert list(cutter.feed(b"5")) == [b"12345"]
+    else:
+        with pytest.raises(MessageTooLong):
+            cutter.feed(b"x")
+    assert cutter.held == 0
+
+
+def test_a_length_has_four_bytes_in_network_order_unless_told_otherwise() -> None:
+    assert LengthPrefix().pack(b"x") == b"\0\0\0\1x"
+
+
+def test_a_length_that_is_too_long_is_refused_before_its_message_comes() -> None:
+    cutter = LengthPrefix(4).cutter(5)
+    assert list(cutter.feed(b"\0\0\0\x021")) == []
+    assert list(cutter.feed(b"2\0\0\0\x06")) == [b"12"]
+    for _ in range(2):
+        with pytest.raises(MessageTooLong, match="a message of 6 bytes") as caught:
+            cutter.feed(b"x")
+        assert (caught.value.limit, caught.value.length) == (5, 6)
+
+
+def test_half_a_message_is_not_looked_at_again_before_it_is_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or a long message in small pieces would cost its square."""
+    looks, cut = list[int](), LengthPrefixCutter.cut
+
+    def counted(cutter: LengthPrefixCutter, data: bytes) -> Sequence[bytes]:
+        looks.append(len(data))
+        return cut(cutter, data)
+
+    monkeypatch.setattr(LengthPrefixCutter, "cut", counted)
+    data = LengthPrefix(2).pack(b"x" * 100)
+    assert feed_in_pieces(LengthPrefix(2).cutter(100), data * 2, list(range(204))) == [b"x" * 100] * 2
+    assert looks == [1, 2, 102] * 2
 
 
 @pytest.mark.parametrize("framing", [Lines(), Delimiter(b"--"), LengthPrefix(4)])

@@ -46,6 +46,20 @@ def test_an_ipv6_address_counts_by_its_64(one: Any, other: Any, same: bool) -> N
         assert gate.enter(other) is None
 
 
+def test_the_ceiling_of_one_address_is_exact_and_nothing_is_remembered_of_those_who_left() -> None:
+    gate, address = Gate(Limits(max_connections_per_peer=2)), ("10.0.0.1", 1)
+    for _ in range(2):
+        assert gate.enter(address) is None
+    for _ in range(3):
+        assert gate.enter(address) == "10.0.0.1 has 2 connections already (max_connections_per_peer)"
+        gate.leave(address)
+        assert gate.enter(address) is None
+    assert gate.connections == 2  # the refused are not counted
+    for _ in range(2):
+        gate.leave(address)
+    assert gate._by_address == {}  # or every address that ever came would stay in memory
+
+
 def test_a_seconds_worth_may_come_at_once_and_then_no_faster_than_the_rate(monkeypatch: pytest.MonkeyPatch) -> None:
     time: Any = SimpleNamespace(now=lambda: time.value, value=100.0)
     monkeypatch.setattr(module, "clock", time)
@@ -64,6 +78,19 @@ def test_a_seconds_worth_may_come_at_once_and_then_no_faster_than_the_rate(monke
         assert gate.delay() == 0.0
         gate.enter("")
     assert gate.delay() > 0.0
+
+
+def test_of_a_rate_below_one_a_second_the_first_may_come_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    time: Any = SimpleNamespace(now=lambda: time.value, value=100.0)
+    monkeypatch.setattr(module, "clock", time)
+    gate = Gate(Limits(accept_rate=0.5))
+    assert gate.delay() == 0.0
+    gate.enter("")
+    assert gate.delay() == 2.0
+    time.value += 1000.0
+    gate.delay()
+    gate.enter("")
+    assert gate.delay() == 2.0
 
 
 def test_without_a_rate_there_is_no_delay() -> None:

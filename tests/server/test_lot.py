@@ -14,7 +14,21 @@ from typing import Any
 
 import pytest
 
-from socketservers import ANYWHERE, HTTP, PATIENCE, TCP, UDP, Echo, Hello, connect, serving, until, web
+from socketservers import (
+    ANYWHERE,
+    HTTP,
+    PATIENCE,
+    TCP,
+    UDP,
+    Echo,
+    Hello,
+    connect,
+    lot_of,
+    parking_of,
+    serving,
+    until,
+    web,
+)
 from tcp import ask, receive_all
 from treadle import clock
 from treadle.server.lot import FIRST_PAUSE, LONGEST_PAUSE
@@ -26,7 +40,7 @@ def test_beyond_max_connections_clients_wait_for_one_to_leave(caplog: pytest.Log
         most = 0
 
         def verify_request(self, request: Any, client_address: Any) -> bool:
-            self.most = max(self.most, len(self._lot.visits) + 1)
+            self.most = max(self.most, len(lot_of(self).visits) + 1)
             return True
 
     with ExitStack() as stack:
@@ -35,7 +49,7 @@ def test_beyond_max_connections_clients_wait_for_one_to_leave(caplog: pytest.Log
         for first in (0, 3, 6):
             for client in clients[first : first + 3]:
                 assert ask(client, b"x\n") == b"x\n"
-            assert server._lot.full or first == 6
+            assert lot_of(server).full or first == 6
             for client in clients[first : first + 3]:
                 client.close()
         assert server.most == 3
@@ -59,8 +73,8 @@ def test_datagrams_are_bounded_like_connections() -> None:
         for _ in range(5):
             server.socket.sendto(b"x", server.server_address)
         assert entered.acquire(timeout=PATIENCE)
-        until(lambda: server._lot.full)
-        assert len(server._lot.visits) == 2
+        until(lambda: lot_of(server).full)
+        assert len(lot_of(server).visits) == 2
         gate.set()
         for _ in range(4):
             assert entered.acquire(timeout=PATIENCE)
@@ -84,7 +98,7 @@ def test_out_of_something_it_pauses_ever_longer_and_says_so_once(number: int, ca
             assert ask(sock, b"x\n") == b"x\n"
             gaps = [later - sooner for sooner, later in pairwise(server.tries)]
             assert [gap >= FIRST_PAUSE * 2**number for number, gap in enumerate(gaps)] == [True] * 3
-            assert server._lot.pause == FIRST_PAUSE  # for the next time
+            assert lot_of(server).pause == FIRST_PAUSE  # for the next time
     assert [(record.levelname, os.strerror(number) in record.message) for record in caplog.records] == [("ERROR", True)]
 
 
@@ -95,7 +109,7 @@ def test_pauses_end_with_the_longest_and_when_a_client_leaves() -> None:
         def get_request(self) -> Any:
             if self.out:
                 self.out = False
-                self._lot.pause = 3600.0  # longer than any test
+                lot_of(self).pause = 3600.0  # longer than any test
                 raise OSError(errno.EMFILE, "Too many open files")
             return super().get_request()
 
@@ -103,8 +117,8 @@ def test_pauses_end_with_the_longest_and_when_a_client_leaves() -> None:
         assert ask(first, b"x\n") == b"x\n"
         server.out = True
         with connect(server) as second:
-            until(lambda: server._lot.resume_at > clock.now() + 1800)
-            assert server._lot.pause == LONGEST_PAUSE
+            until(lambda: lot_of(server).resume_at > clock.now() + 1800)
+            assert lot_of(server).pause == LONGEST_PAUSE
             first.close()
             assert ask(second, b"y\n") == b"y\n"
 
@@ -143,7 +157,7 @@ def test_who_sends_nothing_for_idle_timeout_is_closed() -> None:
 
     with serving(Server(ANYWHERE, Echo)) as server, connect(server) as sock:
         assert receive_all(sock) == b""
-        assert not server._lot.parked
+        assert not parking_of(server).visits
 
 
 def test_a_conversation_that_is_idle_for_idle_timeout_is_finished_and_closed() -> None:
@@ -163,7 +177,7 @@ def test_a_conversation_that_is_idle_for_idle_timeout_is_finished_and_closed() -
         client.request("GET", "/")
         assert client.getresponse().read() == b"1 /"
         assert receive_all(client.sock) == b""
-        until(lambda: not server._lot.visits)
+        until(lambda: not lot_of(server).visits)
     assert threads == ["Server-0"]  # the user's code, so not the thread that polls for everybody
 
 
@@ -193,8 +207,8 @@ def test_without_idle_timeout_nothing_is_timed() -> None:
 
     with serving(Server(ANYWHERE, Echo)) as server, connect(server), connect(server) as probe:
         assert ask(probe, b"x\n") == b"x\n"
-        assert len(server._lot.parked) == 1
-        assert not server._lot.timers.heap
+        assert len(parking_of(server).visits) == 1
+        assert not parking_of(server).timers.heap
 
 
 def test_a_socket_closed_behind_its_back_makes_way_for_its_descriptors_next_owner() -> None:
@@ -214,9 +228,9 @@ def test_a_socket_closed_behind_its_back_makes_way_for_its_descriptors_next_owne
 
     with serving(Server(ANYWHERE, Echo)) as server, connect(server), connect(server) as sock:
         assert ask(sock, b"x\n") == b"x\n"
-        assert len(server._lot.visits) == 1
+        assert len(lot_of(server).visits) == 1
     with serving(Server(ANYWHERE, Echo)) as server, connect(server):
-        until(lambda: server.victim is not None and server._lot.parked)
+        until(lambda: server.victim is not None and parking_of(server).visits)
         server.victim.close()  # and nobody takes its place
 
 
@@ -245,6 +259,6 @@ def test_nothing_is_kept_of_clients_that_have_left() -> None:
             with web(server) as client:
                 client.request("GET", "/")
                 client.getresponse().read()
-        until(lambda: not server._lot.visits)
-        assert not server._lot.parked
-        assert len(server._lot.timers.heap) < 100
+        until(lambda: not lot_of(server).visits)
+        assert not parking_of(server).visits
+        assert len(parking_of(server).timers.heap) < 100

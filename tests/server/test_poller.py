@@ -6,6 +6,7 @@ import select
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from math import inf
 from time import monotonic
 from types import SimpleNamespace
@@ -135,11 +136,14 @@ def test_wake_ends_a_poll_under_way_and_the_next_one(poller: Poller) -> None:
     assert poller.poll(0) == []
     waiting = threading.Thread(target=poller.poll, args=(PATIENCE,))
     waiting.start()
-    for _ in range(100):
-        poller.wake()  # also when the waker's socket is full
+    with suppress(BlockingIOError):
+        while True:
+            poller.waker.writer.send(b"x")
+    poller.wake()  # though the waker's socket is full
     waiting.join(PATIENCE)
     assert not waiting.is_alive()
-    poller.waker.clear()
+    while poller.poll(0):
+        poller.waker.clear()
     poller.waker.clear()  # of nothing
 
 
@@ -164,6 +168,32 @@ def test_what_another_thread_changes_holds_for_a_poll_under_way(
     assert seen.wait(PATIENCE)
     waiting.join(PATIENCE)
     poller.remove(ours.fileno(), READ)
+
+
+def test_a_selector_that_sleeps_is_woken_for_a_change_and_one_that_does_not_is_left_alone(
+    ends: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, theirs = ends
+    fd, poller, asleep, reports = ours.fileno(), SelectorPoller(), threading.Event(), list[Any]()
+    select_now = poller._selector.select
+
+    def sleep(timeout: float | None) -> list[Any]:
+        asleep.set()
+        return select_now(timeout)
+
+    monkeypatch.setattr(poller._selector, "select", sleep)
+    theirs.send(b"x")
+    sleeper = threading.Thread(target=lambda: reports.extend(poller.poll(PATIENCE)))
+    sleeper.start()
+    assert asleep.wait(PATIENCE)
+    poller.add(fd, READ)
+    sleeper.join(PATIENCE)
+    assert reports == [(poller.waker.fd, READ)]
+    poller.waker.clear()
+    assert poller.poll(PATIENCE) == [(fd, READ)]
+    poller.remove(fd, READ)
+    assert poller.poll(0) == []
+    poller.close()
 
 
 def test_the_best_that_there_is_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:

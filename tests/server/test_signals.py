@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import threading
+from contextlib import suppress
 
 import pytest
 
@@ -18,6 +20,13 @@ def test_a_signal_is_heard(number: int) -> None:
         os.kill(os.getpid(), number)
         assert signals.hear(PATIENCE) == number
         assert signals.hear(0) is None
+
+
+def test_signals_that_come_together_are_all_heard() -> None:
+    with Signals() as signals:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGINT):
+            os.kill(os.getpid(), number)
+        assert {signals.hear(PATIENCE) for _ in range(2)} == {signal.SIGINT, signal.SIGTERM}
 
 
 def test_a_signal_that_another_thread_takes_is_heard() -> None:
@@ -42,6 +51,30 @@ def test_the_end_is_heard_from_any_thread_and_may_be_told_too_late() -> None:
     signals.end()
 
 
+def test_when_nothing_more_fits_in_nobody_complains(capfd: pytest.CaptureFixture[str]) -> None:
+    with Signals() as signals:
+        with suppress(BlockingIOError):
+            while True:
+                signals._writer.send(bytes([signal.SIGTERM]) * 4096)
+        with suppress(BlockingIOError):
+            while True:
+                signals._writer.send(bytes([signal.SIGTERM]))
+        os.kill(os.getpid(), signal.SIGINT)
+        signals.end()
+        assert signals.hear(0) == signal.SIGTERM
+    assert capfd.readouterr().err == ""
+
+
+def test_a_signal_comes_before_the_end_of_the_lifeline() -> None:
+    lifeline, held = os.pipe()
+    os.close(held)
+    with Signals(lifeline) as signals:
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert signals.hear(PATIENCE) == signal.SIGTERM
+        assert signals.hear(PATIENCE) == LOST
+    os.close(lifeline)
+
+
 def test_the_end_of_the_lifeline_is_heard_once() -> None:
     lifeline, held = os.pipe()
     with Signals(lifeline) as signals:
@@ -56,10 +89,53 @@ def test_the_end_of_the_lifeline_is_heard_once() -> None:
 
 def test_handlers_and_descriptor_are_put_back() -> None:
     numbers = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD]
-    before = [signal.getsignal(number) for number in numbers]
-    with pytest.raises(ZeroDivisionError), Signals():
-        raise ZeroDivisionError
-    assert [signal.getsignal(number) for number in numbers] == before
+    before = [signal.signal(number, _of_our_own) for number in numbers]
+    try:
+        with pytest.raises(ZeroDivisionError), Signals() as signals:
+            raise ZeroDivisionError
+        assert [signal.getsignal(number) for number in numbers] == [_of_our_own] * len(numbers)
+        assert signals._selector.get_map() is None  # closed
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
     old = signal.set_wakeup_fd(-1)
     signal.set_wakeup_fd(old)
     assert old == -1
+
+
+def test_a_wakeup_descriptor_that_was_there_is_put_back() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.setblocking(False)
+        before = signal.set_wakeup_fd(ours.fileno())
+        try:
+            with Signals():
+                pass
+        finally:
+            after = signal.set_wakeup_fd(before)
+        assert after == ours.fileno()
+
+
+def test_a_forked_child_leaves_them_to_its_parent() -> None:
+    before = signal.signal(signal.SIGTERM, _of_our_own)
+    try:
+        with Signals() as signals:
+            signals.leave_to_parent()
+            assert signal.getsignal(signal.SIGTERM) is _of_our_own
+        assert signal.getsignal(signal.SIGTERM) is _of_our_own
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _of_our_own(number: int, frame: object) -> None:
+    """What stands there before the block."""
+
+
+def test_a_handler_that_python_did_not_set_is_replaced_by_the_default() -> None:
+    """Python tells of it as None, and refuses to set None."""
+    with Signals() as signals:
+        before, signals._before[signal.SIGHUP] = signals._before[signal.SIGHUP], None
+    try:
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGHUP, before)

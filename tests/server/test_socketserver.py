@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import http.server
+import select
 import socket
 import socketserver
 import sys
@@ -14,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from socketservers import ANYWHERE, HTTP, PATIENCE, TCP, UDP, Echo, Hello, connect, serving, until, web
+from socketservers import ANYWHERE, HTTP, PATIENCE, TCP, UDP, Echo, Hello, connect, lot_of, pool_of, serving, until, web
 from tcp import ask, receive, receive_all
 from treadle import Pool
 from treadle.server.socketserver import PoolMixIn
@@ -234,7 +235,7 @@ def test_a_client_that_pipelines_does_not_keep_others_from_their_turn() -> None:
         greedy.sendall(b"GET /greedy HTTP/1.1\r\n\r\n" * 9 + b"GET /greedy HTTP/1.0\r\n\r\n")
         until(lambda: order)
         modest.sendall(b"GET /modest HTTP/1.0\r\n\r\n")
-        until(lambda: server._lot.pool.snapshot().waiting)
+        until(lambda: pool_of(server).snapshot().waiting)
         server.gate.set()
         assert receive_all(modest).endswith(b"1 /modest")
         assert receive_all(greedy).endswith(b"10 /greedy")
@@ -333,7 +334,7 @@ def test_a_client_that_is_not_verified_is_closed() -> None:
 
     with serving(Server(ANYWHERE, Once)) as server, connect(server) as sock:
         assert receive_all(sock) == b""
-        assert not server._lot.visits
+        assert not lot_of(server).visits
 
 
 def test_an_exception_of_a_handler_comes_to_handle_error() -> None:
@@ -406,6 +407,19 @@ def test_handle_request_waits_for_room() -> None:
         assert receive_all(second) == b"done"
 
 
+def test_subclasses_may_use_any_private_name() -> None:
+    """As those of the standard library's own tests do, which set `_handler` before they call `__init__`."""
+
+    class Server(TCP):
+        def __init__(self) -> None:
+            self._handler = self._lot = self._accept = self._pool = self._park = "mine"
+            socketserver.TCPServer.__init__(self, ANYWHERE, Echo)
+
+    with serving(Server()) as server, connect(server) as sock:
+        assert ask(sock, b"x\n") == b"x\n"
+        assert {server._handler, server._lot, server._accept, server._pool, server._park} == {"mine"}
+
+
 # -- datagrams ----------------------------------------------------------------------------------------------------
 
 
@@ -420,7 +434,7 @@ def test_datagrams_are_handled_by_the_pool() -> None:
         for number in range(20):
             sock.sendto(b"%d" % number, server.server_address)
             assert sock.recv(100) == b"%d" % number
-        assert {thread.name for thread in server._lot.pool._threads} <= {f"UDP-{n}" for n in range(20)}
+        assert {thread.name for thread in pool_of(server)._threads} <= {f"UDP-{n}" for n in range(20)}
 
 
 def test_server_close_lets_datagram_handlers_answer() -> None:
@@ -522,6 +536,27 @@ def test_a_server_may_serve_again_and_keeps_its_clients() -> None:
             assert ask(sock, b"hello\n") == b"hello\n"
 
 
+def test_whose_request_has_come_when_serving_ends_is_answered() -> None:
+    class Server(TCP):
+        request: Any = None
+        client: Any = None
+
+        def verify_request(self, request: Any, client_address: Any) -> bool:
+            self.request = request
+            return True
+
+        def service_actions(self) -> None:
+            if self.request is not None:
+                self.client.sendall(b"x\n")
+                assert select.select([self.request], [], [], PATIENCE)[0]
+                self.shutdown()
+
+    with Server(ANYWHERE, Echo) as server, connect(server) as sock:
+        server.client = sock
+        server.serve_forever(0.001)
+        assert receive(sock, 2) == b"x\n"
+
+
 def test_only_one_thread_serves() -> None:
     with serving(TCP(ANYWHERE, Echo)) as server, connect(server) as sock:
         assert ask(sock, b"x\n") == b"x\n"
@@ -584,7 +619,7 @@ def test_server_close_cuts_off_who_runs_for_longer_than_drain(caplog: pytest.Log
             assert ask(running, b"x\n") == b"x\n"
             waiting = stack.enter_context(connect(server))
             waiting.sendall(b"y\n")
-            until(lambda: server._lot.pool.snapshot().waiting)
+            until(lambda: pool_of(server).snapshot().waiting)
         assert receive_all(running) == receive_all(waiting) == b""
         assert left.acquire(timeout=PATIENCE)
         assert not left.acquire(blocking=False)

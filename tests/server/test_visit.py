@@ -19,10 +19,10 @@ from xmlrpc.server import SimpleXMLRPCRequestHandler
 import pytest
 
 from certificates import Authority
-from socketservers import ANYWHERE, HTTP, PATIENCE, TCP, Echo, Hello, connect, serving
+from socketservers import ANYWHERE, HTTP, PATIENCE, TCP, Echo, Hello, connect, lot_of, serving
 from tcp import ask, receive, receive_all
 from treadle.server.socketserver import PoolMixIn
-from treadle.server.visit import keeping
+from treadle.server.visit import Visit, keeping
 
 
 @pytest.fixture(scope="module")
@@ -201,6 +201,23 @@ def ask_once(sock: socket.socket, expected: bytes) -> None:
     answer = b""
     while not answer.endswith(expected):
         answer += sock.recv(1000) or pytest.fail(f"it said no more than {answer!r}")
+
+
+# -- the end ------------------------------------------------------------------------------------------------------
+
+
+def test_cut_shows_the_client_as_gone_unless_the_owner_is_closing_it() -> None:
+    """By then its descriptor may be another's."""
+    mine, other = socket.socketpair()
+    with mine, other, TCP(ANYWHERE, Echo) as server:
+        visit = Visit(lot_of(server), mine, None, polled=True)
+        visit.ending = True
+        visit.cut()
+        mine.sendall(b"x")
+        assert other.recv(1) == b"x"
+        visit.ending = False
+        visit.cut()
+        assert mine.recv(1) == other.recv(1) == b""
 
 
 # -- which handlers -----------------------------------------------------------------------------------------------

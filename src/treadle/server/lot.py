@@ -1,10 +1,10 @@
-"""Lot: the requests of a `socketserver` server; those that wait for their client are parked in it, without a thread."""
+"""Lot: the requests of a `socketserver` server, from the first to the last, and the loop that serves them."""
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from math import inf
 from typing import TYPE_CHECKING, Any, cast
 
@@ -12,8 +12,7 @@ from treadle import checks, clock
 from treadle.errors import PoolClosed
 from treadle.pool import Pool
 from treadle.server.burst import Burst
-from treadle.server.poller import READ, Poller, new_poller
-from treadle.server.timers import Timers
+from treadle.server.parking import Parking
 from treadle.server.visit import Visit
 
 if TYPE_CHECKING:
@@ -29,15 +28,20 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.05, 1.0  # seconds without accepting when the sys
 
 
 class Lot:
-    """Knows every request until it is over, polls those that are parked, and hands those that are ready to the pool.
+    """Knows every request until it is over, parks those that wait, and hands those that are ready to the pool.
 
     The thread in `serve` is the serving thread; between two of those, `close` may take its place. Whatever comes from
     other threads it finds in the inbox. It never waits for the pool: a request that finds no room there waits beside
     the pool's queue, where `max_connections` bounds it.
+
+    Args:
+        let_in: accepts some requests; for the serving thread, when there are some.
     """
 
-    def __init__(self, server: PoolMixIn) -> None:
+    def __init__(self, server: PoolMixIn, let_in: Callable[[], object]) -> None:
         self.server = server
+        self.let_in = let_in
+        self.handler: Any = None  # makes the handlers
         self.lock = threading.Lock()
         self.changed = threading.Condition(self.lock)  # a visit is over
         self.idle = threading.Event()  # nobody serves
@@ -50,11 +54,8 @@ class Lot:
         self.closed = False
         self.full = False  # the listener is not polled, until a visit is over
         self.pool: Pool | None = None
-        self.poller: Poller | None = None  # once there is one it stays, until the lot is closed
+        self.parking: Parking | None = None  # from when it is served first
         # Below: for the serving thread.
-        self.parked: dict[int, Visit] = {}
-        self.timers = Timers(inf)
-        self.listener = -1  # the listener's descriptor, while it is polled
         self.resume_at = 0.0  # when to accept again, after the system was out of something
         self.pause = FIRST_PAUSE
         self.bursts = {what: Burst(QUIET) for what in ("full", "accept", "handshake")}
@@ -174,9 +175,9 @@ class Lot:
             _log.info("%s: TLS handshake with %s failed: %s", self, visit.address, error)
 
     def _wake(self) -> None:
-        """Wake the serving thread; with the lock held, so that nobody closes the poller meanwhile."""
-        if self.poller is not None:
-            self.poller.wake()
+        """Wake the serving thread; with the lock held, so that nobody closes the parking meanwhile."""
+        if self.parking is not None:
+            self.parking.wake()
 
     def __str__(self) -> str:
         return f"{type(self.server).__name__} on {getattr(self.server, 'server_address', None)}"
@@ -196,7 +197,7 @@ class Lot:
                     break
                 self.server.service_actions()
             if not self.closed:
-                self._unwatch()
+                self._parking().unwatch()
                 self._turn(0.0, accept=False)  # whose request has come already is served
         finally:
             self._end()
@@ -209,8 +210,8 @@ class Lot:
             if self.stopping or self.closed:
                 self.stopping = False
                 return False
-            if self.poller is None:
-                self.poller = new_poller()
+            if self.parking is None:
+                self.parking = Parking()
             self.idle.clear()
             self.owner = threading.get_ident()
         return True
@@ -226,7 +227,7 @@ class Lot:
 
     def _end(self) -> None:
         """Be no longer the serving thread."""
-        self._unwatch()
+        self._parking().unwatch()
         with self.lock:
             self.owner = None
             self.stopping = False
@@ -234,29 +235,25 @@ class Lot:
                 self.idle.set()
                 return
         self._empty()
-        self._close_poller()
+        self._close_parking()
         self.idle.set()
 
     def _turn(self, interval: float, *, accept: bool = True) -> None:
         """Wait until there is something to do, and do it."""
-        poller = cast(Poller, self.poller)
+        parking = self._parking()
         now = clock.now()
-        until = min(now + interval, self.timers.next, self._watch(now) if accept else inf)
-        waker = poller.waker
-        listener = -1
-        for fd, event in poller.poll(max(0.0, until - now)):
-            if fd == waker.fd:
-                waker.clear()
-            elif fd == self.listener:
-                listener = fd
-            elif (visit := self.parked.get(fd)) is not None:
-                visit.attend(event or READ)
+        resume_at = self._watch(now) if accept else inf
+        for visit, event in parking.ready(min(now + interval, parking.timers.next, resume_at)):
+            visit.attend(event)
         for visit in self._returned():
             self._park(visit)
-        for timed in self.timers.expired(clock.now()):
-            timed.attend(0)
-        if listener >= 0 and not self.stopping:
-            self.server._accept()
+        for visit in parking.late():
+            visit.attend(0)
+        if parking.knocked and not self.stopping:
+            self.let_in()
+
+    def _parking(self) -> Parking:
+        return cast(Parking, self.parking)
 
     def _returned(self) -> Iterator[Visit]:
         """Take the inbox's out, one by one, so that Ctrl-C loses none."""
@@ -268,60 +265,35 @@ class Lot:
     def _watch(self, now: float) -> float:
         """Poll the listener if requests may come in; return when to look again, unless told sooner."""
         if now < self.resume_at:
-            self._unwatch()
+            self._parking().unwatch()
             return self.resume_at
         self.resume_at = 0.0
-        if not self.has_room():
-            self._unwatch()
-            return inf
-        if self.listener < 0:
-            fd = cast(Any, self.server).fileno()
-            cast(Poller, self.poller).add(fd, READ)
-            self.listener = fd
+        if self.has_room():
+            self._parking().watch(cast(Any, self.server).fileno())
+        else:
+            self._parking().unwatch()
         return inf
-
-    def _unwatch(self) -> None:
-        """Do not poll the listener."""
-        fd, self.listener = self.listener, -1
-        if fd >= 0:
-            self._forget_descriptor(fd, READ)
 
     def _park(self, visit: Visit) -> None:
         """Wait for the client."""
         if self.closed:
             visit.leave()
             return
-        fd = visit.descriptor()
-        stranger = self.parked.get(fd)
+        parking = self._parking()
+        stranger = parking.visits.get(visit.descriptor())
         if stranger is not None:  # somebody has closed its socket behind our back, so the number was given anew
-            self.unpark(stranger)
+            parking.remove(stranger)
             stranger.leave()
-        try:
-            cast(Poller, self.poller).add(fd, visit.wants)
-        except (OSError, ValueError):  # it was closed, or cannot be polled: the handler will see
-            self.hand_over(visit)
-            return
-        visit.fd = fd
-        self.parked[fd] = visit
-        now = clock.now()
         timeout = self.server.idle_timeout
-        due = visit.shake_by if visit.shake_by is not None else inf if timeout is None else now + timeout
-        if due < inf:
-            self.timers.look_at(visit, due, now)
+        due = visit.shake_by if visit.shake_by is not None else inf if timeout is None else clock.now() + timeout
+        try:
+            parking.add(visit, due)
+        except (OSError, ValueError):  # the handler will see
+            self.hand_over(visit)
 
     def unpark(self, visit: Visit) -> None:
-        """Take a visit out; from here on the poller knows nothing of its descriptor."""
-        fd = visit.fd
-        del self.parked[fd]
-        self.timers.forget(visit)
-        visit.fd = -1
-        self._forget_descriptor(fd, visit.wants)
-
-    def _forget_descriptor(self, fd: int, events: int) -> None:
-        try:
-            cast(Poller, self.poller).remove(fd, events)
-        except OSError:
-            pass  # somebody has closed it behind our back, and the poller has forgotten it
+        """Take out a visit that is parked."""
+        self._parking().remove(visit)
 
     # -- the end ----------------------------------------------------------------------------------------------------
 
@@ -329,7 +301,7 @@ class Lot:
         """Have the serving thread end, and wait for that unless this is it; then from a signal handler, too."""
         self.stopping = True
         if self.owner == threading.get_ident():
-            cast(Poller, self.poller).wake()
+            self._parking().wake()
             return
         with self.lock:
             self._wake()
@@ -350,24 +322,25 @@ class Lot:
         if owner not in (None, threading.get_ident()):
             self.idle.wait(timeout)
             return
-        if not closed or owner is not None:
+        if owner is not None:
+            self._empty()  # and the parking is closed when the serving ends
+        elif not closed and self.parking is not None:
             self._empty()
-        if not closed and owner is None:
-            self._close_poller()
+            self._close_parking()
 
     def _empty(self) -> None:
-        """End what is parked."""
-        self._unwatch()
-        for visit in list(self.parked.values()):
-            self.unpark(visit)
+        """End what waits."""
+        parking = self._parking()
+        parking.unwatch()
+        for visit in list(parking.visits.values()):
+            parking.remove(visit)
             visit.leave()
         for visit in self._returned():
             visit.leave()
 
-    def _close_poller(self) -> None:
+    def _close_parking(self) -> None:
         with self.lock:
-            if self.poller is not None:
-                self.poller.close()
+            self._parking().close()
 
     def drain(self, deadline: float | None) -> None:
         """Wait until all visits are over; cut those that are not by the deadline."""

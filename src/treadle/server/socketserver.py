@@ -70,28 +70,29 @@ class PoolMixIn(Base):
     block_on_close: bool = True
     daemon_threads: bool = False
 
-    _lot: Lot
+    # Names of its own are mangled: subclasses have the ones with a single underscore, as of BaseServer.
+    __lot: Lot
 
     def __new__(cls, *args: Any, **kwargs: Any) -> PoolMixIn:
         """Return a server that is not set up yet. Not in `__init__`, which subclasses may not call."""
         self = super().__new__(cls)
-        self._lot = Lot(self)
+        self.__lot = Lot(self, self.__let_in)
         return self
 
     @property
     def RequestHandlerClass(self) -> Any:
         """What makes the handler of a request: what was given, or a subclass that can wait without a thread."""
-        return self._handler
+        return self.__lot.handler
 
     @RequestHandlerClass.setter
     def RequestHandlerClass(self, handler: Any) -> None:
         """Take what makes the handlers."""
-        self._handler = keeping(handler)
+        self.__lot.handler = keeping(handler)
 
     @property
     def _threads(self) -> list[threading.Thread]:
         """The threads that handle a request now, as in ThreadingMixIn."""
-        return self._lot.threads()
+        return self.__lot.threads()
 
     # -- serving ----------------------------------------------------------------------------------------------------
 
@@ -113,7 +114,7 @@ class PoolMixIn(Base):
             TypeError, ValueError: an attribute is of the wrong type, or out of range.
         """
         with _not_blocking(getattr(self, "socket", None)):
-            self._lot.serve(poll_interval)
+            self.__lot.serve(poll_interval)
 
     def shutdown(self) -> None:
         """Have `serve_forever` return, and wait until it has; at once if nobody serves.
@@ -122,18 +123,18 @@ class PoolMixIn(Base):
         not wait. If serve_forever is only about to begin, it returns at once. Clients that wait are kept until
         `server_close`, and for a later serve_forever.
         """
-        self._lot.stop()
+        self.__lot.stop()
 
     def handle_request(self) -> None:
         """Handle one request, as in the standard library; while `max_connections` are there, wait for room first."""
-        if self._lot.wait_for_room(self.timeout):
+        if self.__lot.wait_for_room(self.timeout):
             super().handle_request()
         else:
             self.handle_timeout()
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Handle a request on a thread of the pool, once the client has sent something."""
-        self._lot.take(request, client_address)
+        self.__lot.take(request, client_address)
 
     def _handle_request_noblock(self) -> bool:
         """Let one request in; return False if there is none."""
@@ -144,9 +145,9 @@ class PoolMixIn(Base):
             request, client_address = self.get_request()
         except OSError as error:
             if error.errno in OUT_OF_IT:
-                self._lot.hold_off(error)
+                self.__lot.hold_off(error)
             return False
-        self._lot.pause = FIRST_PAUSE
+        self.__lot.pause = FIRST_PAUSE
         if INHERITS and isinstance(request, socket.socket) and request.gettimeout() is None:
             request.setblocking(True)
         if not self.verify_request(request, client_address):
@@ -162,13 +163,13 @@ class PoolMixIn(Base):
             raise
         return True
 
-    def _accept(self) -> None:
+    def __let_in(self) -> None:
         """Let some requests in; for the serving thread, when there is one."""
         # Several where it is certain that none does not mean waiting.
         standard: Any = TCPServer.get_request
         certain = type(self).get_request is standard and cast(TCPServer, self).socket.gettimeout() == 0.0
         for _ in range(AT_ONCE if certain else 1):
-            if not self._handle_request_noblock() or self._lot.stopping or not self._lot.has_room():
+            if not self._handle_request_noblock() or self.__lot.stopping or not self.__lot.has_room():
                 return
 
     # -- the end ----------------------------------------------------------------------------------------------------
@@ -179,7 +180,7 @@ class PoolMixIn(Base):
         If serve_forever runs, it returns. From a handler, nothing is waited for. What still runs after that time finds
         that its clients have left.
         """
-        lot = self._lot
+        lot = self.__lot
         deadline = None if self.drain is None else clock.now() + self.drain
         lot.close(self.drain)
         datagrams = getattr(self, "socket_type", None) == socket.SOCK_DGRAM
