@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import deque
+from threading import RLock
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,8 @@ class Hands:
         self.max_workers = workers
         self.staff = self.admission = self
         self.name = "hands"
+        self.lock = RLock()  # held over no step of a script
+        self.ended = 0
         self.tasks: deque[Any] = deque()
         self.standing: deque[Any] = deque()
         self.on_stand: list[Any] = []
