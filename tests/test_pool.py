@@ -243,7 +243,10 @@ def test_never_more_threads_or_waiting_tasks_than_allowed() -> None:
         ({"timeout": "x"}, TypeError, "timeout='x'"),
         ({"when_full": "x"}, ValueError, "when_full='x'"),
         ({"name": 1}, TypeError, "name=1"),
-        ({"priority": 1}, TypeError, "priority"),
+        ({"priority": "1"}, TypeError, "priority='1'"),
+        ({"priority": 1}, ValueError, "priority=1 has no effect"),
+        ({"key": 1}, ValueError, "key=1 has no effect"),
+        ({"weight": 1}, TypeError, "weight"),
     ],
 )
 def test_bad_options_are_named(arguments: dict[str, Any], error: type[Exception], words: str) -> None:

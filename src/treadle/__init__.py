@@ -1,8 +1,9 @@
 """treadle runs blocking Python on a bounded number of threads.
 
 `Pool` takes tasks from a bounded queue, keeps its threads for the next task and hands results back through futures;
-`Channel`, `Crew` and `Pipeline` stand on it, for threads that live as long as the work does.
-Errors are in `treadle.errors`, what pools tell in `treadle.events`, the order of tasks in `treadle.orders`.
+`TaskGroup`, `Channel`, `Crew` and `Pipeline` stand on it, for tasks that belong together and threads that live as long
+as the work does. Under pressure: `deadline` and cancellation, `Limit`, `Rate`, and the orders in `treadle.orders`.
+Errors are in `treadle.errors`, what pools tell in `treadle.events`.
 """
 
 from __future__ import annotations
@@ -10,8 +11,28 @@ from __future__ import annotations
 from treadle.channel import Channel
 from treadle.crew import Crew
 from treadle.futures import Future
+from treadle.groups import TaskGroup
+from treadle.limit import Limit
 from treadle.pipeline import Pipeline
 from treadle.pool import Pool
+from treadle.rate import Rate
+from treadle.scope import cancelled, checkpoint, deadline, sleep, time_left
 from treadle.waiting import as_completed, wait
 
-__all__ = ["Channel", "Crew", "Future", "Pipeline", "Pool", "as_completed", "wait"]
+__all__ = [
+    "Channel",
+    "Crew",
+    "Future",
+    "Limit",
+    "Pipeline",
+    "Pool",
+    "Rate",
+    "TaskGroup",
+    "as_completed",
+    "cancelled",
+    "checkpoint",
+    "deadline",
+    "sleep",
+    "time_left",
+    "wait",
+]

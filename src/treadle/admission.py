@@ -5,17 +5,20 @@ from __future__ import annotations
 import sys
 from _thread import allocate_lock
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import TYPE_CHECKING, cast
 
-from treadle import deadlock
+from treadle import clock, deadlock
 from treadle.errors import PoolBroken, PoolClosed, PoolFull
 from treadle.futures import PENDING, RUNNING
+from treadle.scope import current
 from treadle.worker import current_worker
 
 if TYPE_CHECKING:
     from _thread import LockType
 
     from treadle.dispatch import Dispatcher, Task
+    from treadle.scope import Scope
 
 __all__ = ["AT_EXIT", "Admission"]
 
@@ -47,13 +50,14 @@ class Admission:
     and then wakes the caller; so nobody overtakes, and the bound is exact.
     """
 
-    __slots__ = ("dispatcher", "entrants", "limit", "rejected")
+    __slots__ = ("blocks", "dispatcher", "entrants", "limit", "rejected")
 
     def __init__(self, dispatcher: Dispatcher, queue_size: int | None) -> None:
         self.dispatcher = dispatcher
         self.limit = sys.maxsize if queue_size is None else queue_size
         self.entrants: OrderedDict[Task, Entrant] = OrderedDict()
         self.rejected = 0
+        self.blocks: Callable[[Task], bool] | None = getattr(dispatcher.order, "full", None)  # no room for this one
 
     def enter(self, task: Task, when_full: str, timeout: float | None = None) -> None:
         """Admit `task`, or do what `when_full` says.
@@ -64,27 +68,33 @@ class Admission:
         """
         self.dispatcher.announce("submitted", task)
         victim = entrant = None
+        stale: list[Task] = []
         try:
             with self.dispatcher.lock:
                 self.check_open()
-                if self.has_room():
+                roomy = self.has_room(task)
+                if not roomy and (stale := self.dispatcher.shedding.pick()):
+                    roomy = self.has_room(task)
+                if roomy:
                     self.admit(task)
                     when_full = ""
                 elif when_full == "wait" and not self.dispatcher.is_ours():
                     entrant = self.queue_up(task, blocking=True)
-                elif when_full == "discard_oldest" and (victim := self.dispatcher.evict()) is not None:
+                elif when_full == "discard_oldest" and (victim := self.dispatcher.shedding.evict(task)) is not None:
                     self.admit(task)
                 elif when_full in ("run", "wait"):  # a worker never waits for its own pool
                     task._state = RUNNING
                     when_full = "run"
                 else:
-                    raise PoolFull(self.dispatcher.name, self.limit, self.dispatcher.waiting())
+                    raise self.full(task)
         except Exception as error:
             self.refuse(task, error)
             raise
         except BaseException:  # Ctrl-C
             self.dispatcher.recover(task)
             raise
+        finally:
+            self.dispatcher.shedding.shed(stale)
         if when_full == "run":
             self.dispatcher.run_here(task)
         elif victim is not None:
@@ -106,10 +116,13 @@ class Admission:
             self.enter(task, when_full)
             return True
         self.dispatcher.announce("submitted", task)
+        stale: list[Task] = []
         try:
             with self.dispatcher.lock:
                 self.check_open()
-                entered = self.has_room()
+                entered = self.has_room(task)
+                if not entered and (stale := self.dispatcher.shedding.pick()):
+                    entered = self.has_room(task)
                 if entered:
                     self.admit(task)
                 else:
@@ -117,22 +130,24 @@ class Admission:
         except Exception as error:
             self.refuse(task, error)
             raise
+        finally:
+            self.dispatcher.shedding.shed(stale)
         return entered
 
     def offer(self, task: Task) -> bool:
         """Admit `task` if there is room now."""
         with self.dispatcher.lock:
-            if self.dispatcher.closed is None and self.dispatcher.broken is None and self.has_room():
+            if self.dispatcher.closed is None and self.dispatcher.broken is None and self.has_room(task):
                 self.admit(task)
                 return True
             return False
 
-    def give_up(self, task: Task, waited: float) -> PoolFull | None:
-        """Stop waiting for room. None: too late, the task is in."""
+    def give_up(self, task: Task, waited: float, scope: Scope | None = None) -> Exception | None:
+        """Stop waiting for room, for time is up, or `scope` is over. None: too late, the task is in."""
         with self.dispatcher.lock:
             if self.entrants.pop(task, None) is None:
                 return None
-            error = PoolFull(self.dispatcher.name, self.limit, self.dispatcher.waiting(), waited)
+            error = (None if scope is None else scope.over()) or self.full(task, waited)
         self.refuse(task, error)
         return error
 
@@ -146,14 +161,19 @@ class Admission:
         if dispatcher.closed is not None:
             raise PoolClosed(dispatcher.name, dispatcher.closed)
 
-    def has_room(self) -> bool:
-        """Whether one more task may wait, or a worker is free to take it; the lock is held."""
+    def has_room(self, task: Task) -> bool:
+        """Whether `task` may wait, or a worker is free to take it; the lock is held."""
         dispatcher = self.dispatcher
-        if len(dispatcher.tasks) < self.limit:
+        blocked = self.blocks is not None and self.blocks(task)
+        if not blocked and len(dispatcher.tasks) + len(dispatcher.aside.tasks) < self.limit:
             return True
         if dispatcher.dead:
             dispatcher.purge()
-        return len(dispatcher.tasks) < self.limit + dispatcher.staff.max_workers - dispatcher.staff.busy()
+            blocked = self.blocks is not None and self.blocks(task)
+        if blocked:
+            return False
+        free = dispatcher.staff.max_workers - dispatcher.staff.busy()
+        return len(dispatcher.tasks) + len(dispatcher.aside.tasks) < self.limit + max(0, free)
 
     def admit(self, task: Task) -> None:
         """Put `task` in the order and see that a worker comes; the lock is held."""
@@ -170,23 +190,48 @@ class Admission:
 
     def wait_for_room(self, task: Task, entrant: Entrant, timeout: float | None) -> None:
         """Block until `task` is in, refused, or `timeout` seconds have passed."""
+        gate, worker, scope = cast("LockType", entrant.gate), current_worker(), current()
         try:
-            came = deadlock.wait(cast("LockType", entrant.gate), current_worker(), lambda: [task], timeout)
+            if scope is None:
+                came = deadlock.wait(gate, worker, lambda: [task], timeout)
+            else:
+                with scope.waking(lambda: self.call_off(task, scope)):
+                    came = deadlock.wait(gate, worker, lambda: [task], scope.left(timeout))
         except BaseException:  # Ctrl-C: a submit that raises must not run its task later
             task.cancel()
             raise
         if not came:
-            error = self.give_up(task, timeout or 0.0)
+            error = self.give_up(task, timeout or 0.0, scope)
             if error is not None:
                 raise error
         if entrant.refusal is not None:
             self.refuse(task, entrant.refusal)
             raise entrant.refusal
 
+    def full(self, task: Task, waited: float | None = None) -> PoolFull:
+        """Return the error that says there is no room for `task`; the lock is held."""
+        key = task._traits.key if self.blocks is not None and self.blocks(task) else None
+        return PoolFull(self.dispatcher.name, self.limit, self.dispatcher.waiting(), waited, key)
+
+    def call_off(self, task: Task, scope: Scope) -> None:
+        """Let the caller of `task` wait for room no longer, for `scope` was cancelled."""
+        with self.dispatcher.lock:
+            entrant = self.entrants.pop(task, None)
+            if entrant is not None:
+                entrant.refusal = scope.over()
+                entrant.wake()
+
     def let_in(self, room: int) -> None:
         """Admit callers that wait, until `room` tasks wait; the lock is held."""
         while self.entrants and self.dispatcher.waiting() < room:
-            task, entrant = self.entrants.popitem(last=False)
+            task = next(iter(self.entrants))
+            if self.blocks is not None:  # the first one is the first whose key has room
+                first = next((task for task in self.entrants if not self.blocks(task)), None)
+                if first is None:
+                    return
+                task = first
+            entrant = self.entrants.pop(task)
+            task._submitted = clock.now()  # that it waits since
             self.dispatcher.put(task)
             entrant.wake()
 

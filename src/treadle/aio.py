@@ -31,7 +31,7 @@ async def run(dispatcher: Dispatcher, task: Future[T], when_full: str, timeout: 
     loop = asyncio.get_running_loop()
     entered = dispatcher.admission.enter_later(task, when_full)
     if entered or timeout is None:
-        return await asyncio.wrap_future(task)
+        return await _outcome(task)
 
     def give_up() -> None:
         error = dispatcher.admission.give_up(task, timeout)
@@ -40,6 +40,15 @@ async def run(dispatcher: Dispatcher, task: Future[T], when_full: str, timeout: 
 
     timer = loop.call_later(timeout, give_up)
     try:
-        return await asyncio.wrap_future(task)
+        return await _outcome(task)
     finally:
         timer.cancel()
+
+
+async def _outcome(task: Future[T]) -> T:
+    """Await the task; if that is cancelled, and the task runs, ask it to stop."""
+    try:
+        return await asyncio.wrap_future(task)
+    except asyncio.CancelledError:
+        task.request_cancel()
+        raise

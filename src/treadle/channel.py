@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from treadle import checks
 from treadle.errors import ChannelClosed, ChannelEmpty, ChannelFull
+from treadle.scope import checkpoint, current
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -19,7 +20,7 @@ T = TypeVar("T")
 
 _NOTHING: Any = type("Nothing", (), {"__repr__": lambda self: "NOTHING"})()  # None is a legal item
 
-WAITING, SERVED, REFUSED = "waiting", "served", "refused"
+WAITING, SERVED, REFUSED, CALLED_OFF = "waiting", "served", "refused", "called off"
 
 
 class _Turn(Generic[T]):
@@ -27,6 +28,7 @@ class _Turn(Generic[T]):
 
     WAITING -> SERVED   its item went in, or an item came out for it; it is no longer in line
     WAITING -> REFUSED  the channel was closed; it is no longer in line
+    WAITING -> CALLED_OFF  whoever waits should stop, see `treadle.scope`; it is no longer in line
     """
 
     __slots__ = ("item", "state", "wake")
@@ -109,6 +111,7 @@ class Channel(Generic[T]):
 
         Raises:
             ChannelFull: there was no room within `timeout`.
+            DeadlineExceeded, Cancelled: the caller should stop (see `treadle.deadline`); the item did not go in.
             ChannelClosed: the channel is closed, or was while this waited; the item did not go in.
             TypeError, ValueError: `timeout` is not a number of seconds.
         """
@@ -128,7 +131,8 @@ class Channel(Generic[T]):
             raise
         if turn.state == REFUSED:
             raise self._no_more()
-        if turn.state == WAITING:
+        if turn.state in (WAITING, CALLED_OFF):
+            checkpoint()  # its own time may not be what is up
             raise self._full(seconds)
 
     def put_nowait(self, item: T) -> None:
@@ -169,6 +173,7 @@ class Channel(Generic[T]):
 
         Raises:
             ChannelEmpty: no item came within `timeout`.
+            DeadlineExceeded, Cancelled: the caller should stop (see `treadle.deadline`); no item was taken.
             ChannelClosed: the channel is closed, and has no item left.
             TypeError, ValueError: `timeout` is not a number of seconds.
         """
@@ -196,6 +201,7 @@ class Channel(Generic[T]):
         except BaseException:
             self._give_back(item, turn)
             raise
+        checkpoint()
         raise self._none_left() if turn is not None and turn.state == REFUSED else self._empty(seconds)
 
     def get_nowait(self) -> T:
@@ -248,8 +254,23 @@ class Channel(Generic[T]):
 
     def _wait(self, turn: _Turn[T], line: deque[_Turn[T]], seconds: float | None) -> None:
         """Sleep until `turn` is served or refused; after `seconds` leave the line. The one place where threads wait."""
-        if not turn.wake.acquire(timeout=-1 if seconds is None else min(seconds, threading.TIMEOUT_MAX)):
+        scope = current()
+        if scope is None:
+            came = turn.wake.acquire(timeout=-1 if seconds is None else min(seconds, threading.TIMEOUT_MAX))
+        else:
+            seconds = scope.left(seconds)
+            with scope.waking(lambda: self._call_off(turn, line)):
+                came = turn.wake.acquire(timeout=-1 if seconds is None else min(seconds, threading.TIMEOUT_MAX))
+        if not came:
             self._leave(turn, line)
+
+    def _call_off(self, turn: _Turn[T], line: deque[_Turn[T]]) -> None:
+        """Let `turn` wait no longer."""
+        with self._lock:
+            if turn.state == WAITING and turn in line:
+                turn.state = CALLED_OFF
+                line.remove(turn)
+                turn.wake.release()
 
     def _leave(self, turn: _Turn[T] | None, line: deque[_Turn[T]]) -> None:
         """Take `turn` out of `line`, unless it was served or refused just now."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
-__all__ = ["boolean", "function", "integer", "integer_or_none", "one_of", "seconds", "text"]
+__all__ = ["boolean", "function", "integer", "integer_or_none", "number", "one_of", "seconds", "text"]
 
 
-def integer(name: str, value: object, *, least: int) -> int:
-    """Return `value` if it is an integer of at least `least`.
+def integer(name: str, value: object, *, least: int, most: int | None = None) -> int:
+    """Return `value` if it is an integer of at least `least`, and at most `most`.
 
     Raises:
         TypeError, ValueError: it is not.
@@ -18,6 +19,8 @@ def integer(name: str, value: object, *, least: int) -> int:
     number = int(value.__index__())
     if number < least:
         raise ValueError(f"{name}={value!r}: {name} must be {'greater than 0' if least == 1 else f'{least} or more'}")
+    if most is not None and number > most:
+        raise ValueError(f"{name}={value!r}: {name} must be {least} to {most}")
     return number
 
 
@@ -35,6 +38,21 @@ def integer_or_none(name: str, value: object, *, least: int) -> int | None:
     if number < least:
         raise ValueError(f"{name}={value!r}: {name} must be None or {'> 0' if least == 1 else f'>= {least}'}")
     return number
+
+
+def number(name: str, value: object, *, least: float | None = None, more_than: float | None = None) -> float:
+    """Return `value` if it is a finite number, of at least `least` or of more than `more_than`.
+
+    Raises:
+        TypeError, ValueError: it is not.
+    """
+    allowed = f"a number of more than {more_than:g}" if more_than is not None else f"a number, {least or 0:g} or more"
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name}={value!r} is {type(value).__name__}; allowed: {allowed}")
+    enough = value > more_than if more_than is not None else value >= (least or 0)
+    if not (enough and math.isfinite(value)):
+        raise ValueError(f"{name}={value!r}; allowed: {allowed}")
+    return float(value)
 
 
 def seconds(name: str, value: object, *, least: float = 0.0) -> float | None:

@@ -6,8 +6,9 @@ import time
 from threading import get_ident
 from time import monotonic as now
 from time import monotonic_ns as now_ns
+from time import sleep as pause
 
-__all__ = ["now", "now_ns", "read_clock", "thread_clock"]
+__all__ = ["now", "now_ns", "pause", "read_clock", "thread_clock"]
 
 
 def thread_clock() -> int | None:

@@ -16,26 +16,30 @@ Nothing is called out while it is held: no user code, no logging, no destructor 
 from __future__ import annotations
 
 import itertools
-import logging
 from _thread import allocate_lock
 from collections.abc import Callable, Container
-from contextvars import Context
 from threading import RLock, current_thread
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from treadle import clock, deadlock
 from treadle.admission import Admission
-from treadle.calls import Bare
+from treadle.aside import Aside
 from treadle.errors import PoolBroken, PoolClosed
 from treadle.events import Observer, TaskEvent, tell
 from treadle.futures import CANCELLED_AND_NOTIFIED, PENDING, RUNNING, Future
 from treadle.orders import Order
+from treadle.scope import HERE, current
+from treadle.shedding import Shedding
 from treadle.staff import Staff
 from treadle.worker import Worker, current_worker
 
+if TYPE_CHECKING:
+    from _thread import LockType
+
+    from treadle.limit import Limit
+
 __all__ = ["Dispatcher", "Task"]
 
-_log = logging.getLogger("treadle")
 _serial = itertools.count(1)
 
 Task = Future[Any]
@@ -49,25 +53,32 @@ class Dispatcher:
         "abandoned",
         "acquire",
         "admission",
+        "after",
+        "aside",
         "broken",
         "cancelled",
         "closed",
         "dead",
         "dropping",
         "ended",
+        "ended_in_order",
         "idle_timeout",
         "initargs",
         "initializer",
         "inline",
+        "limit",
         "lock",
         "name",
         "observers",
         "order",
+        "plain",
         "put",
         "queue_size",
+        "ready",
         "release",
         "room",
-        "shed",
+        "shedding",
+        "staff",
         "staff",
         "take",
         "tasks",
@@ -87,6 +98,7 @@ class Dispatcher:
         initializer: Callable[..., object] | None,
         initargs: tuple[Any, ...],
         observers: tuple[Observer, ...],
+        limit: Limit | None,
     ) -> None:
         self.renew_lock()
         # Fixed for life, so read without the lock.
@@ -99,12 +111,19 @@ class Dispatcher:
         self.observers = observers
         self.order = order
         self.tasks = order.tasks
+        self.ready = order.ready
         self.put = order.put
         self.take = order.take
+        self.shedding = Shedding(self)
+        self.limit = limit
+        self.ended_in_order: Callable[[Task], object] | None = getattr(order, "ended", None)
         self.staff = Staff(self, max_workers, min_workers)
+        self.after = self.ended_in_order if limit is None else self.staff.learn
         self.admission = Admission(self, queue_size)
 
-        self.room = -1 if observers else self.admission.limit  # how many may wait where Pool.submit goes the plain way
+        self.aside = Aside(self)
+        self.plain = not observers and self.admission.blocks is None
+        self.room = self.admission.limit if self.plain else -1  # how many may wait where Pool.submit goes the plain way
         self.dead = 0  # tasks still in the order that were cancelled or claimed there
         self.closed: str | None = None  # after what it was closed ("shutdown", ...), None while it is open
         self.dropping = False  # closed, and what had not begun was cancelled
@@ -113,15 +132,6 @@ class Dispatcher:
         self.ended = 0  # tasks ended by workers that left, and by callers; `Worker.ended` counts the others
         self.inline = 0  # tasks running in threads that are no workers
         self.cancelled = 0
-        self.shed = 0
-
-    def start_afresh(self) -> None:
-        """Be empty, in a forked child: the threads stayed in the parent, and what they held is theirs."""
-        self.renew_lock()
-        self.order.purge(lambda task: False)
-        self.admission.entrants.clear()
-        self.staff.clear()
-        self.dead = self.inline = 0
 
     def renew_lock(self) -> None:
         """Start with a fresh lock: at birth, and in a forked child."""
@@ -135,27 +145,6 @@ class Dispatcher:
         if self.lock._is_owned():  # type: ignore[attr-defined]  # threading.Condition relies on it too
             self.release()
 
-    def new_task(
-        self,
-        fn: Callable[..., Any],
-        args: tuple[Any, ...],
-        context: Context | Bare,
-        name: str | None,
-        kind: type[Task] = Future,
-    ) -> Task:
-        """Return a task that has not been admitted."""
-        task = object.__new__(kind)
-        task._home = self
-        task._state = PENDING
-        task._watchers = None
-        task._fn = fn
-        task._args = args
-        task._context = context
-        task._submitted = clock.now()
-        if name is not None:
-            task._get_rare().name = name
-        return task
-
     # -- for futures (futures.Home) -------------------------------------------------------------------------------
 
     def wait(self, future: Task, timeout: float | None) -> bool:
@@ -164,18 +153,27 @@ class Dispatcher:
         if worker is not None and worker.dispatcher is self and self.claim(future):
             self.run_here(future)
             return True
-        gate = allocate_lock()
+        gate, scope = allocate_lock(), current()
         gate.acquire()
         with self.lock:
             if future.done():
                 return True
             future._watch().gates.append(gate)
         try:
-            return deadlock.wait(gate, worker, lambda: [future], timeout) or future.done()
+            if scope is None:
+                return deadlock.wait(gate, worker, lambda: [future], timeout) or future.done()
+            with scope.waking(lambda: self.open(future, gate)):
+                deadlock.wait(gate, worker, lambda: [future], scope.left(timeout))
+            return future.done()
         finally:
-            with self.lock:
-                if not future.done():
-                    future._watch().gates.remove(gate)
+            self.open(future, gate)
+
+    def open(self, future: Task, gate: LockType) -> None:
+        """Let nobody wait at `gate` for `future` any more."""
+        with self.lock:
+            if not future.done() and gate in future._watch().gates:
+                future._watch().gates.remove(gate)
+                gate.release()
 
     def withdraw(self, future: Task) -> bool:
         """Forget a pending task; the lock is held."""
@@ -196,6 +194,8 @@ class Dispatcher:
         """Take a task that waits out of turn; the lock is held. In the order it stays as a dead entry for a while."""
         if self.admission.leave(task):
             return
+        if self.aside.leave(task):
+            return
         self.dead += 1
         if self.dead > 64 and self.dead * 2 > len(self.tasks):  # half of them: so a purge costs no more than it frees
             self.purge(task)
@@ -212,30 +212,36 @@ class Dispatcher:
         """Leave no trace of a submit that Ctrl-C, or another exception, ended at any line."""
         self.release_if_held()
         with self.lock:
-            if task._state == PENDING and (task in self.admission.entrants or task in self.tasks):
+            if task._state == PENDING and any(task in line for line in (self.admission.entrants, self.tasks)):
                 self.take_back(task)
             self.staff.nudge()
-
-    def evict(self) -> Task | None:
-        """Claim the task that has waited longest, to be abandoned; the lock is held."""
-        while self.tasks:
-            task = self.order.take_oldest()
-            if task._state == PENDING:
-                task._state = RUNNING
-                self.shed += not task._silent
-                return task
-            self.dead -= 1
-        return None
 
     def purge(self, leaving: Task | None = None) -> None:
         """Drop the dead entries from the order; the lock is held."""
         self.order.purge(lambda task: task is not leaving and task._state == PENDING)
         self.dead = 0
 
+    def enter(self, task: Task, when_full: str, timeout: float | None) -> None:
+        """Admit `task`, the plain way if possible; as Pool.submit does, and raising what it raises."""
+        try:
+            self.acquire()
+            if len(self.tasks) < self.room:
+                self.put(task)
+                if self.staff.growing or (self.staff.idle and not self.staff.waking):
+                    self.staff.summon(task)
+                self.release()
+            else:
+                self.release()
+                self.admission.enter(task, when_full, timeout)
+        except BaseException:
+            self.recover(task)
+            raise
+
     def run_here(self, task: Task) -> None:
         """Run a claimed task in this thread, inside whatever runs there already."""
         worker = current_worker()
         self.count_inline(worker, task, +1)
+        task._hurry()
         try:
             while self.observe(task) if self.observers else task._invoke():
                 pass
@@ -247,11 +253,12 @@ class Dispatcher:
 
     def count_inline(self, worker: Worker | None, task: Task, change: int) -> None:
         """Note that `task` begins (+1) or ends (-1) inside what runs in this thread, `worker`'s or nobody's."""
-        if worker is not None:
-            if change > 0:
-                worker.push(task)
-            else:
-                worker.pop()
+        if worker is None:
+            HERE.tasks = (*HERE.tasks, task) if change > 0 else HERE.tasks[:-1]
+        elif change > 0:
+            worker.push(task)
+        else:
+            worker.pop()
         with self.lock:
             if worker is None:
                 self.inline += change
@@ -284,12 +291,12 @@ class Dispatcher:
     def after_claim(self) -> None:
         """Use the room that a claim has made, and wake the next worker if tasks remain; the lock is held."""
         self.admission.let_in(self.admission.limit)
-        if self.staff.idle and self.tasks and not self.staff.waking:
+        if self.staff.idle and self.ready and not self.staff.waking:
             self.staff.wake_one()
 
     def claim_next(self) -> Task | None:
-        """Claim the next task that is alive; None if none waits. The lock is held."""
-        while self.tasks:
+        """Claim the next task that is alive; None if none may run now. The lock is held."""
+        while self.ready:
             task = self.take()
             if task._state == PENDING:
                 task._state = RUNNING
@@ -304,22 +311,45 @@ class Dispatcher:
 
     def claim_or_rest(self, worker: Worker) -> Task | None:
         """Claim the next task for `worker`, else mark it idle, or ready to leave; the lock is held."""
+        if self.staff.surplus and worker in self.staff.workers:
+            worker.resting = False
+            self.staff.strike_out(worker)
+            self.after_claim()
+            return None
         self.admission.let_in(self.admission.limit + 1)
         task = self.claim_next()
         if task is not None:
             self.after_claim()
             return task
-        worker.resting = self.closed is None and self.broken is None and worker in self.staff.workers
+        wanted = self.closed is None or bool(self.aside.tasks)
+        worker.resting = wanted and self.broken is None and worker in self.staff.workers
         if worker.resting:
             if self.staff.standing:
                 return self.staff.take_stand()
             self.staff.idle.append(worker)
         return None
 
+    def taken_over(self, task: Task) -> None:
+        """Tell the order that a task it gave out runs no more; the lock is held."""
+        if self.ended_in_order is not None:
+            self.ended_in_order(task)
+
+    def resume(self, task: Task) -> None:
+        """Put a task back in the order that waits beside it."""
+        self.aside.resume(task)
+
+    def make_room(self) -> None:
+        """Find out how many may wait in the order; the lock is held."""
+        closed = self.closed is not None or self.broken is not None
+        self.room = self.admission.limit - len(self.aside.tasks) if self.plain and not closed else -1
+
     def put_back(self, task: Task) -> None:
         """Return a claimed task to the order; the lock is held."""
         task._state = PENDING
-        self.put(task)
+        task._submitted = clock.now()  # that it waits since
+        self.taken_over(task)
+        if not self.aside.park(task):
+            self.put(task)
 
     # -- the end --------------------------------------------------------------------------------------------------
 
@@ -327,8 +357,8 @@ class Dispatcher:
         """Fail all that waits, and take nothing more: an initializer failed."""
         with self.lock:
             self.broken = PoolBroken(self.name)
-            self.room = -1
-            victims = self.seize()
+            self.make_room()
+            victims = self.shedding.seize()
             self.staff.recall_all()
             self.staff.wake_all()
             late = self.admission.refuse_all(self.broken)
@@ -340,9 +370,9 @@ class Dispatcher:
         with self.lock:
             if self.closed is None:
                 self.closed = after
-                self.room = -1
+                self.make_room()
             late = self.admission.refuse_all(PoolClosed(self.name, self.closed))
-            victims = self.seize() if cancel else []
+            victims = self.shedding.seize() if cancel else []
             self.dropping = self.dropping or cancel
             self.cancelled += sum(not task._silent for task in victims)
             self.staff.recall_all()
@@ -355,26 +385,6 @@ class Dispatcher:
             self.announce("cancelled", task)
             task._abandon()
 
-    def undone(self) -> tuple[Task, ...]:
-        """Return the futures of the tasks that run or wait."""
-        with self.lock:
-            running = [task for worker in self.staff.workers for task in worker.stack()]
-            return tuple(task for task in (*running, *self.tasks) if not task.done())
-
-    def report_undone(self, timeout: float) -> None:
-        """Log what a shutdown left undone."""
-        undone = self.undone()
-        names = ", ".join(sorted({task.name for task in undone})[:10])
-        _log.warning("pool %r: %d tasks were not done %g s after shutdown: %s", self.name, len(undone), timeout, names)
-
-    def seize(self) -> list[Task]:
-        """Claim all that waits in the order, for it will not run; the lock is held."""
-        victims = [task for task in self.tasks if task._state == PENDING]
-        for task in victims:
-            task._state = RUNNING
-        self.purge()
-        return victims
-
     def is_ours(self) -> bool:
         """Whether this thread is one of the pool's workers."""
         worker = current_worker()
@@ -382,4 +392,4 @@ class Dispatcher:
 
     def waiting(self) -> int:
         """How many tasks wait; the lock is held."""
-        return len(self.tasks) - self.dead
+        return len(self.tasks) - self.dead + len(self.aside.tasks)

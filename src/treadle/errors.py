@@ -2,6 +2,9 @@
 
     TreadleError
     |- PoolFull                      the pool had no room for a task, and its policy said no
+    |- Cancelled (CancelledError)    the running task was asked to stop
+    |- DeadlineExceeded (TimeoutError)  the deadline of a task, or of the caller, has passed
+    |- Shed                          the pool dropped a waiting task, for more was offered than it can do
     |- PoolClosed (RuntimeError)     the pool was shut down, or Python is exiting
     |- PoolBroken (BrokenThreadPool) a worker's initializer failed
     |- WorkerLost                    a worker thread ended in the middle of a task
@@ -17,18 +20,24 @@ A class tells what failed; its attributes carry the facts; its message ends with
 
 from __future__ import annotations
 
+import sys
+from concurrent.futures import CancelledError
+from concurrent.futures import TimeoutError as FuturesTimeoutError
 from concurrent.futures.thread import BrokenThreadPool
 
 __all__ = [
     "BindError",
+    "Cancelled",
     "ChannelClosed",
     "ChannelEmpty",
     "ChannelFull",
+    "DeadlineExceeded",
     "MessageTooLong",
     "PoolBroken",
     "PoolClosed",
     "PoolDeadlock",
     "PoolFull",
+    "Shed",
     "TreadleError",
     "WorkerLost",
 ]
@@ -45,16 +54,76 @@ class PoolFull(TreadleError):
         pool: the pool's name.
         queue_size: the limit on waiting tasks that was reached.
         waiting: how many tasks were waiting when the task was refused.
+        key: the key whose own ceiling was reached (see `treadle.orders.Fair`); None: it was the pool's.
     """
 
-    def __init__(self, pool: str, queue_size: int, waiting: int, waited: float | None = None) -> None:
+    def __init__(
+        self, pool: str, queue_size: int, waiting: int, waited: float | None = None, key: object = None
+    ) -> None:
         self.pool = pool
         self.queue_size = queue_size
         self.waiting = waiting
+        self.key = key
         after = "" if waited is None else f" after waiting {waited:g} s for room"
+        if key is not None:
+            super().__init__(
+                f"pool {pool!r} is full for key {key!r}{after}: as many of its tasks wait as its order allows one key "
+                "(max_waiting); submit less for that key, or choose another when_full"
+            )
+            return
         super().__init__(
             f"pool {pool!r} is full{after}: {waiting} tasks wait, queue_size={queue_size}; "
             "submit less, raise queue_size or max_workers, or choose another when_full"
+        )
+
+
+class Cancelled(TreadleError, CancelledError):
+    """The running task was asked to stop: by `Future.request_cancel`, or because its group is over.
+
+    To `except concurrent.futures.CancelledError` it is that; but the future of a task that ends with it is done, and
+    not `cancelled()`, for the task had begun.
+    """
+
+    def __init__(self) -> None:
+        super().__init__("the task was asked to stop; let this pass, so that it ends")
+
+
+if sys.version_info >= (3, 11):
+    _TimeoutError = TimeoutError
+else:
+
+    class _TimeoutError(FuturesTimeoutError, TimeoutError):
+        """Both of Python 3.10's, which are one from 3.11 on."""
+
+
+class DeadlineExceeded(TreadleError, _TimeoutError):
+    """The deadline has passed, of a task before it was done, or of whoever waits or submits.
+
+    Attributes:
+        seconds: what `treadle.deadline` was given.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        super().__init__(f"the deadline of {seconds:g} s has passed; give more time, or do less")
+
+
+class Shed(TreadleError):
+    """The task was dropped while it waited: more was offered than the pool can do, and it had waited too long.
+
+    Attributes:
+        pool: the pool's name.
+        task: the task's name.
+        waited: seconds from its submission until it was dropped.
+    """
+
+    def __init__(self, pool: str, task: str, waited: float) -> None:
+        self.pool = pool
+        self.task = task
+        self.waited = waited
+        super().__init__(
+            f"pool {pool!r} shed task {task} after {waited:.3f} s: it is offered more than it can do; "
+            "answer with a quick refusal, try again later, or raise max_workers"
         )
 
 

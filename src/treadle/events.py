@@ -55,7 +55,7 @@ class Observer:
         """A task was not taken, because of `event.error`."""
 
     def shed(self, event: TaskEvent) -> None:
-        """A waiting task was dropped to make room for another."""
+        """A waiting task was dropped: to make room for another, or because it had waited too long."""
 
 
 def tell(observers: Sequence[Observer], what: str, event: TaskEvent) -> None:
@@ -75,6 +75,7 @@ class WorkerSnapshot:
         name: its thread's name.
         task: the name of the task it runs, or None when it is idle.
         seconds: how long that task has run; 0 when idle.
+        overdue: seconds since that task's deadline; its future has failed, and its thread is free when it returns.
         nested: how many tasks further out wait in this thread for the one that runs.
         finished: how many tasks it has ended, well or badly.
     """
@@ -82,6 +83,7 @@ class WorkerSnapshot:
     name: str
     task: str | None
     seconds: float
+    overdue: float
     nested: int
     finished: int
 
@@ -99,7 +101,7 @@ class Snapshot:
         blocked: callers that wait for room.
         submitted: tasks admitted so far; `finished` have ended, well or badly; `cancelled` never began.
         rejected: tasks refused so far.
-        shed: tasks dropped so far to make room for others.
+        shed: tasks dropped so far to make room for others, or because they had waited too long.
         longest_wait: seconds that the task at the head of the queue has waited; 0 when none waits.
         closed: whether it takes no more tasks.
         workers: what each thread does.

@@ -18,7 +18,6 @@ hold that condition too. Order of locks: condition, then `home.lock`, never the 
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, InvalidStateError, TimeoutError, _base
 from contextlib import contextmanager
@@ -26,11 +25,11 @@ from threading import Condition
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from treadle.calls import Unseen, name_of
-from treadle.errors import WorkerLost
+from treadle.errors import Cancelled, WorkerLost
 from treadle.home import Alone, Home
-
-if TYPE_CHECKING:
-    from _thread import LockType
+from treadle.scope import Scope, checkpoint
+from treadle.traits import PLAIN, Traits
+from treadle.watchers import Rare, Watchers, call_back
 
 __all__ = ["CANCELLED_AND_NOTIFIED", "DONE", "FINISHED", "PENDING", "RUNNING", "Future"]
 
@@ -42,31 +41,6 @@ CANCELLED = _base.CANCELLED
 CANCELLED_AND_NOTIFIED = _base.CANCELLED_AND_NOTIFIED
 FINISHED = _base.FINISHED
 DONE = (FINISHED, CANCELLED_AND_NOTIFIED, CANCELLED)
-
-_standard_log = logging.getLogger("concurrent.futures")
-
-
-class _Watchers:
-    """Who waits for one future; made when the first of them comes. Guarded as the future's state is."""
-
-    __slots__ = ("callbacks", "condition", "gates", "waiters")
-
-    def __init__(self) -> None:
-        self.gates: list[LockType] = []
-        self.callbacks: list[Callable[[Any], object]] = []
-        self.waiters: list[Any] = []
-        self.condition: Condition | None = None
-
-
-class _Rare:
-    """What few tasks have: a name that was given, a number for observers, an exception nobody has asked for."""
-
-    __slots__ = ("name", "serial", "unseen")
-
-    def __init__(self) -> None:
-        self.name: str | None = None
-        self.serial = 0
-        self.unseen: Unseen | None = None
 
 
 class Future(_base.Future[T]):
@@ -89,6 +63,7 @@ class Future(_base.Future[T]):
         "_result",
         "_state",
         "_submitted",
+        "_traits",
         "_watchers",
     )
 
@@ -97,14 +72,15 @@ class Future(_base.Future[T]):
     # A pool fills these in by hand (see Pool.submit), without calling __init__; what is not listed there stays unset.
     _home: Home
     _state: str
-    _watchers: _Watchers | None
+    _watchers: Watchers | None
     _result: Any
     _exception: BaseException | None
     _fn: Any  # Callable, or None once it has run
     _args: Any  # tuple, or None once it has run
     _context: Any  # Runner, or None once it has run
     _submitted: float  # clock.now() when it was submitted
-    _rare: _Rare  # unset in most tasks
+    _traits: Traits
+    _rare: Rare  # unset in most tasks
 
     def __init__(self) -> None:
         self._home = Alone()
@@ -113,6 +89,7 @@ class Future(_base.Future[T]):
         self._result = None
         self._exception = None
         self._fn = None
+        self._traits = PLAIN
 
     # -- asking ---------------------------------------------------------------------------------------------------
 
@@ -126,6 +103,7 @@ class Future(_base.Future[T]):
         Raises:
             TimeoutError: the task was not done in time.
             CancelledError: the task was cancelled.
+            DeadlineExceeded, Cancelled: the task's, or the caller's, deadline passed; or either was asked to stop.
             PoolDeadlock: the wait could never end (see `treadle.errors.PoolDeadlock`).
         """
         if self._state is not FINISHED:
@@ -167,18 +145,18 @@ class Future(_base.Future[T]):
     @property
     def name(self) -> str:
         """What logs and snapshots call the task: the name given, else that of its function."""
-        rare, fn = getattr(self, "_rare", None), self._fn
-        if rare is not None and rare.name is not None:
-            return str(rare.name)
-        return "future" if fn is None else name_of(fn)
+        if self._traits.name is not None:
+            return self._traits.name
+        return "future" if self._fn is None else name_of(self._fn)
 
-    def _get_rare(self) -> _Rare:
+    def _get_rare(self) -> Rare:
         if not hasattr(self, "_rare"):
-            self._rare = _Rare()
+            self._rare = Rare()
         return self._rare
 
     def _wait(self, timeout: float | None) -> None:
         if not self.done() and not self._home.wait(self, timeout):
+            checkpoint()  # the caller's own deadline may have been nearer
             raise TimeoutError
         if self.cancelled():
             raise CancelledError
@@ -213,6 +191,42 @@ class Future(_base.Future[T]):
         self._home.announce("cancelled", self)
         self._tell()
         return True
+
+    def request_cancel(self) -> bool:
+        """Cancel the task if it has not begun; else ask it to stop.
+
+        A running task sees that in `treadle.cancelled` and `treadle.checkpoint`, and is woken from `treadle.sleep`,
+        `Channel`, `treadle.wait` and `Future.result`, which raise Cancelled. It goes on if it does not look. What it
+        has submitted under a `deadline` or in a group is asked to stop too.
+
+        Returns:
+            True if it is cancelled, or was asked; False if it is done.
+        """
+        if self.cancel():
+            return True
+        if self.done():
+            return False
+        self._own_scope().cancel()
+        return True
+
+    def _own_scope(self) -> Scope:
+        """Return what the task itself runs under; made when it is first asked for."""
+        with self._home.lock:
+            rare = self._get_rare()
+            if rare.scope is None:
+                rare.scope = Scope(self._inherited())
+            return rare.scope
+
+    def _inherited(self) -> Scope | None:
+        """Return the scope that the task was submitted in."""
+        return None
+
+    def _hurry(self) -> None:
+        """Let nothing hold the task up any more: somebody runs it now."""
+
+    def _overdue(self) -> float:
+        """Return the seconds that have passed since the task's deadline."""
+        return 0.0
 
     def set_running_or_notify_cancel(self) -> bool:
         """Begin a future that was made by hand.
@@ -257,18 +271,24 @@ class Future(_base.Future[T]):
             if not self.done():
                 self._watch().callbacks.append(fn)
                 return
-        self._call_back([fn])
+        call_back(self, [fn])
 
     def _settle(self, result: Any, error: BaseException | None) -> None:
         """Finish the future and tell whoever waits."""
+        if not self._settle_once(result, error):
+            raise InvalidStateError(f"{self._state}: {self!r}")
+
+    def _settle_once(self, result: Any, error: BaseException | None) -> bool:
+        """As `_settle`; False if it was done already."""
         with self._change():
             if self.done():
-                raise InvalidStateError(f"{self._state}: {self!r}")
+                return False
             if self._state == PENDING:
                 self._forget_call()
                 self._home.withdraw(self)
             self._result, self._exception, self._state = result, error, FINISHED
         self._tell()
+        return True
 
     def _abandon(self) -> None:
         """Cancel a future that was claimed and will not be run."""
@@ -276,6 +296,11 @@ class Future(_base.Future[T]):
             self._forget_call()
             self._state = CANCELLED_AND_NOTIFIED
         self._tell()
+
+    def _drop(self, error: BaseException) -> None:
+        """Fail a future that was claimed and will not be run."""
+        self._forget_call()
+        self._settle(None, error)
 
     def _orphan(self) -> None:
         """In a forked child, settle what the parent goes on with; no other thread lives."""
@@ -300,44 +325,12 @@ class Future(_base.Future[T]):
                 before = self._state
                 yield
             if self._state != before:
-                self._notify(condition)
-
-    def _notify(self, condition: Condition) -> None:
-        """Tell the standard library's waiters; `condition` is held."""
-        condition.notify_all()
-        waiters = cast(_Watchers, self._watchers).waiters
-        for waiter in waiters:
-            if self._state == CANCELLED_AND_NOTIFIED:
-                waiter.add_cancelled(self)
-            elif self._state == FINISHED:
-                (waiter.add_result if self._exception is None else waiter.add_exception)(self)
+                cast(Watchers, self._watchers).notify(self)
 
     def _tell(self) -> None:
         """Open the gates and run the callbacks of a future that is done; no lock is held."""
-        watchers = self._watchers
-        if watchers is None:
-            return
-        # Nobody adds to either list any more: those who would see, under the lock, that the future is done. Each entry
-        # is taken out as it is served, so that the work of a thread that was killed in here can be ended by another
-        # call.
-        while watchers.gates:
-            watchers.gates.pop().release()
-        if watchers.callbacks:
-            callbacks, watchers.callbacks = watchers.callbacks, []
-            self._call_back(callbacks)
-
-    def _call_back(self, callbacks: list[Callable[[Any], object]]) -> None:
-        """Run every callback, whatever the one before it raised."""
-        fatal: BaseException | None = None
-        for callback in callbacks:
-            try:
-                callback(self)
-            except Exception:
-                _standard_log.exception("exception calling callback for %r", self)
-            except BaseException as error:
-                fatal = error
-        if fatal is not None:
-            raise fatal
+        if self._watchers is not None:
+            self._watchers.tell(self)
 
     # -- running --------------------------------------------------------------------------------------------------
 
@@ -351,7 +344,8 @@ class Future(_base.Future[T]):
             self._result = self._context.run(self._fn, *self._args)
             self._exception = None
         except BaseException as error:
-            self._get_rare().unseen = Unseen(self.name, error)
+            if not isinstance(error, Cancelled):  # as it was told
+                self._get_rare().unseen = Unseen(self.name, error)
             self._result, self._exception = None, error
         self._fn = self._args = self._context = None
         if self._exception is not None:
@@ -369,10 +363,10 @@ class Future(_base.Future[T]):
 
     # -- for the standard library ---------------------------------------------------------------------------------
 
-    def _watch(self) -> _Watchers:
+    def _watch(self) -> Watchers:
         """Return the watchers, made if there were none; the lock is held."""
         if self._watchers is None:
-            self._watchers = _Watchers()
+            self._watchers = Watchers()
         return self._watchers
 
     if not TYPE_CHECKING:  # to type checkers they are the attributes that the base class has, which others expect

@@ -6,6 +6,8 @@ from collections.abc import Container
 from threading import RLock
 from typing import TYPE_CHECKING, Any, Protocol
 
+from treadle.scope import current
+
 if TYPE_CHECKING:
     from treadle.futures import Future
 
@@ -32,6 +34,9 @@ class Home(Protocol):
     def announce(self, what: str, task: Future[Any], /) -> None:
         """Tell observers, if there are any, what happened to `task`."""
 
+    def resume(self, future: Future[Any]) -> None:
+        """Put a task back in the queue that waited outside it."""
+
     def never_runs(self, stuck: Container[Any]) -> bool:
         """Whether a future that has not begun could never be run, if the workers in `stuck` never went on."""
 
@@ -46,8 +51,18 @@ class Alone:
 
     def wait(self, future: Future[Any], timeout: float | None) -> bool:
         """Block through the condition, as the standard library does: who writes `_state` by hand notifies only that."""
-        with future._condition:
-            return future._condition.wait_for(future.done, timeout)
+        condition, scope = future._condition, current()
+        if scope is None:
+            with condition:
+                return condition.wait_for(future.done, timeout)
+
+        def wake() -> None:
+            with condition:
+                condition.notify_all()
+
+        with scope.waking(wake), condition:
+            condition.wait_for(lambda: future.done() or scope.over(), scope.left(timeout))
+            return future.done()
 
     def withdraw(self, future: Future[Any]) -> bool:
         """Return False: its maker is to be told."""
@@ -63,6 +78,9 @@ class Alone:
 
     def announce(self, what: str, task: Future[Any], /) -> None:
         """Tell nobody."""
+
+    def resume(self, future: Future[Any]) -> None:
+        """Never called, since there is no queue."""
 
     def never_runs(self, stuck: Container[Any]) -> bool:
         """Return False: nobody knows who settles it."""

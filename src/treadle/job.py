@@ -12,8 +12,11 @@ from typing import TYPE_CHECKING, Any, cast
 
 from treadle import clock, deadlock
 from treadle.calls import Bare, Unseen, name_of
-from treadle.errors import WorkerLost
+from treadle.errors import DeadlineExceeded, Shed, WorkerLost
 from treadle.futures import RUNNING, Future
+from treadle.governed import new_task
+from treadle.scope import SCOPE, current
+from treadle.traits import Traits
 from treadle.worker import current_worker
 
 if TYPE_CHECKING:
@@ -95,7 +98,9 @@ class Job:
         "policy",
         "results",
         "running",
+        "scope",
         "timeout",
+        "traits",
         "turns",
         "waiting",
     )
@@ -109,7 +114,7 @@ class Job:
         ordered: bool,
         context: Context | Bare,
         enter: tuple[str, float | None],
-        name: str | None,
+        traits: Traits,
     ) -> None:
         self.dispatcher = dispatcher
         self.observed = bool(dispatcher.observers)
@@ -119,7 +124,9 @@ class Job:
         self.ordered = ordered
         self.context = context
         self.policy, self.timeout = enter
-        self.name = name or name_of(fn)
+        self.traits = traits
+        self.scope = SCOPE.get()  # whose end is the items' too
+        self.name = traits.name or name_of(fn)
         self.waiting: deque[Item] = deque()  # read, not claimed
         self.results: deque[Item] = deque()  # done, not taken; stays empty if the results are ordered
         self.lock = RLock()  # guards what follows
@@ -145,7 +152,7 @@ class Job:
 
     def new_turn(self) -> Turn:
         """Return a turn that has not been submitted."""
-        turn = cast(Turn, self.dispatcher.new_task(self.fn, (), BARE, None, Turn))
+        turn = cast(Turn, new_task(self.dispatcher, self.fn, (), BARE, self.traits, Turn))
         turn.job, turn.item = self, None
         turn._state = RUNNING  # to others, until it is admitted
         turn.add_done_callback(self.turn_done)
@@ -162,6 +169,7 @@ class Job:
         """Block until `item` is done, or, if None, any is; False when `deadline` passed first."""
         worker = current_worker()
         ours = worker is not None and worker.dispatcher is self.dispatcher
+        scope = current()
         while True:
             while ours and not self.ready(item) and self.run_one():
                 pass
@@ -171,15 +179,20 @@ class Job:
                 self.awaited = item
             if self.ready(item):
                 return True
+            timeout = None if deadline is None else deadline - clock.now()
             try:
-                timeout = None if deadline is None else deadline - clock.now()
-                came = deadlock.wait(gate, worker, lambda: self.depends_on(item), timeout, every=False)
+                if scope is None:
+                    came = deadlock.wait(gate, worker, lambda: self.depends_on(item), timeout, every=False)
+                else:
+                    with scope.waking(self.wake):
+                        timeout = scope.left(timeout)
+                        came = deadlock.wait(gate, worker, lambda: self.depends_on(item), timeout, every=False)
             finally:
                 with self.lock:
                     self.gate = None
             if self.ready(item):
                 return True
-            if not came:
+            if not came or (scope is not None and scope.over()):
                 return False
 
     def depends_on(self, item: Item | None) -> list[Turn]:
@@ -213,6 +226,7 @@ class Job:
     def work(self, turn: Turn) -> bool:
         """Run items until none is left, or others wait for the thread; return whether it is to go on later."""
         dispatcher, waiting, tasks = self.dispatcher, self.waiting, self.dispatcher.tasks
+        scope = self.scope
         most, fn, copy, popleft = dispatcher.staff.max_workers, self.fn, self.context.copy, waiting.popleft
         hand_over = None if self.ordered else self.results.append
         with self.lock:
@@ -226,6 +240,8 @@ class Job:
                     break
                 if dispatcher.dropping:
                     self.fail(CancelledError())
+                elif scope is not None and (error := scope.over()) is not None:
+                    self.fail(error)
                 if self.turns < most and len(waiting) > self.chunksize:
                     self.offer_turn()
                 left = self.chunksize
@@ -305,6 +321,13 @@ class Job:
                 self.live.discard(turn)
         return taken
 
+    def wake(self) -> None:
+        """Wake the consumer, for it should wait no longer."""
+        with self.lock:
+            if self.gate is not None:
+                self.gate.release()
+                self.gate = None
+
     def knock(self) -> None:
         """Wake the consumer, if what it waits for is there."""
         with self.lock:
@@ -324,11 +347,15 @@ class Job:
         if not self.ordered:
             self.results.extend(doomed)
         self.knock()
-        if isinstance(error, CancelledError) and doomed:
+        if isinstance(error, (CancelledError, DeadlineExceeded, Shed)) and doomed:
+            shed = isinstance(error, Shed)
             with self.dispatcher.lock:
-                self.dispatcher.cancelled += len(doomed)
+                if shed:
+                    self.dispatcher.shedding.count += len(doomed)
+                else:
+                    self.dispatcher.cancelled += len(doomed)
             for item in doomed if self.dispatcher.observers else ():
-                self.dispatcher.announce("cancelled", cast(Any, item), name=self.name)
+                self.dispatcher.announce("shed" if shed else "cancelled", cast(Any, item), name=self.name)
 
     def orphan(self, running: Item | None) -> None:
         """In a forked child, give up what the parent goes on with: the item that a turn runs, and all that wait."""

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Protocol
 from treadle import clock, deadlock
 from treadle.admission import AT_EXIT
 from treadle.calls import log_living
-from treadle.worker import DAEMON
+from treadle.threads import DAEMON
 
 if TYPE_CHECKING:
     from threading import Thread
@@ -139,14 +139,28 @@ def _after_fork_in_parent() -> None:
     _lock.release()
 
 
+def _start_afresh(dispatcher: Dispatcher) -> None:
+    """Have an empty pool: the threads stayed in the parent, and what they held is theirs."""
+    dispatcher.renew_lock()
+    for worker in dispatcher.staff.workers:
+        for task in worker.stack():
+            dispatcher.taken_over(task)
+    dispatcher.order.purge(lambda task: False)
+    dispatcher.admission.entrants.clear()
+    dispatcher.aside.tasks.clear()
+    dispatcher.staff.clear()
+    dispatcher.dead = dispatcher.inline = 0
+    dispatcher.make_room()
+
+
 def _after_fork_in_child() -> None:
     """Leave the child an empty, working pool: the threads, and so the tasks, stayed in the parent."""
     for dispatcher in _forking:
         lost = [task for worker in dispatcher.staff.workers for task in worker.stack()]
-        for task in (*lost, *dispatcher.tasks, *dispatcher.admission.entrants):
+        for task in (*lost, *dispatcher.tasks, *dispatcher.aside.tasks, *dispatcher.admission.entrants):
             if not task.done():
                 task._orphan()
-        dispatcher.start_afresh()
+        _start_afresh(dispatcher)
     _forking.clear()
     deadlock.let_go(forget=True)
     _lock.release()

@@ -24,6 +24,7 @@ from treadle import clock
 from treadle.calls import Unseen
 from treadle.errors import PoolClosed
 from treadle.job import NONE_YET, RETURNED, Item, Job
+from treadle.scope import checkpoint
 
 if TYPE_CHECKING:
     from treadle.dispatch import Dispatcher
@@ -168,6 +169,7 @@ class MapIterator(Iterator[T], Generic[T]):
     def _wait(self, item: Item | None) -> None:
         if not self._job.wait(item, self._deadline):
             self.close()
+            checkpoint()
             raise TimeoutError("the results of map were not there in time; what had not begun was cancelled")
 
     def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:

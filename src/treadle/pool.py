@@ -5,38 +5,39 @@ from __future__ import annotations
 import itertools
 import os
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from functools import partial
 from threading import Thread
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
-from treadle import aio, checks, lifecycle
-from treadle.calls import Bare
+from treadle import checks, lifecycle
 from treadle.clock import now
 from treadle.dispatch import Dispatcher
 from treadle.events import Observer, Snapshot
-from treadle.futuremap import FutureMap
 from treadle.futures import PENDING, Future
-from treadle.job import Job
-from treadle.mapping import MapIterator, Results, read_ahead
+from treadle.limit import Limit
+from treadle.mapping import Results
+from treadle.options import BARE, Options, rate_of, traits_for
 from treadle.orders import Order, order_named
-from treadle.snapshots import snapshot_of
+from treadle.rate import Rate
+from treadle.scope import SCOPE
+from treadle.snapshots import report_undone, snapshot_of, undone
+from treadle.traits import PLAIN
 
 if TYPE_CHECKING:
     from types import TracebackType
 
-__all__ = ["Options", "Pool"]
+__all__ = ["Pool"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 POLICIES = ("wait", "reject", "run", "discard_oldest")
 
-BARE = Bare()
-
 _new = object.__new__
+scope_here = SCOPE.get
 _numbers = itertools.count()
 
 
@@ -58,7 +59,12 @@ class Pool(ThreadPoolExecutor):
         when_full: what `submit` does at that ceiling. "wait": blocks until there is room (not for callers that hold a
             lock which tasks or their callbacks need). "reject": raises PoolFull. "run": runs the task in the calling
             thread. "discard_oldest": cancels the task that has waited longest.
-        order: in which order waiting tasks run: "fifo", or an object (see `treadle.orders`).
+        order: in which order waiting tasks run: "fifo", "priority", "fair", "adaptive", or an object (see
+            `treadle.orders`).
+        limit: a ceiling on tasks that run at once which finds itself, below `max_workers`; see `treadle.Limit`. None:
+            `max_workers` is the ceiling.
+        rate: how many tasks may begin in a second: a number, or a `treadle.Rate`, which several pools may share. None:
+            no limit.
         min_workers: threads that are started at once and stay when idle, 0 to `max_workers`.
         idle_timeout: seconds, 0 or more, after which a thread without work ends. None: never.
         context: whether a task runs in a copy of its submitter's `contextvars` context.
@@ -81,6 +87,8 @@ class Pool(ThreadPoolExecutor):
         queue_size: int | None = 1000,
         when_full: str = "wait",
         order: str | Order = "fifo",
+        limit: Limit | None = None,
+        rate: float | Rate | None = None,
         min_workers: int = 0,
         idle_timeout: float | None = 60.0,
         context: bool = True,
@@ -106,10 +114,13 @@ class Pool(ThreadPoolExecutor):
             raise ValueError(
                 f"min_workers={min_workers} is more than max_workers={max_workers}; allowed: 0 to {max_workers}"
             )
+        if limit is not None and not isinstance(limit, Limit):
+            raise TypeError(f"limit={limit!r} is {type(limit).__name__}; allowed: a treadle.Limit, or None")
+        self._rate = rate_of(rate)
         self._dispatcher = Dispatcher(
             name=name,
             thread_prefix=prefix,
-            max_workers=max_workers,
+            max_workers=max_workers if limit is None else limit.serve(max_workers),
             min_workers=min_workers,
             queue_size=checks.integer_or_none("queue_size", queue_size, least=0),
             order=order_named(order),
@@ -117,6 +128,7 @@ class Pool(ThreadPoolExecutor):
             initializer=initializer,
             initargs=tuple(initargs),
             observers=tuple(observers),
+            limit=limit,
         )
         lifecycle.register(self._dispatcher)
         # A pool that is dropped without shutdown() runs what it accepted, and its threads end.
@@ -139,12 +151,15 @@ class Pool(ThreadPoolExecutor):
             PoolClosed: the pool was shut down, or Python is exiting.
             PoolBroken: an initializer failed.
             PoolDeadlock: waiting for room could never end (see `treadle.errors.PoolDeadlock`).
+            DeadlineExceeded, Cancelled: the caller's deadline has passed, or it was asked to stop.
             RuntimeError: no thread can be started, and the pool has none; the task will not run.
         """
         if not callable(fn):
             checks.function("fn", fn)
+        if scope_here() is not None or self._rate is not None:
+            return self.options().submit(fn, *args, **kwargs)
         dispatcher = self._dispatcher
-        # As _task() does; spelled out because this is the path of every task.
+        # As new_task() does; spelled out because this is the path of every task.
         task: Future[T] = _new(Future)
         task._home = dispatcher
         task._state = PENDING
@@ -153,6 +168,7 @@ class Pool(ThreadPoolExecutor):
         task._args = args
         task._context = copy_context() if self._context else BARE
         task._submitted = now()
+        task._traits = PLAIN
         # `acquire` inside the `try`: Ctrl-C may raise between any two of these lines, and the lock must not stay taken.
         try:
             dispatcher.acquire()
@@ -221,7 +237,14 @@ class Pool(ThreadPoolExecutor):
         return await self.options().run(fn, *args, **kwargs)
 
     def options(
-        self, *, timeout: float | None = None, when_full: str | None = None, name: str | None = None
+        self,
+        *,
+        timeout: float | None = None,
+        when_full: str | None = None,
+        name: str | None = None,
+        priority: int = 0,
+        key: Hashable = None,
+        rate: float | Rate | None = None,
     ) -> Options:
         """Return a view of this pool whose tasks are submitted with other options; light, and with the same threads.
 
@@ -230,22 +253,41 @@ class Pool(ThreadPoolExecutor):
                 limit.
             when_full: the policy, see the class; None: the pool's.
             name: what logs and snapshots call the tasks; None: the name of their function.
+            priority: how urgent they are, -1000 to 1000, higher first; for pools with `order="priority"`.
+            rate: how many of them may begin in a second: a number, or a Rate, which several views may share; None: the
+                pool's.
+            key: whose they are, such as a customer's number, any hashable value; for pools with `order="fair"`.
 
         Raises:
-            TypeError, ValueError: an argument is of the wrong type, or out of range.
+            TypeError, ValueError: an argument is of the wrong type, or out of range, or the pool's order does not look
+                at it.
         """
         return Options(
             self,
             timeout=checks.seconds("timeout", timeout),
             when_full=self._when_full if when_full is None else checks.one_of("when_full", when_full, POLICIES),
-            name=None if name is None else checks.text("name", name),
+            traits=traits_for(self._dispatcher.order, name, priority, key),
+            rate=self._rate if rate is None else rate_of(rate),
         )
 
-    def _task(self, fn: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any], name: str | None) -> Future[T]:
-        """Return a task that has not been admitted."""
-        checks.function("fn", fn)
-        context = copy_context() if self._context else BARE
-        return self._dispatcher.new_task(fn if not kwargs else partial(fn, **kwargs), args, context, name)
+    def resize(self, max_workers: int) -> None:
+        """Change the ceiling on threads while the pool runs.
+
+        Threads beyond it end as soon as they are free; those that are missing start when tasks wait. In a pool with a
+        `limit` it is the upper bound of that. May be called from any thread, tasks included.
+
+        Args:
+            max_workers: the new ceiling, 1 or more, and no less than `min_workers`.
+
+        Raises:
+            TypeError, ValueError: it is of the wrong type, or out of range.
+        """
+        max_workers = checks.integer("max_workers", max_workers, least=1)
+        staff, limit = self._dispatcher.staff, self._dispatcher.limit
+        if max_workers < staff.min_workers:
+            raise ValueError(f"max_workers={max_workers} is less than min_workers={staff.min_workers}")
+        with self._dispatcher.lock:
+            staff.resize(max_workers if limit is None else limit.change(max_workers))
 
     # -- ending ---------------------------------------------------------------------------------------------------
 
@@ -268,8 +310,8 @@ class Pool(ThreadPoolExecutor):
         dispatcher = self._dispatcher
         dispatcher.close("shutdown", cancel=cancel_futures)
         if wait and not dispatcher.is_ours() and not lifecycle.join(dispatcher, timeout):
-            dispatcher.report_undone(cast(float, timeout))
-        return dispatcher.undone()
+            report_undone(dispatcher, cast(float, timeout))
+        return undone(dispatcher)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -316,79 +358,3 @@ class Pool(ThreadPoolExecutor):
     def _broken(self) -> str | bool:  # type: ignore[override]  # read-only here
         broken = self._dispatcher.broken
         return False if broken is None else str(broken)
-
-
-class Options:
-    """A view of a pool whose tasks are submitted with other options; made by `Pool.options`."""
-
-    __slots__ = ("_name", "_pool", "_timeout", "_when_full")
-
-    def __init__(self, pool: Pool, *, timeout: float | None, when_full: str, name: str | None) -> None:
-        self._pool = pool
-        self._timeout = timeout
-        self._when_full = when_full
-        self._name = name
-
-    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        """Run `fn(*args, **kwargs)` on a thread of the pool; as `Pool.submit`, with the view's options.
-
-        Raises:
-            PoolFull: there was no room, or none within the view's timeout.
-            PoolClosed, PoolBroken, PoolDeadlock, TypeError, RuntimeError: as `Pool.submit`.
-        """
-        task = self._pool._task(fn, args, kwargs, self._name)
-        self._pool._dispatcher.admission.enter(task, self._when_full, self._timeout)
-        return task
-
-    def map(
-        self,
-        fn: Callable[..., T],
-        *iterables: Iterable[Any],
-        timeout: float | None = None,
-        chunksize: int = 1,
-        buffersize: int | None = None,
-        ordered: bool = True,
-    ) -> Results[T]:
-        """As `Pool.map`, with the view's options; `timeout` here is the results', the view's is for room."""
-        return self._map(fn, iterables, timeout, chunksize, buffersize, ordered, None)
-
-    def _map(
-        self,
-        fn: Callable[..., T],
-        iterables: tuple[Iterable[Any], ...],
-        timeout: float | None,
-        chunksize: int,
-        buffersize: int | None,
-        ordered: bool,
-        submit: Callable[..., Any] | None,
-    ) -> Results[T]:
-        """Check the arguments and begin, through `submit` if it is given."""
-        checks.function("fn", fn)
-        pool = self._pool
-        timeout = checks.seconds("timeout", timeout)
-        chunksize = checks.integer("chunksize", chunksize, least=1)
-        ahead = checks.integer_or_none("buffersize", buffersize, least=1) or read_ahead(pool._dispatcher)
-        ordered = checks.boolean("ordered", ordered)
-        rows = zip(*iterables, strict=False)
-        if submit is not None:
-            return FutureMap(submit, fn, rows, ahead=ahead, timeout=timeout, ordered=ordered)
-        job = Job(
-            pool._dispatcher,
-            fn,
-            chunksize=chunksize,
-            ordered=ordered,
-            context=copy_context() if pool._context else BARE,
-            enter=(self._when_full, self._timeout),
-            name=self._name,
-        )
-        return MapIterator(pool, job, rows, ahead, timeout)
-
-    async def run(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        """As `Pool.run`, with the view's options."""
-        task = self._pool._task(fn, args, kwargs, self._name)
-        return await aio.run(self._pool._dispatcher, task, self._when_full, self._timeout)
-
-    def __repr__(self) -> str:
-        return (
-            f"<Options of {self._pool!r}: timeout={self._timeout}, when_full={self._when_full!r}, name={self._name!r}>"
-        )

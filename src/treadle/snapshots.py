@@ -1,7 +1,8 @@
-"""How a snapshot of a pool is taken."""
+"""How a snapshot of a pool is taken, and what a shutdown has left."""
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 from treadle import clock
@@ -10,20 +11,22 @@ from treadle.futures import PENDING
 from treadle.standing import Standing
 
 if TYPE_CHECKING:
-    from treadle.dispatch import Dispatcher
+    from treadle.dispatch import Dispatcher, Task
     from treadle.worker import Worker
 
-__all__ = ["snapshot_of"]
+__all__ = ["report_undone", "snapshot_of", "undone"]
+
+_log = logging.getLogger("treadle")
 
 
 def snapshot_of(dispatcher: Dispatcher) -> Snapshot:
     """Return what the pool does now. The lock is held only while its fields are copied."""
     with dispatcher.lock:
-        tasks = list(dispatcher.tasks)
+        tasks = [*dispatcher.tasks, *dispatcher.aside.tasks]
         workers = tuple(_look(worker) for worker in sorted(dispatcher.staff.workers, key=lambda worker: worker.number))
         waiting, ended, inline = dispatcher.waiting(), dispatcher.ended, dispatcher.inline
         blocked = len(dispatcher.admission.entrants)
-        cancelled, rejected, shed = dispatcher.cancelled, dispatcher.admission.rejected, dispatcher.shed
+        cancelled, rejected, shed = dispatcher.cancelled, dispatcher.admission.rejected, dispatcher.shedding.count
         ended += sum(worker.ended for worker in dispatcher.staff.workers)
         closed = dispatcher.closed is not None
         standing = sum(isinstance(worker.task, Standing) for worker in dispatcher.staff.workers)
@@ -53,5 +56,21 @@ def snapshot_of(dispatcher: Dispatcher) -> Snapshot:
 def _look(worker: Worker) -> WorkerSnapshot:
     task, since = worker.task, worker.since
     if task is None:
-        return WorkerSnapshot(worker.thread.name, None, 0.0, 0, worker.ended)
-    return WorkerSnapshot(worker.thread.name, task.name, max(0.0, clock.now() - since), len(worker.outer), worker.ended)
+        return WorkerSnapshot(worker.thread.name, None, 0.0, 0.0, 0, worker.ended)
+    seconds = max(0.0, clock.now() - since)
+    return WorkerSnapshot(worker.thread.name, task.name, seconds, task._overdue(), len(worker.outer), worker.ended)
+
+
+def undone(dispatcher: Dispatcher) -> tuple[Task, ...]:
+    """Return the futures of the tasks that run or wait."""
+    with dispatcher.lock:
+        running = [task for worker in dispatcher.staff.workers for task in worker.stack()]
+        waiting = (*dispatcher.tasks, *dispatcher.aside.tasks)
+        return tuple(task for task in (*running, *waiting) if not task.done())
+
+
+def report_undone(dispatcher: Dispatcher, timeout: float) -> None:
+    """Log what a shutdown left undone."""
+    left = undone(dispatcher)
+    names = ", ".join(sorted({task.name for task in left})[:10])
+    _log.warning("pool %r: %d tasks were not done %g s after shutdown: %s", dispatcher.name, len(left), timeout, names)

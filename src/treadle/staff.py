@@ -7,8 +7,9 @@ from collections.abc import Container
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from treadle import clock
 from treadle.futures import RUNNING
-from treadle.worker import Worker
+from treadle.worker import Worker, current_worker
 
 if TYPE_CHECKING:
     from threading import Thread
@@ -37,17 +38,19 @@ class Staff:
         "numbers",
         "on_stand",
         "standing",
+        "surplus",
         "waking",
         "workers",
     )
 
     def __init__(self, dispatcher: Dispatcher, max_workers: int, min_workers: int) -> None:
         self.dispatcher = dispatcher
-        self.max_workers = max_workers
+        self.max_workers = max_workers  # changes with `resize`
         self.min_workers = min_workers
         self.workers: set[Worker] = set()
         self.idle: list[Worker] = []  # newest last, so the longest idle is left alone until its time is up
         self.growing = True  # a worker may be started, or recalled from standing work
+        self.surplus = False  # there are more workers than there may be, and the next to come by is to leave
         self.waking = False  # one was woken and has not claimed yet
         self.numbers: list[int] = []  # of workers that left, to be given again
         self.departed: Thread | None = None  # the last thread that left; the next one to leave joins it
@@ -58,7 +61,35 @@ class Staff:
         """Forget everybody, in a forked child."""
         for container in (self.workers, self.idle, self.numbers, self.standing, self.on_stand):
             container.clear()
-        self.growing, self.waking, self.departed = True, False, None
+        self.growing, self.surplus, self.waking, self.departed = True, False, False, None
+
+    def recount(self) -> None:
+        """Find out whether there may be more workers, or should be fewer; the lock is held."""
+        self.growing = bool(self.on_stand) or len(self.workers) < self.max_workers
+        self.surplus = len(self.workers) > self.max_workers
+
+    def resize(self, max_workers: int) -> None:
+        """Have at most `max_workers` from now on; those beyond leave as soon as they are free. The lock is held."""
+        self.max_workers = max_workers
+        if hasattr(self.dispatcher.order, "threads"):
+            self.dispatcher.order.threads = max_workers
+        self.recount()
+        for _ in range(min(len(self.idle), len(self.workers) - max_workers)):
+            worker = self.idle[0]  # idle longest
+            del self.idle[0]
+            worker.mail.release()
+        while self.growing and len(self.dispatcher.tasks) > len(self.idle) and self.dispatcher.ready:
+            if len(self.workers) >= max_workers or not self.try_to_start():
+                break
+
+    def learn(self, task: Task) -> None:
+        """Have the limit learn from a task that this worker has run; the lock is held."""
+        self.dispatcher.taken_over(task)
+        worker, limit = current_worker(), self.dispatcher.limit
+        if worker is not None and limit is not None and not task._silent:
+            ceiling = limit.learn(clock.now() - worker.since, self.busy())
+            if ceiling != self.max_workers:
+                self.resize(ceiling)
 
     def warm_up(self) -> None:
         """Start the threads that are to be kept warm."""
@@ -77,6 +108,8 @@ class Staff:
                 self.wake_one()
             if len(self.dispatcher.tasks) <= len(self.idle) + 1:
                 return
+        if not self.dispatcher.ready:  # the order holds it back, until a task ends that is running
+            return
         if len(self.workers) < self.max_workers:
             try:
                 self.start_worker(task if len(self.dispatcher.tasks) == 1 else None)
@@ -99,7 +132,7 @@ class Staff:
         with self.dispatcher.lock:
             self.dispatcher.admission.check_open()
             self.standing.append(task)
-            if self.dispatcher.tasks:
+            if self.dispatcher.ready:
                 return False
             if self.idle:
                 self.wake_one()
@@ -117,7 +150,7 @@ class Staff:
     def recall_one(self) -> None:
         """Recall a worker from standing work; the lock is held."""
         task = self.on_stand.pop()
-        self.growing = bool(self.on_stand) or len(self.workers) < self.max_workers
+        self.recount()
         task.recall()
 
     def recall_all(self) -> None:
@@ -131,13 +164,13 @@ class Staff:
         with self.dispatcher.lock:
             if task in self.on_stand:
                 self.on_stand.remove(task)
-                self.growing = bool(self.on_stand) or len(self.workers) < self.max_workers
+                self.recount()
 
     # -- coming and going -----------------------------------------------------------------------------------------
 
     def nudge(self) -> None:
         """Make good what an exception in the middle of a critical section may have left undone; the lock is held."""
-        if self.idle and self.dispatcher.tasks:
+        if self.idle and self.dispatcher.ready:
             self.wake_one()
 
     def wake_one(self) -> None:
@@ -182,7 +215,7 @@ class Staff:
         if worker.number in self.numbers:
             self.numbers.remove(worker.number)
         self.workers.add(worker)
-        self.growing = bool(self.on_stand) or len(self.workers) < self.max_workers
+        self.recount()
 
     def may_leave(self, worker: Worker) -> bool:
         """Strike out `worker`, idle for long; False if there is work for it, or it is to be kept warm."""
@@ -195,7 +228,7 @@ class Staff:
     def strike_out(self, worker: Worker) -> None:
         """Count out a worker; the lock is held."""
         self.workers.discard(worker)
-        self.growing = True
+        self.recount()
         self.numbers.append(worker.number)
         self.dispatcher.ended += worker.ended
         if worker in self.idle:
@@ -208,7 +241,7 @@ class Staff:
             if worker in self.workers:  # neither idle for long nor, in a forked child, the parent's
                 self.strike_out(worker)
                 self.waking = False  # it may have been on its way
-            missed = bool(dispatcher.tasks) or (dispatcher.closed is None and len(self.workers) < self.min_workers)
+            missed = bool(dispatcher.ready) or (dispatcher.closed is None and len(self.workers) < self.min_workers)
             if missed and dispatcher.broken is None and len(self.workers) < self.max_workers:
                 self.try_to_start()
             predecessor, self.departed = self.departed, worker.thread

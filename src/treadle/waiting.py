@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import concurrent.futures
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION, TimeoutError
+from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION, TimeoutError, _base
+from threading import Event
 from typing import Any, TypeVar, cast
 
 from treadle import checks, clock, deadlock
-from treadle.futures import Future
+from treadle.futures import CANCELLED_AND_NOTIFIED, FINISHED, Future
+from treadle.scope import Scope, current
 from treadle.worker import Worker, current_worker
 
 __all__ = ["ALL_COMPLETED", "FIRST_COMPLETED", "FIRST_EXCEPTION", "as_completed", "wait"]
@@ -21,16 +23,14 @@ T = TypeVar("T")
 Any_ = concurrent.futures.Future[Any]
 
 
-class _Event:
-    """The standard library's wait for a set of futures, as a gate to sleep at."""
+class _Gate:
+    """The event that the standard library's waiters set, as a gate to sleep at."""
 
-    def __init__(self, futures: set[concurrent.futures.Future[T]], return_when: str) -> None:
-        self._futures = futures
-        self._return_when = return_when
+    def __init__(self, event: Event) -> None:
+        self._event = event
 
     def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
-        done, not_done = concurrent.futures.wait(self._futures, None if timeout < 0 else timeout, self._return_when)
-        return not not_done or (self._return_when != ALL_COMPLETED and bool(done))
+        return self._event.wait(None if timeout < 0 else timeout)
 
 
 def wait(
@@ -48,22 +48,50 @@ def wait(
 
     Raises:
         TypeError, ValueError: an argument is of the wrong type, or out of range.
+        DeadlineExceeded, Cancelled: the caller's deadline passed first, or it was asked to stop.
         PoolDeadlock: the wait could never end.
     """
     timeout = checks.seconds("timeout", timeout)
     checks.one_of("return_when", return_when, (ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION))
     futures = set(fs)
+    scope = current()
+    if scope is None:  # and so in no worker either
+        return concurrent.futures.wait(futures, timeout, return_when)
+    return _wait_in(scope, futures, timeout, return_when)
+
+
+def _wait_in(
+    scope: Scope,
+    futures: set[concurrent.futures.Future[T]],
+    timeout: float | None,
+    return_when: str,
+) -> concurrent.futures._base.DoneAndNotDoneFutures[T]:
+    """Wait as `wait` does, and no longer than `scope` allows. The waiter is the standard library's own."""
+    deadline = None if timeout is None else clock.now() + timeout
     worker = current_worker()
     if worker is not None:
-        deadline = None if timeout is None else clock.now() + timeout
         _help(worker, futures, return_when, deadline)
-        timeout = None if deadline is None else max(0.0, deadline - clock.now())
-        if timeout is None and not _satisfied(futures, return_when):
-            ours = [future for future in futures if isinstance(future, Future)]
-            if len(ours) == len(futures) or return_when == ALL_COMPLETED:
-                pending = lambda: [future for future in ours if not future.done()]  # noqa: E731
-                deadlock.wait(_Event(futures, return_when), worker, pending, None, every=return_when == ALL_COMPLETED)
-    return concurrent.futures.wait(futures, timeout, return_when)
+    with _base._AcquireFutures(futures):
+        done = {future for future in futures if future._state in (FINISHED, CANCELLED_AND_NOTIFIED)}
+        if _satisfied(futures, return_when):
+            return _base.DoneAndNotDoneFutures(done, futures - done)
+        waiter = _base._create_and_install_waiters(futures - done, return_when)  # type: ignore[attr-defined]
+    every = return_when == ALL_COMPLETED
+    ours = [future for future in futures if isinstance(future, Future)]
+    seen = worker if every or len(ours) == len(futures) else None  # of a wait that strangers may end, nothing is known
+    pending = lambda: [future for future in ours if not future.done()]  # noqa: E731
+    try:
+        with scope.waking(waiter.event.set):
+            left = scope.left(None if deadline is None else deadline - clock.now())
+            deadlock.wait(_Gate(waiter.event), seen, pending, left, every=every)
+    finally:
+        for future in futures - done:
+            with future._condition:
+                future._waiters.remove(waiter)
+    done |= set(waiter.finished_futures)
+    if not _satisfied(futures, return_when):
+        scope.check()
+    return _base.DoneAndNotDoneFutures(done, futures - done)
 
 
 def as_completed(
@@ -78,11 +106,12 @@ def as_completed(
     Raises:
         TypeError, ValueError: an argument is of the wrong type, or out of range.
         TimeoutError: not all of them were done in time.
+        DeadlineExceeded, Cancelled: as `wait`.
         PoolDeadlock: the wait could never end.
     """
     timeout = checks.seconds("timeout", timeout)
     futures = set(fs)
-    if current_worker() is None:
+    if current() is None:
         return concurrent.futures.as_completed(futures, timeout)
     return _as_completed_here(futures, None if timeout is None else clock.now() + timeout)
 

@@ -1,46 +1,32 @@
-"""Worker: a thread that runs tasks until there is none left for it. The only place where treadle starts threads."""
+"""Worker: a thread that runs tasks until there is none left for it."""
 
 from __future__ import annotations
 
 import logging
-import threading
 from _thread import allocate_lock
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from treadle import clock
 from treadle.errors import PoolBroken, WorkerLost
 from treadle.futures import FINISHED, PENDING, RUNNING, Future
+from treadle.scope import HERE
+from treadle.threads import new_thread
 
 if TYPE_CHECKING:
     from treadle.dispatch import Dispatcher
 
-__all__ = ["DAEMON", "Worker", "current_worker", "start_thread"]
+__all__ = ["Worker", "current_worker"]
 
 _log = logging.getLogger("treadle")
 _standard_log = logging.getLogger("concurrent.futures")
-_here = threading.local()
 
 Task = Future[Any]
-
-DAEMON = getattr(threading, "_daemon_threads_allowed", lambda: True)()
-"""Whether threads are daemons: not in an isolated sub-interpreter, which has none (see `treadle.lifecycle`)."""
 
 
 def current_worker() -> Worker | None:
     """Return the worker whose thread this is, of whatever pool; None for a thread of nobody's."""
-    return getattr(_here, "worker", None)
-
-
-def start_thread(target: Callable[[], object], name: str) -> threading.Thread:
-    """Start a thread beside a pool's: a server's watchdog.
-
-    Raises:
-        RuntimeError: no thread can be started.
-    """
-    thread = threading.Thread(target=target, name=name, daemon=DAEMON)
-    thread.start()
-    return thread
+    worker: Worker | None = HERE.worker
+    return worker
 
 
 class Worker:
@@ -50,12 +36,24 @@ class Worker:
     settles one task and claims the next in one critical section, which also halves the locking.
     """
 
-    __slots__ = ("dispatcher", "ended", "last", "mail", "number", "outer", "resting", "since", "task", "thread")
+    __slots__ = (
+        "dispatcher",
+        "ended",
+        "last",
+        "mail",
+        "number",
+        "outer",
+        "resting",
+        "since",
+        "task",
+        "thread",
+        "victims",
+    )
 
     def __init__(self, dispatcher: Dispatcher, number: int, first: Task | None) -> None:
         self.dispatcher = dispatcher
         self.number = number
-        self.thread = threading.Thread(target=self._main, name=f"{dispatcher.thread_prefix}{number}", daemon=DAEMON)
+        self.thread = new_thread(self._main, f"{dispatcher.thread_prefix}{number}")
         self.mail = allocate_lock()  # released once to wake the worker from idleness
         self.mail.acquire()
         self.resting = False  # whether it fell idle, or found no reason to stay; guarded by the dispatcher's lock
@@ -65,6 +63,7 @@ class Worker:
         self.outer: list[tuple[Task | None, float]] = []  # tasks that wait, further out in this thread, for `task`
         self.since = clock.now()
         self.ended = 0
+        self.victims: list[Task] | None = None  # tasks that it has claimed to shed them
 
     def push(self, task: Task) -> None:
         """Note that `task` now runs inside the present one."""
@@ -82,7 +81,7 @@ class Worker:
         return [task for task in tasks if task is not None]
 
     def _main(self) -> None:
-        _here.worker = self
+        HERE.worker = self
         dispatcher = self.dispatcher
         reason: BaseException | None = None
         try:
@@ -94,15 +93,18 @@ class Worker:
             reason = error
             _log.critical("worker %s of pool %r was killed", self.thread.name, dispatcher.name, exc_info=True)
         finally:
-            _here.worker = None
+            HERE.worker = None
             self._leave_nothing(reason)
             dispatcher.staff.depart(self)
 
     def _leave_nothing(self, reason: BaseException | None) -> None:
         """Settle what a thread that was killed, between any two lines, had in its hands."""
+        dispatcher = self.dispatcher
         for task in (self.last, *self.stack()):
             if task is None:
                 continue
+            with dispatcher.lock:
+                dispatcher.taken_over(task)
             if task.done():
                 task._tell()
             elif task._context is None:  # it has run
@@ -110,6 +112,8 @@ class Worker:
             else:
                 task._settle(None, WorkerLost(self.thread.name, task.name, reason))
         self.task = self.last = None
+        if self.victims is not None:
+            dispatcher.shedding.shed(task for task in self.victims if not task.done())
 
     def _initialize(self) -> bool:
         dispatcher = self.dispatcher
@@ -128,7 +132,8 @@ class Worker:
         dispatcher = self.dispatcher
         acquire, release = dispatcher.acquire, dispatcher.release
         staff, entrants = dispatcher.staff, dispatcher.admission.entrants
-        tasks, take, idle = dispatcher.tasks, dispatcher.take, staff.idle
+        ready, take, idle = dispatcher.ready, dispatcher.take, staff.idle
+        stale, after = dispatcher.shedding.stale, dispatcher.after
         now, plain = clock.now, not dispatcher.observers
         task = done = self.last = self.task  # `done` is run, not settled
         again, watchers = False, None
@@ -143,11 +148,16 @@ class Worker:
                     if again:
                         watchers = None
                         dispatcher.put_back(done)
-                    elif watchers is None or watchers.condition is None:
-                        done._state = FINISHED
+                    else:
+                        if watchers is None or watchers.condition is None:
+                            done._state = FINISHED
+                        if after is not None:
+                            after(done)
                 if watchers is not None and watchers.callbacks:
                     task = done  # claim nothing while callbacks run: who knows how long, and whom they wait for
-                elif tasks:
+                elif stale is not None and ready and (victims := stale()):
+                    self.victims, task = dispatcher.shedding.claim(victims), None  # claim nothing while they are told
+                elif ready and not staff.surplus:
                     task = take()
                     if task._state is PENDING:
                         task._state = RUNNING
@@ -190,8 +200,12 @@ class Worker:
             raise
 
     def _rest(self) -> bool:
-        """Sleep until there is work. False: it is time to leave."""
+        """Tell those whose tasks were shed, or sleep until there is work. False: it is time to leave."""
         dispatcher = self.dispatcher
+        if self.victims is not None:
+            victims, self.victims = self.victims, None
+            dispatcher.shedding.shed(victims)
+            return True
         if not self.resting:
             return False
         timeout = -1 if dispatcher.idle_timeout is None else dispatcher.idle_timeout

@@ -239,7 +239,7 @@ def test_a_map_whose_only_queued_turn_is_dropped_while_another_is_offered_goes_o
 
             def offer(self, task: Any) -> bool:
                 with pool._dispatcher.lock:
-                    victim = pool._dispatcher.evict()
+                    victim = pool._dispatcher.shedding.evict(task)
                 assert victim is not None
                 victim._abandon()
                 pool._dispatcher.admission = admission

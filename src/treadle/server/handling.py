@@ -217,7 +217,7 @@ class Handling:
             self.answer(conn, answer)
             if not self.may_go_on(conn):
                 break
-            if conn.waiting and self.lane.dispatcher.tasks:
+            if conn.waiting and self.lane.dispatcher.ready:
                 return True
         self.release(conn)
         return False

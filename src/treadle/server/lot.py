@@ -112,7 +112,7 @@ class Lot:
 
     def _submit(self, visit: Visit) -> None:
         pool = self._open_pool()
-        visit.task = task = pool._task(visit.run, (), {}, type(self.server).__name__)
+        visit.task = task = pool.options(name=type(self.server).__name__)._task(visit.run, (), {})
         pool._dispatcher.admission.enter_later(task, "wait")
         task.add_done_callback(visit.settled)
 

@@ -16,7 +16,7 @@ from threading import Thread
 from typing import TYPE_CHECKING
 
 from treadle.clock import now, read_clock
-from treadle.worker import start_thread
+from treadle.threads import start_thread
 
 if TYPE_CHECKING:
     from treadle.server.lane import Lane, Lead

@@ -1,0 +1,121 @@
+"""Alarm: calls functions at given times, from one thread for the whole process.
+
+For what must happen on time though nobody waits for it, such as failing a future at its deadline. The thread lives
+while bells are set, and a second longer.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from heapq import heapify, heappop, heappush
+from threading import TIMEOUT_MAX, Condition, Thread
+
+from treadle import clock
+from treadle.threads import start_thread
+
+__all__ = ["ALARM", "Alarm", "Bell"]
+
+_log = logging.getLogger("treadle")
+
+LINGER = 1.0  # seconds that the thread waits for another bell; a guess: starting one takes 0.1 ms
+FEW = 64  # bells that are not worth tidying up
+
+
+class Bell:
+    """A function that is to be called at a time."""
+
+    __slots__ = ("ring", "when")
+
+    def __init__(self, when: float, ring: Callable[[], object]) -> None:
+        self.when = when
+        self.ring: Callable[[], object] | None = ring  # None once it rang, or was muted
+
+    def __lt__(self, other: Bell) -> bool:
+        return self.when < other.when
+
+
+class Alarm:
+    """Bells in the order of their times. All methods may be called from any thread, and from signal handlers."""
+
+    def __init__(self) -> None:
+        self._bells: list[Bell] = []  # a heap
+        self._start_afresh()
+
+    def _start_afresh(self) -> None:
+        for bell in self._bells:
+            bell.ring = None
+        self._changed = Condition()  # its lock, which is re-entrant, guards what follows
+        self._bells = []
+        self._muted = 0  # bells in it that will not ring
+        self._thread: Thread | None = None
+
+    def set(self, when: float, ring: Callable[[], object]) -> Bell:
+        """Call `ring` when the clock says `when`, or soon after; it must not block.
+
+        Raises:
+            RuntimeError: no thread can be started.
+        """
+        bell = Bell(when, ring)
+        with self._changed:
+            heappush(self._bells, bell)
+            if self._thread is None:
+                self._thread = start_thread(self._run, "treadle-alarm")
+            elif self._bells[0] is bell:
+                self._changed.notify()
+        return bell
+
+    def mute(self, bell: Bell) -> None:
+        """See that `bell` does not ring, if it has not rung. The bells that are kept are at most twice those set."""
+        with self._changed:
+            if bell.ring is None:
+                return
+            bell.ring = None
+            self._muted += 1
+            if self._muted > FEW and self._muted * 2 > len(self._bells):
+                self._bells = [bell for bell in self._bells if bell.ring is not None]
+                heapify(self._bells)
+                self._muted = 0
+
+    def ring_due(self) -> int:
+        """Ring what is due, in this thread; return how many rang."""
+        rang = 0
+        while True:
+            with self._changed:
+                ring = self._take_due()
+            if ring is None:
+                return rang
+            rang += 1
+            try:
+                ring()
+            except Exception:
+                _log.exception("alarm: %r failed", ring)
+
+    def _take_due(self) -> Callable[[], object] | None:
+        """Return what is to be called now; the lock is held."""
+        while self._bells and (self._bells[0].ring is None or self._bells[0].when <= clock.now()):
+            bell = heappop(self._bells)
+            ring, bell.ring = bell.ring, None
+            if ring is not None:
+                return ring
+            self._muted -= 1
+        return None
+
+    def _run(self) -> None:
+        while True:
+            self.ring_due()
+            with self._changed:
+                if self._bells:
+                    wait = self._bells[0].when - clock.now()
+                    if wait > 0:
+                        self._changed.wait(min(wait, TIMEOUT_MAX))
+                elif not self._changed.wait(LINGER) and not self._bells:
+                    self._thread = None
+                    return
+
+
+ALARM = Alarm()
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=ALARM._start_afresh)  # what was set is the parent's, and so is the thread

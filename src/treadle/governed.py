@@ -1,0 +1,134 @@
+"""Governed: tasks that were submitted under a deadline or in a group; and how tasks are made."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, cast
+
+from treadle import clock
+from treadle.calls import Unseen
+from treadle.errors import Cancelled, DeadlineExceeded
+from treadle.futures import PENDING, Future
+from treadle.scope import SCOPE, Scope
+
+if TYPE_CHECKING:
+    from contextvars import Context
+
+    from treadle.calls import Bare
+    from treadle.home import Home
+    from treadle.rate import Rate
+    from treadle.traits import Traits
+
+__all__ = ["Governed", "new_task"]
+
+FREE = Scope(None)  # of tasks that are submitted in no scope, but at a rate
+
+_log = logging.getLogger("treadle")
+
+
+class Governed(Future[Any]):
+    """A task that belongs to a scope: not started when that is over, and failed on time when its deadline passes.
+
+    Who takes it out of the scope has decided what becomes of it: the alarm at the deadline, or its worker afterwards.
+    """
+
+    __slots__ = ("_rate", "_scope")
+
+    _scope: Scope
+    _rate: Rate | None  # that it is still to be admitted by
+
+    def _inherited(self) -> Scope:
+        return self._scope
+
+    def _invoke(self) -> bool:
+        scope = self._scope
+        scope.begin()
+        try:
+            error: BaseException | None = scope.over()
+            if error is None and self._rate is not None:
+                if not self._rate.admit(self):
+                    return True
+                self._rate = None
+            self._run(error)
+        finally:
+            scope.end()
+        return False
+
+    def _run(self, error: BaseException | None) -> None:
+        """Run the function, unless there is an error already, and keep what comes of it."""
+        result, started = None, error is None
+        if started:
+            try:
+                result = self._context.run(self._fn, *self._args)
+            except BaseException as raised:
+                error = raised
+        if self._scope.leave(self):
+            if error is not None and started and not isinstance(error, Cancelled):
+                self._get_rare().unseen = Unseen(self.name, error)
+            self._result, self._exception = result, error
+        else:
+            self._settle_once(None, self._scope.exceeded())  # if the alarm has not come that far yet
+            if error is not None and not isinstance(error, (Cancelled, DeadlineExceeded)):
+                _log.error("task %s failed after its deadline", self.name, exc_info=error)
+        self._fn = self._args = self._context = None
+        if error is not None:
+            self = error = None  # type: ignore[assignment]  # the traceback holds this frame: no cycle through it
+
+    def _hurry(self) -> None:
+        if self._rate is not None:
+            self._rate.charge(self)
+            self._rate = None
+
+    def _forget_call(self) -> None:
+        super()._forget_call()
+        self._scope.leave(self)
+        if self._rate is not None:
+            self._rate.forget(self)
+            self._rate = None
+
+    def _expire(self, error: DeadlineExceeded) -> None:
+        """Fail, for the deadline has passed."""
+        waited = self._state == PENDING
+        if self._settle_once(None, error) and waited:
+            self._home.announce("cancelled", self)
+
+    def _overdue(self) -> float:
+        deadline = self._scope.deadline
+        return 0.0 if deadline is None else max(0.0, clock.now() - deadline)
+
+
+def new_task(
+    home: Home,
+    fn: Callable[..., Any],
+    args: tuple[Any, ...],
+    context: Context | Bare,
+    traits: Traits,
+    kind: type[Future[Any]] = Future,
+    rate: Rate | None = None,
+) -> Future[Any]:
+    """Return a task that has not been admitted. A plain one belongs to the scope in which it is made, if there is one.
+
+    Raises:
+        Cancelled, DeadlineExceeded: that scope is over.
+    """
+    scope = SCOPE.get() if kind is Future else None
+    if scope is None and rate is not None:
+        scope = FREE
+    if scope is not None:
+        scope.check()
+        kind = Governed
+    task = object.__new__(kind)
+    task._home = home
+    task._state = PENDING
+    task._watchers = None
+    task._fn = fn
+    task._args = args
+    task._context = context
+    task._submitted = clock.now()
+    task._traits = traits
+    if scope is not None:
+        governed = cast(Governed, task)
+        governed._scope, governed._rate = scope, rate
+        scope.join(governed)
+    return task

@@ -1,0 +1,212 @@
+"""TaskGroup: tasks that belong together, none of which outlives the block that they are submitted in."""
+
+from __future__ import annotations
+
+import sys
+from _thread import allocate_lock
+from collections.abc import Callable
+from concurrent.futures import CancelledError
+from contextvars import Token
+from threading import RLock
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+from treadle import checks, deadlock
+from treadle.errors import Cancelled
+from treadle.futures import Future
+from treadle.options import Options
+from treadle.pool import Pool
+from treadle.scope import SCOPE, Scope, current
+from treadle.worker import current_worker
+
+if TYPE_CHECKING:
+    from _thread import LockType
+    from types import TracebackType
+
+if sys.version_info < (3, 11):
+    from exceptiongroup import BaseExceptionGroup
+
+__all__ = ["TaskGroup"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+NEW, OPEN, CLOSED = "new", "open", "closed"
+
+
+class TaskGroup:
+    """Run tasks of a pool that belong together, and leave the `with` block only when all of them are done.
+
+    When one fails, or the block raises, the others are cancelled: what has not begun never will, and what runs is asked
+    to stop (see `treadle.cancelled`). The block is left when every function has returned, also one whose future has
+    failed at its deadline before; so no task outlives the group. All methods may be called from any thread; tasks may
+    submit more to their group. Groups can be nested, and used inside tasks of the same pool, whose thread then runs
+    what has not begun.
+
+    At the end of the block it raises an ExceptionGroup of whatever the tasks, and the block, have raised; those that
+    stopped because they were asked to are left out. KeyboardInterrupt and SystemExit of the block are raised as they
+    are. If nothing failed, but the group's own surroundings should stop, that is raised: Cancelled or DeadlineExceeded.
+    Ctrl-C while it waits cancels the group; another one leaves the block at once, whatever runs.
+
+    Args:
+        pool: a Pool, or what its `options` returns.
+        collect: whether to let all tasks go on when one fails, and raise nothing for them; see `outcomes`.
+
+    Raises:
+        TypeError: `pool` or `collect` is something else.
+    """
+
+    def __init__(self, pool: Pool | Options, *, collect: bool = False) -> None:
+        if not isinstance(pool, (Pool, Options)):
+            raise TypeError(f"pool={pool!r} is {type(pool).__name__}; allowed: a treadle.Pool, or its options(...)")
+        self._pool = pool
+        self._collect = checks.boolean("collect", collect)
+        self._lock = RLock()  # guards what follows
+        self._state = NEW
+        self._waiting: dict[Future[Any], None] = {}  # tasks that are not done
+        self._submitting = 0  # calls of `submit` that are under way
+        self._futures: list[Future[Any]] = []  # all of them, if they are to be collected
+        self._errors: list[BaseException] = []
+        self._gate: LockType | None = None  # where the end of the block waits
+        self._scope = Scope(None)
+        self._token: Token[Scope | None] | None = None
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """Run `fn(*args, **kwargs)` on a thread of the pool, as a task of the group; as `Pool.submit`.
+
+        Raises:
+            RuntimeError: the group's block was not entered, or is left.
+            Cancelled, DeadlineExceeded: the group was cancelled, or its deadline has passed.
+            PoolFull, PoolClosed, PoolBroken, PoolDeadlock, TypeError: as `Pool.submit`.
+        """
+        with self._lock:
+            if self._state != OPEN:
+                raise RuntimeError(f"cannot submit to a group that is {self._state}; submit inside its `with` block")
+            self._submitting += 1
+        token = SCOPE.set(self._scope)
+        try:
+            future = self._pool.submit(fn, *args, **kwargs)
+            with self._lock:
+                self._waiting[future] = None
+                if self._collect:
+                    self._futures.append(future)
+        finally:
+            SCOPE.reset(token)
+            with self._lock:
+                self._submitting -= 1
+            self._knock()
+        future.add_done_callback(self._done)
+        return future
+
+    def cancel(self) -> None:
+        """Cancel what has not begun, and ask what runs to stop. Leaving the block raises nothing for that."""
+        self._scope.cancel()
+        with self._lock:
+            futures = list(self._waiting)
+        for future in futures:
+            future.cancel()
+
+    @property
+    def outcomes(self) -> tuple[Any, ...]:
+        """What each task returned, or raised, in the order of their submission; once the block is left.
+
+        Raises:
+            RuntimeError: it is not left yet, or the group was not made with `collect=True`.
+        """
+        if not self._collect or self._state != CLOSED:
+            why = "is not left yet" if self._collect else "was not made with collect=True"
+            raise RuntimeError(f"no outcomes: the group {why}")
+        return tuple(_outcome(future) for future in self._futures)
+
+    # -- the block ------------------------------------------------------------------------------------------------
+
+    def __enter__(self) -> TaskGroup:
+        with self._lock:
+            if self._state != NEW:
+                raise RuntimeError(f"cannot enter a group that is {self._state}; make a new one for each block")
+            self._state = OPEN
+        self._scope = Scope(current())
+        self._token = SCOPE.set(self._scope)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._token is not None:
+            SCOPE.reset(self._token)
+        if error is not None:
+            self.cancel()
+        try:
+            self._join()
+        except KeyboardInterrupt:
+            self.cancel()
+            self._join()
+            raise
+        self._raise(error)
+
+    def _join(self) -> None:
+        """Wait until every task is done, and every function has returned."""
+        around, worker = self._scope.parent, current_worker()
+        while True:
+            with self._lock:
+                if self._is_over():
+                    self._state = CLOSED
+                    return
+                gate = self._gate = allocate_lock()
+                gate.acquire()
+                waiting = list(self._waiting)
+            for future in waiting if worker is not None else ():
+                home = future._home
+                if home is worker.dispatcher and home.claim(future):  # type: ignore[union-attr]  # see above
+                    home.run_here(future)
+            self._knock()
+            if around is None:
+                deadlock.wait(gate, worker, self._targets, None)
+            else:
+                with around.waking(self.cancel):
+                    deadlock.wait(gate, worker, self._targets, None)
+
+    def _targets(self) -> list[Future[Any]]:
+        with self._lock:
+            return [future for future in self._waiting if not future.done()]
+
+    def _is_over(self) -> bool:
+        return not self._waiting and not self._submitting and not self._scope.running
+
+    def _knock(self) -> None:
+        """Let the end of the block go on, if there is nothing more to wait for."""
+        with self._lock:
+            if self._gate is not None and self._is_over():
+                self._gate.release()
+                self._gate = None
+
+    def _done(self, future: Future[Any]) -> None:
+        """A task is done, though its function may still run."""
+        failure = None if future.cancelled() else future.exception()
+        failed = not self._collect and failure is not None and not isinstance(failure, Cancelled)
+        with self._lock:
+            self._waiting.pop(future, None)
+            if failed and failure is not None:
+                self._errors.append(failure)
+        if failed:
+            self.cancel()
+        self._scope.when_idle(self._knock)
+
+    def _raise(self, error: BaseException | None) -> None:
+        """Raise what went wrong; return if nothing did, or if `error`, which the block has raised, is to go on."""
+        if isinstance(error, (KeyboardInterrupt, SystemExit, GeneratorExit)):
+            return
+        errors = list(self._errors)
+        if error is not None and not isinstance(error, Cancelled):
+            errors.insert(0, error)
+        if errors:
+            raise BaseExceptionGroup("tasks of a group failed", errors)
+        if error is None and self._scope.parent is not None:
+            self._scope.parent.check()
+
+
+def _outcome(future: Future[Any]) -> Any:
+    """Return what came of a future that is done."""
+    if future.cancelled():
+        return CancelledError()
+    error = future.exception()
+    return future.result() if error is None else error

@@ -1,0 +1,154 @@
+"""Options: a view of a pool whose tasks are submitted with other options than the pool's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable
+from contextvars import copy_context
+from functools import partial
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+from treadle import aio, checks
+from treadle.calls import Bare
+from treadle.futuremap import FutureMap
+from treadle.futures import Future
+from treadle.governed import new_task
+from treadle.job import Job
+from treadle.mapping import MapIterator, Results, read_ahead
+from treadle.orders import Adaptive, Fair, Fifo, Order, Priority
+from treadle.rate import Rate
+from treadle.traits import PLAIN, Traits
+
+if TYPE_CHECKING:
+    from treadle.pool import Pool
+
+__all__ = ["BARE", "Options", "rate_of", "traits_for"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+BARE = Bare()
+
+MOST_URGENT = 1000
+
+
+def traits_for(order: Order, name: str | None, priority: int, key: Hashable) -> Traits:
+    """Return the traits of tasks in a pool that keeps `order`.
+
+    Raises:
+        TypeError, ValueError: an argument is of the wrong type, or out of range, or `order` does not look at it.
+    """
+    if name is None and priority == 0 and key is None:
+        return PLAIN
+    checks.integer("priority", priority, least=-MOST_URGENT, most=MOST_URGENT)
+    hash(key)
+    if isinstance(order, (Adaptive, Fair, Fifo, Priority)):  # others may look at both
+        if priority != 0 and not isinstance(order, Priority):
+            raise _useless("priority", priority, order)
+        if key is not None and not isinstance(order, Fair):
+            raise _useless("key", key, order, "fair")
+    return Traits(None if name is None else checks.text("name", name), priority, key)
+
+
+def rate_of(rate: float | Rate | None) -> Rate | None:
+    """Return the rate that is meant by `rate`: one of its own, for a number.
+
+    Raises:
+        TypeError, ValueError: it is neither, or out of range.
+    """
+    return rate if rate is None or isinstance(rate, Rate) else Rate(checks.number("rate", rate, more_than=0))
+
+
+def _useless(argument: str, value: object, order: Order, its_order: str = "priority") -> ValueError:
+    return ValueError(
+        f"{argument}={value!r} has no effect in a pool with order {order!r}; make it with Pool(order={its_order!r})"
+    )
+
+
+class Options:
+    """A view of a pool whose tasks are submitted with other options; made by `Pool.options`."""
+
+    __slots__ = ("_dispatcher", "_pool", "_rate", "_timeout", "_traits", "_when_full")
+
+    def __init__(self, pool: Pool, *, timeout: float | None, when_full: str, traits: Traits, rate: Rate | None) -> None:
+        self._pool = pool
+        self._dispatcher = pool._dispatcher
+        self._timeout = timeout
+        self._when_full = when_full
+        self._traits = traits
+        self._rate = rate
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """Run `fn(*args, **kwargs)` on a thread of the pool; as `Pool.submit`, with the view's options.
+
+        Raises:
+            PoolFull: there was no room, or none within the view's timeout.
+            PoolClosed, PoolBroken, PoolDeadlock, TypeError, RuntimeError: as `Pool.submit`.
+        """
+        task = self._task(fn, args, kwargs)
+        self._dispatcher.enter(task, self._when_full, self._timeout)
+        return task
+
+    def map(
+        self,
+        fn: Callable[..., T],
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int = 1,
+        buffersize: int | None = None,
+        ordered: bool = True,
+    ) -> Results[T]:
+        """As `Pool.map`, with the view's options; `timeout` here is the results', the view's is for room."""
+        return self._map(fn, iterables, timeout, chunksize, buffersize, ordered, None)
+
+    def _map(
+        self,
+        fn: Callable[..., T],
+        iterables: tuple[Iterable[Any], ...],
+        timeout: float | None,
+        chunksize: int,
+        buffersize: int | None,
+        ordered: bool,
+        submit: Callable[..., Any] | None,
+    ) -> Results[T]:
+        """Check the arguments and begin, through `submit` if it is given."""
+        checks.function("fn", fn)
+        pool = self._pool
+        timeout = checks.seconds("timeout", timeout)
+        chunksize = checks.integer("chunksize", chunksize, least=1)
+        ahead = checks.integer_or_none("buffersize", buffersize, least=1) or read_ahead(self._dispatcher)
+        ordered = checks.boolean("ordered", ordered)
+        rows = zip(*iterables, strict=False)
+        if submit is None and self._rate is not None:  # a turn would run items as fast as it can
+            submit = self.submit
+        if submit is not None:
+            return FutureMap(submit, fn, rows, ahead=ahead, timeout=timeout, ordered=ordered)
+        job = Job(
+            self._dispatcher,
+            fn,
+            chunksize=chunksize,
+            ordered=ordered,
+            context=copy_context() if pool._context else BARE,
+            enter=(self._when_full, self._timeout),
+            traits=self._traits,
+        )
+        return MapIterator(pool, job, rows, ahead, timeout)
+
+    async def run(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """As `Pool.run`, with the view's options."""
+        task = self._task(fn, args, kwargs)
+        return await aio.run(self._dispatcher, task, self._when_full, self._timeout)
+
+    def _task(self, fn: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Future[T]:
+        """Return a task that has not been admitted."""
+        checks.function("fn", fn)
+        context = copy_context() if self._pool._context else BARE
+        return new_task(
+            self._dispatcher, fn if not kwargs else partial(fn, **kwargs), args, context, self._traits, rate=self._rate
+        )
+
+    def __repr__(self) -> str:
+        name, priority, key = self._traits
+        return (
+            f"<Options of {self._pool!r}: timeout={self._timeout}, when_full={self._when_full!r}, name={name!r}, "
+            f"priority={priority}, key={key!r}, rate={self._rate}>"
+        )

@@ -1,0 +1,16 @@
+"""The order in which waiting tasks run; give one to `Pool(order=...)`, or its name.
+
+"fifo"      Fifo()      first in, first out
+"priority"  Priority()  the most urgent first, and the longer a task waits the more urgent it is
+"fair"      Fair()      one key's tasks after another's, so that nobody can crowd out the others
+"adaptive"  Adaptive()  first in, first out; when more is offered than can be done, newest first, and the rest is shed
+"""
+
+from treadle.orders.adaptive import Adaptive
+from treadle.orders.fair import Fair
+from treadle.orders.fifo import Fifo
+from treadle.orders.named import order_named
+from treadle.orders.order import Order
+from treadle.orders.priority import Priority
+
+__all__ = ["Adaptive", "Fair", "Fifo", "Order", "Priority", "order_named"]

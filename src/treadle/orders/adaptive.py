@@ -1,0 +1,89 @@
+"""Adaptive: first in, first out, until more is offered than can be done; then newest first, and the rest is shed."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from treadle import checks, clock
+from treadle.orders.order import Task
+
+__all__ = ["Adaptive"]
+
+
+class Adaptive:
+    """First in, first out while the pool keeps up; under standing delay newest first, and what is too old is shed.
+
+    A queue whose head has waited longer than `target` at every look for `interval` is a standing one: it delays
+    everything and helps nobody, for what it holds has waited so long that whoever asked has gone. Then the newest task
+    runs first, and whatever waited longer than `target` is shed: its future fails with `Shed`, so whoever waits can do
+    something else. As many of the newest as the pool has threads are kept whatever their age, so that threads which
+    come free together find something to do. Once the queue has been empty, all is as before.
+
+    Tasks are shed when a thread comes to take one, or when the queue is full: so `queue_size` bounds how many wait, and
+    the time that tasks take how long they wait.
+
+    Sources: controlled delay (Nichols and Jacobson, "Controlling Queue Delay", ACM Queue 2012), with the simple rule
+    and the adaptive order of Maurer, "Fail at Scale", ACM Queue 2015.
+
+    Args:
+        target: seconds that a task may wait while the queue stands, 0 or more; about as long as tasks take.
+        interval: seconds of delay after which the queue stands, 0 or more; longer than a burst that the pool is to take
+            in its stride.
+
+    Raises:
+        TypeError, ValueError: an argument is of the wrong type, or out of range.
+    """
+
+    __slots__ = ("interval", "late_since", "put", "ready", "standing", "target", "tasks", "threads")
+
+    def __init__(self, target: float = 0.005, interval: float = 0.1) -> None:
+        self.target = checks.number("target", target, least=0)
+        self.interval = checks.number("interval", interval, least=0)
+        self.tasks = self.ready = deque[Task]()  # the oldest first
+        self.put = self.tasks.append
+        self.threads = 1
+        self.standing = False
+        self.late_since: float | None = None  # since when the head has been late at every look
+
+    def take(self) -> Task:
+        """Remove and return the oldest task, or, while the queue stands, the newest."""
+        return self.tasks.pop() if self.standing else self.tasks.popleft()
+
+    def stale(self) -> Sequence[Task]:
+        """Remove and return the tasks to shed, if the queue stands."""
+        tasks = self.tasks
+        if len(tasks) < 2:
+            self.standing, self.late_since = False, None
+            return ()
+        now = clock.now()
+        latest = now - self.target
+        if not self.standing and not self._stands(now, late=tasks[0]._submitted < latest):
+            return ()
+        shed = []
+        while len(tasks) > self.threads and tasks[0]._submitted < latest:
+            shed.append(tasks.popleft())
+        return shed
+
+    def _stands(self, now: float, *, late: bool) -> bool:
+        """Find out whether the queue stands, at a look that found its head late or not."""
+        if not late:
+            self.late_since = None
+        elif self.late_since is None:
+            self.late_since = now
+        else:
+            self.standing = now - self.late_since > self.interval
+        return self.standing
+
+    def evict(self, newcomer: Task) -> Task:
+        """Remove and return the task that has waited longest."""
+        return self.tasks.popleft()
+
+    def purge(self, keep: Callable[[Task], bool]) -> None:
+        """Drop every task that `keep` refuses."""
+        kept = [task for task in self.tasks if keep(task)]
+        self.tasks.clear()
+        self.tasks.extend(kept)
+
+    def __repr__(self) -> str:
+        return f"Adaptive(target={self.target:g}, interval={self.interval:g}, {len(self.tasks)} waiting)"

@@ -1,0 +1,160 @@
+"""Fair: one key's tasks after another's, so that nobody can crowd out the others."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Hashable, Mapping
+from typing import Any
+
+from treadle import checks
+from treadle.futures import PENDING
+from treadle.orders.census import Census
+from treadle.orders.order import Task
+
+__all__ = ["Fair"]
+
+
+class _Flow:
+    """The tasks of one key."""
+
+    __slots__ = ("credit", "key", "running", "waiting", "weight")
+
+    def __init__(self, key: Hashable, weight: float) -> None:
+        self.key = key
+        self.weight = weight
+        self.credit = weight  # tasks that it may still run in this round, less than one of them left over
+        self.waiting: deque[Task] = deque()
+        self.running = 0  # of its tasks, that were taken; counted only where `max_running` is set
+
+
+class Fair:
+    """Deficit round robin: in each round every key that waits runs one task, or as many as its weight says.
+
+    A task's key, say the customer it is run for, is given by `pool.options(key=...)`; None if none is given. However
+    many tasks one key has waiting, another key's first task waits at most one round: one task for each key that waits
+    (or their weights). A part of a task that a weight leaves over is carried to the next round, as long as tasks wait.
+
+    Keys are served by number of tasks, not by how long they take; where some are slow, bound the threads a key may
+    hold with `max_running`, and one that is stuck cannot take the pool with it (a bulkhead). At a full queue,
+    "discard_oldest" discards the oldest task of the key that has most waiting, or of the newcomer's key where that is
+    at `max_waiting`.
+
+    Source: Shreedhar and Varghese, "Efficient Fair Queueing using Deficit Round Robin", SIGCOMM 1995, with a task as
+    the unit of cost.
+
+    Args:
+        weights: for some keys, how many tasks they run in a round, 1 or more, whole or not; 1 for all others.
+        max_running: the ceiling on threads that run tasks of one key, 1 or more; None: none of its own. Tasks that run
+            inside other tasks, because a thread of the pool waits for them, are not counted.
+        max_waiting: the ceiling on waiting tasks of one key, 1 or more; None: none of its own. What happens there is
+            the pool's `when_full`.
+
+    Raises:
+        TypeError, ValueError: an argument is of the wrong type, or out of range.
+    """
+
+    __slots__ = ("ended", "flows", "full", "max_running", "max_waiting", "ready", "taken", "tasks", "weights")
+
+    def __init__(
+        self,
+        weights: Mapping[Any, float] | None = None,
+        *,
+        max_running: int | None = None,
+        max_waiting: int | None = None,
+    ) -> None:
+        self.weights = {
+            key: checks.number(f"weights[{key!r}]", weight, least=1) for key, weight in (weights or {}).items()
+        }
+        self.max_running = checks.integer_or_none("max_running", max_running, least=1)
+        self.max_waiting = checks.integer_or_none("max_waiting", max_waiting, least=1)
+        self.tasks = Census(lambda: [task for flow in self.flows.values() for task in flow.waiting])
+        self.flows: dict[Hashable, _Flow] = {}  # that have tasks waiting, or counted as running
+        self.ready: deque[_Flow] = deque()  # that have tasks waiting and may run one; the first has its turn
+        self.taken: dict[Task, _Flow] = {}  # tasks that run, and count
+        self.ended = None if self.max_running is None else self._ended
+        self.full = None if self.max_waiting is None else self._full
+
+    def put(self, task: Task) -> None:
+        """Add a task."""
+        key = task._traits.key
+        flow = self.flows.get(key)
+        if flow is None:
+            flow = self.flows[key] = _Flow(key, self.weights.get(key, 1))
+        self.tasks.append(None)
+        waiting = flow.waiting
+        waiting.append(task)
+        if len(waiting) == 1 and self._may_run(flow):
+            self._line_up(flow)
+
+    def take(self) -> Task:
+        """Remove and return the next task of the key whose turn it is."""
+        flow = self.ready[0]
+        task = flow.waiting.popleft()
+        self.tasks.pop()
+        flow.credit -= 1
+        if self.max_running is not None and task._state is PENDING:  # others were run elsewhere, or cancelled
+            flow.running += 1
+            self.taken[task] = flow
+        if not flow.waiting or (self.max_running is not None and not self._may_run(flow)):
+            self.ready.popleft()
+            self._forget_if_done(flow)
+        elif flow.credit < 1:
+            flow.credit += flow.weight
+            self.ready.rotate(-1)
+        return task
+
+    def evict(self, newcomer: Task) -> Task:
+        """Remove and return the oldest task of the key that has most waiting, or of the newcomer's, if that is full."""
+        flow = self.flows.get(newcomer._traits.key)
+        if flow is None or self.full is None or not self.full(newcomer):
+            flow = max(self.flows.values(), key=lambda flow: len(flow.waiting), default=None)
+        if flow is None or not flow.waiting:
+            raise IndexError("no task waits")
+        task = flow.waiting.popleft()
+        self.tasks.pop()
+        self._leave_if_empty(flow)
+        return task
+
+    def purge(self, keep: Callable[[Task], bool]) -> None:
+        """Drop every task that `keep` refuses."""
+        for flow in list(self.flows.values()):
+            flow.waiting = deque(task for task in flow.waiting if keep(task))
+            self._leave_if_empty(flow)
+        self.tasks[:] = [None] * sum(len(flow.waiting) for flow in self.flows.values())
+
+    def _may_run(self, flow: _Flow) -> bool:
+        return self.max_running is None or flow.running < self.max_running
+
+    def _line_up(self, flow: _Flow) -> None:
+        """Let `flow` have its turns, after all others."""
+        flow.credit = flow.weight
+        self.ready.append(flow)
+
+    def _leave_if_empty(self, flow: _Flow) -> None:
+        if not flow.waiting:
+            if flow in self.ready:
+                self.ready.remove(flow)
+            self._forget_if_done(flow)
+
+    def _forget_if_done(self, flow: _Flow) -> None:
+        if not flow.waiting and not flow.running:
+            self.flows.pop(flow.key, None)
+
+    def _ended(self, task: Task) -> None:
+        """Note that a task that was taken has run."""
+        flow = self.taken.pop(task, None)
+        if flow is None:
+            return
+        flow.running -= 1
+        if not flow.waiting:
+            self._forget_if_done(flow)
+        elif flow.running == (self.max_running or 0) - 1:
+            self._line_up(flow)
+
+    def _full(self, task: Task) -> bool:
+        """Whether the key of `task` has no room for one more."""
+        flow = self.flows.get(task._traits.key)
+        return flow is not None and len(flow.waiting) >= (self.max_waiting or 0)
+
+    def __repr__(self) -> str:
+        return f"Fair({len(self.tasks)} waiting, of {len(self.flows)} keys)"

@@ -1,0 +1,36 @@
+"""What `Pool(order=...)` accepts: a name, or an order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from treadle.orders.adaptive import Adaptive
+from treadle.orders.fair import Fair
+from treadle.orders.fifo import Fifo
+from treadle.orders.order import Order
+from treadle.orders.priority import Priority
+
+__all__ = ["order_named"]
+
+_NAMED: dict[str, Callable[[], Order]] = {"fifo": Fifo, "priority": Priority, "fair": Fair, "adaptive": Adaptive}
+
+
+def order_named(order: str | Order) -> Order:
+    """Return the order that `order` names, or `order` itself if it is one.
+
+    Raises:
+        ValueError: the name is unknown, or the order already holds tasks.
+        TypeError: `order` is neither a name nor an order.
+    """
+    if isinstance(order, str):
+        if order not in _NAMED:
+            raise ValueError(f"order={order!r} is unknown; allowed: {', '.join(map(repr, _NAMED))}, or an order object")
+        return _NAMED[order]()
+    missing = [name for name in ("tasks", "ready", "put", "take", "evict", "purge") if not hasattr(order, name)]
+    if missing:
+        raise TypeError(
+            f"order={order!r} is no order: it lacks {', '.join(missing)}; pass a name or an object like Fifo()"
+        )
+    if len(order.tasks):
+        raise ValueError(f"order={order!r} holds tasks already; give each pool an order of its own")
+    return order

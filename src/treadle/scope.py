@@ -1,0 +1,301 @@
+"""Scope: the deadline and the cancellation that code runs under, carried from task to task by the context.
+
+    with treadle.deadline(2.0):                  everything in here, and every task submitted in here, has two seconds
+        future = pool.submit(work)               fails with DeadlineExceeded when they are over
+
+    def work():
+        while not treadle.cancelled():           the other half of cancellation: tasks have to look
+            treadle.sleep(0.1)                   wakes at once when the deadline passes, or the task is cancelled
+
+Scopes are nested: each has the nearer deadline of its own and its parent's, and is cancelled when its parent is. Which
+one is current is found in two places. A `deadline` or a group sets a context variable, which travels with the tasks
+that are submitted inside. And each task that asks, or is asked to stop, has one of its own, found through its thread.
+"""
+
+from __future__ import annotations
+
+import threading
+from _thread import allocate_lock
+from collections.abc import Callable
+from contextvars import ContextVar, Token
+from typing import TYPE_CHECKING, Any, Protocol
+
+from treadle import checks, clock
+from treadle.alarm import ALARM, Bell
+from treadle.errors import Cancelled, DeadlineExceeded
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+__all__ = ["HERE", "SCOPE", "Scope", "cancelled", "checkpoint", "current", "deadline", "sleep", "time_left"]
+
+
+class Member(Protocol):
+    """A task of a scope."""
+
+    def _expire(self, error: DeadlineExceeded) -> None:
+        """Fail, for the deadline has passed."""
+
+
+class Scope:
+    """One deadline, or none, and whether cancellation was asked for. All methods may be called from any thread."""
+
+    __slots__ = (
+        "_bell",
+        "_idle",
+        "_lock",
+        "_members",
+        "_stopped",
+        "_wakers",
+        "deadline",
+        "parent",
+        "running",
+        "seconds",
+    )
+
+    def __init__(self, parent: Scope | None, seconds: float | None = None) -> None:
+        self.parent = parent
+        self.seconds = seconds  # that were given; the parent's if those end earlier
+        self.deadline = None if seconds is None else clock.now() + seconds  # on the clock
+        nearer = None if parent is None else parent.deadline
+        if parent is not None and nearer is not None and (self.deadline is None or nearer <= self.deadline):
+            self.deadline, self.seconds = nearer, parent.seconds
+        self._stopped = False
+        self._lock = threading.RLock()  # guards what follows
+        self._wakers: dict[object, Callable[[], object]] = {}
+        self._members: dict[Member, None] = {}  # tasks that are not done
+        self._bell: Bell | None = None  # set while there are any, and a deadline
+        self.running = 0  # functions of its tasks that have not returned
+        self._idle: Callable[[], object] | None = None  # called when none is left of them
+
+    # -- asking ---------------------------------------------------------------------------------------------------
+
+    def over(self) -> Cancelled | DeadlineExceeded | None:
+        """Return why there is no point in going on, as an error to raise; None if there is."""
+        scope: Scope | None = self
+        while scope is not None:
+            if scope._stopped:
+                return Cancelled()
+            scope = scope.parent
+        if self.deadline is not None and clock.now() >= self.deadline:
+            return self.exceeded()
+        return None
+
+    def exceeded(self) -> DeadlineExceeded:
+        """Return the error that says the deadline has passed."""
+        return DeadlineExceeded(self.seconds or 0.0)
+
+    def check(self) -> None:
+        """Raise what `over` returns, if it does."""
+        error = self.over()
+        if error is not None:
+            raise error
+
+    def left(self, timeout: float | None = None) -> float | None:
+        """Return the seconds until the deadline, 0 if it has passed; at most `timeout`, where that is not None."""
+        if self.deadline is None:
+            return timeout
+        left = max(0.0, self.deadline - clock.now())
+        return left if timeout is None else min(left, timeout)
+
+    # -- ending it ------------------------------------------------------------------------------------------------
+
+    def cancel(self) -> None:
+        """Ask whatever runs here to stop, and wake it if it waits."""
+        with self._lock:
+            self._stopped = True
+            wakers = list(self._wakers.values())
+        for wake in wakers:
+            wake()
+
+    def waking(self, wake: Callable[[], object]) -> _Waking:
+        """Return a context manager that has `wake` called when this scope, or one around it, is cancelled.
+
+        `wake` may be called more than once, and also if that was before; it must neither block nor raise. The deadline
+        wakes nobody: who waits is to wait no longer than `left`.
+        """
+        return _Waking(self, wake)
+
+    # -- tasks ----------------------------------------------------------------------------------------------------
+
+    def join(self, member: Member) -> None:
+        """Fail `member` when the deadline passes, unless it leaves before."""
+        with self._lock:
+            if self.deadline is not None and (self._bell is None or self._bell.ring is None):  # or the process forked
+                self._bell = ALARM.set(self.deadline, self._expire)
+            self._members[member] = None
+
+    def leave(self, member: Member) -> bool:
+        """Let `member` go; False: too late, it was failed. Whoever takes it out has decided what becomes of it."""
+        with self._lock:
+            if self._members.pop(member, self) is self:
+                return False
+            if not self._members and self._bell is not None:
+                ALARM.mute(self._bell)
+                self._bell = None
+            return True
+
+    def begin(self) -> None:
+        """A task's thread is about to look whether it may run its function."""
+        with self._lock:
+            self.running += 1
+
+    def end(self) -> None:
+        """That function has returned, or was not run."""
+        with self._lock:
+            self.running -= 1
+            idle = None if self.running else self._idle
+        if idle is not None:
+            idle()
+
+    def when_idle(self, idle: Callable[[], object]) -> None:
+        """Call `idle` now, and whenever the last function that runs has returned."""
+        self._idle = idle
+        idle()
+
+    def _expire(self) -> None:
+        """Fail all that are left, for the deadline has passed."""
+        with self._lock:
+            members, self._members, self._bell = list(self._members), {}, None
+        for member in members:
+            member._expire(self.exceeded())
+
+
+class _Waking:
+    """See `Scope.waking`."""
+
+    __slots__ = ("_scope", "_wake")
+
+    def __init__(self, scope: Scope, wake: Callable[[], object]) -> None:
+        self._scope = scope
+        self._wake = wake
+
+    def __enter__(self) -> None:
+        scope: Scope | None = self._scope
+        stopped = False
+        while scope is not None:
+            with scope._lock:
+                scope._wakers[self] = self._wake
+                stopped = stopped or scope._stopped
+            scope = scope.parent
+        if stopped:
+            self._wake()
+
+    def __exit__(self, *_: object) -> None:
+        scope: Scope | None = self._scope
+        while scope is not None:
+            with scope._lock:
+                scope._wakers.pop(self, None)
+            scope = scope.parent
+
+
+# -- which scope is current ---------------------------------------------------------------------------------------
+
+SCOPE: ContextVar[Scope | None] = ContextVar("treadle.scope", default=None)
+"""The innermost scope that a `deadline` block or a group has opened, here or where the running task was submitted."""
+
+
+class _Here(threading.local):
+    """What runs in this thread."""
+
+    worker: Any = None  # treadle.worker.Worker, if it is one's thread
+    tasks: tuple[Any, ...] = ()  # those that run in a thread of nobody's, by the caller itself; the innermost last
+
+
+HERE = _Here()
+
+
+def current() -> Scope | None:
+    """Return the innermost scope that the caller runs in; None if it runs in none."""
+    inner = SCOPE.get()
+    task = HERE.worker.task if HERE.worker is not None else HERE.tasks[-1] if HERE.tasks else None
+    if task is None:
+        return inner
+    own: Scope = task._own_scope()
+    return own if inner is None or inner is own.parent else inner
+
+
+# -- the public names ---------------------------------------------------------------------------------------------
+
+
+class deadline:  # it is used as a function
+    """Bound everything in a `with` block, and every task submitted there, to `seconds` from the entry of the block.
+
+    Inherited by what tasks submit in turn, through `submit`, `map`, `run` and groups; of nested deadlines the nearer
+    one holds. A task whose deadline has passed is never started. A future fails with `DeadlineExceeded` when its
+    deadline passes, also while its task runs; the task itself is not killed, for no Python thread can be: it sees the
+    deadline through `time_left`, `cancelled` or `checkpoint`, its waits in `treadle.sleep`, `Channel`, `treadle.wait`
+    and `Future.result` end there, and until it returns its thread is shown as overdue in `Pool.snapshot`. Leaving the
+    block late raises nothing.
+
+    Args:
+        seconds: 0 or more.
+
+    Raises:
+        TypeError, ValueError: `seconds` is not such a number.
+    """
+
+    __slots__ = ("_seconds", "_tokens")
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = checks.number("seconds", seconds, least=0)
+        self._tokens: list[Token[Scope | None]] = []
+
+    def __enter__(self) -> None:
+        self._tokens.append(SCOPE.set(Scope(current(), self._seconds)))
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        SCOPE.reset(self._tokens.pop())
+
+
+def time_left() -> float | None:
+    """Return the seconds until the deadline that the caller runs under, 0 if it has passed; None if there is none."""
+    scope = current()
+    return None if scope is None else scope.left()
+
+
+def cancelled() -> bool:
+    """Return whether the caller should stop: it was asked to, or its deadline has passed."""
+    scope = current()
+    return scope is not None and scope.over() is not None
+
+
+def checkpoint() -> None:
+    """Stop here if the caller should stop.
+
+    Raises:
+        Cancelled: it was asked to.
+        DeadlineExceeded: its deadline has passed.
+    """
+    scope = current()
+    if scope is not None:
+        scope.check()
+
+
+def sleep(seconds: float) -> None:
+    """Sleep as `time.sleep` does, but wake at once when the caller should stop.
+
+    Args:
+        seconds: 0 or more.
+
+    Raises:
+        Cancelled, DeadlineExceeded: as `checkpoint`, also if that is so when it is called.
+        TypeError, ValueError: `seconds` is not such a number.
+    """
+    seconds = checks.number("seconds", seconds, least=0)
+    scope = current()
+    if scope is None:
+        clock.pause(seconds)
+        return
+    gate = allocate_lock()
+    gate.acquire()
+
+    def wake() -> None:
+        if gate.locked():
+            gate.release()
+
+    with scope.waking(wake):
+        gate.acquire(True, min(scope.left(seconds) or 0.0, threading.TIMEOUT_MAX))
+    scope.check()

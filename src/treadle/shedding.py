@@ -1,0 +1,70 @@
+"""Shedding: what becomes of waiting tasks that an order gives up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from treadle import clock
+from treadle.errors import Shed
+from treadle.futures import PENDING, RUNNING
+
+if TYPE_CHECKING:
+    from treadle.dispatch import Dispatcher, Task
+
+__all__ = ["Shedding"]
+
+
+class Shedding:
+    """Takes tasks that will not run out of the order, under the lock, and tells who waits for them, without it."""
+
+    __slots__ = ("count", "dispatcher", "stale")
+
+    def __init__(self, dispatcher: Dispatcher) -> None:
+        self.dispatcher = dispatcher
+        self.count = 0  # tasks given up so far
+        self.stale: Callable[[], Sequence[Task]] | None = getattr(dispatcher.order, "stale", None)
+
+    def evict(self, newcomer: Task) -> Task | None:
+        """Claim the task that the order gives up for `newcomer`, to be abandoned; the lock is held."""
+        dispatcher = self.dispatcher
+        with suppress(IndexError):
+            while dispatcher.tasks:
+                victims = self.claim([dispatcher.order.evict(newcomer)])
+                if victims:
+                    return victims[0]
+        return None
+
+    def pick(self) -> list[Task]:
+        """Claim the tasks that the order gives up now, to be shed with no lock held; the lock is held."""
+        return [] if self.stale is None else self.claim(self.stale())
+
+    def claim(self, stale: Iterable[Task]) -> list[Task]:
+        """Claim those that are alive, of tasks that the order gave up; the lock is held."""
+        dispatcher, victims = self.dispatcher, []
+        for task in stale:
+            if task._state == PENDING:
+                task._state = RUNNING
+                self.count += not task._silent
+                victims.append(task)
+            else:
+                dispatcher.dead -= 1
+        return victims
+
+    def shed(self, victims: Iterable[Task]) -> None:
+        """Fail tasks that were claimed; no lock is held, for whoever waits for them is told."""
+        dispatcher = self.dispatcher
+        for task in victims:
+            dispatcher.announce("shed", task)
+            task._drop(Shed(dispatcher.name, task.name, clock.now() - task._submitted))
+
+    def seize(self) -> list[Task]:
+        """Claim all that waits, for it will not run; the lock is held."""
+        dispatcher = self.dispatcher
+        victims = [task for task in (*dispatcher.tasks, *dispatcher.aside.tasks) if task._state == PENDING]
+        for task in victims:
+            task._state = RUNNING
+        dispatcher.aside.tasks.clear()
+        dispatcher.purge()
+        return victims

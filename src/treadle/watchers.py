@@ -1,0 +1,78 @@
+"""What few futures have: somebody who waits, a number, an exception that nobody has seen, a scope."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from concurrent.futures import _base
+from threading import Condition
+from typing import TYPE_CHECKING, Any, cast
+
+if TYPE_CHECKING:
+    from _thread import LockType
+
+    from treadle.calls import Unseen
+    from treadle.futures import Future
+    from treadle.scope import Scope
+
+__all__ = ["Rare", "Watchers", "call_back"]
+
+_standard_log = logging.getLogger("concurrent.futures")
+
+
+class Watchers:
+    """Who waits for one future; made when the first of them comes. Guarded as the future's state is."""
+
+    __slots__ = ("callbacks", "condition", "gates", "waiters")
+
+    def __init__(self) -> None:
+        self.gates: list[LockType] = []
+        self.callbacks: list[Callable[[Any], object]] = []
+        self.waiters: list[Any] = []
+        self.condition: Condition | None = None
+
+    def notify(self, future: Future[Any]) -> None:
+        """Tell the standard library's waiters of a new state; the condition is held."""
+        cast(Condition, self.condition).notify_all()
+        for waiter in self.waiters:
+            if future._state == _base.CANCELLED_AND_NOTIFIED:
+                waiter.add_cancelled(future)
+            elif future._state == _base.FINISHED:
+                (waiter.add_result if future._exception is None else waiter.add_exception)(future)
+
+    def tell(self, future: Future[Any]) -> None:
+        """Open the gates and run the callbacks of `future`, which is done; no lock is held.
+
+        Nobody adds to either list any more: those who would see, under the lock, that the future is done. Each entry is
+        taken out as it is served, so that the work of a thread that was killed in here can be ended by another call.
+        """
+        while self.gates:
+            self.gates.pop().release()
+        if self.callbacks:
+            callbacks, self.callbacks = self.callbacks, []
+            call_back(future, callbacks)
+
+
+def call_back(future: Future[Any], callbacks: list[Callable[[Any], object]]) -> None:
+    """Run every callback, whatever the one before it raised."""
+    fatal: BaseException | None = None
+    for callback in callbacks:
+        try:
+            callback(future)
+        except Exception:
+            _standard_log.exception("exception calling callback for %r", future)
+        except BaseException as error:
+            fatal = error
+    if fatal is not None:
+        raise fatal
+
+
+class Rare:
+    """A number for observers, an exception nobody has asked for, and what a task looks at to know if it should stop."""
+
+    __slots__ = ("scope", "serial", "unseen")
+
+    def __init__(self) -> None:
+        self.serial = 0
+        self.unseen: Unseen | None = None
+        self.scope: Scope | None = None
