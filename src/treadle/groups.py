@@ -130,7 +130,7 @@ class TaskGroup:
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    ) -> bool:
         if self._token is not None:
             SCOPE.reset(self._token)
         if error is not None:
@@ -141,7 +141,7 @@ class TaskGroup:
             self.cancel()
             self._join()
             raise
-        self._raise(error)
+        return self._raise(error)
 
     def _join(self) -> None:
         """Wait until every task is done, and every function has returned."""
@@ -191,17 +191,18 @@ class TaskGroup:
             self.cancel()
         self._scope.when_idle(self._knock)
 
-    def _raise(self, error: BaseException | None) -> None:
-        """Raise what went wrong; return if nothing did, or if `error`, which the block has raised, is to go on."""
+    def _raise(self, error: BaseException | None) -> bool:
+        """Raise what went wrong; else return whether what the block has raised, `error`, ends here."""
         if isinstance(error, (KeyboardInterrupt, SystemExit, GeneratorExit)):
-            return
+            return False
         errors = list(self._errors)
         if error is not None and not isinstance(error, Cancelled):
             errors.insert(0, error)
         if errors:
             raise BaseExceptionGroup("tasks of a group failed", errors)
-        if error is None and self._scope.parent is not None:
+        if self._scope.parent is not None:
             self._scope.parent.check()
+        return True  # the block was told to stop because the group was, and by nobody else
 
 
 def _outcome(future: Future[Any]) -> Any:
