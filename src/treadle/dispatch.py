@@ -73,6 +73,7 @@ class Dispatcher:
         "order",
         "plain",
         "put",
+        "put_again",
         "queue_size",
         "ready",
         "release",
@@ -113,6 +114,7 @@ class Dispatcher:
         self.tasks = order.tasks
         self.ready = order.ready
         self.put = order.put
+        self.put_again: Callable[[Task], object] = getattr(order, "put_again", order.put)
         self.take = order.take
         self.shedding = Shedding(self)
         self.limit = limit
@@ -346,10 +348,9 @@ class Dispatcher:
     def put_back(self, task: Task) -> None:
         """Return a claimed task to the order; the lock is held."""
         task._state = PENDING
-        task._submitted = clock.now()  # that it waits since
         self.taken_over(task)
         if not self.aside.park(task):
-            self.put(task)
+            self.put_again(task)
 
     # -- the end --------------------------------------------------------------------------------------------------
 

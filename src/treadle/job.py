@@ -271,6 +271,7 @@ class Job:
         with self.lock:
             self.running -= 1
             if again:
+                turn._submitted = clock.now()  # it waits since now
                 return True
             self.turns -= 1
             if not self.waiting:

@@ -12,7 +12,7 @@ import click
 
 from treadle.cli.descriptors import reserve_descriptors
 from treadle.cli.status import Status, View, status_view
-from treadle.cli.values import BindTo, PerSecond, Seconds
+from treadle.cli.values import BindTo, Escaped, PerSecond, Seconds
 from treadle.errors import BindError
 from treadle.server import Certificates, Limits, Server, ServerSnapshot
 from treadle.server.listen import Bind, Listener, open_listeners
@@ -57,6 +57,26 @@ OPTIONS = (
     _limit("--max-connections-per-peer", click.IntRange(1), "Clients at a time of one address."),
     _limit("--accept-rate", PerSecond(), "Clients let in a second."),
     _limit("--when-full", click.Choice(["pause", "reject", "evict_idle"]), "What happens to clients beyond."),
+    _limit("--rejection", Escaped(), "What clients are told that are turned away."),
+    click.option(
+        "--order",
+        type=click.Choice(["fifo", "adaptive", "fair"]),
+        default="fifo",
+        show_default=True,
+        help="How messages wait for a thread; adaptive refuses what waited too long, fair goes by client address.",
+    ),
+    click.option(
+        "--queue-size", type=click.IntRange(0), default=1000, show_default=True, help="Messages that may wait."
+    ),
+    click.option(
+        "--queue-full",
+        type=click.Choice(["wait", "reject", "discard_oldest"]),
+        default="wait",
+        show_default=True,
+        help="What happens to messages beyond.",
+    ),
+    _limit("--refusal", Escaped(), "What a client is told whose message is refused; without it, it is closed."),
+    _limit("--handler-timeout", Seconds(), "Time for the handler of a message."),
     _limit("--max-message", click.IntRange(1), "Bytes of one message."),
     _limit("--handshake-timeout", Seconds(), "Time for a TLS handshake."),
     _limit("--read-timeout", Seconds(), "Time from the first byte of a message to its last."),
@@ -145,10 +165,22 @@ def _run(
     except click.ClickException as error:  # in a child, where click does not see it
         error.show()
         return error.exit_code
-    server = Server(protocol, listeners, max_workers=options["threads"], limits=limits, tls=tls)
+    server = Server(
+        protocol,
+        listeners,
+        max_workers=options["threads"],
+        queue_size=options["queue_size"],
+        when_full=options["queue_full"],
+        order=options["order"],
+        limits=limits,
+        tls=tls,
+    )
     cut = server.run(options["drain"], watch=lambda now: view.update(_status(now)), lifeline=lifeline)
     last = server.snapshot()
-    click.echo(f"stopped: {last.messages} messages, {last.accepted} connections, {last.refused} refused, {cut} cut")
+    click.echo(
+        f"stopped: {last.messages} messages, {last.accepted} connections, {last.refused} refused, {cut} cut"
+        + (f", {last.refused_messages} messages refused" if last.refused_messages else "")
+    )
     return int(cut > 0)
 
 

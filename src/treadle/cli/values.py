@@ -11,7 +11,7 @@ from treadle.server import Delimiter, LengthPrefix, Lines, Raw
 from treadle.server.framing import Framing
 from treadle.server.listen import Bind, parse_bind
 
-__all__ = ["BindTo", "FramingNamed", "PerSecond", "Seconds", "is_toml_value_for"]
+__all__ = ["BindTo", "Escaped", "FramingNamed", "PerSecond", "Seconds", "is_toml_value_for"]
 
 
 class BindTo(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.5 only
@@ -51,6 +51,21 @@ class FramingNamed(click.ParamType):  # type: ignore[type-arg]  # as above
         except ValueError as error:
             self.fail(f"{value!r} is no framing: {error}; allowed: {self.forms}", param, ctx)
         self.fail(f"{value!r} is no framing; allowed: {self.forms}", param, ctx)
+
+
+class Escaped(click.ParamType):  # type: ignore[type-arg]  # as above
+    r"""An option that is bytes: text in UTF-8, in which \n, \r, \0 and \xNN stand for what they do in Python."""
+
+    name = "BYTES"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> bytes:
+        """Return the bytes, or fail with what is wrong in the text."""
+        if isinstance(value, bytes):
+            return value
+        try:
+            return str(value).encode().decode("unicode_escape").encode("latin-1")
+        except ValueError as error:
+            self.fail(f"{value!r} is no text with escapes: {error}", param, ctx)
 
 
 class Positive(click.ParamType):  # type: ignore[type-arg]  # as above

@@ -46,6 +46,13 @@ class Adaptive:
         self.standing = False
         self.late_since: float | None = None  # since when the head has been late at every look
 
+    def put_again(self, task: Task) -> None:
+        """Add a task that was taken, and is to go on later: behind the others, in whichever order they are."""
+        if self.standing:
+            self.tasks.appendleft(task)
+        else:
+            self.tasks.append(task)
+
     def take(self) -> Task:
         """Remove and return the oldest task, or, while the queue stands, the newest."""
         return self.tasks.pop() if self.standing else self.tasks.popleft()

@@ -104,6 +104,7 @@ class Connection:
         "error",
         "fd",
         "feed",
+        "handled",
         "last",
         "number",
         "out",
@@ -159,6 +160,7 @@ class Connection:
         self.due = inf
         self.since = now
         self.active = now  # when it last gave a sign of life
+        self.handled = 0.0  # when its handler began that runs in another thread than the leader's; 0: none does
         self.begun = 0.0  # when the message that is not complete began; 0: there is none
         self.received = 0  # bytes of it
 

@@ -21,11 +21,12 @@ class Deadlines:
     """The limits of time, for one server.
 
     Every phase has one of its own, counted from when the phase began, so that no client gains time by sending a byte
-    now and then. While a handler runs there is none: it cannot be stopped.
+    now and then. While a handler runs there is only its own, and that does not stop it.
     """
 
     def __init__(self, limits: Limits) -> None:
         self.handshake = limits.handshake_timeout
+        self.handler = limits.handler_timeout
         self.idle = limits.idle_timeout
         self.age = limits.max_age
         self.linger = limits.linger
@@ -35,7 +36,7 @@ class Deadlines:
 
     def period(self) -> float:
         """Return the shortest time in which any of them can come: every connection is looked at as often as that."""
-        times = [LAST_RESORT, self.handshake, self.idle, self.age]
+        times = [LAST_RESORT, self.handshake, self.handler, self.idle, self.age]
         for pace in (self.reading, self.writing):
             times += [pace.timeout, None if pace.rate is None else pace.grace]
         return min(time for time in times if time is not None)
@@ -47,7 +48,9 @@ class Deadlines:
         if conn.phase is Phase.LINGERING:
             return conn.since + self.linger, "linger"
         if conn.busy:
-            return NEVER
+            if self.handler is None or not conn.handled:
+                return NEVER
+            return conn.handled + self.handler, "handler_timeout"
         if conn.out:
             return self.writing.end(conn.out_since, conn.sent)
         if conn.begun:

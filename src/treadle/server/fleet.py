@@ -50,10 +50,18 @@ class Fleet:
         over: called once, by a leader, when all lanes have ended.
     """
 
-    def __init__(self, protocol: Protocol, limits: Limits, dispatcher: Dispatcher, over: Callable[[], object]) -> None:
+    def __init__(
+        self,
+        protocol: Protocol,
+        limits: Limits,
+        dispatcher: Dispatcher,
+        over: Callable[[], object],
+        when_full: str = "wait",
+    ) -> None:
         self.protocol = protocol
         self.limits = limits
         self.over = over
+        self.when_full = when_full  # what happens to messages that the pool has no room for
         self.gate = Gate(limits)
         self.deadlines = Deadlines(limits)
         self.context: ssl.SSLContext | None = None  # of TLS; replaced by reload
@@ -70,7 +78,7 @@ class Fleet:
 
     def _new_lane(self, number: int, dispatcher: Dispatcher) -> Lane:
         lane = Lane(f"{self.protocol.name}-{number}", dispatcher, self.deadlines.period())
-        lane.handling = Handling(lane, self.protocol, self.limits)
+        lane.handling = Handling(lane, self.protocol, self.limits, self.when_full)
         lane.service = Service(lane, self.limits, self.deadlines, partial(self._left, lane))
         lane.keeper = Keeper(lane, self.deadlines)
         return lane

@@ -13,12 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 from treadle import clock
 from treadle.calls import Bare
-from treadle.errors import TreadleError
+from treadle.errors import PoolFull, TreadleError
 from treadle.futures import Future
+from treadle.orders import Fair
+from treadle.scope import SCOPE, Scope
 from treadle.server.burst import Burst
-from treadle.server.connection import Connection
+from treadle.server.connection import Connection, Peer
 from treadle.server.messages import CloseConnection
 from treadle.server.poller import READ
+from treadle.traits import Traits
 
 if TYPE_CHECKING:
     from treadle.server.lane import Lane, Lead
@@ -45,9 +48,11 @@ class Errand(Future[Any]):
 
     def __init__(self, handling: Handling, conn: Connection) -> None:
         super().__init__()
+        if handling.keyed:
+            self._traits = Traits(key=conn.peer.host)
         self._home = handling.lane.dispatcher
         self._context = BARE
-        self._submitted = clock.now()
+        self._submitted = conn.active or clock.now()
         self.handling = handling
         self.conn = conn
 
@@ -67,6 +72,13 @@ class Errand(Future[Any]):
             self._context = None
         return again
 
+    def _drop(self, error: BaseException) -> None:
+        """The pool sheds it; no lock is held, so that this thread can say so itself."""
+        if self.handling.limits.refusal is not None:
+            self._context = None
+            self.handling.refuse(self.conn, self.handling.limits.refusal)
+        super()._drop(error)
+
     def _forget_call(self) -> None:
         """It will not be run: the pool refused or dropped it."""
         if self._context is not None:
@@ -79,10 +91,13 @@ class Handling:
 
     slow_pace = SLOW
 
-    def __init__(self, lane: Lane, protocol: Protocol, limits: Limits) -> None:
+    def __init__(self, lane: Lane, protocol: Protocol, limits: Limits, when_full: str = "wait") -> None:
         self.lane = lane
         self.protocol = protocol
-        self.handle: Callable[[Any, Any], Any] = protocol.handle
+        self.timeout = limits.handler_timeout
+        self.handle: Callable[[Any, Any], Any] = protocol.handle if self.timeout is None else self.handle_in_time
+        self.policy = when_full if when_full in ("reject", "discard_oldest") else "wait"  # it never runs in the leader
+        self.keyed = isinstance(lane.dispatcher.order, Fair)
         self.converse = protocol.converse
         self.name = protocol.name
         self.limits = limits
@@ -91,6 +106,7 @@ class Handling:
         self.inline = protocol.converse is None  # whether the leader may run it
         self.followed = 0  # messages that were handled by other threads than the leader; never exact
         self.failures = 0
+        self.refused = 0  # messages that the pool would not handle
         self.pace = SLOW  # seconds in a handler, of late, while all messages go to the pool
         self.drops = Burst(10.0)
 
@@ -101,6 +117,14 @@ class Handling:
             return conn.context.run(self.handle, message, conn.peer)
         except BaseException as error:
             return self.failed(conn, error)
+
+    def handle_in_time(self, message: Any, peer: Peer) -> Any:
+        """Run the handler on one message, under its deadline."""
+        token = SCOPE.set(Scope(None, self.timeout))
+        try:
+            return self.protocol.handle(message, peer)
+        finally:
+            SCOPE.reset(token)
 
     def failed(self, conn: Connection, error: BaseException) -> bytes | None:
         """The handler raised: close this connection only. Return what is to be answered still."""
@@ -163,14 +187,31 @@ class Handling:
         self.handed_over += 1
         errand = Errand(self, conn)
         try:
-            self.lane.dispatcher.admission.enter_later(errand, "wait")
+            self.lane.dispatcher.admission.enter_later(errand, self.policy)
+        except PoolFull:
+            pass  # it was refused, see `dropped`
         except (TreadleError, RuntimeError) as error:
             if self.drops.begins():
                 _log.error("%s: connections are cut, for the pool takes no messages: %s", self.lane.name, error)
 
     def dropped(self, conn: Connection) -> None:
         """The pool will not handle what waits in `conn`. The pool's lock may be held."""
-        self.give_back(conn, partial(self.lane.service.give_up, conn, "the pool dropped its message"))
+        dispatcher = self.lane.dispatcher
+        if self.limits.refusal is None or dispatcher.closed is not None or dispatcher.broken is not None:
+            self.give_back(conn, partial(self.lane.service.give_up, conn, "the pool dropped its message"))
+        else:
+            self.give_back(conn, partial(self.refuse, conn, self.limits.refusal))
+
+    def refuse(self, conn: Connection, refusal: bytes) -> None:
+        """Tell a client, for each message that waits, that it will not be handled. For the thread that has `conn`."""
+        if self.drops.begins():
+            _log.warning("%s: messages are refused, for the pool has no room for them in time", self.lane.name)
+        self.refused += len(conn.waiting)
+        conn.number += len(conn.waiting)
+        conn.write(refusal * len(conn.waiting))
+        conn.waiting.clear()
+        conn.closing = conn.closing or self.converse is not None  # a conversation that never began
+        self.release(conn)
 
     def watched_again(self, conn: Connection) -> bool:
         """Have the poller tell of what `conn` sends; False if it cannot. The lane's lock is held."""
@@ -195,6 +236,7 @@ class Handling:
         """The handler took so long that the lead is lost; `conn` is this thread's, and nothing else is."""
         with self.lane.lock:  # until the watchdog has let go of it
             lead.lost = None
+        conn.handled = 0.0
         conn.slow = PAROLE
         self.handed_over += 1
         self.answer(conn, answer)
@@ -210,8 +252,9 @@ class Handling:
             return False
         while conn.waiting:
             message = conn.waiting.popleft()
-            began = clock.now()
+            began = conn.handled = clock.now()
             answer = self.call(conn, message)
+            conn.handled = 0.0
             self.judge(conn, clock.now() - began)
             self.followed += 1
             self.answer(conn, answer)

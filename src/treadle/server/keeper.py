@@ -49,6 +49,8 @@ class Keeper:
         if why in ("max_age", "the server stops"):
             conn.last = True
             service.settle(conn)
+        elif why == "handler_timeout":
+            self.disown(conn, why)
         elif conn.out:
             service.abort(conn, why)
         else:
@@ -68,6 +70,15 @@ class Keeper:
                 return False
             self._longest_idle = nsmallest(1 + len(idle) // SHARE, idle, key=itemgetter(0))[::-1]
 
+    def disown(self, conn: Connection, why: str) -> None:
+        """Cut a connection whose handler runs in another thread; it is closed when that returns."""
+        try:
+            conn.sock.shutdown(socket.SHUT_RDWR)  # the client knows at once, and the handler when it reads or writes
+        except OSError:
+            pass
+        conn.error = why  # all else in it is the other thread's
+        conn.handled = 0.0
+
     def drain(self) -> None:
         """Read what has come so far, have it handled, and close each connection when nothing is under way in it."""
         lane = self.lane
@@ -85,11 +96,7 @@ class Keeper:
         left = self.lane.connections()
         for conn in left:
             if conn.busy:
-                try:
-                    conn.sock.shutdown(socket.SHUT_RDWR)  # its handler notices; it is closed when that returns
-                except OSError:
-                    pass
-                conn.error = why  # all else in it is the other thread's
+                self.disown(conn, why)
             else:
                 self.lane.service.abort(conn, why)
         return len(left)

@@ -288,6 +288,7 @@ class Lane:
             except IndexError:
                 return False
             lead.lost = conn
+            conn.handled = clock()
             conn.busy = True
             conn.calm = False
             self.lead = None

@@ -11,7 +11,7 @@ __all__ = ["Limits"]
 AT_CEILING = ("pause", "reject", "evict_idle")
 COUNTS = {"max_connections": 1, "max_message": 1, "write_buffer": 0, "linger_bytes": 0}  # and the least of each
 LENGTHS = ("handshake_timeout", "rate_grace", "linger")  # seconds, never without limit
-TIMEOUTS = ("read_timeout", "write_timeout", "idle_timeout", "max_age")  # seconds, or None
+TIMEOUTS = ("read_timeout", "write_timeout", "handler_timeout", "idle_timeout", "max_age")  # seconds, or None
 RATES = ("accept_rate", "min_read_rate", "min_write_rate")  # more than 0, or None
 
 
@@ -28,12 +28,17 @@ class Limits:
             they are told `rejection` and closed. "evict_idle": the connection that has been idle for longest is closed
             for them; if none is idle, they are rejected. Clients beyond `max_connections_per_peer` are always rejected.
         rejection: what rejected clients are told; it should fit into a packet.
+        refusal: what a client is told instead of an answer to a message that the pool has no room for, or sheds, as the
+            pool's `when_full` and `order` say; the client may go on then. None: its connection is closed.
         max_message: bytes of one message, complete or not, 1 or more. A longer one closes its connection.
         write_buffer: bytes of answers, 0 or more, that may wait for a client that reads slowly before nothing more is
             read from it. One answer may be longer.
         handshake_timeout: seconds for the TLS handshake, more than 0.
         read_timeout: seconds from the first byte of a message to its last, more than 0.
         write_timeout: seconds, more than 0, from when an answer had to wait for the client until the kernel has it all.
+        handler_timeout: seconds, more than 0, for the handler of one message. Then its connection is cut; the handler
+            runs on, for no thread can be killed, but sees it as a deadline (see `treadle.deadline`), and so do the
+            tasks it submits. Not for a Session, whose handler lasts as long as the connection.
         idle_timeout: seconds between messages, more than 0.
         max_age: seconds, more than 0, after which a connection is closed when no message is under way in it.
         min_read_rate: bytes a second of a message, more than 0, on average.
@@ -52,11 +57,13 @@ class Limits:
     accept_rate: float | None = None
     when_full: str = "pause"
     rejection: bytes = b""
+    refusal: bytes | None = None
     max_message: int = 1 << 20
     write_buffer: int = 1 << 16
     handshake_timeout: float = 10.0
     read_timeout: float | None = 30.0
     write_timeout: float | None = 30.0
+    handler_timeout: float | None = None
     idle_timeout: float | None = 75.0
     max_age: float | None = None
     min_read_rate: float | None = None
@@ -72,6 +79,8 @@ class Limits:
         checks.one_of("when_full", self.when_full, AT_CEILING)
         if not isinstance(self.rejection, bytes):
             raise TypeError(f"rejection={self.rejection!r} is {type(self.rejection).__name__}; allowed: bytes")
+        if not isinstance(self.refusal, (bytes, type(None))):
+            raise TypeError(f"refusal={self.refusal!r} is {type(self.refusal).__name__}; allowed: bytes, or None")
         for name in LENGTHS:
             if checks.seconds(name, getattr(self, name)) is None:
                 raise TypeError(f"{name}=None is NoneType; allowed: seconds as a number")

@@ -13,6 +13,7 @@ from functools import partial
 from types import TracebackType
 
 from treadle import checks, clock, lifecycle
+from treadle.orders import Order
 from treadle.pool import Pool
 from treadle.server.fleet import Fleet
 from treadle.server.limits import Limits
@@ -41,7 +42,12 @@ class Server:
         bind: where to listen: "HOST:PORT" (port 0: any free one), "[::]:PORT" (IPv6 and IPv4), "unix:PATH", "fd://N",
             "systemd", "systemd:NAME"; a bound socket; or what `open_listeners` returned.
         pool: whose threads run the handlers and lead; it is left open. None: one of its own.
-        max_workers: threads of that own pool, 1 or more; None: as for Pool. Not together with `pool`.
+        max_workers: threads of that own pool, 1 or more; None: as for Pool. Not together with `pool`; nor are these:
+        queue_size: how many connections may wait there with a message each, because all threads are busy; see Pool.
+        when_full: what happens to further messages. "wait", or "run": their connections are not read from until there
+            is room. "reject": they are refused, see `Limits.refusal`. "discard_oldest": those that waited longest are.
+        order: in which order messages run that wait, see Pool. "adaptive" refuses those that waited too long when more
+            comes than can be done; "fair" takes turns between the addresses of clients.
         limits: how many, how much, how long (see Limits).
         tls: an `ssl.SSLContext`, or a callable that returns one, which is called again by `reload`. None: no TLS.
 
@@ -58,13 +64,19 @@ class Server:
         *,
         pool: Pool | None = None,
         max_workers: int | None = None,
+        queue_size: int | None = None,
+        when_full: str | None = None,
+        order: str | Order | None = None,
         limits: Limits | None = None,
         tls: Tls | None = None,
     ) -> None:
         if not all(hasattr(protocol, name) for name in ("handle", "converse", "cutter", "greeting", "speaks_first")):
             raise TypeError(f"protocol={protocol!r} is no protocol; allowed: Messages(handler, ...), Session(handler)")
-        if pool is not None and max_workers is not None:
-            raise ValueError("both pool and max_workers are given; max_workers is for a pool of the server's own")
+        own = {"max_workers": max_workers, "queue_size": queue_size, "when_full": when_full, "order": order}
+        own = {name: value for name, value in own.items() if value is not None}
+        if pool is not None and own:
+            first = next(iter(own))
+            raise ValueError(f"both pool and {first} are given; {first} is for a pool of the server's own")
         if limits is not None and not isinstance(limits, Limits):
             raise TypeError(f"limits={limits!r} is {type(limits).__name__}; allowed: Limits(...)")
         if tls is not None and not isinstance(tls, ssl.SSLContext):
@@ -74,7 +86,7 @@ class Server:
         self._bind = bind
         self._tls = tls
         self._own_pool = pool is None
-        self._pool = pool if pool is not None else Pool(max_workers, name=f"server-{protocol.name}")
+        self._pool = pool if pool is not None else Pool(name=f"server-{protocol.name}", **own)  # type: ignore[arg-type]  # they are typed above
         self._lock = threading.Lock()  # guards the state
         self._state = "new"  # -> "serving" -> "stopping" -> "stopped"
         self._stopped = threading.Event()
@@ -112,7 +124,7 @@ class Server:
         context = self._tls if self._tls is None or isinstance(self._tls, ssl.SSLContext) else self._tls()
         listeners = open_listeners(self._bind)
         try:
-            fleet = Fleet(self.protocol, self.limits, self._pool._dispatcher, self._over)
+            fleet = Fleet(self.protocol, self.limits, self._pool._dispatcher, self._over, self._pool._when_full)
             fleet.start(listeners, context)
         except BaseException:
             for listener in listeners:

@@ -25,6 +25,7 @@ class ServerSnapshot:
         closed_by: for those that were cut, how many by which limit or fault.
         messages: that were handled so far.
         handed_over: of them, those that were not handled inline.
+        refused_messages: that the pool had no room for, or shed.
         failures: handlers that raised.
         pool: the threads.
     """
@@ -39,6 +40,7 @@ class ServerSnapshot:
     closed_by: Mapping[str, int]
     messages: int
     handed_over: int
+    refused_messages: int
     failures: int
     pool: Snapshot
 
@@ -58,6 +60,7 @@ def snapshot_of(name: str, state: str, fleet: Fleet | None, pool: Snapshot) -> S
         closed_by={} if fleet is None else dict(fleet.closed_by.items()),
         messages=sum(lane.turns + lane.handling.followed for lane in lanes),
         handed_over=sum(lane.handling.handed_over for lane in lanes),
+        refused_messages=sum(lane.handling.refused for lane in lanes),
         failures=sum(lane.handling.failures for lane in lanes),
         pool=pool,
     )
