@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from math import inf
 
 from treadle import checks, clock
 from treadle.orders.order import Task
 
 __all__ = ["Adaptive"]
+
+RECENT = 16  # intervals for which a queue that stood is taken to stand again soon, as in controlled delay (RFC 8289)
 
 
 class Adaptive:
@@ -18,7 +21,8 @@ class Adaptive:
     everything and helps nobody, for what it holds has waited so long that whoever asked has gone. Then the newest task
     runs first, and whatever waited longer than `target` is shed: its future fails with `Shed`, so whoever waits can do
     something else. As many of the newest as the pool has threads are kept whatever their age, so that threads which
-    come free together find something to do. Once the queue has been empty, all is as before.
+    come free together find something to do. Once the queue has been empty, all is as before; but for a while, a delay
+    of `target` is enough to make it a standing one again, since the load has hardly gone.
 
     Tasks are shed when a thread comes to take one, or when the queue is full: so `queue_size` bounds how many wait, and
     the time that tasks take how long they wait.
@@ -35,7 +39,7 @@ class Adaptive:
         TypeError, ValueError: an argument is of the wrong type, or out of range.
     """
 
-    __slots__ = ("interval", "late_since", "put", "ready", "standing", "target", "tasks", "threads")
+    __slots__ = ("interval", "late_since", "put", "ready", "standing", "stood_until", "target", "tasks", "threads")
 
     def __init__(self, target: float = 0.005, interval: float = 0.1) -> None:
         self.target = checks.number("target", target, least=0)
@@ -45,6 +49,7 @@ class Adaptive:
         self.threads = 1
         self.standing = False
         self.late_since: float | None = None  # since when the head has been late at every look
+        self.stood_until = -inf  # when it last stopped standing
 
     def put_again(self, task: Task) -> None:
         """Add a task that was taken, and is to go on later: behind the others, in whichever order they are."""
@@ -61,6 +66,8 @@ class Adaptive:
         """Remove and return the tasks to shed, if the queue stands."""
         tasks = self.tasks
         if len(tasks) < 2:
+            if self.standing:
+                self.stood_until = clock.now()
             self.standing, self.late_since = False, None
             return ()
         now = clock.now()
@@ -79,7 +86,8 @@ class Adaptive:
         elif self.late_since is None:
             self.late_since = now
         else:
-            self.standing = now - self.late_since > self.interval
+            again = now - self.stood_until < RECENT * self.interval
+            self.standing = now - self.late_since > (min(self.target, self.interval) if again else self.interval)
         return self.standing
 
     def evict(self, newcomer: Task) -> Task:
