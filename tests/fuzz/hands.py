@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from treadle.errors import PoolClosed
+from treadle.orders import Fifo
 
 if TYPE_CHECKING:
     from fuzz.stage import Stage
@@ -31,11 +32,14 @@ class Hands:
         self.lock = RLock()  # held over no step of a script
         self.ended = 0
         self.tasks: deque[Any] = deque()
+        self.ready = self.tasks
         self.standing: deque[Any] = deque()
         self.on_stand: list[Any] = []
         self.idle = 0
         self.refuses = 0.0  # how often it does
-        self.closed = False
+        self.closed: str | None = None
+        self.broken = None
+        self.order = Fifo()
         for number in range(workers):
             stage.add(f"worker-{number}", self._work)
 
@@ -89,7 +93,7 @@ class Hands:
 
     def close(self, *, cancel: bool) -> None:
         """Take no more; workers end when there is nothing left."""
-        self.closed = True
+        self.closed = "shutdown"
         self.standing.clear()
         while self.on_stand:
             self.recall_one()
