@@ -8,7 +8,7 @@ from treadle.cli.echo import echo
 from treadle.cli.tcp import tcp
 from treadle.server import Limits
 
-BY_CODE_ONLY = {"rejection", "write_buffer", "rate_grace", "linger", "linger_bytes"}  # few need them
+BY_CODE_ONLY = {"write_buffer", "rate_grace", "linger", "linger_bytes"}  # few need them
 
 
 def test_every_limit_is_an_option_with_the_same_default() -> None:

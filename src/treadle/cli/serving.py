@@ -31,9 +31,8 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 def _limit(flag: str, kind: Any, what: str) -> Callable[[Command], Command]:
     """Return an option for one of Limits, with its default."""
     default = getattr(_defaults, flag[2:].replace("-", "_"))
-    return click.option(
-        flag, type=kind, default=default, show_default=True if default is not None else "no limit", help=what
-    )
+    shown: bool | str = True if default not in (None, b"") else "nothing" if isinstance(kind, Escaped) else "no limit"
+    return click.option(flag, type=kind, default=default, show_default=shown, help=what)
 
 
 OPTIONS = (

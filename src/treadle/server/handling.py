@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from treadle import clock
 from treadle.calls import Bare
-from treadle.errors import PoolFull, TreadleError
+from treadle.errors import DeadlineExceeded, PoolFull, TreadleError
 from treadle.futures import Future
 from treadle.orders import Fair
 from treadle.scope import SCOPE, Scope
@@ -131,6 +131,9 @@ class Handling:
         conn.closing = True
         if isinstance(error, CloseConnection):
             return error.answer
+        if self.timeout is not None and isinstance(error, DeadlineExceeded):
+            conn.give_up("handler_timeout")
+            return None
         self.failures += 1
         what = (type(error), error, error.__traceback__)
         _log.error("%s: handler %s failed on message %d", conn.peer, self.name, conn.number, exc_info=what)
