@@ -60,15 +60,18 @@ class Adaptive:
 
     def take(self) -> Task:
         """Remove and return the oldest task, or, while the queue stands, the newest."""
-        return self.tasks.pop() if self.standing else self.tasks.popleft()
+        if not self.standing:
+            return self.tasks.popleft()
+        task = self.tasks.pop()
+        if not self.tasks:
+            self._relax()
+        return task
 
     def stale(self) -> Sequence[Task]:
         """Remove and return the tasks to shed, if the queue stands."""
         tasks = self.tasks
         if len(tasks) < 2:
-            if self.standing:
-                self.stood_until = clock.now()
-            self.standing, self.late_since = False, None
+            self._relax()
             return ()
         now = clock.now()
         latest = now - self.target
@@ -78,6 +81,12 @@ class Adaptive:
         while len(tasks) > self.threads and tasks[0]._submitted < latest:
             shed.append(tasks.popleft())
         return shed
+
+    def _relax(self) -> None:
+        """Note that the queue does not stand any more."""
+        if self.standing:
+            self.stood_until = clock.now()
+        self.standing, self.late_since = False, None
 
     def _stands(self, now: float, *, late: bool) -> bool:
         """Find out whether the queue stands, at a look that found its head late or not."""

@@ -1,0 +1,19 @@
+"""Tasks for orders to keep, that no pool knows of."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import Any
+
+from treadle import Future
+from treadle.traits import Traits
+
+__all__ = ["task_of"]
+
+
+def task_of(*, priority: int = 0, key: Hashable = None, submitted: float = 0.0, name: str | None = None) -> Future[Any]:
+    """Return a task that waits."""
+    task: Future[Any] = Future()
+    task._traits = Traits(name, priority, key)
+    task._submitted = submitted
+    return task
