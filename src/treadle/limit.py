@@ -2,43 +2,45 @@
 
 from __future__ import annotations
 
+from math import sqrt
+
 from treadle import checks
 
 __all__ = ["Limit"]
 
 SMOOTHING = 0.2  # how much of each step is taken
-GROWTH = 4.0  # tasks in flight that are tried on top; the queue that is allowed to form in front of whatever is shared
-WINDOW = 600  # runs over which the usual run time is averaged
-WARM_UP = 10  # runs over which it is averaged at first
-DECAY = 0.95  # by which it falls at a run that took less than half of it
-
-# The constants are those of Netflix's.
+SHORTEST = 10  # runs whose average is compared, at least; else as many as may be in flight
+FEW = 6  # in flight, which are not taken to be in each other's way; the ceiling at first, where nobody says otherwise
 
 
 class Limit:
     """Lets as many tasks run at once as what they share can serve: a database, an API, a disk.
 
-    Each task's run time is compared with the usual one. While it is no longer than `tolerance` times that, the ceiling
-    rises, as long as at least half of it is used; when it is longer, tasks queue up somewhere behind, and the ceiling
-    falls in proportion, to a half at most at a time. So when the backend slows down, the pool does not pile up more
-    work on it, and the queue in front of the pool, with its bounds and its order, is where tasks wait; and when it
-    recovers, the ceiling follows.
+    The average run time of the last few tasks is compared with the lowest average seen. While it is no longer than
+    `tolerance` times that, the ceiling rises, as long as at least half of it is used; when it is longer, tasks queue up
+    somewhere behind, and the ceiling falls in proportion. So when the backend slows down, the pool does not pile up more
+    work on it, and the queue in front of the pool, with its bounds and its order, is where tasks wait. If even a few
+    tasks at a time take longer than they did, that is how long they take now, and the ceiling rises from there. It
+    settles at about `tolerance` times what the backend serves at once without delay, and a few more.
 
     Give it to one pool, `Pool(64, limit=Limit())`, whose `max_workers` is then its upper bound. A server that is given
-    such a pool has its handlers limited likewise.
+    such a pool has the messages limited likewise that wait for a thread.
 
-    Source: the gradient limit of Netflix's concurrency-limits (Gradient2Limit).
+    Source: the gradient limit of Netflix's concurrency-limits, with averages in the place of single runs, so that tasks
+    of several kinds do not look like a backend that slows down, and without its probes, which stall the pool now and
+    then.
 
     Args:
-        initial: the ceiling at first, `least` or more; None: 20, or the pool's `max_workers` if that is less.
+        initial: the ceiling at first, `least` or more; None: 6, or the pool's `max_workers` if that is less. The
+            first tasks show how long a run takes without delay, so it should be few.
         least: the ceiling never falls below it, 1 or more.
-        tolerance: how many times the usual run time is still taken for usual, 1 or more.
+        tolerance: how many times the lowest run time is still taken for usual, 1 or more.
 
     Raises:
         TypeError, ValueError: an argument is of the wrong type, or out of range.
     """
 
-    __slots__ = ("_ceiling", "_initial", "_runs", "_usual", "least", "most", "tolerance")
+    __slots__ = ("_ceiling", "_initial", "_most_in_flight", "_runs", "_seconds", "_usual", "least", "most", "tolerance")
 
     def __init__(self, initial: int | None = None, *, least: int = 1, tolerance: float = 1.5) -> None:
         self.least = checks.integer("least", least, least=1)
@@ -46,8 +48,9 @@ class Limit:
         self.tolerance = checks.number("tolerance", tolerance, least=1)
         self.most = 0  # that its pool allows; 0 until it has one
         self._ceiling = 0.0
-        self._usual = 0.0  # seconds that a run takes, averaged
-        self._runs = 0
+        self._usual: float | None = None  # the lowest average so far, in seconds
+        self._runs = self._most_in_flight = 0  # since the last look
+        self._seconds = 0.0
 
     @property
     def ceiling(self) -> int:
@@ -63,7 +66,7 @@ class Limit:
         if self.most:
             raise ValueError(f"limit={self!r} limits another pool; give each pool a limit of its own")
         self.change(most)
-        self._ceiling = float(min(20 if self._initial is None else self._initial, most))
+        self._ceiling = float(min(FEW if self._initial is None else self._initial, most))
         return self.ceiling
 
     def change(self, most: int) -> int:
@@ -84,17 +87,26 @@ class Limit:
         Not thread-safe: the pool calls it with its lock held.
         """
         self._runs += 1
-        window = min(self._runs, WARM_UP) if self._runs <= WARM_UP else WINDOW
-        self._usual += (seconds - self._usual) / window
-        if self._usual > 2 * seconds:  # it has recovered
-            self._usual *= DECAY
-        if in_flight * 2 < self._ceiling:  # it is not what holds anybody up
-            return self.ceiling
-        gradient = max(0.5, min(1.0, self.tolerance * self._usual / seconds)) if seconds > 0 else 1.0
-        wanted = self._ceiling * gradient + GROWTH
-        self._ceiling += (wanted - self._ceiling) * SMOOTHING
-        self._ceiling = max(float(self.least), min(float(self.most), self._ceiling))
+        self._seconds += seconds
+        self._most_in_flight = max(self._most_in_flight, in_flight)
+        if self._runs >= max(SHORTEST, self._ceiling):
+            self._look(self._seconds / self._runs, self._most_in_flight)
+            self._runs = self._most_in_flight = 0
+            self._seconds = 0.0
         return self.ceiling
+
+    def _look(self, average: float, in_flight: int) -> None:
+        """Take a step, after runs that took `average` seconds, with so many in flight at most."""
+        usual = average if self._usual is None else min(self._usual, average)
+        if average > self.tolerance * usual and self._ceiling <= max(self.least, FEW):
+            usual = average  # they are not in each other's way: the backend is as slow as that
+        self._usual = usual
+        if in_flight * 2 < self._ceiling:  # it is not what holds anybody up
+            return
+        gradient = max(0.5, min(1.0, self.tolerance * usual / average)) if average > 0 else 1.0
+        wanted = self._ceiling * gradient + max(1.0, sqrt(self._ceiling))
+        ceiling = self._ceiling + (wanted - self._ceiling) * SMOOTHING
+        self._ceiling = max(float(self.least), min(float(self.most), ceiling))
 
     def __repr__(self) -> str:
         return f"Limit({self.ceiling} at once, {self.least} to {self.most or 'any'})"

@@ -1,0 +1,126 @@
+"""Limit: a ceiling on tasks in flight that finds itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from treadle import Limit, Pool
+
+
+def limited(most: int = 64, **arguments: Any) -> Limit:
+    limit = Limit(**arguments)
+    limit.serve(most)
+    return limit
+
+
+def work(limit: Limit, runs: int, *, slots: int, seconds: float) -> None:
+    """Run tasks on a backend that serves so many at once, in so many seconds each, with the ceiling fully used."""
+    for _ in range(runs):
+        in_flight = limit.ceiling
+        limit.learn(seconds * max(1.0, in_flight / slots), in_flight)
+
+
+@given(runs=st.lists(st.tuples(st.floats(1e-6, 100), st.integers(0, 70)), max_size=200), least=st.integers(1, 5))
+def test_the_ceiling_stays_between_its_bounds(runs: list[Any], least: int) -> None:
+    limit = limited(64, least=least)
+    for seconds, in_flight in runs:
+        assert least <= limit.learn(seconds, in_flight) <= 64
+
+
+def test_it_begins_with_few_or_what_the_pool_allows_or_what_it_is_told() -> None:
+    assert limited(64).ceiling == 6
+    assert limited(4).ceiling == 4
+    assert limited(64, initial=3).ceiling == 3
+
+
+def test_it_rises_while_runs_take_no_longer() -> None:
+    limit = limited()
+    work(limit, 2000, slots=1000, seconds=0.01)
+    assert limit.ceiling == 64
+
+
+def test_it_does_not_rise_while_it_is_hardly_used() -> None:
+    limit = limited()
+    for _ in range(300):
+        limit.learn(0.01, 2)
+    assert limit.ceiling == 6
+
+
+@pytest.mark.parametrize("slots", [4, 30, 200])
+def test_it_finds_about_what_the_backend_serves_at_once_and_stays_there(slots: int) -> None:
+    limit = limited(1000)
+    work(limit, 30_000, slots=slots, seconds=0.01)
+    for _ in range(30):
+        work(limit, 1000, slots=slots, seconds=0.01)
+        assert slots <= limit.ceiling <= 2 * slots + 10
+
+
+def test_it_falls_when_everything_takes_ten_times_as_long_and_is_back_when_that_is_how_it_stays() -> None:
+    limit = limited()
+    work(limit, 5000, slots=30, seconds=0.01)
+    settled, lowest = limit.ceiling, 64
+    for _ in range(4000):
+        work(limit, 1, slots=30, seconds=0.1)
+        lowest = min(lowest, limit.ceiling)
+    assert lowest <= 6
+    assert limit.ceiling >= 0.8 * settled
+    work(limit, 2000, slots=30, seconds=0.01)
+    assert limit.ceiling >= 0.8 * settled
+
+
+def test_tasks_of_several_kinds_do_not_look_like_a_backend_that_slows_down() -> None:
+    limit = limited()
+    for _ in range(2000):
+        for seconds in (0.001, 0.001, 0.001, 0.2):
+            limit.learn(seconds, limit.ceiling)
+    assert limit.ceiling > 40
+
+
+def test_it_does_not_fall_by_more_than_a_tenth_a_step() -> None:
+    limit = limited()
+    work(limit, 2000, slots=1000, seconds=0.01)
+    before = limit._ceiling
+    work(limit, 64, slots=1000, seconds=1000.0)
+    assert before > limit._ceiling >= before * 0.8  # in two steps
+
+
+def test_a_pool_has_as_many_threads_as_the_ceiling_says() -> None:
+    limit = Limit(initial=2)
+    with Pool(8, limit=limit) as pool:
+        assert pool.snapshot().max_workers == limit.ceiling == 2
+        list(pool.map(abs, range(100)))
+        assert [pool.submit(abs, n).result() for n in range(3)] == [0, 1, 2]
+        assert 1 <= pool.snapshot().max_workers <= 8
+        pool.resize(1)
+        assert pool.snapshot().max_workers == limit.ceiling == 1
+
+
+def test_one_limit_serves_one_pool() -> None:
+    limit = Limit()
+    with Pool(2, limit=limit), pytest.raises(ValueError, match="limits another pool"):
+        Pool(2, limit=limit)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"initial": 0}, "initial"),
+        ({"least": 0}, "least"),
+        ({"tolerance": 0.5}, "tolerance"),
+        ({"initial": "3"}, "initial"),
+    ],
+)
+def test_bad_arguments_are_named(arguments: dict[str, Any], words: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=words):
+        Limit(**arguments)
+
+
+def test_what_is_no_limit_and_one_that_does_not_fit_are_refused() -> None:
+    with pytest.raises(TypeError, match="limit=5"):
+        Pool(8, limit=5)  # type: ignore[arg-type]  # that is the point
+    with pytest.raises(ValueError, match="least=10"):
+        Pool(8, limit=Limit(least=10))

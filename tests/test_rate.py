@@ -1,0 +1,169 @@
+"""Rate: at most so many tasks begin in a second."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import CancelledError
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import treadle
+from clocks import FakeClock
+from treadle import Future, Pool, Rate
+from treadle.alarm import ALARM
+from treadle.errors import DeadlineExceeded, PoolFull
+
+PATIENCE = 30.0
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> FakeClock:
+    return FakeClock(monkeypatch)
+
+
+def wait_until(condition: Any) -> None:
+    for _ in range(int(PATIENCE / 0.005)):
+        if condition():
+            return
+        threading.Event().wait(0.005)
+    raise AssertionError("it did not happen in time")
+
+
+class Home:
+    """A pool that tries each task again at once when it is called."""
+
+    def __init__(self, rate: Rate) -> None:
+        self.rate = rate
+        self.begun: list[Future[Any]] = []
+
+    def submit(self) -> Future[Any]:
+        task: Future[Any] = Future()
+        task._home = self  # type: ignore[assignment]  # as much of one as a rate asks for
+        self.resume(task)
+        return task
+
+    def resume(self, task: Future[Any]) -> None:
+        if self.rate.admit(task):
+            self.begun.append(task)
+        else:
+            self.rate.arm()
+
+
+STEPS = st.lists(st.one_of(st.integers(1, 4), st.sampled_from([0.01, 0.1, 0.5, 3.0])), max_size=60)
+
+
+@given(steps=STEPS, per_second=st.sampled_from([0.5, 2.0, 10.0]), burst=st.integers(1, 5))
+def test_it_is_a_token_bucket_and_first_come_first_served(steps: list[Any], per_second: float, burst: int) -> None:
+    """The model: tokens fill up steadily to `burst`; each task takes one, as soon as there is one, in turn."""
+    with pytest.MonkeyPatch.context() as patch:
+        clock = FakeClock(patch)
+        patch.setattr("treadle.rate.ALARM.set", lambda when, ring: None)  # it is called by hand
+        home = Home(Rate(per_second, burst))
+        tokens, submitted, begun = float(burst), [], 0
+        for step in steps:
+            if isinstance(step, int):
+                submitted += [home.submit() for _ in range(step)]
+            else:
+                clock.pass_(step)
+                tokens = min(float(burst), tokens + step * per_second)
+                home.rate._call()
+            while tokens >= 1 - 1e-6 and begun < len(submitted):
+                tokens, begun = tokens - 1, begun + 1
+            assert abs(len(home.begun) - begun) <= (abs(tokens - round(tokens)) < 1e-5)  # rounding may decide
+            begun, tokens = len(home.begun), tokens + begun - len(home.begun)
+            assert home.begun == submitted[:begun]
+
+
+def test_tasks_that_wait_hold_no_thread_and_count_as_waiting(clock: FakeClock) -> None:
+    rate = Rate(1.0)
+    with Pool(1, queue_size=2, when_full="reject") as pool:
+        view = pool.options(rate=rate)
+        assert view.submit(abs, -1).result(PATIENCE) == 1
+        second = view.submit(abs, -2)
+        wait_until(lambda: pool._dispatcher.aside.tasks)
+        assert pool.submit(abs, -5).result(PATIENCE) == 5  # the thread is free
+        third = view.submit(abs, -3)
+        wait_until(lambda: len(pool._dispatcher.aside.tasks) == 2)
+        assert pool.snapshot().waiting == 2
+        fourth = view.submit(abs, -4)  # the free thread could have taken it
+        wait_until(lambda: len(pool._dispatcher.aside.tasks) == 3)
+        with pytest.raises(PoolFull):
+            view.submit(abs, -5)
+        assert not second.done()
+        third.cancel()
+        fourth.cancel()
+        clock.pass_(1.0)
+        ALARM.ring_due()
+        assert second.result(PATIENCE) == 2
+        pool.shutdown(cancel_futures=True)
+
+
+def test_closing_a_pool_waits_for_those_whose_turn_has_not_come() -> None:
+    with Pool(2, rate=200.0) as pool:
+        futures = [pool.submit(abs, -n) for n in range(10)]
+    assert [future.result(0) for future in futures] == list(range(10))
+
+
+def test_closing_a_pool_may_cancel_them(clock: FakeClock) -> None:
+    pool = Pool(1, rate=1.0)
+    pool.submit(int).result(PATIENCE)
+    late = pool.submit(int)
+    wait_until(lambda: pool._dispatcher.aside.tasks)
+    pool.shutdown(cancel_futures=True)
+    with pytest.raises(CancelledError):
+        late.result(PATIENCE)
+    assert pool.snapshot().cancelled == 1
+
+
+def test_a_deadline_comes_first(clock: FakeClock) -> None:
+    with Pool(1, rate=0.001) as pool:
+        pool.submit(int).result(PATIENCE)
+        with treadle.deadline(5.0):
+            late = pool.submit(int)
+        wait_until(lambda: pool._dispatcher.aside.tasks)
+        clock.pass_(6.0)
+        ALARM.ring_due()
+        with pytest.raises(DeadlineExceeded):
+            late.result(PATIENCE)
+        assert pool.snapshot().waiting == 0
+
+
+def test_a_task_that_another_waits_for_begins_at_once_and_the_next_waits_the_longer(clock: FakeClock) -> None:
+    rate = Rate(1.0)
+    with Pool(1) as pool:
+        view = pool.options(rate=rate)
+
+        def outer() -> int:
+            return sum(view.submit(abs, -n).result() for n in (1, 2, 3))
+
+        assert pool.submit(outer).result(PATIENCE) == 6
+    assert rate._tokens == -2.0
+
+
+def test_several_pools_may_share_one() -> None:
+    rate = Rate(1000.0, burst=2)
+    with Pool(1, rate=rate) as first, Pool(1, rate=rate) as second:
+        futures = [pool.submit(abs, -n) for n in range(5) for pool in (first, second)]
+        assert sum(future.result(PATIENCE) for future in futures) == 20
+
+
+def test_map_keeps_to_it(clock: FakeClock) -> None:
+    with Pool(2, rate=Rate(1.0, burst=3)) as pool:
+        results = pool.map(abs, [-1, -2, -3, -4], buffersize=4)
+        assert [next(results) for _ in range(3)] == [1, 2, 3]
+        wait_until(lambda: pool._dispatcher.aside.tasks)
+        clock.pass_(1.0)
+        ALARM.ring_due()
+        assert list(results) == [4]
+
+
+@pytest.mark.parametrize(("arguments", "words"), [((0,), "per_second"), (("1",), "per_second"), ((1, 0), "burst")])
+def test_bad_arguments_are_named(arguments: tuple[Any, ...], words: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=words):
+        Rate(*arguments)
+    if len(arguments) == 1:
+        with pytest.raises((TypeError, ValueError), match="rate"):
+            Pool(1, rate=arguments[0])

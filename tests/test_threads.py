@@ -1,0 +1,54 @@
+"""treadle.threads: daemons with a name, started at once or later."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import pytest
+
+from treadle.threads import DAEMON, new_thread, start_thread
+
+
+def test_a_new_thread_has_its_name_and_waits_to_be_started() -> None:
+    ran = threading.Event()
+    thread = new_thread(ran.set, "pool-7")
+    assert (thread.name, thread.is_alive(), thread.ident, ran.is_set()) == ("pool-7", False, None, False)
+    thread.start()
+    thread.join(30)
+    assert ran.is_set()
+
+
+def test_a_started_thread_runs_its_function_in_a_thread_of_that_name() -> None:
+    seen: list[str] = []
+    thread = start_thread(lambda: seen.append(threading.current_thread().name), "treadle-helper")
+    thread.join(30)
+    assert not thread.is_alive()
+    assert seen == ["treadle-helper"]
+
+
+def test_threads_are_daemons_where_there_are_any() -> None:
+    """So that one which never ends does not keep Python from exiting."""
+    assert DAEMON is True, "this is no isolated sub-interpreter"
+    assert new_thread(int, "x").daemon
+    thread = start_thread(int, "x")
+    thread.join(30)
+    assert thread.daemon
+
+
+def test_a_daemon_thread_is_one_whoever_makes_it() -> None:
+    """A thread takes over the kind of its maker, unless it is told."""
+    made: list[threading.Thread] = []
+    maker = threading.Thread(target=lambda: made.append(new_thread(int, "x")), daemon=False)
+    maker.start()
+    maker.join(30)
+    assert made[0].daemon is DAEMON
+
+
+def test_a_thread_that_cannot_be_started_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: Any) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    with pytest.raises(RuntimeError, match="can't start new thread"):
+        start_thread(int, "x")
