@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, cast
 from treadle import clock, deadlock
 from treadle.errors import PoolBroken, PoolClosed, PoolFull
 from treadle.futures import PENDING, RUNNING
+from treadle.governed import Governed
 from treadle.scope import current
 from treadle.worker import current_worker
 
@@ -132,6 +133,8 @@ class Admission:
             raise
         finally:
             self.dispatcher.shedding.shed(stale)
+        if isinstance(task, Governed):
+            task._enter()
         return entered
 
     def offer(self, task: Task) -> bool:

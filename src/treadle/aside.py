@@ -26,8 +26,11 @@ class Aside:
         self.tasks: dict[Task, None] = {}  # guarded by the dispatcher's lock
 
     def park(self, task: Task) -> bool:
-        """Keep a task that was not admitted by its rate; False if it is no such task. The lock is held."""
-        if not isinstance(task, Governed) or task._rate is None:
+        """Keep a task that was not admitted by its rate; False if it is no such task, or was called since.
+
+        The lock is held: so who calls a task finds it here afterwards, or it is found here that it was called.
+        """
+        if not isinstance(task, Governed) or task._rate is None or task._rate.has_called(task):
             return False
         self.tasks[task] = None
         self.dispatcher.make_room()

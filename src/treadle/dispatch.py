@@ -27,6 +27,7 @@ from treadle.aside import Aside
 from treadle.errors import PoolBroken, PoolClosed
 from treadle.events import Observer, TaskEvent, tell
 from treadle.futures import CANCELLED_AND_NOTIFIED, PENDING, RUNNING, Future
+from treadle.governed import Governed
 from treadle.orders import Order
 from treadle.scope import HERE, current
 from treadle.shedding import Shedding
@@ -238,6 +239,8 @@ class Dispatcher:
         except BaseException:
             self.recover(task)
             raise
+        if isinstance(task, Governed):
+            task._enter()
 
     def run_here(self, task: Task) -> None:
         """Run a claimed task in this thread, inside whatever runs there already."""

@@ -293,6 +293,8 @@ class Future(_base.Future[T]):
     def _abandon(self) -> None:
         """Cancel a future that was claimed and will not be run."""
         with self._change():
+            if self.done():  # failed meanwhile, at its deadline
+                return
             self._forget_call()
             self._state = CANCELLED_AND_NOTIFIED
         self._tell()
@@ -300,7 +302,7 @@ class Future(_base.Future[T]):
     def _drop(self, error: BaseException) -> None:
         """Fail a future that was claimed and will not be run."""
         self._forget_call()
-        self._settle(None, error)
+        self._settle_once(None, error)
 
     def _orphan(self) -> None:
         """In a forked child, settle what the parent goes on with; no other thread lives."""

@@ -33,9 +33,11 @@ class Governed(Future[Any]):
     Who takes it out of the scope has decided what becomes of it: the alarm at the deadline, or its worker afterwards.
     """
 
-    __slots__ = ("_rate", "_scope")
+    __slots__ = ("_entered", "_late", "_rate", "_scope")
 
     _scope: Scope
+    _entered: bool  # whether a pool has it; before, nothing may become of it but a refusal
+    _late: bool  # its deadline passed before that
     _rate: Rate | None  # that it is still to be admitted by
 
     def _inherited(self) -> Scope:
@@ -72,6 +74,7 @@ class Governed(Future[Any]):
             if error is not None and not isinstance(error, (Cancelled, DeadlineExceeded)):
                 _log.error("task %s failed after its deadline", self.name, exc_info=error)
         self._fn = self._args = self._context = None
+        self._leave_line()
         if error is not None:
             self = error = None  # type: ignore[assignment]  # the traceback holds this frame: no cycle through it
 
@@ -83,15 +86,30 @@ class Governed(Future[Any]):
     def _forget_call(self) -> None:
         super()._forget_call()
         self._scope.leave(self)
+        self._leave_line()
+
+    def _leave_line(self) -> None:
+        """Let those behind it go on, for it will not begin any more, or has."""
         if self._rate is not None:
             self._rate.forget(self)
             self._rate = None
 
     def _expire(self, error: DeadlineExceeded) -> None:
         """Fail, for the deadline has passed."""
-        waited = self._state == PENDING
+        with self._home.lock:
+            self._late = True
+            if not self._entered:
+                return
+            waited = self._state == PENDING
         if self._settle_once(None, error) and waited:
             self._home.announce("cancelled", self)
+
+    def _enter(self) -> None:
+        """Note that the pool has it; no lock is held."""
+        with self._home.lock:
+            self._entered = True
+        if self._late:
+            self._expire(self._scope.exceeded())
 
     def _overdue(self) -> float:
         deadline = self._scope.deadline
@@ -130,5 +148,6 @@ def new_task(
     if scope is not None:
         governed = cast(Governed, task)
         governed._scope, governed._rate = scope, rate
+        governed._entered = governed._late = False
         scope.join(governed)
     return task

@@ -18,8 +18,8 @@ class Limit:
 
     The average run time of the last few tasks is compared with the lowest average seen. While it is no longer than
     `tolerance` times that, the ceiling rises, as long as at least half of it is used; when it is longer, tasks queue up
-    somewhere behind, and the ceiling falls in proportion. So when the backend slows down, the pool does not pile up more
-    work on it, and the queue in front of the pool, with its bounds and its order, is where tasks wait. If even a few
+    somewhere behind, and the ceiling falls in proportion. So when the backend slows down, the pool does not pile up
+    more work on it, and the queue in front of the pool, with its bounds and its order, is where tasks wait. If even few
     tasks at a time take longer than they did, that is how long they take now, and the ceiling rises from there. It
     settles at about `tolerance` times what the backend serves at once without delay, and a few more.
 

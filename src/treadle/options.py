@@ -84,7 +84,11 @@ class Options:
             PoolFull: there was no room, or none within the view's timeout.
             PoolClosed, PoolBroken, PoolDeadlock, TypeError, RuntimeError: as `Pool.submit`.
         """
-        task = self._task(fn, args, kwargs)
+        if not callable(fn):
+            checks.function("fn", fn)
+        context = copy_context() if self._pool._context else BARE
+        call = fn if not kwargs else partial(fn, **kwargs)
+        task = new_task(self._dispatcher, call, args, context, self._traits, Future, self._rate)
         self._dispatcher.enter(task, self._when_full, self._timeout)
         return task
 
@@ -142,9 +146,8 @@ class Options:
         """Return a task that has not been admitted."""
         checks.function("fn", fn)
         context = copy_context() if self._pool._context else BARE
-        return new_task(
-            self._dispatcher, fn if not kwargs else partial(fn, **kwargs), args, context, self._traits, rate=self._rate
-        )
+        call = fn if not kwargs else partial(fn, **kwargs)
+        return new_task(self._dispatcher, call, args, context, self._traits, Future, self._rate)
 
     def __repr__(self) -> str:
         name, priority, key = self._traits

@@ -61,6 +61,10 @@ class Rate:
                 self._line.append(task)
             return False
 
+    def has_called(self, task: Future[Any]) -> bool:
+        """Whether it is the turn of `task`, which was in line."""
+        return task in self._called
+
     def charge(self, task: Future[Any]) -> None:
         """Take a token for `task`, which begins whether there is one or not."""
         with self._lock:

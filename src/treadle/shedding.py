@@ -52,10 +52,12 @@ class Shedding:
                 dispatcher.dead -= 1
         return victims
 
-    def shed(self, victims: Iterable[Task]) -> None:
-        """Fail tasks that were claimed; no lock is held, for whoever waits for them is told."""
+    def shed(self, victims: list[Task]) -> None:
+        """Fail tasks that were claimed, emptying the list; no lock is held, for whoever waits for them is told."""
         dispatcher = self.dispatcher
-        for task in victims:
+        victims.reverse()
+        while victims:
+            task = victims.pop()
             dispatcher.announce("shed", task)
             task._drop(Shed(dispatcher.name, task.name, clock.now() - task._submitted))
 

@@ -113,7 +113,7 @@ class Worker:
                 task._settle(None, WorkerLost(self.thread.name, task.name, reason))
         self.task = self.last = None
         if self.victims is not None:
-            dispatcher.shedding.shed(task for task in self.victims if not task.done())
+            dispatcher.shedding.shed(self.victims)
 
     def _initialize(self) -> bool:
         dispatcher = self.dispatcher
@@ -203,8 +203,8 @@ class Worker:
         """Tell those whose tasks were shed, or sleep until there is work. False: it is time to leave."""
         dispatcher = self.dispatcher
         if self.victims is not None:
-            victims, self.victims = self.victims, None
-            dispatcher.shedding.shed(victims)
+            dispatcher.shedding.shed(self.victims)
+            self.victims = None
             return True
         if not self.resting:
             return False

@@ -8,14 +8,20 @@ from __future__ import annotations
 import concurrent.futures
 import itertools
 import random
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
 from dataclasses import dataclass, field
 from typing import Any
 
-from treadle import Future, Pool, as_completed, wait
-from treadle.errors import PoolClosed, PoolFull
+from treadle import Future, Pool, Rate, TaskGroup, as_completed, deadline, wait
+from treadle.errors import Cancelled, DeadlineExceeded, PoolClosed, PoolFull, Shed
+from treadle.options import Options
+from treadle.orders import Adaptive, Fair, Fifo, Order, Priority
+
+if sys.version_info < (3, 11):
+    from exceptiongroup import BaseExceptionGroup
 
 POLICIES = ("wait", "reject", "run", "discard_oldest")
 STEPS = (
@@ -31,7 +37,20 @@ STEPS = (
     "close_map",
     "wait",
     "drop",
+    "special",
+    "grouped",
+    "in_time",
+    "stop",
+    "resize",
 )
+ORDERS: dict[str, Callable[[], Order]] = {
+    "fifo": Fifo,
+    "priority": lambda: Priority(0.01),
+    "fair": lambda: Fair({1: 2.5}),
+    "capped": lambda: Fair(max_running=1, max_waiting=3),
+    "adaptive": lambda: Adaptive(0.0, 0.0),  # which sheds whenever it can
+}
+REFUSED = (PoolFull, Shed, CancelledError, DeadlineExceeded)
 LONG = 60.0  # seconds after which a wait that ought to end is taken to hang
 
 
@@ -40,7 +59,7 @@ class Schedule:
     """A pool's arguments, and what is done with it.
 
     Attributes:
-        workers, queue_size, policy: the pool's.
+        workers, queue_size, policy, order: the pool's.
         threads: for each thread, its steps with a number that varies them.
         cancel: whether the shutdown at the end cancels.
     """
@@ -48,6 +67,7 @@ class Schedule:
     workers: int
     queue_size: int | None
     policy: str
+    order: str
     threads: list[list[tuple[str, int]]]
     cancel: bool
 
@@ -58,6 +78,7 @@ class Play:
 
     schedule: Schedule
     pool: Pool = field(init=False)
+    rate: Rate = field(init=False)
     lock: Any = field(default_factory=threading.Lock)
     ran: dict[int, int] = field(default_factory=dict)  # how often each task was run
     futures: list[tuple[int, Future[Any]]] = field(default_factory=list)
@@ -69,8 +90,14 @@ class Play:
         """Do all steps; raise AssertionError with what did not hold."""
         schedule = self.schedule
         self.pool = Pool(
-            schedule.workers, queue_size=schedule.queue_size, when_full=schedule.policy, idle_timeout=0.01, name="play"
+            schedule.workers,
+            queue_size=schedule.queue_size,
+            when_full=schedule.policy,
+            order=ORDERS[schedule.order](),
+            idle_timeout=0.01,
+            name="play",
         )
+        self.rate = Rate(5000.0, burst=2)
         threads = [threading.Thread(target=self.follow, args=(steps,)) for steps in schedule.threads]
         for thread in threads:
             thread.start()
@@ -98,7 +125,7 @@ class Play:
         assert 0 <= now.busy <= now.threads <= self.schedule.workers, now
         assert now.waiting >= 0, now
         if self.schedule.queue_size is not None:
-            assert now.waiting <= self.schedule.queue_size + now.max_workers - now.busy, now
+            assert now.waiting <= self.schedule.queue_size + self.schedule.workers - now.busy, now
 
     def check_the_end(self) -> None:
         """What holds when all is over."""
@@ -109,7 +136,10 @@ class Play:
         for number, future in self.futures:
             times = self.ran.get(number, 0)
             assert future.done(), f"task {number} was forgotten"
-            assert times == (0 if future.cancelled() else 1), f"task {number} ran {times} times: {future!r}"
+            error = None if future.cancelled() else future.exception()
+            never = future.cancelled() or isinstance(error, Shed)
+            allowed = (0, 1) if isinstance(error, (DeadlineExceeded, Cancelled)) else (0,) if never else (1,)
+            assert times in allowed, f"task {number} ran {times} times: {future!r}"
             assert self.called.get(number) == 1, f"callback of task {number}: {self.called.get(number)} calls"
 
     # -- steps ----------------------------------------------------------------------------------------------------
@@ -124,16 +154,20 @@ class Play:
                 child.result()
                 if depth == 2:
                     assert list(as_completed([child])) == [child]
-            except (PoolFull, PoolClosed, CancelledError):
+            except (*REFUSED, PoolClosed):
                 pass  # by policy, or at the end
         return number
 
     def add(self, fn: Any, *args: Any) -> None:
         """Submit a task that is kept and counted."""
+        self.add_to(self.pool, fn, *args)
+
+    def add_to(self, pool: Pool | Options | TaskGroup, fn: Any, *args: Any) -> None:
+        """Submit it there."""
         number = next(self.numbers)
         try:
-            future = self.pool.submit(fn, number, *args)
-        except PoolFull:
+            future = pool.submit(fn, number, *args)
+        except REFUSED:
             return
 
         def called(_: Future[Any]) -> None:
@@ -161,7 +195,7 @@ class Play:
         except PoolFull:
             return
         try:
-            assert isinstance(future.exception(LONG), ValueError)
+            assert isinstance(future.exception(LONG), (ValueError, Shed))
         except CancelledError:
             assert self.schedule.policy == "discard_oldest"
 
@@ -175,6 +209,10 @@ class Play:
         if future is not None:
             try:
                 future.result(LONG if number % 2 else 0.0001)
+            except Shed:
+                assert self.schedule.order == "adaptive"
+            except (Cancelled, DeadlineExceeded):
+                assert future.done()
             except CancelledError:
                 assert future.cancelled()
             except concurrent.futures.TimeoutError:
@@ -192,8 +230,8 @@ class Play:
             got = list(
                 self.pool.map(abs, range(count), buffersize=1 + number % 7, chunksize=1 + number % 3, ordered=ordered)
             )
-        except (PoolFull, CancelledError):
-            assert self.schedule.policy in ("reject", "discard_oldest")
+        except (PoolFull, CancelledError, Shed):
+            assert self.may_refuse()
             return
         assert (got if ordered else sorted(got)) == list(range(count))
 
@@ -203,8 +241,12 @@ class Play:
             for _ in range(number % 4):
                 next(results)
             results.close()
-        except (PoolFull, CancelledError):
-            assert self.schedule.policy in ("reject", "discard_oldest")
+        except (PoolFull, CancelledError, Shed):
+            assert self.may_refuse()
+
+    def may_refuse(self) -> bool:
+        """Whether the pool may drop or refuse what it is given."""
+        return self.schedule.policy in ("reject", "discard_oldest") or self.schedule.order == "adaptive"
 
     def wait(self, number: int) -> None:
         with self.lock:
@@ -218,6 +260,43 @@ class Play:
         except PoolFull:
             pass
 
+    def special(self, number: int) -> None:
+        """Submit with whatever options the order looks at, or at a rate."""
+        options: dict[str, Any] = {"name": "special"}
+        if self.schedule.order == "priority":
+            options["priority"] = number % 5 - 2
+        if self.schedule.order in ("fair", "capped"):
+            options["key"] = number % 4
+        if number % 3 == 0:
+            options["rate"] = self.rate
+        self.add_to(self.pool.options(**options), self.task, number % 2)
+
+    def grouped(self, number: int) -> None:
+        try:
+            with TaskGroup(self.pool, collect=number % 2 == 0) as group:
+                for _ in range(number % 5):
+                    self.add_to(group, self.task, number % 3)
+                if number % 7 == 0:
+                    group.cancel()
+        except BaseExceptionGroup as failures:
+            _, others = failures.split(REFUSED)
+            if others is not None:
+                raise others from None
+
+    def in_time(self, number: int) -> None:
+        """Submit under a deadline that may well pass before."""
+        with deadline(number % 10 / 5000):
+            for _ in range(number % 4):
+                self.add(self.task, number % 3)
+
+    def stop(self, number: int) -> None:
+        future = self.pick(number)
+        if future is not None:
+            future.request_cancel()
+
+    def resize(self, number: int) -> None:
+        self.pool.resize(1 + number % self.schedule.workers)
+
 
 def random_schedule(seed: int) -> Schedule:
     """Return the schedule of a seed."""
@@ -226,6 +305,7 @@ def random_schedule(seed: int) -> Schedule:
         workers=chance.randint(1, 4),
         queue_size=chance.choice([0, 1, 2, 5, 100, None]),
         policy=chance.choice(POLICIES),
+        order=chance.choice(sorted(ORDERS)),
         threads=[
             [(chance.choice(STEPS), chance.randrange(1000)) for _ in range(chance.randint(1, 40))]
             for _ in range(chance.randint(1, 4))

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from behaviour.schedules import POLICIES, STEPS, Play, Schedule, random_schedule
+from behaviour.schedules import ORDERS, POLICIES, STEPS, Play, Schedule, random_schedule
 
 steps = st.lists(st.tuples(st.sampled_from(sorted(set(STEPS))), st.integers(0, 999)), min_size=1, max_size=25)
 schedules = st.builds(
@@ -14,6 +14,7 @@ schedules = st.builds(
     workers=st.integers(1, 4),
     queue_size=st.sampled_from([0, 1, 2, 5, 100, None]),
     policy=st.sampled_from(POLICIES),
+    order=st.sampled_from(sorted(ORDERS)),
     threads=st.lists(steps, min_size=1, max_size=3),
     cancel=st.booleans(),
 )
