@@ -64,3 +64,21 @@ def test_the_repr_counts() -> None:
     assert repr(pool) == "<Pool 'db': 0/3 threads busy, 0 waiting>"
     pool.shutdown()
     assert repr(pool) == "<Pool 'db': 0/3 threads busy, 0 waiting, closed>"
+
+
+def test_stacks_say_which_task_runs_where_and_since_when() -> None:
+    inside, may_end = threading.Event(), threading.Event()
+
+    def hold_the_shed_open() -> None:
+        inside.set()
+        assert may_end.wait(60)
+
+    with Pool(2, name="loom", min_workers=2) as pool:
+        pool.options(name="weft 7").submit(hold_the_shed_open)
+        assert inside.wait(60)
+        text = pool.stacks()
+        may_end.set()
+    busy, idle = sorted(text.split("loom-"), key=len, reverse=True)[:2]
+    assert "weft 7 for " in busy
+    assert "in hold_the_shed_open" in busy
+    assert idle.endswith(": idle\n")

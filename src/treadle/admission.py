@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, cast
 
 from treadle import clock, deadlock
 from treadle.errors import PoolBroken, PoolClosed, PoolFull
-from treadle.futures import PENDING, RUNNING
+from treadle.futures import CANCELLED_AND_NOTIFIED, PENDING, RUNNING
 from treadle.governed import Governed
 from treadle.scope import current
 from treadle.worker import current_worker
@@ -92,7 +92,7 @@ class Admission:
             self.refuse(task, error)
             raise
         except BaseException:  # Ctrl-C
-            self.dispatcher.recover(task)
+            self.recover(task)
             raise
         finally:
             self.dispatcher.shedding.shed(stale)
@@ -245,6 +245,22 @@ class Admission:
             return False
         entrant.wake()
         return True
+
+    def take_back(self, task: Task) -> None:
+        """Undo a submit; the lock is held."""
+        if task._state == PENDING:
+            task._state = CANCELLED_AND_NOTIFIED
+            task._forget_call()
+            self.dispatcher.leave(task)
+
+    def recover(self, task: Task) -> None:
+        """Leave no trace of a submit that Ctrl-C, or another exception, ended at any line."""
+        dispatcher = self.dispatcher
+        dispatcher.release_if_held()
+        with dispatcher.lock:
+            if task._state == PENDING and (task in self.entrants or task in dispatcher.tasks):
+                self.take_back(task)
+            dispatcher.staff.nudge()
 
     def refuse(self, task: Task, error: Exception) -> None:
         """Count and announce a task that was not taken; no lock is held."""

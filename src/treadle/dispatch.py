@@ -26,7 +26,7 @@ from treadle.admission import Admission
 from treadle.aside import Aside
 from treadle.errors import PoolBroken, PoolClosed
 from treadle.events import Observer, TaskEvent, tell
-from treadle.futures import CANCELLED_AND_NOTIFIED, PENDING, RUNNING, Future
+from treadle.futures import PENDING, RUNNING, Future
 from treadle.governed import Governed
 from treadle.orders import Order
 from treadle.scope import HERE, current
@@ -204,21 +204,6 @@ class Dispatcher:
             self.purge(task)
         self.admission.let_in(self.admission.limit)
 
-    def take_back(self, task: Task) -> None:
-        """Undo a submit; the lock is held."""
-        if task._state == PENDING:
-            task._state = CANCELLED_AND_NOTIFIED
-            task._forget_call()
-            self.leave(task)
-
-    def recover(self, task: Task) -> None:
-        """Leave no trace of a submit that Ctrl-C, or another exception, ended at any line."""
-        self.release_if_held()
-        with self.lock:
-            if task._state == PENDING and any(task in line for line in (self.admission.entrants, self.tasks)):
-                self.take_back(task)
-            self.staff.nudge()
-
     def purge(self, leaving: Task | None = None) -> None:
         """Drop the dead entries from the order; the lock is held."""
         self.order.purge(lambda task: task is not leaving and task._state == PENDING)
@@ -237,7 +222,7 @@ class Dispatcher:
                 self.release()
                 self.admission.enter(task, when_full, timeout)
         except BaseException:
-            self.recover(task)
+            self.admission.recover(task)
             raise
         if isinstance(task, Governed):
             task._enter()
@@ -277,6 +262,8 @@ class Dispatcher:
 
     def observe(self, task: Task) -> bool:
         """Run a claimed task, and tell the observers before and after; return as `Future._invoke`."""
+        if not task._ready():
+            return True
         name = task.name
         self.announce("started", task, name=name)
         again = task._invoke()

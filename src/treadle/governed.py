@@ -43,18 +43,23 @@ class Governed(Future[Any]):
     def _inherited(self) -> Scope:
         return self._scope
 
+    def _ready(self) -> bool:
+        """Whether it may begin now; if not, it is in line for that."""
+        if self._rate is None or self._scope.over() is not None:
+            return True
+        if not self._rate.admit(self):
+            return False
+        self._rate = None
+        return True
+
     def _invoke(self) -> bool:
-        scope = self._scope
-        scope.begin()
+        if not self._ready():
+            return True
+        self._scope.begin()
         try:
-            error: BaseException | None = scope.over()
-            if error is None and self._rate is not None:
-                if not self._rate.admit(self):
-                    return True
-                self._rate = None
-            self._run(error)
+            self._run(self._scope.over())
         finally:
-            scope.end()
+            self._scope.end()
         return False
 
     def _run(self, error: BaseException | None) -> None:

@@ -23,7 +23,7 @@ from treadle.options import BARE, Options, rate_of, traits_for
 from treadle.orders import Order, order_named
 from treadle.rate import Rate
 from treadle.scope import SCOPE
-from treadle.snapshots import report_undone, snapshot_of, undone
+from treadle.snapshots import report_undone, snapshot_of, stacks_of, undone
 from treadle.traits import PLAIN
 
 if TYPE_CHECKING:
@@ -182,7 +182,7 @@ class Pool(ThreadPoolExecutor):
                 dispatcher.release()
                 dispatcher.admission.enter(task, self._when_full)
         except BaseException:
-            dispatcher.recover(task)
+            dispatcher.admission.recover(task)
             raise
         return task
 
@@ -335,6 +335,13 @@ class Pool(ThreadPoolExecutor):
     def snapshot(self) -> Snapshot:
         """Return what the pool does at this instant."""
         return snapshot_of(self._dispatcher)
+
+    def stacks(self) -> str:
+        """Return, as text to print or log, what each thread runs at this instant: task, seconds, and its stack.
+
+        For finding out what a pool is stuck in.
+        """
+        return stacks_of(self._dispatcher)
 
     def __repr__(self) -> str:
         now = self.snapshot()

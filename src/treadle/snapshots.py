@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import sys
+import traceback
 from typing import TYPE_CHECKING
 
 from treadle import clock
@@ -14,7 +16,7 @@ if TYPE_CHECKING:
     from treadle.dispatch import Dispatcher, Task
     from treadle.worker import Worker
 
-__all__ = ["report_undone", "snapshot_of", "undone"]
+__all__ = ["report_undone", "snapshot_of", "stacks_of", "undone"]
 
 _log = logging.getLogger("treadle")
 
@@ -59,6 +61,24 @@ def _look(worker: Worker) -> WorkerSnapshot:
         return WorkerSnapshot(worker.thread.name, None, 0.0, 0.0, 0, worker.ended)
     seconds = max(0.0, clock.now() - since)
     return WorkerSnapshot(worker.thread.name, task.name, seconds, task._overdue(), len(worker.outer), worker.ended)
+
+
+def stacks_of(dispatcher: Dispatcher) -> str:
+    """Return what each thread of the pool does now, with its task and its stack."""
+    with dispatcher.lock:
+        workers = sorted(dispatcher.staff.workers, key=lambda worker: worker.number)
+        looks = [(_look(worker), worker.thread.ident) for worker in workers]
+    frames = sys._current_frames()
+    parts = []
+    for look, ident in looks:
+        if look.task is None:
+            parts.append(f"{look.name}: idle\n")
+            continue
+        overdue = f", overdue for {look.overdue:.3f} s" if look.overdue else ""
+        frame = frames.get(ident or 0)
+        stack = "" if frame is None else "".join(traceback.format_stack(frame))
+        parts.append(f"{look.name}: {look.task} for {look.seconds:.3f} s{overdue}\n{stack}")
+    return "".join(parts)
 
 
 def undone(dispatcher: Dispatcher) -> tuple[Task, ...]:

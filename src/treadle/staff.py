@@ -116,7 +116,7 @@ class Staff:
                 return
             except RuntimeError:  # can't start new thread
                 if not self.workers:
-                    self.dispatcher.take_back(task)
+                    self.dispatcher.admission.take_back(task)
                     raise
         if self.on_stand and len(self.dispatcher.tasks) > self.waking:
             self.recall_one()
