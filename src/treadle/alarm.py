@@ -1,7 +1,7 @@
 """Alarm: calls functions at given times, from one thread for the whole process.
 
 For what must happen on time though nobody waits for it, such as failing a future at its deadline. The thread lives
-while bells are set, and a second longer.
+while bells are set, and a moment longer.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ __all__ = ["ALARM", "Alarm", "Bell"]
 
 _log = logging.getLogger("treadle")
 
-LINGER = 1.0  # seconds that the thread waits for another bell; a guess: starting one takes 0.1 ms
+LINGER = 0.1  # seconds that the thread waits for another bell; a guess: starting one takes 0.1 ms
 FEW = 64  # bells that are not worth tidying up
 
 
@@ -89,7 +89,7 @@ class Alarm:
             rang += 1
             try:
                 ring()
-            except Exception:
+            except BaseException:  # of the user's, perhaps; the others must ring nevertheless
                 _log.exception("alarm: %r failed", ring)
 
     def _take_due(self) -> Callable[[], object] | None:

@@ -17,10 +17,10 @@ def integer(name: str, value: object, *, least: int, most: int | None = None) ->
     if isinstance(value, bool) or not hasattr(value, "__index__"):
         raise TypeError(f"{name}={value!r} is {type(value).__name__}; allowed: an integer, {least} or more")
     number = int(value.__index__())
+    if most is not None and not least <= number <= most:
+        raise ValueError(f"{name}={value!r}: {name} must be {least} to {most}")
     if number < least:
         raise ValueError(f"{name}={value!r}: {name} must be {'greater than 0' if least == 1 else f'{least} or more'}")
-    if most is not None and number > most:
-        raise ValueError(f"{name}={value!r}: {name} must be {least} to {most}")
     return number
 
 

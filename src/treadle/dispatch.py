@@ -29,7 +29,7 @@ from treadle.events import Observer, TaskEvent, tell
 from treadle.futures import PENDING, RUNNING, Future
 from treadle.governed import Governed
 from treadle.orders import Order
-from treadle.scope import HERE, current
+from treadle.scope import HERE, SCOPE, current
 from treadle.shedding import Shedding
 from treadle.staff import Staff
 from treadle.worker import Worker, current_worker
@@ -232,10 +232,12 @@ class Dispatcher:
         worker = current_worker()
         self.count_inline(worker, task, +1)
         task._hurry()
+        outer = SCOPE.set(task._inherited())  # or a task without a context would see the one that we are in
         try:
             while self.observe(task) if self.observers else task._invoke():
                 pass
         finally:
+            SCOPE.reset(outer)
             self.count_inline(worker, task, -1)
         task._finish()
         if worker is None and isinstance(task._exception, KeyboardInterrupt):

@@ -63,6 +63,7 @@ class TaskGroup:
         self._lock = RLock()  # guards what follows
         self._state = NEW
         self._waiting: dict[Future[Any], None] = {}  # tasks that are not done
+        self._interrupted = False  # whether a submit was, anywhere
         self._submitting = 0  # calls of `submit` that are under way
         self._futures: list[Future[Any]] = []  # all of them, if they are to be collected
         self._errors: list[BaseException] = []
@@ -89,13 +90,16 @@ class TaskGroup:
                 self._waiting[future] = None
                 if self._collect:
                     self._futures.append(future)
+            future.add_done_callback(self._done)
+            return future
+        except BaseException:  # Ctrl-C: perhaps nobody will tell of it
+            self._interrupted = True
+            raise
         finally:
             SCOPE.reset(token)
             with self._lock:
                 self._submitting -= 1
             self._knock()
-        future.add_done_callback(self._done)
-        return future
 
     def cancel(self) -> None:
         """Cancel what has not begun, and ask what runs to stop. Leaving the block raises nothing for that."""
@@ -133,6 +137,7 @@ class TaskGroup:
     ) -> bool:
         if self._token is not None:
             SCOPE.reset(self._token)
+        told_to_stop = isinstance(error, CancelledError) and self._scope.stopped
         if error is not None:
             self.cancel()
         try:
@@ -141,11 +146,14 @@ class TaskGroup:
             self.cancel()
             self._join()
             raise
-        return self._raise(error)
+        self._raise(error)
+        return told_to_stop  # because the group was to, and nobody else
 
     def _join(self) -> None:
         """Wait until every task is done, and every function has returned."""
         around, worker = self._scope.parent, current_worker()
+        for future in list(self._waiting) if self._interrupted else ():
+            future.add_done_callback(self._done)
         while True:
             with self._lock:
                 if self._is_over():
@@ -182,27 +190,28 @@ class TaskGroup:
     def _done(self, future: Future[Any]) -> None:
         """A task is done, though its function may still run."""
         failure = None if future.cancelled() else future.exception()
-        failed = not self._collect and failure is not None and not isinstance(failure, Cancelled)
+        stopped = isinstance(failure, Cancelled) or (isinstance(failure, CancelledError) and self._scope.stopped)
+        failed = not self._collect and failure is not None and not stopped
         with self._lock:
-            self._waiting.pop(future, None)
+            if self._waiting.pop(future, self) is self:
+                return  # told before
             if failed and failure is not None:
                 self._errors.append(failure)
         if failed:
             self.cancel()
         self._scope.when_idle(self._knock)
 
-    def _raise(self, error: BaseException | None) -> bool:
-        """Raise what went wrong; else return whether what the block has raised, `error`, ends here."""
+    def _raise(self, error: BaseException | None) -> None:
+        """Raise what went wrong, in the tasks and in the block."""
         if isinstance(error, (KeyboardInterrupt, SystemExit, GeneratorExit)):
-            return False
+            return
         errors = list(self._errors)
-        if error is not None and not isinstance(error, Cancelled):
+        if error is not None and not isinstance(error, CancelledError):
             errors.insert(0, error)
         if errors:
             raise BaseExceptionGroup("tasks of a group failed", errors)
         if self._scope.parent is not None:
             self._scope.parent.check()
-        return True  # the block was told to stop because the group was, and by nobody else
 
 
 def _outcome(future: Future[Any]) -> Any:

@@ -14,6 +14,7 @@ that are submitted inside. And each task that asks, or is asked to stop, has one
 
 from __future__ import annotations
 
+import logging
 import threading
 from _thread import allocate_lock
 from collections.abc import Callable
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 __all__ = ["HERE", "SCOPE", "Scope", "cancelled", "checkpoint", "current", "deadline", "sleep", "time_left"]
+
+
+_log = logging.getLogger("treadle")
 
 
 class Member(Protocol):
@@ -45,12 +49,12 @@ class Scope:
         "_idle",
         "_lock",
         "_members",
-        "_stopped",
         "_wakers",
         "deadline",
         "parent",
         "running",
         "seconds",
+        "stopped",
     )
 
     def __init__(self, parent: Scope | None, seconds: float | None = None) -> None:
@@ -60,7 +64,7 @@ class Scope:
         nearer = None if parent is None else parent.deadline
         if parent is not None and nearer is not None and (self.deadline is None or nearer <= self.deadline):
             self.deadline, self.seconds = nearer, parent.seconds
-        self._stopped = False
+        self.stopped = False
         self._lock = threading.RLock()  # guards what follows
         self._wakers: dict[object, Callable[[], object]] = {}
         self._members: dict[Member, None] = {}  # tasks that are not done
@@ -74,7 +78,7 @@ class Scope:
         """Return why there is no point in going on, as an error to raise; None if there is."""
         scope: Scope | None = self
         while scope is not None:
-            if scope._stopped:
+            if scope.stopped:
                 return Cancelled()
             scope = scope.parent
         if self.deadline is not None and clock.now() >= self.deadline:
@@ -103,7 +107,7 @@ class Scope:
     def cancel(self) -> None:
         """Ask whatever runs here to stop, and wake it if it waits."""
         with self._lock:
-            self._stopped = True
+            self.stopped = True
             wakers = list(self._wakers.values())
         for wake in wakers:
             wake()
@@ -158,7 +162,10 @@ class Scope:
         with self._lock:
             members, self._members, self._bell = list(self._members), {}, None
         for member in members:
-            member._expire(self.exceeded())
+            try:
+                member._expire(self.exceeded())
+            except BaseException:  # a callback's, even one that would end a thread: the others are not to wait for ever
+                _log.exception("a callback of a task that failed at its deadline raised")
 
 
 class _Waking:
@@ -176,7 +183,7 @@ class _Waking:
         while scope is not None:
             with scope._lock:
                 scope._wakers[self] = self._wake
-                stopped = stopped or scope._stopped
+                stopped = stopped or scope.stopped
             scope = scope.parent
         if stopped:
             self._wake()
@@ -209,7 +216,7 @@ def current() -> Scope | None:
     """Return the innermost scope that the caller runs in; None if it runs in none."""
     inner = SCOPE.get()
     task = HERE.worker.task if HERE.worker is not None else HERE.tasks[-1] if HERE.tasks else None
-    if task is None:
+    if task is None or task._context is None:  # it has run, and this is a callback of its future
         return inner
     own: Scope = task._own_scope()
     return own if inner is None or inner is own.parent else inner
@@ -293,8 +300,10 @@ def sleep(seconds: float) -> None:
     gate.acquire()
 
     def wake() -> None:
-        if gate.locked():
+        try:
             gate.release()
+        except RuntimeError:  # somebody else was faster
+            pass
 
     with scope.waking(wake):
         gate.acquire(True, min(scope.left(seconds) or 0.0, threading.TIMEOUT_MAX))

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import _base
+from contextlib import suppress
 from threading import Condition
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 if TYPE_CHECKING:
     from _thread import LockType
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from treadle.scope import Scope
 
 __all__ = ["Rare", "Watchers", "call_back"]
+
+T = TypeVar("T")
 
 _standard_log = logging.getLogger("concurrent.futures")
 
@@ -44,16 +47,23 @@ class Watchers:
         """Open the gates and run the callbacks of `future`, which is done; no lock is held.
 
         Nobody adds to either list any more: those who would see, under the lock, that the future is done. Each entry is
-        taken out as it is served, so that the work of a thread that was killed in here can be ended by another call.
+        taken out as it is served, so two threads may be in here, and the work of one that is killed can be ended by
+        another call.
         """
-        while self.gates:
-            self.gates.pop().release()
+        for gate in _taken_from(self.gates, -1):
+            gate.release()
         if self.callbacks:
-            callbacks, self.callbacks = self.callbacks, []
-            call_back(future, callbacks)
+            call_back(future, _taken_from(self.callbacks, 0))
 
 
-def call_back(future: Future[Any], callbacks: list[Callable[[Any], object]]) -> None:
+def _taken_from(entries: list[T], place: int) -> Iterator[T]:
+    """Take the entries out one by one; whoever takes one, nobody else does."""
+    with suppress(IndexError):
+        while True:
+            yield entries.pop(place)
+
+
+def call_back(future: Future[Any], callbacks: Iterable[Callable[[Any], object]]) -> None:
     """Run every callback, whatever the one before it raised."""
     fatal: BaseException | None = None
     for callback in callbacks:

@@ -110,7 +110,7 @@ class Worker:
             elif task._context is None:  # it has run
                 task._finish()
             else:
-                task._settle(None, WorkerLost(self.thread.name, task.name, reason))
+                task._drop(WorkerLost(self.thread.name, task.name, reason))
         self.task = self.last = None
         if self.victims is not None:
             dispatcher.shedding.shed(self.victims)

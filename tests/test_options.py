@@ -1,0 +1,110 @@
+"""Options: a view of a pool whose tasks are submitted with other options."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import Any
+
+import pytest
+
+from treadle import Pool, Rate
+from treadle.errors import PoolFull
+from treadle.options import rate_of, traits_for
+from treadle.orders import Fair, Fifo, Order, Priority
+from treadle.traits import PLAIN
+
+PATIENCE = 30.0
+
+
+def test_what_the_order_does_not_look_at_is_refused() -> None:
+    assert traits_for(Fifo(), None, 0, None) is PLAIN
+    assert traits_for(Priority(), "a", 3, None) == ("a", 3, None)
+    assert traits_for(Fair(), None, 0, "") == (None, 0, "")
+    with pytest.raises(ValueError, match=r"priority=3 has no effect .*order='priority'"):
+        traits_for(Fair(), None, 3, None)
+    with pytest.raises(ValueError, match=r"key=0 has no effect .*order='fair'"):
+        traits_for(Fifo(), None, 0, 0)
+
+
+def test_an_order_of_the_users_may_look_at_both() -> None:
+    class Own(Fifo):
+        pass
+
+    class Other:
+        tasks = ready = put = take = evict = purge = None
+
+    order: Order = Other()  # type: ignore[assignment]  # as much as is looked at
+    assert traits_for(order, None, 5, "k") == (None, 5, "k")
+    with pytest.raises(ValueError, match="has no effect"):
+        traits_for(Own(), None, 5, None)
+
+
+@pytest.mark.parametrize("priority", [1001, -1001])
+def test_priorities_have_bounds(priority: int) -> None:
+    with pytest.raises(ValueError, match=rf"priority={priority}: priority must be -1000 to 1000"):
+        traits_for(Priority(), None, priority, None)
+
+
+def test_a_key_has_to_be_hashable() -> None:
+    with pytest.raises(TypeError, match="unhashable"):
+        traits_for(Fair(), None, 0, [])
+
+
+def test_a_number_makes_a_rate_of_its_own_and_a_rate_is_shared() -> None:
+    shared = Rate(5)
+    assert rate_of(None) is None
+    assert rate_of(shared) is shared
+    made = rate_of(5)
+    assert made is not None
+    assert made.per_second == 5.0
+    with pytest.raises((TypeError, ValueError), match="rate="):
+        rate_of(-1)
+
+
+def test_a_view_submits_maps_and_runs_with_the_pools_own_threads() -> None:
+    with Pool(2, order="priority", name="loom") as pool:
+        view = pool.options(name="weft", priority=2, when_full="run", timeout=1.5)
+        assert view.submit(abs, -1).name == "weft"
+        assert list(view.map(abs, [-1, -2])) == [1, 2]
+        assert asyncio.run(view.run(abs, -3)) == 3
+        assert pool.snapshot().threads <= 2
+        assert "name='weft', priority=2" in repr(view)
+        with pytest.raises(TypeError, match="fn=3"):
+            view.submit(3)  # type: ignore[arg-type]  # that is the point
+
+
+def test_most_urgent_items_of_a_map_come_before_what_waited() -> None:
+    done: list[Any] = []
+    gate, inside = threading.Event(), threading.Event()
+    with Pool(1, order="priority") as pool:
+        pool.submit(lambda: (inside.set(), gate.wait(PATIENCE)))
+        assert inside.wait(PATIENCE)
+        late = pool.submit(done.append, "late")
+        results = pool.options(priority=9).map(done.append, range(3))
+        gate.set()
+        list(results)
+        late.result(PATIENCE)
+    assert done == [0, 1, 2, "late"]
+
+
+def test_a_key_at_its_ceiling_waits_alone_or_is_refused_with_its_name() -> None:
+    gate, inside = threading.Event(), threading.Event()
+    with Pool(1, order=Fair(max_waiting=1)) as pool:
+        pool.submit(lambda: (inside.set(), gate.wait(PATIENCE)))
+        assert inside.wait(PATIENCE)
+        a, b = pool.options(key="a"), pool.options(key="b", when_full="reject")
+        first = a.submit(abs, -1)
+        blocked = threading.Thread(target=a.submit, args=(abs, -2))
+        blocked.start()
+        while pool.snapshot().blocked == 0:
+            threading.Event().wait(0.005)
+        other = b.submit(abs, -3)  # not held up by the one that waits
+        with pytest.raises(PoolFull, match="full for key 'b'") as caught:
+            b.submit(abs, -4)
+        assert caught.value.key == "b"
+        newest = pool.options(key="b", when_full="discard_oldest").submit(abs, -5)
+        assert other.cancelled()
+        gate.set()
+        blocked.join(PATIENCE)
+        assert (first.result(PATIENCE), newest.result(PATIENCE)) == (1, 5)
