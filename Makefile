@@ -19,7 +19,7 @@ PIP := $(PY) -m pip --quiet --disable-pip-version-check install --prefer-binary
 # Options for pytest or the program that a target runs: make test ARGS='-k echo'.
 ARGS ?=
 # What `make bench` measures: programs in bench/.
-BENCH ?= pool echo
+BENCH ?= pool echo overload
 PYTEST := $(PY) -m pytest
 PARALLEL := -n auto --maxprocesses 8
 
@@ -48,7 +48,7 @@ check: $(VENV)/.check            ## formatting, lint, types, and the layers of t
 conformance: $(VENV)/.test            ## only CPython's own executor tests, against treadle.Pool
 	$(PYTEST) tests/conformance $(ARGS)
 
-bench: $(VENV)/.bench            ## measure treadle beside its peers; writes bench/results/. BENCH=pool or BENCH=echo: one
+bench: $(VENV)/.bench            ## measure treadle beside its peers; writes bench/results/. BENCH=pool, echo or overload: one
 	@status=0; for name in $(BENCH); do \
 	    echo "$(PY) bench/$$name.py $(ARGS)"; $(PY) bench/$$name.py $(ARGS) || status=$$?; \
 	done; exit $$status

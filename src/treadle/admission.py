@@ -213,8 +213,9 @@ class Admission:
 
     def full(self, task: Task, waited: float | None = None) -> PoolFull:
         """Return the error that says there is no room for `task`; the lock is held."""
-        key = task._traits.key if self.blocks is not None and self.blocks(task) else None
-        return PoolFull(self.dispatcher.name, self.limit, self.dispatcher.waiting(), waited, key)
+        of_key = self.blocks is not None and self.blocks(task)
+        key = task._traits.key if of_key else None
+        return PoolFull(self.dispatcher.name, self.limit, self.dispatcher.waiting(), waited, key, of_key=of_key)
 
     def call_off(self, task: Task, scope: Scope) -> None:
         """Let the caller of `task` wait for room no longer, for `scope` was cancelled."""

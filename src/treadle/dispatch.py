@@ -200,7 +200,8 @@ class Dispatcher:
         if self.aside.leave(task):
             return
         self.dead += 1
-        if self.dead > 64 and self.dead * 2 > len(self.tasks):  # half of them: so a purge costs no more than it frees
+        crowded = self.admission.blocks is not None and bool(self.admission.entrants)
+        if crowded or (self.dead > 64 and self.dead * 2 > len(self.tasks)):  # half: a purge costs no more than it frees
             self.purge(task)
         self.admission.let_in(self.admission.limit)
 

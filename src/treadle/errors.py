@@ -54,18 +54,25 @@ class PoolFull(TreadleError):
         pool: the pool's name.
         queue_size: the limit on waiting tasks that was reached.
         waiting: how many tasks were waiting when the task was refused.
-        key: the key whose own ceiling was reached (see `treadle.orders.Fair`); None: it was the pool's.
+        key: the task's key, if it was that key's own ceiling that was reached (see `treadle.orders.Fair`).
     """
 
     def __init__(
-        self, pool: str, queue_size: int, waiting: int, waited: float | None = None, key: object = None
+        self,
+        pool: str,
+        queue_size: int,
+        waiting: int,
+        waited: float | None = None,
+        key: object = None,
+        *,
+        of_key: bool = False,
     ) -> None:
         self.pool = pool
         self.queue_size = queue_size
         self.waiting = waiting
         self.key = key
         after = "" if waited is None else f" after waiting {waited:g} s for room"
-        if key is not None:
+        if of_key:
             super().__init__(
                 f"pool {pool!r} is full for key {key!r}{after}: as many of its tasks wait as its order allows one key "
                 "(max_waiting); submit less for that key, or choose another when_full"

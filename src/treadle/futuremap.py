@@ -73,7 +73,11 @@ class FutureMap(Iterator[T], Generic[T]):
         """Return the future whose result is next; in order that is the first, or else any that is done."""
         candidates = [self._futures[0]] if self._ordered else list(self._futures)
         left = None if self._deadline is None else max(0.0, self._deadline - clock.now())
-        done = wait(candidates, left, FIRST_COMPLETED).done
+        try:
+            done = wait(candidates, left, FIRST_COMPLETED).done
+        except BaseException:  # it should stop
+            self.close()
+            raise
         if not done:
             self.close()
             raise TimeoutError("the results of map were not there in time; what had not begun was cancelled")

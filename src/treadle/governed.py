@@ -7,15 +7,14 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
 from treadle import clock
-from treadle.calls import Unseen
+from treadle.calls import Bare, Unseen
 from treadle.errors import Cancelled, DeadlineExceeded
 from treadle.futures import PENDING, Future
-from treadle.scope import SCOPE, Scope
+from treadle.scope import HERE, SCOPE, Scope
 
 if TYPE_CHECKING:
     from contextvars import Context
 
-    from treadle.calls import Bare
     from treadle.home import Home
     from treadle.rate import Rate
     from treadle.traits import Traits
@@ -117,8 +116,16 @@ class Governed(Future[Any]):
             self._expire(self._scope.exceeded())
 
     def _overdue(self) -> float:
-        deadline = self._scope.deadline
-        return 0.0 if deadline is None else max(0.0, clock.now() - deadline)
+        return self._scope.overdue()
+
+
+def _scope_for(context: Context | Bare) -> Scope | None:
+    """Return the scope that a task belongs to which is made here; one without a context asks the task that makes it."""
+    scope = SCOPE.get()
+    if scope is None and isinstance(context, Bare) and HERE.worker is not None and HERE.worker.task is not None:
+        inherited: Scope | None = HERE.worker.task._inherited()
+        return inherited
+    return scope
 
 
 def new_task(
@@ -135,7 +142,7 @@ def new_task(
     Raises:
         Cancelled, DeadlineExceeded: that scope is over.
     """
-    scope = SCOPE.get() if kind is Future else None
+    scope = _scope_for(context) if kind is Future else None
     if scope is None and rate is not None:
         scope = FREE
     if scope is not None:

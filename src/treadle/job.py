@@ -6,7 +6,7 @@ from _thread import allocate_lock
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import CancelledError
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from threading import RLock
 from typing import TYPE_CHECKING, Any, cast
 
@@ -15,7 +15,7 @@ from treadle.calls import Bare, Unseen, name_of
 from treadle.errors import DeadlineExceeded, Shed, WorkerLost
 from treadle.futures import RUNNING, Future
 from treadle.governed import new_task
-from treadle.scope import SCOPE, current
+from treadle.scope import SCOPE, Scope, current
 from treadle.traits import Traits
 from treadle.worker import current_worker
 
@@ -66,6 +66,13 @@ class Turn(Future[Any]):
 
     def _forget_call(self) -> None:
         pass
+
+    def _inherited(self) -> Scope | None:
+        return self.job.scope
+
+    def _overdue(self) -> float:
+        scope = self.job.scope
+        return 0.0 if self.item is None or scope is None else scope.overdue()
 
     def _orphan(self) -> None:
         super()._orphan()
@@ -180,13 +187,10 @@ class Job:
             if self.ready(item):
                 return True
             timeout = None if deadline is None else deadline - clock.now()
+            timeout = timeout if scope is None else scope.left(timeout)
             try:
-                if scope is None:
+                with nullcontext() if scope is None else scope.waking(self.wake):
                     came = deadlock.wait(gate, worker, lambda: self.depends_on(item), timeout, every=False)
-                else:
-                    with scope.waking(self.wake):
-                        timeout = scope.left(timeout)
-                        came = deadlock.wait(gate, worker, lambda: self.depends_on(item), timeout, every=False)
             finally:
                 with self.lock:
                     self.gate = None
@@ -202,7 +206,9 @@ class Job:
         return [turn for turn in turns if item is not None and turn.item is item] or turns
 
     def run_one(self) -> bool:
-        """Run the next item in this thread, a worker's that waits for it; False if none is left."""
+        """Run the next item in this thread, a worker's that waits for it; False if none is left, or is to be run."""
+        if any(scope is not None and scope.over() for scope in (self.scope, current())):
+            return False
         try:
             item = self.waiting.popleft()
         except IndexError:
@@ -225,8 +231,7 @@ class Job:
 
     def work(self, turn: Turn) -> bool:
         """Run items until none is left, or others wait for the thread; return whether it is to go on later."""
-        dispatcher, waiting, tasks = self.dispatcher, self.waiting, self.dispatcher.tasks
-        scope = self.scope
+        dispatcher, waiting, tasks, scope = self.dispatcher, self.waiting, self.dispatcher.tasks, self.scope
         most, fn, copy, popleft = dispatcher.staff.max_workers, self.fn, self.context.copy, waiting.popleft
         hand_over = None if self.ordered else self.results.append
         with self.lock:
@@ -240,11 +245,11 @@ class Job:
                     break
                 if dispatcher.dropping:
                     self.fail(CancelledError())
-                elif scope is not None and (error := scope.over()) is not None:
-                    self.fail(error)
                 if self.turns < most and len(waiting) > self.chunksize:
                     self.offer_turn()
                 left = self.chunksize
+            if scope is not None and (error := scope.over()) is not None:
+                self.fail(error)
             try:
                 turn.item = item = popleft()
             except IndexError:  # another turn was faster
@@ -351,10 +356,8 @@ class Job:
         if isinstance(error, (CancelledError, DeadlineExceeded, Shed)) and doomed:
             shed = isinstance(error, Shed)
             with self.dispatcher.lock:
-                if shed:
-                    self.dispatcher.shedding.count += len(doomed)
-                else:
-                    self.dispatcher.cancelled += len(doomed)
+                self.dispatcher.shedding.count += len(doomed) * shed
+                self.dispatcher.cancelled += len(doomed) * (not shed)
             for item in doomed if self.dispatcher.observers else ():
                 self.dispatcher.announce("shed" if shed else "cancelled", cast(Any, item), name=self.name)
 

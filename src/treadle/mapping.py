@@ -64,7 +64,8 @@ class MapIterator(Iterator[T], Generic[T]):
         # Refilled by half, for a wake-up each item would cost more than the item; but never so late that a thread
         # idles.
         self._low = max(ahead // 2, min(ahead - 1, 2 * job.dispatcher.staff.max_workers))
-        self._deadline = None if timeout is None else clock.now() + timeout
+        ends = [None if timeout is None else clock.now() + timeout, None if job.scope is None else job.scope.deadline]
+        self._deadline = min((end for end in ends if end is not None), default=None)
         self._window: deque[Item] = deque()  # read, not taken, in the order of the input
         self._outstanding = 0  # items read and not taken, when we last looked;
         self._span = 0  # results to take until we look again,
@@ -170,6 +171,8 @@ class MapIterator(Iterator[T], Generic[T]):
         if not self._job.wait(item, self._deadline):
             self.close()
             checkpoint()
+            if self._job.scope is not None:  # who takes the results may have left its block
+                self._job.scope.check()
             raise TimeoutError("the results of map were not there in time; what had not begun was cancelled")
 
     def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:

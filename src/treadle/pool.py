@@ -22,7 +22,7 @@ from treadle.mapping import Results
 from treadle.options import BARE, Options, rate_of, traits_for
 from treadle.orders import Order, order_named
 from treadle.rate import Rate
-from treadle.scope import SCOPE
+from treadle.scope import HERE, SCOPE
 from treadle.snapshots import report_undone, snapshot_of, stacks_of, undone
 from treadle.traits import PLAIN
 
@@ -156,7 +156,7 @@ class Pool(ThreadPoolExecutor):
         """
         if not callable(fn):
             checks.function("fn", fn)
-        if scope_here() is not None or self._rate is not None:
+        if scope_here() is not None or self._rate is not None or (not self._context and HERE.worker is not None):
             return self.options().submit(fn, *args, **kwargs)
         dispatcher = self._dispatcher
         # As new_task() does; spelled out because this is the path of every task.

@@ -15,6 +15,7 @@ that are submitted inside. And each task that asks, or is asked to stop, has one
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from _thread import allocate_lock
 from collections.abc import Callable
@@ -33,6 +34,10 @@ __all__ = ["HERE", "SCOPE", "Scope", "cancelled", "checkpoint", "current", "dead
 
 _log = logging.getLogger("treadle")
 
+_lock = threading.RLock()  # of every scope: held for an instant, and across a fork; taken after a pool's lock
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
+
 
 class Member(Protocol):
     """A task of a scope."""
@@ -47,7 +52,6 @@ class Scope:
     __slots__ = (
         "_bell",
         "_idle",
-        "_lock",
         "_members",
         "_wakers",
         "deadline",
@@ -65,7 +69,7 @@ class Scope:
         if parent is not None and nearer is not None and (self.deadline is None or nearer <= self.deadline):
             self.deadline, self.seconds = nearer, parent.seconds
         self.stopped = False
-        self._lock = threading.RLock()  # guards what follows
+        # _lock guards what follows.
         self._wakers: dict[object, Callable[[], object]] = {}
         self._members: dict[Member, None] = {}  # tasks that are not done
         self._bell: Bell | None = None  # set while there are any, and a deadline
@@ -99,14 +103,18 @@ class Scope:
         """Return the seconds until the deadline, 0 if it has passed; at most `timeout`, where that is not None."""
         if self.deadline is None:
             return timeout
-        left = max(0.0, self.deadline - clock.now())
+        left = min(max(0.0, self.deadline - clock.now()), threading.TIMEOUT_MAX)
         return left if timeout is None else min(left, timeout)
+
+    def overdue(self) -> float:
+        """Return the seconds since the deadline; 0 before it, or without one."""
+        return 0.0 if self.deadline is None else max(0.0, clock.now() - self.deadline)
 
     # -- ending it ------------------------------------------------------------------------------------------------
 
     def cancel(self) -> None:
         """Ask whatever runs here to stop, and wake it if it waits."""
-        with self._lock:
+        with _lock:
             self.stopped = True
             wakers = list(self._wakers.values())
         for wake in wakers:
@@ -124,14 +132,14 @@ class Scope:
 
     def join(self, member: Member) -> None:
         """Fail `member` when the deadline passes, unless it leaves before."""
-        with self._lock:
+        with _lock:
             if self.deadline is not None and (self._bell is None or self._bell.ring is None):  # or the process forked
                 self._bell = ALARM.set(self.deadline, self._expire)
             self._members[member] = None
 
     def leave(self, member: Member) -> bool:
         """Let `member` go; False: too late, it was failed. Whoever takes it out has decided what becomes of it."""
-        with self._lock:
+        with _lock:
             if self._members.pop(member, self) is self:
                 return False
             if not self._members and self._bell is not None:
@@ -141,12 +149,12 @@ class Scope:
 
     def begin(self) -> None:
         """A task's thread is about to look whether it may run its function."""
-        with self._lock:
+        with _lock:
             self.running += 1
 
     def end(self) -> None:
         """That function has returned, or was not run."""
-        with self._lock:
+        with _lock:
             self.running -= 1
             idle = None if self.running else self._idle
         if idle is not None:
@@ -159,7 +167,7 @@ class Scope:
 
     def _expire(self) -> None:
         """Fail all that are left, for the deadline has passed."""
-        with self._lock:
+        with _lock:
             members, self._members, self._bell = list(self._members), {}, None
         for member in members:
             try:
@@ -181,7 +189,7 @@ class _Waking:
         scope: Scope | None = self._scope
         stopped = False
         while scope is not None:
-            with scope._lock:
+            with _lock:
                 scope._wakers[self] = self._wake
                 stopped = stopped or scope.stopped
             scope = scope.parent
@@ -191,7 +199,7 @@ class _Waking:
     def __exit__(self, *_: object) -> None:
         scope: Scope | None = self._scope
         while scope is not None:
-            with scope._lock:
+            with _lock:
                 scope._wakers.pop(self, None)
             scope = scope.parent
 

@@ -38,7 +38,16 @@ class Shedding:
 
     def pick(self) -> list[Task]:
         """Claim the tasks that the order gives up now, to be shed with no lock held; the lock is held."""
-        return [] if self.stale is None else self.claim(self.stale())
+        victims = [] if self.stale is None else self.claim(self.stale())
+        if victims:
+            self.dispatcher.admission.let_in(self.dispatcher.admission.limit)
+        return victims
+
+    def take_over(self, stale: Iterable[Task]) -> list[Task]:
+        """Claim those that are alive, for a worker that will tell them, and leave the rest to others; as `claim`."""
+        victims = self.claim(stale)
+        self.dispatcher.after_claim()
+        return victims
 
     def claim(self, stale: Iterable[Task]) -> list[Task]:
         """Claim those that are alive, of tasks that the order gave up; the lock is held."""
@@ -54,12 +63,17 @@ class Shedding:
 
     def shed(self, victims: list[Task]) -> None:
         """Fail tasks that were claimed, emptying the list; no lock is held, for whoever waits for them is told."""
-        dispatcher = self.dispatcher
+        dispatcher, fatal = self.dispatcher, None
         victims.reverse()
         while victims:
             task = victims.pop()
-            dispatcher.announce("shed", task)
-            task._drop(Shed(dispatcher.name, task.name, clock.now() - task._submitted))
+            try:
+                dispatcher.announce("shed", task)
+                task._drop(Shed(dispatcher.name, task.name, clock.now() - task._submitted))
+            except BaseException as error:  # of a callback that would end the thread: the others are told before
+                fatal = error
+        if fatal is not None:
+            raise fatal
 
     def seize(self) -> list[Task]:
         """Claim all that waits, for it will not run; the lock is held."""

@@ -94,8 +94,10 @@ class Worker:
             _log.critical("worker %s of pool %r was killed", self.thread.name, dispatcher.name, exc_info=True)
         finally:
             HERE.worker = None
-            self._leave_nothing(reason)
-            dispatcher.staff.depart(self)
+            try:
+                self._leave_nothing(reason)
+            finally:
+                dispatcher.staff.depart(self)
 
     def _leave_nothing(self, reason: BaseException | None) -> None:
         """Settle what a thread that was killed, between any two lines, had in its hands."""
@@ -153,10 +155,11 @@ class Worker:
                             done._state = FINISHED
                         if after is not None:
                             after(done)
+                            dispatcher.after_claim()
                 if watchers is not None and watchers.callbacks:
                     task = done  # claim nothing while callbacks run: who knows how long, and whom they wait for
                 elif stale is not None and ready and (victims := stale()):
-                    self.victims, task = dispatcher.shedding.claim(victims), None  # claim nothing while they are told
+                    self.victims, task = dispatcher.shedding.take_over(victims), None
                 elif ready and not staff.surplus:
                     task = take()
                     if task._state is PENDING:

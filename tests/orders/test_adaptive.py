@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from clocks import FakeClock
 from orders.tasks import task_of
+from treadle.futures import CANCELLED_AND_NOTIFIED
 from treadle.orders import Adaptive
 
 
@@ -143,3 +144,154 @@ def test_what_goes_on_later_goes_behind_the_others(clock: FakeClock) -> None:
 def test_bad_arguments_are_named(arguments: dict[str, Any]) -> None:
     with pytest.raises((TypeError, ValueError), match=next(iter(arguments))):
         Adaptive(**arguments)
+
+
+@given(steps=st.lists(st.one_of(st.integers(1, 5), st.just("take"), st.floats(0, 0.05)), max_size=60))
+def test_in_less_than_an_interval_nothing_is_shed_and_the_first_comes_first(steps: list[Any]) -> None:
+    """No head can be late for an interval then, though a target of 0 makes each one late at once."""
+    with pytest.MonkeyPatch.context() as patch:
+        clock = FakeClock(patch)
+        order = Adaptive(target=0.0, interval=1.0)
+        model: list[Any] = []
+        passed = 0.0
+        for step in steps:
+            if isinstance(step, int):
+                model += put(order, clock, step)
+            elif step == "take":
+                assert take(order) == ([], model.pop(0) if model else None)
+            elif passed + step < 0.99:
+                clock.pass_(step)
+                passed += step
+            assert list(order.tasks) == model
+            assert bool(order.ready) == bool(model)
+
+
+class Rule:
+    """The rule written out over all the looks there were, instead of step by step."""
+
+    def __init__(self, target: float, interval: float, threads: int) -> None:
+        self.target, self.interval, self.threads = target, interval, threads
+        self.tasks: list[Any] = []
+        self.looks: list[tuple[float, bool]] = []  # when, and whether the head was late; since it was last in time
+        self.standing = False
+        self.stood_until: list[float] = []
+
+    def stop(self, now: float) -> None:
+        self.looks.clear()
+        if self.standing:
+            self.standing = False
+            self.stood_until.append(now)
+
+    def look(self, now: float) -> list[Any]:
+        """What is to be shed."""
+        if len(self.tasks) <= 1:  # there is no queue once that one is taken
+            self.stop(now)
+            return []
+        self.looks.append((now, now - self.target > self.tasks[0]._submitted))
+        if not self.standing:
+            while self.looks and not self.looks[-1][1]:
+                self.looks.clear()
+            lately = any(now - until < 16 * self.interval for until in self.stood_until)
+            long = min(self.target, self.interval) if lately else self.interval
+            self.standing = bool(self.looks) and now - self.looks[0][0] > long
+        if not self.standing:
+            return []
+        late = [task for task in self.tasks[: -self.threads] if now - self.target > task._submitted]
+        self.tasks = [task for task in self.tasks if task not in late]
+        return late
+
+    def take(self, now: float) -> Any:
+        if not self.standing:
+            return self.tasks.pop(0)
+        task = self.tasks.pop()
+        if not self.tasks:
+            self.stop(now)
+        return task
+
+
+CHANGES = st.lists(
+    st.one_of(
+        st.tuples(st.just("put"), st.integers(1, 6)),
+        st.tuples(st.just("take"), st.integers(1, 3)),
+        st.tuples(st.just("look"), st.just(0)),
+        st.tuples(st.just("pass"), st.sampled_from([1, 2, 4, 16, 100])),
+        st.tuples(st.just("evict"), st.just(0)),
+        st.tuples(st.just("purge"), st.integers(0, 99)),
+        st.tuples(st.just("cancel"), st.integers(0, 99)),
+    ),
+    max_size=100,
+)
+
+
+@given(
+    steps=CHANGES,
+    target=st.sampled_from([0, 1, 8]),
+    interval=st.sampled_from([0, 4, 16]),
+    threads=st.integers(1, 4),
+)
+def test_it_does_what_the_rule_says(steps: list[Any], target: int, interval: int, threads: int) -> None:
+    """In sixteenths of a second, so that all sums are exact. What empties the queue at a blow has a test of its own."""
+    with pytest.MonkeyPatch.context() as patch:
+        clock = FakeClock(patch)
+        order, rule = Adaptive(target / 16, interval / 16), Rule(target / 16, interval / 16, threads)
+        order.threads = threads
+        for step, value in steps:
+            if step == "put":
+                rule.tasks += put(order, clock, value)
+            elif step == "pass":
+                clock.pass_(value / 16)
+            elif step == "take":
+                for _ in range(value):
+                    assert list(order.stale()) == rule.look(clock.now())
+                    if rule.tasks:
+                        assert order.take() is rule.take(clock.now())
+            elif step == "look":  # at a full queue
+                assert list(order.stale()) == rule.look(clock.now())
+            elif step == "cancel" and rule.tasks:
+                rule.tasks[value % len(rule.tasks)]._state = CANCELLED_AND_NOTIFIED  # it stays where it is
+            elif step == "evict" and len(rule.tasks) > 1:
+                assert order.evict(task_of()) is rule.tasks.pop(0)
+            elif step == "purge" and len(rule.tasks) > 1:
+                doomed = rule.tasks.pop(value % len(rule.tasks))
+                order.purge(lambda task, doomed=doomed: task is not doomed)  # type: ignore[misc]  # a default
+            assert list(order.tasks) == rule.tasks
+            assert len(order.tasks) == len(rule.tasks)
+            assert bool(order.ready) == bool(rule.tasks)
+
+
+def make_it_stand(order: Adaptive, clock: FakeClock, count: int) -> list[Any]:
+    """Put `count` tasks and have them look at long enough, before anything is shed."""
+    tasks = put(order, clock, count)
+    clock.pass_(order.target + 1.0)
+    assert list(order.stale()) == []
+    clock.pass_(order.interval + 1.0)
+    return tasks
+
+
+@pytest.mark.parametrize("how", ["purged", "evicted"])
+def test_a_queue_that_was_emptied_at_a_blow_is_first_in_first_out_again(how: str, clock: FakeClock) -> None:
+    """Once the queue has been empty, all is as before: also if those who waited have cancelled, or were discarded."""
+    order = Adaptive(target=0.005, interval=0.1)
+    old = make_it_stand(order, clock, 5)
+    assert take(order) == (old[:4], old[4])
+    old = make_it_stand(order, clock, 5)
+    order.stale()
+    assert order.standing
+    if how == "purged":
+        order.purge(lambda task: False)
+    else:
+        while order.tasks:
+            order.evict(task_of())
+    clock.pass_(100.0)
+    fresh = put(order, clock, 5)
+    assert [take(order) for _ in fresh] == [([], task) for task in fresh]
+
+
+def test_it_keeps_the_newest_of_those_that_are_late_and_takes_the_newest_first(clock: FakeClock) -> None:
+    order = Adaptive(target=0.005, interval=0.1)
+    order.threads = 3
+    old = make_it_stand(order, clock, 9)
+    assert take(order) == (old[:6], old[8])
+    assert take(order) == ([], old[7])
+    assert take(order) == ([], old[6])
+    assert not order.standing

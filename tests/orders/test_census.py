@@ -19,3 +19,22 @@ def test_its_length_is_what_was_counted_and_it_iterates_over_what_the_order_says
     assert Future() not in census
     census.pop()
     assert len(census) == 1
+
+
+def test_setting_the_count_at_once_touches_no_task() -> None:
+    kept = [task_of() for _ in range(3)]
+    census = Census(lambda: kept)
+    census[:] = [None] * 3
+    assert len(census) == 3
+    assert list(census) == kept
+    census[:] = []
+    assert not census
+
+
+def test_what_it_iterates_over_is_asked_for_each_time() -> None:
+    kept = [task_of()]
+    census = Census(lambda: kept)
+    first = list(census)
+    kept.append(task_of())
+    assert list(census) == kept != first
+    assert kept[1] in census

@@ -58,3 +58,52 @@ def test_it_says_how_many_wait(kind: Callable[[], Order]) -> None:
     order = kind()
     order.put(task_of())
     assert "1 waiting" in repr(order)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@given(steps=STEPS)
+def test_of_equals_the_first_comes_first_whatever_was_evicted_or_purged(
+    kind: Callable[[], Order], steps: list[Any]
+) -> None:
+    """For `purge` leaves the others in their order, and `evict` gives up the oldest."""
+    order = kind()
+    inside: list[Any] = []
+
+    def is_first_of_its_equals(task: Any) -> bool:
+        return task is next(other for other in inside if other._traits == task._traits)
+
+    for number, (step, value) in enumerate(steps):
+        if step == "put":
+            order.put(task := task_of(priority=value, key=value, submitted=float(number)))
+            inside.append(task)
+        elif step == "take" and order.ready:
+            task = order.take()
+            assert is_first_of_its_equals(task)
+            inside.remove(task)
+        elif step == "evict" and inside:
+            task = order.evict(task_of(key=value))
+            assert is_first_of_its_equals(task)
+            inside.remove(task)
+        elif step == "purge" and inside:
+            doomed = inside.pop(value % len(inside))
+            order.purge(lambda task, doomed=doomed: task is not doomed)  # type: ignore[misc]  # a default
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@given(steps=STEPS)
+def test_what_the_pool_has_kept_of_it_stays_true(kind: Callable[[], Order], steps: list[Any]) -> None:
+    """A pool asks once for `tasks`, `ready`, `put` and `take`, for they are needed for every task."""
+    order = kind()
+    tasks, ready, put, take = order.tasks, order.ready, order.put, order.take
+    for step, value in steps:
+        if step == "put":
+            put(task_of(priority=value, key=value))
+        elif step == "take" and ready:
+            take()
+        elif step == "evict" and tasks:
+            order.evict(task_of(key=value))
+        elif step == "purge":
+            order.purge(lambda task, value=value: task._traits.key == value)  # type: ignore[misc]  # a default
+        assert tasks is order.tasks
+        assert ready is order.ready
+        assert len(tasks) == len(list(tasks))

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orders.tasks import task_of
+from treadle.futures import CANCELLED_AND_NOTIFIED, PENDING
 from treadle.orders import Priority
 
 ARRIVALS = st.lists(st.tuples(st.integers(-5, 5), st.floats(0, 3), st.booleans()), max_size=80)
@@ -62,3 +63,79 @@ def test_of_the_least_urgent_the_oldest_is_given_up() -> None:
 def test_age_is_a_number_of_more_than_0(age: Any) -> None:
     with pytest.raises((TypeError, ValueError), match=r"age=.* more than 0"):
         Priority(age)
+
+
+# Quarters of seconds, and ages that are powers of two: all sums are exact, so nothing hangs on rounding.
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("put"), st.integers(-3, 3)),
+        st.tuples(st.just("pass"), st.integers(0, 12)),
+        st.tuples(st.just("take"), st.just(0)),
+        st.tuples(st.just("evict"), st.integers(-3, 3)),
+        st.tuples(st.just("cancel"), st.integers(0, 99)),
+        st.tuples(st.just("purge"), st.integers(-3, 3)),
+    ),
+    max_size=80,
+)
+
+
+def goes_before(task: Any, other: Any, age: float) -> bool:
+    """The bound as the class states it, and of equals the one that came first (tasks are listed as they came)."""
+    later = other._submitted - task._submitted
+    return bool(later > (other._traits.priority - task._traits.priority) * age)
+
+
+@given(steps=STEPS, age=st.sampled_from([0.25, 1.0, 4.0]))
+def test_whatever_happens_nobody_is_passed_over_beyond_the_bound(steps: list[Any], age: float) -> None:
+    order, waiting, now = Priority(age), [], 0.0
+    for step, value in steps:
+        if step == "put":
+            order.put(task := task_of(priority=value, submitted=now))
+            waiting.append(task)
+        elif step == "pass":
+            now += value / 4
+        elif step == "take" and order.ready:
+            taken = order.take()
+            assert not [task for task in waiting if goes_before(task, taken, age)]
+            assert taken is next(task for task in waiting if task._traits == taken._traits), "the first of its equals"
+            waiting.remove(taken)
+        elif step == "evict" and waiting:
+            lowest = min(task._traits.priority for task in waiting)
+            victim = next(task for task in waiting if task._traits.priority == lowest)
+            assert order.evict(task_of(priority=value)) is victim
+            waiting.remove(victim)
+        elif step == "cancel" and waiting:
+            waiting[value % len(waiting)]._state = CANCELLED_AND_NOTIFIED  # it stays where it is until it is purged
+        elif step == "purge":
+            order.purge(lambda task, value=value: task._state is PENDING and task._traits.priority != value)  # type: ignore[misc]  # a default
+            waiting = [task for task in waiting if task._state is PENDING and task._traits.priority != value]
+        assert len(order.tasks) == len(waiting)
+        assert sorted(map(id, order.tasks)) == sorted(map(id, waiting))
+        assert bool(order.ready) == bool(waiting)
+
+
+def test_the_least_urgent_of_all_waits_no_longer_than_the_bound_in_a_flood_of_the_most_urgent() -> None:
+    """It is 2000 priorities lower, so it goes before all that came more than 2000 times `age` after it."""
+    order = Priority(age=0.5)
+    order.put(lowest := task_of(priority=-1000, submitted=0.0))
+    now, before = 0.0, 0
+    while True:
+        now += 1.0
+        order.put(task_of(priority=1000, submitted=now))
+        order.put(task_of(priority=1000, submitted=now))
+        if order.take() is lowest:
+            break
+        before += 1
+    # Two a second came and one a second ran, so when those of the first 1000 s have gone, 2000 s have passed.
+    assert before == 2000
+
+
+def test_one_priority_alone_that_goes_on_for_long_does_not_lose_its_place() -> None:
+    """When a level stands alone nobody asks when it is due; that must be found out when another comes."""
+    order = Priority(age=1.0)
+    for number in range(100):
+        order.put(task_of(priority=1, submitted=float(number)))
+        if number >= 10:
+            order.take()
+    order.put(other := task_of(priority=5, submitted=92.5))  # due at 87.5; those of 1 that are left at 89.0, 90.0, ...
+    assert order.take() is other

@@ -101,13 +101,18 @@ class Adaptive:
 
     def evict(self, newcomer: Task) -> Task:
         """Remove and return the task that has waited longest."""
-        return self.tasks.popleft()
+        task = self.tasks.popleft()
+        if not self.tasks:
+            self._relax()
+        return task
 
     def purge(self, keep: Callable[[Task], bool]) -> None:
         """Drop every task that `keep` refuses."""
         kept = [task for task in self.tasks if keep(task)]
         self.tasks.clear()
         self.tasks.extend(kept)
+        if not kept:
+            self._relax()
 
     def __repr__(self) -> str:
         return f"Adaptive(target={self.target:g}, interval={self.interval:g}, {len(self.tasks)} waiting)"

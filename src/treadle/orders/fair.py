@@ -91,10 +91,11 @@ class Fair:
         flow = self.ready[0]
         task = flow.waiting.popleft()
         self.tasks.pop()
-        flow.credit -= 1
-        if self.max_running is not None and task._state is PENDING:  # others were run elsewhere, or cancelled
-            flow.running += 1
-            self.taken[task] = flow
+        if task._state is PENDING:  # others were run elsewhere, or cancelled, and take no turn
+            flow.credit -= 1
+            if self.max_running is not None:
+                flow.running += 1
+                self.taken[task] = flow
         if not flow.waiting or (self.max_running is not None and not self._may_run(flow)):
             self.ready.popleft()
             self._forget_if_done(flow)
@@ -149,7 +150,11 @@ class Fair:
         if not flow.waiting:
             self._forget_if_done(flow)
         elif flow.running == (self.max_running or 0) - 1:
-            self._line_up(flow)
+            if flow.credit >= 1:  # its turn is not over
+                self.ready.appendleft(flow)
+            else:
+                flow.credit += flow.weight
+                self.ready.append(flow)
 
     def _full(self, task: Task) -> bool:
         """Whether the key of `task` has no room for one more."""

@@ -1,0 +1,996 @@
+"""treadle.groups: no task outlives its group, one failure ends them all, and nothing that was raised is lost."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError
+from contextlib import contextmanager
+from contextvars import copy_context
+from time import monotonic
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import treadle
+from treadle import Channel, Future, Pool, TaskGroup, deadlock
+from treadle import alarm as alarm_module
+from treadle import scope as scope_module
+from treadle.alarm import Alarm
+from treadle.errors import Cancelled, DeadlineExceeded, PoolClosed, PoolFull, WorkerLost
+from treadle.governed import Governed
+from treadle.scope import SCOPE, current
+
+if sys.version_info < (3, 11):
+    from exceptiongroup import BaseExceptionGroup, ExceptionGroup
+
+PATIENCE = 30.0  # seconds for what must happen
+LONG = 600.0  # seconds that no test waits for
+
+
+@pytest.fixture(autouse=True)
+def _alarm(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Give the test an alarm of its own, whose thread is gone when the test is."""
+    made = Alarm()
+    monkeypatch.setattr(alarm_module, "LINGER", 0.0)
+    monkeypatch.setattr(scope_module, "ALARM", made)
+    yield
+    assert all(bell.ring is None for bell in made._bells), "no bell is left when no task is"
+    made.set(0.0, int)  # so that its thread looks, and finds nothing more to do
+
+
+@pytest.fixture(name="pool", params=[1, 3])
+def _pool(request: pytest.FixtureRequest) -> Iterator[Pool]:
+    with Pool(request.param) as made:
+        yield made
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Wait for a state of which no event tells, such as another thread being asleep."""
+    deadline, pause = monotonic() + PATIENCE, threading.Event()
+    while not condition():
+        assert monotonic() < deadline, "it did not come to that"
+        pause.wait(0.001)
+
+
+class Doing(threading.Thread):
+    """A thread that does one thing, in a copy of its maker's context, and gives what came of it."""
+
+    def __init__(self, function: Callable[..., Any], *args: Any) -> None:
+        super().__init__(daemon=True)
+        self.context, self.function, self.args = copy_context(), function, args
+        self.result: Any = None
+        self.start()
+
+    def run(self) -> None:
+        try:
+            self.result = self.context.run(self.function, *self.args)
+        except BaseException as error:
+            self.result = error
+
+    def outcome(self) -> Any:
+        self.join(PATIENCE)
+        assert not self.is_alive(), "it did not end"
+        return self.result
+
+
+@contextmanager
+def opened_at_the_end(gate: threading.Event) -> Iterator[None]:
+    """Let what waits at `gate` go on, however the block ends."""
+    try:
+        yield
+    finally:
+        gate.set()
+
+
+def fail(error: BaseException) -> None:
+    raise error
+
+
+def until_told() -> None:
+    """Run until the task is asked to stop."""
+    treadle.sleep(LONG)
+
+
+class Raising:
+    """As pytest.raises, around a block of which several lines may be where it comes from: a group's."""
+
+    value: BaseException
+
+    def __init__(self, kind: type[BaseException]) -> None:
+        self.kind = kind
+
+    def __enter__(self) -> Raising:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: object) -> bool:
+        assert error is not None, f"{self.kind.__name__} was not raised"
+        self.value = error
+        return isinstance(error, self.kind)
+
+
+def raised(error: BaseException) -> list[BaseException]:
+    """Return what an exception group holds."""
+    assert isinstance(error, BaseExceptionGroup), error
+    return list(error.exceptions)
+
+
+# -- the block ------------------------------------------------------------------------------------------------------
+
+
+def test_results_are_there_when_the_block_is_left(pool: Pool) -> None:
+    with TaskGroup(pool) as group:
+        futures = [group.submit(pow, 2, n) for n in range(50)]
+    assert all(future.done() for future in futures)
+    assert [future.result(0) for future in futures] == [2**n for n in range(50)]
+
+
+def test_submit_passes_keywords_to_the_function(pool: Pool) -> None:
+    with TaskGroup(pool) as group:
+        future = group.submit(int, "11", base=2)
+    assert future.result(0) == 3
+
+
+def test_an_empty_group_is_left_at_once(pool: Pool) -> None:
+    with TaskGroup(pool):
+        pass
+    assert current() is None
+
+
+def test_a_group_of_options_uses_them() -> None:
+    with Pool(1) as pool:
+        with TaskGroup(pool.options(name="page")) as group:
+            assert group.submit(int).name == "page"
+
+
+def test_the_block_is_left_only_when_every_function_has_returned() -> None:
+    gate, running, left = threading.Event(), threading.Semaphore(0), threading.Event()
+    ended: list[int] = []
+
+    def task(number: int) -> None:
+        running.release()
+        assert gate.wait(PATIENCE)
+        ended.append(number)
+
+    def block() -> list[int]:
+        with TaskGroup(pool) as group:
+            for number in range(3):
+                group.submit(task, number)
+        left.set()
+        return sorted(ended)
+
+    with Pool(3) as pool:
+        doing = Doing(block)
+        for _ in range(3):
+            assert running.acquire(timeout=PATIENCE)
+        assert not left.is_set()
+        gate.set()
+        assert doing.outcome() == [0, 1, 2]
+
+
+def test_the_block_is_not_left_while_a_function_runs_on_after_its_deadline() -> None:
+    """Its future has failed long ago."""
+    gate, began, failed = threading.Event(), threading.Event(), threading.Event()
+    ended: list[bool] = []
+
+    def stubborn() -> None:
+        began.set()
+        assert gate.wait(PATIENCE)
+        ended.append(True)
+
+    def block() -> Any:
+        try:
+            with treadle.deadline(0.05), TaskGroup(pool) as group:
+                future = group.submit(stubborn)
+                future.add_done_callback(lambda _: failed.set())
+        except BaseExceptionGroup as error:
+            return raised(error), list(ended)
+
+    with Pool(1) as pool:
+        doing = Doing(block)
+        assert began.wait(PATIENCE)
+        assert failed.wait(PATIENCE)
+        assert doing.is_alive()
+        assert pool.snapshot().workers[0].overdue > 0
+        gate.set()
+        errors, ended_at_the_end = doing.outcome()
+        assert [type(error) for error in errors] == [DeadlineExceeded]
+        assert ended_at_the_end == [True]
+
+
+def test_what_a_task_submits_to_its_own_group_is_waited_for_too(pool: Pool) -> None:
+    ran: list[int] = []
+
+    def branch(depth: int) -> None:
+        ran.append(depth)
+        if depth:
+            for _ in range(2):
+                group.submit(branch, depth - 1)
+
+    with TaskGroup(pool) as group:
+        group.submit(branch, 6)
+    assert len(ran) == 2**7 - 1
+
+
+def test_other_threads_may_submit_to_a_group(pool: Pool) -> None:
+    with TaskGroup(pool) as group:
+        threads = [Doing(lambda: [group.submit(abs, -n) for n in range(50)]) for _ in range(4)]
+        futures: list[Future[int]] = sum((thread.outcome() for thread in threads), [])
+    assert sorted(future.result(0) for future in futures) == sorted(list(range(50)) * 4)
+
+
+def test_submitting_is_for_the_inside_of_the_block(pool: Pool) -> None:
+    group = TaskGroup(pool)
+    with pytest.raises(RuntimeError, match=r"group that is new; submit inside its `with` block"):
+        group.submit(int)
+    with group:
+        assert group.submit(int) is not None
+        with pytest.raises(RuntimeError, match="cannot enter a group that is open"):
+            group.__enter__()
+    with pytest.raises(RuntimeError, match="group that is closed"):
+        group.submit(int)
+    with pytest.raises(RuntimeError, match="cannot enter a group that is closed; make a new one"):
+        group.__enter__()
+    assert current() is None
+
+
+@pytest.mark.parametrize("argument", [None, 3, "pool", Pool])
+def test_a_group_needs_a_pool(argument: Any) -> None:
+    with pytest.raises(TypeError, match=r"allowed: a treadle\.Pool, or its options"):
+        TaskGroup(argument)
+
+
+def test_collect_is_yes_or_no(pool: Pool) -> None:
+    with pytest.raises(TypeError, match="collect=1 is int"):
+        TaskGroup(pool, collect=1)  # type: ignore[arg-type]  # that is the point
+
+
+# -- failures -------------------------------------------------------------------------------------------------------
+
+
+def test_the_first_failure_cancels_what_waits_and_asks_what_runs_to_stop() -> None:
+    together, ran = threading.Barrier(3), []  # type: ignore[var-annotated]  # of numbers
+
+    def sleeper() -> None:
+        together.wait(PATIENCE)
+        until_told()
+
+    def failing() -> None:
+        together.wait(PATIENCE)
+        raise ValueError("first")
+
+    with Pool(2) as pool:
+        with Raising(ExceptionGroup) as caught:
+            with TaskGroup(pool) as group:
+                asleep = group.submit(sleeper)
+                group.submit(failing)
+                waiting = [group.submit(ran.append, n) for n in range(20)]
+                together.wait(PATIENCE)
+    assert str(caught.value).startswith("tasks of a group failed")
+    assert [str(error) for error in raised(caught.value)] == ["first"]
+    assert isinstance(asleep.exception(0), Cancelled)
+    assert all(future.cancelled() or isinstance(future.exception(0), Cancelled) for future in waiting)
+    assert ran == []
+
+
+def test_every_failure_is_raised(pool: Pool) -> None:
+    both = threading.Barrier(2)
+
+    def failing(number: int) -> None:
+        both.wait(PATIENCE)
+        raise ValueError(number)
+
+    with Pool(2) as two:
+        with Raising(ExceptionGroup) as caught:
+            with TaskGroup(two) as group:
+                for number in (1, 2):
+                    group.submit(failing, number)
+    assert sorted(error.args for error in raised(caught.value)) == [(1,), (2,)]
+
+
+def test_the_blocks_own_exception_ends_the_tasks_and_comes_first() -> None:
+    began = threading.Event()
+
+    def task() -> None:
+        began.set()
+        try:
+            until_told()
+        except Cancelled:
+            raise KeyError("while it ended") from None
+
+    with Pool(2) as pool:
+        with Raising(ExceptionGroup) as caught:
+            with TaskGroup(pool) as group:
+                group.submit(task)
+                assert began.wait(PATIENCE)
+                raise ValueError("from the block")
+    assert [type(error) for error in raised(caught.value)] == [ValueError, KeyError]
+
+
+def test_the_blocks_own_exception_alone_is_a_group_too(pool: Pool) -> None:
+    with Raising(ExceptionGroup) as caught:
+        with TaskGroup(pool) as group:
+            future = group.submit(until_told)
+            raise ValueError("from the block")
+    assert [str(error) for error in raised(caught.value)] == ["from the block"]
+    assert future.done()
+
+
+def test_a_failure_wakes_the_block_and_is_all_that_is_raised() -> None:
+    """The block that waits for something else is told to stop, and what it raises for that is no failure."""
+    channel: Channel[int] = Channel()
+    with Pool(1) as pool:
+        with Raising(ExceptionGroup) as caught:
+            with TaskGroup(pool) as group:
+                group.submit(fail, ValueError("first"))
+                channel.get()
+    assert [str(error) for error in raised(caught.value)] == ["first"]
+    assert not channel._getters
+
+
+def test_submitting_to_a_group_that_has_failed_says_so_and_adds_nothing() -> None:
+    with Pool(1) as pool:
+        with Raising(ExceptionGroup) as caught:
+            with TaskGroup(pool) as group:
+                failed = group.submit(fail, ValueError("first"))
+                until(failed.done)
+                until(treadle.cancelled)
+                with pytest.raises(Cancelled):
+                    group.submit(int)
+        assert len(raised(caught.value)) == 1
+        assert pool.snapshot().submitted == 1
+
+
+def test_the_exceptions_of_tasks_are_seen_and_not_logged(caplog: pytest.LogCaptureFixture) -> None:
+    with Pool(1) as pool:
+        with Raising(ExceptionGroup):
+            with TaskGroup(pool) as group:
+                group.submit(fail, ValueError("first"))
+    gc.collect()
+    assert not caplog.records
+
+
+def test_an_exception_of_a_task_that_is_no_exception_proper_is_raised_too() -> None:
+    with Pool(1) as pool:
+        with Raising(BaseExceptionGroup) as caught:
+            with TaskGroup(pool) as group:
+                group.submit(fail, SystemExit(3))
+    assert not isinstance(caught.value, ExceptionGroup)
+    assert [error.args for error in raised(caught.value)] == [(3,)]
+
+
+# -- cancelling -----------------------------------------------------------------------------------------------------
+
+
+def test_cancelling_a_group_is_no_failure(pool: Pool) -> None:
+    ran: list[int] = []
+    began = threading.Event()
+
+    def task() -> None:
+        began.set()
+        until_told()
+
+    with TaskGroup(pool) as group:
+        running = group.submit(task)
+        assert began.wait(PATIENCE)
+        waiting = group.submit(ran.append, 1) if pool._max_workers == 1 else None
+        group.cancel()
+        group.cancel()
+    assert isinstance(running.exception(0), Cancelled)
+    assert waiting is None or waiting.cancelled()
+    assert ran == []
+
+
+def test_a_block_that_asks_for_a_task_it_has_cancelled_ends_quietly() -> None:
+    """That the task was cancelled is what it asked for."""
+    gate = threading.Event()
+    with Pool(1) as pool, opened_at_the_end(gate):
+        holding = pool.submit(gate.wait, PATIENCE)
+        with TaskGroup(pool) as group:
+            waiting = group.submit(int)
+            group.cancel()
+            gate.set()
+            waiting.result()
+        assert waiting.cancelled()
+        assert holding.result(PATIENCE)
+
+
+def test_a_block_that_waits_for_a_task_as_the_group_is_cancelled_ends_quietly() -> None:
+    """Over and over: it may be woken by the scope, or by the task that is cancelled."""
+    gate = threading.Event()
+    with Pool(1) as pool, opened_at_the_end(gate):
+        holding = pool.submit(gate.wait, PATIENCE)
+        for _ in range(100):
+            entered = threading.Event()
+            groups: list[TaskGroup] = []
+
+            def cancel(entered: threading.Event = entered, groups: list[TaskGroup] = groups) -> None:
+                assert entered.wait(PATIENCE)
+                groups[0].cancel()
+
+            other = Doing(cancel)
+            with TaskGroup(pool) as group:
+                groups.append(group)
+                waiting = group.submit(int)
+                entered.set()
+                waiting.result()
+            assert other.outcome() is None
+            assert waiting.cancelled()
+        gate.set()
+        assert holding.result(PATIENCE)
+
+
+def test_a_task_that_waits_for_another_of_the_group_is_not_its_failure_when_both_are_cancelled() -> None:
+    gate, began = threading.Event(), threading.Event()
+
+    def dependent(other: Future[Any]) -> None:
+        began.set()
+        other.result()
+
+    with Pool(1) as first, Pool(1) as second, opened_at_the_end(gate):
+        holding = second.submit(gate.wait, PATIENCE)
+        for _ in range(50):
+            began.clear()
+            with TaskGroup(first) as group:
+                with TaskGroup(second) as inner:
+                    waiting = inner.submit(int)
+                    group.submit(dependent, waiting)
+                    assert began.wait(PATIENCE)
+                    group.cancel()
+        gate.set()
+        assert holding.result(PATIENCE)
+
+
+def test_a_task_that_looks_sees_that_its_group_was_cancelled() -> None:
+    looks = threading.Event()
+
+    def task() -> bool:
+        looks.set()
+        while not treadle.cancelled():
+            threading.Event().wait(0.001)
+        with pytest.raises(Cancelled):
+            treadle.checkpoint()
+        return True
+
+    with Pool(1) as pool, TaskGroup(pool) as group:
+        future = group.submit(task)
+        assert looks.wait(PATIENCE)
+        group.cancel()
+    assert future.result(0) is True
+
+
+def test_a_group_is_sound_whatever_thread_cancels_it_and_when() -> None:
+    for _ in range(100):
+        with Pool(2) as pool:
+            start = threading.Barrier(2)
+            with TaskGroup(pool) as group:
+
+                def cancel(start: threading.Barrier = start, group: TaskGroup = group) -> None:
+                    start.wait(PATIENCE)
+                    group.cancel()
+
+                other = Doing(cancel)
+                start.wait(PATIENCE)
+                futures: list[Future[None]] = []
+                try:
+                    for _ in range(20):
+                        futures.append(group.submit(treadle.sleep, LONG))
+                except Cancelled:
+                    pass
+                if len(futures) == 20:
+                    assert other.outcome() is None
+            assert all(future.done() for future in futures)
+            assert other.outcome() is None
+            assert group._waiting == {}
+            assert group._scope._members == {}
+            assert group._scope._wakers == {}
+
+
+# -- nested, and inside tasks ---------------------------------------------------------------------------------------
+
+
+def test_groups_can_be_nested(pool: Pool) -> None:
+    with TaskGroup(pool) as outer:
+        first = outer.submit(abs, -1)
+        with TaskGroup(pool) as inner:
+            second = inner.submit(abs, -2)
+        assert second.result(0) == 2
+        third = outer.submit(abs, -3)
+    assert [first.result(0), third.result(0)] == [1, 3]
+
+
+def test_a_failure_inside_ends_the_group_outside_and_is_nested() -> None:
+    began = threading.Event()
+
+    def sleeper() -> None:
+        began.set()
+        until_told()
+
+    with Pool(3) as pool:
+        with Raising(ExceptionGroup) as caught:
+            with TaskGroup(pool) as outer:
+                asleep = outer.submit(sleeper)
+                assert began.wait(PATIENCE)
+                with TaskGroup(pool) as inner:
+                    inner.submit(fail, ValueError("inside"))
+    (error,) = raised(caught.value)
+    assert [str(each) for each in raised(error)] == ["inside"]
+    assert isinstance(asleep.exception(0), Cancelled)
+
+
+def test_a_failure_outside_ends_the_group_inside_and_is_raised_once() -> None:
+    began = threading.Event()
+
+    def sleeper() -> None:
+        began.set()
+        until_told()
+
+    with Pool(3) as pool:
+        with Raising(ExceptionGroup) as caught:
+            with TaskGroup(pool) as outer:
+                with TaskGroup(pool) as inner:
+                    asleep = inner.submit(sleeper)
+                    assert began.wait(PATIENCE)
+                    outer.submit(fail, ValueError("outside"))
+    assert [str(error) for error in raised(caught.value)] == ["outside"]
+    assert isinstance(asleep.exception(0), Cancelled)
+    assert outer._scope._wakers == {}
+
+
+def test_a_group_inside_the_only_thread_of_its_pool_runs_there() -> None:
+    def task(depth: int) -> int:
+        if not depth:
+            return 1
+        with TaskGroup(pool) as group:
+            futures = [group.submit(task, depth - 1) for _ in range(2)]
+        return sum(future.result(0) for future in futures)
+
+    with Pool(1) as pool:
+        assert pool.submit(task, 5).result(PATIENCE) == 32
+        assert pool.snapshot().threads == 1
+
+
+def test_a_group_inside_the_only_thread_of_a_full_pool_runs_there() -> None:
+    def task() -> list[int]:
+        with TaskGroup(pool) as group:
+            futures = [group.submit(abs, -n) for n in range(20)]
+        return [future.result(0) for future in futures]
+
+    with Pool(1, queue_size=1) as pool:
+        assert pool.submit(task).result(PATIENCE) == list(range(20))
+
+
+def test_a_failure_inside_the_only_thread_cancels_the_rest() -> None:
+    ran: list[int] = []
+
+    def task() -> list[BaseException]:
+        try:
+            with TaskGroup(pool) as group:
+                group.submit(fail, ValueError("first"))
+                for number in range(5):
+                    group.submit(ran.append, number)
+        except ExceptionGroup as error:
+            return raised(error)
+        return []
+
+    with Pool(1) as pool:
+        assert [str(error) for error in pool.submit(task).result(PATIENCE)] == ["first"]
+    assert ran == []
+
+
+def test_groups_of_two_pools_that_use_each_other_do_not_hang() -> None:
+    both = threading.Barrier(2)
+
+    def task(other: Pool) -> int:
+        both.wait(PATIENCE)
+        with TaskGroup(other) as group:
+            future = group.submit(abs, -1)
+        return future.result(0)
+
+    with Pool(1) as first, Pool(1) as second:
+        for _ in range(20):
+            futures = [first.submit(task, second), second.submit(task, first)]
+            assert [future.result(PATIENCE) for future in futures] == [1, 1]
+
+
+def test_asking_the_task_around_a_group_to_stop_stops_the_group(pool: Pool) -> None:
+    began = threading.Event()
+    inner: list[Future[None]] = []
+
+    def sleeper() -> None:
+        began.set()
+        until_told()
+
+    def task() -> None:
+        with TaskGroup(pool) as group:
+            inner.extend(group.submit(sleeper) for _ in range(3))
+
+    outer = pool.submit(task)
+    assert began.wait(PATIENCE)
+    assert outer.request_cancel()
+    assert isinstance(outer.exception(PATIENCE), Cancelled)
+    assert all(future.cancelled() or isinstance(future.exception(0), Cancelled) for future in inner)
+    assert outer._own_scope()._wakers == {}
+
+
+def test_the_deadline_around_a_group_ends_it(pool: Pool) -> None:
+    with Raising(ExceptionGroup) as caught:
+        with treadle.deadline(0.05), TaskGroup(pool) as group:
+            futures = [group.submit(until_told) for _ in range(5)]
+    assert {type(error) for error in raised(caught.value)} == {DeadlineExceeded}
+    assert any(isinstance(future.exception(0), DeadlineExceeded) for future in futures if not future.cancelled())
+    assert all(future.done() for future in futures)
+
+
+def test_the_deadline_around_a_group_whose_tasks_all_stopped_quietly_is_raised_as_it_is() -> None:
+    with Pool(1) as pool:
+        with Raising(DeadlineExceeded):
+            with treadle.deadline(0.05), TaskGroup(pool):
+                try:
+                    treadle.sleep(LONG)
+                except DeadlineExceeded:
+                    pass
+
+
+def test_a_deadline_inside_the_block_bounds_what_is_submitted_through_the_pool_there() -> None:
+    with Pool(1) as pool:
+        with TaskGroup(pool) as group:
+            with treadle.deadline(LONG):
+                future = pool.submit(treadle.time_left)
+            plain = group.submit(treadle.time_left)
+        assert future.result(PATIENCE) is not None
+        assert plain.result(0) is None
+
+
+# -- collecting -----------------------------------------------------------------------------------------------------
+
+
+def test_collecting_lets_all_go_on_and_tells_what_came_of_each(pool: Pool) -> None:
+    with TaskGroup(pool, collect=True) as group:
+        group.submit(abs, -1)
+        group.submit(fail, ValueError("second"))
+        group.submit(abs, -3)
+        with pytest.raises(RuntimeError, match="is not left yet"):
+            _ = group.outcomes
+    first, second, third = group.outcomes
+    assert (first, third) == (1, 3)
+    assert isinstance(second, ValueError)
+
+
+def test_collecting_tells_of_what_was_cancelled_too() -> None:
+    gate = threading.Event()
+    with Pool(1) as pool:
+        with TaskGroup(pool, collect=True) as group:
+            group.submit(gate.wait, PATIENCE)
+            group.submit(int)
+            group.cancel()
+            gate.set()
+    first, second = group.outcomes
+    assert first is True
+    assert isinstance(second, CancelledError)
+
+
+def test_collecting_under_a_deadline_tells_which_were_late() -> None:
+    with Pool(2) as pool:
+        with Raising(DeadlineExceeded):
+            with treadle.deadline(0.05), TaskGroup(pool, collect=True) as group:
+                group.submit(abs, -1)
+                group.submit(until_told)
+    first, second = group.outcomes
+    assert first == 1
+    assert isinstance(second, DeadlineExceeded)
+
+
+def test_the_blocks_own_exception_is_raised_when_collecting_too(pool: Pool) -> None:
+    with Raising(ExceptionGroup) as caught:
+        with TaskGroup(pool, collect=True) as group:
+            group.submit(until_told)
+            raise ValueError("from the block")
+    assert [str(error) for error in raised(caught.value)] == ["from the block"]
+    assert isinstance(group.outcomes[0], CancelledError)
+
+
+def test_outcomes_are_for_groups_that_collect(pool: Pool) -> None:
+    with TaskGroup(pool) as group:
+        group.submit(int)
+    with pytest.raises(RuntimeError, match="was not made with collect=True"):
+        _ = group.outcomes
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(st.sampled_from(["return", "raise", "stop", "submit"]), max_size=12),
+    st.integers(1, 3),
+    st.booleans(),
+    st.sampled_from([None, 0, 2]),
+)
+def test_whatever_tasks_do_the_group_accounts_for_each_of_them(
+    kinds: list[str], threads: int, collect: bool, queue_size: int | None
+) -> None:
+    began: list[str] = []
+    ended: list[str] = []
+
+    def task(kind: str) -> str:
+        began.append(kind)
+        try:
+            if kind == "raise":
+                raise ValueError(kind)
+            if kind == "stop":
+                raise Cancelled
+            if kind == "submit":
+                try:
+                    group.submit(task, "return")
+                except Cancelled:
+                    pass
+            return kind
+        finally:
+            ended.append(kind)
+
+    failures: list[BaseException] = []
+    with Pool(threads, queue_size=queue_size, when_full="wait") as pool:
+        group = TaskGroup(pool, collect=collect)
+        try:
+            with group:
+                for kind in kinds:
+                    group.submit(task, kind)
+        except ExceptionGroup as error:
+            failures = raised(error)
+        assert sorted(began) == sorted(ended), "all that began has ended"
+        assert len(failures) == (0 if collect else began.count("raise"))
+        if collect:
+            assert len(group.outcomes) == len(began) == len(kinds) + kinds.count("submit")
+            assert sum(isinstance(each, ValueError) for each in group.outcomes) == kinds.count("raise")
+    now = pool.snapshot()
+    assert now.waiting == 0
+    assert now.submitted == now.finished + now.cancelled
+
+
+# -- a pool that takes no more --------------------------------------------------------------------------------------
+
+
+def test_a_task_that_the_pool_refuses_does_not_keep_the_block_from_ending() -> None:
+    gate = threading.Event()
+    with Pool(1, queue_size=1, when_full="reject") as pool:
+        with TaskGroup(pool) as group:
+            futures: list[Future[Any]] = [group.submit(gate.wait, PATIENCE), group.submit(int)]
+            for _ in range(3):
+                with pytest.raises(PoolFull):
+                    group.submit(int)
+            assert set(group._waiting) == set(futures)
+            gate.set()
+        assert [future.result(0) for future in futures] == [True, 0]
+        assert group._scope._members == {}
+
+
+def test_a_refusal_that_the_block_lets_pass_ends_the_group() -> None:
+    gate, began = threading.Event(), threading.Event()
+
+    def task() -> None:
+        began.set()
+        until_told()
+
+    with Pool(1, queue_size=0, when_full="reject") as pool:
+        with Raising(ExceptionGroup) as caught:
+            with TaskGroup(pool) as group:
+                running = group.submit(task)
+                assert began.wait(PATIENCE)
+                group.submit(int)
+        gate.set()
+    assert [type(error) for error in raised(caught.value)] == [PoolFull]
+    assert isinstance(running.exception(0), Cancelled)
+
+
+def test_a_pool_that_is_closed_in_the_block_takes_no_more_and_the_rest_is_run() -> None:
+    gate = threading.Event()
+    pool = Pool(1)
+    with TaskGroup(pool) as group:
+        futures: list[Future[Any]] = [group.submit(gate.wait, PATIENCE), group.submit(int)]
+        pool.shutdown(wait=False)
+        with pytest.raises(PoolClosed):
+            group.submit(int)
+        gate.set()
+    assert [future.result(0) for future in futures] == [True, 0]
+    pool.shutdown()
+
+
+def test_a_pool_that_drops_what_waits_lets_the_group_go() -> None:
+    gate = threading.Event()
+    pool = Pool(1)
+    with TaskGroup(pool) as group:
+        running, waiting = group.submit(gate.wait, PATIENCE), group.submit(int)
+        pool.shutdown(wait=False, cancel_futures=True)
+        gate.set()
+    assert running.result(0) is True
+    assert waiting.cancelled()
+    pool.shutdown()
+
+
+def test_a_group_whose_tasks_wait_for_room_is_cancelled_at_once() -> None:
+    began, gate = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        began.set()
+        assert gate.wait(PATIENCE)
+
+    with Pool(1, queue_size=0) as pool:
+        holding = pool.submit(hold)
+        assert began.wait(PATIENCE)
+        groups: list[TaskGroup] = []
+
+        def block() -> str:
+            with TaskGroup(pool) as group:
+                groups.append(group)
+                group.submit(int)
+                return "was let in"
+            return "ended quietly"
+
+        doing = Doing(block)
+        until(lambda: pool.snapshot().blocked == 1)
+        groups[0].cancel()
+        assert doing.outcome() == "ended quietly"
+        assert pool.snapshot().blocked == 0
+        gate.set()
+        holding.result(PATIENCE)
+    assert groups[0]._scope._wakers == {}
+
+
+def test_tasks_that_the_submitter_runs_itself_belong_to_the_group() -> None:
+    gate = threading.Event()
+    me = threading.get_ident()
+    with Pool(1, queue_size=0, when_full="run") as pool:
+        holding = pool.submit(gate.wait, PATIENCE)
+        with Raising(ExceptionGroup) as caught:
+            with TaskGroup(pool) as group:
+                assert group.submit(threading.get_ident).result(0) == me
+                assert group.submit(lambda: current().parent is group._scope).result(0)  # type: ignore[union-attr]
+                assert isinstance(group.submit(fail, ValueError("here")).exception(0), ValueError)
+                with pytest.raises(Cancelled):
+                    group.submit(int)
+        gate.set()
+        assert holding.result(PATIENCE)
+    assert [str(error) for error in raised(caught.value)] == ["here"]
+
+
+# -- Ctrl-C, and threads that are killed ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, GeneratorExit])
+def test_ctrl_c_in_the_block_stops_the_tasks_and_is_raised_as_it_is(error: type[BaseException]) -> None:
+    began, ran = threading.Event(), []  # type: ignore[var-annotated]  # of numbers
+
+    def task() -> None:
+        began.set()
+        until_told()
+
+    with Pool(1) as pool:
+        with Raising(error):
+            with TaskGroup(pool) as group:
+                running = group.submit(task)
+                waiting = group.submit(ran.append, 1)
+                assert began.wait(PATIENCE)
+                raise error
+    assert isinstance(running.exception(0), Cancelled)
+    assert waiting.cancelled()
+    assert ran == []
+    assert current() is None
+
+
+def test_ctrl_c_while_the_end_waits_cancels_the_group_and_waits_for_what_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    began, waits = threading.Event(), []
+    wait = deadlock.wait
+
+    def interrupt_first(gate: Any, *args: Any, **options: Any) -> bool:
+        waits.append(gate)
+        if len(waits) == 1:
+            assert began.wait(PATIENCE)
+            raise KeyboardInterrupt
+        return bool(wait(gate, *args, **options))
+
+    def task() -> None:
+        began.set()
+        until_told()
+
+    with Pool(1) as pool:
+        group = TaskGroup(pool)
+        with Raising(KeyboardInterrupt):
+            with group:
+                running = group.submit(task)
+                monkeypatch.setattr("treadle.groups.deadlock.wait", interrupt_first)
+        monkeypatch.undo()
+        assert isinstance(running.exception(0), Cancelled)
+    assert len(waits) == 2
+    assert group._scope._wakers == {}
+
+
+@pytest.mark.parametrize("begun", [True, False])
+def test_ctrl_c_inside_submit_does_not_keep_the_block_from_ending(monkeypatch: pytest.MonkeyPatch, begun: bool) -> None:
+    """Just after the pool has taken the task, and before the group is told when it is done."""
+    gate = threading.Event()
+
+    def interrupt(self: Future[Any], fn: Any) -> None:
+        raise KeyboardInterrupt
+
+    groups: list[TaskGroup] = []
+
+    def block() -> None:
+        with TaskGroup(pool) as group:
+            groups.append(group)
+            with monkeypatch.context() as patch:
+                patch.setattr(Future, "add_done_callback", interrupt)
+                group.submit(int)
+
+    with Pool(1) as pool:
+        holding = None if begun else pool.submit(gate.wait, PATIENCE)
+        doing = Doing(block)
+        doing.join(3)
+        hung = doing.is_alive()
+        if hung:  # end it for the tests that follow
+            groups[0]._waiting.clear()
+            groups[0]._knock()
+        gate.set()
+        assert holding is None or holding.result(PATIENCE)
+        assert not hung
+        assert isinstance(doing.outcome(), KeyboardInterrupt)
+
+
+def test_a_task_whose_thread_is_killed_fails_and_ends_the_group() -> None:
+    began, forever = threading.Event(), threading.Event()
+
+    def victim() -> None:
+        began.set()
+        while not forever.is_set():
+            pass
+
+    with Pool(2) as pool:
+        with Raising(BaseExceptionGroup) as caught:
+            with TaskGroup(pool) as group:
+                lost = group.submit(victim)
+                assert began.wait(PATIENCE)
+                (thread,) = pool._threads
+                assert thread.ident is not None
+                ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(SystemExit))
+        assert isinstance(lost.exception(0), SystemExit | WorkerLost)
+        assert raised(caught.value) == [lost.exception(0)]
+        assert pool.submit(abs, -1).result(PATIENCE) == 1
+
+
+def test_a_thread_killed_before_it_settles_a_task_lets_the_group_go(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The task has not run; its thread ends between the claim and the call."""
+    invoke, kills = Governed._invoke, [SystemExit("scripted")]
+
+    def die_once(self: Governed) -> bool:
+        if kills:
+            raise kills.pop()
+        return invoke(self)
+
+    monkeypatch.setattr(Governed, "_invoke", die_once)
+    with Pool(1) as pool:
+        with Raising(ExceptionGroup) as caught:
+            with TaskGroup(pool) as group:
+                group.submit(int)
+        assert [type(error) for error in raised(caught.value)] == [WorkerLost]
+        assert pool.submit(abs, -1).result(PATIENCE) == 1
+    assert group._scope.running == 0
+    assert group._scope._members == {}
+    assert "was killed" in caplog.text
+
+
+def test_no_trace_of_a_group_is_left_in_the_context(pool: Pool) -> None:
+    for error in (None, ValueError(), Cancelled(), KeyboardInterrupt()):
+        try:
+            with TaskGroup(pool) as group:
+                group.submit(int)
+                if error is not None:
+                    raise error
+        except (Cancelled, KeyboardInterrupt, ExceptionGroup):
+            pass
+        assert SCOPE.get() is None
+        assert group._waiting == {}
+        assert group._scope._members == {}
