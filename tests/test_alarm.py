@@ -5,12 +5,17 @@ from __future__ import annotations
 import logging
 import os
 import threading
+from collections.abc import Callable
+from time import monotonic
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from behaviour.scripts import script
 from clocks import FakeClock
 from treadle import clock
-from treadle.alarm import Alarm
+from treadle.alarm import Alarm, Bell
 
 PATIENCE = 30.0
 
@@ -98,3 +103,202 @@ def test_nothing_of_the_parents_rings_after_a_fresh_start(alarm: Alarm, still: F
     alarm._start_afresh()  # as in a forked child
     assert bell.ring is None
     assert alarm.ring_due() == 0
+
+
+# -- as the thread rings --------------------------------------------------------------------------------------------
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Wait for a state of which no event tells, such as another thread being asleep."""
+    deadline, pause = monotonic() + PATIENCE, threading.Event()
+    while not condition():
+        assert monotonic() < deadline, "it did not come to that"
+        pause.wait(0.001)
+
+
+def asleep(alarm: Alarm) -> bool:
+    """Whether its thread waits for the next bell."""
+    return bool(alarm._changed._waiters)  # type: ignore[attr-defined]  # of threading.Condition
+
+
+def test_its_thread_ends_when_the_last_bell_was_muted_however_far_that_is() -> None:
+    alarm = Alarm()
+    bell = alarm.set(clock.now() + 3600, int)
+    thread = alarm._thread
+    assert thread is not None
+    until(lambda: asleep(alarm))
+    alarm.mute(bell)
+    thread.join(3)
+    ended = not thread.is_alive()
+    alarm.set(0.0, int)  # so that it looks
+    thread.join(PATIENCE)
+    assert ended
+
+
+@pytest.mark.parametrize("error", [ValueError, SystemExit, KeyboardInterrupt])
+def test_whatever_a_bell_raises_its_thread_rings_on(
+    error: type[BaseException], caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail() -> None:
+        raise error("from a bell")
+
+    alarm, rang = Alarm(), threading.Event()
+    far = alarm.set(clock.now() + 3600, int)
+    alarm.set(clock.now(), fail)
+    alarm.set(clock.now(), rang.set)
+    came = rang.wait(3)
+    alarm.mute(far)
+    alarm.set(0.0, int)
+    assert came
+    assert "from a bell" in caplog.text
+
+
+def test_a_bell_may_set_and_mute_others_and_is_rung_with_no_lock_held() -> None:
+    alarm = Alarm()
+    rang: list[str] = []
+    done = threading.Event()
+    doomed = alarm.set(clock.now() + 3600, lambda: rang.append("doomed"))
+
+    def first() -> None:
+        alarm.mute(doomed)
+        other = threading.Thread(target=alarm.set, args=(clock.now(), done.set))
+        alarm.set(clock.now(), lambda: rang.append("second"))
+        other.start()
+        other.join(PATIENCE)
+        rang.append("stuck" if other.is_alive() else "first")
+
+    alarm.set(clock.now(), first)
+    assert done.wait(PATIENCE)
+    until(lambda: len(rang) == 2)
+    assert rang == ["first", "second"]
+
+
+def test_there_is_one_thread_however_many_set_at_once() -> None:
+    alarm, together = Alarm(), threading.Barrier(8)
+    threads: set[int] = set()
+    rang = threading.Semaphore(0)
+
+    def ring() -> None:
+        threads.add(threading.get_ident())
+        rang.release()
+
+    def set_many() -> None:
+        together.wait(PATIENCE)
+        for _ in range(50):
+            alarm.set(clock.now() + 0.05, ring)
+
+    setters = [threading.Thread(target=set_many) for _ in range(8)]
+    for setter in setters:
+        setter.start()
+    for _ in range(400):
+        assert rang.acquire(timeout=PATIENCE)
+    for setter in setters:
+        setter.join(PATIENCE)
+    assert len(threads) == 1
+
+
+def test_a_bell_further_away_than_the_system_can_wait_is_no_fault() -> None:
+    alarm, rang = Alarm(), threading.Event()
+    far = alarm.set(1e300, int)
+    until(lambda: asleep(alarm))
+    alarm.set(clock.now(), rang.set)
+    assert rang.wait(PATIENCE)
+    alarm.mute(far)
+    alarm.set(0.0, int)
+
+
+def test_muting_against_ringing_each_bell_rings_at_most_once_and_the_count_is_kept() -> None:
+    alarm = Alarm()
+    for _ in range(300):
+        rang: list[int] = []
+        bells = [alarm.set(clock.now() + 0.0002, lambda rang=rang: rang.append(1)) for _ in range(5)]  # type: ignore[misc]
+        for bell in bells:
+            alarm.mute(bell)
+        assert len(rang) <= 5
+        assert all(bell.ring is None for bell in bells)
+    with alarm._changed:
+        assert alarm._muted == sum(bell.ring is None for bell in alarm._bells)
+
+
+def test_a_thread_that_cannot_be_started_is_told_and_the_next_set_tries_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(target: object, name: str) -> threading.Thread:
+        raise RuntimeError("can't start new thread")
+
+    alarm, rang = Alarm(), threading.Event()
+    with monkeypatch.context() as patch:
+        patch.setattr("treadle.alarm.start_thread", refuse)
+        with pytest.raises(RuntimeError, match="can't start new thread"):
+            alarm.set(clock.now(), int)
+    alarm.set(clock.now(), rang.set)
+    assert rang.wait(PATIENCE)
+
+
+# -- against a model ------------------------------------------------------------------------------------------------
+
+
+def test_a_hundred_thousand_that_are_set_and_muted_leave_a_handful(alarm: Alarm, still: FakeClock) -> None:
+    """In any order: each at once, or all of them and then all of them again."""
+    for number in range(100_000):
+        alarm.mute(alarm.set(still.now() + number % 97, int))
+    assert len(alarm._bells) <= 65
+    bells = [alarm.set(still.now() + number % 97, int) for number in range(100_000)]
+    for bell in bells[1:]:
+        alarm.mute(bell)
+    assert len(alarm._bells) <= 66
+    still.pass_(100)
+    assert alarm.ring_due() == 1
+    assert alarm._bells == []
+    assert alarm._muted == 0
+
+
+@given(st.lists(st.tuples(st.sampled_from(["set", "mute", "pass"]), st.integers(0, 40)), max_size=400))
+def test_what_is_set_and_not_muted_rings_in_time_and_in_order(steps: list[tuple[str, int]]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        clock_, alarm = FakeClock(patch, start=0.0), Alarm()
+        patch.setattr("treadle.alarm.start_thread", lambda target, name: threading.current_thread())
+        live: dict[int, tuple[float, Bell]] = {}
+        rang: list[int] = []
+        for serial, (step, number) in enumerate(steps):
+            if step == "set":
+                when = clock_.now() + number
+                live[serial] = when, alarm.set(when, lambda serial=serial: rang.append(serial))  # type: ignore[misc]
+            elif step == "mute" and live:
+                _, bell = live.pop(sorted(live)[number % len(live)])
+                alarm.mute(bell)
+                alarm.mute(bell)
+            elif step == "pass":
+                clock_.pass_(number)
+                due = {each for each, (when, _) in live.items() if when <= clock_.now()}
+                rang.clear()
+                assert alarm.ring_due() == len(due)
+                assert set(rang) == due
+                assert [live[each][0] for each in rang] == sorted(live[each][0] for each in rang)
+                for each in due:
+                    del live[each]
+            assert alarm._muted == sum(bell.ring is None for bell in alarm._bells)
+            assert len(alarm._bells) - alarm._muted == len(live)
+            assert alarm._muted <= max(64, len(live))
+
+
+# -- whole programs -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the platform cannot fork")
+def test_in_a_forked_child_it_rings_what_is_set_there_and_nothing_of_the_parents() -> None:
+    done = script("""
+        from treadle import clock
+        from treadle.alarm import ALARM
+        rang = threading.Event()
+        parents = ALARM.set(clock.now() + 0.5, lambda: (print("the parent's"), rang.set()))
+        far = ALARM.set(clock.now() + 600, int)
+        def child():
+            childs = threading.Event()
+            ALARM.set(clock.now() + 1.0, childs.set)
+            assert childs.wait(20)
+            ALARM.mute(parents)
+            ALARM.mute(far)
+            print("the child's")
+        print(fork(child))
+        assert rang.wait(20)
+    """)
+    assert sorted(done.stdout.splitlines()) == sorted(["the child's", "0", "the parent's"]), done.stderr

@@ -6,6 +6,7 @@ while bells are set, and a moment longer.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 from collections.abc import Callable
@@ -20,20 +21,28 @@ __all__ = ["ALARM", "Alarm", "Bell"]
 _log = logging.getLogger("treadle")
 
 LINGER = 0.1  # seconds that the thread waits for another bell; a guess: starting one takes 0.1 ms
+_numbers = itertools.count()
+
 FEW = 64  # bells that are not worth tidying up
 
 
-class Bell:
-    """A function that is to be called at a time."""
+class Bell(list[float]):
+    """A function that is to be called at a time.
 
-    __slots__ = ("ring", "when")
+    A list of that time and a number, so that bells are compared in C: a signal handler that sets one must not come in
+    the middle of a change of the heap.
+    """
+
+    __slots__ = ("ring",)
 
     def __init__(self, when: float, ring: Callable[[], object]) -> None:
-        self.when = when
+        super().__init__((when, next(_numbers)))
         self.ring: Callable[[], object] | None = ring  # None once it rang, or was muted
 
-    def __lt__(self, other: Bell) -> bool:
-        return self.when < other.when
+    @property
+    def when(self) -> float:
+        """The time, on the clock."""
+        return self[0]
 
 
 class Alarm:
@@ -73,6 +82,8 @@ class Alarm:
                 return
             bell.ring = None
             self._muted += 1
+            if self._bells and self._bells[0] is bell:
+                self._changed.notify()  # the thread sleeps until it
             if self._muted > FEW and self._muted * 2 > len(self._bells):
                 self._bells = [bell for bell in self._bells if bell.ring is not None]
                 heapify(self._bells)

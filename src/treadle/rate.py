@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from threading import RLock
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Rate"]
 
-Task = "Future[Any]"
+_lock = RLock()  # of every rate: held for an instant, and across a fork; taken after a pool's lock, never before
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
 
 
 class Rate:
@@ -38,7 +41,7 @@ class Rate:
     def __init__(self, per_second: float, burst: int = 1) -> None:
         self.per_second = checks.number("per_second", per_second, more_than=0)
         self.burst = checks.integer("burst", burst, least=1)
-        self._lock = RLock()  # guards what follows; a pool's lock may be held when it is taken, never the reverse
+        # _lock guards what follows.
         self._tokens = float(self.burst)
         self._filled = clock.now()  # when they were counted last
         self._line: deque[Future[Any]] = deque()  # tasks that wait
@@ -47,7 +50,7 @@ class Rate:
 
     def admit(self, task: Future[Any]) -> bool:
         """Take a token for `task`, whose thread is about to run it; False: it is to wait, and was put in line."""
-        with self._lock:
+        with _lock:
             self._fill()
             its_turn = task in self._called or not (self._line or self._called)
             if its_turn and self._tokens >= 1:
@@ -67,14 +70,14 @@ class Rate:
 
     def charge(self, task: Future[Any]) -> None:
         """Take a token for `task`, which begins whether there is one or not."""
-        with self._lock:
+        with _lock:
             self._fill()
             self._tokens -= 1
             self.forget(task)
 
     def forget(self, task: Future[Any]) -> None:
         """Take `task` out of the line, for it will not run, or runs now."""
-        with self._lock:
+        with _lock:
             self._called.discard(task)
             if task in self._line:
                 self._line.remove(task)
@@ -82,8 +85,8 @@ class Rate:
 
     def arm(self) -> None:
         """See that the first task in line is called when there is a token for it."""
-        with self._lock:
-            if self._line and self._bell is None:
+        with _lock:
+            if self._line and (self._bell is None or self._bell.ring is None):  # or the process forked
                 missing = 1 + len(self._called) - self._tokens
                 self._bell = ALARM.set(self._filled + max(0.0, missing / self.per_second), self._call)
 
@@ -95,7 +98,7 @@ class Rate:
     def _call(self) -> None:
         """Put the tasks for which there are tokens back to the queue."""
         called = []
-        with self._lock:
+        with _lock:
             self._bell = None
             self._fill()
             while self._line and self._tokens + 1e-9 >= 1 + len(self._called):

@@ -141,7 +141,7 @@ def _help(worker: Worker, futures: set[concurrent.futures.Future[T]], return_whe
 
 
 def _satisfied(futures: set[concurrent.futures.Future[T]], return_when: str) -> bool:
-    done = [future for future in futures if future.done()]
+    done = [future for future in futures if future._state in (FINISHED, CANCELLED_AND_NOTIFIED)]
     if len(done) == len(futures):
         return True
     if return_when == FIRST_EXCEPTION:

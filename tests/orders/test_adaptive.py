@@ -146,7 +146,7 @@ def test_bad_arguments_are_named(arguments: dict[str, Any]) -> None:
         Adaptive(**arguments)
 
 
-@given(steps=st.lists(st.one_of(st.integers(1, 5), st.just("take"), st.floats(0, 0.05)), max_size=60))
+@given(steps=st.lists(st.one_of(st.integers(1, 5), st.just("take"), st.floats(0, 0.05)), min_size=20, max_size=60))
 def test_in_less_than_an_interval_nothing_is_shed_and_the_first_comes_first(steps: list[Any]) -> None:
     """No head can be late for an interval then, though a target of 0 makes each one late at once."""
     with pytest.MonkeyPatch.context() as patch:
@@ -219,6 +219,7 @@ CHANGES = st.lists(
         st.tuples(st.just("purge"), st.integers(0, 99)),
         st.tuples(st.just("cancel"), st.integers(0, 99)),
     ),
+    min_size=30,  # else hypothesis makes them about five long, and little ever meets
     max_size=100,
 )
 

@@ -122,7 +122,7 @@ def test_bad_arguments_are_named(arguments: dict[str, Any]) -> None:
 WEIGHTS = st.dictionaries(st.integers(0, 3), st.sampled_from([1, 1.25, 1.5, 2, 3.75]))  # of which all sums are exact
 
 
-@given(keys=st.lists(st.integers(0, 3), max_size=80), weights=WEIGHTS)
+@given(keys=st.lists(st.integers(0, 3), min_size=20, max_size=80), weights=WEIGHTS)
 def test_what_waits_already_is_served_in_rounds(keys: list[int], weights: dict[int, float]) -> None:
     order, queues = Fair(weights), dict[int, list[Any]]()
     for key in keys:
@@ -181,8 +181,11 @@ class Rounds:
                 self.turn = None
 
 
+# Lists of at least so many: else hypothesis makes them about five long, and little ever meets.
 CHANGES = st.lists(
-    st.tuples(st.sampled_from(["put", "put", "put", "take", "take", "evict", "purge"]), st.integers(0, 3)), max_size=100
+    st.tuples(st.sampled_from(["put", "put", "put", "take", "take", "evict", "purge"]), st.integers(0, 3)),
+    min_size=30,
+    max_size=100,
 )
 
 
@@ -256,6 +259,7 @@ def test_tasks_that_were_cancelled_take_no_turn_from_the_living_ones_of_their_ke
 
 LIVES = st.lists(
     st.tuples(st.sampled_from(["put", "put", "take", "take", "end", "evict", "purge", "cancel"]), st.integers(0, 99)),
+    min_size=30,
     max_size=100,
 )
 

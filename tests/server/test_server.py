@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import socket
+import ssl
 import threading
 
 import pytest
@@ -267,3 +268,28 @@ def test_bad_arguments_are_named(arguments: tuple[object, ...], error: type[Exce
     *positional, keywords = arguments if isinstance(arguments[-1], dict) else (*arguments, {})
     with pytest.raises(error, match=words):
         Server(*positional, **keywords)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("made", [None, 5])
+def test_what_tls_makes_has_to_be_a_context_or_nobody_is_served(made: object) -> None:
+    protocol = Messages(lambda data, peer: data)
+    server = Server(protocol, "127.0.0.1:0", max_workers=1, tls=lambda: made)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"allowed: an ssl\.SSLContext"):
+        server.start()
+
+
+def test_a_reload_that_makes_no_context_leaves_the_old_one_in_use(caplog: pytest.LogCaptureFixture) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    made: list[object] = [context]
+    protocol = Messages(lambda data, peer: data)
+    with Server(protocol, "127.0.0.1:0", max_workers=1, tls=lambda: made[0]) as server:  # type: ignore[arg-type]
+        made[0] = None
+        server.reload()
+        assert server._fleet is not None
+        assert server._fleet.context is context
+    assert "cannot be reloaded" in caplog.text
+
+
+def test_what_is_no_pool_is_refused() -> None:
+    with pytest.raises(TypeError, match="pool=4"):
+        Server(Messages(lambda data, peer: data), pool=4)  # type: ignore[arg-type]  # that is the point

@@ -77,6 +77,8 @@ class Server:
         if pool is not None and own:
             first = next(iter(own))
             raise ValueError(f"both pool and {first} are given; {first} is for a pool of the server's own")
+        if pool is not None and not isinstance(pool, Pool):
+            raise TypeError(f"pool={pool!r} is {type(pool).__name__}; allowed: a treadle.Pool, or None")
         if limits is not None and not isinstance(limits, Limits):
             raise TypeError(f"limits={limits!r} is {type(limits).__name__}; allowed: Limits(...)")
         if tls is not None and not isinstance(tls, ssl.SSLContext):
@@ -121,7 +123,7 @@ class Server:
         return self
 
     def _launch(self) -> Fleet:
-        context = self._tls if self._tls is None or isinstance(self._tls, ssl.SSLContext) else self._tls()
+        context = self._tls if self._tls is None or isinstance(self._tls, ssl.SSLContext) else _context_from(self._tls)
         listeners = open_listeners(self._bind)
         try:
             fleet = Fleet(self.protocol, self.limits, self._pool._dispatcher, self._over, self._pool._when_full)
@@ -259,7 +261,7 @@ class Server:
             _log.info("nothing to reload: tls is %s", "not used" if self._tls is None else "a context of your own")
             return
         try:
-            context = self._tls()
+            context = _context_from(self._tls)
         except Exception:
             _log.exception("the certificates cannot be reloaded; the old ones stay in use")
             return
@@ -290,6 +292,14 @@ class Server:
 
 def _name_of(number: int | None) -> str:
     return "the parent process is gone" if number in (None, LOST) else signal.Signals(number or 0).name
+
+
+def _context_from(tls: Callable[[], ssl.SSLContext]) -> ssl.SSLContext:
+    """Return the context that `tls` makes; None, above all, must not be taken for "no TLS"."""
+    context = tls()
+    if not isinstance(context, ssl.SSLContext):
+        raise TypeError(f"tls={tls!r} returned {type(context).__name__}; allowed: an ssl.SSLContext")
+    return context
 
 
 def _seconds(drain: float) -> float:
