@@ -69,12 +69,12 @@ class Governed(Future[Any]):
                 result = self._context.run(self._fn, *self._args)
             except BaseException as raised:
                 error = raised
-        if self._scope.leave(self):
+        if self._scope.leave(self) and not self._scope.overdue():
             if error is not None and started and not isinstance(error, Cancelled):
                 self._get_rare().unseen = Unseen(self.name, error)
             self._result, self._exception = result, error
         else:
-            self._settle_once(None, self._scope.exceeded())  # if the alarm has not come that far yet
+            self._settle_once(None, self._scope.exceeded())  # unless the alarm has
             if error is not None and not isinstance(error, (Cancelled, DeadlineExceeded)):
                 _log.error("task %s failed after its deadline", self.name, exc_info=error)
         self._fn = self._args = self._context = None
