@@ -35,7 +35,8 @@ class Settings:
         flood: tasks that one tenant always has waiting.
         before, slowed, recovered: seconds that the backend is in each of these states; the last `settled` are counted.
         depths: how many tasks wait where the cost of an order is measured.
-        passed: tasks at least that pass through an order for that, `slices` times in a round; once where more wait.
+        passed: tasks at least that pass through an order for that, `slices` times in a round; twice
+            where more than that wait.
         connections: of clients.
     """
 
@@ -49,7 +50,7 @@ class Settings:
     settled: float = 1.0
     depths: tuple[int, ...] = (1, 100, 100_000)
     passed: int = 20_000
-    slices: int = 7
+    slices: int = 5
     connections: int = 300
 
 

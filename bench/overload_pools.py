@@ -120,7 +120,8 @@ def cost(settings: Settings, number: int) -> Rows:
     """
     rows = Rows()
     for depth in settings.depths:
-        turns = range(number, number + (settings.slices if depth < settings.passed else 1))
+        slices = min(settings.slices, 2) if depth > settings.passed else settings.slices
+        turns = range(number, number + slices)
         rounds = [{kind: passing(kind, depth, settings) for kind in turned(KINDS, turn)} for turn in turns]
         for kind in KINDS:
             rows[f"{kind}@{depth}"] = {

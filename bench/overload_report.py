@@ -102,12 +102,12 @@ def status(outcomes: Iterable[Outcome], *, forgiving: bool) -> int:
 
 def summary(outcomes: Iterable[Outcome]) -> str:
     """Return a line for each target: what was measured, the target, the verdict, and the rounds' extremes."""
-    lines = [f"{'treadle':56}{'measured':>10}{'target':>10}{'':8}rounds"]
+    lines = [f"{'treadle':60}{'measured':>10}{'target':>10}{'':8}rounds"]
     for outcome in outcomes:
         for goal in outcome.case.goals:
             measured = outcome.median(goal.row, goal.value)
             samples = [sample for sample in outcome.samples(goal.row, goal.value) if sample is not None]
-            line = f"  {outcome.case.name:9}{goal.what:45}{'-' if measured is None else f'{measured:.3f}':>10}"
+            line = f"  {outcome.case.name:9}{goal.what:49}{'-' if measured is None else f'{measured:.3f}':>10}"
             line += f"{goal!s:>10}  {verdict(outcome, goal):6}"
             lines.append(line + (f"({min(samples):.3f} to {max(samples):.3f})" if samples else ""))
     return "\n".join(lines)
