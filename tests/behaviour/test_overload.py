@@ -388,6 +388,7 @@ def test_two_callbacks_that_end_the_thread_leave_a_pool_that_works(clock: FakeCl
         threads = busy.pool._threads
         busy.let_go()
         assert_struck_out(busy.pool, threads)
+        busy.waiting[-1].result(LONG)  # as the newest, it is kept; beside a newer one it would be shed
         assert busy.pool.submit(abs, -3).result(LONG) == 3
         busy.pool.shutdown()
         assert [type(future.exception(0)) for future in busy.waiting] == [Shed] * 4 + [type(None)]
