@@ -14,15 +14,19 @@ from treadle.orders.order import Task
 __all__ = ["Fair"]
 
 
+SPARE = 64  # keys without tasks whose queues are kept for the next ones: making one takes longer than a turn
+
+
 class _Flow:
     """The tasks of one key."""
 
     __slots__ = ("credit", "key", "running", "waiting", "weight")
 
-    def __init__(self, key: Hashable, weight: float) -> None:
-        self.key = key
-        self.weight = weight
-        self.credit = weight  # tasks that it may still run in this round, less than one of them left over
+    key: Hashable
+    weight: float
+
+    def __init__(self) -> None:
+        self.credit: float = 0  # tasks that it may still run in this round, less than one of them left over
         self.waiting: deque[Task] = deque()
         self.running = 0  # of its tasks, that were taken; counted only where `max_running` is set
 
@@ -53,7 +57,7 @@ class Fair:
         TypeError, ValueError: an argument is of the wrong type, or out of range.
     """
 
-    __slots__ = ("ended", "flows", "full", "max_running", "max_waiting", "ready", "taken", "tasks", "weights")
+    __slots__ = ("ended", "flows", "full", "max_running", "max_waiting", "ready", "spare", "taken", "tasks", "weights")
 
     def __init__(
         self,
@@ -69,6 +73,7 @@ class Fair:
         self.max_waiting = checks.integer_or_none("max_waiting", max_waiting, least=1)
         self.tasks = Census(lambda: [task for flow in self.flows.values() for task in flow.waiting])
         self.flows: dict[Hashable, _Flow] = {}  # that have tasks waiting, or counted as running
+        self.spare: list[_Flow] = []  # a few others
         self.ready: deque[_Flow] = deque()  # that have tasks waiting and may run one; the first has its turn
         self.taken: dict[Task, _Flow] = {}  # tasks that run, and count
         self.ended = None if self.max_running is None else self._ended
@@ -79,12 +84,15 @@ class Fair:
         key = task._traits.key
         flow = self.flows.get(key)
         if flow is None:
-            flow = self.flows[key] = _Flow(key, self.weights.get(key, 1))
+            flow = self.flows[key] = self.spare.pop() if self.spare else _Flow()
+            flow.key = key
+            flow.weight = self.weights.get(key, 1) if self.weights else 1
         self.tasks.append(None)
         waiting = flow.waiting
         waiting.append(task)
-        if len(waiting) == 1 and self._may_run(flow):
-            self._line_up(flow)
+        if waiting[0] is task and (self.max_running is None or flow.running < self.max_running):
+            flow.credit = flow.weight
+            self.ready.append(flow)
 
     def take(self) -> Task:
         """Remove and return the next task of the key whose turn it is."""
@@ -96,9 +104,12 @@ class Fair:
             if self.max_running is not None:
                 flow.running += 1
                 self.taken[task] = flow
-        if not flow.waiting or (self.max_running is not None and not self._may_run(flow)):
+        if not flow.waiting or (self.max_running is not None and flow.running >= self.max_running):
             self.ready.popleft()
-            self._forget_if_done(flow)
+            if not flow.waiting and not flow.running:
+                del self.flows[flow.key]
+                if len(self.spare) < SPARE:
+                    self.spare.append(flow)
         elif flow.credit < 1:
             flow.credit += flow.weight
             self.ready.rotate(-1)
@@ -123,23 +134,17 @@ class Fair:
             self._leave_if_empty(flow)
         self.tasks[:] = [None] * sum(len(flow.waiting) for flow in self.flows.values())
 
-    def _may_run(self, flow: _Flow) -> bool:
-        return self.max_running is None or flow.running < self.max_running
-
-    def _line_up(self, flow: _Flow) -> None:
-        """Let `flow` have its turns, after all others."""
-        flow.credit = flow.weight
-        self.ready.append(flow)
-
     def _leave_if_empty(self, flow: _Flow) -> None:
         if not flow.waiting:
             if flow in self.ready:
                 self.ready.remove(flow)
-            self._forget_if_done(flow)
+            if not flow.running:
+                self._forget(flow)
 
-    def _forget_if_done(self, flow: _Flow) -> None:
-        if not flow.waiting and not flow.running:
-            self.flows.pop(flow.key, None)
+    def _forget(self, flow: _Flow) -> None:
+        del self.flows[flow.key]
+        if len(self.spare) < SPARE:
+            self.spare.append(flow)
 
     def _ended(self, task: Task) -> None:
         """Note that a task that was taken has run."""
@@ -148,7 +153,8 @@ class Fair:
             return
         flow.running -= 1
         if not flow.waiting:
-            self._forget_if_done(flow)
+            if not flow.running:
+                self._forget(flow)
         elif flow.running == (self.max_running or 0) - 1:
             if flow.credit >= 1:  # its turn is not over
                 self.ready.appendleft(flow)

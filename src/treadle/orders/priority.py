@@ -30,15 +30,15 @@ class Priority:
     """
 
     # One queue a priority, so that only their heads are to be compared. When a task is due never changes: it is the
-    # time of its submission less `age` for each priority.
+    # time of its submission less `age` for each priority. A queue that is empty is kept: priorities are but few.
 
     __slots__ = ("age", "heads", "levels", "ready", "tasks")
 
     def __init__(self, age: float = 1.0) -> None:
         self.age = checks.number("age", age, more_than=0)
-        self.levels: dict[int, deque[Task]] = {}  # none of them empty
-        # A heap: of each level, when its head is due, its priority negated, and itself. Where there is but one level,
-        # nobody asks when it is due, and it may say anything.
+        self.levels: dict[int, deque[Task]] = {}
+        # A heap: of each level that is not empty, when its head is due, its priority negated, and itself. Where there
+        # is but one, nobody asks when it is due, and it may say anything.
         self.ready = self.heads = list[tuple[float, int, deque[Task]]]()
         self.tasks = Census(lambda: [task for level in self.levels.values() for task in level])
 
@@ -46,15 +46,17 @@ class Priority:
         """Add a task."""
         priority = task._traits.priority
         self.tasks.append(None)
-        level = self.levels.get(priority)
-        if level is not None:
-            level.append(task)
-            return
-        if len(self.heads) == 1:
-            _, negated, other = self.heads[0]
-            self.heads[0] = (self._due(other[0], -negated), negated, other)
-        level = self.levels[priority] = deque((task,))
-        heappush(self.heads, (self._due(task, priority), -priority, level))
+        try:
+            level = self.levels[priority]
+        except KeyError:
+            level = self.levels.setdefault(priority, deque())
+        level.append(task)
+        if level[0] is task:
+            heads = self.heads
+            if len(heads) == 1:
+                _, negated, other = heads[0]
+                heads[0] = (other[0]._submitted + negated * self.age, negated, other)
+            heappush(heads, (task._submitted - priority * self.age, -priority, level))
 
     def take(self) -> Task:
         """Remove and return the task that is due first."""
@@ -64,16 +66,16 @@ class Priority:
         self.tasks.pop()
         if not level:
             heappop(heads)
-            del self.levels[-negated]
         elif len(heads) > 1:
             heapreplace(heads, (level[0]._submitted + negated * self.age, negated, level))
         return task
 
     def evict(self, newcomer: Task) -> Task:
         """Remove and return, of the least urgent tasks, the one that came first."""
-        if not self.levels:
+        if not self.heads:
             raise IndexError("no task waits")
-        task = self.levels[min(self.levels)].popleft()
+        _, _, level = max(self.heads, key=lambda head: head[1])
+        task = level.popleft()
         self.tasks.pop()
         self._set_up()
         return task
@@ -85,14 +87,13 @@ class Priority:
         self.tasks[:] = [None] * sum(map(len, self.levels.values()))
         self._set_up()
 
-    def _due(self, task: Task, priority: int) -> float:
-        return task._submitted - priority * self.age
-
     def _set_up(self) -> None:
-        """Forget empty levels, and find the heads anew."""
-        for priority in [priority for priority, level in self.levels.items() if not level]:
-            del self.levels[priority]
-        self.heads[:] = [(self._due(level[0], priority), -priority, level) for priority, level in self.levels.items()]
+        """Find the heads anew."""
+        self.heads[:] = [
+            (level[0]._submitted - priority * self.age, -priority, level)
+            for priority, level in self.levels.items()
+            if level
+        ]
         heapify(self.heads)
 
     def __repr__(self) -> str:
