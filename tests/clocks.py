@@ -5,14 +5,14 @@ from __future__ import annotations
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from treadle import clock, pool
+from treadle import clock, submitter
 
 if TYPE_CHECKING:
     import pytest
 
 __all__ = ["FakeClock"]
 
-READERS: tuple[ModuleType, ...] = (clock, pool)  # the pool keeps a name of its own for it, on the path of every task
+READERS: tuple[ModuleType, ...] = (clock, submitter)  # it keeps a name of its own for it, on the path of every task
 
 
 class FakeClock:

@@ -17,15 +17,15 @@ import treadle
 from clocks import FakeClock
 from treadle import Future, Pool
 from treadle import alarm as alarm_module
-from treadle import options as options_module
 from treadle import scope as scope_module
+from treadle import submitter as submitter_module
 from treadle.alarm import Alarm
 from treadle.errors import Cancelled, DeadlineExceeded, PoolClosed, PoolFull
 from treadle.events import Observer, TaskEvent
 from treadle.futures import PENDING
 from treadle.governed import FREE, Governed, new_task
-from treadle.options import BARE
 from treadle.scope import SCOPE, Scope
+from treadle.submitter import BARE
 from treadle.traits import PLAIN
 
 PATIENCE = 30.0  # seconds for what must happen
@@ -460,7 +460,7 @@ def test_a_deadline_that_passes_while_a_task_is_submitted_leaves_the_pool_sound(
             pool.submit(int).result(PATIENCE)
         future: Future[None] | None = None
         with monkeypatch.context() as patch, treadle.deadline(5):
-            patch.setattr(options_module, "new_task", new_task_and_ring)
+            patch.setattr(submitter_module, "new_task", new_task_and_ring)
             try:
                 future = pool.submit(ran.append, 1)
             except DeadlineExceeded:

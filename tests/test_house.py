@@ -34,6 +34,7 @@ FLOORS = [
     {"job", "lifecycle", "snapshots"},
     {"aio", "mapping", "waiting"},
     {"futuremap"},
+    {"submitter"},
     {"options"},
     {"pool"},
     {"groups", "channel", "crew", "pipeline"},

@@ -45,7 +45,7 @@ class Entrant:
 
 
 class Admission:
-    """The way in, for all that is not plain (for that see Pool.submit). The dispatcher's lock guards the fields.
+    """The way in, for all that is not plain (for that see Submitter.submit). The dispatcher's lock guards the fields.
 
     Callers that wait for room enter in the order they came. Whoever makes room puts the first one's task in the order,
     and then wakes the caller; so nobody overtakes, and the bound is exact.

@@ -126,7 +126,7 @@ class Dispatcher:
 
         self.aside = Aside(self)
         self.plain = not observers and self.admission.blocks is None
-        self.room = self.admission.limit if self.plain else -1  # how many may wait where Pool.submit goes the plain way
+        self.room = self.admission.limit if self.plain else -1  # how many may wait where submit() goes the plain way
         self.dead = 0  # tasks still in the order that were cancelled or claimed there
         self.closed: str | None = None  # after what it was closed ("shutdown", ...), None while it is open
         self.dropping = False  # closed, and what had not begun was cancelled
@@ -139,7 +139,7 @@ class Dispatcher:
     def renew_lock(self) -> None:
         """Start with a fresh lock: at birth, and in a forked child."""
         self.lock = RLock()
-        # Half the cost of `with`. Whoever uses them keeps `acquire` inside the `try`, see Pool.submit.
+        # Half the cost of `with`. Whoever uses them keeps `acquire` inside the `try`, see Submitter.submit.
         self.acquire = self.lock.acquire
         self.release = self.lock.release
 
@@ -211,7 +211,7 @@ class Dispatcher:
         self.dead = 0
 
     def enter(self, task: Task, when_full: str, timeout: float | None) -> None:
-        """Admit `task`, the plain way if possible; as Pool.submit does, and raising what it raises."""
+        """Admit `task`, the plain way if possible; as Submitter.submit does, and raising what it raises."""
         try:
             self.acquire()
             if len(self.tasks) < self.room:

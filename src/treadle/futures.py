@@ -69,7 +69,7 @@ class Future(_base.Future[T]):
 
     _silent = False  # whether observers are not told of it
 
-    # A pool fills these in by hand (see Pool.submit), without calling __init__; what is not listed there stays unset.
+    # Filled in by hand (see Submitter.submit), without calling __init__; what is not listed there stays unset.
     _home: Home
     _state: str
     _watchers: Watchers | None

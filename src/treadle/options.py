@@ -4,29 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable
 from contextvars import copy_context
-from functools import partial
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from treadle import aio, checks
-from treadle.calls import Bare
 from treadle.futuremap import FutureMap
-from treadle.futures import Future
-from treadle.governed import new_task
 from treadle.job import Job
 from treadle.mapping import MapIterator, Results, read_ahead
 from treadle.orders import Adaptive, Fair, Fifo, Order, Priority
 from treadle.rate import Rate
+from treadle.submitter import BARE, Submitter
 from treadle.traits import PLAIN, Traits
 
 if TYPE_CHECKING:
     from treadle.pool import Pool
 
-__all__ = ["BARE", "Options", "rate_of", "traits_for"]
+__all__ = ["Options", "rate_of", "traits_for"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-BARE = Bare()
 
 MOST_URGENT = 1000
 
@@ -64,33 +59,19 @@ def _useless(argument: str, value: object, order: Order, its_order: str = "prior
     )
 
 
-class Options:
+class Options(Submitter):
     """A view of a pool whose tasks are submitted with other options; made by `Pool.options`."""
 
-    __slots__ = ("_dispatcher", "_pool", "_rate", "_timeout", "_traits", "_when_full")
+    __slots__ = ("_context", "_dispatcher", "_pool", "_rate", "_timeout", "_traits", "_when_full")
 
     def __init__(self, pool: Pool, *, timeout: float | None, when_full: str, traits: Traits, rate: Rate | None) -> None:
         self._pool = pool
         self._dispatcher = pool._dispatcher
+        self._context = pool._context
         self._timeout = timeout
         self._when_full = when_full
         self._traits = traits
         self._rate = rate
-
-    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        """Run `fn(*args, **kwargs)` on a thread of the pool; as `Pool.submit`, with the view's options.
-
-        Raises:
-            PoolFull: there was no room, or none within the view's timeout.
-            PoolClosed, PoolBroken, PoolDeadlock, TypeError, RuntimeError: as `Pool.submit`.
-        """
-        if not callable(fn):
-            checks.function("fn", fn)
-        context = copy_context() if self._pool._context else BARE
-        call = fn if not kwargs else partial(fn, **kwargs)
-        task = new_task(self._dispatcher, call, args, context, self._traits, Future, self._rate)
-        self._dispatcher.enter(task, self._when_full, self._timeout)
-        return task
 
     def map(
         self,
@@ -131,7 +112,7 @@ class Options:
             fn,
             chunksize=chunksize,
             ordered=ordered,
-            context=copy_context() if pool._context else BARE,
+            context=copy_context() if self._context else BARE,
             enter=(self._when_full, self._timeout),
             traits=self._traits,
         )
@@ -139,15 +120,9 @@ class Options:
 
     async def run(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """As `Pool.run`, with the view's options."""
+        checks.function("fn", fn)
         task = self._task(fn, args, kwargs)
         return await aio.run(self._dispatcher, task, self._when_full, self._timeout)
-
-    def _task(self, fn: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Future[T]:
-        """Return a task that has not been admitted."""
-        checks.function("fn", fn)
-        context = copy_context() if self._pool._context else BARE
-        call = fn if not kwargs else partial(fn, **kwargs)
-        return new_task(self._dispatcher, call, args, context, self._traits, Future, self._rate)
 
     def __repr__(self) -> str:
         name, priority, key = self._traits

@@ -7,23 +7,20 @@ import os
 import weakref
 from collections.abc import Callable, Hashable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextvars import copy_context
-from functools import partial
 from threading import Thread
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
 from treadle import checks, lifecycle
-from treadle.clock import now
 from treadle.dispatch import Dispatcher
 from treadle.events import Observer, Snapshot
-from treadle.futures import PENDING, Future
+from treadle.futures import Future
 from treadle.limit import Limit
 from treadle.mapping import Results
-from treadle.options import BARE, Options, rate_of, traits_for
+from treadle.options import Options, rate_of, traits_for
 from treadle.orders import Order, order_named
 from treadle.rate import Rate
-from treadle.scope import HERE, SCOPE
 from treadle.snapshots import report_undone, snapshot_of, stacks_of, undone
+from treadle.submitter import Submitter
 from treadle.traits import PLAIN
 
 if TYPE_CHECKING:
@@ -36,12 +33,10 @@ T = TypeVar("T")
 
 POLICIES = ("wait", "reject", "run", "discard_oldest")
 
-_new = object.__new__
-scope_here = SCOPE.get
 _numbers = itertools.count()
 
 
-class Pool(ThreadPoolExecutor):
+class Pool(Submitter, ThreadPoolExecutor):
     """Run calls on at most `max_workers` threads, with at most `queue_size` of them waiting.
 
     A drop-in `concurrent.futures.ThreadPoolExecutor`: it is one by name, so that asyncio and others accept it, and
@@ -116,7 +111,7 @@ class Pool(ThreadPoolExecutor):
             )
         if limit is not None and not isinstance(limit, Limit):
             raise TypeError(f"limit={limit!r} is {type(limit).__name__}; allowed: a treadle.Limit, or None")
-        self._rate = rate_of(rate)
+        self._timeout, self._traits, self._rate = None, PLAIN, rate_of(rate)
         self._dispatcher = Dispatcher(
             name=name,
             thread_prefix=prefix,
@@ -136,55 +131,6 @@ class Pool(ThreadPoolExecutor):
         self._dispatcher.staff.warm_up()
 
     # -- running calls --------------------------------------------------------------------------------------------
-
-    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        """Run `fn(*args, **kwargs)` on a thread of the pool.
-
-        All keywords are the function's; for options of the task itself see `options`.
-
-        Returns:
-            The future of its result.
-
-        Raises:
-            TypeError: `fn` cannot be called.
-            PoolFull: there was no room, and the policy is "reject".
-            PoolClosed: the pool was shut down, or Python is exiting.
-            PoolBroken: an initializer failed.
-            PoolDeadlock: waiting for room could never end (see `treadle.errors.PoolDeadlock`).
-            DeadlineExceeded, Cancelled: the caller's deadline has passed, or it was asked to stop.
-            RuntimeError: no thread can be started, and the pool has none; the task will not run.
-        """
-        if not callable(fn):
-            checks.function("fn", fn)
-        if scope_here() is not None or self._rate is not None or (not self._context and HERE.worker is not None):
-            return self.options().submit(fn, *args, **kwargs)
-        dispatcher = self._dispatcher
-        # As new_task() does; spelled out because this is the path of every task.
-        task: Future[T] = _new(Future)
-        task._home = dispatcher
-        task._state = PENDING
-        task._watchers = None
-        task._fn = fn if not kwargs else partial(fn, **kwargs)
-        task._args = args
-        task._context = copy_context() if self._context else BARE
-        task._submitted = now()
-        task._traits = PLAIN
-        # `acquire` inside the `try`: Ctrl-C may raise between any two of these lines, and the lock must not stay taken.
-        try:
-            dispatcher.acquire()
-            if len(dispatcher.tasks) < dispatcher.room:
-                dispatcher.put(task)
-                staff = dispatcher.staff
-                if staff.growing or (staff.idle and not staff.waking):
-                    staff.summon(task)
-                dispatcher.release()
-            else:
-                dispatcher.release()
-                dispatcher.admission.enter(task, self._when_full)
-        except BaseException:
-            dispatcher.admission.recover(task)
-            raise
-        return task
 
     def map(
         self,

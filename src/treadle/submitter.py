@@ -1,0 +1,99 @@
+"""Submitter: how a pool, and every view of it, makes tasks and hands them over."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextvars import copy_context
+from functools import partial
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+from treadle import checks
+from treadle.calls import Bare
+from treadle.clock import now
+from treadle.futures import PENDING, Future
+from treadle.governed import new_task
+from treadle.scope import HERE, SCOPE
+
+if TYPE_CHECKING:
+    from treadle.dispatch import Dispatcher
+    from treadle.rate import Rate
+    from treadle.traits import Traits
+
+__all__ = ["BARE", "Submitter"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+BARE = Bare()
+scope_here = SCOPE.get
+_new = object.__new__
+
+
+class Submitter:
+    """What tasks are submitted to: a pool, or a view of it with other options."""
+
+    __slots__ = ()
+
+    _dispatcher: Dispatcher
+    _context: bool  # whether tasks run in a copy of their submitter's context
+    _when_full: str
+    _timeout: float | None  # seconds to wait for room
+    _traits: Traits
+    _rate: Rate | None
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """Run `fn(*args, **kwargs)` on a thread of the pool.
+
+        All keywords are the function's; for options of the task itself see `Pool.options`.
+
+        Returns:
+            The future of its result.
+
+        Raises:
+            TypeError: `fn` cannot be called.
+            PoolFull: there was no room and the policy is "reject", or none within the `timeout` of a view.
+            PoolClosed: the pool was shut down, or Python is exiting.
+            PoolBroken: an initializer failed.
+            PoolDeadlock: waiting for room could never end (see `treadle.errors.PoolDeadlock`).
+            DeadlineExceeded, Cancelled: the caller's deadline has passed, or it was asked to stop.
+            RuntimeError: no thread can be started, and the pool has none; the task will not run.
+        """
+        if not callable(fn):
+            checks.function("fn", fn)
+        if scope_here() is not None or self._rate is not None or (not self._context and HERE.worker is not None):
+            task = self._task(fn, args, kwargs)
+            self._dispatcher.enter(task, self._when_full, self._timeout)
+            return task
+        dispatcher = self._dispatcher
+        # As new_task() and Dispatcher.enter() do; spelled out because this is the path of every task.
+        task = _new(Future)
+        task._home = dispatcher
+        task._state = PENDING
+        task._watchers = None
+        task._fn = fn if not kwargs else partial(fn, **kwargs)
+        task._args = args
+        task._context = copy_context() if self._context else BARE
+        task._submitted = now()
+        task._traits = self._traits
+        # `acquire` inside the `try`: Ctrl-C may raise between any two of these lines, and the lock must not stay taken.
+        try:
+            dispatcher.acquire()
+            if len(dispatcher.tasks) < dispatcher.room:
+                dispatcher.put(task)
+                staff = dispatcher.staff
+                if staff.growing or (staff.idle and not staff.waking):
+                    staff.summon(task)
+                dispatcher.release()
+            else:
+                dispatcher.release()
+                dispatcher.admission.enter(task, self._when_full, self._timeout)
+        except BaseException:
+            dispatcher.admission.recover(task)
+            raise
+        return task
+
+    def _task(self, fn: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Future[T]:
+        """Return a task that has not been admitted."""
+        context = copy_context() if self._context else BARE
+        call = fn if not kwargs else partial(fn, **kwargs)
+        return new_task(self._dispatcher, call, args, context, self._traits, Future, self._rate)
