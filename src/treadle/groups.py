@@ -103,11 +103,12 @@ class TaskGroup:
 
     def cancel(self) -> None:
         """Cancel what has not begun, and ask what runs to stop. Leaving the block raises nothing for that."""
-        self._scope.cancel()
+        self._scope.stopped = True  # none joins any more
         with self._lock:
             futures = list(self._waiting)
         for future in futures:
             future.cancel()
+        self._scope.cancel()  # wakes those that run, and their threads would take one of the others
 
     @property
     def outcomes(self) -> tuple[Any, ...]:
