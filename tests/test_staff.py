@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from treadle import Future, Pool
+from treadle.staff import Staff
 
 
 class Refusing(threading.Thread):
@@ -98,3 +99,27 @@ def test_idle_threads_end_down_to_those_kept_warm_and_numbers_are_given_again() 
         assert pool.snapshot().threads == 1
         hold(pool, 3).let_go()
         assert {thread.name for thread in pool._threads} <= {"crew-0", "crew-1", "crew-2"}
+
+
+@pytest.mark.parametrize("where", ["wake_one", "start_worker"])
+def test_a_signal_handler_may_submit_just_before_a_thread_is_woken_or_started(
+    where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It runs in the thread that submits, in the middle of that; here the call of `where` is when the signal comes."""
+    original, handled = getattr(Staff, where), list[Future[int]]()
+
+    def signalled(staff: Staff, *arguments: Any) -> None:
+        if not handled:
+            handled.append(Future())  # so that this happens once
+            handled[0] = pool.options(priority=1).submit(abs, -1)
+        original(staff, *arguments)
+
+    with Pool(2 if where == "start_worker" else 1, order="priority") as pool:
+        if where == "wake_one":
+            pool.submit(int).result(30)
+            while not pool._dispatcher.staff.idle:
+                threading.Event().wait(0.001)
+        monkeypatch.setattr(Staff, where, signalled)
+        assert pool.submit(abs, -2).result(30) == 2
+        assert handled[0].result(30) == 1
+        assert pool.snapshot().finished == pool.snapshot().submitted

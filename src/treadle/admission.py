@@ -73,9 +73,7 @@ class Admission:
         try:
             with self.dispatcher.lock:
                 self.check_open()
-                roomy = self.has_room(task)
-                if not roomy and (stale := self.dispatcher.shedding.pick()):
-                    roomy = self.has_room(task)
+                roomy, stale = self.make_way(task)
                 if roomy:
                     self.admit(task)
                     when_full = ""
@@ -121,9 +119,7 @@ class Admission:
         try:
             with self.dispatcher.lock:
                 self.check_open()
-                entered = self.has_room(task)
-                if not entered and (stale := self.dispatcher.shedding.pick()):
-                    entered = self.has_room(task)
+                entered, stale = self.make_way(task)
                 if entered:
                     self.admit(task)
                 else:
@@ -177,6 +173,13 @@ class Admission:
             return False
         free = dispatcher.staff.max_workers - dispatcher.staff.busy()
         return len(dispatcher.tasks) + len(dispatcher.aside.tasks) < self.limit + max(0, free)
+
+    def make_way(self, task: Task) -> tuple[bool, list[Task]]:
+        """Whether `task` may wait, and what is to be shed now, with no lock held; the lock is held."""
+        shedding = self.dispatcher.shedding
+        roomy = not shedding.standing and self.has_room(task)
+        stale = [] if roomy else shedding.pick()
+        return roomy or self.has_room(task), stale
 
     def admit(self, task: Task) -> None:
         """Put `task` in the order and see that a worker comes; the lock is held."""

@@ -334,9 +334,9 @@ class Dispatcher:
         self.aside.resume(task)
 
     def make_room(self) -> None:
-        """Find out how many may wait in the order; the lock is held."""
-        closed = self.closed is not None or self.broken is not None
-        self.room = self.admission.limit - len(self.aside.tasks) if self.plain and not closed else -1
+        """Find out how many may wait where submit() goes the plain way; the lock is held."""
+        plain = self.plain and self.closed is None and self.broken is None and not self.shedding.standing
+        self.room = self.admission.limit - len(self.aside.tasks) if plain else -1
 
     def put_back(self, task: Task) -> None:
         """Return a claimed task to the order; the lock is held."""

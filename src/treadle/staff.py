@@ -180,6 +180,8 @@ class Staff:
 
     def wake_one(self) -> None:
         """Wake the worker that fell idle last; the lock is held."""
+        if not self.idle:  # a signal handler has submitted since the caller looked
+            return
         # Ctrl-C is raised after calls, so these lines are not cut in two, and the call comes last.
         worker = self.idle[-1]
         del self.idle[-1]
@@ -203,8 +205,7 @@ class Staff:
         number = min(self.numbers) if self.numbers else len(self.workers)
         worker = Worker(self.dispatcher, number, first)
         if first is not None:
-            self.dispatcher.take()
-            first._state = RUNNING
+            worker.task = first = self.dispatcher.claim_next()  # another one, if a signal handler has submitted since
         try:
             worker.thread.start()
         except BaseException:

@@ -160,6 +160,43 @@ def test_the_oldest_are_shed_and_of_the_others_the_newest_runs_first(clock: Fake
         assert busy.ran == [7, 6, 5]
 
 
+def submit(pool: Pool) -> Future[int]:
+    return pool.submit(abs, -1)
+
+
+def submit_to_a_view(pool: Pool) -> Future[int]:
+    return pool.options(name="view").submit(abs, -1)
+
+
+def run(pool: Pool) -> Future[int]:
+    """Submit as `Pool.run` does."""
+    task = pool.options()._task(abs, (-1,), {})
+    assert pool._dispatcher.admission.enter_later(task, "wait")
+    return task
+
+
+@pytest.mark.parametrize("enter", [submit, submit_to_a_view, run])
+def test_while_the_queue_stands_whoever_submits_sheds(enter: Callable[[Pool], Future[int]], clock: FakeClock) -> None:
+    """So that those who offer too much do that work, and not the threads, of which the only one is held here."""
+    with Overload(clock) as busy:
+        busy.add(3)
+        busy.let_it_stand()
+        busy.add(2)
+        hold = Hold(busy.pool)
+        busy.let_go()
+        hold.wait_for_it()
+        assert [future.done() for future in busy.waiting] == [True] * 3 + [False] * 2
+        clock.pass_(1.0)
+        last = enter(busy.pool)
+        assert isinstance(busy.waiting[3].exception(0), Shed)
+        assert not busy.waiting[4].done(), "the newest is kept"
+        hold.let_go()
+        assert last.result(LONG) == 1
+        busy.waiting[4].exception(LONG)
+        assert enter(busy.pool).result(LONG) == 1
+        assert busy.pool._dispatcher.room == 1000, "submitting is not plain again, though the queue was empty"
+
+
 @pytest.mark.parametrize("threads", [1, 4])
 def test_as_many_of_the_newest_as_the_pool_has_threads_are_kept(threads: int, clock: FakeClock) -> None:
     order = Adaptive(target=0.005, interval=0.1)

@@ -24,8 +24,8 @@ class Adaptive:
     come free together find something to do. Once the queue has been empty, all is as before; but for a while, a delay
     of `target` is enough to make it a standing one again, since the load has hardly gone.
 
-    Tasks are shed when a thread comes to take one, or when the queue is full: so `queue_size` bounds how many wait, and
-    the time that tasks take how long they wait.
+    Tasks are shed when a thread comes to take one, or when the queue is full, and while the queue stands also by whoever
+    submits: so those who offer too much do that work. `queue_size` bounds how many wait.
 
     Sources: controlled delay (Nichols and Jacobson, "Controlling Queue Delay", ACM Queue 2012), with the simple rule
     and the adaptive order of Maurer, "Fail at Scale", ACM Queue 2015.
