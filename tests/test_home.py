@@ -15,7 +15,7 @@ def test_a_future_made_by_hand_lives_alone_and_is_nobodys_to_run() -> None:
     home = future._home
     assert isinstance(home, Alone)
     assert not home.claim(future)
-    assert not home.never_runs(())
+    assert not home.never_runs(Future(), (), ())
     with pytest.raises(AssertionError):
         home.run_here(future)
 

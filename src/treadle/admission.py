@@ -51,14 +51,17 @@ class Admission:
     and then wakes the caller; so nobody overtakes, and the bound is exact.
     """
 
-    __slots__ = ("blocks", "dispatcher", "entrants", "limit", "rejected")
+    __slots__ = ("blocks", "dispatcher", "entrants", "holds", "limit", "rejected")
 
     def __init__(self, dispatcher: Dispatcher, queue_size: int | None) -> None:
         self.dispatcher = dispatcher
         self.limit = sys.maxsize if queue_size is None else queue_size
         self.entrants: OrderedDict[Task, Entrant] = OrderedDict()
         self.rejected = 0
-        self.blocks: Callable[[Task], bool] | None = getattr(dispatcher.order, "full", None)  # no room for this one
+        # Whether the order has no room for a task; and whether it would hold it back, though a thread were free.
+        order = dispatcher.order
+        self.blocks: Callable[[Task], bool] | None = None if getattr(order, "full", None) is None else self.is_full
+        self.holds: Callable[[Task], bool] | None = getattr(order, "holds", None)
 
     def enter(self, task: Task, when_full: str, timeout: float | None = None) -> None:
         """Admit `task`, or do what `when_full` says.
@@ -171,8 +174,8 @@ class Admission:
             blocked = self.blocks is not None and self.blocks(task)
         if blocked:
             return False
-        free = dispatcher.staff.max_workers - dispatcher.staff.busy()
-        return len(dispatcher.tasks) + len(dispatcher.aside.tasks) < self.limit + max(0, free)
+        free = 0 if self.holds is not None and self.holds(task) else dispatcher.staff.free()
+        return len(dispatcher.tasks) + len(dispatcher.aside.tasks) < self.limit + free
 
     def make_way(self, task: Task) -> tuple[bool, list[Task]]:
         """Whether `task` may wait, and what is to be shed now, with no lock held; the lock is held."""
@@ -180,6 +183,11 @@ class Admission:
         roomy = not shedding.standing and self.has_room(task)
         stale = [] if roomy else shedding.pick()
         return roomy or self.has_room(task), stale
+
+    def is_full(self, task: Task) -> bool:
+        """Whether the order has no room for `task`; the lock is held."""
+        dispatcher = self.dispatcher
+        return bool(dispatcher.order.full(task, dispatcher.aside.beside(task)))  # type: ignore[attr-defined]  # it has
 
     def admit(self, task: Task) -> None:
         """Put `task` in the order and see that a worker comes; the lock is held."""
@@ -228,19 +236,24 @@ class Admission:
                 entrant.refusal = scope.over()
                 entrant.wake()
 
-    def let_in(self, room: int) -> None:
-        """Admit callers that wait, until `room` tasks wait; the lock is held."""
-        while self.entrants and self.dispatcher.waiting() < room:
-            task = next(iter(self.entrants))
-            if self.blocks is not None:  # the first one is the first whose key has room
-                first = next((task for task in self.entrants if not self.blocks(task)), None)
-                if first is None:
-                    return
-                task = first
+    def let_in(self, free: int = 0) -> None:
+        """Admit callers that wait for the room there is, and for `free` threads; the lock is held."""
+        while self.entrants and (waiting := self.dispatcher.waiting()) < self.limit + free:
+            task = self.first_in_line(to_run=waiting >= self.limit)
+            if task is None:
+                return
             entrant = self.entrants.pop(task)
             task._submitted = clock.now()  # that it waits since
             self.dispatcher.put(task)
             entrant.wake()
+
+    def first_in_line(self, *, to_run: bool) -> Task | None:
+        """Return the first task whose caller may come in; if `to_run`, one that a free thread may take."""
+        for task in self.entrants:
+            held = to_run and self.holds is not None and self.holds(task)
+            if not held and (self.blocks is None or not self.blocks(task)):
+                return task
+        return None
 
     def leave(self, task: Task) -> bool:
         """Let a caller's task go that waits for room, for it is cancelled or run elsewhere; the lock is held."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -16,14 +18,16 @@ __all__ = ["Aside"]
 class Aside:
     """Where tasks go that came to a thread before their rate allowed (see `treadle.rate`).
 
-    They take up room as those in the order do. While there are any, a pool that was closed keeps its threads.
+    They take up room as those in the order do. While there are any, a pool that was closed keeps a thread.
     """
 
-    __slots__ = ("dispatcher", "tasks")
+    __slots__ = ("dispatcher", "keys", "tasks")
 
     def __init__(self, dispatcher: Dispatcher) -> None:
         self.dispatcher = dispatcher
-        self.tasks: dict[Task, None] = {}  # guarded by the dispatcher's lock
+        # Guarded by the dispatcher's lock.
+        self.tasks: dict[Task, None] = {}
+        self.keys: Counter[object] = Counter()  # how many of each key
 
     def park(self, task: Task) -> bool:
         """Keep a task that was not admitted by its rate; False if it is no such task, or was called since.
@@ -33,27 +37,59 @@ class Aside:
         if not isinstance(task, Governed) or task._rate is None or task._rate.has_called(task):
             return False
         self.tasks[task] = None
+        self.keys[task._traits.key] += 1
         self.dispatcher.make_room()
         task._rate.arm()
         return True
+
+    def beside(self, task: Task) -> int:
+        """How many tasks with the key of `task` are here; the lock is held."""
+        return self.keys[task._traits.key]
 
     def leave(self, task: Task) -> bool:
         """Let a task go that is cancelled or run elsewhere; False if it is not here. The lock is held."""
         if task not in self.tasks:
             return False
-        del self.tasks[task]
+        self._remove(task)
         dispatcher = self.dispatcher
-        dispatcher.make_room()
-        dispatcher.admission.let_in(dispatcher.admission.limit)
-        if dispatcher.closed is not None and not self.tasks:
-            dispatcher.staff.wake_all()
+        dispatcher.admission.let_in(dispatcher.staff.free())
+        dispatcher.staff.nudge()
+        self._end()
         return True
 
     def resume(self, task: Task) -> None:
         """Put a task back in the order, for its rate has called it."""
         dispatcher = self.dispatcher
         with dispatcher.lock:
-            if self.leave(task):
+            if task in self.tasks:
+                self._remove(task)
                 dispatcher.put(task)
                 with suppress(RuntimeError):  # can't start new thread: another one, or the next submit, sees to it
                     dispatcher.staff.summon(task)
+                self._end()
+
+    def evict(self, newcomer: Task) -> Iterator[Task]:
+        """Remove and yield the task to give up for a newcomer: the oldest, of its key if that has any."""
+        of_key = self.beside(newcomer) > 0
+        for task in self.tasks:
+            if not of_key or task._traits.key == newcomer._traits.key:
+                self._remove(task)
+                yield task
+                return
+
+    def clear(self) -> None:
+        """Forget all; the lock is held."""
+        self.tasks.clear()
+        self.keys.clear()
+
+    def _remove(self, task: Task) -> None:
+        del self.tasks[task]
+        self.keys[task._traits.key] -= 1
+        if not self.keys[task._traits.key]:
+            del self.keys[task._traits.key]
+        self.dispatcher.make_room()
+
+    def _end(self) -> None:
+        """Let the threads of a closed pool go that were kept for what was here."""
+        if self.dispatcher.closed is not None and not self.tasks:
+            self.dispatcher.staff.wake_all()

@@ -131,4 +131,4 @@ def _never(target: Task, stuck: dict[Worker, _Wait], runner: dict[Task, Worker])
     """Whether `target` could never be done, if the workers in `stuck` never went on."""
     if target._state == RUNNING:
         return target in runner
-    return target._state == PENDING and target._home.never_runs(stuck)
+    return target._state == PENDING and target._home.never_runs(target, stuck, runner)

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import itertools
 from _thread import allocate_lock
-from collections.abc import Callable, Container
+from collections.abc import Callable, Collection, Container
 from threading import RLock, current_thread
 from typing import TYPE_CHECKING, Any
 
@@ -63,6 +63,7 @@ class Dispatcher:
         "dropping",
         "ended",
         "ended_in_order",
+        "holders",
         "idle_timeout",
         "initargs",
         "initializer",
@@ -80,7 +81,6 @@ class Dispatcher:
         "release",
         "room",
         "shedding",
-        "staff",
         "staff",
         "take",
         "tasks",
@@ -120,10 +120,10 @@ class Dispatcher:
         self.shedding = Shedding(self)
         self.limit = limit
         self.ended_in_order: Callable[[Task], object] | None = getattr(order, "ended", None)
+        self.holders: Callable[[Task], Collection[Task]] | None = getattr(order, "holders", None)
         self.staff = Staff(self, max_workers, min_workers)
         self.after = self.ended_in_order if limit is None else self.staff.learn
         self.admission = Admission(self, queue_size)
-
         self.aside = Aside(self)
         self.plain = not observers and self.admission.blocks is None
         self.room = self.admission.limit if self.plain else -1  # how many may wait where submit() goes the plain way
@@ -203,7 +203,8 @@ class Dispatcher:
         crowded = self.admission.blocks is not None and bool(self.admission.entrants)
         if crowded or (self.dead > 64 and self.dead * 2 > len(self.tasks)):  # half: a purge costs no more than it frees
             self.purge(task)
-        self.admission.let_in(self.admission.limit)
+        self.admission.let_in()
+        self.staff.nudge()
 
     def purge(self, leaving: Task | None = None) -> None:
         """Drop the dead entries from the order; the lock is held."""
@@ -258,16 +259,23 @@ class Dispatcher:
             if change < 0:
                 self.ended += 1
 
-    def never_runs(self, stuck: Container[Worker]) -> bool:
-        """Whether a waiting task could never be run, if the workers in `stuck` never went on."""
+    def never_runs(self, task: Task, stuck: Container[Worker], running: Container[Task]) -> bool:
+        """Whether `task`, which waits, could never be run, if the workers in `stuck`, with `running`, never went on."""
         with self.lock:
-            return self.staff.all_among(stuck)
+            if self.staff.all_among(stuck):
+                return True
+            holders = [] if self.holders is None else self.holders(task)
+            return bool(holders) and all(holder in running for holder in holders)
 
     def observe(self, task: Task) -> bool:
         """Run a claimed task, and tell the observers before and after; return as `Future._invoke`."""
         if not task._ready():
             return True
         name = task.name
+        if isinstance(task, Governed) and task._doomed():
+            task._invoke()
+            self.announce("cancelled", task, name=name)
+            return False
         self.announce("started", task, name=name)
         again = task._invoke()
         self.announce("finished", task, task._exception, name)
@@ -285,7 +293,7 @@ class Dispatcher:
 
     def after_claim(self) -> None:
         """Use the room that a claim has made, and wake the next worker if tasks remain; the lock is held."""
-        self.admission.let_in(self.admission.limit)
+        self.admission.let_in()
         if self.staff.idle and self.ready and not self.staff.waking:
             self.staff.wake_one()
 
@@ -311,7 +319,7 @@ class Dispatcher:
             self.staff.strike_out(worker)
             self.after_claim()
             return None
-        self.admission.let_in(self.admission.limit + 1)
+        self.admission.let_in(free=1)
         task = self.claim_next()
         if task is not None:
             self.after_claim()
@@ -338,12 +346,15 @@ class Dispatcher:
         plain = self.plain and self.closed is None and self.broken is None and not self.shedding.standing
         self.room = self.admission.limit - len(self.aside.tasks) if plain else -1
 
-    def put_back(self, task: Task) -> None:
-        """Return a claimed task to the order; the lock is held."""
-        task._state = PENDING
+    def put_back(self, task: Task) -> bool:
+        """Return a claimed task to the order; False if it failed meanwhile, at its deadline. The lock is held."""
         self.taken_over(task)
+        if task.done():
+            return False
+        task._state = PENDING
         if not self.aside.park(task):
             self.put_again(task)
+        return True
 
     # -- the end --------------------------------------------------------------------------------------------------
 
@@ -357,7 +368,7 @@ class Dispatcher:
             self.staff.wake_all()
             late = self.admission.refuse_all(self.broken)
         for task in (*victims, *late):
-            task._settle(None, PoolBroken(self.name))
+            task._drop(PoolBroken(self.name))
 
     def close(self, after: str, *, cancel: bool) -> None:
         """Take no more tasks; cancel what has not begun, if `cancel`. Idempotent. Waits for nothing."""
@@ -371,10 +382,10 @@ class Dispatcher:
             self.cancelled += sum(not task._silent for task in victims)
             self.staff.recall_all()
             self.staff.wake_all()
-            if self.tasks and not self.staff.workers:
+            if (self.tasks or self.aside.tasks) and not self.staff.workers:
                 self.staff.try_to_start()
         for task in late:
-            task._settle(None, PoolClosed(self.name, after))
+            task._drop(PoolClosed(self.name, after))
         for task in victims:
             self.announce("cancelled", task)
             task._abandon()

@@ -51,6 +51,10 @@ class Governed(Future[Any]):
         self._rate = None
         return True
 
+    def _doomed(self) -> bool:
+        """Whether it will not begin, for its scope is over."""
+        return self._scope.over() is not None
+
     def _invoke(self) -> bool:
         if not self._ready():
             return True

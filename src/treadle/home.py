@@ -37,8 +37,8 @@ class Home(Protocol):
     def resume(self, future: Future[Any]) -> None:
         """Put a task back in the queue that waited outside it."""
 
-    def never_runs(self, stuck: Container[Any]) -> bool:
-        """Whether a future that has not begun could never be run, if the workers in `stuck` never went on."""
+    def never_runs(self, task: Future[Any], stuck: Container[Any], running: Container[Future[Any]]) -> bool:
+        """Whether `task`, which waits, could never be run, if the workers in `stuck`, with `running`, never went on."""
 
 
 class Alone:
@@ -82,6 +82,6 @@ class Alone:
     def resume(self, future: Future[Any]) -> None:
         """Never called, since there is no queue."""
 
-    def never_runs(self, stuck: Container[Any]) -> bool:
+    def never_runs(self, task: Future[Any], stuck: Container[Any], running: Container[Future[Any]]) -> bool:
         """Return False: nobody knows who settles it."""
         return False

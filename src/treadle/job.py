@@ -271,19 +271,18 @@ class Job:
 
     def end_turn(self, turn: Turn, ran: int, again: bool) -> bool:
         """Account for a turn that stops; return whether it goes back to the queue."""
-        with self.dispatcher.lock:
-            self.dispatcher.ended += ran - 1  # the turn itself counts as one
         with self.lock:
             self.running -= 1
-            if again:
-                turn._submitted = clock.now()  # it waits since now
-                return True
-            self.turns -= 1
-            if not self.waiting:
+            turn._submitted = clock.now()  # if it goes on, it waits since now
+            if not again:
+                self.turns -= 1  # before the look: see the class
+                again = bool(self.waiting)
+                self.turns += again
+            if not again:
                 self.live.discard(turn)
-                return False
-            self.turns += 1
-            return True
+        with self.dispatcher.lock:
+            self.dispatcher.ended += ran - (not again)  # the turn itself counts as one, once it ends
+        return again
 
     def run(self, item: Item) -> None:
         """Make one call, and hand over what comes of it."""

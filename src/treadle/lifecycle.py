@@ -15,7 +15,7 @@ import weakref
 from threading import Lock
 from typing import TYPE_CHECKING, Protocol
 
-from treadle import clock, deadlock
+from treadle import clock, deadlock, rate
 from treadle.admission import AT_EXIT
 from treadle.calls import log_living
 from treadle.threads import DAEMON
@@ -129,9 +129,11 @@ def _before_fork() -> None:
     _forking.extend(_dispatchers)
     for dispatcher in _forking:
         dispatcher.lock.acquire()
+    rate.hold()
 
 
 def _after_fork_in_parent() -> None:
+    rate.let_go()
     for dispatcher in _forking:
         dispatcher.lock.release()
     _forking.clear()
@@ -147,7 +149,7 @@ def _start_afresh(dispatcher: Dispatcher) -> None:
             dispatcher.taken_over(task)
     dispatcher.order.purge(lambda task: False)
     dispatcher.admission.entrants.clear()
-    dispatcher.aside.tasks.clear()
+    dispatcher.aside.clear()
     dispatcher.staff.clear()
     dispatcher.dead = dispatcher.inline = 0
     dispatcher.make_room()
@@ -162,6 +164,7 @@ def _after_fork_in_child() -> None:
                 task._orphan()
         _start_afresh(dispatcher)
     _forking.clear()
+    rate.let_go()  # not before: the alarm may have a thread again, and would call tasks of the parent's
     deadlock.let_go(forget=True)
     _lock.release()
 

@@ -32,7 +32,7 @@ def traits_for(order: Order, name: str | None, priority: int, key: Hashable) -> 
     Raises:
         TypeError, ValueError: an argument is of the wrong type, or out of range, or `order` does not look at it.
     """
-    if name is None and priority == 0 and key is None:
+    if name is None and type(priority) is int and priority == 0 and key is None:
         return PLAIN
     checks.integer("priority", priority, least=-MOST_URGENT, most=MOST_URGENT)
     hash(key)

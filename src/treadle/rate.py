@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from threading import RLock
 from typing import TYPE_CHECKING, Any
@@ -13,11 +12,10 @@ from treadle.alarm import ALARM, Bell
 if TYPE_CHECKING:
     from treadle.futures import Future
 
-__all__ = ["Rate"]
+__all__ = ["Rate", "hold", "let_go"]
 
 _lock = RLock()  # of every rate: held for an instant, and across a fork; taken after a pool's lock, never before
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
+hold, let_go = _lock.acquire, _lock.release  # around a fork, for which `treadle.lifecycle` holds every lock in turn
 
 
 class Rate:
@@ -78,7 +76,9 @@ class Rate:
     def forget(self, task: Future[Any]) -> None:
         """Take `task` out of the line, for it will not run, or runs now."""
         with _lock:
-            self._called.discard(task)
+            if task in self._called:
+                self._called.discard(task)
+                self._disarm()  # its token is the next one's, perhaps at once
             if task in self._line:
                 self._line.remove(task)
             self.arm()
@@ -89,6 +89,11 @@ class Rate:
             if self._line and (self._bell is None or self._bell.ring is None):  # or the process forked
                 missing = 1 + len(self._called) - self._tokens
                 self._bell = ALARM.set(self._filled + max(0.0, missing / self.per_second), self._call)
+
+    def _disarm(self) -> None:
+        if self._bell is not None:
+            ALARM.mute(self._bell)
+            self._bell = None
 
     def _fill(self) -> None:
         now = clock.now()
@@ -101,10 +106,14 @@ class Rate:
         with _lock:
             self._bell = None
             self._fill()
-            while self._line and self._tokens + 1e-9 >= 1 + len(self._called):
+            # A token is kept for each that was called. But if none has been taken for so long that the bucket is full,
+            # those that were called are held up, perhaps by what waits for the next in line: so that one is called too.
+            wanted = min(1 + len(self._called), self.burst)
+            while self._line and self._tokens + 1e-9 >= wanted:
                 task = self._line.popleft()
                 self._called.add(task)
                 called.append(task)
+                wanted = 1 + len(self._called)
             self.arm()
         for task in called:
             task._home.resume(task)

@@ -28,14 +28,15 @@ class Shedding:
         self.stale: Callable[[], Sequence[Task]] | None = getattr(dispatcher.order, "stale", None)
 
     def evict(self, newcomer: Task) -> Task | None:
-        """Claim the task that the order gives up for `newcomer`, to be abandoned; the lock is held."""
+        """Claim the task that is given up for `newcomer`, to be abandoned; the lock is held."""
         dispatcher = self.dispatcher
+        aside, blocks = dispatcher.aside, dispatcher.admission.blocks
         with suppress(IndexError):
-            while dispatcher.tasks:
+            while dispatcher.tasks and not (blocks is not None and blocks(newcomer) and aside.beside(newcomer)):
                 victims = self.claim([dispatcher.order.evict(newcomer)])
                 if victims:
                     return victims[0]
-        return None
+        return next(iter(self.claim(aside.evict(newcomer))), None)
 
     def pick(self) -> list[Task]:
         """Claim the tasks that the order gives up now, to be shed with no lock held; the lock is held."""
@@ -44,7 +45,7 @@ class Shedding:
         victims = self.claim(self.stale())
         self.look()
         if victims:
-            self.dispatcher.admission.let_in(self.dispatcher.admission.limit)
+            self.dispatcher.admission.let_in()
         return victims
 
     def take_over(self, stale: Iterable[Task]) -> list[Task]:
@@ -97,6 +98,6 @@ class Shedding:
         victims = [task for task in (*dispatcher.tasks, *dispatcher.aside.tasks) if task._state == PENDING]
         for task in victims:
             task._state = RUNNING
-        dispatcher.aside.tasks.clear()
+        dispatcher.aside.clear()
         dispatcher.purge()
         return victims

@@ -174,9 +174,12 @@ class Staff:
     # -- coming and going -----------------------------------------------------------------------------------------
 
     def nudge(self) -> None:
-        """Make good what an exception in the middle of a critical section may have left undone; the lock is held."""
-        if self.idle and self.dispatcher.ready:
-            self.wake_one()
+        """See that somebody comes if a task may run, though nobody was summoned for it; the lock is held."""
+        if self.dispatcher.ready and not self.waking:
+            if self.idle:
+                self.wake_one()
+            elif len(self.workers) < self.max_workers:
+                self.try_to_start()
 
     def wake_one(self) -> None:
         """Wake the worker that fell idle last; the lock is held."""
@@ -226,10 +229,16 @@ class Staff:
     def may_leave(self, worker: Worker) -> bool:
         """Strike out `worker`, idle for long; False if there is work for it, or it is to be kept warm."""
         with self.dispatcher.lock:
-            if worker not in self.idle or len(self.workers) <= self.min_workers:
+            if worker not in self.idle or len(self.workers) <= self.wanted():
                 return False
             self.strike_out(worker)
             return True
+
+    def wanted(self) -> int:
+        """How many workers there are to be though they have nothing to do; the lock is held."""
+        if self.dispatcher.closed is None:
+            return self.min_workers
+        return min(1, len(self.dispatcher.aside.tasks))  # who closed the pool waits for them
 
     def strike_out(self, worker: Worker) -> None:
         """Count out a worker; the lock is held."""
@@ -247,7 +256,7 @@ class Staff:
             if worker in self.workers:  # neither idle for long nor, in a forked child, the parent's
                 self.strike_out(worker)
                 self.waking = False  # it may have been on its way
-            missed = bool(dispatcher.ready) or (dispatcher.closed is None and len(self.workers) < self.min_workers)
+            missed = bool(dispatcher.ready) or len(self.workers) < self.wanted()
             if missed and dispatcher.broken is None and len(self.workers) < self.max_workers:
                 self.try_to_start()
             predecessor, self.departed = self.departed, worker.thread
@@ -260,6 +269,10 @@ class Staff:
             self.start_worker()
             return True
         return False
+
+    def free(self) -> int:
+        """How many tasks could be taken at once; the lock is held."""
+        return max(0, self.max_workers - self.busy())
 
     def busy(self) -> int:
         """How many workers have a task that they cannot be recalled from; the lock is held."""

@@ -55,7 +55,7 @@ class Submitter:
             PoolClosed: the pool was shut down, or Python is exiting.
             PoolBroken: an initializer failed.
             PoolDeadlock: waiting for room could never end (see `treadle.errors.PoolDeadlock`).
-            DeadlineExceeded, Cancelled: the caller's deadline has passed, or it was asked to stop.
+            DeadlineExceeded, Cancelled: the caller's deadline has passed, or its group was cancelled.
             RuntimeError: no thread can be started, and the pool has none; the task will not run.
         """
         if not callable(fn):

@@ -88,7 +88,7 @@ class Worker:
             if self._initialize():
                 self._serve()
             elif self.task is not None:
-                self.task._settle(None, PoolBroken(dispatcher.name))
+                self.task._drop(PoolBroken(dispatcher.name))
         except BaseException as error:
             reason = error
             _log.critical("worker %s of pool %r was killed", self.thread.name, dispatcher.name, exc_info=True)
@@ -137,19 +137,22 @@ class Worker:
         ready, take, idle = dispatcher.ready, dispatcher.take, staff.idle
         stale, after = dispatcher.shedding.stale, dispatcher.after
         now, plain = clock.now, not dispatcher.observers
-        task = done = self.last = self.task  # `done` is run, not settled
-        again, watchers = False, None
-        if done is not None:
-            again = done._invoke() if plain else dispatcher.observe(done)
-            self.ended += 1
+        task, watchers = self.task, None
         while True:
+            done = self.last = task  # is run, not settled; the last reference to the one before goes here, unlocked
+            if done is not None:
+                self.since = now()
+                try:
+                    again = done._invoke() if plain else dispatcher.observe(done)
+                finally:
+                    self.ended += 1
             acquire()
             try:
                 if done is not None:
                     watchers = done._watchers
                     if again:
                         watchers = None
-                        dispatcher.put_back(done)
+                        self.ended -= dispatcher.put_back(done)
                     else:
                         if watchers is None or watchers.condition is None:
                             done._state = FINISHED
@@ -177,16 +180,12 @@ class Worker:
                 self._deliver(done)
                 watchers = None
                 if task is done:
-                    task = done = self.task = self.last = None
+                    task = self.task = None
                     continue
-            done = self.last = task  # the last reference to the one before goes here, outside the lock
             if task is None:
+                done = self.last = None  # an idle worker holds no task
                 if not self._rest():
                     return
-                continue
-            self.since = now()
-            again = task._invoke() if plain else dispatcher.observe(task)
-            self.ended += 1
 
     def _deliver(self, done: Any) -> None:
         """Tell those who wait for the last task. The next one is claimed, and must not go down with a callback."""
@@ -199,7 +198,7 @@ class Worker:
             with self.dispatcher.lock:
                 task, self.task = self.task, None
                 if task is not None and task is not done:
-                    self.dispatcher.put_back(task)
+                    self.ended += not self.dispatcher.put_back(task)
             raise
 
     def _rest(self) -> bool:
@@ -215,6 +214,7 @@ class Worker:
         while not self.mail.acquire(True, timeout):
             if dispatcher.staff.may_leave(self):
                 return False
+            timeout = -1  # kept for as long as it takes
         with dispatcher.lock:
             dispatcher.staff.waking = False
         return True

@@ -95,9 +95,9 @@ def test_a_key_is_full_at_its_own_ceiling_and_gives_up_its_own_oldest() -> None:
     for task in (first, second, *others[:1]):
         order.put(task)
     assert order.full is not None
-    assert order.full(task_of(key="a"))
-    assert not order.full(task_of(key="b"))
-    assert not order.full(task_of(key="c"))
+    assert order.full(task_of(key="a"), 0)
+    assert not order.full(task_of(key="b"), 0)
+    assert not order.full(task_of(key="c"), 0)
     assert order.evict(task_of(key="a")) is first
     assert order.evict(task_of(key="c")) in (second, others[0])
 
@@ -337,7 +337,7 @@ def test_a_key_is_full_exactly_when_as_many_of_it_wait_as_may(steps: list[Any], 
     for step, value in steps:
         count = sum(task._traits.key == value for task in waiting)
         newcomer = task_of(key=value)
-        assert order.full(newcomer) == (count >= most)
+        assert order.full(newcomer, 0) == (count >= most)
         if step == "put" and count < most:
             order.put(newcomer)
             waiting.append(newcomer)

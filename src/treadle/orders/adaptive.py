@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from itertools import islice
 from math import inf
 
 from treadle import checks, clock
@@ -24,8 +25,8 @@ class Adaptive:
     come free together find something to do. Once the queue has been empty, all is as before; but for a while, a delay
     of `target` is enough to make it a standing one again, since the load has hardly gone.
 
-    Tasks are shed when a thread comes to take one, or when the queue is full, and while the queue stands also by whoever
-    submits: so those who offer too much do that work. `queue_size` bounds how many wait.
+    Tasks are shed when a thread comes to take one, or when the queue is full, and while the queue stands also by
+    whoever submits: so those who offer too much do that work. `queue_size` bounds how many wait.
 
     Sources: controlled delay (Nichols and Jacobson, "Controlling Queue Delay", ACM Queue 2012), with the simple rule
     and the adaptive order of Maurer, "Fail at Scale", ACM Queue 2015.
@@ -39,7 +40,18 @@ class Adaptive:
         TypeError, ValueError: an argument is of the wrong type, or out of range.
     """
 
-    __slots__ = ("interval", "late_since", "put", "ready", "standing", "stood_until", "target", "tasks", "threads")
+    __slots__ = (
+        "behind",
+        "interval",
+        "late_since",
+        "put",
+        "ready",
+        "standing",
+        "stood_until",
+        "target",
+        "tasks",
+        "threads",
+    )
 
     def __init__(self, target: float = 0.005, interval: float = 0.1) -> None:
         self.target = checks.number("target", target, least=0)
@@ -48,6 +60,7 @@ class Adaptive:
         self.put = self.tasks.append
         self.threads = 1
         self.standing = False
+        self.behind = 0  # tasks at the old end that were put there again, while the queue stands
         self.late_since: float | None = None  # since when the head has been late at every look
         self.stood_until = -inf  # when it last stopped standing
 
@@ -55,6 +68,7 @@ class Adaptive:
         """Add a task that was taken, and is to go on later: behind the others, in whichever order they are."""
         if self.standing:
             self.tasks.appendleft(task)
+            self.behind += 1
         else:
             self.tasks.append(task)
 
@@ -63,8 +77,7 @@ class Adaptive:
         if not self.standing:
             return self.tasks.popleft()
         task = self.tasks.pop()
-        if not self.tasks:
-            self._relax()
+        self._count_behind()
         return task
 
     def stale(self) -> Sequence[Task]:
@@ -78,15 +91,25 @@ class Adaptive:
         if not self.standing and not self._stands(now, late=tasks[0]._submitted < latest):
             return ()
         shed = []
+        others = len(tasks) - self.behind
+        tasks.rotate(-self.behind)  # to the new end, for they have not waited long
         while len(tasks) > self.threads and tasks[0]._submitted < latest:
             shed.append(tasks.popleft())
+        self.behind -= max(0, len(shed) - others)
+        tasks.rotate(self.behind)
         return shed
 
     def _relax(self) -> None:
         """Note that the queue does not stand any more."""
         if self.standing:
             self.stood_until = clock.now()
-        self.standing, self.late_since = False, None
+        self.standing, self.late_since, self.behind = False, None, 0
+
+    def _count_behind(self) -> None:
+        """Note that some tasks may have been the last, or that all have gone."""
+        self.behind = min(self.behind, len(self.tasks))
+        if not self.tasks:
+            self._relax()
 
     def _stands(self, now: float, *, late: bool) -> bool:
         """Find out whether the queue stands, at a look that found its head late or not."""
@@ -102,17 +125,17 @@ class Adaptive:
     def evict(self, newcomer: Task) -> Task:
         """Remove and return the task that has waited longest."""
         task = self.tasks.popleft()
-        if not self.tasks:
-            self._relax()
+        self.behind = max(0, self.behind - 1)
+        self._count_behind()
         return task
 
     def purge(self, keep: Callable[[Task], bool]) -> None:
         """Drop every task that `keep` refuses."""
         kept = [task for task in self.tasks if keep(task)]
+        self.behind = sum(keep(task) for task in islice(self.tasks, self.behind))
         self.tasks.clear()
         self.tasks.extend(kept)
-        if not kept:
-            self._relax()
+        self._count_behind()
 
     def __repr__(self) -> str:
         return f"Adaptive(target={self.target:g}, interval={self.interval:g}, {len(self.tasks)} waiting)"

@@ -57,7 +57,20 @@ class Fair:
         TypeError, ValueError: an argument is of the wrong type, or out of range.
     """
 
-    __slots__ = ("ended", "flows", "full", "max_running", "max_waiting", "ready", "spare", "taken", "tasks", "weights")
+    __slots__ = (
+        "ended",
+        "flows",
+        "full",
+        "holders",
+        "holds",
+        "max_running",
+        "max_waiting",
+        "ready",
+        "spare",
+        "taken",
+        "tasks",
+        "weights",
+    )
 
     def __init__(
         self,
@@ -77,6 +90,8 @@ class Fair:
         self.ready: deque[_Flow] = deque()  # that have tasks waiting and may run one; the first has its turn
         self.taken: dict[Task, _Flow] = {}  # tasks that run, and count
         self.ended = None if self.max_running is None else self._ended
+        self.holds = None if self.max_running is None else self._holds
+        self.holders = None if self.max_running is None else self._holders
         self.full = None if self.max_waiting is None else self._full
 
     def put(self, task: Task) -> None:
@@ -118,7 +133,7 @@ class Fair:
     def evict(self, newcomer: Task) -> Task:
         """Remove and return the oldest task of the key that has most waiting, or of the newcomer's, if that is full."""
         flow = self.flows.get(newcomer._traits.key)
-        if flow is None or self.full is None or not self.full(newcomer):
+        if flow is None or self.full is None or not self.full(newcomer, 0):
             flow = max(self.flows.values(), key=lambda flow: len(flow.waiting), default=None)
         if flow is None or not flow.waiting:
             raise IndexError("no task waits")
@@ -162,10 +177,22 @@ class Fair:
                 flow.credit += flow.weight
                 self.ready.append(flow)
 
-    def _full(self, task: Task) -> bool:
-        """Whether the key of `task` has no room for one more."""
+    def _full(self, task: Task, beside: int) -> bool:
+        """Whether the key of `task`, which has so many waiting elsewhere, has no room for one more."""
         flow = self.flows.get(task._traits.key)
-        return flow is not None and len(flow.waiting) >= (self.max_waiting or 0)
+        return (0 if flow is None else len(flow.waiting)) + beside >= (self.max_waiting or 0)
+
+    def _holds(self, task: Task) -> bool:
+        """Whether `task`, if it came now, would have to wait for others of its key."""
+        flow = self.flows.get(task._traits.key)
+        return flow is not None and len(flow.waiting) + flow.running >= (self.max_running or 0)
+
+    def _holders(self, task: Task) -> list[Task]:
+        """Return the tasks of which one has to end before `task` may run; none, if it may."""
+        flow = self.flows.get(task._traits.key)
+        if flow is None or flow.running < (self.max_running or 0):
+            return []
+        return [taken for taken, its_flow in self.taken.items() if its_flow is flow]
 
     def __repr__(self) -> str:
         return f"Fair({len(self.tasks)} waiting, of {len(self.flows)} keys)"

@@ -18,10 +18,17 @@ class Order(Protocol):
     It has no lock of its own: every call is made with the pool's lock held, so none may block or call out, and an order
     serves one pool only. Tasks that were cancelled or run elsewhere stay in it until they are taken or purged.
 
-    An order may have six things more: `put_again(task)` adds a task that was taken and is to go on later; `stale()`
-    returns the tasks that are to be shed now, taken out, and is asked before each `take`, and while `standing` is true
-    before each `put` too; `full(task)` says whether the order itself has no room for `task`; `ended(task)` is told of
-    each task that was taken, once it has run or was put back; and `threads` is set to the pool's ceiling on threads.
+    An order may have more:
+
+    - `put_again(task)` adds a task that was taken and is to go on later.
+    - `stale()` returns the tasks that are to be shed now, taken out. It is asked before each `take`, and while
+      `standing` is true before each `put` too.
+    - `full(task, beside)` says whether the order itself has no room for `task`, when `beside` tasks with its key wait
+      for their rate.
+    - `holds(task)` says whether it would hold back `task` though a thread were free; and `holders(task)` returns the
+      tasks, among those taken, of which one has to end before it lets `task` be taken.
+    - `ended(task)` is told of each task that was taken, once it has run or was put back.
+    - `threads` is set to the pool's ceiling on threads.
     """
 
     @property
