@@ -88,9 +88,9 @@ def _wait_in(
         for future in futures - done:
             with future._condition:
                 future._waiters.remove(waiter)
-    done |= set(waiter.finished_futures)
     if not _satisfied(futures, return_when):
         scope.check()
+    done = {future for future in futures if future._state in (FINISHED, CANCELLED_AND_NOTIFIED)}
     return _base.DoneAndNotDoneFutures(done, futures - done)
 
 
