@@ -9,6 +9,7 @@ import pytest
 
 from treadle import Future, Pool, as_completed, wait
 from treadle.errors import PoolDeadlock
+from treadle.orders import Fair
 
 
 @pytest.mark.parametrize("threads", [1, 2])
@@ -101,3 +102,11 @@ def test_a_wait_for_a_thread_that_works_is_no_deadlock() -> None:
         gate.set()
         assert waits.result(30) is True
         assert behind.result(30) == 0
+
+
+def test_a_knot_through_the_ceiling_of_a_key_is_found() -> None:
+    """The only task of the key that may run waits for the other pool, whose thread waits for one more of the key."""
+    with Pool(4, order=Fair(max_running=1), name="a") as a, Pool(1, name="b") as b:
+        view = a.options(key="k")
+        outer = view.submit(lambda: b.submit(lambda: view.submit(abs, -3).result()).result())
+        assert outer.result(30) == 3

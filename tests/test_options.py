@@ -46,6 +46,24 @@ def test_priorities_have_bounds(priority: int) -> None:
         traits_for(Priority(), None, priority, None)
 
 
+@pytest.mark.parametrize("priority", [0.0, False])
+def test_a_priority_has_to_be_an_integer_even_if_it_is_nothing(priority: Any) -> None:
+    with pytest.raises(TypeError, match="priority="):
+        traits_for(Priority(), None, priority, None)
+
+
+def test_tasks_that_are_held_back_leave_free_threads_to_other_keys() -> None:
+    gate, inside = threading.Event(), threading.Event()
+    with Pool(2, queue_size=0, when_full="reject", order=Fair(max_running=1)) as pool:
+        a, b = pool.options(key="a"), pool.options(key="b")
+        a.submit(lambda: inside.set() or gate.wait(PATIENCE))  # type: ignore[func-returns-value]  # it is falsy
+        assert inside.wait(PATIENCE)
+        with pytest.raises(PoolFull):
+            a.submit(int)  # a thread is free, but not for that key
+        assert b.submit(abs, -1).result(PATIENCE) == 1
+        gate.set()
+
+
 def test_a_key_has_to_be_hashable() -> None:
     with pytest.raises(TypeError, match="unhashable"):
         traits_for(Fair(), None, 0, [])  # type: ignore[arg-type]  # that is the point

@@ -296,3 +296,25 @@ def test_it_keeps_the_newest_of_those_that_are_late_and_takes_the_newest_first(c
     assert take(order) == ([], old[7])
     assert take(order) == ([], old[6])
     assert not order.standing
+
+
+def test_a_task_that_was_put_again_at_the_old_end_keeps_no_other_from_being_shed(clock: FakeClock) -> None:
+    """A map's turn goes there when it makes way, and has not waited long; it is taken when nothing else is left."""
+    order = Adaptive(target=0.005, interval=0.0)
+    order.threads = 2
+    put(order, clock, 3)
+    clock.pass_(1.0)
+    take(order)
+    put(order, clock, 5)
+    clock.pass_(1.0)
+    _, turn = take(order)
+    assert order.standing
+    waiting = put(order, clock, 3)
+    clock.pass_(1.0)
+    turn._submitted = clock.now()
+    order.put_again(turn)
+    newest = put(order, clock)
+    shed, taken = take(order)
+    assert set(waiting) <= set(shed)
+    assert [taken] == newest
+    assert order.take() is turn
