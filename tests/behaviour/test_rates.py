@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 import treadle
 from behaviour.scripts import script
 from clocks import FakeClock
-from treadle import Future, Pool, Rate, TaskGroup
-from treadle.alarm import Alarm
+from treadle import Future, Pool, Rate, TaskGroup, clock
+from treadle.alarm import Alarm, Bell
 from treadle.errors import DeadlineExceeded, PoolBroken, PoolClosed, PoolFull, WorkerLost
 from treadle.events import Observer, TaskEvent
 from treadle.governed import FREE
@@ -31,13 +31,23 @@ PATIENCE = 20.0  # seconds after which a wait that ought to end is taken to hang
 NO_RATE = 1e9  # tasks a second: for those that a test has run at once in a pool with a rate of its own
 
 
+class TimelyAlarm(Alarm):
+    """Rings when it is told to, and what is due when it is set at once: a thread may set it just after time passed."""
+
+    def set(self, when: float, ring: Callable[[], object]) -> Bell:
+        bell = super().set(when, ring)
+        if when <= clock.now():
+            threading.Thread(target=self.ring_due).start()
+        return bell
+
+
 class Time:
     """Time that stands still; what is due then rings in the thread of the test, for the alarm has none of its own."""
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.clock = FakeClock(patch)
         patch.setattr("treadle.alarm.start_thread", lambda target, name: threading.current_thread())
-        self.alarm = Alarm()
+        self.alarm = TimelyAlarm()
         patch.setattr("treadle.rate.ALARM", self.alarm)
         patch.setattr("treadle.scope.ALARM", self.alarm)
 
