@@ -128,7 +128,32 @@ def test_its_thread_ends_when_the_last_bell_was_muted_however_far_that_is() -> N
     assert thread is not None
     until(lambda: asleep(alarm))
     alarm.mute(bell)
-    thread.join(3)
+    thread.join(PATIENCE)
+    ended = not thread.is_alive()
+    alarm.set(0.0, int)  # so that it looks
+    thread.join(PATIENCE)
+    assert ended
+
+
+def test_its_thread_does_not_sleep_for_a_bell_that_is_muted_as_it_goes_to_sleep() -> None:
+    """It rang what was due, and has not looked yet for how long it may sleep."""
+    bells: list[Bell] = []
+    is_set = threading.Event()
+
+    class Muting(Alarm):
+        def ring_due(self) -> int:
+            rang = super().ring_due()
+            assert is_set.wait(PATIENCE)
+            if bells:
+                self.mute(bells.pop())
+            return rang
+
+    alarm = Muting()
+    bells.append(alarm.set(clock.now() + 3600, int))
+    is_set.set()
+    thread = alarm._thread
+    assert thread is not None
+    thread.join(PATIENCE)
     ended = not thread.is_alive()
     alarm.set(0.0, int)  # so that it looks
     thread.join(PATIENCE)

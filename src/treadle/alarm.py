@@ -119,7 +119,7 @@ class Alarm:
             with self._changed:
                 if self._bells:
                     wait = self._bells[0].when - clock.now()
-                    if wait > 0:
+                    if wait > 0 and self._bells[0].ring is not None:  # or it was muted just now
                         self._changed.wait(min(wait, TIMEOUT_MAX))
                 elif not self._changed.wait(LINGER) and not self._bells:
                     self._thread = None
