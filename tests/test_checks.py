@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from treadle import checks
+
+
+async def answer() -> None:
+    """Never run."""
+
+
+class Answer:
+    async def __call__(self) -> None:
+        """Never run."""
 
 
 @pytest.mark.parametrize(
@@ -33,6 +43,10 @@ from treadle import checks
         (lambda: checks.boolean("b", 1), TypeError, ("b=1", "True or False")),
         (lambda: checks.text("s", 1), TypeError, ("s=1", "string")),
         (lambda: checks.function("f", 1), TypeError, ("f=1", "callable")),
+        (lambda: checks.blocking("f", 1), TypeError, ("f=1", "callable")),
+        (lambda: checks.blocking("f", answer), TypeError, ("f=<function answer", "coroutine", "ordinary")),
+        (lambda: checks.blocking("f", functools.partial(answer)), TypeError, ("coroutine",)),
+        (lambda: checks.blocking("f", Answer()), TypeError, ("coroutine",)),
     ],
 )
 def test_a_bad_value_is_named(check: Callable[[], Any], error: type[Exception], words: tuple[str, ...]) -> None:
@@ -52,3 +66,5 @@ def test_good_values_pass() -> None:
     assert checks.boolean("b", False) is False
     assert checks.text("s", "x") == "x"
     checks.function("f", len)
+    checks.blocking("f", len)
+    checks.blocking("f", functools.partial(int, "3"))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Iterable
 
-__all__ = ["boolean", "function", "integer", "integer_or_none", "number", "one_of", "seconds", "text"]
+__all__ = ["blocking", "boolean", "function", "integer", "integer_or_none", "number", "one_of", "seconds", "text"]
 
 
 def integer(name: str, value: object, *, least: int, most: int | None = None) -> int:
@@ -116,3 +117,14 @@ def function(name: str, value: object) -> None:
     """
     if not callable(value):
         raise TypeError(f"{name}={value!r} is {type(value).__name__}; {name} must be a callable")
+
+
+def blocking(name: str, value: object) -> None:
+    """Check that `value` can be called from a thread, which an `async def` cannot: it would return at once, unrun.
+
+    Raises:
+        TypeError: it cannot.
+    """
+    function(name, value)
+    if inspect.iscoroutinefunction(value) or inspect.iscoroutinefunction(getattr(value, "__call__", None)):  # noqa: B004  # is it async?
+        raise TypeError(f"{name}={value!r} is a coroutine function; {name} must be an ordinary one, which may block")

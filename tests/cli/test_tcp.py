@@ -35,6 +35,9 @@ def talk(conn):
 
 made = Messages(shout, Lines(), greeting=b"welcome\\n")
 number = 3
+
+async def later(line, peer):
+    return line
 """
 
 
@@ -194,9 +197,14 @@ def test_limits_are_enforced() -> None:
     ("options", "status", "complaint"),
     [
         (("app",), 2, "'app' is not MODULE:HANDLER, as in app:handle"),
+        ((":shout",), 2, "':shout' is not MODULE:HANDLER, as in app:handle"),
+        (("app:",), 2, "'app:' is not MODULE:HANDLER"),
+        ((".app:shout",), 2, "'.app:shout' is not MODULE:HANDLER"),
         (("nothing:shout",), 2, "there is no module 'nothing'; is nothing.py in "),
         (("app:shoot",), 2, "app:shoot: no 'shoot' in it; it has shout, reverse, pid, talk, made"),
         (("app:number",), 2, "app:number is int, and cannot be called"),
+        (("app:later",), 2, "is a coroutine function; handler must be an ordinary one, which may block"),
+        (("app:later", "--session"), 2, "is a coroutine function"),
         (("app:shout", "--framing", "line"), 2, "'line' is no framing; allowed: raw, lines"),
         (("app:shout", "--framing", "length-prefix=9"), 2, "allowed: 1 to 8 bytes"),
         (("app:shout", "--framing", "delimiter="), 2, "allowed: one byte or more"),

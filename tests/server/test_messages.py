@@ -21,10 +21,19 @@ def test_messages_are_limited_by_the_servers_limits() -> None:
     assert cutter.feed(b"abc\nabcd") == [b"abc"]
 
 
+async def answer_later(data: bytes, peer: Peer) -> bytes:
+    return data
+
+
 @pytest.mark.parametrize(
     ("arguments", "options", "words"),
     [
         ((3,), {}, "handler=3 is int; handler must be a callable"),
+        (
+            (answer_later,),
+            {},
+            "handler=<function answer_later at .*> is a coroutine function; handler must be",
+        ),
         ((handle, "lines"), {}, "framing='lines' is no framing; allowed: an object like Raw"),
         ((handle, Lines), {}, "framing=.* is no framing"),
         ((handle,), {"greeting": "hi"}, "greeting='hi' is str; allowed: bytes"),

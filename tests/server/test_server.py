@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import array
 import logging
 import socket
 import ssl
@@ -93,6 +94,26 @@ def test_a_handler_that_returns_no_bytes_is_told_so(caplog: pytest.LogCaptureFix
         sock.sendall(b"x")
         assert receive_all(sock) == b""
     assert "returned str; allowed: bytes, or None" in caplog.text
+
+
+def test_nothing_is_handled_after_an_answer_that_is_no_bytes() -> None:
+    handled: list[bytes] = []
+
+    def answer(line: bytes, peer: Peer) -> object:
+        handled.append(line)
+        return "text" if line == b"2" else line
+
+    with Server(Messages(answer, Lines()), "127.0.0.1:0", max_workers=2) as server, client(server) as sock:  # type: ignore[arg-type]
+        sock.sendall(b"1\n2\n3\n")
+        assert receive_all(sock) == b"1"
+        assert handled == [b"1", b"2"]
+
+
+def test_an_answer_may_be_anything_that_holds_bytes() -> None:
+    kinds = {b"1": bytearray(b"a"), b"2": memoryview(b"b"), b"3": array.array("b", b"c"), b"4": b"d"}
+    server = Server(Messages(lambda line, peer: kinds[line], Lines()), "127.0.0.1:0", max_workers=2)  # type: ignore[arg-type,return-value]
+    with server, client(server) as sock:
+        assert ask(sock, b"1\n2\n3\n4\n", 4) == b"abcd"
 
 
 def test_a_handler_may_end_the_connection_with_a_last_word() -> None:

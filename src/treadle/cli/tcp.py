@@ -41,7 +41,8 @@ def tcp(handler: str, framing: Framing | None, session: bool, speaks_first: bool
         raise click.UsageError("--session reads for itself, and has no use for --framing; give one of the two")
     if speaks_first and not session:
         raise click.UsageError("--speaks-first needs --session")
-    if ":" not in handler:
+    module_name, _, path = handler.partition(":")
+    if not path or not module_name or module_name.startswith("."):
         raise click.UsageError(f"{handler!r} is not {FORM}")
 
     def make() -> Protocol:
@@ -50,7 +51,10 @@ def tcp(handler: str, framing: Framing | None, session: bool, speaks_first: bool
             if session or framing is not None:
                 raise click.UsageError(f"{handler} is a {type(found).__name__} already; drop --framing and --session")
             return found
-        return Session(found, speaks_first=speaks_first) if session else Messages(found, framing)
+        try:
+            return Session(found, speaks_first=speaks_first) if session else Messages(found, framing)
+        except TypeError as error:  # it is async
+            raise click.UsageError(f"{handler}: {error}") from None
 
     serve("tcp", make, options)
 

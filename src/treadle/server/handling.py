@@ -306,11 +306,8 @@ class Handling:
 
 
 def _size_of(answer: Any, otherwise: int) -> int:
-    """Return the length of an answer; `otherwise` if it has none, and so is none."""
-    try:
-        return len(answer)
-    except TypeError:
-        return otherwise
+    """Return the length of an answer; `otherwise` if it is none, or of a kind that is to be sent by itself."""
+    return len(answer) if isinstance(answer, (bytes, bytearray, memoryview)) else otherwise
 
 
 def _take(slot: list[Connection]) -> bool:

@@ -57,7 +57,7 @@ class Messages:
         *,
         greeting: bytes = b"",
     ) -> None:
-        checks.function("handler", handler)
+        checks.blocking("handler", handler)
         if framing is None:
             framing = Raw()
         if isinstance(framing, type) or not callable(getattr(framing, "cutter", None)):

@@ -44,7 +44,7 @@ class Session:
     greeting = b""
 
     def __init__(self, handler: Callable[[Conversation], object], *, speaks_first: bool = False) -> None:
-        checks.function("handler", handler)
+        checks.blocking("handler", handler)
         self.handler = handler
         self.speaks_first = checks.boolean("speaks_first", speaks_first)
         self.name = name_of(handler)
@@ -68,6 +68,9 @@ class Session:
             if error is not conversation.gone:
                 raise
             connection.error = connection.error or str(error)  # the client was late, or left: no fault of the handler's
+        except EOFError as error:
+            if error is not conversation.gone:
+                raise
         finally:
             connection.closing = True
             connection.sock.setblocking(False)
@@ -96,7 +99,7 @@ class Conversation:
         self._writing = Pace("write", limits.write_timeout, limits.min_write_rate, limits.rate_grace)
         self._rest = bytearray(b"".join(connection.waiting))  # read, and not taken
         connection.waiting.clear()
-        self.gone: OSError | None = None  # what a method raised last
+        self.gone: OSError | EOFError | None = None  # what a method raised last
 
     def recv(self, most: int = CHUNK) -> bytes:
         """Return what has come, 1 to `most` bytes, or wait for it; b"" when the client sends no more.
@@ -124,7 +127,8 @@ class Conversation:
         if checks.integer("size", size, least=0) > self._most:
             raise MessageTooLong(self._most, size)
         if not self._collect(lambda searched: len(self._rest) >= size):
-            raise EOFError(f"{self.peer} ended after {len(self._rest)} of {size} bytes")
+            self.gone = EOFError(f"{self.peer} ended after {len(self._rest)} of {size} bytes")
+            raise self.gone
         data = bytes(self._rest[:size])
         del self._rest[:size]
         return data
@@ -135,12 +139,14 @@ class Conversation:
         Raises:
             TimeoutError: the first byte did not come in `Limits.idle_timeout`, or the last in `Limits.read_timeout`
                 seconds.
-            MessageTooLong: the line is longer than `Limits.max_message`.
+            MessageTooLong: the line is longer than `Limits.max_message`, its "\n" not counted.
             OSError: the client is gone.
         """
         self._collect(lambda searched: self._rest.find(b"\n", searched) >= 0)
         end = self._rest.find(b"\n") + 1 or len(self._rest)
         line = bytes(self._rest[:end])
+        if len(line.removesuffix(b"\n")) > self._most:
+            raise MessageTooLong(self._most)
         del self._rest[:end]
         return line
 
