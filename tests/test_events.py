@@ -111,3 +111,4 @@ def test_an_observer_that_kills_its_worker_loses_that_task_only() -> None:
         after = [pool.submit(abs, -n) for n in range(5)]
         assert "doomed" in str(doomed.exception(30))
         assert [future.result(30) for future in after] == [0, 1, 2, 3, 4]
+    assert (pool.snapshot().submitted, pool.snapshot().finished) == (6, 6)

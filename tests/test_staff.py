@@ -9,6 +9,7 @@ import pytest
 
 from treadle import Future, Pool
 from treadle.staff import Staff
+from treadle.worker import Worker
 
 
 class Refusing(threading.Thread):
@@ -123,3 +124,21 @@ def test_a_signal_handler_may_submit_just_before_a_thread_is_woken_or_started(
         assert pool.submit(abs, -2).result(30) == 2
         assert handled[0].result(30) == 1
         assert pool.snapshot().finished == pool.snapshot().submitted
+
+
+def test_a_thread_that_is_kept_warm_sleeps_even_if_idle_threads_leave_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[bool] = []
+    may_leave = Staff.may_leave
+
+    def counting(staff: Staff, worker: Worker) -> bool:
+        asked.append(may_leave(staff, worker))
+        return asked[-1]
+
+    monkeypatch.setattr(Staff, "may_leave", counting)
+    with Pool(1, min_workers=1, idle_timeout=0) as pool:
+        for round_ in range(1, 4):
+            assert pool.submit(abs, -round_).result(30) == round_
+            threading.Event().wait(0.05)  # in which one that does not sleep would ask a thousand times
+            assert len(asked) < 20 * round_
+        assert len(pool._dispatcher.staff.workers) == 1
+    assert asked.count(False) >= 1
