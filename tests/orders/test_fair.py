@@ -13,6 +13,16 @@ from hypothesis import strategies as st
 from orders.tasks import task_of
 from treadle.futures import CANCELLED_AND_NOTIFIED, PENDING, RUNNING
 from treadle.orders import Fair
+from treadle.orders.fair import KEPT
+
+
+@pytest.fixture(autouse=True, params=[0, KEPT])
+def kept(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+    """How many keys are remembered though they have no tasks; nobody is to notice."""
+    count: int = request.param
+    monkeypatch.setattr("treadle.orders.fair.KEPT", count)
+    return count
+
 
 STEPS = st.lists(st.one_of(st.integers(0, 3), st.none()), max_size=100)
 
@@ -312,7 +322,7 @@ def test_of_each_key_no_more_run_than_allowed_whatever_happens_to_them(steps: li
             take()
         for task in list(running):
             end(task)
-    assert not order.flows
+    assert not any(flow.waiting or flow.running for flow in order.flows.values())
     assert not order.taken
 
 
@@ -370,3 +380,12 @@ def test_a_key_whose_tasks_are_gone_is_forgotten() -> None:
     assert len(order.flows) == 250
     order.purge(lambda task: False)
     assert (len(order.flows), len(order.taken), len(order.tasks)) == (0, 0, 0)
+
+
+def test_keys_without_tasks_are_forgotten_beyond_a_few(kept: int) -> None:
+    order = Fair()
+    for key in range(10 * KEPT):
+        order.put(task_of(key=key))
+        order.take()
+    assert len(order.flows) == kept
+    assert repr(order) == "Fair(0 waiting, of 0 keys)"

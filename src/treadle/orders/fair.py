@@ -14,7 +14,9 @@ from treadle.orders.order import Task
 __all__ = ["Fair"]
 
 
-SPARE = 64  # keys without tasks whose queues are kept for the next ones: making one takes longer than a turn
+# Making a queue takes longer than a turn.
+KEPT = 64  # keys beyond which those without tasks are forgotten
+SPARE = 64  # queues of forgotten ones that are kept for other keys
 
 
 class _Flow:
@@ -85,8 +87,8 @@ class Fair:
         self.max_running = checks.integer_or_none("max_running", max_running, least=1)
         self.max_waiting = checks.integer_or_none("max_waiting", max_waiting, least=1)
         self.tasks = Census(lambda: [task for flow in self.flows.values() for task in flow.waiting])
-        self.flows: dict[Hashable, _Flow] = {}  # that have tasks waiting, or counted as running
-        self.spare: list[_Flow] = []  # a few others
+        self.flows: dict[Hashable, _Flow] = {}  # that have tasks waiting, or counted as running, and a few others
+        self.spare: list[_Flow] = []  # a few that are free for any key
         self.ready: deque[_Flow] = deque()  # that have tasks waiting and may run one; the first has its turn
         self.taken: dict[Task, _Flow] = {}  # tasks that run, and count
         self.ended = None if self.max_running is None else self._ended
@@ -112,19 +114,18 @@ class Fair:
     def take(self) -> Task:
         """Remove and return the next task of the key whose turn it is."""
         flow = self.ready[0]
-        task = flow.waiting.popleft()
+        waiting, most = flow.waiting, self.max_running
+        task = waiting.popleft()
         self.tasks.pop()
         if task._state is PENDING:  # others were run elsewhere, or cancelled, and take no turn
             flow.credit -= 1
-            if self.max_running is not None:
+            if most is not None:
                 flow.running += 1
                 self.taken[task] = flow
-        if not flow.waiting or (self.max_running is not None and flow.running >= self.max_running):
+        if not waiting or (most is not None and flow.running >= most):
             self.ready.popleft()
-            if not flow.waiting and not flow.running:
-                del self.flows[flow.key]
-                if len(self.spare) < SPARE:
-                    self.spare.append(flow)
+            if not waiting and not flow.running and len(self.flows) > KEPT:
+                self._forget(flow)
         elif flow.credit < 1:
             flow.credit += flow.weight
             self.ready.rotate(-1)
@@ -195,4 +196,5 @@ class Fair:
         return [taken for taken, its_flow in self.taken.items() if its_flow is flow]
 
     def __repr__(self) -> str:
-        return f"Fair({len(self.tasks)} waiting, of {len(self.flows)} keys)"
+        keys = sum(1 for flow in self.flows.values() if flow.waiting)
+        return f"Fair({len(self.tasks)} waiting, of {keys} keys)"
