@@ -122,7 +122,8 @@ def test_the_longest_queue_gives_up_its_oldest_for_a_newcomer() -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [{"weights": {"a": 0.5}}, {"weights": {"a": "2"}}, {"max_running": 0}, {"max_waiting": -1}]
+    "arguments",
+    [{"weights": {"a": 0.5}}, {"weights": {"a": "2"}}, {"weights": 3}, {"max_running": 0}, {"max_waiting": -1}],
 )
 def test_bad_arguments_are_named(arguments: dict[str, Any]) -> None:
     with pytest.raises((TypeError, ValueError), match=next(iter(arguments))):

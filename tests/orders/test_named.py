@@ -24,6 +24,11 @@ def test_what_is_no_order_says_what_it_lacks() -> None:
         Pool(1, order=3)  # type: ignore[arg-type]  # that is the point
 
 
+def test_a_class_is_no_order() -> None:
+    with pytest.raises(TypeError, match=r"order=<class '.*Fifo'> is a class; pass an object of it, as in Fifo\(\)"):
+        Pool(1, order=Fifo)  # type: ignore[arg-type]  # that is the point
+
+
 def test_an_order_that_is_in_use_is_refused() -> None:
     order = Fifo()
     order.put(Future())

@@ -81,6 +81,8 @@ class Fair:
         max_running: int | None = None,
         max_waiting: int | None = None,
     ) -> None:
+        if weights is not None and not isinstance(weights, Mapping):
+            raise TypeError(f"weights={weights!r} is {type(weights).__name__}; allowed: a dict of keys and numbers")
         self.weights = {
             key: checks.number(f"weights[{key!r}]", weight, least=1) for key, weight in (weights or {}).items()
         }

@@ -26,6 +26,8 @@ def order_named(order: str | Order) -> Order:
         if order not in _NAMED:
             raise ValueError(f"order={order!r} is unknown; allowed: {', '.join(map(repr, _NAMED))}, or an order object")
         return _NAMED[order]()
+    if isinstance(order, type):
+        raise TypeError(f"order={order!r} is a class; pass an object of it, as in {order.__name__}()")
     missing = [name for name in ("tasks", "ready", "put", "take", "evict", "purge") if not hasattr(order, name)]
     if missing:
         raise TypeError(
