@@ -207,6 +207,20 @@ class Play:
 
 
 NUMBER = st.integers(0, 99)
+
+
+@contextmanager
+def played(steps: list[tuple[str, int]], per_second: float, burst: int) -> Iterator[Play]:
+    """Do the steps, and check after each; the pools are closed after the block."""
+    with pytest.MonkeyPatch.context() as patch:
+        play = Play(Time(patch), per_second, burst)
+        with closing(*play.pools):
+            for step, number in steps:
+                getattr(play, step)(number)
+                play.check()
+            yield play
+
+
 SUBMIT_OR_PASS = st.one_of(
     st.tuples(st.just("submit"), st.integers(0, 2)),
     st.tuples(st.just("submit"), st.integers(0, 2)),
@@ -222,12 +236,8 @@ def test_pools_that_share_a_rate_begin_tasks_as_one_token_bucket_does(
     steps: list[tuple[str, int]], per_second: float, burst: int
 ) -> None:
     """In turn, as soon as there is a token, and whatever is cancelled or run elsewhere meanwhile."""
-    with pytest.MonkeyPatch.context() as patch:
-        play = Play(Time(patch), per_second, burst)
-        with closing(*play.pools):
-            for step, number in steps:
-                getattr(play, step)(number)
-                play.check()
+    with played(steps, per_second, burst) as play:
+        pass
     assert [number for number, future in enumerate(play.futures) if not future.cancelled()] == sorted(play.begun)
 
 
@@ -236,13 +246,8 @@ def test_pools_that_share_a_rate_begin_tasks_as_one_token_bucket_does(
 def test_in_no_interval_do_more_begin_than_the_burst_and_what_the_rate_gives_in_it(
     steps: list[tuple[str, int]], per_second: float, burst: int
 ) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        play = Play(Time(patch), per_second, burst)
-        with closing(*play.pools):
-            for step, number in steps:
-                getattr(play, step)(number)
-                play.check()
-            play.tick(len(play.futures) * 16)  # 2 seconds for each: all of them begin
+    with played(steps, per_second, burst) as play:
+        play.tick(len(play.futures) * 16)  # 2 seconds for each: all of them begin
     times = play.times
     assert play.begun == list(range(len(play.futures)))
     for first, begin in enumerate(times):

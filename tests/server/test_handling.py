@@ -13,7 +13,7 @@ from treadle.server.handling import PAROLE
 
 def names_itself(line: bytes, peer: Peer) -> bytes:
     if line == b"slow":
-        time.sleep(0.02)  # a handler that blocks is what this is about
+        time.sleep(0.02)  # why: a handler that blocks is what this is about
     return threading.current_thread().name.encode() + b"\n"
 
 
@@ -55,7 +55,7 @@ def test_handlers_that_block_briefly_are_spread_over_the_threads_and_gathered_wh
     def handle(line: bytes, peer: Peer) -> bytes:
         seen.add(threading.current_thread().name)
         if block.is_set():
-            time.sleep(0.0005)  # shorter than the watchdog would notice
+            time.sleep(0.0005)  # why: it has to block, and for less than the watchdog would notice
         return b"\n"
 
     def keep_asking() -> None:

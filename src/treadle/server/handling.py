@@ -307,7 +307,7 @@ class Handling:
 
 def _size_of(answer: Any, otherwise: int) -> int:
     """Return the length of an answer; `otherwise` if it is none, or of a kind that is to be sent by itself."""
-    return len(answer) if isinstance(answer, (bytes, bytearray, memoryview)) else otherwise
+    return len(answer) if isinstance(answer, (bytes, bytearray)) else otherwise  # a memoryview's is in items, not bytes
 
 
 def _take(slot: list[Connection]) -> bool:

@@ -64,13 +64,11 @@ class Session:
             connection.context.run(self.handler, conversation)
         except CloseConnection as closing:
             conversation.say_last(closing.answer)
-        except OSError as error:
+        except (OSError, EOFError) as error:
             if error is not conversation.gone:
                 raise
-            connection.error = connection.error or str(error)  # the client was late, or left: no fault of the handler's
-        except EOFError as error:
-            if error is not conversation.gone:
-                raise
+            if isinstance(error, OSError):  # the client was late, or left: no fault of the handler's
+                connection.error = connection.error or str(error)
         finally:
             connection.closing = True
             connection.sock.setblocking(False)
