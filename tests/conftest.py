@@ -15,6 +15,8 @@ from time import monotonic
 
 import pytest
 
+from treadle.alarm import ALARM
+
 PATIENCE = 10.0  # seconds that threads which are on their way out may still take
 EXIT_PATIENCE = 60  # seconds for the interpreter to end after the last test
 DESCRIPTORS = Path("/proc/self/fd")
@@ -25,9 +27,12 @@ LEAKABLE = ("socket:", "pipe:", "anon_inode:")  # the rest are files, which pyte
 def _leaves_nothing_behind(request: pytest.FixtureRequest) -> Iterator[None]:
     """Fail a test after which a thread or a socket lives on that was not there before."""
     threads_before, descriptors_before = set(threading.enumerate()), _open_descriptors()
+    bells_before = {id(bell) for bell in ALARM._bells}
     yield
     if request.node.get_closest_marker("leaves_behind"):
         return
+    bells = [bell for bell in ALARM._bells if bell.ring is not None and id(bell) not in bells_before]
+    assert not bells, f"the test left alarms set: {[bell.ring for bell in bells]}"
     threads = _threads_beyond(threads_before)
     assert not threads, f"the test left threads behind: {threads}"
     descriptors = _descriptors_beyond(descriptors_before)

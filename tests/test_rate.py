@@ -131,6 +131,17 @@ def test_a_deadline_comes_first(clock: FakeClock) -> None:
         assert pool.snapshot().waiting == 0
 
 
+def test_no_alarm_is_left_for_a_line_that_is_empty(clock: FakeClock) -> None:
+    with Pool(1, rate=0.001) as pool:
+        pool.submit(int).result(PATIENCE)
+        late, later = pool.submit(int), pool.submit(int)
+        wait_until(lambda: len(pool._dispatcher.aside.tasks) == 2)
+        late.cancel()
+        assert [bell for bell in ALARM._bells if bell.ring is not None]
+        later.cancel()
+        assert not [bell for bell in ALARM._bells if bell.ring is not None]
+
+
 def test_a_task_that_another_waits_for_begins_at_once_and_the_next_waits_the_longer(clock: FakeClock) -> None:
     rate = Rate(1.0)
     with Pool(1) as pool:

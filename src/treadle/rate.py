@@ -81,7 +81,10 @@ class Rate:
                 self._disarm()  # its token is the next one's, perhaps at once
             if task in self._line:
                 self._line.remove(task)
-            self.arm()
+            if self._line:
+                self.arm()
+            else:
+                self._disarm()  # or the alarm's thread would stay for nothing, perhaps for hours
 
     def arm(self) -> None:
         """See that the first task in line is called when there is a token for it."""
