@@ -50,6 +50,10 @@ class Hands:
         me = self.stage.me()
         return me is not None and me.name.startswith("worker")
 
+    def free(self) -> int:
+        """How many tasks could be taken at once."""
+        return self.idle
+
     def stand(self, task: Any) -> bool:
         """Take standing work in."""
         self.stage.step()

@@ -123,6 +123,8 @@ class Judge:
         limits = self.limits
         least = {"read_timeout": limits.read_timeout, "idle_timeout": limits.idle_timeout}.get(why)
         least = limits.rate_grace if why == "min_read_rate" else least
+        if self.session and conn.number:  # that was the conversation's own time, in which the server does not read
+            least = None
         passed = self.stage.now - self.not_read.get(conn, 0.0)
         if least is not None and passed < least - 1e-6 and self.jumped < (conn.begun or conn.active):
             self.stage.tear(f"{conn.sock} is cut by {why} {passed} s after the server could read it")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import random
+import socket
 import ssl
 from typing import TYPE_CHECKING, Any
 
@@ -210,7 +211,10 @@ class Wire:
         self.net.stage.step()
         if self.reset:
             raise failing(errno.ENOTCONN)
-        if how == 2:
+        if how == socket.SHUT_RD:
+            self.eof = True
+            return
+        if how == socket.SHUT_RDWR:
             self.cut = True
         elif self.net.odds(self.net.faults.odd):
             raise failing(errno.ENOTCONN)

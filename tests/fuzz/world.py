@@ -20,9 +20,10 @@ from fuzz.judge import Judge
 from fuzz.parts import LARGEST, Ambiguous, Client, HandlerFault, Moody, random_limits, random_script
 from fuzz.pollers import FakeListener, FakePoller
 from fuzz.stage import Stage, StageLock, StageMail
-from fuzz.wire import Net
+from fuzz.wire import Net, Wire
 from treadle import clock
 from treadle.server import CloseConnection, Messages, Session
+from treadle.server import connection as connections
 from treadle.server import fleet as fleets
 from treadle.server import lane as lanes
 from treadle.server import service as services
@@ -301,7 +302,7 @@ class World(Judge):
             return stage.add(name, target).thread
 
         system = SimpleNamespace(
-            socket=SimpleNamespace(recv=lambda wire, size: wire.take(size)),
+            socket=SimpleNamespace(recv=lambda wire, size: wire.take(size), shutdown=Wire.shutdown),
             SHUT_WR=socket.SHUT_WR, SOL_SOCKET=socket.SOL_SOCKET, SO_LINGER=socket.SO_LINGER,
         )  # fmt: skip
         count = dice.choice([1, 1, 1, 2, 3])
@@ -316,6 +317,7 @@ class World(Judge):
             (lanes, "Lock", lambda: StageLock(stage)),
             (lanes, "allocate_lock", lambda: StageMail(stage)),
             (services, "socket", system),
+            (connections, "socket", system),
             (fleets, "_lanes_wanted", lambda dispatcher: count),
         ]
 

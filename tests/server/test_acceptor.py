@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from tcp import PATIENCE, ask, client, lane_of
-from treadle.server import Limits, Messages, Server
+from certificates import Authority
+from tcp import PATIENCE, ask, client, lane_of, receive_all
+from treadle.server import Certificates, Limits, Messages, Server
 from treadle.server.acceptor import FIRST_PAUSE, LONGEST_PAUSE
 from treadle.server.listen import Listener
 
@@ -121,3 +122,74 @@ def test_several_are_accepted_in_one_turn() -> None:
             with sock:
                 assert ask(sock, b"x") == b"x"
         assert server.snapshot().accepted == 40
+
+
+def test_rule_6_who_leaves_just_before_the_listener_is_paused_is_noticed() -> None:
+    """Else a client would wait though there is room, until another one leaves: a limit that looks like a hang."""
+    with serving(Scripted(), max_connections=2) as server, client(server) as sock:
+        assert ask(sock, b"x") == b"x"
+        assert server._fleet is not None
+        (acceptor,) = server._fleet.acceptors
+        full = acceptor.gate.full
+        looks: list[int] = []
+
+        def full_at_the_first_look() -> bool:
+            looks.append(len(looks))
+            return len(looks) == 1 or full()  # the second one has left in between
+
+        acceptor.gate.full = full_at_the_first_look  # type: ignore[method-assign]
+        with client(server) as other:
+            assert ask(other, b"y") == b"y"
+            assert len(looks) >= 2
+
+
+@pytest.mark.parametrize("limits", [{"max_connections": 1}, {"accept_rate": 0.5}])
+def test_rule_9_those_that_wait_at_a_ceiling_are_served_before_the_end(limits: dict[str, Any]) -> None:
+    gate, inside = threading.Event(), threading.Event()
+
+    def handle(data: bytes, peer: object) -> bytes:
+        inside.set()
+        assert gate.wait(PATIENCE)
+        return data
+
+    server = Server(Messages(handle), "127.0.0.1:0", max_workers=2, limits=Limits(linger=0.1, **limits)).start()
+    with client(server) as first:
+        first.sendall(b"x")
+        assert inside.wait(PATIENCE)
+        waiting = [socket.create_connection(first.getpeername(), PATIENCE) for _ in range(3)]
+        for sock in waiting:
+            sock.sendall(b"y")
+        stopper = threading.Thread(target=server.stop, args=(PATIENCE,))
+        stopper.start()
+        gate.set()
+        assert receive_all(first) == b"x"
+        for sock in waiting:
+            assert receive_all(sock) == b"y"
+            sock.close()
+    stopper.join(PATIENCE)
+    assert server.stop() == 0
+
+
+def test_rule_9_those_that_wait_at_a_ceiling_until_the_end_are_counted() -> None:
+    gate, inside = threading.Event(), threading.Event()
+
+    def handle(data: bytes, peer: object) -> bytes:
+        inside.set()
+        gate.wait(PATIENCE)
+        return data
+
+    server = Server(Messages(handle), "127.0.0.1:0", max_workers=2, limits=Limits(max_connections=1)).start()
+    with client(server) as first, client(server), client(server):
+        first.sendall(b"x")
+        assert inside.wait(PATIENCE)
+        threading.Timer(0.5, gate.set).start()  # the handler ends after the stop; the rest were never let in
+        assert server.stop(0.0) == 3
+
+
+def test_rejections_are_no_plain_text_on_a_secure_port(tmp_path: Any) -> None:
+    files = Authority(tmp_path).issue("127.0.0.1")
+    limits = Limits(max_connections=1, when_full="reject", rejection=b"busy")
+    protocol, tls = Messages(lambda data, peer: data), Certificates(files.certfile, files.keyfile)
+    with Server(protocol, "127.0.0.1:0", max_workers=1, limits=limits, tls=tls) as server:
+        with client(server), client(server) as other:
+            assert receive_all(other) == b""

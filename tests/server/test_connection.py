@@ -144,7 +144,7 @@ def test_a_new_one_owes_nothing_and_came_now() -> None:
 def test_it_is_idle_only_if_nothing_is_under_way(ends: tuple[Connection, socket.socket]) -> None:
     conn, _ = ends
     assert conn.idle()
-    for name, value, back in (("busy", True, False), ("begun", 1.0, 0.0), ("phase", Phase.CLOSING, Phase.OPEN)):
+    for name, value, back in (("busy", True, False), ("held", 1, 0), ("phase", Phase.CLOSING, Phase.OPEN)):
         setattr(conn, name, value)
         assert not conn.idle()
         setattr(conn, name, back)

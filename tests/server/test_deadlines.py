@@ -46,8 +46,10 @@ def test_between_messages_the_nearest_holds(conn: Connection) -> None:
     deadlines = Deadlines(LIMITS)
     conn.active = 599.0
     assert deadlines.of(conn) == (600.0, "max_age")
-    deadlines.drained_at = 598.0
+    conn.active, deadlines.drained_at = 597.0, 598.0
     assert deadlines.of(conn) == (598.0 + GRACE, "the server stops")
+    conn.active, deadlines.drained_at = 598.5, 598.0  # it came, or said something, since the server began to stop
+    assert deadlines.of(conn) == (598.5 + GRACE, "the server stops")
 
 
 def test_without_limits_there_is_none(conn: Connection) -> None:

@@ -1,39 +1,44 @@
-"""Keeper: who has to leave, and in which order. The deadlines themselves are in test_deadlines.py."""
+"""Keeper: connections whose time is over. The deadlines themselves are in test_deadlines.py."""
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+import threading
 
-from tcp import ask, client, lane_of, receive_all
-from treadle.server import Limits, Messages, Server
-
-
-def test_the_longest_idle_are_evicted_first_and_a_search_serves_several() -> None:
-    limits = Limits(max_connections=100, when_full="evict_idle")
-    with Server(Messages(lambda data, peer: data), "127.0.0.1:0", max_workers=1, limits=limits) as server:
-        with ExitStack() as stack:
-            socks = [stack.enter_context(client(server)) for _ in range(100)]
-            for sock in socks:
-                assert ask(sock, b"x") == b"x"
-            for sock in socks[10:]:
-                assert ask(sock, b"x") == b"x"
-            for _ in range(10):
-                assert ask(stack.enter_context(client(server)), b"y") == b"y"
-            assert [receive_all(sock) for sock in socks[:10]] == [b""] * 10
-            for sock in socks[10:]:
-                assert ask(sock, b"x") == b"x"
-            assert server.snapshot().closed_by == {"evicted": 10}
+from tcp import PATIENCE, ask, client, lane_of, receive_all
+from treadle.server import Conversation, Limits, Lines, Messages, Server, Session
 
 
-def test_when_nobody_is_idle_the_new_one_is_refused() -> None:
-    limits = Limits(max_connections=2, when_full="evict_idle", rejection=b"busy")
-    with Server(Messages(lambda data, peer: data), "127.0.0.1:0", max_workers=1, limits=limits) as server:
-        with client(server) as one, client(server) as two:
-            assert ask(one, b"x") == b"x"
-            assert ask(two, b"x") == b"x"
-            for conn in lane_of(server).connections():
-                conn.begun = 1e18  # in mid-message
-            with client(server) as three:
-                assert receive_all(three) == b"busy"
-            for conn in lane_of(server).connections():
-                conn.begun = 0.0
+def test_a_stop_ends_the_lull_of_a_conversation_and_cuts_nothing() -> None:
+    """A client that says nothing must not hold up the stop; one that speaks on is heard."""
+    ended = threading.Event()
+
+    def talk(conn: Conversation) -> None:
+        while line := conn.readline():
+            conn.sendall(line)
+        ended.set()
+
+    server = Server(Session(talk), "127.0.0.1:0", max_workers=2).start()
+    with client(server) as sock:
+        assert ask(sock, b"hello\n") == b"hello\n"
+        stopper = threading.Thread(target=server.stop, args=(PATIENCE,))
+        stopper.start()
+        assert receive_all(sock) == b""
+        assert ended.wait(PATIENCE)
+    stopper.join(PATIENCE)
+    assert server.stop() == 0
+
+
+def test_max_age_comes_for_clients_that_are_in_mid_message_at_every_look() -> None:
+    limits = Limits(max_age=0.2, read_timeout=PATIENCE, linger=0.1)
+    with Server(Messages(lambda line, peer: line + b"\n", Lines()), "127.0.0.1:0", limits=limits) as server:
+        with client(server) as sock:
+            assert ask(sock, b"one\nhal", 4) == b"one\n"
+            (conn,) = lane_of(server).connections()
+            never = threading.Event()
+            for _ in range(int(PATIENCE / 0.01)):
+                if conn.last:
+                    break
+                never.wait(0.01)
+            assert conn.last
+            assert ask(sock, b"f\n", 5) == b"half\n"
+            assert receive_all(sock) == b""

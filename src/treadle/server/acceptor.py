@@ -7,6 +7,7 @@ import logging
 import os
 import socket
 from collections.abc import Callable
+from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ __all__ = ["Acceptor"]
 
 _log = logging.getLogger("treadle.server")
 
+LONGEST_QUEUE = 1 << 16  # clients that the kernel may hold; its own limit (net.core.somaxconn) is lower
 AT_ONCE = 16  # connections accepted before the others have their turn; peers take 4 to 128
 QUIET = 10.0  # seconds without a like event after which it is logged again; a guess
 FIRST_PAUSE, LONGEST_PAUSE = (
@@ -40,8 +42,11 @@ class Acceptor:
     close it, who would else wait for an answer that cannot come.
 
     Args:
+        rejection: what clients are told that are turned away.
         welcome: takes an accepted socket and its address.
-        evict: makes room by closing the connection that has been idle for longest; False if none is idle.
+        evict: makes room by closing the connection that has been idle for longest, if one is idle; then, perhaps later,
+            calls what it is given.
+        emptied: called when, after `empty`, nobody waits any more, and the listener is closed.
     """
 
     calm = False
@@ -52,17 +57,22 @@ class Acceptor:
         listener: Listener,
         gate: Gate,
         limits: Limits,
+        rejection: bytes,
         welcome: Callable[[socket.socket, Any], object],
-        evict: Callable[[], bool],
+        evict: Callable[[Callable[[], object]], object],
+        emptied: Callable[[], object],
     ) -> None:
         self.lane = lane
         self.listener = listener
         self.gate = gate
         self.limits = limits
+        self.rejection = rejection
         self.welcome = welcome
         self.evict = evict
+        self.emptied = emptied
         self.due = inf  # when a pause ends
-        self.at_once = AT_ONCE
+        self.evicting = 0  # clients that were accepted, and wait until room is made for them
+        self.emptying = False  # only those are accepted that wait already, and it is closed
         self.watched = 0
         self.pause = FIRST_PAUSE
         self.closed = False
@@ -91,12 +101,16 @@ class Acceptor:
         """Accept some; `event` 0: a pause is over."""
         if self.closed:
             return
-        for _ in range(self.at_once):
+        for _ in range(AT_ONCE):
             if not self.may_accept():
                 return
             try:
                 sock, address = self.listener.sock.accept()
             except BlockingIOError:
+                if self.emptying:
+                    self.close()
+                    self.emptied()
+                    return
                 break
             except OSError as error:
                 if error.errno in OUT_OF_IT:
@@ -111,7 +125,10 @@ class Acceptor:
 
     def may_accept(self) -> bool:
         """Whether there is room, made if need be; else the listener is paused."""
-        if self.gate.full() and self.limits.when_full == "pause":
+        if self.evicting:
+            self.watch(0)  # until they are in
+            return False
+        if self.limits.when_full == "pause" and self.gate.full():
             if self.full.begins():
                 _log.warning(
                     "%s: all %d connections are taken, so others wait in the kernel's queue (max_connections)",
@@ -119,8 +136,9 @@ class Acceptor:
                     self.limits.max_connections,
                 )
             self.watch(0)  # until one leaves
-            return False
-        delay = self.gate.delay()
+            if self.gate.full():  # still: who left before we stopped watching did not know that we wait for it
+                return False
+        delay = 0.0 if self.emptying else self.gate.delay()
         if delay > 0:
             if self.full.begins():
                 rate = self.limits.accept_rate
@@ -132,8 +150,24 @@ class Acceptor:
     def let_in(self, sock: socket.socket, address: Any) -> None:
         """Count a client in, or turn it away."""
         self.accepted += 1
-        if self.gate.full() and self.limits.when_full == "evict_idle":
-            self.evict()
+        evicts = self.limits.when_full == "evict_idle" and self.gate.full() and self.gate.crowded(address) is None
+        if not evicts:
+            self.admit(sock, address)
+            return
+        self.evicting += 1
+        self.evict(partial(self.go_on, sock, address))
+
+    def go_on(self, sock: socket.socket, address: Any) -> None:
+        """Room was made for a client, if it could be."""
+        self.evicting -= 1
+        if self.closed:  # meanwhile, at the end of a stop
+            sock.close()
+            return
+        self.admit(sock, address)
+        self.resume()
+
+    def admit(self, sock: socket.socket, address: Any) -> None:
+        """Count a client in if there is room, else turn it away."""
         refusal = self.gate.enter(address)
         if refusal is None:
             self.welcome(sock, address)
@@ -143,8 +177,8 @@ class Acceptor:
             _log.warning("%s: clients are refused: %s", self.listener.address, refusal)
         try:
             sock.setblocking(False)
-            if self.limits.rejection:
-                sock.send(self.limits.rejection)
+            if self.rejection:
+                sock.send(self.rejection)
         except OSError:
             pass  # it is gone already
         sock.close()
@@ -183,13 +217,28 @@ class Acceptor:
         self.watch(READ)
 
     def empty(self) -> None:
-        """Accept all that wait in the kernel's queue, if nobody else will, and close the listener."""
-        if self.closed:
+        """Accept all that wait in the kernel's queue, unless others will, as there is room for them; then close it."""
+        if self.closed or self.emptying:
             return
-        if not self.listener.inherited:
-            self.at_once = 1 << 16  # the longest queue there is
-            self.attend(READ)
+        if self.listener.inherited:
+            self.close()
+            return
+        self.emptying = True
+        self.attend(READ)
+
+    def turn_away(self) -> int:
+        """Close the listener though clients may wait in its queue; return how many did."""
+        waiting = self.evicting
+        if self.closed:
+            return waiting
+        for _ in range(LONGEST_QUEUE):
+            try:
+                self.listener.sock.accept()[0].close()
+            except OSError:
+                break
+            waiting += 1
         self.close()
+        return waiting
 
     def close(self) -> None:
         """Accept no more."""

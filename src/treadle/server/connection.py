@@ -105,7 +105,10 @@ class Connection:
         "fd",
         "feed",
         "handled",
+        "held",
         "last",
+        "looked",
+        "lull",
         "number",
         "out",
         "out_since",
@@ -150,6 +153,7 @@ class Connection:
         self.ended = False  # the peer will send no more
         self.closing = False  # to be closed when what is answered is sent
         self.last = False  # to be closed after the message at hand, for it is too old
+        self.looked = True  # read from since the server began to stop, or since it was too old
         self.error: str | None = None  # why it is broken beyond use
         # What is answered and not sent.
         self.out: deque[memoryview] = deque()
@@ -161,7 +165,11 @@ class Connection:
         self.since = now
         self.active = now  # when it last gave a sign of life
         self.handled = 0.0  # when its handler began that runs in another thread than the leader's; 0: none does
+        self.lull = (
+            0.0  # since when a conversation in another thread waits for the client's next message; 0: it does not
+        )
         self.begun = 0.0  # when the message that is not complete began; 0: there is none
+        self.held = 0  # bytes of it that the cutter holds back
         self.received = 0  # bytes of it
 
     def write(self, answer: bytes) -> None:
@@ -208,6 +216,29 @@ class Connection:
             self.out.popleft()
         return self.unsent < before or not before
 
+    def shut_down(self, how: int) -> bool:
+        """Shut the socket down, one way or both, from any thread; False: the peer was faster.
+
+        Not by SSLSocket's own way, which takes TLS from under the thread that uses it: what that sent next would go
+        over the wire in plain text, and what it read would not be deciphered.
+        """
+        try:
+            socket.socket.shutdown(self.sock, how)
+        except OSError:
+            return False
+        return True
+
+    def say_goodbye(self) -> None:
+        """Send what ends a TLS stream (close_notify, RFC 8446, section 6.1), so that the client knows it has all.
+
+        The socket must not block. Nothing can be read afterwards.
+        """
+        if self.secure:
+            try:
+                self.sock.unwrap()  # type: ignore[attr-defined]  # an SSLSocket
+            except (OSError, ValueError):
+                pass  # it is sent, and the client's, for which we do not wait, has not come; or it is broken
+
     def give_up(self, error: OSError | str) -> None:
         """Note that the connection is of no more use."""
         self.error = self.error or (error if isinstance(error, str) else error.strerror or type(error).__name__)
@@ -221,7 +252,7 @@ class Connection:
 
     def idle(self) -> bool:
         """Whether nothing is under way, as far as we know: what may be closed without loss."""
-        return not (self.busy or self.waiting or self.out or self.begun) and self.phase is Phase.OPEN
+        return not (self.busy or self.waiting or self.out or self.held) and self.phase is Phase.OPEN
 
     def __repr__(self) -> str:
         return f"<Connection {self.peer} {self.phase.value}>"

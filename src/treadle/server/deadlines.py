@@ -43,14 +43,14 @@ class Deadlines:
 
     def of(self, conn: Connection) -> tuple[float, str]:
         """Return when `conn` is to be cut as things are, and why."""
+        if conn.busy and conn.error is not None:
+            return NEVER  # it was cut, and its thread will see that
         if conn.phase is Phase.SHAKING:
             return conn.since + self.handshake, "handshake_timeout"
         if conn.phase is Phase.LINGERING:
             return conn.since + self.linger, "linger"
         if conn.busy:
-            if self.handler is None or not conn.handled:
-                return NEVER
-            return conn.handled + self.handler, "handler_timeout"
+            return self.of_busy(conn)
         if conn.out:
             return self.writing.end(conn.out_since, conn.sent)
         if conn.begun:
@@ -58,5 +58,17 @@ class Deadlines:
         return min(
             (inf if self.idle is None else conn.active + self.idle, "idle_timeout"),
             (inf if self.age is None else conn.since + self.age, "max_age"),
-            (self.drained_at + GRACE, "the server stops"),
+            (max(self.drained_at, conn.active) + GRACE, "the server stops"),
         )
+
+    def aged(self, conn: Connection, now: float) -> bool:
+        """Whether `conn` is to be closed when nothing is under way in it."""
+        return self.age is not None and conn.since + self.age <= now and conn.phase is Phase.OPEN
+
+    def of_busy(self, conn: Connection) -> tuple[float, str]:
+        """The same for one whose handler runs in another thread."""
+        if conn.lull:
+            return max(self.drained_at, conn.lull) + GRACE, "the server stops"
+        if self.handler is None or not conn.handled:
+            return NEVER
+        return conn.handled + self.handler, "handler_timeout"

@@ -20,6 +20,7 @@ from treadle.server.acceptor import Acceptor
 from treadle.server.burst import Burst
 from treadle.server.connection import CHUNK, Connection, Peer
 from treadle.server.deadlines import Deadlines
+from treadle.server.eviction import Eviction
 from treadle.server.gate import Gate
 from treadle.server.handling import Handling
 from treadle.server.keeper import Keeper
@@ -37,6 +38,19 @@ if TYPE_CHECKING:
 __all__ = ["Fleet"]
 
 _log = logging.getLogger("treadle.server")
+
+CUT = "cut at the end"
+QUIET = 10.0  # seconds without a like event after which it is logged again; a guess
+LIMITS = {
+    "handshake_timeout": logging.WARNING,
+    "read_timeout": logging.WARNING,
+    "write_timeout": logging.WARNING,
+    "handler_timeout": logging.WARNING,
+    "min_read_rate": logging.WARNING,
+    "min_write_rate": logging.WARNING,
+    "evicted": logging.WARNING,
+    "idle_timeout": logging.INFO,
+}  # what cuts connections, and how it is logged
 
 
 class Fleet:
@@ -67,7 +81,8 @@ class Fleet:
         self.context: ssl.SSLContext | None = None  # of TLS; replaced by reload
         self.acceptors: list[Acceptor] = []
         self.watchdogs: list[Watchdog] = []
-        self._faults = Burst(10.0)
+        self._faults = Burst(QUIET)
+        self._cuts = {limit: Burst(QUIET) for limit in LIMITS}
         self._turn = 0  # the lane that is dealt the next connection; the first lane's leader's
         self._lock = threading.Lock()  # guards what follows
         self.cut = 0
@@ -93,9 +108,10 @@ class Fleet:
         # glibc maps memory afresh for each large buffer until one such was freed; from then on a read costs no mapping.
         bytes(4 * CHUNK)
         first = self.lanes[0]
+        rejection = self.limits.rejection if context is None else b""  # which is no TLS
+        ways = (rejection, self._welcome, Eviction(self.lanes).evict, self._all_accepted)
         for listener in listeners:
-            evict = first.keeper.evict
-            self.acceptors.append(Acceptor(first, listener, self.gate, self.limits, self._welcome, evict))
+            self.acceptors.append(Acceptor(first, listener, self.gate, self.limits, *ways))
         try:
             for lane in self.lanes:
                 self.watchdogs.append(Watchdog(lane, f"{lane.name}-watchdog"))
@@ -131,7 +147,19 @@ class Fleet:
         if lane is self.lanes[0]:
             lane.service.adopt(conn)
         else:
-            lane.post(partial(lane.service.adopt, conn))
+            with lane.lock:
+                lane.dealt += 1
+            lane.post(partial(self._deal, lane, conn))
+
+    def _deal(self, lane: Lane, conn: Connection) -> None:
+        """Have a lane adopt what it was dealt."""
+        with lane.lock:
+            lane.dealt -= 1
+        lane.service.adopt(conn)
+        if lane.emptied.is_set():  # the time was over before the lane had its turn
+            lane.service.abort(conn, CUT)
+            with self._lock:
+                self.cut += 1
 
     def _cutter(self) -> Cutter | None:
         """Return a cutter for a new connection; None if the framing, which may be the user's, fails."""
@@ -150,11 +178,18 @@ class Fleet:
             if why:
                 self.closed_by[why] += 1
         if why:
-            _log.debug("%s: cut: %s", conn.peer, why)
+            self._tell_cut(conn, why)
         for acceptor in self.acceptors:
             if not acceptor.watched and not acceptor.closed:
                 self.lanes[0].post(acceptor.resume)
         self._note_empty(lane)
+
+    def _tell_cut(self, conn: Connection, why: str) -> None:
+        """Log a connection that was cut: the first of many by the same limit, so that none looks like a hang."""
+        if why in LIMITS and self._cuts[why].begins():
+            _log.log(LIMITS[why], "%s: cut by %s; those that follow soon are only counted", conn.peer, why)
+        else:
+            _log.debug("%s: cut: %s", conn.peer, why)
 
     # -- the end, called by leaders -------------------------------------------------------------------------------
 
@@ -164,10 +199,15 @@ class Fleet:
         first.timers.hasten(Alarm(self._cut_all), deadline)
         if first.draining:
             return
-        for acceptor in self.acceptors:
-            acceptor.empty()
         for lane in self.lanes:
             lane.post(lane.keeper.drain)
+        for acceptor in self.acceptors:
+            acceptor.empty()
+        self._all_accepted()
+
+    def _all_accepted(self) -> None:
+        """Nobody waits at a listener any more."""
+        for lane in self.lanes:
             lane.post(partial(self._note_empty, lane))
 
     def _cut_all(self) -> None:
@@ -178,7 +218,9 @@ class Fleet:
         """The time is over."""
         if lane.emptied.is_set():
             return
-        cut = lane.keeper.cut_all("cut at the end")
+        cut = lane.keeper.cut_all(CUT)
+        if lane is self.lanes[0]:
+            cut += sum(acceptor.turn_away() for acceptor in self.acceptors)
         with self._lock:
             self.cut += cut
         if cut:
@@ -186,7 +228,8 @@ class Fleet:
         self._empty(lane)
 
     def _note_empty(self, lane: Lane) -> None:
-        if lane.draining and not lane.connections():
+        accepted = all(acceptor.closed for acceptor in self.acceptors)  # looked at first: the rest is dealt by then
+        if lane.draining and accepted and not lane.dealt and not lane.connections():
             self._empty(lane)
 
     def _empty(self, lane: Lane) -> None:

@@ -28,7 +28,8 @@ class Gate:
 
     def full(self) -> bool:
         """Whether no more connections may come in before one leaves."""
-        return self.connections >= self.limits.max_connections
+        with self._lock:
+            return self.connections >= self.limits.max_connections
 
     def delay(self) -> float:
         """Seconds until the rate allows one more connection; 0: now."""
@@ -41,17 +42,29 @@ class Gate:
             self._filled = now
             return max(0.0, (1.0 - self._tokens) / rate)
 
+    def crowded(self, address: Any) -> str | None:
+        """Return why none may come in from `address` whatever room there is; None: one may."""
+        key = self._key(address)
+        with self._lock:
+            return self._crowded(key)
+
+    def _crowded(self, key: str | None) -> str | None:
+        count = 0 if key is None else self._by_address.get(key, 0)
+        if key is None or count < (self.limits.max_connections_per_peer or 0):
+            return None
+        return f"{key} has {count} connections already (max_connections_per_peer)"
+
     def enter(self, address: Any) -> str | None:
         """Count in a connection from `address`; or return why it must not come in."""
         limits, key = self.limits, self._key(address)
         with self._lock:
             if self.connections >= limits.max_connections:
                 return f"all {limits.max_connections} connections are taken (max_connections)"
+            refusal = self._crowded(key)
+            if refusal is not None:
+                return refusal
             if key is not None:
-                count = self._by_address.get(key, 0)
-                if count >= (limits.max_connections_per_peer or 0):
-                    return f"{key} has {count} connections already (max_connections_per_peer)"
-                self._by_address[key] = count + 1
+                self._by_address[key] = self._by_address.get(key, 0) + 1
             self.connections += 1
             if limits.accept_rate is not None:
                 self._tokens -= 1.0
@@ -61,7 +74,7 @@ class Gate:
         """Count out a connection from `address`; return whether there was no room before."""
         key = self._key(address)
         with self._lock:
-            was_full = self.full()
+            was_full = self.connections >= self.limits.max_connections
             self.connections -= 1
             if key is not None:
                 left = self._by_address[key] - 1

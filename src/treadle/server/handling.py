@@ -108,7 +108,7 @@ class Handling:
         self.failures = 0
         self.refused = 0  # messages that the pool would not handle
         self.pace = SLOW  # seconds in a handler, of late, while all messages go to the pool
-        self.drops = Burst(10.0)
+        self.drops, self.talks = Burst(10.0), Burst(10.0)
 
     def call(self, conn: Connection, message: Any) -> Any:
         """Run the handler on one message; return its answer."""
@@ -187,15 +187,27 @@ class Handling:
         """Hand what waits in `conn` to the pool, which may make it wait, and so stops reading from it."""
         conn.calm = False
         conn.busy = True
+        conn.handled = 0.0
         self.handed_over += 1
         errand = Errand(self, conn)
         try:
             self.lane.dispatcher.admission.enter_later(errand, self.policy)
+            if self.converse is not None:
+                self.tell_if_all_talk()
         except PoolFull:
             pass  # it was refused, see `dropped`
         except (TreadleError, RuntimeError) as error:
             if self.drops.begins():
                 _log.error("%s: connections are cut, for the pool takes no messages: %s", self.lane.name, error)
+
+    def tell_if_all_talk(self) -> None:
+        """Say that every thread is in a conversation, so that clients which wait for one do not look forgotten."""
+        dispatcher = self.lane.dispatcher
+        with dispatcher.lock:
+            all_talk = not dispatcher.staff.free()
+        if all_talk and self.talks.begins():
+            most = dispatcher.staff.max_workers
+            _log.warning("%s: all %d threads are taken by conversations, so others wait", self.lane.name, most)
 
     def dropped(self, conn: Connection) -> None:
         """The pool will not handle what waits in `conn`. The pool's lock may be held."""
@@ -209,10 +221,13 @@ class Handling:
         """Tell a client, for each message that waits, that it will not be handled. For the thread that has `conn`."""
         if self.drops.begins():
             _log.warning("%s: messages are refused, for the pool has no room for them in time", self.lane.name)
-        self.refused += len(conn.waiting)
-        conn.number += len(conn.waiting)
-        conn.write(refusal * len(conn.waiting))
-        conn.waiting.clear()
+        room = (self.write_buffer - conn.unsent) // max(1, len(refusal))  # for more, it has to take these first
+        count = min(len(conn.waiting), max(1, room))
+        self.refused += count
+        conn.number += count
+        conn.write(refusal * count)
+        for _ in range(count):
+            conn.waiting.popleft()
         conn.closing = conn.closing or self.converse is not None  # a conversation that never began
         self.release(conn)
 

@@ -93,6 +93,7 @@ class Lane:
     __slots__ = (
         "asleep",
         "baton",
+        "dealt",
         "dispatcher",
         "draining",
         "emptied",
@@ -109,6 +110,7 @@ class Lane:
         "poller",
         "ready",
         "service",
+        "shakes",
         "sources",
         "spread",
         "timers",
@@ -126,9 +128,10 @@ class Lane:
         self.poller: Poller = new_poller()
         self.timers = Timers(period)
         self.sources: dict[int, Any] = {}  # by descriptor: connections, and Sources
-        self.ready: deque[Connection] = deque()  # those to go on with though the poller has nothing to tell of them
+        self.ready: dict[Connection, None] = {}  # to go on with though the poller has nothing to tell of them; in order
         self.now = clock()  # of this turn
-        self.turns = 0  # messages handled inline; the watchdog reads it
+        self.turns = 0  # times that something was begun that may block, by the leader; the watchdog reads it
+        self.shakes = 0  # of them, steps of TLS handshakes; the others are messages
         # From any thread: `inbox` is appended to, then the poller is woken.
         self.inbox: deque[Callable[[], object]] = deque()
         self.lock = Lock()  # guards who owns a connection, and what follows
@@ -138,6 +141,7 @@ class Lane:
         self.baton.acquire()
         self.vacant = True  # nobody leads, and the watchdog is told so
         self.over = False
+        self.dealt = 0  # connections that are on their way to it
         self.draining = False
         # Between the leader and the watchdog, each written before the other side is looked at.
         self.asleep = False  # the watchdog sleeps until it is roused
@@ -201,7 +205,7 @@ class Lane:
                     continue
                 if conn.feed is not None or not data:
                     messages = service.cut(conn, data)
-                    if len(messages) != 1 or not data:
+                    if len(messages) != 1 or conn.held or not data:
                         if not service.received(conn, data, messages, lead):
                             return
                         turns = self.turns

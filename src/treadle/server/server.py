@@ -249,8 +249,8 @@ class Server:
             return self._wait()
 
     def _begin(self) -> Server:
-        """Start, unless that was done."""
-        return self.start() if self._state == "new" else self
+        """Start, unless that was done and it still serves."""
+        return self if self._state in ("serving", "stopping") else self.start()
 
     def reload(self) -> None:
         """Ask `tls` for its context again: new handshakes use it, connections that stand are not touched.

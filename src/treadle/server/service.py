@@ -77,6 +77,8 @@ class Service:
         conn = source
         if conn.busy and not self.mine(conn):
             return True
+        if conn in self.lane.ready:  # it has its turn there, after which it may be read from again
+            return True
         if conn.phase is Phase.OPEN and not conn.out and not conn.closing:
             return self.read(conn, lead)
         if conn.phase is Phase.SHAKING:
@@ -104,6 +106,7 @@ class Service:
         slot: list[Connection] = lead.slot if lead is not None else []
         slot.append(conn)
         self.lane.turns += 1
+        self.lane.shakes += 1
         if self.lane.asleep:
             self.lane.rouse()
         error: Exception | None = None
@@ -114,19 +117,19 @@ class Service:
         try:
             slot.pop()
         except IndexError:
-            with self.lane.lock:
-                pass
-            self.lane.post(lambda: self.shaken(conn, error))
+            self.lane.handling.give_back(conn, lambda: self.shaken(conn, error))
             return False
         self.shaken(conn, error)
         return True
 
     def shaken(self, conn: Connection, error: Exception | None) -> None:
         """Take note of what came of a step of the handshake."""
-        conn.busy = False
+        conn.busy, conn.handled = False, 0.0
         if conn.phase is not Phase.SHAKING:
             return  # cut in the meantime
-        if error is None:
+        if conn.error is not None:
+            self.close(conn, conn.error)
+        elif error is None:
             self.welcome(conn)
         elif isinstance(error, ssl.SSLWantWriteError):
             self.watch(conn, WRITE)
@@ -141,7 +144,7 @@ class Service:
 
     def read(self, conn: Connection, lead: Lead | None) -> bool:
         """Read what has come, and have it handled; False: the lead was lost."""
-        conn.wait_in = READ
+        conn.wait_in, conn.looked = READ, True
         try:
             data = self.read_all(conn) if conn.secure else conn.recv(CHUNK)
         except OSError as error:
@@ -150,13 +153,15 @@ class Service:
         return self.received(conn, data, self.cut(conn, data), lead)
 
     def cut(self, conn: Connection, data: bytes) -> Sequence[Any]:
-        """Return the messages that are complete with `data`, or with the end, b""; a framing that raises closes it."""
+        """Return the messages that are complete with `data`, or with the end, b""; a framing that fails closes it."""
         try:
-            return conn.cutter.feed(data) if data else conn.cutter.finish()
-        except Exception as error:  # MessageTooLong, or whatever a framing of the user's raises
+            messages = conn.cutter.feed(data) if data else conn.cutter.finish()
+            conn.held = conn.cutter.held
+            return messages if type(messages) in (list, tuple) else list(messages)
+        except Exception as error:  # MessageTooLong, or whatever a framing of the user's does
             if self.cuts.begins():
                 _log.warning("%s: closed, for what it sent makes no message: %s", conn.peer, error)
-            conn.closing = True
+            conn.closing, conn.held = True, 0
             return ()
 
     def read_all(self, conn: Connection) -> bytes:
@@ -195,7 +200,7 @@ class Service:
         if messages:
             conn.begun, conn.received = 0.0, 0
             conn.waiting.extend(messages)
-        if conn.cutter.held:
+        if conn.held:
             conn.begun = conn.begun or now
             conn.received += len(data)
         return self.proceed(conn, lead)
@@ -215,8 +220,8 @@ class Service:
     def serve_ready(self, lead: Lead | None) -> bool:
         """Go on, once, with each connection that has something left to do; False: the lead was lost."""
         ready = self.lane.ready
-        for _ in range(len(ready)):
-            conn = ready.popleft()
+        for conn in list(ready):
+            del ready[conn]
             if conn.busy or conn.phase is not Phase.OPEN:
                 continue
             on = self.proceed(conn, lead) if conn.waiting else self.read(conn, lead)
@@ -261,17 +266,17 @@ class Service:
             conn.out_since, conn.active = 0.0, self.lane.now
             if conn.begun:
                 conn.begun, conn.received = self.lane.now, 0
-        if (
-            phase is Phase.CLOSING
-            or conn.closing
-            or (conn.ended and not conn.waiting)
-            or (conn.idle() and self.is_over(conn))
-        ):
+        if phase is Phase.CLOSING or conn.closing or (conn.ended and not conn.waiting):
             self.finish(conn)
+        elif conn.idle() and self.is_over(conn):
+            if conn.looked:
+                self.finish(conn)
+            else:  # what had come by then is answered, also behind a message that was under way
+                self.lane.ready[conn] = None
         elif conn.out:
             self.watch(conn, WRITE)
         elif conn.waiting or (conn.secure and conn.sock.pending()):  # type: ignore[attr-defined]  # an SSLSocket
-            self.lane.ready.append(conn)
+            self.lane.ready[conn] = None
         else:
             self.watch(conn, conn.wait_in)
             conn.calm = not (conn.secure or conn.slow or conn.begun or conn.busy or self.lane.draining)
@@ -287,7 +292,7 @@ class Service:
         """Whether a connection that is idle is to be closed: it is too old, or the server stops."""
         if conn.last or not self.lane.draining:
             return conn.last
-        return conn.number > 0 or self.lane.now >= self.deadlines.drained_at + GRACE
+        return conn.number > 0 or self.lane.now >= max(self.deadlines.drained_at, conn.active) + GRACE
 
     def finish(self, conn: Connection) -> None:
         """Close a connection as gently as may be: after what is answered is sent."""
@@ -297,21 +302,16 @@ class Service:
             conn.phase = Phase.CLOSING
             self.watch(conn, WRITE)
             return
-        if conn.ended:
+        conn.say_goodbye()
+        unspoken = self.lane.draining and not (conn.number or conn.received)  # there is no answer to be lost
+        if conn.ended or unspoken:
             self.close(conn, "")
             return
         # A close while bytes of the peer's are unread would have the kernel send RST, and take back what was answered.
         conn.phase = Phase.LINGERING
         conn.received = 0
         conn.since = self.lane.now
-        try:
-            if conn.secure:
-                conn.sock.unwrap()  # type: ignore[attr-defined]  # an SSLSocket; sends the end, and does not wait
-        except (OSError, ValueError):
-            pass  # it would wait for the peer's
-        try:
-            conn.sock.shutdown(socket.SHUT_WR)
-        except OSError:
+        if not conn.shut_down(socket.SHUT_WR):
             self.close(conn, "")
             return
         self.watch(conn, READ)

@@ -68,7 +68,7 @@ class Session:
             if error is not conversation.gone:
                 raise
             if isinstance(error, OSError):  # the client was late, or left: no fault of the handler's
-                connection.error = connection.error or str(error)
+                connection.error = connection.error or conversation.why
         finally:
             connection.closing = True
             connection.sock.setblocking(False)
@@ -97,7 +97,9 @@ class Conversation:
         self._writing = Pace("write", limits.write_timeout, limits.min_write_rate, limits.rate_grace)
         self._rest = bytearray(b"".join(connection.waiting))  # read, and not taken
         connection.waiting.clear()
+        self._closed = False
         self.gone: OSError | EOFError | None = None  # what a method raised last
+        self.why = ""  # by which limit, or fault of the network
 
     def recv(self, most: int = CHUNK) -> bytes:
         """Return what has come, 1 to `most` bytes, or wait for it; b"" when the client sends no more.
@@ -154,14 +156,17 @@ class Conversation:
         Raises:
             TimeoutError: it did not in `Limits.write_timeout` seconds.
             OSError: the client is gone.
+            TypeError: `data` is no bytes.
         """
+        if not isinstance(data, (bytes, bytearray, memoryview)):
+            raise TypeError(f"data={data!r} is {type(data).__name__}; allowed: bytes")
         view, since, sent = memoryview(data).cast("B"), clock.now(), 0
         try:
             while sent < len(view):
                 self._sock.settimeout(self._writing.left(since, sent, clock.now()))
                 sent += self._sock.send(view[sent : sent + CHUNK])
         except OSError as error:
-            self.gone = error
+            self._note(error, self._writing.end(since, sent)[1])
             raise
 
     def say_last(self, answer: bytes) -> None:
@@ -172,12 +177,16 @@ class Conversation:
             pass  # it is closed next
 
     def close(self) -> None:
-        """Say that nothing more will be sent; the connection is closed when the handler returns."""
+        """Say that nothing more will be sent; the connection is closed when the handler returns.
+
+        What the client still sends can be read until then, but not with TLS, where this is the end of both directions.
+        """
         self._connection.closing = True
-        try:
-            self._sock.shutdown(socket.SHUT_WR)
-        except OSError:
-            pass  # it is closed anyway
+        if not self._closed:
+            self._closed = True
+            self._sock.setblocking(False)
+            self._connection.say_goodbye()
+            self._connection.shut_down(socket.SHUT_WR)
 
     def _collect(self, enough: Callable[[int], bool]) -> bool:
         """Read until `enough(bytes searched before)`; False: the client ended before."""
@@ -196,13 +205,27 @@ class Conversation:
 
     def _read(self, most: int, since: float | None = None) -> bytes:
         """Return what comes next, of a message that began at `since`, or has not yet (None)."""
+        connection, sock = self._connection, self._sock
+        if self._closed and connection.secure:
+            return b""
         try:
-            timeout = self._idle if since is None else self._reading.left(since, len(self._rest), clock.now())
-            self._sock.settimeout(timeout)
-            return self._sock.recv(most)
+            if since is None:
+                sock.settimeout(self._idle)
+                connection.lull = clock.now()  # a server that stops ends it
+            else:
+                sock.settimeout(self._reading.left(since, len(self._rest), clock.now()))
+            return sock.recv(most)
         except OSError as error:
-            self.gone = error
+            self._note(error, "idle_timeout" if since is None else self._reading.end(since, len(self._rest))[1])
             raise
+        finally:
+            connection.lull = 0.0
+
+    def _note(self, error: OSError, limit: str) -> None:
+        """Remember why the client cannot be served on."""
+        self.gone = error
+        late = isinstance(error, TimeoutError) and error.errno is None
+        self.why = limit if late else error.strerror or type(error).__name__
 
     def __enter__(self) -> Conversation:
         return self
