@@ -182,7 +182,7 @@ class Lane:
         """Poll, read, run handlers, write: until `lead` is recalled or deposed. The path of every message."""
         poll, get, timers, ready = self.poller.poll, self.sources.get, self.timers, self.ready
         push, pop, handle = lead.slot.append, lead.slot.pop, self.handling.handle
-        handling, service, keeper = self.handling, self.service, self.keeper
+        handling, service, keeper, chunk = self.handling, self.service, self.keeper, CHUNK
         while not lead.recalled:
             events = poll(self.patience())
             self.now = now = clock()
@@ -199,7 +199,7 @@ class Lane:
                     turns = self.turns
                     continue
                 try:
-                    message = data = conn.recv(CHUNK)
+                    message = data = conn.recv(chunk)
                 except OSError as error:
                     service.unreadable(conn, error)
                     continue
@@ -226,12 +226,11 @@ class Lane:
                 except IndexError:
                     handling.deposed(conn, answer, lead)
                     return
-                if answer is not None:
-                    try:
-                        if answer and (sent := conn.send(answer)) != len(answer):
-                            service.keep(conn, answer, sent)
-                    except Exception as error:
-                        service.unsent(conn, answer, error)
+                try:
+                    if answer and (sent := conn.send(answer)) != len(answer):
+                        service.keep(conn, answer, sent)
+                except Exception as error:
+                    service.unsent(conn, answer, error)
                 if conn.closing:
                     service.settle(conn)
             if ready and not service.serve_ready(lead):

@@ -1,8 +1,12 @@
 """Watchdog: the thread that notices a leader stuck in a handler, and leads when nobody else can.
 
-It looks every millisecond while messages are handled, and sleeps when none have been for a while. What it looks at are
-two fields that the leader writes anyway: the slot, which holds a connection while its handler runs, and the count of
+It looks now and then while messages are handled, and sleeps when none have been for a while. What it looks at are two
+fields that the leader writes anyway: the slot, which holds a connection while its handler runs, and the count of
 messages. The slot full and the count unchanged since the last look: the leader has been in one handler all the time.
+
+Each look makes the leader wait for the interpreter's lock. So it looks every millisecond where handlers were slow
+lately, and the longer all have been quick, the more seldom: what the first slow one then costs the others is a small
+part of the time since the last.
 
 Handlers that block for less than that are never caught so, and yet would be quicker on several threads. So it also
 keeps a sample: if the leader was inside handlers at most looks, and yet used little of a processor, handlers block,
@@ -26,8 +30,8 @@ __all__ = ["Watchdog"]
 _log = logging.getLogger("treadle.server")
 
 LOOK = 0.001  # seconds between two looks, and so about how long one handler may hold up the others
-RELAXED = 0.005  # the same, while all is quick: looks each millisecond take 7 % of an echo server, these 2 % (measured)
-CALM = 1000  # looks without a slow handler, after which it relaxes; a guess
+SELDOM = 0.005  # the same, at most, while all is quick: looks at 1 ms take 5 % of an echo server, these 2 % (measured)
+SHARE = 0.01  # of the time since a handler was slow, that is waited before the next look
 LAST_LOOK = 0.1  # seconds between two looks at a leader that is leaving, who rouses us
 DROWSY = 50  # looks without a message before it sleeps; a guess
 SAMPLE = 32  # looks that are judged together; a guess
@@ -48,16 +52,17 @@ class Watchdog:
 
     def _watch(self) -> None:
         lane = self.lane
-        seen, quiet, calm = -1, 0, 0
+        seen, quiet, slow_at, confirms = -1, 0, now(), False
         while not lane.over:
             if lane.vacant:
-                calm = 0
                 with lane.lock:
                     lane.vacant = False
                 lane.caretake()
+                slow_at = now()
                 continue
             lead, turns = lane.lead, lane.turns
-            if lead is not None and lead.slot and turns == seen:
+            inside = lead is not None and bool(lead.slot)
+            if lead is not None and inside and turns == seen:
                 self._depose(lead)
             elif turns == seen:
                 quiet += 1
@@ -69,11 +74,9 @@ class Watchdog:
             if lead is not None:
                 self._sample.look(lead)
             seen = turns
-            # A look makes the leader wait for the interpreter, so while all is quick there are fewer; but one that
-            # finds a handler running is followed by another soon.
-            calm += 1
-            relaxed = calm > CALM and not (lead is not None and lead.slot)
-            lane.mail.acquire(True, RELAXED if relaxed else LOOK)
+            confirms = inside and not confirms  # who was inside is looked at again soon, once
+            seldom = min(max(LOOK, (now() - slow_at) * SHARE), SELDOM)
+            lane.mail.acquire(True, LOOK if confirms else seldom)
         while lane.lead is not None:  # on its way out
             lane.mail.acquire(True, LAST_LOOK)
         lane.close()
