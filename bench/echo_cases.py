@@ -29,6 +29,8 @@ SLOW = 4  # clients whose handler sleeps
 TRIED = 10  # the part of the clients that come and go that does so before memory is looked at
 SLICES = 4  # of the time that each server is measured in a round: what slows the machine for a second slows all
 ROUNDS = 3  # where treadle is compared with itself
+ONE_LEADER, TWO_LEADERS = 2, 4  # threads of a server: it has a leader for each core, and for every two of its threads
+GIL = bool(getattr(sys, "_is_gil_enabled", lambda: True)())
 WITHOUT_THREADS = ("treadle", "uvloop", "asyncio", "gevent", "go")  # the others have a thread for each connection
 
 
@@ -193,6 +195,15 @@ def processes(peer: str, settings: Settings) -> Values:
     return {"rate": both, "alone": alone, "kept": both / alone}
 
 
+def cores(peer: str, settings: Settings) -> Values:
+    """Handlers that compute, with two leaders and with one: what the second core adds, where threads run at once."""
+    rates = []
+    for threads in ONE_LEADER, TWO_LEADERS:
+        with serving(peer, "--work", "--threads", str(threads)) as server:
+            rates.append(busy(server, settings)["rest"]["per_second"])
+    return {"rate": rates[1], "alone": rates[0], "kept": rates[1] / rates[0]}
+
+
 def attack(kind: str, flags: Callable[[], Sequence[str]], peer: str, settings: Settings, **options: float) -> Values:
     """Hostile clients: what the others keep while these are there and are cut, and how late the last is cut."""
     with serving(peer, "--timeout", str(TIMEOUT), *flags()) as server:
@@ -228,7 +239,7 @@ def certificate() -> str:
 
 def promised() -> bool:
     """Whether this Python is one that targets are promised for: 3.13 or later, with a GIL."""
-    return sys.version_info >= (3, 13) and bool(getattr(sys, "_is_gil_enabled", lambda: True)())
+    return sys.version_info >= (3, 13) and GIL
 
 
 def scenarios() -> list[Scenario]:
@@ -239,6 +250,7 @@ def scenarios() -> list[Scenario]:
         _idle(),
         _churn(),
         _processes(),
+        *([] if GIL else [_cores()]),
         _attack("stalled", "200 clients stall in mid-message", lambda: ["--lines"], lines=1),
         _attack("deaf", "200 clients send and never read", lambda: ["--lines"], lines=1),
         _attack("silent", "200 clients never begin their TLS handshake", lambda: ["--cert", certificate()], tls=1),
@@ -296,6 +308,12 @@ def _processes() -> Scenario:
     free = (os.cpu_count() or 1) >= 4
     goals = [Goal("kept", "rate to that of one process", least=1.8)] if free else []
     return Scenario("processes", "Two processes on one socket", partial(afresh, processes), (OURS,), goals, ROUNDS)
+
+
+def _cores() -> Scenario:
+    """Not judged: targets are promised for builds with a GIL."""
+    goals = [Goal("kept", "rate to that of one leader", least=1.5)]
+    return Scenario("cores", "Handlers that compute, on two cores", partial(afresh, cores), (OURS,), goals, ROUNDS)
 
 
 def _attack(kind: str, title: str, flags: Callable[[], Sequence[str]], **options: float) -> Scenario:

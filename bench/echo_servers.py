@@ -33,6 +33,7 @@ CHUNK = 64 * 1024  # bytes that are read at a time, where the peer leaves that t
 BACKLOG = 4096
 POOL_THREADS = 128
 UNAVAILABLE = 69  # the exit status; EX_UNAVAILABLE of sysexits.h
+COMPUTED = 3000  # turns of an empty loop
 MANY = 15_000  # connections that treadle is to admit; its default is less than one benchmark opens
 
 
@@ -62,6 +63,13 @@ def echo_slowly(data: bytes) -> bytes:
     """The handler that blocks now and then."""
     if data[:1] == b"S":
         time.sleep(SLEEP)
+    return data
+
+
+def compute(data: bytes) -> bytes:
+    """The handler that needs a processor: a tenth of a millisecond of it."""
+    for _ in range(COMPUTED):
+        pass
     return data
 
 
@@ -206,6 +214,8 @@ def treadle_protocol(options: argparse.Namespace, messages: Callable[..., Any]) 
         return messages(lambda data, peer: data + b"\n", Lines())
     if options.slow:
         return messages(lambda data, peer: echo_slowly(data), Raw())
+    if options.work:
+        return messages(lambda data, peer: compute(data), Raw())
     return messages(lambda data, peer: data, Raw())
 
 
@@ -236,6 +246,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--port", type=int, default=0, help="(default: any that is free)")
     parser.add_argument("--slow", action="store_true", help="sleep 100 ms when data begins with S")
     parser.add_argument("--lines", action="store_true", help="treadle: messages are lines, not what comes")
+    parser.add_argument("--work", action="store_true", help="treadle: the handler computes")
     parser.add_argument("--cert", help="serve TLS; a PEM file with certificate and key")
     parser.add_argument("--threads", type=int, default=8, help="treadle: max_workers (default %(default)s)")
     parser.add_argument("--processes", type=int, default=1, help="treadle: processes; go: GOMAXPROCS")

@@ -19,6 +19,8 @@ import pytest
 Import = Callable[[str], ModuleType]
 PROGRAM = str(Path(__file__).parents[2] / "bench" / "echo.py")
 NAMES = ["echo_64", "echo_1k", "echo_10k", "echo_100k", "slow", "idle", "churn", "processes"]
+if not getattr(sys, "_is_gil_enabled", lambda: True)():
+    NAMES.append("cores")
 NAMES += ["stalled", "deaf", "silent"]
 PATIENCE = 200  # seconds; it takes two where nothing else runs
 
