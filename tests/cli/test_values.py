@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 import pytest
 
-from treadle.cli.values import BindTo, FramingNamed, PerSecond, Seconds, is_toml_value_for
+from treadle.cli.values import BindTo, Count, Escaped, FramingNamed, PerSecond, Seconds, is_toml_value_for
 
 
 def test_where_to_listen_is_parsed_and_what_is_wrong_in_it_is_said() -> None:
@@ -35,11 +35,46 @@ def test_a_framing_is_named(text: str, framing: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["line", "lines=3", "delimiter", "length-prefix", "length-prefix=x", "length-prefix=2,middle"]
+    ("text", "why"),
+    [
+        ("line", ""),
+        ("lines=3", ""),
+        ("delimiter", ""),
+        ("delimiter=", ""),
+        (r"delimiter=\q", r": \\q is no escape"),
+        ("length-prefix", ""),
+        ("length-prefix=", ": SIZE is '', and must be 1 to 8 bytes"),
+        ("length-prefix=x", ": SIZE is 'x', and must be 1 to 8 bytes"),
+        ("length-prefix=9", ": size=9"),
+        ("length-prefix=2,middle", ": byteorder='middle' is unknown"),
+    ],
 )
-def test_what_is_no_framing_is_said(text: str) -> None:
-    with pytest.raises(click.BadParameter, match=r"is no framing.*allowed: raw, lines, delimiter=BYTES"):
+def test_what_is_no_framing_is_said_with_what_is_allowed_once(text: str, why: str) -> None:
+    with pytest.raises(click.BadParameter, match=r"is no framing" + why) as caught:
         FramingNamed().convert(text, None, None)
+    assert str(caught.value).count("allowed: ") == 1
+    assert "allowed: raw, lines, delimiter=BYTES" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "data"),
+    [
+        ("busy", b"busy"),
+        ("", b""),
+        (r"a\n\r\t\\n", b"a\n\r\t\\n"),
+        (r"\0\x00\xfF\377\1", b"\0\0\xff\xff\1"),
+        ("谢谢", "谢谢".encode()),
+    ],
+)
+def test_bytes_are_written_with_escapes(text: str, data: bytes) -> None:
+    assert Escaped().convert(text, None, None) == data
+    assert Escaped().convert(data, None, None) == data
+
+
+@pytest.mark.parametrize("text", [r"\q", "\\", r"\x1", r"\u4e2d", r"\400"])
+def test_an_escape_that_stands_for_no_byte_is_refused(text: str) -> None:
+    with pytest.raises(click.BadParameter, match=r"is no escape|is more than a byte"):
+        Escaped().convert(text, None, None)
 
 
 @pytest.mark.parametrize("text", ["0.001", "60", "1e3", 5])
@@ -47,10 +82,32 @@ def test_seconds_are_positive_numbers(text: str) -> None:
     assert Seconds().convert(text, None, None) == float(text)
 
 
-@pytest.mark.parametrize("text", ["0", "-1", "nan", "inf", "soon", ""])
+@pytest.mark.parametrize("text", ["0", "-1", "nan", "inf", "soon", "", "none"])
 def test_seconds_refuse_what_no_timeout_can_be(text: str) -> None:
     with pytest.raises(click.BadParameter, match="seconds"):
         Seconds().convert(text, None, None)
+
+
+def test_none_is_no_limit_where_that_is_allowed() -> None:
+    for kind in (Seconds(none=True), PerSecond(none=True), Count(none=True)):
+        assert kind.convert("none", None, None) is None
+        assert is_toml_value_for(kind, "none")
+        with pytest.raises(click.BadParameter, match=r"'0' is not a .*allowed: more than 0, or none for no limit"):
+            kind.convert("0", None, None)
+
+
+def test_zero_is_allowed_where_it_means_something() -> None:
+    assert Seconds(zero=True).convert("0", None, None) == 0
+    assert Count(zero=True).convert(0, None, None) == 0
+    with pytest.raises(click.BadParameter, match="allowed: 0 or more"):
+        Seconds(zero=True).convert("-1", None, None)
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "1.5", "many", ""])
+def test_counts_are_positive_whole_numbers(text: str) -> None:
+    assert Count().convert("7", None, None) == 7
+    with pytest.raises(click.BadParameter, match=f"'{text}' is not a whole number; allowed: more than 0$"):
+        Count().convert(text, None, None)
 
 
 @pytest.mark.parametrize(
@@ -64,6 +121,10 @@ def test_seconds_refuse_what_no_timeout_can_be(text: str) -> None:
         (Seconds(), 0.5, True),
         (Seconds(), False, False),
         (Seconds(), "5", False),
+        (Seconds(), "none", False),
+        (Count(), 5, True),
+        (Count(), 5.5, False),
+        (Count(), True, False),
         (PerSecond(), 5, True),
         (PerSecond(), "5", False),
         (BindTo(), "a:1", True),

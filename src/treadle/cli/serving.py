@@ -12,7 +12,7 @@ import click
 
 from treadle.cli.descriptors import reserve_descriptors
 from treadle.cli.status import Status, View, status_view
-from treadle.cli.values import BindTo, Escaped, PerSecond, Seconds
+from treadle.cli.values import NONE, BindTo, Count, Escaped, PerSecond, Seconds
 from treadle.errors import BindError
 from treadle.server import Certificates, Limits, Server, ServerSnapshot
 from treadle.server.listen import Bind, Listener, open_listeners
@@ -31,7 +31,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 def _limit(flag: str, kind: Any, what: str) -> Callable[[Command], Command]:
     """Return an option for one of Limits, with its default."""
     default = getattr(_defaults, flag[2:].replace("-", "_"))
-    shown: bool | str = True if default not in (None, b"") else "nothing" if isinstance(kind, Escaped) else "no limit"
+    shown: bool | str = True if default not in (None, b"") else "nothing" if isinstance(kind, Escaped) else NONE
     return click.option(flag, type=kind, default=default, show_default=shown, help=what)
 
 
@@ -43,18 +43,22 @@ OPTIONS = (
         show_default=True,
         help="Where to listen: HOST:PORT, [::]:PORT, unix:PATH, fd://N, systemd.",
     ),
-    click.option("--processes", type=click.IntRange(1), default=1, show_default=True, help="Processes that serve."),
+    click.option("--processes", type=Count(), default=1, show_default=True, help="Processes that serve."),
     click.option("--certfile", type=click.Path(), help="Serve TLS: PEM file with the certificate chain."),
     click.option("--keyfile", type=click.Path(), help="PEM file with the private key, if not in --certfile."),
     click.option(
         "--client-ca", type=click.Path(), help="PEM file; clients must show a certificate of its authorities."
     ),
     click.option(
-        "--drain", type=Seconds(), default=10.0, show_default=True, help="Time for what was begun when it is stopped."
+        "--drain",
+        type=Seconds(zero=True),
+        default=10.0,
+        show_default=True,
+        help="Time for what was begun when it is stopped.",
     ),
-    _limit("--max-connections", click.IntRange(1), "Clients at a time."),
-    _limit("--max-connections-per-peer", click.IntRange(1), "Clients at a time of one address."),
-    _limit("--accept-rate", PerSecond(), "Clients let in a second."),
+    _limit("--max-connections", Count(), "Clients at a time."),
+    _limit("--max-connections-per-peer", Count(none=True), "Clients at a time of one address."),
+    _limit("--accept-rate", PerSecond(none=True), "Clients let in a second."),
     _limit("--when-full", click.Choice(["pause", "reject", "evict_idle"]), "What happens to clients beyond."),
     _limit("--rejection", Escaped(), "What clients are told that are turned away."),
     click.option(
@@ -65,7 +69,7 @@ OPTIONS = (
         help="How messages wait for a thread; adaptive refuses what waited too long, fair goes by client address.",
     ),
     click.option(
-        "--queue-size", type=click.IntRange(0), default=1000, show_default=True, help="Messages that may wait."
+        "--queue-size", type=Count(zero=True), default=1000, show_default=True, help="Messages that may wait."
     ),
     click.option(
         "--queue-full",
@@ -75,15 +79,15 @@ OPTIONS = (
         help="What happens to messages beyond.",
     ),
     _limit("--refusal", Escaped(), "What a client is told whose message is refused; without it, it is closed."),
-    _limit("--handler-timeout", Seconds(), "Time for the handler of a message."),
-    _limit("--max-message", click.IntRange(1), "Bytes of one message."),
+    _limit("--handler-timeout", Seconds(none=True), "Time for the handler of a message."),
+    _limit("--max-message", Count(), "Bytes of one message."),
     _limit("--handshake-timeout", Seconds(), "Time for a TLS handshake."),
-    _limit("--read-timeout", Seconds(), "Time from the first byte of a message to its last."),
-    _limit("--write-timeout", Seconds(), "Time for a client to take an answer."),
-    _limit("--idle-timeout", Seconds(), "Time between two messages."),
-    _limit("--max-age", Seconds(), "Time after which a connection is closed between messages."),
-    _limit("--min-read-rate", PerSecond(), "Bytes a second of a message, on average."),
-    _limit("--min-write-rate", PerSecond(), "Bytes a second that a client takes, on average."),
+    _limit("--read-timeout", Seconds(none=True), "Time from the first byte of a message to its last."),
+    _limit("--write-timeout", Seconds(none=True), "Time for a client to take an answer."),
+    _limit("--idle-timeout", Seconds(none=True), "Time between two messages."),
+    _limit("--max-age", Seconds(none=True), "Time after which a connection is closed between messages."),
+    _limit("--min-read-rate", PerSecond(none=True), "Bytes a second of a message, on average."),
+    _limit("--min-write-rate", PerSecond(none=True), "Bytes a second that a client takes, on average."),
 )
 
 
@@ -95,7 +99,7 @@ def serving_options(threads: int) -> Callable[[Command], Command]:
             command = option(command)
         ceiling = click.option(
             "--threads",
-            type=click.IntRange(1),
+            type=Count(),
             default=threads,
             show_default=True,
             help="Threads of a process, at most.",

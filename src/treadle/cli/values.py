@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 import click
@@ -11,7 +12,34 @@ from treadle.server import Delimiter, LengthPrefix, Lines, Raw
 from treadle.server.framing import Framing
 from treadle.server.listen import Bind, parse_bind
 
-__all__ = ["BindTo", "Escaped", "FramingNamed", "PerSecond", "Seconds", "is_toml_value_for"]
+__all__ = ["NONE", "BindTo", "Count", "Escaped", "FramingNamed", "PerSecond", "Seconds", "is_toml_value_for"]
+
+NONE = "none"  # how an option, or a file, says None: TOML has no such value
+
+# A backslash, and what follows it: \xNN, or octal digits, or anything.
+ESCAPE = re.compile(rb"\\(?:x([0-9a-fA-F]{2})|([0-7]{1,3})|(.?))", re.DOTALL)
+ESCAPED = {b"n": b"\n", b"r": b"\r", b"t": b"\t", b"a": b"\a", b"b": b"\b", b"f": b"\f", b"v": b"\v", b"\\": b"\\"}
+
+
+def unescaped(text: str) -> bytes:
+    r"""Return `text` in UTF-8, in which \n, \r, \t, \\, \0 and \xNN stand for what they do in Python.
+
+    Raises:
+        ValueError: a backslash is followed by something else.
+    """
+    return ESCAPE.sub(_byte, text.encode())
+
+
+def _byte(found: re.Match[bytes]) -> bytes:
+    digits, octal, other = found.groups()
+    if other is not None and other not in ESCAPED:
+        raise ValueError(f"{found[0].decode(errors='replace')} is no escape; allowed: \\n, \\r, \\t, \\0, \\\\, \\xNN")
+    if other is not None:
+        return ESCAPED[other]
+    number = int(digits, 16) if digits else int(octal, 8)
+    if number > 255:
+        raise ValueError(f"{found[0].decode()} is more than a byte; allowed: \\0 to \\377, or \\x00 to \\xff")
+    return bytes([number])
 
 
 class BindTo(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.5 only
@@ -39,22 +67,33 @@ class FramingNamed(click.ParamType):  # type: ignore[type-arg]  # as above
         """Return the framing that `value` names, or fail with what is wrong in it."""
         if not isinstance(value, str):
             return value  # type: ignore[no-any-return]  # converted already
-        kind, _, argument = value.partition("=")
+        kind, equals, argument = value.partition("=")
+        why = ""
         try:
             if value in ("raw", "lines"):
                 return Raw() if value == "raw" else Lines()
-            if kind == "delimiter":
-                return Delimiter(argument.encode("latin-1").decode("unicode_escape").encode("latin-1"))
-            if kind == "length-prefix":
-                size, _, order = argument.partition(",")
-                return LengthPrefix(int(size), order or "big")
+            if kind == "delimiter" and argument:
+                return Delimiter(unescaped(argument))
+            if kind == "length-prefix" and equals:
+                return _length_prefix(*argument.partition(",")[::2])
         except ValueError as error:
-            self.fail(f"{value!r} is no framing: {error}; allowed: {self.forms}", param, ctx)
-        self.fail(f"{value!r} is no framing; allowed: {self.forms}", param, ctx)
+            why = f": {str(error).partition('; allowed: ')[0]}"
+        self.fail(f"{value!r} is no framing{why}; allowed: {self.forms}", param, ctx)
+
+
+def _length_prefix(size: str, order: str) -> LengthPrefix:
+    """Return the framing of `SIZE[,ORDER]`.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if not (size.isascii() and size.isdigit()):
+        raise ValueError(f"SIZE is {size!r}, and must be 1 to 8 bytes")
+    return LengthPrefix(int(size), order or "big")
 
 
 class Escaped(click.ParamType):  # type: ignore[type-arg]  # as above
-    r"""An option that is bytes: text in UTF-8, in which \n, \r, \0 and \xNN stand for what they do in Python."""
+    r"""An option that is bytes: text in UTF-8, with the escapes of `unescaped`."""
 
     name = "BYTES"
 
@@ -63,39 +102,80 @@ class Escaped(click.ParamType):  # type: ignore[type-arg]  # as above
         if isinstance(value, bytes):
             return value
         try:
-            return str(value).encode().decode("unicode_escape").encode("latin-1")
+            return unescaped(str(value))
         except ValueError as error:
-            self.fail(f"{value!r} is no text with escapes: {error}", param, ctx)
+            self.fail(f"{value!r}: {error}", param, ctx)
 
 
-class Positive(click.ParamType):  # type: ignore[type-arg]  # as above
-    """An option that is a positive, finite number."""
+class Number(click.ParamType):  # type: ignore[type-arg]  # as above
+    """An option that is a finite number, of more than 0.
+
+    Args:
+        zero: whether it may be 0, too.
+        none: whether it may be `none`, for no limit, too.
+    """
 
     what = "number"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Return `value` as a float, or fail with what is allowed."""
+    def __init__(self, *, zero: bool = False, none: bool = False) -> None:
+        self.zero = zero
+        self.none = none
+        if none:
+            self.name = f"{self.name}|{NONE}"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float | None:
+        """Return `value` as a number, or as None, or fail with what is allowed."""
+        if self.none and value == NONE:
+            return None
         try:
-            number = float(value)
+            number = self.parse(value)
         except ValueError:
-            self.fail(f"{value!r} is not a {self.what}", param, ctx)
-        if not (math.isfinite(number) and number > 0):
-            self.fail(f"{value!r} is not a positive, finite {self.what}", param, ctx)
+            number = math.nan
+        if not (number > 0 or (self.zero and number == 0)) or number == math.inf:
+            self.fail(f"{value!r} is not {self.allowed()}", param, ctx)
         return number
 
+    def parse(self, value: Any) -> float:
+        """Return the number that `value` is, or is written as.
 
-class Seconds(Positive):
-    """An option that is a positive, finite number of seconds."""
+        Raises:
+            ValueError: it is none.
+        """
+        return float(value)
+
+    def allowed(self) -> str:
+        """Return what the option may be."""
+        least = "0 or more" if self.zero else "more than 0"
+        return f"a {self.what}; allowed: {least}{f', or {NONE} for no limit' if self.none else ''}"
+
+
+class Seconds(Number):
+    """An option that is a number of seconds."""
 
     name = "SECONDS"
     what = "number of seconds"
 
 
-class PerSecond(Positive):
-    """An option that is a positive, finite rate."""
+class PerSecond(Number):
+    """An option that is a rate."""
 
     name = "PER-SECOND"
     what = "rate"
+
+
+class Count(Number):
+    """An option that is a whole number."""
+
+    name = "NUMBER"
+    what = "whole number"
+
+    def parse(self, value: Any) -> float:
+        """Return the integer that `value` is, or is written as.
+
+        Raises:
+            ValueError: it is none.
+        """
+        return int(value)
 
 
 def is_toml_value_for(kind: object, value: object) -> bool:
@@ -103,8 +183,9 @@ def is_toml_value_for(kind: object, value: object) -> bool:
 
     click would convert 12.5 to 12 and true to 1; a file that says so holds a mistake.
     """
-    if isinstance(kind, Positive):
-        return type(value) in (int, float)
+    if isinstance(kind, Number):
+        whole = isinstance(kind, Count)
+        return type(value) is int or (type(value) is float and not whole) or (kind.none and value == NONE)
     if isinstance(kind, click.types.IntParamType):
         return type(value) is int
     if isinstance(kind, click.types.BoolParamType):
