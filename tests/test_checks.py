@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import pytest
@@ -13,6 +13,16 @@ from treadle import checks
 
 async def answer() -> None:
     """Never run."""
+
+
+async def answers() -> AsyncIterator[int]:
+    """Never run."""
+    yield 1
+
+
+def numbers(message: bytes, peer: object) -> Iterator[bytes]:
+    """Never run."""
+    yield message
 
 
 class Answer:
@@ -47,6 +57,12 @@ class Answer:
         (lambda: checks.blocking("f", answer), TypeError, ("f=<function answer", "coroutine", "ordinary")),
         (lambda: checks.blocking("f", functools.partial(answer)), TypeError, ("coroutine",)),
         (lambda: checks.blocking("f", Answer()), TypeError, ("coroutine",)),
+        (lambda: checks.blocking("f", answers), TypeError, ("f=<function answers", "async generator", "ordinary")),
+        (lambda: handler(answer), TypeError, ("h=<function answer", "coroutine")),
+        (lambda: handler(numbers), TypeError, ("h=<function numbers", "generator", "return instead of yield")),
+        (lambda: handler(functools.partial(numbers, b"")), TypeError, ("generator",)),
+        (lambda: handler(lambda conn: conn), TypeError, ("takes (conn)", "(message, peer)", "did you mean that?")),
+        (lambda: handler(functools.partial(lambda a: a, 1)), TypeError, ("called with (message, peer)",)),
     ],
 )
 def test_a_bad_value_is_named(check: Callable[[], Any], error: type[Exception], words: tuple[str, ...]) -> None:
@@ -54,6 +70,23 @@ def test_a_bad_value_is_named(check: Callable[[], Any], error: type[Exception], 
         check()
     for word in words:
         assert word in str(caught.value)
+
+
+def handler(value: Any) -> None:
+    checks.handler("h", value, "message", "peer", instead="that")
+
+
+def test_a_handler_is_refused_only_if_it_certainly_cannot_be_called_so() -> None:
+    """What a decorator takes is not what it wraps takes, and some builtins do not say."""
+
+    @functools.wraps(lambda message: message)
+    def wrapper(*arguments: Any) -> Any:
+        return arguments
+
+    for value in (lambda message, peer: message, lambda *all: all, lambda a, b=1, *, c=2: a, wrapper, print, max, min):
+        handler(value)
+    assert checks.accepts(dict.fromkeys, "a")
+    assert not checks.accepts(lambda: None, "a")
 
 
 def test_good_values_pass() -> None:

@@ -4,9 +4,21 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
-__all__ = ["blocking", "boolean", "function", "integer", "integer_or_none", "number", "one_of", "seconds", "text"]
+__all__ = [
+    "accepts",
+    "blocking",
+    "boolean",
+    "function",
+    "handler",
+    "integer",
+    "integer_or_none",
+    "number",
+    "one_of",
+    "seconds",
+    "text",
+]
 
 
 def integer(name: str, value: object, *, least: int, most: int | None = None) -> int:
@@ -126,5 +138,44 @@ def blocking(name: str, value: object) -> None:
         TypeError: it cannot.
     """
     function(name, value)
-    if inspect.iscoroutinefunction(value) or inspect.iscoroutinefunction(getattr(value, "__call__", None)):  # noqa: B004  # is it async?
-        raise TypeError(f"{name}={value!r} is a coroutine function; {name} must be an ordinary one, which may block")
+    for kind, is_it in (
+        ("a coroutine function", inspect.iscoroutinefunction),
+        ("an async generator function", inspect.isasyncgenfunction),
+    ):
+        if is_it(value) or is_it(getattr(value, "__call__", None)):  # noqa: B004  # not whether, but what is called
+            raise TypeError(f"{name}={value!r} is {kind}; {name} must be an ordinary one, which may block")
+
+
+def accepts(function: Callable[..., object], *arguments: str) -> bool:
+    """Tell whether `function` may be called with so many arguments; True where it does not say, as some builtins."""
+    try:
+        signature = inspect.signature(function, follow_wrapped=False)  # a decorator may add arguments, or drop some
+    except (TypeError, ValueError):
+        return True
+    try:
+        signature.bind(*arguments)
+    except TypeError:
+        return False
+    return True
+
+
+def handler(name: str, value: Callable[..., object], *arguments: str, instead: str) -> None:
+    """Check that `value` can be called from a thread with `arguments`, as far as can be told, and runs when it is.
+
+    Args:
+        name: of the argument.
+        value: the function.
+        arguments: the names of what it is called with.
+        instead: what may have been meant, if the function does not take these.
+
+    Raises:
+        TypeError: it is async, a generator function, or takes other arguments.
+    """
+    blocking(name, value)
+    if inspect.isgeneratorfunction(value) or inspect.isgeneratorfunction(getattr(value, "__call__", None)):  # noqa: B004  # as above
+        raise TypeError(f"{name}={value!r} is a generator function, which a call does not run; return instead of yield")
+    if not accepts(value, *arguments):
+        raise TypeError(
+            f"{name}={value!r} takes {inspect.signature(value, follow_wrapped=False)}, and is called with "
+            f"({', '.join(arguments)}); give it such arguments, or did you mean {instead}?"
+        )

@@ -40,13 +40,13 @@ def test_a_framing_is_named(text: str, framing: str) -> None:
         ("line", ""),
         ("lines=3", ""),
         ("delimiter", ""),
-        ("delimiter=", ""),
+        ("delimiter=", ": BYTES are missing, and must be one byte or more"),
         (r"delimiter=\q", r": \\q is no escape"),
         ("length-prefix", ""),
         ("length-prefix=", ": SIZE is '', and must be 1 to 8 bytes"),
         ("length-prefix=x", ": SIZE is 'x', and must be 1 to 8 bytes"),
-        ("length-prefix=9", ": size=9"),
-        ("length-prefix=2,middle", ": byteorder='middle' is unknown"),
+        ("length-prefix=9", ": SIZE is '9', and must be 1 to 8 bytes"),
+        ("length-prefix=2,middle", ": the order is 'middle', and must be big or little"),
     ],
 )
 def test_what_is_no_framing_is_said_with_what_is_allowed_once(text: str, why: str) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 
 from treadle.server import CloseConnection, Limits, Lines, Messages, Peer, Raw
@@ -23,6 +25,28 @@ def test_messages_are_limited_by_the_servers_limits() -> None:
 
 async def answer_later(data: bytes, peer: Peer) -> bytes:
     return data
+
+
+def stream(data: bytes, peer: Peer) -> Iterator[bytes]:
+    yield data
+
+
+class Shout:
+    def __init__(self, data: bytes, peer: Peer) -> None:
+        """Take a message."""
+
+    def __call__(self, data: bytes, peer: Peer) -> bytes:
+        return data.upper()
+
+
+class Text(bytes):
+    def __new__(cls, data: bytes, peer: Peer) -> Text:
+        return super().__new__(cls, data)
+
+
+def test_whatever_may_be_called_with_a_message_and_a_peer_is_a_handler() -> None:
+    for handler in (Shout(b"", None), Shout(b"", None).__call__, Text, lambda *all: None):  # type: ignore[arg-type]  # no peer is asked for
+        Messages(handler)
 
 
 @pytest.mark.parametrize(

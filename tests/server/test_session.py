@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -130,9 +130,26 @@ def test_a_session_may_end_with_a_last_word_or_half_closed() -> None:
         assert server.snapshot().failures == 0
 
 
+def steps(conn: Conversation) -> Iterator[bytes]:
+    yield conn.readline()
+
+
+def test_a_class_whose_making_is_the_conversation_may_be_the_handler() -> None:
+    class Talk:
+        def __init__(self, conn: Conversation) -> None:
+            conn.sendall(conn.readline().upper())
+
+    with serving(Talk) as server, client(server) as sock:
+        assert ask(sock, b"hello\n") == b"HELLO\n"
+
+
 def test_bad_arguments_are_named() -> None:
     with pytest.raises(TypeError, match="handler=3 is int"):
         Session(3)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="speaks_first=1 is int"):
         Session(print, speaks_first=1)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"takes \(line, peer\), and is called with \(conn\).* did you mean Messages"):
+        Session(lambda line, peer: line)  # type: ignore[misc, arg-type]
+    with pytest.raises(TypeError, match="is a generator function"):
+        Session(steps)
     assert repr(Session(print)) == "Session(print)"

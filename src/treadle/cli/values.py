@@ -9,11 +9,12 @@ from typing import Any
 import click
 
 from treadle.server import Delimiter, LengthPrefix, Lines, Raw
-from treadle.server.framing import Framing
+from treadle.server.framing import MAX_PREFIX, Framing
 from treadle.server.listen import Bind, parse_bind
 
 __all__ = ["NONE", "BindTo", "Count", "Escaped", "FramingNamed", "PerSecond", "Seconds", "is_toml_value_for"]
 
+SIZES = tuple(map(str, range(1, MAX_PREFIX + 1)))
 NONE = "none"  # how an option, or a file, says None: TOML has no such value
 
 # A backslash, and what follows it: \xNN, or octal digits, or anything.
@@ -33,12 +34,12 @@ def unescaped(text: str) -> bytes:
 def _byte(found: re.Match[bytes]) -> bytes:
     digits, octal, other = found.groups()
     if other is not None and other not in ESCAPED:
-        raise ValueError(f"{found[0].decode(errors='replace')} is no escape; allowed: \\n, \\r, \\t, \\0, \\\\, \\xNN")
+        raise ValueError(f"{found[0].decode(errors='replace')} is no escape, but \\n, \\r, \\t, \\0, \\\\, \\xNN are")
     if other is not None:
         return ESCAPED[other]
     number = int(digits, 16) if digits else int(octal, 8)
     if number > 255:
-        raise ValueError(f"{found[0].decode()} is more than a byte; allowed: \\0 to \\377, or \\x00 to \\xff")
+        raise ValueError(f"{found[0].decode()} is more than a byte, which ends at \\377")
     return bytes([number])
 
 
@@ -72,13 +73,24 @@ class FramingNamed(click.ParamType):  # type: ignore[type-arg]  # as above
         try:
             if value in ("raw", "lines"):
                 return Raw() if value == "raw" else Lines()
-            if kind == "delimiter" and argument:
-                return Delimiter(unescaped(argument))
+            if kind == "delimiter" and equals:
+                return _delimiter(argument)
             if kind == "length-prefix" and equals:
                 return _length_prefix(*argument.partition(",")[::2])
         except ValueError as error:
-            why = f": {str(error).partition('; allowed: ')[0]}"
+            why = f": {error}"
         self.fail(f"{value!r} is no framing{why}; allowed: {self.forms}", param, ctx)
+
+
+def _delimiter(text: str) -> Delimiter:
+    """Return the framing that ends messages at `text`.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if not text:
+        raise ValueError("BYTES are missing, and must be one byte or more")
+    return Delimiter(unescaped(text))
 
 
 def _length_prefix(size: str, order: str) -> LengthPrefix:
@@ -87,8 +99,10 @@ def _length_prefix(size: str, order: str) -> LengthPrefix:
     Raises:
         ValueError: it is none.
     """
-    if not (size.isascii() and size.isdigit()):
+    if size not in SIZES:
         raise ValueError(f"SIZE is {size!r}, and must be 1 to 8 bytes")
+    if order not in ("", "big", "little"):
+        raise ValueError(f"the order is {order!r}, and must be big or little")
     return LengthPrefix(int(size), order or "big")
 
 
@@ -104,7 +118,7 @@ class Escaped(click.ParamType):  # type: ignore[type-arg]  # as above
         try:
             return unescaped(str(value))
         except ValueError as error:
-            self.fail(f"{value!r}: {error}", param, ctx)
+            self.fail(f"{value!r} is no text with escapes: {error}", param, ctx)
 
 
 class Number(click.ParamType):  # type: ignore[type-arg]  # as above

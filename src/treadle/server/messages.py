@@ -44,7 +44,7 @@ class Messages:
         greeting: sent to each client as soon as it has come in (and has ended the TLS handshake).
 
     Raises:
-        TypeError: an argument is of the wrong type.
+        TypeError: an argument is of the wrong type; `handler` is async, a class, or cannot be called so.
     """
 
     converse = None
@@ -57,7 +57,11 @@ class Messages:
         *,
         greeting: bytes = b"",
     ) -> None:
-        checks.blocking("handler", handler)
+        if _makes_objects(handler):
+            raise TypeError(
+                f"handler={handler!r} is a class, and its objects are no bytes; pass a function or a method"
+            )
+        checks.handler("handler", handler, "message", "peer", instead="Session(...), with the command --session")
         if framing is None:
             framing = Raw()
         if isinstance(framing, type) or not callable(getattr(framing, "cutter", None)):
@@ -75,3 +79,12 @@ class Messages:
 
     def __repr__(self) -> str:
         return f"Messages({self.name}, {self.framing!r})"
+
+
+def _makes_objects(handler: object) -> bool:
+    """Whether `handler` is a class, a call of which gives an object of it that is no bytes."""
+    if not isinstance(handler, type):
+        return False
+    made: object = handler.__new__
+    plain = made is object.__new__ and type(handler).__call__ is type.__call__
+    return plain and not issubclass(handler, (bytes, bytearray, memoryview))

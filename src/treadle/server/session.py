@@ -35,16 +35,17 @@ class Session:
         handler: takes a `Conversation`. What it raises closes the connection and is logged, but for CloseConnection,
             and for what `conn` raised because the client was late or left.
         speaks_first: whether the handler is called as soon as the client has come in, for protocols in which the
-            server greets.
+            server greets. Each client then takes a thread before it has said anything, and when all threads are taken,
+            the next ones are greeted only as threads come free.
 
     Raises:
-        TypeError: an argument is of the wrong type.
+        TypeError: an argument is of the wrong type, or `handler` is async, or cannot be called so.
     """
 
     greeting = b""
 
     def __init__(self, handler: Callable[[Conversation], object], *, speaks_first: bool = False) -> None:
-        checks.blocking("handler", handler)
+        checks.handler("handler", handler, "conn", instead="Messages(...), with the command no --session")
         self.handler = handler
         self.speaks_first = checks.boolean("speaks_first", speaks_first)
         self.name = name_of(handler)
