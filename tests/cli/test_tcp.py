@@ -213,11 +213,17 @@ def test_limits_are_enforced() -> None:
         (("app:shout", "--framing", "line"), 2, "'line' is no framing; allowed: raw, lines"),
         (("app:shout", "--framing", "length-prefix=9"), 2, "must be 1 to 8 bytes"),
         (("app:shout", "--framing", "delimiter="), 2, "must be one byte or more"),
-        (("app:talk", "--session", "--framing", "lines"), 2, "give one of the two"),
+        (
+            ("app:talk", "--session", "--framing", "lines"),
+            2,
+            "--session reads for itself, and has no use for --framing; drop one",
+        ),
         (("app:talk", "--speaks-first"), 2, "--speaks-first needs --session"),
-        (("app:made", "--framing", "lines"), 2, "is a Messages already"),
-        (("app:shout", "--certfile", "none.pem"), 66, "none.pem"),
-        (("app:shout", "--certfile", "app.py"), 66, "app.py: it holds no"),
+        (("app:made", "--framing", "lines"), 2, "is a Messages already; drop --framing"),
+        (("app:shout", "--certfile", "none.pem"), 66, "Error: --certfile: none.pem: No such file or directory"),
+        (("app:shout", "--certfile", "app.py"), 66, "Error: --certfile: app.py: it holds no certificate"),
+        (("app:shout", "--certfile", "app.py", "--keyfile", "none.key"), 66, "Error: --keyfile: none.key: No such"),
+        (("app:shout", "--client-ca", "app.py"), 2, "Error: --client-ca is of no use without --certfile"),
         (("broken:shout",), 1, "No module named 'no_such_thing'"),
         ((), 2, "Missing argument 'MODULE:HANDLER'"),
     ],
@@ -225,6 +231,26 @@ def test_limits_are_enforced() -> None:
 @pytest.mark.usefixtures("here")
 def test_what_is_wrong_is_said(options: tuple[str, ...], status: int, complaint: str) -> None:
     ended, out, error = run(*TREADLE, "tcp", *options)
+    assert (ended, out) == (status, "")
+    assert complaint in " ".join(error.split())
+
+
+@pytest.mark.parametrize(
+    ("table", "status", "complaint"),
+    [
+        ("certfile = 'none.pem'", 66, "my.toml: [tcp] certfile: none.pem: No such file"),
+        ("keyfile = 'none.pem'", 2, "my.toml: [tcp] keyfile is of no use without --certfile"),
+        (
+            "session = true\nframing = 'lines'",
+            2,
+            "my.toml: [tcp] session reads for itself, and has no use for my.toml:",
+        ),
+        ("speaks-first = true", 2, "my.toml: [tcp] speaks-first needs --session"),
+    ],
+)
+def test_what_is_wrong_in_the_file_is_said_of_the_file(here: Path, table: str, status: int, complaint: str) -> None:
+    (here / "my.toml").write_text(f"[tcp]\n{table}\n")
+    ended, out, error = run(*TREADLE, "tcp", "app:shout", "--config", "my.toml")
     assert (ended, out) == (status, "")
     assert complaint in " ".join(error.split())
 

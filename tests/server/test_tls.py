@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import ssl
+import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -184,7 +185,8 @@ def test_rule_7_reload_takes_new_certificates_and_drops_nobody(
             assert ask(before, b"x\n") == b"x\n"
             files.keyfile.write_text("no key")
             server.reload()
-            assert "the old ones stay in use" in caplog.text
+            assert f"the old ones stay in use: {files.keyfile}: it holds no private key" in caplog.text
+            assert "Traceback" not in caplog.text
             with secure(server, new.client_context()) as after:
                 assert ask(after, b"x\n") == b"x\n"
 
@@ -223,22 +225,51 @@ def test_rule_10_half_closed_secure_clients_get_their_answer(authority: Authorit
 
 
 @pytest.mark.parametrize(
-    ("certfile", "keyfile", "error", "words"),
+    ("options", "culprit", "words"),
     [
-        ("missing.pem", None, FileNotFoundError, "missing.pem"),
-        ("text.txt", "text.txt", ssl.SSLError, "text.txt"),
-        ("127.0.0.1.pem", "other.key", ssl.SSLError, "the private key is not the certificate's"),
+        ({"certfile": "missing.pem"}, "missing.pem", "No such file"),
+        ({"certfile": "127.0.0.1.pem", "keyfile": "missing.key"}, "missing.key", "No such file"),
+        ({"certfile": "both.pem", "client_ca": "missing.ca"}, "missing.ca", "No such file"),
+        ({"certfile": "text.txt", "keyfile": "127.0.0.1.key"}, "text.txt", "it holds no certificate"),
+        ({"certfile": "127.0.0.1.pem"}, "127.0.0.1.pem", r"it holds no private key in PEM; give keyfile \(--keyfile\)"),
+        ({"certfile": "127.0.0.1.pem", "keyfile": "text.txt"}, "text.txt", "it holds no private key in PEM$"),
+        (
+            {"certfile": "127.0.0.1.pem", "keyfile": "other.key"},
+            "other.key",
+            "is not that of the certificate in .*0.0.1",
+        ),
+        ({"certfile": "127.0.0.1.pem", "keyfile": "locked.key"}, "locked.key", "is encrypted; give password, or"),
+        (
+            {"certfile": "127.0.0.1.pem", "keyfile": "locked.key", "password": "wrong"},
+            "locked.key",
+            "cannot be decrypted; is the password right",
+        ),
+        ({"certfile": "damaged.pem", "keyfile": "127.0.0.1.key"}, "damaged.pem", "it cannot be used: "),
+        ({"certfile": "both.pem", "client_ca": "text.txt"}, "text.txt", "it holds no certificate"),
     ],
 )
-def test_bad_files_are_named(
-    authority: Authority, certfile: str, keyfile: str | None, error: type[Exception], words: str
+def test_a_bad_file_is_named_with_what_is_wrong_in_it(
+    authority: Authority, options: dict[str, str], culprit: str, words: str
 ) -> None:
-    authority.issue("127.0.0.1")
+    folder, files = authority.folder, authority.issue("127.0.0.1")
     authority.issue("other")
-    (authority.folder / "text.txt").write_text("text")
-    key = None if keyfile is None else authority.folder / keyfile
-    with pytest.raises(error, match=words):
-        Certificates(authority.folder / certfile, key)()
+    (folder / "text.txt").write_text("text")
+    (folder / "both.pem").write_text(files.certfile.read_text() + files.keyfile.read_text())
+    (folder / "damaged.pem").write_text("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")
+    lock = ("openssl", "pkey", "-in", str(files.keyfile), "-aes256", "-passout", "pass:right")
+    subprocess.run([*lock, "-out", str(folder / "locked.key")], check=True, capture_output=True)
+    paths = {name: value if name == "password" else str(folder / value) for name, value in options.items()}
+    with pytest.raises(OSError, match=words) as caught:
+        Certificates(**paths)()
+    assert caught.value.filename == str(folder / culprit)
+    assert culprit in str(caught.value)
+
+
+def test_an_encrypted_key_is_read_with_its_password(authority: Authority) -> None:
+    files, locked = authority.issue("127.0.0.1"), authority.folder / "secret.key"
+    lock = ("openssl", "pkey", "-in", str(files.keyfile), "-aes256", "-passout", "pass:right", "-out", str(locked))
+    subprocess.run(lock, check=True, capture_output=True)
+    assert Certificates(files.certfile, locked, password="right")().cert_store_stats()["x509"] == 0
 
 
 def test_a_server_whose_certificates_are_bad_does_not_start() -> None:

@@ -22,7 +22,9 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-__all__ = ["ConfiguredCommand"]
+__all__ = ["ConfiguredCommand", "spelled"]
+
+FILE = "treadle.cli.config.FILE"  # where a context keeps the path of its file
 
 
 class ConfiguredCommand(click.Command):
@@ -48,10 +50,20 @@ class ConfiguredCommand(click.Command):
         except click.BadParameter as error:
             name = error.param.name if error.param is not None else None
             if name and ctx.get_parameter_source(name) is ParameterSource.ENVIRONMENT:
-                source = f"{ctx.auto_envvar_prefix}_{name.upper()}"
-                message = f"{error.message} (from the environment variable {source})"
+                message = f"{error.message} (from the environment variable {spelled(ctx, name)})"
                 raise click.BadParameter(message, ctx, error.param, error.param_hint) from None
             raise
+
+
+def spelled(ctx: click.Context, name: str) -> str:
+    """Return how the user gave the option `name`: its flag, its variable, or its key in the file."""
+    source = ctx.get_parameter_source(name)
+    if source is ParameterSource.ENVIRONMENT:
+        return f"{ctx.auto_envvar_prefix}_{name.upper()}"
+    option = next(option for option in ctx.command.params if option.name == name)
+    if source is ParameterSource.DEFAULT_MAP:
+        return f"{ctx.meta[FILE]}: [{ctx.command.name}] {_key(option)}"
+    return option.opts[0]
 
 
 def _load(ctx: click.Context, param: click.Parameter, path: Path | None) -> None:
@@ -67,6 +79,7 @@ def _load(ctx: click.Context, param: click.Parameter, path: Path | None) -> None
         if not isinstance(table, dict):
             raise click.UsageError(f"{path}: {name} must be a table: write [{name}] and its keys below")
     name = str(ctx.command.name)
+    ctx.meta[FILE] = path
     ctx.default_map = _checked(document.get(name, {}), f"{path}: [{name}]", ctx)
 
 

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import click
 
+from treadle.cli.config import spelled
 from treadle.cli.descriptors import reserve_descriptors
 from treadle.cli.status import Status, View, status_view
 from treadle.cli.values import NONE, BindTo, Count, Escaped, PerSecond, Seconds
@@ -195,15 +196,19 @@ def _status(now: ServerSnapshot) -> Status:
 
 def _certificates(options: dict[str, Any]) -> Certificates | None:
     """Return what makes the TLS context, which was tried once; None: no TLS."""
+    context = click.get_current_context()
     if options["certfile"] is None:
-        if options["keyfile"] is not None or options["client_ca"] is not None:
-            raise click.UsageError("--keyfile and --client-ca are of no use without --certfile")
+        for name in ("keyfile", "client_ca"):
+            if options[name] is not None:
+                raise click.UsageError(f"{spelled(context, name)} is of no use without --certfile")
         return None
     certificates = Certificates(options["certfile"], options["keyfile"], client_ca=options["client_ca"])
     try:
         certificates()
-    except OSError as error:  # ssl.SSLError is one
-        raise NoCertificate(f"--certfile: {error}") from None
+    except OSError as error:  # ssl.SSLError is one, whose text names the file
+        guilty = [name for name in ("keyfile", "client_ca") if options[name] == error.filename]
+        what = str(error) if str(error.filename) in str(error.strerror) else f"{error.filename}: {error.strerror}"
+        raise NoCertificate(f"{spelled(context, (*guilty, 'certfile')[0])}: {what}") from None
     return certificates
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+from functools import partial
 from typing import Any
 
 import click
 
-from treadle.cli.config import ConfiguredCommand
+from treadle.cli.config import ConfiguredCommand, spelled
 from treadle.cli.serving import serve, serving_options
 from treadle.cli.values import FramingNamed
 from treadle.server import Messages, Session
@@ -37,10 +38,11 @@ def tcp(handler: str, framing: Framing | None, session: bool, speaks_first: bool
     HANDLER(data, peer) is called for each message and returns the answer, as bytes, or None. It may also be a Messages
     or a Session that your module made. Modules are looked for in the current folder first.
     """
+    given = partial(spelled, click.get_current_context())
     if session and framing is not None:
-        raise click.UsageError("--session reads for itself, and has no use for --framing; give one of the two")
+        raise click.UsageError(f"{given('session')} reads for itself, and has no use for {given('framing')}; drop one")
     if speaks_first and not session:
-        raise click.UsageError("--speaks-first needs --session")
+        raise click.UsageError(f"{given('speaks_first')} needs --session")
     module_name, _, path = handler.partition(":")
     if not path or not module_name or module_name.startswith("."):
         raise click.UsageError(f"{handler!r} is not {FORM}")
@@ -49,7 +51,8 @@ def tcp(handler: str, framing: Framing | None, session: bool, speaks_first: bool
         found = load(handler)
         if isinstance(found, (Messages, Session)):
             if session or framing is not None:
-                raise click.UsageError(f"{handler} is a {type(found).__name__} already; drop --framing and --session")
+                useless = given("session" if session else "framing")
+                raise click.UsageError(f"{handler} is a {type(found).__name__} already; drop {useless}")
             return found
         try:
             return Session(found, speaks_first=speaks_first) if session else Messages(found, framing)

@@ -262,6 +262,9 @@ class Server:
             return
         try:
             context = _context_from(self._tls)
+        except OSError as error:  # ssl.SSLError is one; both name the file
+            _log.error("the certificates cannot be reloaded; the old ones stay in use: %s", error)
+            return
         except Exception:
             _log.exception("the certificates cannot be reloaded; the old ones stay in use")
             return

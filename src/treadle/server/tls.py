@@ -48,46 +48,56 @@ class Certificates:
 
         Raises:
             OSError: a file cannot be read.
-            ssl.SSLError: a file holds something else, or the key is not the certificate's; it names the files.
+            ssl.SSLError: a file holds something else, or the key is not the certificate's; its `filename` is that file.
         """
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
-        # Without a password of ours OpenSSL would ask for one on the terminal.
-        password = self.password if self.password is not None else ""
-        with _Naming(self.certfile, self.keyfile):
-            context.load_cert_chain(self.certfile, self.keyfile, password)
+        for path in filter(None, (self.certfile, self.keyfile, self.client_ca)):
+            with open(path, "rb"):  # its error names the file, which that of OpenSSL does not
+                pass
+        try:
+            # Without a password of ours OpenSSL would ask for one on the terminal.
+            context.load_cert_chain(self.certfile, self.keyfile, self.password or "")
+        except ssl.SSLError as error:
+            raise _named(error, *self._fault(error)) from error
         if self.client_ca is not None:
-            with _Naming(self.client_ca):
+            try:
                 context.load_verify_locations(self.client_ca)
+            except ssl.SSLError as error:
+                raise _named(error, self.client_ca, "it holds no certificate that can be read") from error
             context.verify_mode = ssl.CERT_REQUIRED
         if self.alpn:
             context.set_alpn_protocols(self.alpn)
         return context
 
+    def _fault(self, error: ssl.SSLError) -> tuple[str, str]:
+        """Return which file OpenSSL stumbled at, and over what: it says little more than that it is no PEM."""
+        keyfile = self.keyfile or self.certfile
+        key = _read(keyfile)
+        if b"CERTIFICATE-----" not in _read(self.certfile):
+            return self.certfile, "it holds no certificate in PEM"
+        if b"PRIVATE KEY-----" not in key:
+            hint = "" if self.keyfile else "; give keyfile (--keyfile)"
+            return keyfile, f"it holds no private key in PEM{hint}"
+        if error.reason == "KEY_VALUES_MISMATCH":
+            return keyfile, f"the private key is not that of the certificate in {self.certfile}"
+        if b"ENCRYPTED" in key and self.password is None:
+            return keyfile, "the private key is encrypted; give password, or the key as `openssl pkey` decrypts it"
+        if b"ENCRYPTED" in key:
+            return keyfile, "the private key cannot be decrypted; is the password right?"
+        return self.certfile, f"it cannot be used: {error.reason or error}"
+
     def __repr__(self) -> str:
         return f"Certificates({self.certfile!r}, {self.keyfile!r})"
 
 
-WHAT = {
-    "KEY_VALUES_MISMATCH": "the private key is not the certificate's",
-    "NO_CERTIFICATE_OR_CRL_FOUND": "it holds no certificate",
-    "PEM_LIB": "it holds no PEM of the kind that belongs there, or the password is wrong",
-}  # what OpenSSL means by its reasons
+def _read(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return file.read()
 
 
-class _Naming:
-    """Names the files in what OpenSSL says of them, which does not."""
-
-    def __init__(self, *paths: str | None) -> None:
-        self.paths = [path for path in paths if path is not None]
-
-    def __enter__(self) -> None:
-        for path in self.paths:
-            with open(path, "rb"):  # its error names the file
-                pass
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: object) -> None:
-        if isinstance(error, ssl.SSLError):
-            reason = str(error.reason or error)
-            what = WHAT.get(reason, WHAT["PEM_LIB"] if "PEM lib" in reason else reason)
-            raise ssl.SSLError(error.errno, f"{' and '.join(self.paths)}: {what}") from error
+def _named(error: ssl.SSLError, path: str, what: str) -> ssl.SSLError:
+    """Return an error that says `what` is wrong, and names the file, also as its `filename`."""
+    named = ssl.SSLError(error.errno, f"{path}: {what}")
+    named.filename = path
+    return named
