@@ -29,3 +29,22 @@ def test_python_m_treadle_is_the_command() -> None:
     status, out, _ = run(*TREADLE, "--help")
     assert status == 0
     assert out.startswith("Usage: treadle ")
+
+
+INTERRUPTED_AT = """
+import os, signal, sys
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == {module!r}:
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Finder())
+sys.argv = ["treadle", "tcp", "app:handle", "--bind", "127.0.0.1:0"]
+from treadle.cli.main import main
+sys.exit(main())
+"""
+
+
+@pytest.mark.parametrize("module", ["click", "treadle.server.lot", "app"])
+def test_ctrl_c_while_it_starts_ends_it_without_a_word(module: str) -> None:
+    """While its own modules are imported, and while the user's is."""
+    assert run(sys.executable, "-c", INTERRUPTED_AT.format(module=module)) == (130, "", "")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 
+from treadle.cli import INTERRUPTED
+
 __all__ = ["main"]
 
 EXTRA = frozenset({"click", "rich", "tomli"})
@@ -14,8 +16,17 @@ def main() -> int:
     """Run the command that `sys.argv` names.
 
     Returns:
-        The exit status, where the command does not itself raise SystemExit: 69 if the `cli` extra is missing.
+        The exit status, where the command does not itself raise SystemExit: 69 if the `cli` extra is missing, 130 after
+        Ctrl-C before the command can stop in order.
     """
+    try:
+        return run()
+    except KeyboardInterrupt:
+        return INTERRUPTED
+
+
+def run() -> int:
+    """Do what `main` does, but for Ctrl-C."""
     try:
         from treadle.cli.commands import commands  # the guard below is for what the commands import
     except ModuleNotFoundError as missing:
