@@ -224,7 +224,9 @@ def test_limits_are_enforced() -> None:
         (("app:shout", "--certfile", "app.py"), 66, "Error: --certfile: app.py: it holds no certificate"),
         (("app:shout", "--certfile", "app.py", "--keyfile", "none.key"), 66, "Error: --keyfile: none.key: No such"),
         (("app:shout", "--client-ca", "app.py"), 2, "Error: --client-ca is of no use without --certfile"),
-        (("broken:shout",), 1, "No module named 'no_such_thing'"),
+        (("nothing.py:shout",), 2, "there is no module 'nothing'; did you mean nothing:shout?"),
+        (("app.py:shout",), 2, "there is no module 'app.py'; did you mean app:shout?"),
+        (("broken:shout",), 78, "ModuleNotFoundError: No module named 'no_such_thing' (broken.py, line 1)"),
         ((), 2, "Missing argument 'MODULE:HANDLER'"),
     ],
 )
@@ -255,8 +257,55 @@ def test_what_is_wrong_in_the_file_is_said_of_the_file(here: Path, table: str, s
     assert complaint in " ".join(error.split())
 
 
+SYNTAX = "def shout(line, peer:\n"
+RAISES = "def connect():\n    raise ValueError('no database')\n\nconnect()\n"
+CHAINED = "try:\n    {}['url']\nexcept KeyError as missing:\n    raise RuntimeError('no url') from missing\n"
+
+
+@pytest.mark.parametrize(
+    ("source", "frames", "complaint"),
+    [
+        ("import no_such_thing\n", 1, "ModuleNotFoundError: No module named 'no_such_thing' (bad.py, line 1)"),
+        (SYNTAX, 1, "SyntaxError: "),
+        (RAISES, 2, "ValueError: no database (bad.py, line 2)"),
+        (CHAINED, 2, "RuntimeError: no url (bad.py, line 4)"),
+        ("import bad_too\n", 2, "ModuleNotFoundError: No module named 'neither' (bad_too.py, line 1)"),
+    ],
+)
+def test_a_module_that_cannot_be_imported_is_told_in_its_own_frames(
+    here: Path, source: str, frames: int, complaint: str
+) -> None:
+    (here / "bad.py").write_text(source)
+    (here / "bad_too.py").write_text("import neither\n")
+    ended, out, error = run(*TREADLE, "tcp", "bad:shout", "--bind", "127.0.0.1:0")
+    assert (ended, out) == (78, "")
+    assert error.splitlines()[-1].startswith(f"Error: cannot import bad: {complaint}")
+    assert error.count('  File "') == error.count(f'  File "{here}') == frames
+
+
+@pytest.mark.parametrize(
+    ("handler", "status", "complaint"),
+    [
+        ("nothing:shout", 2, "there is no module 'nothing'"),
+        ("app:shoot", 2, "no 'shoot' in it"),
+        ("app:later", 2, "is a coroutine function"),
+        ("broken:shout", 78, "cannot import broken"),
+    ],
+)
 @pytest.mark.usefixtures("here")
-def test_what_is_wrong_in_every_process_is_said_once() -> None:
-    status, _, error = run(*TREADLE, "tcp", "nothing:shout", "--processes", "2", "--bind", "127.0.0.1:0")
-    assert status == 2
-    assert "there is no module 'nothing'" in error
+def test_what_is_wrong_in_every_process_is_said_once(handler: str, status: int, complaint: str) -> None:
+    """And nothing is said to listen."""
+    ended, out, error = run(*TREADLE, "tcp", handler, "--processes", "4", "--bind", "127.0.0.1:0")
+    assert (ended, error.count(complaint)) == (status, 1), error
+    assert "listens on" not in out
+
+
+@pytest.mark.usefixtures("here")
+def test_several_processes_say_once_where_they_listen() -> None:
+    with tcp("app:pid", "--framing", "lines", "--processes", "3") as server:
+        server.wait_for(r"(process \d+ serves[\s\S]*){3}")
+        with connect(server) as client:
+            assert receive_line(client)
+        server.send(signal.SIGTERM)
+        assert server.wait() == 0
+        assert server.output.count("treadle tcp listens on") == 1

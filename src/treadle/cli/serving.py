@@ -12,6 +12,7 @@ import click
 
 from treadle.cli.config import spelled
 from treadle.cli.descriptors import reserve_descriptors
+from treadle.cli.once import Once
 from treadle.cli.status import Status, View, status_view
 from treadle.cli.values import NONE, BindTo, Count, Escaped, PerSecond, Seconds
 from treadle.errors import BindError
@@ -139,36 +140,58 @@ def serve(name: str, make: Callable[[], Protocol], options: dict[str, Any]) -> N
     limits = Limits(**{field.name: options[field.name] for field in fields(Limits) if field.name in options})
     tls = _certificates(options)
     files = reserve_descriptors(limits.max_connections + SPARE_DESCRIPTORS)
-    protocol = make() if options["processes"] == 1 else None
+    several = options["processes"] > 1
+    protocol = None if several else make()
     listeners = _listen(options["bind"])
-    click.echo(_banner(name, listeners, options["threads"], limits, options["processes"]))
-    with status_view(live=options["processes"] == 1) as view:
+    banner = _banner(name, listeners, options["threads"], limits, options["processes"])
+    with status_view(live=not several) as view:
         if files is not None and files < limits.max_connections + SPARE_DESCRIPTORS:
             _log.warning("the limit on open files, %d, comes before %d connections", files, limits.max_connections)
-        run = partial(_run, protocol, make, view, limits, tls, options)
+        run = partial(_run, view, limits, tls, options)
         if protocol is not None:
-            status = run(listeners)
+            click.echo(banner)
+            status = run(protocol, listeners)
         else:
-            status = serve_in_processes(options["processes"], listeners, run, drain=options["drain"])
+            with Once() as served, Once() as complained:
+                child = partial(_be_a_child, make, banner, served, complained, run)
+                status = serve_in_processes(options["processes"], listeners, child, drain=options["drain"])
     raise SystemExit(status)
 
 
-def _run(
-    protocol: Protocol | None,
+def _be_a_child(
     make: Callable[[], Protocol],
+    banner: str,
+    served: Once,
+    complained: Once,
+    run: Callable[[Protocol, Sequence[Listener], int], int],
+    listeners: Sequence[Listener],
+    lifeline: int,
+) -> int:
+    """Serve in one of several processes; return its status.
+
+    The first that serves says so, for all. What is wrong is said once until then, for it is wrong in each of them.
+    """
+    try:
+        protocol = make()
+    except click.ClickException as error:  # click does not see it here
+        if served.taken or complained.take():
+            error.show()
+        return error.exit_code
+    if served.take():
+        click.echo(banner)
+    return run(protocol, listeners, lifeline)
+
+
+def _run(
     view: View,
     limits: Limits,
     tls: Certificates | None,
     options: dict[str, Any],
+    protocol: Protocol,
     listeners: Sequence[Listener],
     lifeline: int | None = None,
 ) -> int:
     """Serve in this process; return its status."""
-    try:
-        protocol = protocol or make()
-    except click.ClickException as error:  # in a child, where click does not see it
-        error.show()
-        return error.exit_code
     server = Server(
         protocol,
         listeners,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+import traceback
 from functools import partial
 from typing import Any
 
@@ -62,6 +63,33 @@ def tcp(handler: str, framing: Framing | None, session: bool, speaks_first: bool
     serve("tcp", make, options)
 
 
+class CannotImport(click.ClickException):
+    """The user's module raised `error` when it was imported."""
+
+    exit_code = 78  # EX_CONFIG of sysexits.h: another try does not change it
+
+    def __init__(self, module_name: str, error: Exception) -> None:
+        trace = error.__traceback__
+        while trace is not None and is_machinery(trace.tb_frame.f_code.co_filename):
+            trace = trace.tb_next
+        frames = traceback.extract_tb(trace)
+        where = f" ({os.path.basename(frames[-1].filename)}, line {frames[-1].lineno})" if frames else ""
+        if isinstance(error, SyntaxError):  # which says itself where it is
+            where = ""
+        super().__init__(f"cannot import {module_name}: {type(error).__name__}: {error}{where}")
+        self.story = "".join(traceback.format_exception(type(error), error, trace))
+
+    def show(self, file: Any = None) -> None:
+        """Print the frames of the user's own modules, and what is wrong last."""
+        click.echo(self.story, file=file, nl=False, err=True)
+        super().show(file)
+
+
+def is_machinery(filename: str) -> bool:
+    """Whether a frame of this file is what imports the user's module, and none of its own."""
+    return filename in (__file__, importlib.__file__) or filename.startswith("<frozen importlib")
+
+
 def is_own(value: object, module: object) -> bool:
     """Whether `value` is something to serve that `module` defines itself."""
     if isinstance(value, (Messages, Session)):
@@ -75,19 +103,24 @@ def load(where: str) -> Any:
 
     Raises:
         click.UsageError: there is no such thing, or it cannot be called.
-        Exception: what the module raises when it is imported.
+        CannotImport: the module raises an error when it is imported.
     """
     module_name, _, path = where.partition(":")
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     try:
         found: Any = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        missing = error.name or ""
-        if not (module_name == missing or module_name.startswith(f"{missing}.")):
-            raise  # something that the module itself imports
-        hint = f"; is {module_name}.py in {os.getcwd()}, or installed?"
-        raise click.UsageError(f"there is no module {missing!r}{hint}") from None
+    except Exception as error:
+        missing = error.name or "" if isinstance(error, ModuleNotFoundError) else ""
+        if not missing or not f"{module_name}.".startswith(f"{missing}."):  # something that the module itself imports
+            raise CannotImport(module_name, error) from None
+        near = module_name.removesuffix(".py").replace("/", ".")
+        hint = (
+            f"is {missing}.py in {os.getcwd()}, or installed?"
+            if near == module_name
+            else f"did you mean {near}:{path}?"
+        )
+        raise click.UsageError(f"there is no module {missing!r}; {hint}") from None
     for name in path.split("."):
         if not hasattr(found, name):
             names = [public for public, value in vars(found).items() if is_own(value, found)]
