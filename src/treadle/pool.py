@@ -118,12 +118,12 @@ class Pool(Submitter, ThreadPoolExecutor):
             max_workers=max_workers if limit is None else limit.serve(max_workers),
             min_workers=min_workers,
             queue_size=checks.integer_or_none("queue_size", queue_size, least=0),
-            order=order_named(order),
             idle_timeout=checks.seconds("idle_timeout", idle_timeout),
             initializer=initializer,
             initargs=tuple(initargs),
             observers=tuple(observers),
             limit=limit,
+            order=order_named(order),  # last: it is taken from now on, and any argument above may be wrong
         )
         lifecycle.register(self._dispatcher)
         # A pool that is dropped without shutdown() runs what it accepted, and its threads end.

@@ -41,6 +41,7 @@ class Adaptive:
     """
 
     __slots__ = (
+        "__weakref__",
         "behind",
         "interval",
         "late_since",

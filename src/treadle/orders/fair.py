@@ -60,6 +60,7 @@ class Fair:
     """
 
     __slots__ = (
+        "__weakref__",
         "ended",
         "flows",
         "full",

@@ -13,7 +13,7 @@ __all__ = ["Fifo"]
 class Fifo:
     """First in, first out: for tasks that all matter alike, in a pool that keeps up with them."""
 
-    __slots__ = ("put", "ready", "take", "tasks")
+    __slots__ = ("__weakref__", "put", "ready", "take", "tasks")
 
     def __init__(self) -> None:
         self.tasks = self.ready = deque[Task]()

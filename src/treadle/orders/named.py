@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
+from weakref import WeakValueDictionary
 
 from treadle.orders.adaptive import Adaptive
 from treadle.orders.fair import Fair
@@ -15,11 +17,16 @@ __all__ = ["order_named"]
 _NAMED: dict[str, Callable[[], Order]] = {"fifo": Fifo, "priority": Priority, "fair": Fair, "adaptive": Adaptive}
 
 
+_serving: WeakValueDictionary[int, Order] = WeakValueDictionary()  # by id: an order need not be hashable
+
+
 def order_named(order: str | Order) -> Order:
-    """Return the order that `order` names, or `order` itself if it is one.
+    """Return the order that `order` names, or `order` itself if it is one, for a pool to have from now on.
+
+    Two pools that shared one would run each other's tasks, and call it with two locks that know nothing of each other.
 
     Raises:
-        ValueError: the name is unknown, or the order already holds tasks.
+        ValueError: the name is unknown, or the order has a pool already, or holds tasks.
         TypeError: `order` is neither a name nor an order.
     """
     if isinstance(order, str):
@@ -35,4 +42,8 @@ def order_named(order: str | Order) -> Order:
         )
     if len(order.tasks):
         raise ValueError(f"order={order!r} holds tasks already; give each pool an order of its own")
+    if _serving.get(id(order)) is order:
+        raise ValueError(f"order={order!r} serves another pool; give each pool an order of its own")
+    with suppress(TypeError):  # of one whose __slots__ leave out __weakref__ nothing is remembered
+        _serving[id(order)] = order
     return order

@@ -32,7 +32,7 @@ class Priority:
     # One queue a priority, so that only their heads are to be compared. When a task is due never changes: it is the
     # time of its submission less `age` for each priority. A queue that is empty is kept: priorities are but few.
 
-    __slots__ = ("age", "heads", "levels", "ready", "tasks")
+    __slots__ = ("__weakref__", "age", "heads", "levels", "ready", "tasks")
 
     def __init__(self, age: float = 1.0) -> None:
         self.age = checks.number("age", age, more_than=0)
