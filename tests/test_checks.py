@@ -51,6 +51,13 @@ class Answer:
         (lambda: checks.one_of("p", "x", ("a", "b")), ValueError, ("p='x'", "'a', 'b'")),
         (lambda: checks.one_of("p", 1, ("a",)), TypeError, ("p=1", "'a'")),
         (lambda: checks.boolean("b", 1), TypeError, ("b=1", "True or False")),
+        (lambda: checks.duration("t", None), TypeError, ("t=None", "seconds as a number")),
+        (lambda: checks.duration("t", -1), ValueError, ("t=-1", "0 seconds or more")),
+        (
+            lambda: checks.several("l", 3, "things"),  # type: ignore[arg-type]  # that is the point
+            TypeError,
+            ("l=3 is int", "an iterable of things, as in [3]"),
+        ),
         (lambda: checks.text("s", 1), TypeError, ("s=1", "string")),
         (lambda: checks.function("f", 1), TypeError, ("f=1", "callable")),
         (lambda: checks.blocking("f", 1), TypeError, ("f=1", "callable")),
@@ -98,6 +105,8 @@ def test_good_values_pass() -> None:
     assert checks.one_of("p", "a", ("a",)) == "a"
     assert checks.boolean("b", False) is False
     assert checks.text("s", "x") == "x"
+    assert checks.duration("t", 3) == 3.0
+    assert checks.several("l", iter("ab"), "things") == ("a", "b")
     checks.function("f", len)
     checks.blocking("f", len)
     checks.blocking("f", functools.partial(int, "3"))

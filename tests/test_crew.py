@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
 import gc
 import logging
@@ -84,6 +85,7 @@ def ctrl_c() -> Iterator[Callable[[], None]]:
     ("arguments", "error", "message"),
     [
         ({"handler": 7}, TypeError, "handler=7 is int; handler must be a callable"),
+        ({"handler": asyncio.sleep}, TypeError, "is a coroutine function; handler must be an ordinary one"),
         ({"workers": 0}, ValueError, "workers=0: workers must be greater than 0"),
         ({"workers": 1.5}, TypeError, "workers=1.5 is float; allowed: an integer, 1 or more"),
         ({"channel": 0}, ValueError, "channel=0: channel must be greater than 0"),

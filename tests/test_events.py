@@ -9,7 +9,7 @@ import pytest
 
 from treadle import Pool
 from treadle.errors import PoolFull
-from treadle.events import Observer, TaskEvent
+from treadle.events import Observer, TaskEvent, observers_in
 
 
 class Notes(Observer):
@@ -88,6 +88,23 @@ def test_what_a_task_raised_is_told() -> None:
     with Pool(1, observers=[notes]) as pool:
         error = pool.submit(int, "x").exception(30)
     assert notes.events[-1][1].error is error
+
+
+def test_what_cannot_be_told_everything_is_no_observer() -> None:
+    """It would fail, and be logged, three times a task."""
+
+    class Half:
+        def started(self, event: TaskEvent) -> None:
+            """Be told."""
+
+    with pytest.raises(TypeError, match=r"observers holds <.*Half.*it lacks submitted, finished, .*events\.Observer"):
+        observers_in([Half()])  # type: ignore[list-item]  # that is the point
+    with pytest.raises(TypeError, match=r"observers holds <class .*, a class; pass an object of it, as in Notes\(\)"):
+        observers_in([Notes])  # type: ignore[list-item]  # that is the point
+    notes = Notes()
+    with pytest.raises(TypeError, match="allowed: an iterable of Observers"):
+        observers_in(notes)  # type: ignore[arg-type]  # that is the point
+    assert observers_in(iter([notes])) == (notes,)
 
 
 def test_an_observer_that_fails_is_logged_and_harms_nobody(caplog: pytest.LogCaptureFixture) -> None:

@@ -21,7 +21,9 @@ def test_what_the_order_does_not_look_at_is_refused() -> None:
     assert traits_for(Fifo(), None, 0, None) is PLAIN
     assert traits_for(Priority(), "a", 3, None) == ("a", 3, None)
     assert traits_for(Fair(), None, 0, "") == (None, 0, "")
-    with pytest.raises(ValueError, match=r"priority=3 has no effect .*order='priority'"):
+    with pytest.raises(
+        ValueError, match=r"priority=3 has no effect in a pool whose order is Fair; make it with Pool\(order='priority'"
+    ):
         traits_for(Fair(), None, 3, None)
     with pytest.raises(ValueError, match=r"key=0 has no effect .*order='fair'"):
         traits_for(Fifo(), None, 0, 0)
@@ -48,7 +50,7 @@ def test_priorities_have_bounds(priority: int) -> None:
 
 @pytest.mark.parametrize("priority", [0.0, False])
 def test_a_priority_has_to_be_an_integer_even_if_it_is_nothing(priority: Any) -> None:
-    with pytest.raises(TypeError, match="priority="):
+    with pytest.raises(TypeError, match=r"priority=.*; allowed: an integer, -1000 to 1000"):
         traits_for(Priority(), None, priority, None)
 
 
@@ -65,7 +67,7 @@ def test_tasks_that_are_held_back_leave_free_threads_to_other_keys() -> None:
 
 
 def test_a_key_has_to_be_hashable() -> None:
-    with pytest.raises(TypeError, match="unhashable"):
+    with pytest.raises(TypeError, match=r"key=\[\] cannot be a key: unhashable type: 'list'; allowed: "):
         traits_for(Fair(), None, 0, [])  # type: ignore[arg-type]  # that is the point
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
 import gc
 import itertools
@@ -106,6 +107,7 @@ def ctrl_c() -> Iterator[Callable[[], None]]:
     ("arguments", "error", "message"),
     [
         ({"function": 7}, TypeError, "function=7 is int; function must be a callable"),
+        ({"function": asyncio.sleep}, TypeError, "is a coroutine function; function must be an ordinary one"),
         ({"width": 0}, ValueError, "width=0: width must be greater than 0"),
         ({"width": None}, TypeError, "width=None is NoneType; allowed: an integer, 1 or more"),
         ({"capacity": 0}, ValueError, "capacity=0: capacity must be greater than 0"),

@@ -30,6 +30,9 @@ from treadle.errors import PoolBroken, PoolClosed
         ({"name": 3}, TypeError, ("name=3", "string")),
         ({"thread_name_prefix": 3}, TypeError, ("thread_name_prefix=3",)),
         ({"initializer": 3}, TypeError, ("initializer", "must be a callable")),
+        ({"initargs": 3}, TypeError, ("initargs=3 is int", "an iterable of arguments, as in [3]")),
+        ({"observers": print}, TypeError, ("observers=<built-in function print>", "an iterable of Observers, as in [")),
+        ({"observers": [print]}, TypeError, ("observers holds <built-in function print>", "it lacks submitted")),
     ],
 )
 def test_a_bad_argument_is_named_with_what_is_allowed(
@@ -74,6 +77,14 @@ def test_submitting_to_a_closed_pool_says_so() -> None:
         assert isinstance(caught.value, RuntimeError)
     with pytest.raises(PoolClosed):
         pool.map(abs, [1])
+
+
+def test_a_closed_pool_is_not_entered() -> None:
+    """Its block would fail at the first task, and say less well why."""
+    pool = Pool(1, name="db")
+    pool.shutdown()
+    with pytest.raises(PoolClosed, match="pool 'db' is closed"), pool:
+        pass
 
 
 def test_leaving_the_block_drains() -> None:

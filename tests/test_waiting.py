@@ -84,3 +84,8 @@ def test_bad_arguments_are_named(pool: Pool) -> None:
         wait([], return_when="x")
     with pytest.raises(TypeError, match="timeout='x'"):
         as_completed([], timeout="x")  # type: ignore[arg-type]  # that is the point
+    for waits in (wait, as_completed):
+        with pytest.raises(TypeError, match=r"fs holds 1, which is int; allowed: what submit\(\) returned"):
+            waits([1])  # type: ignore[arg-type]  # that is the point
+        with pytest.raises(TypeError, match=r"fs=<Future .* allowed: an iterable of futures, as in \[<Future"):
+            waits(pool.submit(int))  # type: ignore[arg-type]  # that is the point

@@ -5,11 +5,13 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Iterable
+from typing import TypeVar
 
 __all__ = [
     "accepts",
     "blocking",
     "boolean",
+    "duration",
     "function",
     "handler",
     "integer",
@@ -17,8 +19,11 @@ __all__ = [
     "number",
     "one_of",
     "seconds",
+    "several",
     "text",
 ]
+
+T = TypeVar("T")
 
 
 def integer(name: str, value: object, *, least: int, most: int | None = None) -> int:
@@ -28,7 +33,8 @@ def integer(name: str, value: object, *, least: int, most: int | None = None) ->
         TypeError, ValueError: it is not.
     """
     if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise TypeError(f"{name}={value!r} is {type(value).__name__}; allowed: an integer, {least} or more")
+        allowed = f"{least} or more" if most is None else f"{least} to {most}"
+        raise TypeError(f"{name}={value!r} is {type(value).__name__}; allowed: an integer, {allowed}")
     number = int(value.__index__())
     if most is not None and not least <= number <= most:
         raise ValueError(f"{name}={value!r}: {name} must be {least} to {most}")
@@ -74,14 +80,23 @@ def seconds(name: str, value: object, *, least: float = 0.0) -> float | None:
     Raises:
         TypeError, ValueError: it is not.
     """
-    if value is None:
-        return None
+    return None if value is None else _at_least(name, value, least, ", or None for no limit")
+
+
+def duration(name: str, value: object, *, least: float = 0.0) -> float:
+    """Return `value` if it is a number of seconds of at least `least`, which None is not.
+
+    Raises:
+        TypeError, ValueError: it is not.
+    """
+    return _at_least(name, value, least, "")
+
+
+def _at_least(name: str, value: object, least: float, none: str) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(
-            f"{name}={value!r} is {type(value).__name__}; allowed: seconds as a number, or None for no limit"
-        )
+        raise TypeError(f"{name}={value!r} is {type(value).__name__}; allowed: seconds as a number{none}")
     if not value >= least:  # not a number is refused too
-        raise ValueError(f"{name}={value!r}; allowed: {least:g} seconds or more, or None for no limit")
+        raise ValueError(f"{name}={value!r}; allowed: {least:g} seconds or more{none}")
     return float(value)
 
 
@@ -108,6 +123,19 @@ def boolean(name: str, value: object) -> bool:
     if not isinstance(value, bool):
         raise TypeError(f"{name}={value!r} is {type(value).__name__}; allowed: True or False")
     return value
+
+
+def several(name: str, value: Iterable[T], what: str) -> tuple[T, ...]:
+    """Return what `value` holds, if it is an iterable.
+
+    Raises:
+        TypeError: it is not.
+    """
+    if not isinstance(value, Iterable):
+        raise TypeError(
+            f"{name}={value!r} is {type(value).__name__}; allowed: an iterable of {what}, as in [{value!r}]"
+        )
+    return tuple(value)
 
 
 def text(name: str, value: object) -> str:

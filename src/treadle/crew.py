@@ -101,7 +101,7 @@ class Crew(Generic[T]):
         name: str | None = None,
         on_error: Callable[[T, BaseException], object] | None = None,
     ) -> None:
-        checks.function("handler", handler)
+        checks.blocking("handler", handler)
         if on_error is not None:
             checks.function("on_error", on_error)
         workers = checks.integer("workers", workers, least=1)

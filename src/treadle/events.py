@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-__all__ = ["Observer", "Snapshot", "TaskEvent", "WorkerSnapshot", "tell"]
+from treadle import checks
+
+__all__ = ["Observer", "Snapshot", "TaskEvent", "WorkerSnapshot", "observers_in", "tell"]
+
+TOLD = ("submitted", "started", "finished", "cancelled", "rejected", "shed")  # the methods of an Observer
 
 _log = logging.getLogger("treadle")
 
@@ -56,6 +60,25 @@ class Observer:
 
     def shed(self, event: TaskEvent) -> None:
         """A waiting task was dropped: to make room for another, or because it had waited too long."""
+
+
+def observers_in(observers: Iterable[Observer]) -> tuple[Observer, ...]:
+    """Return `observers`, which can be told all that there is to tell.
+
+    Raises:
+        TypeError: they are not iterable, or one of them is no Observer, and nothing like it.
+    """
+    found = checks.several("observers", observers, "Observers")
+    for observer in found:
+        if isinstance(observer, type):
+            raise TypeError(f"observers holds {observer!r}, a class; pass an object of it, as in {observer.__name__}()")
+        missing = [what for what in TOLD if not callable(getattr(observer, what, None))]
+        if missing:
+            raise TypeError(
+                f"observers holds {observer!r}, which is no observer: it lacks {', '.join(missing)}; "
+                "make it a subclass of treadle.events.Observer"
+            )
+    return found
 
 
 def tell(observers: Sequence[Observer], what: str, event: TaskEvent) -> None:

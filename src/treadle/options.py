@@ -35,7 +35,10 @@ def traits_for(order: Order, name: str | None, priority: int, key: Hashable) -> 
     if name is None and type(priority) is int and priority == 0 and key is None:
         return PLAIN
     checks.integer("priority", priority, least=-MOST_URGENT, most=MOST_URGENT)
-    hash(key)
+    try:
+        hash(key)
+    except TypeError as error:
+        raise TypeError(f"key={key!r} cannot be a key: {error}; allowed: a number, a string, a tuple") from None
     if isinstance(order, (Adaptive, Fair, Fifo, Priority)):  # others may look at both
         if priority != 0 and not isinstance(order, Priority):
             raise _useless("priority", priority, order)
@@ -55,7 +58,8 @@ def rate_of(rate: float | Rate | None) -> Rate | None:
 
 def _useless(argument: str, value: object, order: Order, its_order: str = "priority") -> ValueError:
     return ValueError(
-        f"{argument}={value!r} has no effect in a pool with order {order!r}; make it with Pool(order={its_order!r})"
+        f"{argument}={value!r} has no effect in a pool whose order is {type(order).__name__}; "
+        f"make it with Pool(order={its_order!r})"
     )
 
 

@@ -71,7 +71,7 @@ class Pipeline:
         Raises:
             TypeError, ValueError: an argument is of the wrong type, or out of range.
         """
-        checks.function("function", function)
+        checks.blocking("function", function)
         stage = _Stage(
             function,
             checks.integer("width", width, least=1),

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
 from treadle import checks, lifecycle
 from treadle.dispatch import Dispatcher
-from treadle.events import Observer, Snapshot
+from treadle.errors import PoolClosed
+from treadle.events import Observer, Snapshot, observers_in
 from treadle.futures import Future
 from treadle.limit import Limit
 from treadle.mapping import Results
@@ -30,6 +31,7 @@ __all__ = ["Pool"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
+Self = TypeVar("Self", bound="Pool")
 
 POLICIES = ("wait", "reject", "run", "discard_oldest")
 
@@ -120,8 +122,8 @@ class Pool(Submitter, ThreadPoolExecutor):
             queue_size=checks.integer_or_none("queue_size", queue_size, least=0),
             idle_timeout=checks.seconds("idle_timeout", idle_timeout),
             initializer=initializer,
-            initargs=tuple(initargs),
-            observers=tuple(observers),
+            initargs=checks.several("initargs", initargs, "arguments"),
+            observers=observers_in(observers),
             limit=limit,
             order=order_named(order),  # last: it is taken from now on, and any argument above may be wrong
         )
@@ -258,6 +260,16 @@ class Pool(Submitter, ThreadPoolExecutor):
         if wait and not dispatcher.is_ours() and not lifecycle.join(dispatcher, timeout):
             report_undone(dispatcher, cast(float, timeout))
         return undone(dispatcher)
+
+    def __enter__(self: Self) -> Self:
+        """Return the pool.
+
+        Raises:
+            PoolClosed: it was shut down.
+        """
+        if self._dispatcher.closed is not None:
+            raise PoolClosed(self._dispatcher.name, self._dispatcher.closed)
+        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None

@@ -53,11 +53,24 @@ def wait(
     """
     timeout = checks.seconds("timeout", timeout)
     checks.one_of("return_when", return_when, (ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION))
-    futures = set(fs)
+    futures = _futures_in(fs)
     scope = current()
     if scope is None:  # and so in no worker either
         return concurrent.futures.wait(futures, timeout, return_when)
     return _wait_in(scope, futures, timeout, return_when)
+
+
+def _futures_in(fs: Iterable[concurrent.futures.Future[T]]) -> set[concurrent.futures.Future[T]]:
+    """Return the futures, each once.
+
+    Raises:
+        TypeError: `fs` is no iterable, or holds something else.
+    """
+    futures = checks.several("fs", fs, "futures")
+    for future in futures:
+        if not isinstance(future, concurrent.futures.Future):
+            raise TypeError(f"fs holds {future!r}, which is {type(future).__name__}; allowed: what submit() returned")
+    return set(futures)
 
 
 def _wait_in(
@@ -110,7 +123,7 @@ def as_completed(
         PoolDeadlock: the wait could never end.
     """
     timeout = checks.seconds("timeout", timeout)
-    futures = set(fs)
+    futures = _futures_in(fs)
     if current() is None:
         return concurrent.futures.as_completed(futures, timeout)
     return _as_completed_here(futures, None if timeout is None else clock.now() + timeout)

@@ -183,7 +183,9 @@ def test_a_last_line_may_lack_its_end_but_not_be_too_long() -> None:
         (lambda: LengthPrefix(0), ValueError, "size must be greater than 0"),
         (lambda: LengthPrefix(9), ValueError, "size=9; allowed: 1 to 8 bytes"),
         (lambda: LengthPrefix(2, "middle"), ValueError, "byteorder='middle' is unknown"),
-        (lambda: LengthPrefix(1).pack(b"x" * 256), OverflowError, "too big"),
+        (lambda: LengthPrefix(1).pack(b"x" * 256), OverflowError, r"256 bytes is longer than 255, .* LengthPrefix\(1"),
+        (lambda: LengthPrefix(1).pack("x"), TypeError, "message='x' is str; allowed: bytes"),  # type: ignore[arg-type]
+        (lambda: LengthPrefix(1).pack(3), TypeError, "message=3 is int; allowed: bytes"),  # type: ignore[arg-type]
     ],
 )
 def test_bad_arguments_are_named(make: object, error: type[Exception], words: str) -> None:

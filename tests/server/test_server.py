@@ -281,7 +281,20 @@ def test_snapshot_counts() -> None:
     [
         ((echo,), TypeError, "is no protocol; allowed: Messages"),
         ((Messages(echo), "127.0.0.1:0", {"limits": 3}), TypeError, "limits=3 is int; allowed: Limits"),
-        ((Messages(echo), "127.0.0.1:0", {"tls": "x"}), TypeError, "tls='x' is str; tls must be a callable"),
+        (
+            (Messages(echo), "127.0.0.1:0", {"tls": True}),
+            TypeError,
+            r"tls=True is bool; allowed: an ssl\.SSLContext, a",
+        ),
+        (
+            (Messages(echo), "127.0.0.1:0", {"tls": ssl.create_default_context()}),
+            ValueError,
+            "makes a context for clients; make one with Certificates",
+        ),
+        ((Messages(echo), 5000), TypeError, 'bind=5000 is int; .*; did you mean "127.0.0.1:5000"'),
+        ((Messages(echo), ("::1", 0)), TypeError, r'is tuple; .*; did you mean "\[::1\]:0"'),
+        ((Messages(echo), "5000"), ValueError, "bind='5000' is not HOST:PORT"),
+        ((Messages(echo), []), TypeError, r"bind=\[\] is list; allowed: "),
         ((Messages(echo), "127.0.0.1:0", {"max_workers": 0}), ValueError, "max_workers"),
     ],
 )
@@ -289,6 +302,12 @@ def test_bad_arguments_are_named(arguments: tuple[object, ...], error: type[Exce
     *positional, keywords = arguments if isinstance(arguments[-1], dict) else (*arguments, {})
     with pytest.raises(error, match=words):
         Server(*positional, **keywords)  # type: ignore[arg-type]
+
+
+def test_a_function_that_makes_a_context_for_clients_starts_no_server() -> None:
+    server = Server(Messages(echo), "127.0.0.1:0", max_workers=1, tls=ssl.create_default_context)
+    with pytest.raises(ValueError, match="makes a context for clients"):
+        server.start()
 
 
 @pytest.mark.parametrize("made", [None, 5])

@@ -217,10 +217,20 @@ class LengthPrefix:
         """Return `message` behind its length: what to answer, or to send, in this framing.
 
         Raises:
+            TypeError: it is not bytes.
             OverflowError: it is longer than the prefix can say.
         """
-        length = len(message).to_bytes(self.size, "big" if self.byteorder == "big" else "little")
-        return b"".join((length, message))
+        try:
+            length = len(message).to_bytes(self.size, "big" if self.byteorder == "big" else "little")
+            return b"".join((length, message))
+        except TypeError:
+            raise TypeError(f"message={message!r} is {type(message).__name__}; allowed: bytes") from None
+        except OverflowError:
+            most = 256**self.size - 1
+            raise OverflowError(
+                f"a message of {len(message)} bytes is longer than {most}, the most that {self!r} can say; "
+                "take a prefix of more bytes"
+            ) from None
 
     def cutter(self, limit: int) -> LengthPrefixCutter:
         """Return a cutter for one connection."""

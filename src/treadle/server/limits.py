@@ -82,13 +82,15 @@ class Limits:
         if not isinstance(self.refusal, (bytes, type(None))):
             raise TypeError(f"refusal={self.refusal!r} is {type(self.refusal).__name__}; allowed: bytes, or None")
         for name in LENGTHS:
-            if checks.seconds(name, getattr(self, name)) is None:
-                raise TypeError(f"{name}=None is NoneType; allowed: seconds as a number")
+            checks.duration(name, getattr(self, name))
         for name in (*TIMEOUTS, *RATES, "handshake_timeout", "rate_grace"):
             value = getattr(self, name)
             if checks.seconds(name, value) == 0:
-                unit = "a second" if name in RATES else "seconds"
-                raise ValueError(f"{name}={value!r}; allowed: more than 0 {unit}, or None for no limit")
+                unit, none = (
+                    "a second" if name in RATES else "seconds",
+                    "" if name in LENGTHS else ", or None for no limit",
+                )
+                raise ValueError(f"{name}={value!r}; allowed: more than 0 {unit}{none}")
 
     def __repr__(self) -> str:
         changed = [field for field in fields(self) if getattr(self, field.name) != field.default]

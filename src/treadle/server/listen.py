@@ -10,10 +10,11 @@ import stat
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import TypeGuard
 
 from treadle.errors import BindError
 
-__all__ = ["Bind", "Listener", "open_listeners", "parse_bind"]
+__all__ = ["Bind", "Listener", "check_bind", "open_listeners", "parse_bind"]
 
 BACKLOG = 65535  # what the kernel may hold until it is accepted; it takes its own limit (net.core.somaxconn) if lower
 FIRST_SYSTEMD_FD = 3  # SD_LISTEN_FDS_START, sd_listen_fds(3)
@@ -56,7 +57,7 @@ def parse_bind(text: str) -> Bind:
         ValueError: it is in none of the forms.
     """
     if not isinstance(text, str):
-        raise TypeError(f"bind={text!r} is {type(text).__name__}; allowed: {FORMS}, or a bound socket")
+        raise TypeError(f"bind={text!r} is {type(text).__name__}; allowed: {FORMS}, or a bound socket{_meant_by(text)}")
     if text.startswith("unix:"):
         return _parse_unix(text)
     if text.startswith("fd://"):
@@ -67,6 +68,14 @@ def parse_bind(text: str) -> Bind:
     if text == "systemd" or text.startswith("systemd:"):
         return Bind(text, "systemd", path=text[len("systemd:") :])
     return _parse_tcp(text)
+
+
+def _meant_by(value: object) -> str:
+    """Return a hint for what other libraries take: a port, or a pair."""
+    host, port = value if isinstance(value, tuple) and len(value) == 2 else ("127.0.0.1", value)
+    if not isinstance(host, str) or type(port) is not int:
+        return ""
+    return f'; did you mean "{f"[{host}]" if ":" in host else host or "0.0.0.0"}:{port}"?'
 
 
 def _parse_unix(text: str) -> Bind:
@@ -142,6 +151,20 @@ def _address_of(sock: socket.socket) -> str:
     return f"[{name[0]}]:{name[1]}" if sock.family == socket.AF_INET6 else f"{name[0]}:{name[1]}"
 
 
+def check_bind(bind: str | socket.socket | Sequence[Listener]) -> None:
+    """Check that `bind` is something to listen at, as far as can be told without doing so.
+
+    Raises:
+        TypeError, ValueError: as `parse_bind`.
+    """
+    if not isinstance(bind, socket.socket) and not _are_open(bind):
+        parse_bind(bind)  # type: ignore[arg-type]  # it says what is wrong with anything else
+
+
+def _are_open(bind: object) -> TypeGuard[Sequence[Listener]]:
+    return isinstance(bind, (list, tuple)) and bool(bind) and all(isinstance(found, Listener) for found in bind)
+
+
 def open_listeners(bind: str | socket.socket | Sequence[Listener]) -> list[Listener]:
     """Listen where `bind` says.
 
@@ -152,7 +175,7 @@ def open_listeners(bind: str | socket.socket | Sequence[Listener]) -> list[Liste
         TypeError, ValueError: as `parse_bind`.
         BindError: it cannot be done.
     """
-    if isinstance(bind, (list, tuple)) and bind and all(isinstance(listener, Listener) for listener in bind):
+    if _are_open(bind):
         return list(bind)
     if isinstance(bind, socket.socket):
         return [_inherit(_copy_of(bind), repr(bind))]

@@ -17,7 +17,7 @@ from treadle.orders import Order
 from treadle.pool import Pool
 from treadle.server.fleet import Fleet
 from treadle.server.limits import Limits
-from treadle.server.listen import Listener, open_listeners
+from treadle.server.listen import Listener, check_bind, open_listeners
 from treadle.server.protocol import Protocol
 from treadle.server.signals import END, HANGUP, LOST, ORDERS, Signals
 from treadle.server.snapshot import ServerSnapshot, snapshot_of
@@ -81,8 +81,14 @@ class Server:
             raise TypeError(f"pool={pool!r} is {type(pool).__name__}; allowed: a treadle.Pool, or None")
         if limits is not None and not isinstance(limits, Limits):
             raise TypeError(f"limits={limits!r} is {type(limits).__name__}; allowed: Limits(...)")
-        if tls is not None and not isinstance(tls, ssl.SSLContext):
-            checks.function("tls", tls)
+        check_bind(bind)
+        if isinstance(tls, ssl.SSLContext):
+            _for_servers(tls, tls)
+        elif tls is not None and not callable(tls):
+            raise TypeError(
+                f"tls={tls!r} is {type(tls).__name__}; allowed: an ssl.SSLContext, a callable that returns one, as "
+                "Certificates(certfile, keyfile) is, or None"
+            )
         self.protocol = protocol
         self.limits = limits if limits is not None else Limits()
         self._bind = bind
@@ -99,6 +105,9 @@ class Server:
 
     def start(self) -> Server:
         """Listen and serve, in the background.
+
+        The server does not keep the program alive: when the main thread ends, it is stopped, as by `stop()`. To serve
+        until then, wait for something in a `with` block, or call `run` instead.
 
         Returns:
             The server itself.
@@ -151,7 +160,7 @@ class Server:
         Raises:
             TypeError, ValueError: `drain` is not a number of seconds.
         """
-        self._begin_to_stop(_seconds(drain))
+        self._begin_to_stop(checks.duration("drain", drain))
         if self._pool._dispatcher.is_ours():
             return 0
         return self._wait()
@@ -228,7 +237,7 @@ class Server:
         Raises:
             As `start` and `stop`.
         """
-        seconds = _seconds(drain)
+        seconds = checks.duration("drain", drain)
         if threading.current_thread() is not threading.main_thread():
             return self._begin()._wait()
         with Signals(lifeline) as self._signals:
@@ -302,11 +311,14 @@ def _context_from(tls: Callable[[], ssl.SSLContext]) -> ssl.SSLContext:
     context = tls()
     if not isinstance(context, ssl.SSLContext):
         raise TypeError(f"tls={tls!r} returned {type(context).__name__}; allowed: an ssl.SSLContext")
+    return _for_servers(context, tls)
+
+
+def _for_servers(context: ssl.SSLContext, tls: object) -> ssl.SSLContext:
+    """Return `context`, with which every handshake would fail if it were for clients."""
+    if context.protocol == ssl.PROTOCOL_TLS_CLIENT:
+        raise ValueError(
+            f"tls={tls!r} makes a context for clients; make one with Certificates(certfile, keyfile), or "
+            "ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)"
+        )
     return context
-
-
-def _seconds(drain: float) -> float:
-    seconds = checks.seconds("drain", drain)
-    if seconds is None:
-        raise TypeError("drain=None is NoneType; allowed: seconds as a number, 0 or more")
-    return seconds
