@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import fields
 from pathlib import Path
 
+import click
 import pytest
 
 from treadle.cli.echo import echo
 from treadle.cli.tcp import tcp
 from treadle.server import Limits
 
+DOCS = Path(__file__).parents[2] / "docs"
 BY_CODE_ONLY = {"write_buffer", "rate_grace", "linger", "linger_bytes"}  # few need them
 
 
@@ -48,3 +51,33 @@ def test_what_was_begun_may_be_given_no_time_at_all() -> None:
     """As `stop(0)` does."""
     context = tcp.make_context("tcp", ["app:f", "--drain", "0", "--queue-size", "0"])
     assert (context.params["drain"], context.params["queue_size"]) == (0, 0)
+
+
+def rows_of(name: str) -> dict[str, tuple[str, str]]:
+    """Return, by flag, the key and the default that a document's table of options gives."""
+    rows = re.findall(
+        r"^\| `(--[\w-]+|MODULE:HANDLER)` \| (\S*) ?\| (.*?) ?\| .+ \|$", (DOCS / name).read_text(), re.MULTILINE
+    )
+    return {flag: (key.strip("`"), default) for flag, key, default in rows}
+
+
+@pytest.mark.parametrize("name", ["server.md", "server.zh.md"])
+def test_every_option_stands_in_the_table_of_the_documents_and_no_other(name: str) -> None:
+    rows = rows_of(name)
+    flags = {"MODULE:HANDLER" if option.name == "handler" else option.opts[0]: option for option in tcp.params}
+    assert set(rows) == set(flags)
+    for flag, (key, default) in rows.items():
+        option = flags[flag]
+        assert key == ("" if flag == "--config" else option.opts[0].lstrip("-"))
+        if type(option.default) in (int, float, str):
+            assert default == f"`{str(option.default).removesuffix('.0')}`", flag
+        elif option.name in Limits.__slots__ and option.name not in ("rejection", "refusal"):
+            assert default == "`none`", flag
+
+
+def test_both_documents_give_the_same_choices() -> None:
+    for option in tcp.params:
+        if isinstance(option.type, click.Choice):
+            for name in ("server.md", "server.zh.md"):
+                (row,) = re.findall(rf"^\| `{option.opts[0]}` .*$", (DOCS / name).read_text(), re.MULTILINE)
+                assert all(f"`{choice}`" in row for choice in option.type.choices), row

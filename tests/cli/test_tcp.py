@@ -160,6 +160,19 @@ def test_it_serves_tls_and_reloads_certificates_on_sighup(here: Path) -> None:
         assert server.wait() == 0, server.output
 
 
+def test_the_handler_too_may_come_from_the_environment_or_the_file(here: Path) -> None:
+    (here / "my.toml").write_text('[tcp]\nbind = "127.0.0.1:0"\nhandler = "app:talk"\nsession = true\n')
+    file = Program([*TREADLE, "tcp", "--config", "my.toml"])
+    variable = Program(
+        [*TREADLE, "tcp", "--config", "my.toml"], env={"TREADLE_TCP_HANDLER": "app:made", "TREADLE_TCP_SESSION": "0"}
+    )
+    with file, variable:
+        with connect(file) as client:
+            assert ask(client, b"line\n", 11) == b"hello\nline\n"
+        with connect(variable) as client:
+            assert ask(client, b"x\n", 10) == b"welcome\nX\n"
+
+
 def test_with_client_ca_clients_must_show_a_certificate(here: Path) -> None:
     authority = Authority(here)
     files = authority.issue("127.0.0.1")

@@ -90,7 +90,7 @@ def test_seconds_refuse_what_no_timeout_can_be(text: str) -> None:
 
 def test_none_is_no_limit_where_that_is_allowed() -> None:
     for kind in (Seconds(none=True), PerSecond(none=True), Count(none=True)):
-        assert kind.convert("none", None, None) is None
+        assert kind.convert("none", None, None) is kind.convert("NONE", None, None) is None
         assert is_toml_value_for(kind, "none")
         with pytest.raises(click.BadParameter, match=r"'0' is not a .*allowed: more than 0, or none for no limit"):
             kind.convert("0", None, None)

@@ -61,7 +61,11 @@ OPTIONS = (
     _limit("--max-connections", Count(), "Clients at a time."),
     _limit("--max-connections-per-peer", Count(none=True), "Clients at a time of one address."),
     _limit("--accept-rate", PerSecond(none=True), "Clients let in a second."),
-    _limit("--when-full", click.Choice(["pause", "reject", "evict_idle"]), "What happens to clients beyond."),
+    _limit(
+        "--when-full",
+        click.Choice(["pause", "reject", "evict_idle"]),
+        "What happens to clients beyond --max-connections.",
+    ),
     _limit("--rejection", Escaped(), "What clients are told that are turned away."),
     click.option(
         "--order",
@@ -71,14 +75,18 @@ OPTIONS = (
         help="How messages wait for a thread; adaptive refuses what waited too long, fair goes by client address.",
     ),
     click.option(
-        "--queue-size", type=Count(zero=True), default=1000, show_default=True, help="Messages that may wait."
+        "--queue-size",
+        type=Count(zero=True),
+        default=1000,
+        show_default=True,
+        help="Messages that may wait for a thread.",
     ),
     click.option(
         "--queue-full",
         type=click.Choice(["wait", "reject", "discard_oldest"]),
         default="wait",
         show_default=True,
-        help="What happens to messages beyond.",
+        help="What happens to messages beyond --queue-size.",
     ),
     _limit("--refusal", Escaped(), "What a client is told whose message is refused; without it, it is closed."),
     _limit("--handler-timeout", Seconds(none=True), "Time for the handler of a message."),

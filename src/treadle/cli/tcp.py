@@ -24,7 +24,7 @@ FORM = "MODULE:HANDLER, as in app:handle for `def handle(data, peer)` in app.py"
 
 
 @click.command(cls=ConfiguredCommand)
-@click.argument("handler", metavar="MODULE:HANDLER")
+@click.argument("handler", metavar="MODULE:HANDLER", envvar="TREADLE_TCP_HANDLER")  # of options click does so itself
 @click.option(
     "--framing",
     type=FramingNamed(),

@@ -43,6 +43,10 @@ def _byte(found: re.Match[bytes]) -> bytes:
     return bytes([number])
 
 
+def _is_none(value: object) -> bool:
+    return isinstance(value, str) and value.lower() == NONE  # click shows it in capitals
+
+
 class BindTo(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.5 only
     """An option that says where to listen, as `Server(bind=...)` does."""
 
@@ -139,7 +143,7 @@ class Number(click.ParamType):  # type: ignore[type-arg]  # as above
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float | None:
         """Return `value` as a number, or as None, or fail with what is allowed."""
-        if self.none and value == NONE:
+        if self.none and _is_none(value):
             return None
         try:
             number = self.parse(value)
@@ -199,7 +203,7 @@ def is_toml_value_for(kind: object, value: object) -> bool:
     """
     if isinstance(kind, Number):
         whole = isinstance(kind, Count)
-        return type(value) is int or (type(value) is float and not whole) or (kind.none and value == NONE)
+        return type(value) is int or (type(value) is float and not whole) or (kind.none and _is_none(value))
     if isinstance(kind, click.types.IntParamType):
         return type(value) is int
     if isinstance(kind, click.types.BoolParamType):
