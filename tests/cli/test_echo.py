@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import signal
 import socket
+import subprocess
 import sys
 from contextlib import ExitStack
 from pathlib import Path
@@ -130,6 +131,22 @@ def test_rule_5_running_out_of_descriptors_ends_nothing_and_is_said_once() -> No
         server.send(signal.SIGTERM)
         assert server.wait() == 0
         assert server.output.count("cannot accept") == 1
+
+
+def test_nobody_need_read_what_it_says() -> None:
+    """As behind `| head -1`: it serves on, and says nothing of what it cannot say."""
+    command = (*TREADLE, "echo", "--bind", "127.0.0.1:0", "--max-connections", "1", "--when-full", "reject")
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        port = int(server.stdout.readline().rpartition(":")[2])
+        server.stdout.close()
+        with connect(port) as client, connect(port) as refused:
+            talk(client)
+            assert refused.recv(1) == b""  # which is logged
+            talk(client)
+        server.send_signal(signal.SIGTERM)
+        assert server.communicate(timeout=PATIENCE)[1] == ""
+        assert server.returncode == 0
 
 
 def test_a_port_in_use_is_named_with_status_69() -> None:

@@ -15,7 +15,7 @@ import pytest
 
 from treadle.errors import BindError
 from treadle.server import listen as module
-from treadle.server.listen import BACKLOG, Bind, Listener, open_listeners, parse_bind
+from treadle.server.listen import BACKLOG, LONGEST_PATH, Bind, Listener, open_listeners, parse_bind
 
 PATIENCE = 30.0  # seconds
 needs_unix = pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="this system has no UNIX sockets")
@@ -104,6 +104,10 @@ def test_each_form_is_understood(text: str, bind: Bind) -> None:
         ("", "'' is not HOST:PORT"),
         (":5000", "names no host; 0.0.0.0:5000 is every IPv4 address, [::]:5000 every address"),
         ("::1:5000", "is ambiguous; write an IPv6 address in brackets, as in [::1]:5000"),
+        ("http://127.0.0.1:5000/", "an address has no scheme http://; did you mean 127.0.0.1:5000?"),
+        ("fd:3", "is no descriptor; did you mean fd://3?"),
+        ("[::1:5000", "the brackets are not in their places; write them as in [::1]:5000"),
+        ("::1]:5000", "the brackets are not in their places"),
         ("127.0.0.1:", "'' is no port; allowed: 0 (any free one) to 65535"),
         ("127.0.0.1:65536", "'65536' is no port"),
         ("127.0.0.1:-1", "'-1' is no port"),
@@ -210,6 +214,33 @@ def test_no_permission_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     assert isinstance(caught.value.__cause__, PermissionError), "by which the command line chooses its status"
 
 
+def named(*hosts: str) -> list[tuple[object, ...]]:
+    """Return what getaddrinfo gives for a name of several addresses."""
+    return [(socket.AF_INET, socket.SOCK_STREAM, 0, "", (host, 0)) for host in hosts]
+
+
+def test_of_a_name_the_first_address_that_this_machine_has_is_taken(
+    monkeypatch: pytest.MonkeyPatch, opened: list[Listener]
+) -> None:
+    """Such as localhost, on a machine without IPv6."""
+    found = [(99, socket.SOCK_STREAM, 0, "", ("", 0)), *named("192.0.2.1", "127.0.0.1", "127.0.0.2")]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *arguments, **options: found)
+    opened += open_listeners("name:0")
+    assert only(opened).address.startswith("127.0.0.1:")
+    found[:] = named("192.0.2.1", "203.0.113.1")
+    with pytest.raises(BindError, match="this machine has no such address"):
+        open_listeners("name:0")
+
+
+def test_an_address_in_use_is_not_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as owner:
+        port = owner.getsockname()[1]
+        found = [(*how, (host, port)) for *how, (host, _) in named("127.0.0.1", "127.0.0.2")]  # type: ignore[misc, has-type]
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *arguments, **options: found)
+        with pytest.raises(BindError, match="it is in use"):
+            open_listeners(f"name:{port}")
+
+
 @pytest.mark.parametrize(
     ("bind", "words"),
     [
@@ -274,10 +305,25 @@ def test_another_kind_of_file_is_never_removed(folder: Path) -> None:
 
 
 @needs_unix
-@pytest.mark.parametrize("path", ["missing/s", "x" * 200])
-def test_a_path_that_cannot_be_had_is_a_bind_error(path: str, folder: Path) -> None:
-    with pytest.raises(BindError, match="cannot listen on unix:"):
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        ("missing/s", "the folder of its path does not exist; make it, or choose another path"),
+        ("x" * 200, rf"its path has 2\d\d bytes, and the system allows {LONGEST_PATH}"),
+        ("谢" * 50, rf"its path has 1\d\d bytes, and the system allows {LONGEST_PATH}"),
+    ],
+)
+def test_a_path_that_cannot_be_had_is_a_bind_error(path: str, words: str, folder: Path) -> None:
+    with pytest.raises(BindError, match=f"cannot listen on unix:.*: {words}"):
         open_listeners(f"unix:{folder}/{path}")
+
+
+@needs_unix
+def test_the_longest_path_is_what_the_system_takes(folder: Path, opened: list[Listener]) -> None:
+    path = f"{folder}/".ljust(LONGEST_PATH, "x")
+    opened += open_listeners(f"unix:{path}")
+    with socket.socket(socket.AF_UNIX) as client, pytest.raises(OSError, match="too long"):
+        client.connect(f"{path}x")
 
 
 @needs_unix
@@ -381,7 +427,7 @@ def test_other_descriptors_are_refused_and_none_is_lost() -> None:
         open_listeners(f"fd://{reader}")
     with socket.socket(type=socket.SOCK_DGRAM) as datagrams:
         datagrams.bind(("127.0.0.1", 0))
-        with pytest.raises(BindError, match="it is no stream socket"):
+        with pytest.raises(BindError, match=r"it is no stream socket but SOCK_DGRAM$"):
             open_listeners(f"fd://{datagrams.fileno()}")
     with socket.create_server(("127.0.0.1", 0)) as owner:
         with socket.create_connection(owner.getsockname(), PATIENCE) as connected:

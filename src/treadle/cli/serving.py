@@ -13,7 +13,7 @@ import click
 from treadle.cli.config import spelled
 from treadle.cli.descriptors import reserve_descriptors
 from treadle.cli.once import Once
-from treadle.cli.status import Status, View, status_view
+from treadle.cli.status import Status, View, say, status_view
 from treadle.cli.values import NONE, BindTo, Count, Escaped, PerSecond, Seconds
 from treadle.errors import BindError
 from treadle.server import Certificates, Limits, Server, ServerSnapshot
@@ -157,7 +157,7 @@ def serve(name: str, make: Callable[[], Protocol], options: dict[str, Any]) -> N
             _log.warning("the limit on open files, %d, comes before %d connections", files, limits.max_connections)
         run = partial(_run, view, limits, tls, options)
         if protocol is not None:
-            click.echo(banner)
+            say(banner)
             status = run(protocol, listeners)
         else:
             with Once() as served, Once() as complained:
@@ -186,7 +186,7 @@ def _be_a_child(
             error.show()
         return error.exit_code
     if served.take():
-        click.echo(banner)
+        say(banner)
     return run(protocol, listeners, lifeline)
 
 
@@ -212,7 +212,7 @@ def _run(
     )
     cut = server.run(options["drain"], watch=lambda now: view.update(_status(now)), lifeline=lifeline)
     last = server.snapshot()
-    click.echo(
+    say(
         f"stopped: {last.messages} messages, {last.accepted} connections, {last.refused} refused, {cut} cut"
         + (f", {last.refused_messages} messages refused" if last.refused_messages else "")
     )

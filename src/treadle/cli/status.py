@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import click
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
 from treadle.clock import now
 
-__all__ = ["Status", "View", "status_view"]
+__all__ = ["Status", "View", "say", "status_view"]
 
 LIVE_EVERY = 0.25  # seconds; four a second look alive, and cost nothing that can be measured
 PLAIN_EVERY = 5.0  # seconds between two plain lines at the least; a guess at what a log can bear
@@ -74,7 +76,7 @@ def status_view(*, live: bool = True) -> Iterator[View]:
     """
     console = Console()
     if not live or not sys.stdout.isatty() or console.is_dumb_terminal:
-        with _logging_through(logging.StreamHandler(sys.stdout)):
+        with _logging_through(_PlainHandler(sys.stdout)):
             yield View(lambda status: _log.info("%s", status), PLAIN_EVERY)
         return
 
@@ -97,6 +99,31 @@ def _logging_through(handler: logging.Handler) -> Iterator[None]:
     finally:
         _log.setLevel(level)
         _log.removeHandler(handler)
+
+
+def say(text: str) -> None:
+    """Print `text`, if anybody still reads it."""
+    try:
+        click.echo(text)
+    except BrokenPipeError:
+        _print_nowhere()
+
+
+def _print_nowhere() -> None:
+    """Have standard output lead nowhere: its reader is gone, as `head` is after a line, which is no reason to stop."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
+
+
+class _PlainHandler(logging.StreamHandler):  # type: ignore[type-arg]  # generic since Python 3.11 only
+    """Writes log lines to standard output, as long as anybody reads it."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if isinstance(sys.exc_info()[1], BrokenPipeError):
+            _print_nowhere()
+        else:
+            super().handleError(record)
 
 
 class _ConsoleHandler(logging.Handler):

@@ -7,10 +7,11 @@ import os
 import re
 import socket
 import stat
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TypeGuard
+from typing import Any, TypeGuard
 
 from treadle.errors import BindError
 
@@ -24,8 +25,14 @@ FORMS = '"HOST:PORT", "[IPV6]:PORT", "unix:PATH", "unix:PATH?mode=660", "fd://N"
 WHAT_TO_DO = {
     errno.EADDRINUSE: "it is in use; stop the other server, or choose another port (0: any free one)",
     errno.EACCES: "permission denied; ports below 1024, and folders of others, are for privileged users",
+    errno.ENOENT: "the folder of its path does not exist; make it, or choose another path",
     errno.EADDRNOTAVAIL: "this machine has no such address; 0.0.0.0 is all of IPv4, [::] is all there are",
 }
+
+
+# A name may stand for addresses of a family that the machine lacks, or of another machine.
+NOT_HERE = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT}
+LONGEST_PATH = 107 if sys.platform == "linux" else 103  # bytes of sun_path, less the NUL at its end
 
 
 @dataclass(frozen=True)
@@ -93,13 +100,20 @@ def _parse_unix(text: str) -> Bind:
 
 
 def _parse_tcp(text: str) -> Bind:
+    scheme, slashes, rest = text.partition("://")
+    if slashes:
+        raise ValueError(f"bind={text!r}: an address has no scheme {scheme}://; did you mean {rest.rstrip('/')}?")
     host, colon, port = text.rpartition(":")
+    if host == "fd" and port.isdigit():
+        raise ValueError(f"bind={text!r} is no descriptor; did you mean fd://{port}?")
     if not colon:
         raise ValueError(f"bind={text!r} is not HOST:PORT, as in 127.0.0.1:5000; allowed: {FORMS}")
     if not host:
         raise ValueError(f"bind={text!r} names no host; 0.0.0.0{text} is every IPv4 address, [::]{text} every address")
     if host.startswith("[") and host.endswith("]"):
         host = host[1:-1]
+    elif "[" in text or "]" in text:
+        raise ValueError(f"bind={text!r}: the brackets are not in their places; write them as in [::1]:5000")
     elif ":" in host:
         raise ValueError(f"bind={text!r} is ambiguous; write an IPv6 address in brackets, as in [::1]:5000")
     if not (port.isascii() and port.isdigit() and int(port) <= 65535):
@@ -200,7 +214,17 @@ def _listen_tcp(where: Bind) -> Listener:
     except (socket.gaierror, UnicodeError) as error:  # the latter: a name that cannot be one, such as a very long one
         why = error.strerror if isinstance(error, OSError) else str(error)
         raise BindError(where.text, f"{where.host!r} is no address of this machine: {why}") from error
-    family, kind, protocol, _, address = found[0]
+    for family, kind, protocol, _, address in found:
+        try:
+            return _listen_at(where, family, kind, protocol, address)
+        except OSError as error:
+            if error.errno not in NOT_HERE:  # another server has it: clients are not to be divided between the two
+                raise
+            missing = error
+    raise missing
+
+
+def _listen_at(where: Bind, family: int, kind: int, protocol: int, address: Any) -> Listener:
     sock = socket.socket(family, kind, protocol)
     try:
         if os.name == "posix":  # elsewhere it would let two servers share a port
@@ -218,6 +242,11 @@ def _listen_tcp(where: Bind) -> Listener:
 def _listen_unix(where: Bind) -> Listener:
     if not hasattr(socket, "AF_UNIX"):
         raise BindError(where.text, "this platform has no UNIX sockets")
+    size = len(os.fsencode(where.path))
+    if size > LONGEST_PATH:
+        raise BindError(
+            where.text, f"its path has {size} bytes, and the system allows {LONGEST_PATH}; take a shorter one"
+        )
     _remove_stale(where)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
@@ -285,7 +314,7 @@ def _inherit_all(numbers: list[int], text: str) -> list[Listener]:
 def _inherit(sock: socket.socket, text: str) -> Listener:
     try:
         if sock.type != socket.SOCK_STREAM:
-            raise BindError(text, f"it is no stream socket but {sock.type!r}")
+            raise BindError(text, f"it is no stream socket but {getattr(sock.type, 'name', sock.type)}")
         if not _is_bound(sock):  # to listen would bind it, to every address and any port
             raise BindError(text, "it is not bound to an address")
         sock.listen(BACKLOG)
