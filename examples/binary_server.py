@@ -8,6 +8,7 @@ import logging
 import socket
 import sys
 
+from treadle.errors import BindError
 from treadle.server import LengthPrefix, Limits, Messages, Peer, Server
 
 logging.basicConfig(level=logging.INFO)
@@ -27,4 +28,7 @@ if words:
             print(word, answers.read(length).hex())
 else:
     limits = Limits(max_message=64 << 20, max_connections=1000, idle_timeout=300)
-    sys.exit(min(Server(Messages(digest, framing), f"127.0.0.1:{port}", limits=limits).run(), 1))
+    try:
+        sys.exit(min(Server(Messages(digest, framing), f"127.0.0.1:{port}", limits=limits).run(), 1))
+    except (BindError, ValueError) as error:  # the port is taken, or none
+        sys.exit(str(error))

@@ -9,6 +9,8 @@ import sys
 from contextlib import ExitStack
 from pathlib import Path
 
+import pytest
+
 from programs import PATIENCE, Program
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "echo_server.py"
@@ -41,14 +43,16 @@ def test_client_that_resets_harms_no_other() -> None:
             assert client.recv(100) == b"hello\n"
 
 
-def test_ctrl_c_ends_it_while_clients_are_connected() -> None:
-    with Program([sys.executable, str(EXAMPLE), "0"]) as server:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_it_while_clients_are_connected(number: signal.Signals) -> None:
+    with Program([sys.executable, "-W", "error", "-X", "dev", str(EXAMPLE), "0"]) as server:
         with socket.create_connection(("127.0.0.1", server.wait_for_port()), PATIENCE) as client:
             client.sendall(b"hello")
             assert client.recv(100) == b"hello"
-            server.send(signal.SIGINT)
+            server.send(number)
             assert server.wait() == 0
         assert "Traceback" not in server.output
+        assert "Warning" not in server.output
 
 
 def test_it_is_under_40_lines() -> None:

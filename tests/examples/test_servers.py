@@ -8,6 +8,8 @@ import socket
 import sys
 from pathlib import Path
 
+import pytest
+
 from programs import PATIENCE, Program, run
 from tcp import ask, receive_all
 
@@ -15,7 +17,8 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 def served(name: str) -> Program:
-    return Program([sys.executable, str(EXAMPLES / name), "0"])
+    """Run an example in which nothing may be left open, or be used as it should no longer be."""
+    return Program([sys.executable, "-W", "error", "-X", "dev", str(EXAMPLES / name), "0"])
 
 
 def connect(server: Program) -> socket.socket:
@@ -26,6 +29,17 @@ def end(server: Program) -> None:
     server.send(signal.SIGTERM)
     assert server.wait() == 0, server.output
     assert "Traceback" not in server.output
+    assert "Warning" not in server.output
+
+
+@pytest.mark.parametrize("name", ["echo_server.py", "line_server.py", "binary_server.py", "redis_server.py"])
+def test_a_port_that_cannot_be_had_is_said_in_a_line(name: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as owner:
+        for port, why in ((str(owner.getsockname()[1]), "in use"), ("http", "'http'"), ("99999", "65535")):
+            status, out, error = run(sys.executable, str(EXAMPLES / name), port)
+            assert (status, out) == (1, "")
+            assert why in error.lower()
+            assert len(error.splitlines()) == 1
 
 
 def test_the_line_server_counts_words_in_its_database() -> None:
@@ -59,6 +73,29 @@ def test_the_redis_server_speaks_resp_in_any_split() -> None:
             assert ask(client, b"", len(answers)) == answers
             client.sendall(b"QUIT\r\n")
             assert receive_all(client) == b"+OK\r\n"
+        end(server)
+
+
+def test_the_redis_server_takes_the_greeting_of_clients_of_today() -> None:
+    """They speak RESP3, in which nothing has a sign of its own."""
+    with served("redis_server.py") as server:
+        with connect(server) as client:
+            assert ask(client, b"GET b\r\n", 5) == b"$-1\r\n"
+            assert ask(client, b"*2\r\n$5\r\nHELLO\r\n$1\r\n3\r\n", 19) == b"%1\r\n$5\r\nproto\r\n:3\r\n"
+            assert ask(client, b"GET b\r\n", 3) == b"_\r\n"
+            assert ask(client, b"INCRBY b 3\r\n", 4) == b":3\r\n"
+            assert ask(client, b"CLIENT SETINFO LIB-NAME x\r\n", 20).startswith(b"-ERR unknown command")
+        end(server)
+
+
+def test_the_redis_server_counts_no_words() -> None:
+    answer = b"-ERR value is not an integer or out of range\r\n"
+    with served("redis_server.py") as server:
+        with connect(server) as client:
+            assert ask(client, b"SET x hello\r\n", 5) == b"+OK\r\n"
+            for command in (b"INCR x", b"INCRBY n many", b"INCR x"):
+                assert ask(client, command + b"\r\n", len(answer)) == answer
+            assert ask(client, b"GET x\r\n", 11) == b"$5\r\nhello\r\n"
         end(server)
 
 
