@@ -25,6 +25,13 @@ def numbers(message: bytes, peer: object) -> Iterator[bytes]:
     yield message
 
 
+class Two:
+    def __getitem__(self, index: int) -> int:
+        if index > 1:
+            raise IndexError
+        return index
+
+
 class Answer:
     async def __call__(self) -> None:
         """Never run."""
@@ -107,6 +114,7 @@ def test_good_values_pass() -> None:
     assert checks.text("s", "x") == "x"
     assert checks.duration("t", 3) == 3.0
     assert checks.several("l", iter("ab"), "things") == ("a", "b")
+    assert checks.several("l", Two(), "things") == (0, 1)  # type: ignore[arg-type]  # it can be iterated over
     checks.function("f", len)
     checks.blocking("f", len)
     checks.blocking("f", functools.partial(int, "3"))

@@ -131,11 +131,12 @@ def several(name: str, value: Iterable[T], what: str) -> tuple[T, ...]:
     Raises:
         TypeError: it is not.
     """
-    if not isinstance(value, Iterable):
-        raise TypeError(
-            f"{name}={value!r} is {type(value).__name__}; allowed: an iterable of {what}, as in [{value!r}]"
-        )
-    return tuple(value)
+    try:
+        found = iter(value)  # isinstance knows nothing of objects that have __getitem__ alone
+    except TypeError:
+        allowed = f"an iterable of {what}, as in [{value!r}]"
+        raise TypeError(f"{name}={value!r} is {type(value).__name__}; allowed: {allowed}") from None
+    return tuple(found)
 
 
 def text(name: str, value: object) -> str:

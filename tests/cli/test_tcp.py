@@ -270,6 +270,13 @@ def test_what_is_wrong_in_the_file_is_said_of_the_file(here: Path, table: str, s
     assert complaint in " ".join(error.split())
 
 
+@pytest.mark.usefixtures("here")
+def test_what_is_wrong_in_the_environment_is_said_of_the_variable() -> None:
+    ended, out, error = run(*TREADLE, "tcp", "app:shout", env={"TREADLE_TCP_KEYFILE": "none.pem"})
+    assert (ended, out) == (2, "")
+    assert "TREADLE_TCP_KEYFILE is of no use without --certfile" in error
+
+
 SYNTAX = "def shout(line, peer:\n"
 RAISES = "def connect():\n    raise ValueError('no database')\n\nconnect()\n"
 CHAINED = "try:\n    {}['url']\nexcept KeyError as missing:\n    raise RuntimeError('no url') from missing\n"
