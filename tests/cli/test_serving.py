@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import sys
 from dataclasses import fields
 from pathlib import Path
 
 import click
 import pytest
 
+from programs import run
 from treadle.cli.echo import echo
 from treadle.cli.tcp import tcp
 from treadle.server import Limits
@@ -51,6 +53,27 @@ def test_what_was_begun_may_be_given_no_time_at_all() -> None:
     """As `stop(0)` does."""
     context = tcp.make_context("tcp", ["app:f", "--drain", "0", "--queue-size", "0"])
     assert (context.params["drain"], context.params["queue_size"]) == (0, 0)
+
+
+INTERRUPTED_SPEAKER = """
+import os, signal, click
+from treadle.cli.once import Once
+from treadle.cli.serving import _be_a_child
+class Wrong(click.ClickException):
+    exit_code = 78
+    def show(self, file=None):
+        os.kill(os.getpid(), signal.SIGTERM)
+        print("said", flush=True)
+def make(): raise Wrong("it is wrong")
+with Once() as served, Once() as complained:
+    os._exit(_be_a_child(make, "", served, complained, None, [], 0))
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no signal masks")
+def test_what_is_wrong_is_said_to_its_end_though_the_parent_stops_all() -> None:
+    """It does as soon as the first process has ended, which need not be the one that speaks."""
+    assert run(sys.executable, "-c", INTERRUPTED_SPEAKER) == (78, "said\n", "")
 
 
 def rows_of(name: str) -> dict[str, tuple[str, str]]:

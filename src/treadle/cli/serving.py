@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from functools import partial
@@ -182,6 +183,8 @@ def _be_a_child(
     try:
         protocol = make()
     except click.ClickException as error:  # click does not see it here
+        # Whoever speaks is to come to its end: the parent stops all as soon as another has ended.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         if served.taken or complained.take():
             error.show()
         return error.exit_code
