@@ -9,6 +9,7 @@ import pytest
 
 from treadle import Future, Pool
 from treadle.errors import PoolClosed, PoolFull
+from treadle.scope import Scope
 
 
 class Blocked:
@@ -104,6 +105,24 @@ def test_shutdown_turns_away_whoever_waits_for_room(blocked: Blocked) -> None:
     thread.join(30)
     assert len(errors) == 1
     assert all(not future.cancelled() for future in blocked.waiting), "what was admitted is still run"
+
+
+def test_a_task_whose_caller_was_turned_away_cannot_be_cancelled_out_of_the_queue(blocked: Blocked) -> None:
+    """It is in no queue any more; or a cancel, say of Ctrl-C in its caller, would count out one that waits."""
+    dispatcher = blocked.pool._dispatcher
+    tasks: list[Future[int]] = []
+    for _ in range(3):
+        tasks.append(blocked.pool._task(int, (), {}))
+        with dispatcher.lock:
+            dispatcher.admission.queue_up(tasks[-1], blocking=True)
+    scope = Scope(None)
+    scope.cancel()
+    assert isinstance(dispatcher.admission.give_up(tasks[0], 0.5), PoolFull)
+    dispatcher.admission.call_off(tasks[1], scope)
+    blocked.pool.shutdown(wait=False)  # turns away the third
+    assert [task.cancel() for task in tasks] == [False] * 3
+    assert dispatcher.dead == 0
+    assert blocked.pool.snapshot().waiting == 2
 
 
 def test_run_runs_in_the_caller(blocked: Blocked) -> None:

@@ -96,6 +96,28 @@ def test_the_time_allowed_for_room_ends_the_await() -> None:
     run(main())
 
 
+def test_those_refused_for_time_leave_the_counts_and_the_bound_as_they_were() -> None:
+    async def main() -> None:
+        with Pool(1, queue_size=2) as pool:
+            gate = Gate(pool)
+            waiting = [pool.submit(int) for _ in range(2)]
+            patient = asyncio.ensure_future(pool.run(int))
+            await until(lambda: pool.snapshot().blocked == 1)
+            for _ in range(5):
+                with pytest.raises(PoolFull):
+                    await pool.options(timeout=0.001).run(int)
+                now = pool.snapshot()
+                assert (now.waiting, now.blocked, now.cancelled) == (2, 1, 0)
+            assert pool._dispatcher.dead == 0
+            gate.open.set()
+            assert await patient == 0
+            assert [future.result(30) for future in waiting] == [0, 0]
+        assert pool.snapshot().submitted == pool.snapshot().finished == 4
+        assert pool.snapshot().rejected == 5
+
+    run(main())
+
+
 def test_reject_and_shutdown_refuse() -> None:
     async def main() -> None:
         pool = Pool(1, queue_size=0)

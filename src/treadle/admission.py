@@ -48,7 +48,9 @@ class Admission:
     """The way in, for all that is not plain (for that see Submitter.submit). The dispatcher's lock guards the fields.
 
     Callers that wait for room enter in the order they came. Whoever makes room puts the first one's task in the order,
-    and then wakes the caller; so nobody overtakes, and the bound is exact.
+    and then wakes the caller; so nobody overtakes, and the bound is exact. Whoever turns a caller away claims its task
+    in the same breath: a task that is pending and was handed over is found here, in the order, or beside it, for
+    whoever cancels it counts it out of there (see Dispatcher.leave).
     """
 
     __slots__ = ("blocks", "dispatcher", "entrants", "holds", "limit", "rejected")
@@ -145,10 +147,11 @@ class Admission:
             return False
 
     def give_up(self, task: Task, waited: float, scope: Scope | None = None) -> Exception | None:
-        """Stop waiting for room, for time is up, or `scope` is over. None: too late, the task is in."""
+        """Stop waiting for room, for time is up, or `scope` is over; the task is claimed. None: too late, it is in."""
         with self.dispatcher.lock:
             if self.entrants.pop(task, None) is None:
                 return None
+            task._state = RUNNING
             error = (None if scope is None else scope.over()) or self.full(task, waited)
         self.refuse(task, error)
         return error
@@ -233,6 +236,7 @@ class Admission:
         with self.dispatcher.lock:
             entrant = self.entrants.pop(task, None)
             if entrant is not None:
+                task._state = RUNNING
                 entrant.refusal = scope.over()
                 entrant.wake()
 
@@ -291,9 +295,9 @@ class Admission:
         late = []
         while self.entrants:
             task, entrant = self.entrants.popitem(last=False)
+            task._state = RUNNING
             entrant.refusal = error
             if entrant.gate is None:
-                task._state = RUNNING
                 late.append(task)
             entrant.wake()
         return late

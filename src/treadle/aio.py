@@ -36,7 +36,7 @@ async def run(dispatcher: Dispatcher, task: Future[T], when_full: str, timeout: 
     def give_up() -> None:
         error = dispatcher.admission.give_up(task, timeout)
         if error is not None:
-            task.set_exception(error)
+            task._drop(error)
 
     timer = loop.call_later(timeout, give_up)
     try:

@@ -194,7 +194,7 @@ class Dispatcher:
             return True
 
     def leave(self, task: Task) -> None:
-        """Take a task that waits out of turn; the lock is held. In the order it stays as a dead entry for a while."""
+        """Take a task that waits somewhere out of turn; the lock is held. In the order it stays as a dead entry."""
         if self.admission.leave(task):
             return
         if self.aside.leave(task):
