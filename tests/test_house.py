@@ -29,7 +29,7 @@ FLOORS = [
     {"orders", "events", "governed", "standing"},
     {"worker"},
     {"deadlock"},
-    {"admission", "aside", "shedding", "staff"},
+    {"admission", "aside", "inline", "shedding", "staff"},
     {"dispatch"},
     {"job", "lifecycle", "snapshots"},
     {"aio", "mapping", "waiting"},

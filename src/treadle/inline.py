@@ -1,0 +1,48 @@
+"""Inline: tasks that are run in a caller's thread, inside whatever runs there already.
+
+So a worker never waits for its own pool: it runs what it would wait for. And so does a caller whose policy is "run".
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from treadle.scope import HERE, SCOPE
+from treadle.worker import Worker, current_worker
+
+if TYPE_CHECKING:
+    from treadle.dispatch import Dispatcher, Task
+
+__all__ = ["run_inline"]
+
+
+def run_inline(dispatcher: Dispatcher, task: Task) -> None:
+    """Run a claimed task of `dispatcher` in this thread."""
+    worker = current_worker()
+    _count(dispatcher, worker, task, +1)
+    task._hurry()
+    outer = SCOPE.set(task._inherited())  # or a task without a context would see the one that we are in
+    try:
+        while dispatcher.observe(task) if dispatcher.observers else task._invoke():
+            pass
+    finally:
+        SCOPE.reset(outer)
+        _count(dispatcher, worker, task, -1)
+    task._finish()
+    if worker is None and isinstance(task._exception, KeyboardInterrupt):
+        raise task._see()  # Ctrl-C was meant for the program, whose own thread this is
+
+
+def _count(dispatcher: Dispatcher, worker: Worker | None, task: Task, change: int) -> None:
+    """Note that `task` begins (+1) or ends (-1) inside what runs in this thread, `worker`'s or nobody's."""
+    if worker is None:
+        HERE.tasks = (*HERE.tasks, task) if change > 0 else HERE.tasks[:-1]
+    elif change > 0:
+        worker.push(task)
+    else:
+        worker.pop()
+    with dispatcher.lock:
+        if worker is None:
+            dispatcher.inline += change
+        if change < 0:
+            dispatcher.ended += 1
