@@ -6,6 +6,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable
+from math import inf
 from time import monotonic
 
 import pytest
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from behaviour.scripts import script
 from clocks import FakeClock
 from treadle import clock
-from treadle.alarm import Alarm, Bell
+from treadle.alarm import ALARM, Alarm, Bell, call_out
 
 PATIENCE = 30.0
 
@@ -158,6 +159,74 @@ def test_its_thread_does_not_sleep_for_a_bell_that_is_muted_as_it_goes_to_sleep(
     alarm.set(0.0, int)  # so that it looks
     thread.join(PATIENCE)
     assert ended
+
+
+def test_its_thread_rings_on_though_the_log_raises() -> None:
+    """As a handler or a filter of the user's may."""
+
+    class Broken(logging.Filter):
+        def filter(self, record: logging.LogRecord) -> bool:
+            raise ValueError("from a filter")
+
+    def fail() -> None:
+        raise ValueError("from a bell")
+
+    alarm, rang, broken = Alarm(), threading.Event(), Broken()
+    log = logging.getLogger("treadle")
+    log.addFilter(broken)
+    try:
+        alarm.set(clock.now(), fail)
+        alarm.set(clock.now(), rang.set)
+        assert rang.wait(PATIENCE)
+    finally:
+        log.removeFilter(broken)
+
+
+def test_a_thread_that_something_has_ended_is_replaced() -> None:
+    alarm, rang = Alarm(), threading.Event()
+    alarm._thread = threading.Thread(target=int)
+    alarm._thread.start()
+    alarm._thread.join(PATIENCE)
+    alarm.set(clock.now(), rang.set)
+    assert rang.wait(PATIENCE)
+
+
+def test_what_is_the_users_runs_elsewhere_and_holds_up_no_bell() -> None:
+    gate, called, rang = threading.Event(), threading.Event(), threading.Event()
+    threads: list[str] = []
+
+    def users(name: str) -> None:
+        threads.append(threading.current_thread().name)
+        called.set()
+        assert gate.wait(PATIENCE)
+
+    ALARM.set(clock.now(), lambda: call_out(users, "blocks"))
+    assert called.wait(PATIENCE)
+    ALARM.set(clock.now(), rang.set)
+    on_time = rang.wait(PATIENCE)
+    gate.set()
+    assert on_time
+    assert threads == ["treadle-callbacks"]
+    call_out(users, "at once, in another thread than the alarm's")
+    assert threads[1:] == [threading.current_thread().name]
+
+
+def test_what_is_the_users_is_called_in_order_and_by_the_alarm_itself_if_no_thread_can_be_started(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Threadless(Alarm):
+        def set(self, when: float, ring: Callable[[], object]) -> Bell:
+            super().set(when, ring)
+            raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr("treadle.alarm.start_thread", lambda target, name: threading.current_thread())
+    here, elsewhere, called = Alarm(), Threadless(), list[int]()
+    here.set(inf, int)  # it takes this thread for its own now
+    monkeypatch.setattr("treadle.alarm.ALARM", here)
+    monkeypatch.setattr("treadle.alarm.CALLBACKS", elsewhere)
+    for number in range(3):
+        call_out(called.append, number)
+    assert called == [0, 1, 2]
 
 
 @pytest.mark.parametrize("error", [ValueError, SystemExit, KeyboardInterrupt])
@@ -306,6 +375,41 @@ def test_what_is_set_and_not_muted_rings_in_time_and_in_order(steps: list[tuple[
 
 
 # -- whole programs -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the platform cannot fork")
+def test_no_fork_comes_between_the_moments_a_bell_leaves_the_heap_and_is_noted_as_rung() -> None:
+    """Or in the child it would be in no heap and yet look set; who waits for it there would never set it again."""
+    done = script("""
+        from treadle import alarm, clock
+        heappop, popped, go_on = alarm.heappop, threading.Event(), threading.Event()
+        class Lock:  # which says when the main thread asks for it
+            def __init__(self, lock):
+                self.lock = lock
+            def acquire(self, *args):
+                if popped.is_set() and threading.current_thread() is threading.main_thread():
+                    go_on.set()
+                return self.lock.acquire(*args)
+            def release(self):
+                self.lock.release()
+            def __enter__(self):
+                return self.acquire()
+            def __exit__(self, *_):
+                self.release()
+        def slow(heap):
+            bell = heappop(heap)
+            popped.set()
+            assert go_on.wait(20)
+            return bell
+        alarm.ALARM._changed = threading.Condition(Lock(threading.Lock()))
+        alarm.heappop = slow
+        bell = alarm.ALARM.set(clock.now(), int)
+        assert popped.wait(20)
+        def child():
+            assert bell.ring is None, "it looks set"
+        print(fork(child))
+    """)
+    assert done.stdout.strip() == "0", done.stderr
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the platform cannot fork")

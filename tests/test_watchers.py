@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from treadle import Future
-from treadle.watchers import Rare, Watchers, call_back
+from treadle import Future, clock
+from treadle.alarm import ALARM
+from treadle.watchers import Note, Rare, Watchers, call_back
 
 
 def closed_gate() -> LockType:
@@ -208,3 +209,27 @@ def test_what_is_rare_is_made_when_it_is_needed() -> None:
     assert (rare.serial, rare.unseen, rare.scope) == (0, None, None)
     assert future._get_rare() is rare
     assert isinstance(rare, Rare)
+
+
+def test_the_alarm_takes_its_own_notes_and_leaves_the_users_callbacks_to_another_thread() -> None:
+    """A callback that blocks must hold up neither the alarm nor a group, which waits for such a note."""
+    gate, told, noted = threading.Event(), threading.Event(), threading.Event()
+    watchers, names = Watchers(), dict[str, str]()
+
+    def users(_: object) -> None:
+        names["user's"] = threading.current_thread().name
+        told.set()
+        assert gate.wait(30)
+
+    def note(_: object) -> None:
+        names["note"] = threading.current_thread().name
+        noted.set()
+
+    watchers.callbacks.extend([users, Note(note)])
+    ALARM.set(clock.now(), lambda: watchers.tell(Future()))
+    try:
+        assert told.wait(30)
+        assert noted.wait(30)
+    finally:
+        gate.set()
+    assert names == {"note": "treadle-alarm", "user's": "treadle-callbacks"}

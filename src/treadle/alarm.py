@@ -1,7 +1,8 @@
 """Alarm: calls functions at given times, from one thread for the whole process.
 
 For what must happen on time though nobody waits for it, such as failing a future at its deadline. The thread lives
-while bells are set, and a moment longer.
+while bells are set, and a moment longer. It runs nothing of the user's, for that may block, and every deadline of the
+process would be late, or never come if the user's code waits for one: `call_out` gives that to a second thread.
 """
 
 from __future__ import annotations
@@ -10,13 +11,16 @@ import itertools
 import logging
 import os
 from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from heapq import heapify, heappop, heappush
-from threading import TIMEOUT_MAX, Condition, Thread
+from math import inf
+from threading import TIMEOUT_MAX, Condition, Thread, get_ident
 
 from treadle import clock
 from treadle.threads import start_thread
 
-__all__ = ["ALARM", "Alarm", "Bell"]
+__all__ = ["ALARM", "CALLBACKS", "Alarm", "Bell", "call_out"]
 
 _log = logging.getLogger("treadle")
 
@@ -48,7 +52,8 @@ class Bell(list[float]):
 class Alarm:
     """Bells in the order of their times. All methods may be called from any thread, and from signal handlers."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str = "treadle-alarm") -> None:
+        self._name = name  # its thread's
         self._bells: list[Bell] = []  # a heap
         self._start_afresh()
 
@@ -60,8 +65,14 @@ class Alarm:
         self._muted = 0  # bells in it that will not ring
         self._thread: Thread | None = None
 
+    def _hold(self) -> None:
+        self._changed.acquire()
+
+    def _let_go(self) -> None:
+        self._changed.release()
+
     def set(self, when: float, ring: Callable[[], object]) -> Bell:
-        """Call `ring` when the clock says `when`, or soon after; it must not block.
+        """Call `ring` when the clock says `when`, or soon after; it must not block, for it holds up all others.
 
         Raises:
             RuntimeError: no thread can be started.
@@ -69,8 +80,8 @@ class Alarm:
         bell = Bell(when, ring)
         with self._changed:
             heappush(self._bells, bell)
-            if self._thread is None:
-                self._thread = start_thread(self._run, "treadle-alarm")
+            if self._thread is None or not self._thread.is_alive():  # whatever may have ended it
+                self._thread = start_thread(self._run, self._name)
             elif self._bells[0] is bell:
                 self._changed.notify()
         return bell
@@ -101,7 +112,13 @@ class Alarm:
             try:
                 ring()
             except BaseException:  # of the user's, perhaps; the others must ring nevertheless
-                _log.exception("alarm: %r failed", ring)
+                with suppress(BaseException):  # of a log handler or filter
+                    _log.exception("%s: %r failed", self._name, ring)
+
+    def is_here(self) -> bool:
+        """Whether this is its thread."""
+        thread = self._thread
+        return thread is not None and thread.ident == get_ident()
 
     def _take_due(self) -> Callable[[], object] | None:
         """Return what is to be called now; the lock is held."""
@@ -127,6 +144,26 @@ class Alarm:
 
 
 ALARM = Alarm()
+CALLBACKS = Alarm("treadle-callbacks")  # what it rings may block; that holds up only other callbacks
+
+
+def call_out(fn: Callable[..., object], *args: object) -> None:
+    """Call `fn(*args)`, which is the user's, or calls what is, with no lock held; not in the alarm's own thread.
+
+    What it raises is raised here, or logged if it is called elsewhere.
+    """
+    if not ALARM.is_here():
+        fn(*args)
+        return
+    try:
+        CALLBACKS.set(-inf, partial(fn, *args))
+    except RuntimeError:  # can't start new thread: better late alarms than a callback that never comes
+        CALLBACKS.ring_due()
+
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=ALARM._start_afresh)  # what was set is the parent's, and so is the thread
+    # The lock is held across the fork, or a bell might be caught between the heap and the note that it rang: in the
+    # child it would look set, and never ring. It is the last to be taken, after those of pools, rates and scopes, as
+    # their handlers come from modules above this one. What was set is the parent's, and so is the thread.
+    for _alarm in (ALARM, CALLBACKS):
+        os.register_at_fork(before=_alarm._hold, after_in_parent=_alarm._let_go, after_in_child=_alarm._start_afresh)

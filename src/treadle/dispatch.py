@@ -23,13 +23,15 @@ from typing import TYPE_CHECKING, Any
 
 from treadle import clock, deadlock
 from treadle.admission import Admission
+from treadle.alarm import call_out
 from treadle.aside import Aside
 from treadle.errors import PoolBroken, PoolClosed
 from treadle.events import Observer, TaskEvent, tell
 from treadle.futures import PENDING, RUNNING, Future
 from treadle.governed import Governed
+from treadle.inline import run_inline
 from treadle.orders import Order
-from treadle.scope import HERE, SCOPE, current
+from treadle.scope import current
 from treadle.shedding import Shedding
 from treadle.staff import Staff
 from treadle.worker import Worker, current_worker
@@ -231,33 +233,7 @@ class Dispatcher:
 
     def run_here(self, task: Task) -> None:
         """Run a claimed task in this thread, inside whatever runs there already."""
-        worker = current_worker()
-        self.count_inline(worker, task, +1)
-        task._hurry()
-        outer = SCOPE.set(task._inherited())  # or a task without a context would see the one that we are in
-        try:
-            while self.observe(task) if self.observers else task._invoke():
-                pass
-        finally:
-            SCOPE.reset(outer)
-            self.count_inline(worker, task, -1)
-        task._finish()
-        if worker is None and isinstance(task._exception, KeyboardInterrupt):
-            raise task._see()  # Ctrl-C was meant for the program, whose own thread this is
-
-    def count_inline(self, worker: Worker | None, task: Task, change: int) -> None:
-        """Note that `task` begins (+1) or ends (-1) inside what runs in this thread, `worker`'s or nobody's."""
-        if worker is None:
-            HERE.tasks = (*HERE.tasks, task) if change > 0 else HERE.tasks[:-1]
-        elif change > 0:
-            worker.push(task)
-        else:
-            worker.pop()
-        with self.lock:
-            if worker is None:
-                self.inline += change
-            if change < 0:
-                self.ended += 1
+        run_inline(self, task)
 
     def never_runs(self, task: Task, stuck: Container[Worker], running: Container[Task]) -> bool:
         """Whether `task`, which waits, could never be run, if the workers in `stuck`, with `running`, never went on."""
@@ -287,7 +263,7 @@ class Dispatcher:
             rare = task._get_rare()
             rare.serial = rare.serial or next(_serial)
             event = TaskEvent(self.name, rare.serial, name or task.name, clock.now_ns(), current_thread().name, error)
-            tell(self.observers, what, event)
+            call_out(tell, self.observers, what, event)
 
     # -- for workers ----------------------------------------------------------------------------------------------
 

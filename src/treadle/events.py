@@ -39,8 +39,9 @@ class TaskEvent:
 class Observer:
     """Is told what happens to each task of a pool; override what you need.
 
-    Called in the thread in which it happens, with no lock held, so it may be called from many threads at once. What
-    it raises is logged and harms nobody. Slow observers slow the pool.
+    Called in the thread in which it happens, with no lock held, so it may be called from many threads at once; of what
+    the alarm does, a task that is cancelled at its deadline, in the thread that runs callbacks for it. What it raises
+    is logged and harms nobody. Slow observers slow the pool.
     """
 
     def submitted(self, event: TaskEvent) -> None:

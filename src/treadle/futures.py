@@ -269,7 +269,8 @@ class Future(_base.Future[T]):
     def add_done_callback(self, fn: Callable[[Future[T]], object]) -> None:
         """Call `fn(future)` once, when the future is done; at once if it is.
 
-        The callback runs in the thread that settles the future. What it raises is logged and harms nobody.
+        The callback runs in the thread that settles the future; when that fails at its deadline, in one that runs all
+        such callbacks of the process, one after another. What it raises is logged and harms nobody.
         """
         with self._home.lock:
             if not self.done():

@@ -16,6 +16,7 @@ from treadle.futures import Future
 from treadle.options import Options
 from treadle.pool import Pool
 from treadle.scope import SCOPE, Scope, current
+from treadle.watchers import Note
 from treadle.worker import current_worker
 
 if TYPE_CHECKING:
@@ -70,6 +71,7 @@ class TaskGroup:
         self._gate: LockType | None = None  # where the end of the block waits
         self._scope = Scope(None)
         self._token: Token[Scope | None] | None = None
+        self._note = Note(self._done)
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Run `fn(*args, **kwargs)` on a thread of the pool, as a task of the group; as `Pool.submit`.
@@ -90,7 +92,7 @@ class TaskGroup:
                 self._waiting[future] = None
                 if self._collect:
                     self._futures.append(future)
-            future.add_done_callback(self._done)
+            future.add_done_callback(self._note)
             return future
         except BaseException:  # Ctrl-C: perhaps nobody will tell of it
             self._interrupted = True
@@ -154,7 +156,7 @@ class TaskGroup:
         """Wait until every task is done, and every function has returned."""
         around, worker = self._scope.parent, current_worker()
         for future in list(self._waiting) if self._interrupted else ():
-            future.add_done_callback(self._done)
+            future.add_done_callback(self._note)
         while True:
             with self._lock:
                 if self._is_over():

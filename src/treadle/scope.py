@@ -172,8 +172,8 @@ class Scope:
         for member in members:
             try:
                 member._expire(self.exceeded())
-            except BaseException:  # a callback's, even one that would end a thread: the others are not to wait for ever
-                _log.exception("a callback of a task that failed at its deadline raised")
+            except BaseException:  # as of an order's own: the others are not to wait for ever
+                _log.exception("a task could not be failed at its deadline")
 
 
 class _Waking:

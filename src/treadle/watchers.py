@@ -9,6 +9,8 @@ from contextlib import suppress
 from threading import Condition
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from treadle.alarm import ALARM, call_out
+
 if TYPE_CHECKING:
     from _thread import LockType
 
@@ -16,11 +18,24 @@ if TYPE_CHECKING:
     from treadle.futures import Future
     from treadle.scope import Scope
 
-__all__ = ["Rare", "Watchers", "call_back"]
+__all__ = ["Note", "Rare", "Watchers", "call_back"]
 
 T = TypeVar("T")
 
 _standard_log = logging.getLogger("concurrent.futures")
+
+
+class Note:
+    """A callback of treadle's own, which neither blocks nor calls what is the user's: the alarm may call it."""
+
+    __slots__ = ("note",)
+
+    def __init__(self, note: Callable[[Future[Any]], object]) -> None:
+        self.note = note
+
+    def __call__(self, future: Future[Any]) -> None:
+        """Take note of `future`, which is done."""
+        self.note(future)
 
 
 class Watchers:
@@ -44,7 +59,7 @@ class Watchers:
                 (waiter.add_result if future._exception is None else waiter.add_exception)(future)
 
     def tell(self, future: Future[Any]) -> None:
-        """Open the gates and run the callbacks of `future`, which is done; no lock is held.
+        """Open the gates and run the callbacks of `future`, which is done; no lock is held. The alarm only sees to it.
 
         Nobody adds to either list any more: those who would see, under the lock, that the future is done. Each entry is
         taken out as it is served, so two threads may be in here, and the work of one that is killed can be ended by
@@ -52,8 +67,21 @@ class Watchers:
         """
         for gate in _taken_from(self.gates, -1):
             gate.release()
-        if self.callbacks:
+        if self.callbacks and ALARM.is_here():
+            self._tell_elsewhere(future)
+        elif self.callbacks:
             call_back(future, _taken_from(self.callbacks, 0))
+
+    def _tell_elsewhere(self, future: Future[Any]) -> None:
+        """Have the user's callbacks run in another thread, for this one must not be held up."""
+        users = []
+        for callback in _taken_from(self.callbacks, 0):
+            if isinstance(callback, Note):
+                callback(future)
+            else:
+                users.append(callback)
+        if users:
+            call_out(call_back, future, users)
 
 
 def _taken_from(entries: list[T], place: int) -> Iterator[T]:

@@ -8,6 +8,7 @@ import contextlib
 import gc
 import logging
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
@@ -23,9 +24,14 @@ from treadle import Channel, Future, Pool, TaskGroup
 from treadle import alarm as alarm_module
 from treadle import rate as rate_module
 from treadle import scope as scope_module
+from treadle import watchers as watchers_module
 from treadle.alarm import Alarm
 from treadle.errors import Cancelled, ChannelClosed, ChannelEmpty, DeadlineExceeded, PoolFull
+from treadle.events import Observer, TaskEvent
 from treadle.scope import SCOPE, Scope, current
+
+if sys.version_info < (3, 11):
+    from exceptiongroup import BaseExceptionGroup
 
 PATIENCE = 30.0  # seconds for what must happen
 LONG = 600.0  # seconds that no test waits for
@@ -37,8 +43,8 @@ def _alarm(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Give the test an alarm of its own, whose thread is gone when the test is."""
     made = Alarm()
     monkeypatch.setattr(alarm_module, "LINGER", 0.0)
-    monkeypatch.setattr(scope_module, "ALARM", made)
-    monkeypatch.setattr(rate_module, "ALARM", made)
+    for module in (alarm_module, rate_module, scope_module, watchers_module):
+        monkeypatch.setattr(module, "ALARM", made)
     yield
     made.set(0.0, int)  # so that its thread looks, and finds nothing more to do
 
@@ -91,6 +97,15 @@ class Held:
     def __exit__(self, *_: object) -> None:
         self.gate.set()
         self.pool.shutdown()
+
+
+def pass_deadline_of(future: Future[Any]) -> None:
+    """Have the alarm's thread find that the deadline of a task has passed, however far it is."""
+    scope: Scope = future._scope  # type: ignore[attr-defined]  # it was submitted under one
+    alarm = alarm_module.ALARM
+    assert scope._bell is not None
+    alarm.mute(scope._bell)
+    alarm.set(0.0, scope._expire)
 
 
 def scope_here() -> Scope:
@@ -1017,6 +1032,52 @@ def test_submitting_against_the_deadline_leaves_the_pool_sound() -> None:
     assert now.submitted == now.finished + now.cancelled + now.shed
     assert len(ran) + late + now.rejected >= now.submitted
     assert pool._dispatcher.dead == len(pool._dispatcher.tasks)
+
+
+def test_user_code_called_at_a_deadline_holds_up_no_other_deadline() -> None:
+    """Callbacks and observers may block, and even wait for what only another deadline ends."""
+    gate, called, observed = threading.Event(), threading.Event(), threading.Event()
+
+    class Slow(Observer):
+        def cancelled(self, event: TaskEvent) -> None:
+            observed.set()
+            assert gate.wait(PATIENCE)
+
+    def slow(_: object) -> None:
+        called.set()
+        assert gate.wait(PATIENCE)
+
+    def group_of_one() -> BaseException | None:
+        group = TaskGroup(held.pool)
+        try:
+            with group:
+                futures.append(group.submit(int))
+                submitted.set()
+        except BaseException as error:
+            return error
+        return None
+
+    futures: list[Future[int]] = []
+    submitted = threading.Event()
+    with Held(observers=(Slow(),)) as held:
+        try:
+            with treadle.deadline(LONG):
+                first = held.pool.submit(int)
+            first.add_done_callback(slow)
+            pass_deadline_of(first)
+            assert called.wait(PATIENCE)
+            with treadle.deadline(LONG):
+                second = held.pool.submit(int)
+                grouped = Doing(group_of_one)
+            assert submitted.wait(PATIENCE)
+            pass_deadline_of(second)
+            pass_deadline_of(futures[0])
+            assert concurrent.futures.wait([second], PATIENCE).done
+            assert isinstance(grouped.outcome(), BaseExceptionGroup)
+        finally:
+            gate.set()
+            held.gate.set()
+        assert observed.wait(PATIENCE)
 
 
 def test_deadlines_of_many_pools_are_kept_though_a_callback_of_one_raises_anything() -> None:
