@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import threading
+from _thread import allocate_lock
 from typing import Any
 
 import pytest
 
-from treadle import Future, Pool, as_completed, wait
+from treadle import Future, Pool, as_completed, deadlock, wait
 from treadle.errors import PoolDeadlock
 from treadle.orders import Fair
+from treadle.worker import current_worker
 
 
 @pytest.mark.parametrize("threads", [1, 2])
@@ -110,3 +112,17 @@ def test_a_knot_through_the_ceiling_of_a_key_is_found() -> None:
         view = a.options(key="k")
         outer = view.submit(lambda: b.submit(lambda: view.submit(abs, -3).result()).result())
         assert outer.result(30) == 3
+
+
+def test_a_wait_that_was_ended_just_before_is_no_knot_to_untie() -> None:
+    """Its gate is open: nothing is run for it."""
+    gate = allocate_lock()
+
+    def parent() -> bool:
+        child = pool.submit(ran.append, 1)
+        assert deadlock.wait(gate, current_worker(), lambda: [child], None)
+        return not ran
+
+    ran: list[int] = []
+    with Pool(1) as pool:
+        assert pool.submit(parent).result(30)

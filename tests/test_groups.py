@@ -881,7 +881,7 @@ def test_ctrl_c_in_the_block_stops_the_tasks_and_is_raised_as_it_is(error: type[
 
 
 def test_ctrl_c_while_the_end_waits_cancels_the_group_and_waits_for_what_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    began, waits = threading.Event(), []
+    began, waits_again, waits = threading.Event(), threading.Event(), []
     wait = deadlock.wait
 
     def interrupt_first(gate: Any, *args: Any, **options: Any) -> bool:
@@ -889,11 +889,15 @@ def test_ctrl_c_while_the_end_waits_cancels_the_group_and_waits_for_what_runs(mo
         if len(waits) == 1:
             assert began.wait(PATIENCE)
             raise KeyboardInterrupt
+        waits_again.set()
         return bool(wait(gate, *args, **options))
 
     def task() -> None:
         began.set()
-        until_told()
+        try:
+            until_told()
+        finally:
+            assert waits_again.wait(PATIENCE)
 
     with Pool(1) as pool:
         group = TaskGroup(pool)

@@ -8,7 +8,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from treadle import Future, Pool, as_completed, wait
+from clocks import FakeClock
+from treadle import Future, Pool, as_completed, deadline, wait
+from treadle.errors import Cancelled, DeadlineExceeded
 from treadle.waiting import FIRST_COMPLETED, FIRST_EXCEPTION
 
 
@@ -77,6 +79,64 @@ def test_inside_a_task_a_timeout_ends_the_wait(pool: Pool) -> None:
         return "went on"
 
     assert pool.submit(task).result(30) == "went on"
+
+
+def take_all(children: list[Future[None]], way: str) -> None:
+    """Wait for all, in one of the ways there are."""
+    if way == "wait":
+        wait(children)
+    for future in as_completed(children) if way == "as_completed" else children:
+        assert (future.exception() if way == "exception" else future.result()) is None
+
+
+@pytest.mark.parametrize("way", ["result", "exception", "wait", "as_completed"])
+def test_a_worker_begins_nothing_more_for_a_task_that_was_asked_to_stop(way: str) -> None:
+    """The first of those that it waits for, and runs, asks it to stop."""
+    ran: list[int] = []
+    when_it_stopped: list[int] = []
+
+    def parent() -> None:
+        children = [pool.submit(child, number) for number in range(5)]
+        try:
+            take_all(children, way)
+        finally:
+            when_it_stopped.append(len(ran))
+
+    def child(number: int) -> None:
+        ran.append(number)
+        parents.result(30).request_cancel()
+
+    parents: Future[Future[None]] = Future()
+    with Pool(1) as pool:
+        future = pool.submit(parent)
+        parents.set_result(future)
+        with pytest.raises(Cancelled):
+            future.result(30)
+    assert when_it_stopped == [1]
+    assert len(ran) == 5, "the others are the pool's, which runs them"
+
+
+@pytest.mark.parametrize("way", ["result", "exception", "wait", "as_completed"])
+def test_a_worker_begins_nothing_more_for_a_block_whose_deadline_has_passed(
+    way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, ran, when_it_stopped = FakeClock(monkeypatch), list[int](), list[int]()
+
+    def parent() -> None:
+        children = [pool.submit(child, number) for number in range(5)]
+        try:
+            with deadline(5):
+                take_all(children, way)
+        finally:
+            when_it_stopped.append(len(ran))
+
+    def child(number: int) -> None:
+        ran.append(number)
+        clock.pass_(6)
+
+    with Pool(1) as pool, pytest.raises(DeadlineExceeded):
+        pool.submit(parent).result(30)
+    assert when_it_stopped == [1]
 
 
 def test_bad_arguments_are_named(pool: Pool) -> None:

@@ -67,7 +67,7 @@ def wait(gate: Gate, worker: Worker | None, targets: Targets, timeout: float | N
         return gate.acquire(True, min(max(timeout, 0.0), TIMEOUT_MAX))
     if worker is None:
         return gate.acquire()
-    while True:
+    while not gate.acquire(True, 0):  # or what wakes a caller that should stop would come after a task is run for it
         rescue = _enter(worker, _Wait(targets, every))
         if rescue is None:
             try:
@@ -78,6 +78,7 @@ def wait(gate: Gate, worker: Worker | None, targets: Targets, timeout: float | N
         if rescue._home.claim(rescue):
             _log.warning("every thread that could run task %s waits; running it in %s", rescue.name, worker.thread.name)
             rescue._home.run_here(rescue)
+    return True
 
 
 def hold() -> None:

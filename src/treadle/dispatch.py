@@ -154,11 +154,13 @@ class Dispatcher:
 
     def wait(self, future: Task, timeout: float | None) -> bool:
         """Block until `future` is done; if it has not begun and this is one of our workers, run it here instead."""
-        worker = current_worker()
+        worker, scope = current_worker(), current()
+        if scope is not None and scope.over() is not None:  # begin nothing for a caller that should stop
+            return future.done()
         if worker is not None and worker.dispatcher is self and self.claim(future):
             self.run_here(future)
             return True
-        gate, scope = allocate_lock(), current()
+        gate = allocate_lock()
         gate.acquire()
         with self.lock:
             if future.done():

@@ -83,7 +83,7 @@ def _wait_in(
     deadline = None if timeout is None else clock.now() + timeout
     worker = current_worker()
     if worker is not None:
-        _help(worker, futures, return_when, deadline)
+        _help(worker, scope, futures, return_when, deadline)
     with _base._AcquireFutures(futures):
         done = {future for future in futures if future._state in (FINISHED, CANCELLED_AND_NOTIFIED)}
         if _satisfied(futures, return_when):
@@ -143,10 +143,16 @@ def _as_completed_here(
             yield done.pop()
 
 
-def _help(worker: Worker, futures: set[concurrent.futures.Future[T]], return_when: str, deadline: float | None) -> None:
-    """Run, in this worker's thread, what its own pool has not begun, until the wait is over."""
+def _help(
+    worker: Worker,
+    scope: Scope,
+    futures: set[concurrent.futures.Future[T]],
+    return_when: str,
+    deadline: float | None,
+) -> None:
+    """Run, in this worker's thread, what its own pool has not begun, until the wait is over, or is to end."""
     for future in futures:
-        if _satisfied(futures, return_when) or (deadline is not None and clock.now() >= deadline):
+        if _satisfied(futures, return_when) or (deadline is not None and clock.now() >= deadline) or scope.over():
             return
         home = future._home if isinstance(future, Future) else None
         if home is worker.dispatcher and home.claim(cast(Future[Any], future)):
