@@ -536,10 +536,10 @@ def test_a_task_claimed_as_its_deadline_passes_is_failed_by_the_alarm_and_not_ru
     calls: list[Any] = []
     begin = Scope.begin
 
-    def ring_and_begin(self: Scope) -> None:
+    def ring_and_begin(self: Scope) -> int:
         clock.pass_(5)
         alarm.ring_due()
-        begin(self)
+        return begin(self)
 
     held = Held()
     with treadle.deadline(5):

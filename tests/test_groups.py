@@ -21,10 +21,11 @@ import treadle
 from treadle import Channel, Future, Pool, TaskGroup, deadlock
 from treadle import alarm as alarm_module
 from treadle import scope as scope_module
+from treadle import watchers as watchers_module
 from treadle.alarm import Alarm
 from treadle.errors import Cancelled, DeadlineExceeded, PoolClosed, PoolFull, WorkerLost
 from treadle.governed import Governed
-from treadle.scope import SCOPE, current
+from treadle.scope import SCOPE, Scope, current
 
 if sys.version_info < (3, 11):
     from exceptiongroup import BaseExceptionGroup, ExceptionGroup
@@ -38,7 +39,8 @@ def _alarm(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Give the test an alarm of its own, whose thread is gone when the test is."""
     made = Alarm()
     monkeypatch.setattr(alarm_module, "LINGER", 0.0)
-    monkeypatch.setattr(scope_module, "ALARM", made)
+    for module in (alarm_module, scope_module, watchers_module):
+        monkeypatch.setattr(module, "ALARM", made)
     yield
     assert all(bell.ring is None for bell in made._bells), "no bell is left when no task is"
     made.set(0.0, int)  # so that its thread looks, and finds nothing more to do
@@ -86,6 +88,14 @@ def opened_at_the_end(gate: threading.Event) -> Iterator[None]:
         yield
     finally:
         gate.set()
+
+
+def pass_deadline_of(future: Future[Any]) -> None:
+    """Have the alarm's thread find that the deadline of a task has passed, however far it is."""
+    scope: Scope = future._scope  # type: ignore[attr-defined]  # it was submitted under one
+    assert scope._bell is not None
+    alarm_module.ALARM.mute(scope._bell)
+    alarm_module.ALARM.set(0.0, scope._expire)
 
 
 def fail(error: BaseException) -> None:
@@ -201,6 +211,28 @@ def test_the_block_is_not_left_while_a_function_runs_on_after_its_deadline() -> 
         errors, ended_at_the_end = doing.outcome()
         assert [type(error) for error in errors] == [DeadlineExceeded]
         assert ended_at_the_end == [True]
+
+
+def test_the_block_is_left_when_what_was_submitted_there_in_another_way_has_returned() -> None:
+    """It is not the group's, but runs in its scope, and there is no task of the group that would tell."""
+    gate, began = threading.Event(), threading.Event()
+
+    def task() -> None:
+        began.set()
+        assert gate.wait(PATIENCE)
+
+    def block(group: TaskGroup) -> bool:
+        with group:
+            pool.submit(task)
+            assert began.wait(PATIENCE)
+        return gate.is_set()
+
+    with Pool(1) as pool, opened_at_the_end(gate):
+        group = TaskGroup(pool)
+        doing = Doing(block, group)
+        until(lambda: group._gate is not None)
+        gate.set()
+        assert doing.outcome()
 
 
 def test_what_a_task_submits_to_its_own_group_is_waited_for_too(pool: Pool) -> None:
@@ -639,12 +671,90 @@ def test_the_deadline_around_a_group_whose_tasks_all_stopped_quietly_is_raised_a
 
 def test_a_deadline_inside_the_block_bounds_what_is_submitted_through_the_pool_there() -> None:
     with Pool(1) as pool:
-        with TaskGroup(pool) as group:
+        with TaskGroup(pool):
             with treadle.deadline(LONG):
                 future = pool.submit(treadle.time_left)
-            plain = group.submit(treadle.time_left)
         assert future.result(PATIENCE) is not None
+
+
+@pytest.mark.parametrize("context", [True, False])
+def test_a_deadline_inside_the_block_bounds_the_tasks_that_are_submitted_there(context: bool) -> None:
+    with Pool(1, context=context) as pool:
+        with TaskGroup(pool) as group:
+            with treadle.deadline(LONG):
+                bounded = group.submit(treadle.time_left)
+                nested = group.submit(lambda: group.submit(treadle.time_left).result(PATIENCE))
+            plain = group.submit(treadle.time_left)
+        assert bounded.result(0) is not None
+        assert nested.result(0) is not None
         assert plain.result(0) is None
+
+
+def test_a_nearer_deadline_of_another_thread_that_submits_is_the_tasks_too() -> None:
+    def submit(seconds: float) -> float | None:
+        with treadle.deadline(seconds):
+            return group.submit(treadle.time_left).result(PATIENCE)
+
+    with Pool(1) as pool, treadle.deadline(LONG):
+        with TaskGroup(pool) as group:
+            strangers = [threading.Thread(target=lambda s=s: seen.append(submit(s))) for s in (LONG / 2, LONG * 2)]
+            seen: list[float | None] = []
+            for stranger in strangers:
+                stranger.start()
+                stranger.join(PATIENCE)
+            left = [each or 0.0 for each in seen]
+        assert LONG / 2 - PATIENCE < left[0] <= LONG / 2
+        assert LONG - PATIENCE < left[1] <= LONG, "the group's own"
+
+
+def test_a_task_under_a_deadline_inside_the_block_belongs_to_the_group() -> None:
+    """It is cancelled with it, and the block is left only when its function has returned."""
+    began, ended = threading.Event(), list[str]()
+
+    def task() -> None:
+        began.set()
+        try:
+            until_told()
+        finally:
+            ended.append("stopped")
+
+    with Pool(1) as pool:
+        with TaskGroup(pool) as group:
+            with treadle.deadline(LONG):
+                running, waiting = group.submit(task), group.submit(int)
+            assert began.wait(PATIENCE)
+            group.cancel()
+        assert ended == ["stopped"]
+        assert isinstance(running.exception(0), Cancelled)
+        assert waiting.cancelled()
+
+
+def test_the_block_is_not_left_while_a_function_runs_on_after_a_deadline_inside_it() -> None:
+    gate, failed, entered = threading.Event(), threading.Event(), threading.Event()
+    futures: list[Future[bool]] = []
+
+    def stubborn() -> bool:
+        entered.set()
+        return gate.wait(PATIENCE)
+
+    def block() -> Any:
+        with Raising(ExceptionGroup) as caught, TaskGroup(pool) as group:
+            with treadle.deadline(LONG):
+                futures.append(group.submit(stubborn))
+        return caught.value, gate.is_set()
+
+    with Pool(1) as pool, opened_at_the_end(gate):
+        doing = Doing(block)
+        assert entered.wait(PATIENCE)
+        futures[0].add_done_callback(lambda _: failed.set())
+        pass_deadline_of(futures[0])
+        assert failed.wait(PATIENCE)
+        doing.join(0.01)
+        assert doing.is_alive()
+        gate.set()
+        error, was_open = doing.outcome()
+        assert was_open
+        assert [type(each) for each in raised(error)] == [DeadlineExceeded]
 
 
 # -- collecting -----------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from concurrent.futures import CancelledError
 
 import pytest
 
+import treadle
 from treadle import Pool
 
 
@@ -98,3 +99,17 @@ def test_an_item_that_failed_and_was_taken_is_not_logged(caplog: pytest.LogCaptu
             next(results)
         del results
     assert not caplog.records
+
+
+def test_items_have_the_deadline_of_the_task_that_maps_without_contexts_too() -> None:
+    """One item runs in that task's own thread, the other, at the same time, in another."""
+    together = threading.Barrier(2)
+
+    def item(_: int) -> float | None:
+        together.wait(30)
+        return treadle.time_left()
+
+    with Pool(2, context=False) as pool:
+        with treadle.deadline(600):
+            seen = pool.submit(lambda: list(pool.map(item, range(2)))).result(30)
+    assert None not in seen

@@ -324,17 +324,55 @@ def test_each_member_is_either_failed_or_let_go_and_exactly_once(steps: list[tup
 def test_who_waits_for_idleness_is_told_at_once_and_whenever_the_last_has_ended() -> None:
     scope = Scope(None)
     told: list[int] = []
-    scope.begin()
-    scope.begin()
+    began = [scope.begin(), scope.begin()]
     scope.when_idle(lambda: told.append(scope.running))
     assert told == [2]
-    scope.end()
+    scope.end(began.pop())
     assert told == [2]
-    scope.end()
+    scope.end(began.pop())
     assert told == [2, 0]
-    scope.begin()
-    scope.end()
+    scope.end(scope.begin())
     assert told == [2, 0, 0]
+
+
+def test_what_runs_in_a_scope_runs_in_those_around_it() -> None:
+    outer = Scope(None)
+    inner, told = Scope(Scope(outer)), list[str]()
+    outer.when_idle(lambda: told.append("outer"))
+    inner.when_idle(lambda: told.append("inner"))
+    began = [inner.begin(), outer.begin()]
+    assert (inner.running, outer.running) == (1, 2)
+    inner.end(began[0])
+    assert (inner.running, outer.running) == (0, 1)
+    outer.end(began[1])
+    assert told == ["outer", "inner", "inner", "outer"]
+
+
+def test_what_ran_when_the_process_forked_is_not_counted_in_the_child(monkeypatch: pytest.MonkeyPatch) -> None:
+    scope = Scope(None)
+    before = [scope.begin(), scope.begin()]
+    monkeypatch.setattr("treadle.scope.os.getpid", lambda: -1)
+    assert scope.running == 0
+    began = scope.begin()
+    scope.end(before[0])  # the function that forked has returned in the child
+    assert scope.running == 1
+    scope.end(began)
+    assert scope.running == 0
+
+
+@pytest.mark.parametrize(
+    ("own", "others", "bound"), [(None, None, None), (None, 3, 3), (5, None, 5), (5, 3, 3), (5, 5, 5), (5, 8, 5)]
+)
+def test_the_nearer_deadline_bounds_what_belongs_to_one_scope_and_is_submitted_in_another(
+    clock: FakeClock, own: float | None, others: float | None, bound: float | None
+) -> None:
+    scope, other = Scope(None, own), Scope(None, others)
+    bounded = scope.bounded_by(other)
+    assert bounded.left() == bounded.seconds == bound
+    assert scope in (bounded, bounded.parent), "it is cancelled with its own"
+    assert scope.bounded_by(None) is scope.bounded_by(scope) is scope
+    inside = Scope(Scope(scope), 1)
+    assert scope.bounded_by(inside) is inside
 
 
 # -- which scope is current -----------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from treadle.rate import Rate
     from treadle.traits import Traits
 
-__all__ = ["Governed", "new_task"]
+__all__ = ["Governed", "new_task", "scope_around"]
 
 FREE = Scope(None)  # of tasks that are submitted in no scope, but at a rate
 
@@ -58,11 +58,11 @@ class Governed(Future[Any]):
     def _invoke(self) -> bool:
         if not self._ready():
             return True
-        self._scope.begin()
+        began = self._scope.begin()
         try:
             self._run(self._scope.over())
         finally:
-            self._scope.end()
+            self._scope.end(began)
         return False
 
     def _run(self, error: BaseException | None) -> None:
@@ -123,7 +123,7 @@ class Governed(Future[Any]):
         return self._scope.overdue()
 
 
-def _scope_for(context: Context | Bare) -> Scope | None:
+def scope_around(context: Context | Bare | None) -> Scope | None:
     """Return the scope that a task belongs to which is made here; one without a context asks the task that makes it."""
     scope = SCOPE.get()
     if scope is None and isinstance(context, Bare) and HERE.worker is not None and HERE.worker.task is not None:
@@ -146,7 +146,7 @@ def new_task(
     Raises:
         Cancelled, DeadlineExceeded: that scope is over.
     """
-    scope = _scope_for(context) if kind is Future else None
+    scope = scope_around(context) if kind is Future else None
     if scope is None and rate is not None:
         scope = FREE
     if scope is not None:

@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 from treadle import checks, deadlock
 from treadle.errors import Cancelled
 from treadle.futures import Future
+from treadle.governed import scope_around
 from treadle.options import Options
 from treadle.pool import Pool
 from treadle.scope import SCOPE, Scope, current
+from treadle.submitter import BARE
 from treadle.watchers import Note
 from treadle.worker import current_worker
 
@@ -76,6 +78,8 @@ class TaskGroup:
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Run `fn(*args, **kwargs)` on a thread of the pool, as a task of the group; as `Pool.submit`.
 
+        A nearer deadline that is open where it is called, in the block or anywhere, is the task's too.
+
         Raises:
             RuntimeError: the group's block was not entered, or is left.
             Cancelled, DeadlineExceeded: the group was cancelled, or its deadline has passed.
@@ -85,7 +89,7 @@ class TaskGroup:
             if self._state != OPEN:
                 raise RuntimeError(f"cannot submit to a group that is {self._state}; submit inside its `with` block")
             self._submitting += 1
-        token = SCOPE.set(self._scope)
+        token = SCOPE.set(self._scope.bounded_by(scope_around(None if self._pool._context else BARE)))
         try:
             future = self._pool.submit(fn, *args, **kwargs)
             with self._lock:
@@ -132,6 +136,7 @@ class TaskGroup:
                 raise RuntimeError(f"cannot enter a group that is {self._state}; make a new one for each block")
             self._state = OPEN
         self._scope = Scope(current())
+        self._scope.when_idle(self._knock)  # of what is submitted here in other ways, too
         self._token = SCOPE.set(self._scope)
         return self
 
@@ -202,7 +207,7 @@ class TaskGroup:
                 self._errors.append(failure)
         if failed:
             self.cancel()
-        self._scope.when_idle(self._knock)
+        self._knock()
 
     def _raise(self, error: BaseException | None) -> None:
         """Raise what went wrong, in the tasks and in the block."""

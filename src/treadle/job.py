@@ -14,8 +14,8 @@ from treadle import clock, deadlock
 from treadle.calls import Bare, Unseen, name_of
 from treadle.errors import DeadlineExceeded, Shed, WorkerLost
 from treadle.futures import RUNNING, Future
-from treadle.governed import new_task
-from treadle.scope import SCOPE, Scope, current
+from treadle.governed import new_task, scope_around
+from treadle.scope import Scope, current
 from treadle.traits import Traits
 from treadle.worker import current_worker
 
@@ -132,7 +132,7 @@ class Job:
         self.context = context
         self.policy, self.timeout = enter
         self.traits = traits
-        self.scope = SCOPE.get()  # whose end is the items' too
+        self.scope = scope_around(context)  # whose end is the items' too
         self.name = traits.name or name_of(fn)
         self.waiting: deque[Item] = deque()  # read, not claimed
         self.results: deque[Item] = deque()  # done, not taken; stays empty if the results are ordered
