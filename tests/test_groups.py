@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -18,12 +19,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import treadle
+from behaviour.scripts import script
 from treadle import Channel, Future, Pool, TaskGroup, deadlock
 from treadle import alarm as alarm_module
 from treadle import scope as scope_module
 from treadle import watchers as watchers_module
 from treadle.alarm import Alarm
-from treadle.errors import Cancelled, DeadlineExceeded, PoolClosed, PoolFull, WorkerLost
+from treadle.errors import Cancelled, DeadlineExceeded, PoolClosed, PoolFull, Shed, WorkerLost
 from treadle.governed import Governed
 from treadle.scope import SCOPE, Scope, current
 
@@ -478,6 +480,16 @@ def test_a_task_that_waits_for_another_of_the_group_is_not_its_failure_when_both
         assert holding.result(PATIENCE)
 
 
+def test_a_group_that_is_cancelled_before_its_block_takes_no_task(pool: Pool) -> None:
+    group, ran = TaskGroup(pool), list[int]()
+    group.cancel()
+    with group:
+        assert treadle.cancelled()
+        group.submit(ran.append, 1)
+        ran.append(2)
+    assert ran == []
+
+
 def test_a_task_that_looks_sees_that_its_group_was_cancelled() -> None:
     looks = threading.Event()
 
@@ -730,7 +742,7 @@ def test_a_task_under_a_deadline_inside_the_block_belongs_to_the_group() -> None
 
 
 def test_the_block_is_not_left_while_a_function_runs_on_after_a_deadline_inside_it() -> None:
-    gate, failed, entered = threading.Event(), threading.Event(), threading.Event()
+    gate, failed, entered, submitted = threading.Event(), threading.Event(), threading.Event(), threading.Event()
     futures: list[Future[bool]] = []
 
     def stubborn() -> bool:
@@ -741,11 +753,13 @@ def test_the_block_is_not_left_while_a_function_runs_on_after_a_deadline_inside_
         with Raising(ExceptionGroup) as caught, TaskGroup(pool) as group:
             with treadle.deadline(LONG):
                 futures.append(group.submit(stubborn))
+            submitted.set()
         return caught.value, gate.is_set()
 
     with Pool(1) as pool, opened_at_the_end(gate):
         doing = Doing(block)
         assert entered.wait(PATIENCE)
+        assert submitted.wait(PATIENCE)
         futures[0].add_done_callback(lambda _: failed.set())
         pass_deadline_of(futures[0])
         assert failed.wait(PATIENCE)
@@ -908,16 +922,100 @@ def test_a_pool_that_is_closed_in_the_block_takes_no_more_and_the_rest_is_run() 
     pool.shutdown()
 
 
-def test_a_pool_that_drops_what_waits_lets_the_group_go() -> None:
+def test_work_that_the_pool_drops_at_its_end_is_not_lost_silently() -> None:
     gate = threading.Event()
-    pool = Pool(1)
-    with TaskGroup(pool) as group:
-        running, waiting = group.submit(gate.wait, PATIENCE), group.submit(int)
-        pool.shutdown(wait=False, cancel_futures=True)
-        gate.set()
+    pool = Pool(1, name="dropping")
+    with Raising(ExceptionGroup) as caught, opened_at_the_end(gate):
+        with TaskGroup(pool) as group:
+            running, waiting = group.submit(gate.wait, PATIENCE), group.submit(int)
+            pool.shutdown(wait=False, cancel_futures=True)
+            gate.set()
     assert running.result(0) is True
     assert waiting.cancelled()
+    (error,) = raised(caught.value)
+    assert isinstance(error, PoolClosed)
+    assert error.pool == "dropping"
     pool.shutdown()
+
+
+def test_work_that_the_pool_discards_for_newer_is_not_lost_silently() -> None:
+    gate, began, ran = threading.Event(), threading.Event(), []  # type: ignore[var-annotated]  # of numbers
+
+    def hold() -> None:
+        began.set()
+        assert gate.wait(PATIENCE)
+
+    with Pool(1, queue_size=1, when_full="discard_oldest") as pool:
+        with Raising(ExceptionGroup) as caught, opened_at_the_end(gate):
+            with TaskGroup(pool) as group:
+                group.submit(hold)
+                assert began.wait(PATIENCE)
+                discarded = group.submit(ran.append, 1)
+                group.submit(ran.append, 2)
+                with pytest.raises(Cancelled):
+                    group.submit(ran.append, 3)
+                gate.set()
+    assert discarded.cancelled()
+    assert [type(error) for error in raised(caught.value)] == [Shed]
+    assert ran == []
+
+
+def test_what_the_program_cancels_itself_is_no_failure() -> None:
+    gate = threading.Event()
+    with Pool(1) as pool, opened_at_the_end(gate):
+        holding = pool.submit(gate.wait, PATIENCE)
+        with TaskGroup(pool) as group:
+            cancelled, kept = group.submit(int), group.submit(int)
+            assert cancelled.cancel()
+            gate.set()
+        assert kept.result(0) == 0
+        assert holding.result(PATIENCE)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+def test_a_forked_child_leaves_a_block_whose_tasks_stayed_in_the_parent() -> None:
+    """Also when, as the process forked, another thread was submitting to the group, or held its lock."""
+    done = script("""
+        import treadle.groups
+        from treadle import Pool, TaskGroup
+        pool, began, gate, stop = Pool(1, queue_size=1), threading.Event(), threading.Event(), threading.Event()
+        def running():
+            began.set()
+            assert gate.wait(60)
+        def knocks():
+            while not stop.is_set():
+                group._knock()
+        status = None
+        group = TaskGroup(pool)
+        try:
+            with group:
+                group.submit(running)
+                assert began.wait(20)
+                waiting = group.submit(int)
+                blocked = threading.Thread(target=group.submit, args=(int,))
+                knocking = threading.Thread(target=knocks)
+                blocked.start(), knocking.start()
+                while not pool.snapshot().blocked:
+                    pass
+                pid = os.fork()
+                if not pid:
+                    signal.alarm(20)
+                gate.set()
+        except BaseException as error:
+            if pid:
+                raise
+            print("child:", *sorted(str(each)[-60:] for each in error.exceptions))
+            assert pool.submit(abs, -1).result() == 1
+            os._exit(0)
+        finally:
+            stop.set()
+        blocked.join(), knocking.join()
+        print("parent:", os.waitpid(pid, 0)[1], waiting.result())
+    """)
+    lines = done.stdout.splitlines()
+    assert lines[-1] == "parent: 0 0", done.stderr
+    assert lines[0].startswith("child:")
+    assert lines[0].endswith("submit the task again if it may run twice"), done.stdout
 
 
 def test_a_group_whose_tasks_wait_for_room_is_cancelled_at_once() -> None:

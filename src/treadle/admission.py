@@ -102,8 +102,7 @@ class Admission:
         if when_full == "run":
             self.dispatcher.run_here(task)
         elif victim is not None:
-            self.dispatcher.announce("shed", victim)
-            victim._abandon()
+            self.dispatcher.shedding.discard(victim)
         elif entrant is not None:
             self.wait_for_room(task, entrant, timeout)
 

@@ -366,7 +366,7 @@ class Dispatcher:
             task._drop(PoolClosed(self.name, after))
         for task in victims:
             self.announce("cancelled", task)
-            task._abandon()
+            task._abandon(PoolClosed(self.name, after))
 
     def is_ours(self) -> bool:
         """Whether this thread is one of the pool's workers."""

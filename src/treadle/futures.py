@@ -18,9 +18,8 @@ hold that condition too. Order of locks: condition, then `home.lock`, never the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import CancelledError, InvalidStateError, TimeoutError, _base
-from contextlib import contextmanager
 from threading import Condition
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -29,7 +28,7 @@ from treadle.errors import Cancelled, WorkerLost
 from treadle.home import Alone, Home
 from treadle.scope import Scope, checkpoint
 from treadle.traits import PLAIN, Traits
-from treadle.watchers import Rare, Watchers, call_back
+from treadle.watchers import Rare, Watchers, call_back, changing
 
 __all__ = ["CANCELLED_AND_NOTIFIED", "DONE", "FINISHED", "PENDING", "RUNNING", "Future"]
 
@@ -295,12 +294,13 @@ class Future(_base.Future[T]):
         self._tell()
         return True
 
-    def _abandon(self) -> None:
+    def _abandon(self, why: BaseException) -> None:
         """Cancel a future that was claimed and will not be run."""
+        self._forget_call()
         with self._change():
             if self.done():  # failed meanwhile, at its deadline
                 return
-            self._forget_call()
+            self._get_rare().dropped = why
             self._state = CANCELLED_AND_NOTIFIED
         self._tell()
 
@@ -311,28 +311,16 @@ class Future(_base.Future[T]):
 
     def _orphan(self) -> None:
         """In a forked child, settle what the parent goes on with; no other thread lives."""
+        lost = WorkerLost("of the parent process", self.name, "the process forked")
         if self._state == PENDING:
+            self._get_rare().dropped = lost
             self._state = CANCELLED_AND_NOTIFIED
         else:
-            self._result, self._exception = None, WorkerLost("of the parent process", self.name, "the process forked")
+            self._result, self._exception = None, lost
             self._state = FINISHED
         self._forget_call()
 
-    @contextmanager
-    def _change(self) -> Iterator[None]:
-        """Hold what guards the state, and tell those who wait through the condition before it is let go."""
-        lock = self._home.lock
-        with lock:
-            condition = None if self._watchers is None else self._watchers.condition
-            if condition is None:
-                yield
-                return
-        with condition:
-            with lock:
-                before = self._state
-                yield
-            if self._state != before:
-                cast(Watchers, self._watchers).notify(self)
+    _change = changing
 
     def _tell(self) -> None:
         """Open the gates and run the callbacks of a future that is done; no lock is held."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from _thread import allocate_lock
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import CancelledError
 from contextvars import Token
@@ -35,6 +37,10 @@ T = TypeVar("T")
 
 NEW, OPEN, CLOSED = "new", "open", "closed"
 
+_lock = RLock()  # of every group: held for an instant, and across a fork; taken before a pool's lock, never after
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
+
 
 class TaskGroup:
     """Run tasks of a pool that belong together, and leave the `with` block only when all of them are done.
@@ -46,9 +52,11 @@ class TaskGroup:
     what has not begun.
 
     At the end of the block it raises an ExceptionGroup of whatever the tasks, and the block, have raised; those that
-    stopped because they were asked to are left out. KeyboardInterrupt and SystemExit of the block are raised as they
-    are. If nothing failed, but the group's own surroundings should stop, that is raised: Cancelled or DeadlineExceeded.
-    Ctrl-C while it waits cancels the group; another one leaves the block at once, whatever runs.
+    stopped because they were asked to are left out, and so are those that the program cancelled itself. A task that its
+    pool dropped has failed: with Shed, if that was to make room for another, or with PoolClosed, by a shutdown.
+    KeyboardInterrupt and SystemExit of the block are raised as they are. If nothing failed, but the group's own
+    surroundings should stop, that is raised: Cancelled or DeadlineExceeded. Ctrl-C while it waits cancels the group;
+    another one leaves the block at once, whatever runs.
 
     Args:
         pool: a Pool, or what its `options` returns.
@@ -63,11 +71,11 @@ class TaskGroup:
             raise TypeError(f"pool={pool!r} is {type(pool).__name__}; allowed: a treadle.Pool, or its options(...)")
         self._pool = pool
         self._collect = checks.boolean("collect", collect)
-        self._lock = RLock()  # guards what follows
+        # _lock guards what follows.
         self._state = NEW
         self._waiting: dict[Future[Any], None] = {}  # tasks that are not done
         self._interrupted = False  # whether a submit was, anywhere
-        self._submitting = 0  # calls of `submit` that are under way
+        self._submitting: Counter[int] = Counter()  # calls of `submit` that are under way, in each process
         self._futures: list[Future[Any]] = []  # all of them, if they are to be collected
         self._errors: list[BaseException] = []
         self._gate: LockType | None = None  # where the end of the block waits
@@ -85,14 +93,15 @@ class TaskGroup:
             Cancelled, DeadlineExceeded: the group was cancelled, or its deadline has passed.
             PoolFull, PoolClosed, PoolBroken, PoolDeadlock, TypeError: as `Pool.submit`.
         """
-        with self._lock:
+        process = os.getpid()
+        with _lock:
             if self._state != OPEN:
                 raise RuntimeError(f"cannot submit to a group that is {self._state}; submit inside its `with` block")
-            self._submitting += 1
+            self._submitting[process] += 1
         token = SCOPE.set(self._scope.bounded_by(scope_around(None if self._pool._context else BARE)))
         try:
             future = self._pool.submit(fn, *args, **kwargs)
-            with self._lock:
+            with _lock:
                 self._waiting[future] = None
                 if self._collect:
                     self._futures.append(future)
@@ -103,14 +112,17 @@ class TaskGroup:
             raise
         finally:
             SCOPE.reset(token)
-            with self._lock:
-                self._submitting -= 1
+            with _lock:
+                self._submitting[process] -= 1
             self._knock()
 
     def cancel(self) -> None:
-        """Cancel what has not begun, and ask what runs to stop. Leaving the block raises nothing for that."""
-        self._scope.stopped = True  # none joins any more
-        with self._lock:
+        """Cancel what has not begun, and ask what runs to stop. Leaving the block raises nothing for that.
+
+        A group that is cancelled before its block is entered takes no task.
+        """
+        with _lock:
+            self._scope.stopped = True  # none joins any more
             futures = list(self._waiting)
         for future in futures:
             future.cancel()
@@ -131,13 +143,14 @@ class TaskGroup:
     # -- the block ------------------------------------------------------------------------------------------------
 
     def __enter__(self) -> TaskGroup:
-        with self._lock:
+        scope = Scope(current())
+        scope.when_idle(self._knock)  # of what is submitted here in other ways, too
+        with _lock:
             if self._state != NEW:
                 raise RuntimeError(f"cannot enter a group that is {self._state}; make a new one for each block")
-            self._state = OPEN
-        self._scope = Scope(current())
-        self._scope.when_idle(self._knock)  # of what is submitted here in other ways, too
-        self._token = SCOPE.set(self._scope)
+            scope.stopped = self._scope.stopped  # it may be cancelled already
+            self._scope, self._state = scope, OPEN
+        self._token = SCOPE.set(scope)
         return self
 
     def __exit__(
@@ -160,10 +173,11 @@ class TaskGroup:
     def _join(self) -> None:
         """Wait until every task is done, and every function has returned."""
         around, worker = self._scope.parent, current_worker()
-        for future in list(self._waiting) if self._interrupted else ():
-            future.add_done_callback(self._note)
+        for future in list(self._waiting):
+            if self._interrupted or future.done():  # or nobody tells of it, for the process forked
+                future.add_done_callback(self._note)
         while True:
-            with self._lock:
+            with _lock:
                 if self._is_over():
                     self._state = CLOSED
                     return
@@ -182,25 +196,26 @@ class TaskGroup:
                     deadlock.wait(gate, worker, self._targets, None)
 
     def _targets(self) -> list[Future[Any]]:
-        with self._lock:
+        with _lock:
             return [future for future in self._waiting if not future.done()]
 
     def _is_over(self) -> bool:
-        return not self._waiting and not self._submitting and not self._scope.running
+        return not self._waiting and not self._submitting[os.getpid()] and not self._scope.running
 
     def _knock(self) -> None:
         """Let the end of the block go on, if there is nothing more to wait for."""
-        with self._lock:
+        with _lock:
             if self._gate is not None and self._is_over():
                 self._gate.release()
                 self._gate = None
 
     def _done(self, future: Future[Any]) -> None:
         """A task is done, though its function may still run."""
-        failure = None if future.cancelled() else future.exception()
-        stopped = isinstance(failure, Cancelled) or (isinstance(failure, CancelledError) and self._scope.stopped)
+        failure = _why_dropped(future) if future.cancelled() else future.exception()
+        asked = future.cancelled() or isinstance(failure, CancelledError)
+        stopped = isinstance(failure, Cancelled) or (asked and self._scope.stopped)
         failed = not self._collect and failure is not None and not stopped
-        with self._lock:
+        with _lock:
             if self._waiting.pop(future, self) is self:
                 return  # told before
             if failed and failure is not None:
@@ -220,6 +235,11 @@ class TaskGroup:
             raise BaseExceptionGroup("tasks of a group failed", errors)
         if self._scope.parent is not None:
             self._scope.parent.check()
+
+
+def _why_dropped(future: Future[Any]) -> BaseException | None:
+    """Return why its pool has cancelled a future; None if somebody else has."""
+    return future._rare.dropped if hasattr(future, "_rare") else None
 
 
 def _outcome(future: Future[Any]) -> Any:

@@ -86,11 +86,20 @@ class Shedding:
             task = victims.pop()
             try:
                 dispatcher.announce("shed", task)
-                task._drop(Shed(dispatcher.name, task.name, clock.now() - task._submitted))
+                task._drop(self.error_for(task))
             except BaseException as error:  # of a callback that would end the thread: the others are told before
                 fatal = error
         if fatal is not None:
             raise fatal
+
+    def discard(self, victim: Task) -> None:
+        """Cancel a task that was evicted; no lock is held."""
+        self.dispatcher.announce("shed", victim)
+        victim._abandon(self.error_for(victim))
+
+    def error_for(self, task: Task) -> Shed:
+        """Return the error that says that `task` was given up."""
+        return Shed(self.dispatcher.name, task.name, clock.now() - task._submitted)
 
     def seize(self) -> list[Task]:
         """Claim all that waits, for it will not run; the lock is held."""

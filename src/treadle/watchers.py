@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import _base
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from threading import Condition
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from treadle.futures import Future
     from treadle.scope import Scope
 
-__all__ = ["Note", "Rare", "Watchers", "call_back"]
+__all__ = ["Note", "Rare", "Watchers", "call_back", "changing"]
 
 T = TypeVar("T")
 
@@ -84,6 +84,23 @@ class Watchers:
             call_out(call_back, future, users)
 
 
+@contextmanager
+def changing(future: Future[Any]) -> Iterator[None]:
+    """Hold what guards the state of `future`, and tell those who wait through the condition before it is let go."""
+    lock = future._home.lock
+    with lock:
+        condition = None if future._watchers is None else future._watchers.condition
+        if condition is None:
+            yield
+            return
+    with condition:
+        with lock:
+            before = future._state
+            yield
+        if future._state != before:
+            cast(Watchers, future._watchers).notify(future)
+
+
 def _taken_from(entries: list[T], place: int) -> Iterator[T]:
     """Take the entries out one by one; whoever takes one, nobody else does."""
     with suppress(IndexError):
@@ -108,9 +125,10 @@ def call_back(future: Future[Any], callbacks: Iterable[Callable[[Any], object]])
 class Rare:
     """A number for observers, an exception nobody has asked for, and what a task looks at to know if it should stop."""
 
-    __slots__ = ("scope", "serial", "unseen")
+    __slots__ = ("dropped", "scope", "serial", "unseen")
 
     def __init__(self) -> None:
         self.serial = 0
+        self.dropped: BaseException | None = None  # why its pool cancelled it
         self.unseen: Unseen | None = None
         self.scope: Scope | None = None

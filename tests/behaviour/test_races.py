@@ -241,7 +241,7 @@ def test_a_map_whose_only_queued_turn_is_dropped_while_another_is_offered_goes_o
                 with pool._dispatcher.lock:
                     victim = pool._dispatcher.shedding.evict(task)
                 assert victim is not None
-                victim._abandon()
+                pool._dispatcher.shedding.discard(victim)
                 pool._dispatcher.admission = admission
                 return False
 
