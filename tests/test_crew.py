@@ -18,7 +18,11 @@ from typing import Any
 
 import pytest
 
+import treadle
+from clocks import FakeClock
 from programs import run
+from treadle import Pool
+from treadle.alarm import ALARM
 from treadle.channel import Channel
 from treadle.crew import Crew, CrewSnapshot
 from treadle.errors import ChannelClosed, ChannelFull
@@ -543,3 +547,26 @@ def test_ctrl_c_ends_the_program_whatever_its_handlers_wait_for(caught: bool) ->
     status, out, _ = run(sys.executable, "-c", textwrap.dedent(program))
     assert out == "interrupted\n"
     assert status == (0 if caught else -signal.SIGINT)
+
+
+@pytest.mark.parametrize("in_a_task", [False, True])
+def test_a_crew_outlives_the_deadline_under_which_it_was_made(in_a_task: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, seen = FakeClock(monkeypatch), list[tuple[int, float | None]]()
+
+    def make() -> Crew[int]:
+        with treadle.deadline(5):
+            return Crew(lambda item: seen.append((item, treadle.time_left())), 1)
+
+    with Pool(1, context=not in_a_task) as pool:
+        if in_a_task:
+            with treadle.deadline(5):
+                crew = pool.submit(make).result(PATIENCE)
+        else:
+            crew = make()
+        crew.put(1)
+        clock.pass_(10)
+        crew.put(2)
+        crew.close()
+        assert crew.join(PATIENCE)
+    assert seen == [(1, None), (2, None)]
+    assert ALARM.ring_due() == 0

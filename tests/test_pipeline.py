@@ -22,8 +22,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import treadle
+from clocks import FakeClock
 from programs import run
-from treadle.errors import ChannelClosed
+from treadle.errors import ChannelClosed, DeadlineExceeded
 from treadle.pipeline import Pipeline, _InOrder
 
 PATIENCE = 20.0  # seconds for what must happen
@@ -611,3 +613,36 @@ def test_many_runs_end_in_every_way(ordered: bool) -> None:
         failing = Pipeline().stage(double, width=2, capacity=1).stage(lambda item: 1 // (item - 20), width=2)
         with pytest.raises(ZeroDivisionError):
             list(failing.run(itertools.count(), ordered=ordered))
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+def test_a_run_is_bounded_where_it_was_made_and_not_where_it_was_begun(
+    ordered: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = FakeClock(monkeypatch)
+    results = Pipeline().stage(lambda item: (item, treadle.time_left())).run(range(100), ordered=ordered)
+    with treadle.deadline(5):
+        assert next(results) == (0, None)
+    clock.pass_(10)
+    assert list(results) == [(item, None) for item in range(1, 100)]
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+@pytest.mark.parametrize("inside", ["run", "next"])
+def test_the_deadline_ends_a_run_that_waits_for_its_source(ordered: bool, inside: str) -> None:
+    gate = threading.Event()
+
+    def source() -> Iterator[int]:
+        yield 0
+        assert gate.wait(PATIENCE)
+
+    def made() -> Iterator[int]:
+        return iter(Pipeline().stage(abs).run(source(), ordered=ordered))
+
+    results = made()
+    with treadle.deadline(0.05):
+        results = made() if inside == "run" else results
+        with pytest.raises(DeadlineExceeded):
+            list(results)
+    gate.set()
+    assert list(results) == [], "it is over"

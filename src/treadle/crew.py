@@ -7,7 +7,6 @@ import logging
 import threading
 from collections.abc import Callable
 from concurrent.futures import wait
-from contextvars import copy_context
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar
 
@@ -16,6 +15,7 @@ from treadle.calls import name_of
 from treadle.channel import Channel
 from treadle.errors import ChannelFull
 from treadle.pool import Pool
+from treadle.scope import unscoped
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -69,7 +69,8 @@ class Crew(Generic[T]):
     All methods may be called from any thread. A worker survives whatever a handler raises, SystemExit too, which in a
     thread could not end the process anyway: the item counts as failed, and `on_error` or the log is told. A worker ends
     when the channel is closed and empty. Each item is handled in a fresh copy of the context in which the crew was
-    made, so that context variables set for one item are not seen by the next.
+    made, so that context variables set for one item are not seen by the next. A `deadline` or a group around the place
+    where it was made is not the crew's, which may outlive it.
 
     A worker never waits for its own crew: a handler that calls `put` when the channel is full handles that item itself,
     at once, inside the call; and one that calls `join` does not wait. (A handler that puts into the channel directly,
@@ -109,12 +110,12 @@ class Crew(Generic[T]):
         self._handler = handler
         self._on_error = on_error
         self._channel = self._channel_from(channel)
-        self._context = copy_context()
+        self._context = unscoped()
         self._tallies = tuple(_Tally() for _ in range(workers))
         # All threads are started here, or this raises: a drain loop that waited for a thread would never run.
-        self._pool = Pool(workers, min_workers=workers, queue_size=workers, context=False, name=self._name)
+        self._pool = Pool(workers, min_workers=workers, queue_size=workers, name=self._name)
         lifecycle.before_exit(self)
-        self._loops = [self._pool.submit(self._drain, tally) for tally in self._tallies]
+        self._loops = [self._context.run(self._pool.submit, self._drain, tally) for tally in self._tallies]
         self._pool.shutdown(wait=False)
 
     def _channel_from(self, channel: Channel[T] | int | None) -> Channel[T]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from contextvars import copy_context
 from dataclasses import dataclass
 from threading import Condition, Lock
@@ -20,6 +21,7 @@ from treadle import checks, lifecycle
 from treadle.channel import Channel
 from treadle.errors import ChannelClosed
 from treadle.pool import Pool
+from treadle.scope import current, unscoped
 
 __all__ = ["Pipeline"]
 
@@ -85,7 +87,10 @@ class Pipeline:
     def run(self, source: Iterable[Any], *, ordered: bool = True) -> Generator[Any, None, None]:
         """Return an iterator over the results of the last stage.
 
-        Nothing starts before its first `next`. Then `source` is read in one thread, of the run's own, ahead of the
+        Nothing starts before its first `next`. A deadline under which `run` was called bounds the run, and one under
+        which `next` is called bounds that: the run is stopped, and the consumer gets DeadlineExceeded.
+
+        Then `source` is read in one thread, of the run's own, ahead of the
         results taken by at most 2 and the sum of `width + capacity` over the stages.
 
         What a stage or the source raises (SystemExit too) stops the run: nothing more is read or begun, what is under
@@ -138,8 +143,7 @@ class _InOrder:
     def put(self, entry: Entry) -> None:
         """Add `entry`, when there is room for its number. Raises ChannelClosed."""
         number, value = entry
-        with self._lock:
-            self._room.wait_for(lambda: self._closed or number < self._next + self._limit)
+        with self._when(self._room, lambda: self._closed or number < self._next + self._limit):
             if self._closed:
                 raise ChannelClosed("the run is over")
             self._entries[number] = value
@@ -150,8 +154,7 @@ class _InOrder:
         return self
 
     def __next__(self) -> Entry:
-        with self._lock:
-            self._came.wait_for(lambda: self._closed or self._next in self._entries)
+        with self._when(self._came, lambda: self._closed or self._next in self._entries):
             if self._next not in self._entries:
                 raise StopIteration
             entry = (self._next, self._entries.pop(self._next))
@@ -161,14 +164,35 @@ class _InOrder:
                 self._came.notify()
             return entry
 
+    @contextmanager
+    def _when(self, condition: Condition, reached: Callable[[], bool]) -> Iterator[None]:
+        """Wait until it is so, then hold the lock; raise if the caller should stop before."""
+        with self._lock:
+            if reached():
+                yield
+                return
+        scope = current()
+        with nullcontext() if scope is None else scope.waking(self._wake), self._lock:
+            if scope is None:
+                condition.wait_for(reached)
+            else:
+                condition.wait_for(lambda: reached() or scope.over(), scope.left())
+                if not reached():
+                    scope.check()
+            yield
+
+    def _wake(self) -> None:
+        with self._lock:
+            self._came.notify_all()
+            self._room.notify_all()
+
     def close(self, *, discard: bool = False) -> None:
         """As `Channel.close`."""
         with self._lock:
             self._closed = True
             if discard:
                 self._entries.clear()
-            self._came.notify_all()
-            self._room.notify_all()
+        self._wake()
 
 
 def _pass_on(entry: Entry, channel: Channel[Entry] | _InOrder) -> bool:
@@ -240,14 +264,23 @@ class _Run:
         # Every thread is started before anything is read, or this raises: a stage without threads would stop all
         # others.
         for name, width in [("source", 1), *((stage.name, stage.width) for stage in self._stages)]:
-            pool = Pool(width, min_workers=width, queue_size=width, context=False, name=f"{self._name}-{name}")
+            pool = Pool(width, min_workers=width, queue_size=width, name=f"{self._name}-{name}")
             self._pools.append(pool)
-        self._pools[0].submit(self._context.copy().run, self._read)
+        self._submit(self._pools[0], self._read)
         for number, stage in enumerate(self._stages):
             for _ in range(stage.width):
-                self._pools[number + 1].submit(self._work, number)
+                self._submit(self._pools[number + 1], self._work, number)
         for pool in self._pools:
             pool.shutdown(wait=False)
+
+    def _submit(self, pool: Pool, loop: Callable[..., object], *args: object) -> None:
+        """Have a thread run a loop, under the deadline that `run` was called under: but begin it will.
+
+        As a task under that deadline it might not, and nobody would close the channels; and where the first `next` is
+        called is nothing to it.
+        """
+        context = self._context.copy()
+        unscoped().run(lambda: pool.submit(context.run, loop, *args))
 
     def _join(self) -> None:
         for pool in self._pools:

@@ -19,7 +19,7 @@ import os
 import threading
 from _thread import allocate_lock
 from collections.abc import Callable, Iterator
-from contextvars import ContextVar, Token
+from contextvars import Context, ContextVar, Token, copy_context
 from typing import TYPE_CHECKING, Any, Protocol
 
 from treadle import checks, clock
@@ -29,7 +29,7 @@ from treadle.errors import Cancelled, DeadlineExceeded
 if TYPE_CHECKING:
     from types import TracebackType
 
-__all__ = ["HERE", "SCOPE", "Scope", "cancelled", "checkpoint", "current", "deadline", "sleep", "time_left"]
+__all__ = ["HERE", "SCOPE", "Scope", "cancelled", "checkpoint", "current", "deadline", "sleep", "time_left", "unscoped"]
 
 
 _log = logging.getLogger("treadle")
@@ -262,6 +262,13 @@ def current() -> Scope | None:
         return inner
     own: Scope = task._own_scope()
     return own if inner is None or inner is own.parent else inner
+
+
+def unscoped() -> Context:
+    """Return a copy of the caller's context without its scope: for what lives on when that is over."""
+    context = copy_context()
+    context.run(SCOPE.set, None)
+    return context
 
 
 # -- the public names ---------------------------------------------------------------------------------------------
