@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections import deque
+from typing import Any
+
 import pytest
 
 from clocks import FakeClock
+from orders.tasks import task_of
 from treadle import Pool, Rate
 from treadle.governed import Governed, new_task
 from treadle.traits import PLAIN
@@ -38,7 +42,7 @@ def test_a_task_that_waits_takes_up_room_until_it_leaves(monkeypatch: pytest.Mon
         task._forget_call()
 
 
-def test_a_task_that_was_called_before_it_came_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_task_that_was_called_before_it_came_goes_back_to_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its rate may call it between the moment it is refused and the moment it is put aside."""
     FakeClock(monkeypatch)
     rate = Rate(1.0)
@@ -48,6 +52,10 @@ def test_a_task_that_was_called_before_it_came_is_not_kept(monkeypatch: pytest.M
         assert not task._ready()
         rate._tokens = 1.0
         rate._call()
+        order: deque[Any] = pool._dispatcher.order.tasks  # type: ignore[assignment]  # Fifo's
         with pool._dispatcher.lock:
-            assert not pool._dispatcher.aside.park(task)
+            order.append(newer := task_of(submitted=task._submitted + 1))
+            assert pool._dispatcher.aside.park(task)
+            assert list(order) == [task, newer]
+            order.clear()
         task._forget_call()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -21,21 +21,25 @@ class Aside:
     They take up room as those in the order do. While there are any, a pool that was closed keeps a thread.
     """
 
-    __slots__ = ("dispatcher", "keys", "tasks")
+    __slots__ = ("dispatcher", "keys", "put_first", "tasks")
 
     def __init__(self, dispatcher: Dispatcher) -> None:
         self.dispatcher = dispatcher
+        self.put_first: Callable[[Task], object] = getattr(dispatcher.order, "put_first", dispatcher.order.put)
         # Guarded by the dispatcher's lock.
         self.tasks: dict[Task, None] = {}
         self.keys: Counter[object] = Counter()  # how many of each key
 
     def park(self, task: Task) -> bool:
-        """Keep a task that was not admitted by its rate; False if it is no such task, or was called since.
+        """Keep a task that was not admitted by its rate, unless it was called since; False if it is no such task.
 
         The lock is held: so who calls a task finds it here afterwards, or it is found here that it was called.
         """
-        if not isinstance(task, Governed) or task._rate is None or task._rate.has_called(task):
+        if not isinstance(task, Governed) or task._rate is None:
             return False
+        if task._rate.has_called(task):
+            self.put_first(task)
+            return True
         self.tasks[task] = None
         self.keys[task._traits.key] += 1
         self.dispatcher.make_room()
@@ -63,7 +67,7 @@ class Aside:
         with dispatcher.lock:
             if task in self.tasks:
                 self._remove(task)
-                dispatcher.put(task)
+                self.put_first(task)
                 with suppress(RuntimeError):  # can't start new thread: another one, or the next submit, sees to it
                     dispatcher.staff.summon(task)
                 self._end()

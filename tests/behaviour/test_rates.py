@@ -900,3 +900,29 @@ def test_cancelled_ones_raise_as_others_do(time: Time) -> None:
         assert late.request_cancel()
         with pytest.raises(CancelledError):
             late.result(0)
+
+
+@pytest.mark.parametrize("order", ["fifo", "priority", "fair", "adaptive"])
+def test_a_task_whose_turn_has_come_waits_in_the_queue_no_second_time(order: str, time: Time) -> None:
+    """Or a queue that is never empty would stretch the rate, to a third and less."""
+    gate, began, ran = threading.Event(), threading.Event(), list[str]()
+
+    def hold() -> None:
+        began.set()
+        assert gate.wait(PATIENCE)
+
+    with Pool(1, order=order) as pool:
+        rated = pool.options(rate=1.0)
+        futures = [rated.submit(ran.append, name) for name in ("first", "second", "third")]
+        futures[0].result(PATIENCE)
+        pool.submit(hold)
+        assert began.wait(PATIENCE)
+        assert len(pool._dispatcher.aside.tasks) == 2, "they have come to a thread, too early"
+        others = [pool.submit(ran.append, f"other {number}") for number in range(3)]
+        time.pass_(1.0)
+        gate.set()
+        for future in others:
+            future.result(PATIENCE)
+        time.pass_(1.0)
+        assert futures[2].result(PATIENCE) is None
+    assert ran == ["first", "second", "other 0", "other 1", "other 2", "third"]

@@ -318,3 +318,52 @@ def test_a_task_that_was_put_again_at_the_old_end_keeps_no_other_from_being_shed
     assert set(waiting) <= set(shed)
     assert [taken] == newest
     assert order.take() is turn
+
+
+def test_what_was_taken_before_its_time_runs_next_and_is_not_stale(clock: FakeClock) -> None:
+    order = Adaptive(target=0.005, interval=0.1)
+    (early,) = put(order, clock)
+    assert take(order) == ([], early)
+    others = put(order, clock, 5)
+    clock.pass_(1.0)
+    order.put_first(early)
+    assert take(order) == ([], early)
+    clock.pass_(0.2)
+    order.put_first(early)
+    shed, taken = take(order)
+    assert taken is early, "also as the queue is found to stand"
+    assert shed == others
+    others = put(order, clock, 5)
+    order.standing = True
+    clock.pass_(1.0)
+    order.put_first(early)
+    assert take(order) == (others, early)
+
+
+def test_what_is_put_first_over_and_over_does_not_hide_that_the_queue_stands(clock: FakeClock) -> None:
+    order = Adaptive(target=0.005, interval=0.1)
+    others, dropped = put(order, clock, 20), list[Any]()
+    early = task_of()
+    for _ in range(10):
+        clock.pass_(0.02)
+        order.put_first(early)
+        shed, taken = take(order)
+        assert taken is early
+        dropped += shed
+    assert dropped == others
+
+
+def test_the_delay_is_over_when_the_queue_is_empty_though_nobody_looked(clock: FakeClock) -> None:
+    """As when its last tasks were cancelled, or run elsewhere: those are taken without asking what is stale."""
+    order = Adaptive(target=0.005, interval=0.1)
+    put(order, clock, 3)
+    clock.pass_(0.01)
+    take(order)
+    assert order.late_since is not None
+    order.take()
+    order.take()
+    clock.pass_(1.0)
+    put(order, clock, 3)
+    clock.pass_(0.01)
+    assert take(order)[0] == []
+    assert not order.standing

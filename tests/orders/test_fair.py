@@ -390,3 +390,17 @@ def test_keys_without_tasks_are_forgotten_beyond_a_few(kept: int) -> None:
         order.take()
     assert len(order.flows) == kept
     assert repr(order) == "Fair(0 waiting, of 0 keys)"
+
+
+def test_what_was_taken_before_its_time_has_the_turn_that_it_took_for_nothing() -> None:
+    order = Fair()
+    order.put(alone := task_of(key=1, submitted=1.0))
+    tasks = [task_of(key=key, submitted=2.0 + number) for number in range(2) for key in (2, 3)]
+    for task in tasks:
+        order.put(task)
+    assert order.take() is alone
+    order.put_first(alone)
+    assert order.take() is alone, "no key has had a turn since"
+    assert order.take() is tasks[0]
+    order.put_first(tasks[0])
+    assert [order.take() for _ in range(4)] == [tasks[1], tasks[0], tasks[2], tasks[3]], "two turns in one"

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from clocks import FakeClock
 from orders.tasks import task_of
 from treadle.orders import Adaptive, Fair, Fifo, Order, Priority
 
@@ -66,6 +67,34 @@ LONG_STEPS = st.lists(
     min_size=30,
     max_size=100,
 )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_was_taken_before_its_time_runs_before_what_came_after_it(
+    kind: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And those among each other as they came, in whatever order they may begin."""
+    FakeClock(monkeypatch)
+    order = kind()
+    tasks = [task_of(submitted=1000.0 + number / 1000, name=str(number)) for number in range(8)]
+    for task in tasks[:6]:
+        order.put(task)
+    early = [order.take() for _ in range(2)]
+    for task in early:
+        if hasattr(order, "ended") and order.ended is not None:
+            order.ended(task)
+    for task in tasks[6:]:
+        order.put(task)
+    for task in early if isinstance(order, Adaptive) else reversed(early):
+        order.put_first(task)
+    taken = []
+    while order.ready:
+        taken.append(order.take())
+        if hasattr(order, "ended") and order.ended is not None:
+            order.ended(taken[-1])
+    assert [task.name for task in taken] == [task.name for task in tasks]
+    order.put_first(early[0])
+    assert (len(order.tasks), order.take()) == (1, early[0])
 
 
 @pytest.mark.parametrize("kind", KINDS)

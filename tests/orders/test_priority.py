@@ -140,3 +140,15 @@ def test_one_priority_alone_that_goes_on_for_long_does_not_lose_its_place() -> N
             order.take()
     order.put(other := task_of(priority=5, submitted=92.5))  # due at 87.5; those of 1 that are left at 89.0, 90.0, ...
     assert order.take() is other
+
+
+def test_what_was_taken_before_its_time_is_due_when_it_was() -> None:
+    """Or what came after it, and is as urgent, would run before it: the bound on waiting would not hold."""
+    order = Priority(age=1.0)
+    order.put(first := task_of(submitted=1.0))
+    assert order.take() is first
+    order.put(urgent := task_of(priority=2, submitted=2.5))
+    order.put(equal := task_of(submitted=2.0))
+    order.put(late := task_of(priority=2, submitted=4.5))
+    order.put_first(first)
+    assert [order.take() for _ in range(4)] == [urgent, first, equal, late]

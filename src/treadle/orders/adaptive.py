@@ -42,7 +42,7 @@ class Adaptive:
 
     __slots__ = (
         "__weakref__",
-        "behind",
+        "apart",
         "interval",
         "late_since",
         "put",
@@ -61,7 +61,9 @@ class Adaptive:
         self.put = self.tasks.append
         self.threads = 1
         self.standing = False
-        self.behind = 0  # tasks at the old end that were put there again, while the queue stands
+        # Tasks at the old end that were put there and are not judged by their age: while the queue stands, those that
+        # are to go on later; else those that are to run next.
+        self.apart = 0
         self.late_since: float | None = None  # since when the head has been late at every look
         self.stood_until = -inf  # when it last stopped standing
 
@@ -69,16 +71,30 @@ class Adaptive:
         """Add a task that was taken, and is to go on later: behind the others, in whichever order they are."""
         if self.standing:
             self.tasks.appendleft(task)
-            self.behind += 1
+            self.apart += 1
         else:
             self.tasks.append(task)
+
+    def put_first(self, task: Task) -> None:
+        """Add a task that was taken before its time, to run next: as the newest, for it has not waited here so long."""
+        task._submitted = clock.now()
+        if self.standing:
+            self.tasks.append(task)
+        else:
+            self.tasks.insert(self.apart, task)
+            self.apart += 1
 
     def take(self) -> Task:
         """Remove and return the oldest task, or, while the queue stands, the newest."""
         if not self.standing:
-            return self.tasks.popleft()
+            task = self.tasks.popleft()
+            if self.apart:
+                self.apart -= 1
+            if not self.tasks:  # also if that was no live task, and nobody looks: the delay is over
+                self.late_since = None
+            return task
         task = self.tasks.pop()
-        self._count_behind()
+        self._count_apart()
         return task
 
     def stale(self) -> Sequence[Task]:
@@ -89,26 +105,30 @@ class Adaptive:
             return ()
         now = clock.now()
         latest = now - self.target
-        if not self.standing and not self._stands(now, late=tasks[0]._submitted < latest):
-            return ()
+        if not self.standing:
+            others_late = len(tasks) > self.apart and tasks[self.apart]._submitted < latest
+            if not self._stands(now, late=others_late):
+                return ()
+            tasks.rotate(-self.apart)  # to the new end, where tasks run first from now on
+            self.apart = 0
         shed = []
-        others = len(tasks) - self.behind
-        tasks.rotate(-self.behind)  # to the new end, for they have not waited long
+        others = len(tasks) - self.apart
+        tasks.rotate(-self.apart)  # to the new end, for they have not waited long
         while len(tasks) > self.threads and tasks[0]._submitted < latest:
             shed.append(tasks.popleft())
-        self.behind -= max(0, len(shed) - others)
-        tasks.rotate(self.behind)
+        self.apart -= max(0, len(shed) - others)
+        tasks.rotate(self.apart)
         return shed
 
     def _relax(self) -> None:
         """Note that the queue does not stand any more."""
         if self.standing:
             self.stood_until = clock.now()
-        self.standing, self.late_since, self.behind = False, None, 0
+        self.standing, self.late_since, self.apart = False, None, 0
 
-    def _count_behind(self) -> None:
+    def _count_apart(self) -> None:
         """Note that some tasks may have been the last, or that all have gone."""
-        self.behind = min(self.behind, len(self.tasks))
+        self.apart = min(self.apart, len(self.tasks))
         if not self.tasks:
             self._relax()
 
@@ -126,17 +146,17 @@ class Adaptive:
     def evict(self, newcomer: Task) -> Task:
         """Remove and return the task that has waited longest."""
         task = self.tasks.popleft()
-        self.behind = max(0, self.behind - 1)
-        self._count_behind()
+        self.apart = max(0, self.apart - 1)
+        self._count_apart()
         return task
 
     def purge(self, keep: Callable[[Task], bool]) -> None:
         """Drop every task that `keep` refuses."""
         kept = [task for task in self.tasks if keep(task)]
-        self.behind = sum(keep(task) for task in islice(self.tasks, self.behind))
+        self.apart = sum(keep(task) for task in islice(self.tasks, self.apart))
         self.tasks.clear()
         self.tasks.extend(kept)
-        self._count_behind()
+        self._count_apart()
 
     def __repr__(self) -> str:
         return f"Adaptive(target={self.target:g}, interval={self.interval:g}, {len(self.tasks)} waiting)"

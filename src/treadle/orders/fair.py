@@ -9,7 +9,7 @@ from typing import Any
 from treadle import checks
 from treadle.futures import PENDING
 from treadle.orders.census import Census
-from treadle.orders.order import Task
+from treadle.orders.order import Task, put_in_place
 
 __all__ = ["Fair"]
 
@@ -101,18 +101,33 @@ class Fair:
 
     def put(self, task: Task) -> None:
         """Add a task."""
-        key = task._traits.key
-        flow = self.flows.get(key)
-        if flow is None:
-            flow = self.flows[key] = self.spare.pop() if self.spare else _Flow()
-            flow.key = key
-            flow.weight = self.weights.get(key, 1) if self.weights else 1
+        flow = self.flows.get(task._traits.key) or self._new_flow(task._traits.key)
         self.tasks.append(None)
         waiting = flow.waiting
         waiting.append(task)
         if waiting[0] is task and (self.max_running is None or flow.running < self.max_running):
             flow.credit = flow.weight
             self.ready.append(flow)
+
+    def _new_flow(self, key: Hashable) -> _Flow:
+        flow = self.flows[key] = self.spare.pop() if self.spare else _Flow()
+        flow.key = key
+        flow.weight = self.weights.get(key, 1) if self.weights else 1
+        return flow
+
+    def put_first(self, task: Task) -> None:
+        """Add a task that was taken before its time: before those of its key that came after it.
+
+        And with the turn that it has taken for nothing: at once, if it is the only one of its key.
+        """
+        flow = self.flows.get(task._traits.key) or self._new_flow(task._traits.key)
+        self.tasks.append(None)
+        put_in_place(flow.waiting, task)
+        if len(flow.waiting) > 1:
+            flow.credit += 1
+        elif self.max_running is None or flow.running < self.max_running:
+            flow.credit = flow.weight
+            self.ready.appendleft(flow)
 
     def take(self) -> Task:
         """Remove and return the next task of the key whose turn it is."""

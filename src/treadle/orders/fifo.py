@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 
-from treadle.orders.order import Task
+from treadle.orders.order import Task, put_in_place
 
 __all__ = ["Fifo"]
 
@@ -20,6 +20,10 @@ class Fifo:
         # The deque's own methods: at a million tasks a second a Python frame around each would show.
         self.put = self.tasks.append
         self.take = self.tasks.popleft
+
+    def put_first(self, task: Task) -> None:
+        """Add a task that was taken before its time: before those that came after it."""
+        put_in_place(self.tasks, task)
 
     def evict(self, newcomer: Task) -> Task:
         """Remove and return the task that has waited longest."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Collection, Sized
 from typing import Any, Protocol
 
 from treadle.futures import Future
 
-__all__ = ["Order", "Task"]
+__all__ = ["Order", "Task", "put_in_place"]
 
 Task = Future[Any]
 
@@ -21,6 +22,8 @@ class Order(Protocol):
     An order may have more:
 
     - `put_again(task)` adds a task that was taken and is to go on later.
+    - `put_first(task)` adds one that was taken and could not begin, for its rate did not let it, and may now: it has
+      waited for its turn already. Without it such a task is put like a new one, and waits a second time.
     - `stale()` returns the tasks that are to be shed now, taken out. It is asked before each `take`, and while
       `standing` is true before each `put` too.
     - `full(task, beside)` says whether the order itself has no room for `task`, when `beside` tasks with its key wait
@@ -53,3 +56,14 @@ class Order(Protocol):
 
     def purge(self, keep: Callable[[Task], bool]) -> None:
         """Drop every task that `keep` refuses, leaving the others in their order."""
+
+
+def put_in_place(tasks: deque[Task], task: Task) -> None:
+    """Put a task that was taken before its time back among others in the order of their submission.
+
+    It is one of the oldest: only a few may come before it, which were taken before it and put back likewise.
+    """
+    place = 0
+    while place < len(tasks) and tasks[place]._submitted < task._submitted:
+        place += 1
+    tasks.insert(place, task)

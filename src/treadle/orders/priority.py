@@ -8,7 +8,7 @@ from heapq import heapify, heappop, heappush, heapreplace
 
 from treadle import checks
 from treadle.orders.census import Census
-from treadle.orders.order import Task
+from treadle.orders.order import Task, put_in_place
 
 __all__ = ["Priority"]
 
@@ -57,6 +57,12 @@ class Priority:
                 _, negated, other = heads[0]
                 heads[0] = (other[0]._submitted + negated * self.age, negated, other)
             heappush(heads, (task._submitted - priority * self.age, -priority, level))
+
+    def put_first(self, task: Task) -> None:
+        """Add a task that was taken before its time: it is due when it was."""
+        self.tasks.append(None)
+        put_in_place(self.levels.setdefault(task._traits.priority, deque()), task)
+        self._set_up()
 
     def take(self) -> Task:
         """Remove and return the task that is due first."""
