@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from treadle import Future, Pool
+from treadle import Future, Limit, Pool
 from treadle.staff import Staff
 from treadle.worker import Worker
 
@@ -42,6 +42,16 @@ def hold(pool: Pool, tasks: int) -> Held:
     futures = [pool.submit(task) for _ in range(tasks)]
     began.wait(30)
     return Held(gate, futures)
+
+
+def until_blocked(pool: Pool, callers: int) -> None:
+    """Return when so many callers wait for room; they are counted under the lock that they take to wait."""
+    tick = threading.Event()
+    for _ in range(3000):
+        if pool.snapshot().blocked == callers:
+            return
+        tick.wait(0.01)
+    raise AssertionError(f"{pool.snapshot().blocked} callers wait, not {callers}")
 
 
 def test_threads_are_started_when_needed_and_not_before() -> None:
@@ -142,3 +152,43 @@ def test_a_thread_that_is_kept_warm_sleeps_even_if_idle_threads_leave_at_once(mo
             assert len(asked) < 20 * round_
         assert len(pool._dispatcher.staff.workers) == 1
     assert asked.count(False) >= 1
+
+
+@pytest.mark.parametrize(("waiting", "threads"), [(0, 1), (1, 2), (3, 4), (20, 6)])
+def test_more_threads_are_allowed_and_only_as_many_started_as_tasks_wait(waiting: int, threads: int) -> None:
+    with Pool(1) as pool:
+        held = hold(pool, 1)
+        cancelled = [pool.submit(int) for _ in range(5)]
+        tasks = [pool.submit(held.gate.wait, 30) for _ in range(waiting)]
+        for future in cancelled:
+            future.cancel()
+        pool.resize(6)
+        pool.resize(6)
+        assert pool.snapshot().threads == threads
+        held.let_go()
+        assert all(task.result(30) for task in tasks)
+
+
+@pytest.mark.parametrize("queue_size", [0, 2])
+def test_more_threads_let_callers_in_that_wait_for_room(queue_size: int) -> None:
+    with Pool(1, queue_size=queue_size) as pool:
+        held = hold(pool, 1)
+        queued = [pool.submit(int) for _ in range(queue_size)]
+        together = threading.Barrier(3)
+        callers = [threading.Thread(target=pool.submit, args=(together.wait, 30)) for _ in range(2)]
+        for caller in callers:
+            caller.start()
+        until_blocked(pool, 2)
+        pool.resize(3)
+        try:
+            together.wait(30)
+        finally:
+            held.let_go()
+        for caller in callers:
+            caller.join(30)
+        assert [future.result(30) for future in queued] == [0] * queue_size
+
+
+def test_threads_that_are_kept_warm_are_no_more_than_a_limit_allows() -> None:
+    with Pool(16, limit=Limit(initial=3), min_workers=8) as pool:
+        assert pool.snapshot().threads == 3

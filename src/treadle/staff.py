@@ -83,8 +83,11 @@ class Staff:
             worker = self.idle[0]  # idle longest
             del self.idle[0]
             worker.mail.release()
-        while self.growing and len(self.dispatcher.tasks) > len(self.idle) and self.dispatcher.ready:
-            if len(self.workers) >= max_workers or not self.try_to_start():
+        self.dispatcher.admission.let_in(self.free())
+        coming = sum(worker.task is None for worker in self.workers)  # idle, or on their way
+        waiting = len(self.dispatcher.tasks) - self.dispatcher.dead
+        for _ in range(min(waiting - coming, max_workers - len(self.workers)) if self.dispatcher.ready else 0):
+            if not self.try_to_start():
                 break
 
     def learn(self, task: Task) -> None:
@@ -99,7 +102,7 @@ class Staff:
     def warm_up(self) -> None:
         """Start the threads that are to be kept warm."""
         with self.dispatcher.lock:
-            while len(self.workers) < self.min_workers:
+            while len(self.workers) < min(self.min_workers, self.max_workers):  # a limit may be lower at first
                 self.start_worker()
 
     def summon(self, task: Task) -> None:
