@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import queue
 import threading
+import weakref
 
-from treadle import Pool
+import pytest
+
+from treadle import Future, Pool, Rate, deadline
+from treadle.alarm import call_later
+from treadle.errors import DeadlineExceeded
 
 
 def hold(pool: Pool) -> threading.Event:
@@ -44,3 +50,83 @@ def test_a_task_is_run_once_whoever_is_faster() -> None:
         for future in [pool.submit(parent, n) for n in range(50)]:
             future.result(30)
     assert sorted(ran) == list(range(500))
+
+
+class Watched:
+    """An object whose destructor sees whether another thread could take the pool's lock."""
+
+    def __init__(self, pool: Pool, seen: queue.SimpleQueue[bool]) -> None:
+        self.pool, self.seen = pool, seen
+
+    def __del__(self) -> None:
+        lock, free = self.pool._dispatcher.lock, list[bool]()
+
+        def look() -> None:
+            free.append(lock.acquire(blocking=False))
+            if free[0]:
+                lock.release()
+
+        other = threading.Thread(target=look)
+        other.start()
+        other.join(30)
+        self.seen.put(free[0])
+
+
+@pytest.mark.parametrize("way", ["cancel", "request_cancel", "deadline"])
+def test_the_users_destructors_run_without_the_pools_lock(way: str) -> None:
+    seen: queue.SimpleQueue[bool] = queue.SimpleQueue()
+    with Pool(1) as pool:
+        gate = hold(pool)
+        with deadline(600):
+            future = pool.submit(print, Watched(pool, seen))
+        if way == "deadline":
+            future._settle_once(None, DeadlineExceeded(600))
+        else:
+            getattr(future, way)()
+        gate.set()
+        assert seen.get(timeout=30)
+
+
+@pytest.mark.parametrize("way", ["taken", "purged"])
+def test_the_results_of_tasks_that_were_run_elsewhere_are_let_go_of_without_the_pools_lock(way: str) -> None:
+    """The order may be the last that holds them."""
+    seen: queue.SimpleQueue[bool] = queue.SimpleQueue()
+
+    def parent() -> None:
+        pool.submit(Watched, pool, seen).result()
+        if way == "purged":
+            with pool._dispatcher.lock:
+                pool._dispatcher.purge()
+
+    with Pool(1) as pool:
+        pool.submit(parent).result(30)
+        assert seen.get(timeout=30)
+
+
+def test_a_task_that_its_deadline_fails_just_before_it_waits_for_its_rate_is_forgotten() -> None:
+    """The alarm takes it for one that runs, and leaves what it holds to its thread."""
+
+    class Argument:
+        pass
+
+    def admit_too_late(task: Future[object]) -> bool:
+        admitted = Rate.admit(rate, task)
+        task._settle_once(None, DeadlineExceeded(600))
+        return admitted
+
+    argument = Argument()
+    kept = weakref.ref(argument)
+    with Pool(1) as pool:
+        rate = Rate(1.0)
+        rate._tokens = 0.0
+        rate.admit = admit_too_late  # type: ignore[method-assign]  # loses the race on purpose
+        with deadline(600):
+            future = pool.options(rate=rate).submit(id, argument)
+        assert isinstance(future.exception(30), DeadlineExceeded)
+    forgotten = threading.Event()
+    call_later(forgotten.set)
+    assert forgotten.wait(30)
+    del argument
+    assert kept() is None
+    assert not rate._line
+    assert rate._bell is None

@@ -20,7 +20,7 @@ from threading import TIMEOUT_MAX, Condition, Thread, get_ident
 from treadle import clock
 from treadle.threads import start_thread
 
-__all__ = ["ALARM", "CALLBACKS", "Alarm", "Bell", "call_out"]
+__all__ = ["ALARM", "CALLBACKS", "Alarm", "Bell", "call_later", "call_out"]
 
 _log = logging.getLogger("treadle")
 
@@ -159,6 +159,12 @@ def call_out(fn: Callable[..., object], *args: object) -> None:
         CALLBACKS.set(-inf, partial(fn, *args))
     except RuntimeError:  # can't start new thread: better late alarms than a callback that never comes
         CALLBACKS.ring_due()
+
+
+def call_later(fn: Callable[[], object]) -> None:
+    """Call `fn`, which is the user's or lets go of what is, soon and in another thread, for the caller holds a lock."""
+    with suppress(RuntimeError):  # can't start new thread: it is called with the next
+        CALLBACKS.set(-inf, fn)
 
 
 if hasattr(os, "register_at_fork"):

@@ -23,11 +23,11 @@ from typing import TYPE_CHECKING, Any
 
 from treadle import clock, deadlock
 from treadle.admission import Admission
-from treadle.alarm import call_out
+from treadle.alarm import call_later, call_out
 from treadle.aside import Aside
 from treadle.errors import PoolBroken, PoolClosed
 from treadle.events import Observer, TaskEvent, tell
-from treadle.futures import PENDING, RUNNING, Future
+from treadle.futures import FINISHED, PENDING, RUNNING, Future
 from treadle.governed import Governed
 from treadle.inline import run_inline
 from treadle.orders import Order
@@ -212,8 +212,11 @@ class Dispatcher:
 
     def purge(self, leaving: Task | None = None) -> None:
         """Drop the dead entries from the order; the lock is held."""
+        husks = [task for task in self.tasks if task._state == FINISHED]  # run elsewhere: results are the user's
         self.order.purge(lambda task: task is not leaving and task._state == PENDING)
         self.dead = 0
+        if husks:
+            call_later(husks.clear)
 
     def enter(self, task: Task, when_full: str, timeout: float | None) -> None:
         """Admit `task`, the plain way if possible; as Submitter.submit does, and raising what it raises."""
@@ -285,10 +288,13 @@ class Dispatcher:
             self.dead -= 1
         return None
 
-    def skip_dead(self, worker: Worker) -> Task | None:
-        """Go on to a task that is alive, for `worker`, which took a dead one from the order; the lock is held."""
+    def skip_dead(self, worker: Worker, husk: Task) -> None:
+        """Have `worker` let go of a dead task that it took from the order, and come again; the lock is held.
+
+        It may be the last to hold that, and its result, whose destructor is the user's.
+        """
         self.dead -= 1
-        return self.claim_or_rest(worker)
+        worker.husk = husk
 
     def claim_or_rest(self, worker: Worker) -> Task | None:
         """Claim the next task for `worker`, else mark it idle, or ready to leave; the lock is held."""
@@ -328,6 +334,7 @@ class Dispatcher:
         """Return a claimed task to the order; False if it failed meanwhile, at its deadline. The lock is held."""
         self.taken_over(task)
         if task.done():
+            call_later(task._forget_call)  # nobody else does: to the alarm it was about to run
             return False
         task._state = PENDING
         if not self.aside.park(task):

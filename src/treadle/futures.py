@@ -23,6 +23,7 @@ from concurrent.futures import CancelledError, InvalidStateError, TimeoutError, 
 from threading import Condition
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from treadle.alarm import call_out
 from treadle.calls import Unseen, name_of
 from treadle.errors import Cancelled, WorkerLost
 from treadle.home import Alone, Home
@@ -87,7 +88,7 @@ class Future(_base.Future[T]):
         self._watchers = None
         self._result = None
         self._exception = None
-        self._fn = None
+        self._fn = self._args = self._context = None
         self._traits = PLAIN
 
     # -- asking ---------------------------------------------------------------------------------------------------
@@ -185,8 +186,9 @@ class Future(_base.Future[T]):
         with self._change():
             if self._state != PENDING:
                 return self.cancelled()
-            self._forget_call()
+            call = self._forget_call()
             self._state = CANCELLED_AND_NOTIFIED if self._home.withdraw(self) else CANCELLED
+        del call
         self._home.announce("cancelled", self)
         self._tell()
         return True
@@ -284,13 +286,16 @@ class Future(_base.Future[T]):
 
     def _settle_once(self, result: Any, error: BaseException | None) -> bool:
         """As `_settle`; False if it was done already."""
+        call: list[object] = []
         with self._change():
             if self.done():
                 return False
             if self._state == PENDING:
-                self._forget_call()
+                call.append(self._forget_call())
                 self._home.withdraw(self)
             self._result, self._exception, self._state = result, error, FINISHED
+        if call:
+            call_out(call.clear)
         self._tell()
         return True
 
@@ -353,8 +358,11 @@ class Future(_base.Future[T]):
             self._state = FINISHED
         self._tell()
 
-    def _forget_call(self) -> None:
+    def _forget_call(self) -> object:
+        """Return the call, for whoever holds a lock to let go of it afterwards: destructors are the user's."""
+        call = self._fn, self._args, self._context
         self._fn = self._args = self._context = None
+        return call
 
     # -- for the standard library ---------------------------------------------------------------------------------
 

@@ -91,10 +91,11 @@ class Governed(Future[Any]):
             self._rate.charge(self)
             self._rate = None
 
-    def _forget_call(self) -> None:
-        super()._forget_call()
+    def _forget_call(self) -> object:
+        call = super()._forget_call()
         self._scope.leave(self)
         self._leave_line()
+        return call
 
     def _leave_line(self) -> None:
         """Let those behind it go on, for it will not begin any more, or has."""

@@ -39,6 +39,7 @@ class Worker:
     __slots__ = (
         "dispatcher",
         "ended",
+        "husk",
         "last",
         "mail",
         "number",
@@ -64,6 +65,7 @@ class Worker:
         self.since = clock.now()
         self.ended = 0
         self.victims: list[Task] | None = None  # tasks that it has claimed to shed them
+        self.husk: Task | None = None  # that was cancelled, or run elsewhere, and came to it in its turn
 
     def push(self, task: Task) -> None:
         """Note that `task` now runs inside the present one."""
@@ -170,7 +172,8 @@ class Worker:
                         if entrants or (idle and not staff.waking):
                             dispatcher.after_claim()
                     else:
-                        task = dispatcher.skip_dead(self)
+                        dispatcher.skip_dead(self, task)
+                        task = None
                 else:
                     task = dispatcher.claim_or_rest(self)
                 self.task = task
@@ -204,6 +207,9 @@ class Worker:
     def _rest(self) -> bool:
         """Tell those whose tasks were shed, or sleep until there is work. False: it is time to leave."""
         dispatcher = self.dispatcher
+        if self.husk is not None:
+            self.husk = None
+            return True
         if self.victims is not None:
             dispatcher.shedding.shed(self.victims)
             self.victims = None
