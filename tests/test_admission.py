@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Iterator
 
@@ -123,6 +124,48 @@ def test_a_task_whose_caller_was_turned_away_cannot_be_cancelled_out_of_the_queu
     assert [task.cancel() for task in tasks] == [False] * 3
     assert dispatcher.dead == 0
     assert blocked.pool.snapshot().waiting == 2
+
+
+class Moody:
+    """A key that can be hashed until it cannot."""
+
+    broken = False
+
+    def __hash__(self) -> int:
+        if self.broken:
+            raise ValueError("cannot be hashed any more")
+        return 1
+
+
+@pytest.mark.parametrize("awaits", [False, True])
+def test_a_caller_whose_key_fails_when_there_is_room_is_told(awaits: bool) -> None:
+    """And not the worker that has made the room, which would end, with the caller waiting for ever."""
+    gate, began, key = threading.Event(), threading.Event(), Moody()
+    raised: list[BaseException] = []
+
+    def hold() -> None:
+        began.set()
+        assert gate.wait(30)
+
+    def submit() -> None:
+        view = pool.options(key=key)
+        try:
+            asyncio.run(view.run(int)) if awaits else view.submit(int)
+        except ValueError as error:
+            raised.append(error)
+
+    with Pool(1, queue_size=0, order="fair") as pool:
+        pool.submit(hold)
+        assert began.wait(30)
+        caller = threading.Thread(target=submit)
+        caller.start()
+        wait_until_blocked(pool, 1)
+        key.broken = True
+        gate.set()
+        caller.join(30)
+        assert [str(error) for error in raised] == ["cannot be hashed any more"]
+        assert pool.submit(abs, -1).result(30) == 1
+        assert pool.snapshot().waiting == pool.snapshot().blocked == 0
 
 
 def test_run_runs_in_the_caller(blocked: Blocked) -> None:

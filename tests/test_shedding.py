@@ -116,3 +116,25 @@ def test_what_a_closing_pool_seizes_is_cancelled(monkeypatch: pytest.MonkeyPatch
     assert all(future.cancelled() for future in futures)
     gate.set()
     pool.shutdown()
+
+
+@pytest.mark.parametrize("policy", ["discard_oldest", "wait"])
+def test_what_a_callback_raises_is_not_raised_by_the_submit_whose_task_is_in(
+    policy: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It would be taken for a refusal."""
+
+    def leave(_: object) -> None:
+        raise SystemExit
+
+    pool, gate = overloaded(queue_size=2, when_full=policy)
+    first = pool.submit(int)
+    first.add_done_callback(leave)
+    pool.submit(int)
+    if policy == "wait":
+        pool._dispatcher.order.standing = True  # type: ignore[attr-defined]  # as after a look that found the head late
+    assert not pool.submit(int).cancelled()
+    assert first.done()
+    assert "a callback of a task that was shed raised" in caplog.text
+    gate.set()
+    pool.shutdown()

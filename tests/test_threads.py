@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+import treadle
+from treadle.scope import SCOPE
 from treadle.threads import DAEMON, new_thread, start_thread
 
 
@@ -52,3 +54,11 @@ def test_a_thread_that_cannot_be_started_says_so(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(threading.Thread, "start", refuse)
     with pytest.raises(RuntimeError, match="can't start new thread"):
         start_thread(int, "x")
+
+
+def test_a_thread_has_no_scope_of_whoever_starts_it() -> None:
+    """From Python 3.14 on, free-threaded builds start threads in a copy of the context, unless they are given one."""
+    seen: list[object] = []
+    with treadle.deadline(600):
+        start_thread(lambda: seen.append(SCOPE.get()), "x").join(30)
+    assert seen == [None]

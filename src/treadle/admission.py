@@ -6,9 +6,11 @@ import sys
 from _thread import allocate_lock
 from collections import OrderedDict
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, cast
 
 from treadle import clock, deadlock
+from treadle.alarm import call_later
 from treadle.errors import PoolBroken, PoolClosed, PoolFull
 from treadle.futures import CANCELLED_AND_NOTIFIED, PENDING, RUNNING
 from treadle.governed import Governed
@@ -98,7 +100,7 @@ class Admission:
             self.recover(task)
             raise
         finally:
-            self.dispatcher.shedding.shed(stale)
+            self.dispatcher.shedding.shed_by_caller(stale)
         if when_full == "run":
             self.dispatcher.run_here(task)
         elif victim is not None:
@@ -132,7 +134,7 @@ class Admission:
             self.refuse(task, error)
             raise
         finally:
-            self.dispatcher.shedding.shed(stale)
+            self.dispatcher.shedding.shed_by_caller(stale)
         if isinstance(task, Governed):
             task._enter()
         return entered
@@ -247,7 +249,13 @@ class Admission:
                 return
             entrant = self.entrants.pop(task)
             task._submitted = clock.now()  # that it waits since
-            self.dispatcher.put(task)
+            try:
+                self.dispatcher.put(task)
+            except Exception as error:  # of a key's __hash__ or __eq__: its caller is told, not whoever made the room
+                task._state = RUNNING
+                entrant.refusal = error
+                if entrant.gate is None:
+                    call_later(partial(task._drop, error))
             entrant.wake()
 
     def first_in_line(self, *, to_run: bool) -> Task | None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from treadle import clock
@@ -14,6 +15,19 @@ if TYPE_CHECKING:
     from treadle.dispatch import Dispatcher, Task
 
 __all__ = ["Shedding"]
+
+_log = logging.getLogger("treadle")
+
+
+@contextmanager
+def _logged() -> Iterator[None]:
+    """Log what a callback raises that would end a thread; Ctrl-C is raised, for it is the caller's."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise
+    except BaseException:
+        _log.exception("a callback of a task that was shed raised")
 
 
 class Shedding:
@@ -92,10 +106,16 @@ class Shedding:
         if fatal is not None:
             raise fatal
 
+    def shed_by_caller(self, victims: list[Task]) -> None:
+        """As `shed`, by a caller whose own task is in, and that is to be told so, whatever callbacks raise."""
+        with _logged():
+            self.shed(victims)
+
     def discard(self, victim: Task) -> None:
-        """Cancel a task that was evicted; no lock is held."""
+        """Cancel a task that was evicted for a caller's, which is in; no lock is held."""
         self.dispatcher.announce("shed", victim)
-        victim._abandon(self.error_for(victim))
+        with _logged():
+            victim._abandon(self.error_for(victim))
 
     def error_for(self, task: Task) -> Shed:
         """Return the error that says that `task` was given up."""

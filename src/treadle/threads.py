@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable
+from contextvars import Context
 
 __all__ = ["DAEMON", "new_thread", "start_thread"]
 
@@ -12,7 +14,9 @@ DAEMON = getattr(threading, "_daemon_threads_allowed", lambda: True)()
 
 
 def new_thread(target: Callable[[], object], name: str) -> threading.Thread:
-    """Return a thread that was not started: a pool's worker."""
+    """Return a thread that was not started: a pool's worker. It has a context of its own, and so no caller's scope."""
+    if sys.version_info >= (3, 14):  # there a free-threaded build would give it a copy of its starter's
+        return threading.Thread(target=target, name=name, daemon=DAEMON, context=Context())
     return threading.Thread(target=target, name=name, daemon=DAEMON)
 
 
