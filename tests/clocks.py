@@ -1,16 +1,17 @@
-"""A clock that stands still until it is told to go on, in place of the machine's."""
+"""Clocks in place of the machine's: one that stands still until it is told to go on, and one that leaps."""
 
 from __future__ import annotations
 
+from time import monotonic
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from treadle import clock, submitter
+from treadle import alarm, clock, submitter
 
 if TYPE_CHECKING:
     import pytest
 
-__all__ = ["FakeClock"]
+__all__ = ["FakeClock", "LeapingClock"]
 
 READERS: tuple[ModuleType, ...] = (clock, submitter)  # it keeps a name of its own for it, on the path of every task
 
@@ -30,3 +31,24 @@ class FakeClock:
     def pass_(self, seconds: float) -> None:
         """Let time pass."""
         self.time += seconds
+
+
+class LeapingClock:
+    """The machine's time, which leaps when a test says so: deadlines pass at the moment that it chooses.
+
+    The alarm's thread is told. Who sleeps until a deadline is not, and sleeps on.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._ahead = 0.0
+        for module in READERS:
+            monkeypatch.setattr(module, "now", self.now)
+
+    def now(self) -> float:
+        """Return the time, in seconds."""
+        return monotonic() + self._ahead
+
+    def leap(self, seconds: float) -> None:
+        """Have that much time pass at once."""
+        self._ahead += seconds
+        alarm.ALARM.set(0.0, int)

@@ -45,7 +45,9 @@ def _threads_beyond(before: set[threading.Thread]) -> list[threading.Thread]:
     for thread in set(threading.enumerate()) - before - {threading.current_thread()}:
         if isinstance(thread, threading._DummyThread):
             continue  # a foreign thread that once ran Python code; it cannot be joined
-        thread.join(max(0.0, deadline - monotonic()))
+        # One that another thread is just starting is listed, and cannot be joined yet.
+        if thread._started.wait(max(0.0, deadline - monotonic())):  # type: ignore[attr-defined]  # of threading.Thread
+            thread.join(max(0.0, deadline - monotonic()))
     left = set(threading.enumerate()) - before
     return [thread for thread in left if thread.is_alive() and not isinstance(thread, threading._DummyThread)]
 

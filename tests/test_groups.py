@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 import treadle
 from behaviour.scripts import script
+from clocks import LeapingClock
 from treadle import Channel, Future, Pool, TaskGroup, deadlock
 from treadle import alarm as alarm_module
 from treadle import scope as scope_module
@@ -46,6 +47,11 @@ def _alarm(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     yield
     assert all(bell.ring is None for bell in made._bells), "no bell is left when no task is"
     made.set(0.0, int)  # so that its thread looks, and finds nothing more to do
+
+
+@pytest.fixture
+def leaping(monkeypatch: pytest.MonkeyPatch) -> LeapingClock:
+    return LeapingClock(monkeypatch)
 
 
 @pytest.fixture(name="pool", params=[1, 3])
@@ -185,7 +191,7 @@ def test_the_block_is_left_only_when_every_function_has_returned() -> None:
         assert doing.outcome() == [0, 1, 2]
 
 
-def test_the_block_is_not_left_while_a_function_runs_on_after_its_deadline() -> None:
+def test_the_block_is_not_left_while_a_function_runs_on_after_its_deadline(leaping: LeapingClock) -> None:
     """Its future has failed long ago."""
     gate, began, failed = threading.Event(), threading.Event(), threading.Event()
     ended: list[bool] = []
@@ -197,7 +203,7 @@ def test_the_block_is_not_left_while_a_function_runs_on_after_its_deadline() -> 
 
     def block() -> Any:
         try:
-            with treadle.deadline(0.05), TaskGroup(pool) as group:
+            with treadle.deadline(LONG), TaskGroup(pool) as group:
                 future = group.submit(stubborn)
                 future.add_done_callback(lambda _: failed.set())
         except BaseExceptionGroup as error:
@@ -206,6 +212,7 @@ def test_the_block_is_not_left_while_a_function_runs_on_after_its_deadline() -> 
     with Pool(1) as pool:
         doing = Doing(block)
         assert began.wait(PATIENCE)
+        leaping.leap(LONG)
         assert failed.wait(PATIENCE)
         assert doing.is_alive()
         assert pool.snapshot().workers[0].overdue > 0
@@ -662,10 +669,18 @@ def test_asking_the_task_around_a_group_to_stop_stops_the_group(pool: Pool) -> N
     assert outer._own_scope()._wakers == {}
 
 
-def test_the_deadline_around_a_group_ends_it(pool: Pool) -> None:
+def test_the_deadline_around_a_group_ends_it(pool: Pool, leaping: LeapingClock) -> None:
+    late = threading.Event()
+
+    def task() -> None:
+        assert late.wait(PATIENCE)
+        treadle.checkpoint()
+
     with Raising(ExceptionGroup) as caught:
-        with treadle.deadline(0.05), TaskGroup(pool) as group:
-            futures = [group.submit(until_told) for _ in range(5)]
+        with treadle.deadline(LONG), TaskGroup(pool) as group:
+            futures = [group.submit(task) for _ in range(5)]
+            leaping.leap(LONG)
+            late.set()
     assert {type(error) for error in raised(caught.value)} == {DeadlineExceeded}
     assert any(isinstance(future.exception(0), DeadlineExceeded) for future in futures if not future.cancelled())
     assert all(future.done() for future in futures)
@@ -799,12 +814,15 @@ def test_collecting_tells_of_what_was_cancelled_too() -> None:
     assert isinstance(second, CancelledError)
 
 
-def test_collecting_under_a_deadline_tells_which_were_late() -> None:
+def test_collecting_under_a_deadline_tells_which_were_late(leaping: LeapingClock) -> None:
+    late = threading.Event()
     with Pool(2) as pool:
         with Raising(DeadlineExceeded):
-            with treadle.deadline(0.05), TaskGroup(pool, collect=True) as group:
-                group.submit(abs, -1)
-                group.submit(until_told)
+            with treadle.deadline(LONG), TaskGroup(pool, collect=True) as group:
+                assert group.submit(abs, -1).result(PATIENCE) == 1
+                group.submit(late.wait, PATIENCE)
+                leaping.leap(LONG)
+                late.set()
     first, second = group.outcomes
     assert first == 1
     assert isinstance(second, DeadlineExceeded)

@@ -20,6 +20,7 @@ import pytest
 
 import treadle
 from behaviour.scripts import script
+from clocks import LeapingClock
 from treadle import Channel, Future, Pool, TaskGroup
 from treadle import alarm as alarm_module
 from treadle import rate as rate_module
@@ -47,6 +48,11 @@ def _alarm(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         monkeypatch.setattr(module, "ALARM", made)
     yield
     made.set(0.0, int)  # so that its thread looks, and finds nothing more to do
+
+
+@pytest.fixture
+def leaping(monkeypatch: pytest.MonkeyPatch) -> LeapingClock:
+    return LeapingClock(monkeypatch)
 
 
 def until(condition: Callable[[], bool]) -> None:
@@ -97,6 +103,16 @@ class Held:
     def __exit__(self, *_: object) -> None:
         self.gate.set()
         self.pool.shutdown()
+
+
+def leap_when_watched(clock: LeapingClock, future: Future[Any]) -> None:
+    """Let a deadline pass as soon as somebody waits for `future`."""
+
+    def leap() -> None:
+        until(lambda: future._watchers is not None)
+        clock.leap(LONG)
+
+    Doing(leap)
 
 
 def pass_deadline_of(future: Future[Any]) -> None:
@@ -218,8 +234,12 @@ def test_a_chain_of_tasks_shares_one_deadline() -> None:
     assert lefts[-1] > LONG - PATIENCE
 
 
-def test_a_task_without_contexts_passes_its_deadline_on_when_it_submits() -> None:
+def test_a_task_without_contexts_passes_its_deadline_on_when_it_submits(leaping: LeapingClock) -> None:
+    began, late = threading.Event(), threading.Event()
+
     def outer() -> Any:
+        began.set()
+        assert late.wait(PATIENCE)
         with pytest.raises(DeadlineExceeded):
             treadle.sleep(LONG)
         try:
@@ -229,8 +249,11 @@ def test_a_task_without_contexts_passes_its_deadline_on_when_it_submits() -> Non
 
     with Pool(2, context=False) as pool:
         returned: list[Any] = []
-        with treadle.deadline(SOON):
+        with treadle.deadline(LONG):
             future = pool.submit(lambda: returned.append(outer()))
+        assert began.wait(PATIENCE)
+        leaping.leap(LONG)
+        late.set()
         assert isinstance(future.exception(PATIENCE), DeadlineExceeded)
     assert isinstance(returned[0], DeadlineExceeded)
 
@@ -287,7 +310,7 @@ WAYS = [
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("begun", [True, False])
-def test_whoever_waits_is_told_on_time_though_the_task_goes_on(way: str, begun: bool) -> None:
+def test_whoever_waits_is_told_on_time_though_the_task_goes_on(way: str, begun: bool, leaping: LeapingClock) -> None:
     ran, gate, began = [], threading.Event(), threading.Event()
 
     def stubborn() -> None:
@@ -298,10 +321,11 @@ def test_whoever_waits_is_told_on_time_though_the_task_goes_on(way: str, begun: 
     with contextlib.ExitStack() as stack:
         pool = stack.enter_context(Pool(1)) if begun else stack.enter_context(Held()).pool
         stack.callback(gate.set)
-        with treadle.deadline(SOON if not begun else 10 * SOON):
+        with treadle.deadline(LONG):
             future = pool.submit(stubborn)
         if begun:
             assert began.wait(PATIENCE)
+        leap_when_watched(leaping, future)
         assert isinstance(told_by(way, future), DeadlineExceeded)
         assert future.done()
         assert not future.running()
@@ -317,21 +341,31 @@ def test_whoever_waits_is_told_on_time_though_the_task_goes_on(way: str, begun: 
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_task_that_its_own_thread_waits_for_inside_another_pool_is_told_on_time(way: str) -> None:
+def test_a_task_that_its_own_thread_waits_for_inside_another_pool_is_told_on_time(
+    way: str, leaping: LeapingClock
+) -> None:
     """The one that waits is a worker, with no deadline of its own."""
     with Held() as held, Pool(1) as pool:
-        with treadle.deadline(SOON):
+        with treadle.deadline(LONG):
             future = held.pool.submit(int)
+        leap_when_watched(leaping, future)
         assert isinstance(pool.submit(told_by, way, future).result(PATIENCE), DeadlineExceeded)
 
 
-def test_the_await_of_run_ends_on_time_and_the_loop_goes_on() -> None:
-    gate = threading.Event()
+def test_the_await_of_run_ends_on_time_and_the_loop_goes_on(leaping: LeapingClock) -> None:
+    gate, began = threading.Event(), threading.Event()
+
+    def stubborn() -> None:
+        began.set()
+        assert gate.wait(PATIENCE)
 
     async def main() -> str:
-        with treadle.deadline(SOON):
+        with treadle.deadline(LONG):
+            awaiting = asyncio.ensure_future(pool.run(stubborn))
+            await asyncio.get_running_loop().run_in_executor(None, began.wait, PATIENCE)
+            leaping.leap(LONG)
             with pytest.raises(DeadlineExceeded):
-                await asyncio.wait_for(pool.run(gate.wait, PATIENCE), PATIENCE)
+                await asyncio.wait_for(awaiting, PATIENCE)
         gate.set()
         assert await pool.run(abs, -3) == 3
         return "went on"
@@ -340,11 +374,15 @@ def test_the_await_of_run_ends_on_time_and_the_loop_goes_on() -> None:
         assert asyncio.run(main()) == "went on"
 
 
-def test_the_await_of_run_that_waits_for_room_ends_on_time() -> None:
+def test_the_await_of_run_that_waits_for_room_ends_on_time(leaping: LeapingClock) -> None:
     async def main() -> None:
-        with treadle.deadline(SOON):
+        with treadle.deadline(LONG):
+            awaiting = asyncio.ensure_future(held.pool.run(int))
+            await asyncio.sleep(0)
+            assert held.pool.snapshot().blocked == 1
+            leaping.leap(LONG)
             with pytest.raises(DeadlineExceeded):
-                await asyncio.wait_for(held.pool.run(int), PATIENCE)
+                await asyncio.wait_for(awaiting, PATIENCE)
 
     with Held(queue_size=0) as held:
         asyncio.run(main())
@@ -374,16 +412,21 @@ def test_cancelling_the_await_of_run_asks_the_task_to_stop() -> None:
     assert seen == [Cancelled]
 
 
-def test_a_late_exception_is_logged_once_and_changes_nothing(caplog: pytest.LogCaptureFixture) -> None:
-    gate = threading.Event()
+def test_a_late_exception_is_logged_once_and_changes_nothing(
+    leaping: LeapingClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    gate, began = threading.Event(), threading.Event()
 
     def stubborn() -> None:
+        began.set()
         assert gate.wait(PATIENCE)
         raise ValueError("much too late")
 
     with caplog.at_level(logging.ERROR), Pool(1) as pool:
-        with treadle.deadline(SOON):
+        with treadle.deadline(LONG):
             future = pool.submit(stubborn)
+        assert began.wait(PATIENCE)
+        leaping.leap(LONG)
         assert isinstance(future.exception(PATIENCE), DeadlineExceeded)
         gate.set()
         pool.submit(int).result(PATIENCE)
@@ -399,7 +442,7 @@ def test_waiting_items_of_a_map_fail_on_time_for_who_takes_them_outside_the_bloc
         with treadle.deadline(SOON):
             results = held.pool.map(abs, range(3))
         taker = Doing(next, results)
-        taker.join(3)  # sixty times the deadline
+        taker.join(PATIENCE)
         on_time = not taker.is_alive()
         held.gate.set()
         assert isinstance(taker.outcome(), DeadlineExceeded)
@@ -408,13 +451,21 @@ def test_waiting_items_of_a_map_fail_on_time_for_who_takes_them_outside_the_bloc
 
 
 def test_an_item_of_a_map_that_runs_fails_on_time_and_its_thread_is_overdue() -> None:
-    gate = threading.Event()
+    """The deadline is so near that the taker sleeps for it, and begins with the first item."""
+    gate, began = threading.Event(), threading.Event()
+
+    def item(_: int) -> None:
+        began.set()
+        assert gate.wait(PATIENCE)
+
     with Pool(1) as pool, contextlib.ExitStack() as stack:
         stack.callback(gate.set)
-        with treadle.deadline(SOON):
-            results = pool.map(lambda _: gate.wait(PATIENCE), range(3))
-            taker = Doing(next, results)
-        assert isinstance(taker.outcome(), DeadlineExceeded)
+        with treadle.deadline(LONG):
+            results: Any = pool.map(item, range(3))
+        assert began.wait(PATIENCE)
+        job = results._job
+        job.scope.deadline = results._deadline = monotonic() + SOON
+        assert isinstance(Doing(next, results).outcome(), DeadlineExceeded)
         (worker,) = pool.snapshot().workers
         assert worker.task is not None
         assert worker.overdue > 0
@@ -422,17 +473,16 @@ def test_an_item_of_a_map_that_runs_fails_on_time_and_its_thread_is_overdue() ->
 
 @pytest.mark.parametrize("chunksize", [1, 4])
 @pytest.mark.parametrize("ordered", [True, False])
-def test_no_item_of_a_map_is_begun_after_the_deadline(chunksize: int, ordered: bool) -> None:
+def test_no_item_of_a_map_is_begun_after_the_deadline(chunksize: int, ordered: bool, leaping: LeapingClock) -> None:
     ran: list[int] = []
 
     def task(number: int) -> None:
         ran.append(number)
         if number == 1:
-            with pytest.raises(DeadlineExceeded):
-                treadle.sleep(LONG)
+            leaping.leap(LONG)
 
     with Pool(1) as pool:
-        with treadle.deadline(10 * SOON):
+        with treadle.deadline(LONG):
             results = pool.map(task, range(8), chunksize=chunksize, ordered=ordered)
             outcomes: list[Any] = []
             with pytest.raises(DeadlineExceeded):
@@ -441,7 +491,7 @@ def test_no_item_of_a_map_is_begun_after_the_deadline(chunksize: int, ordered: b
 
 
 @pytest.mark.parametrize("how", ["deadline", "cancel"])
-def test_a_map_inside_its_own_pool_begins_no_item_when_there_is_no_point(how: str) -> None:
+def test_a_map_inside_its_own_pool_begins_no_item_when_there_is_no_point(how: str, leaping: LeapingClock) -> None:
     """The only thread runs the items itself, as it waits for them."""
     ran: list[int] = []
     gate = threading.Event()
@@ -453,8 +503,7 @@ def test_a_map_inside_its_own_pool_begins_no_item_when_there_is_no_point(how: st
             if how == "cancel":
                 futures[0].request_cancel()
             else:
-                with pytest.raises(DeadlineExceeded):
-                    treadle.sleep(LONG)
+                leaping.leap(LONG)
 
     def task() -> None:
         for _ in pool.map(item, range(8)):
@@ -462,7 +511,7 @@ def test_a_map_inside_its_own_pool_begins_no_item_when_there_is_no_point(how: st
 
     with Pool(1) as pool:
         pool.submit(gate.wait, PATIENCE)
-        with treadle.deadline(10 * SOON if how == "deadline" else LONG):
+        with treadle.deadline(LONG):
             futures.append(pool.submit(task))
         gate.set()
         assert isinstance(futures[0].exception(PATIENCE), (Cancelled, DeadlineExceeded))
@@ -1085,15 +1134,15 @@ def test_deadlines_of_many_pools_are_kept_though_a_callback_of_one_raises_anythi
         raise SystemExit
 
     with Held() as held:
-        with treadle.deadline(SOON):
+        with treadle.deadline(LONG):
             first = held.pool.submit(int)
         first.add_done_callback(fatal)
+        pass_deadline_of(first)
         assert isinstance(first.exception(PATIENCE), DeadlineExceeded)
-        with treadle.deadline(SOON):
+        with treadle.deadline(LONG):
             second = held.pool.submit(int)
-        done = concurrent.futures.wait([second], 3).done
-        held.gate.set()
-        assert done == {second}, "sixty times the deadline has passed"
+        pass_deadline_of(second)
+        assert isinstance(second.exception(PATIENCE), DeadlineExceeded)
 
 
 # -- whole programs -------------------------------------------------------------------------------------------------
