@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from threading import Event
 from time import monotonic
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -49,6 +50,8 @@ class LeapingClock:
         return monotonic() + self._ahead
 
     def leap(self, seconds: float) -> None:
-        """Have that much time pass at once."""
+        """Have that much time pass at once, and the alarm's thread look what is due."""
         self._ahead += seconds
-        alarm.ALARM.set(0.0, int)
+        looks = Event()
+        alarm.ALARM.set(0.0, looks.set)
+        assert looks.wait(30)
