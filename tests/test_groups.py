@@ -112,7 +112,7 @@ def fail(error: BaseException) -> None:
 
 def until_told() -> None:
     """Run until the task is asked to stop."""
-    treadle.sleep(LONG)
+    treadle.sleep(PATIENCE)
 
 
 class Raising:
@@ -369,7 +369,7 @@ def test_a_failure_wakes_the_block_and_is_all_that_is_raised() -> None:
         with Raising(ExceptionGroup) as caught:
             with TaskGroup(pool) as group:
                 group.submit(fail, ValueError("first"))
-                channel.get()
+                channel.get(PATIENCE)
     assert [str(error) for error in raised(caught.value)] == ["first"]
     assert not channel._getters
 
@@ -691,7 +691,7 @@ def test_the_deadline_around_a_group_whose_tasks_all_stopped_quietly_is_raised_a
         with Raising(DeadlineExceeded):
             with treadle.deadline(0.05), TaskGroup(pool):
                 try:
-                    treadle.sleep(LONG)
+                    treadle.sleep(PATIENCE)
                 except DeadlineExceeded:
                     pass
 

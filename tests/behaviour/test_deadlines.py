@@ -241,7 +241,7 @@ def test_a_task_without_contexts_passes_its_deadline_on_when_it_submits(leaping:
         began.set()
         assert late.wait(PATIENCE)
         with pytest.raises(DeadlineExceeded):
-            treadle.sleep(LONG)
+            treadle.sleep(PATIENCE)
         try:
             return pool.submit(int)
         except DeadlineExceeded as error:
@@ -395,7 +395,7 @@ def test_cancelling_the_await_of_run_asks_the_task_to_stop() -> None:
     def task() -> None:
         began.set()
         try:
-            treadle.sleep(LONG)
+            treadle.sleep(PATIENCE)
         except BaseException as error:
             seen.append(type(error))
             raise
@@ -527,7 +527,7 @@ def test_asking_cancels_what_has_not_begun_and_asks_what_runs() -> None:
 
     def task() -> None:
         began.set()
-        treadle.sleep(LONG)
+        treadle.sleep(PATIENCE)
 
     with Pool(1) as pool:
         running, waiting = pool.submit(task), pool.submit(ran.append, 1)
@@ -580,7 +580,7 @@ def test_what_a_task_submitted_under_a_deadline_is_asked_to_stop_too() -> None:
 
     def sleeper() -> None:
         began.set()
-        treadle.sleep(LONG)
+        treadle.sleep(PATIENCE)
 
     def task() -> None:
         with treadle.deadline(LONG):
@@ -600,7 +600,7 @@ def test_a_task_that_stops_as_it_was_told_is_not_logged(caplog: pytest.LogCaptur
 
     def task() -> None:
         began.set()
-        treadle.sleep(LONG)
+        treadle.sleep(PATIENCE)
 
     with Pool(1) as pool:
         future = pool.submit(task)
@@ -633,7 +633,7 @@ class Waits:
     def wait(self) -> Any:
         kind, pool = self.kind, self.held.pool
         if kind == "sleep":
-            return treadle.sleep(LONG)
+            return treadle.sleep(PATIENCE)
         if kind == "get":
             return self.channel.get()
         if kind == "put":
@@ -1022,7 +1022,7 @@ def test_many_that_cancel_one_sleeper_at_once_are_all_told_it_was_asked() -> Non
 
             def task(began: threading.Event = began) -> None:
                 began.set()
-                treadle.sleep(LONG)
+                treadle.sleep(PATIENCE)
 
             future = pool.submit(task)
             assert began.wait(PATIENCE)
@@ -1047,7 +1047,7 @@ def test_a_return_against_the_deadline_each_callback_is_called_once_and_each_wai
 
                 def until_the_end() -> None:
                     with contextlib.suppress(DeadlineExceeded):
-                        treadle.sleep(LONG)
+                        treadle.sleep(PATIENCE)
 
                 future = pool.submit(until_the_end)
             for _ in range(3):
