@@ -395,9 +395,8 @@ def test_a_callback_that_ends_the_thread_takes_no_other_shed_task_with_it(who: s
         busy.waiting[1].add_done_callback(fatal)
         busy.let_it_stand()
         busy.add(1)
-        if who == "caller":
-            with pytest.raises(SystemExit):
-                busy.pool.submit(int)
+        if who == "caller":  # whose own task is in: the callback's end is logged, and is not the caller's
+            assert not busy.pool.submit(int).cancelled()
         busy.let_go()
         busy.pool.shutdown()
         assert [future.done() for future in busy.waiting] == [True] * 5
