@@ -958,7 +958,9 @@ def test_a_forked_child_has_an_order_that_holds_nothing_back(order: str, options
             assert most == 1 or not isinstance(order, Fair), most
             pool.shutdown()
             assert len(order.tasks) == 0
-            assert not getattr(order, "flows", None) and not getattr(order, "taken", None)
+            assert not getattr(order, "taken", None)
+            flows = getattr(order, "flows", {{}}).values()  # a few may be kept that hold nothing
+            assert not any(flow.waiting or flow.running for flow in flows)
         print(fork(child))
         gate.set()
         print(running.result(30), *(future.result(30) for future in waiting))
