@@ -423,7 +423,8 @@ def test_cancelling_a_group_is_no_failure(pool: Pool) -> None:
         group.cancel()
         group.cancel()
     assert isinstance(running.exception(0), Cancelled)
-    assert waiting is None or waiting.cancelled()
+    # Or the thread has come to it first, and found that the group is over.
+    assert waiting is None or waiting.cancelled() or isinstance(waiting.exception(0), Cancelled)
     assert ran == []
 
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from treadle import Future, Pool, Rate, TaskGroup, as_completed, deadline, wait
+from treadle.alarm import ALARM, call_later
 from treadle.errors import Cancelled, DeadlineExceeded, PoolClosed, PoolFull, Shed
 from treadle.options import Options
 from treadle.orders import Adaptive, Fair, Fifo, Order, Priority
@@ -128,7 +129,10 @@ class Play:
             assert now.waiting <= self.schedule.queue_size + self.schedule.workers - now.busy, now
 
     def check_the_end(self) -> None:
-        """What holds when all is over."""
+        """What holds when all is over, and the alarm has told whoever was to be called."""
+        told = threading.Event()
+        ALARM.set(0.0, lambda: call_later(told.set))
+        assert told.wait(30)
         assert not self.faults, self.faults
         now = self.pool.snapshot()
         assert (now.threads, now.waiting, now.blocked, now.busy) == (0, 0, 0, 0), now

@@ -1049,7 +1049,10 @@ def test_a_return_against_the_deadline_each_callback_is_called_once_and_each_wai
                     with contextlib.suppress(DeadlineExceeded):
                         treadle.sleep(PATIENCE)
 
-                future = pool.submit(until_the_end)
+                try:
+                    future = pool.submit(until_the_end)
+                except DeadlineExceeded:  # it was slow
+                    continue
             for _ in range(3):
                 future.add_done_callback(calls.append)
             waiters = [Doing(future.exception) for _ in range(3)]

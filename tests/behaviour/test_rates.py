@@ -689,7 +689,7 @@ def test_shutdown_waits_for_those_whose_turn_has_not_come(time: Time) -> None:
             time.pass_(1.0)
             await_count(count)
         assert pool.shutdown(timeout=PATIENCE) == ()
-    assert ran == [0, 1, 2]
+    assert sorted(ran) == [0, 1, 2], "two threads may bring them in another order"
 
 
 def test_shutdown_waits_for_them_though_every_thread_had_left(time: Time) -> None:

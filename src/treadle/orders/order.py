@@ -61,9 +61,13 @@ class Order(Protocol):
 def put_in_place(tasks: deque[Task], task: Task) -> None:
     """Put a task that was taken before its time back among others in the order of their submission.
 
-    It is one of the oldest: only a few may come before it, which were taken before it and put back likewise.
+    It is one of the oldest: only a few may come before it, which were taken before it and put back likewise. Where the
+    clock is too coarse to tell, those are known by their rate.
     """
-    place = 0
-    while place < len(tasks) and tasks[place]._submitted < task._submitted:
+    place, time = 0, task._submitted
+    for other in tasks:
+        tied = other._submitted == time and getattr(other, "_rate", None) is not None
+        if not tied and other._submitted >= time:
+            break
         place += 1
     tasks.insert(place, task)
