@@ -1086,6 +1086,28 @@ def test_tasks_that_the_submitter_runs_itself_belong_to_the_group() -> None:
 # -- Ctrl-C, and threads that are killed ----------------------------------------------------------------------------
 
 
+def test_what_waits_is_cancelled_before_what_runs_can_see_that_it_should_stop() -> None:
+    """Else the thread of a task that looks, and ends, takes one of those that wait."""
+    began, over = threading.Event(), threading.Event()
+
+    def look() -> None:
+        began.set()
+        while not treadle.cancelled():
+            never.wait(0.001)
+        over.set()
+
+    never = threading.Event()
+    with Pool(1) as pool:
+        with TaskGroup(pool) as group:
+            group.submit(look)
+            first, second = group.submit(int), group.submit(int)
+            assert began.wait(PATIENCE)
+            first.add_done_callback(lambda _: over.wait(0.2))  # the time that it would have to see it
+            group.cancel()
+        assert first.cancelled()
+        assert second.cancelled()
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, GeneratorExit])
 def test_ctrl_c_in_the_block_stops_the_tasks_and_is_raised_as_it_is(error: type[BaseException]) -> None:
     began, ran = threading.Event(), []  # type: ignore[var-annotated]  # of numbers

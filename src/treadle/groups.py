@@ -121,12 +121,18 @@ class TaskGroup:
 
         A group that is cancelled before its block is entered takes no task.
         """
+        # What waits goes first: a task that sees that it should stop ends, and its thread would take one of these.
+        for future in self._submitted():
+            future.cancel()
         with _lock:
             self._scope.stopped = True  # none joins any more
-            futures = list(self._waiting)
-        for future in futures:
+        for future in self._submitted():
             future.cancel()
-        self._scope.cancel()  # wakes those that run, and their threads would take one of the others
+        self._scope.cancel()  # wakes those that run
+
+    def _submitted(self) -> list[Future[Any]]:
+        with _lock:
+            return list(self._waiting)
 
     @property
     def outcomes(self) -> tuple[Any, ...]:
