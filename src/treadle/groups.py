@@ -75,6 +75,7 @@ class TaskGroup:
         self._state = NEW
         self._waiting: dict[Future[Any], None] = {}  # tasks that are not done
         self._interrupted = False  # whether a submit was, anywhere
+        self._cancelling = False  # whether it was cancelled; its scope is stopped a moment later
         self._submitting: Counter[int] = Counter()  # calls of `submit` that are under way, in each process
         self._futures: list[Future[Any]] = []  # all of them, if they are to be collected
         self._errors: list[BaseException] = []
@@ -121,6 +122,7 @@ class TaskGroup:
 
         A group that is cancelled before its block is entered takes no task.
         """
+        self._cancelling = True
         # What waits goes first: a task that sees that it should stop ends, and its thread would take one of these.
         for future in self._submitted():
             future.cancel()
@@ -164,7 +166,7 @@ class TaskGroup:
     ) -> bool:
         if self._token is not None:
             SCOPE.reset(self._token)
-        told_to_stop = isinstance(error, CancelledError) and self._scope.stopped
+        told_to_stop = isinstance(error, CancelledError) and self._cancelling
         if error is not None:
             self.cancel()
         try:
@@ -219,7 +221,7 @@ class TaskGroup:
         """A task is done, though its function may still run."""
         failure = _why_dropped(future) if future.cancelled() else future.exception()
         asked = future.cancelled() or isinstance(failure, CancelledError)
-        stopped = isinstance(failure, Cancelled) or (asked and self._scope.stopped)
+        stopped = isinstance(failure, Cancelled) or (asked and self._cancelling)
         failed = not self._collect and failure is not None and not stopped
         with _lock:
             if self._waiting.pop(future, self) is self:
