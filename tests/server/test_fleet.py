@@ -9,8 +9,8 @@ from contextlib import ExitStack
 
 import pytest
 
-from tcp import ask, client
-from treadle.server import Lines, Messages, Server, fleet
+from tcp import ask, client, receive_all
+from treadle.server import Conversation, Lines, Messages, Server, Session, fleet
 
 
 def echo(line: bytes, peer: object) -> bytes:
@@ -67,3 +67,25 @@ def test_without_a_thread_for_the_watchdog_nothing_is_left_open(monkeypatch: pyt
     with pytest.raises(RuntimeError, match="can't start new thread"):
         server.start()
     assert server.snapshot().state == "stopped"
+
+
+def test_a_client_that_is_dealt_to_a_lane_whose_time_is_over_is_closed_once_and_counted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Also one whose conversation would have begun at once."""
+    monkeypatch.setattr(fleet, "_lanes_wanted", lambda dispatcher: 2)
+    begun = []
+
+    def talk(conn: Conversation) -> None:
+        begun.append(conn.peer)
+        conn.recv()
+
+    server = Server(Session(talk, speaks_first=True), "127.0.0.1:0", max_workers=4).start()
+    assert server._fleet is not None
+    server._fleet.lanes[1].emptied.set()
+    with client(server), client(server) as late:  # they are dealt in turn
+        assert receive_all(late) == b""
+        assert server.snapshot().closed_by == {"cut at the end": 1}
+        assert server.snapshot().connections == 1
+    assert server.stop() == 1
+    assert len(begun) == 1

@@ -155,11 +155,13 @@ class Fleet:
         """Have a lane adopt what it was dealt."""
         with lane.lock:
             lane.dealt -= 1
-        lane.service.adopt(conn)
-        if lane.emptied.is_set():  # the time was over before the lane had its turn
-            lane.service.abort(conn, CUT)
-            with self._lock:
-                self.cut += 1
+        if not lane.emptied.is_set():
+            lane.service.adopt(conn)
+            return
+        with self._lock:  # the time was over before the lane had its turn
+            self.cut += 1
+        lane.service.left(conn, CUT)
+        conn.sock.close()
 
     def _cutter(self) -> Cutter | None:
         """Return a cutter for a new connection; None if the framing, which may be the user's, fails."""
