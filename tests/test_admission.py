@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from blocked import until_blocked
 from treadle import Future, Pool
 from treadle.errors import PoolClosed, PoolFull
 from treadle.scope import Scope
@@ -38,16 +39,6 @@ def blocked() -> Iterator[Blocked]:
     made.pool.shutdown()
 
 
-def wait_until_blocked(pool: Pool, callers: int) -> None:
-    """Return when `callers` callers wait for room; they are counted under the lock that they take to wait."""
-    tick = threading.Event()
-    for _ in range(3000):
-        if pool.snapshot().blocked == callers:
-            return
-        tick.wait(0.01)
-    raise AssertionError(f"{pool.snapshot().blocked} callers wait, not {callers}")
-
-
 def test_a_full_pool_says_its_name_its_limit_and_how_many_wait(blocked: Blocked) -> None:
     with pytest.raises(PoolFull) as caught:
         blocked.pool.options(when_full="reject").submit(int)
@@ -70,7 +61,7 @@ def test_callers_enter_in_the_order_they_came(blocked: Blocked) -> None:
     for number in range(5):
         threads.append(threading.Thread(target=blocked.pool.submit, args=(order.append, number)))
         threads[-1].start()
-        wait_until_blocked(blocked.pool, number + 1)
+        until_blocked(blocked.pool, number + 1)
     assert blocked.pool.snapshot().waiting == 2, "nobody may enter while there is no room"
     blocked.gate.set()
     for thread in threads:
@@ -83,7 +74,7 @@ def test_cancelling_a_waiting_task_lets_the_next_caller_in(blocked: Blocked) -> 
     entered: list[Future[int]] = []
     thread = threading.Thread(target=lambda: entered.append(blocked.pool.submit(int)))
     thread.start()
-    wait_until_blocked(blocked.pool, 1)
+    until_blocked(blocked.pool, 1)
     assert blocked.waiting[0].cancel()
     thread.join(30)
     assert len(entered) == 1
@@ -101,7 +92,7 @@ def test_shutdown_turns_away_whoever_waits_for_room(blocked: Blocked) -> None:
 
     thread = threading.Thread(target=submit)
     thread.start()
-    wait_until_blocked(blocked.pool, 1)
+    until_blocked(blocked.pool, 1)
     blocked.pool.shutdown(wait=False)
     thread.join(30)
     assert len(errors) == 1
@@ -159,7 +150,7 @@ def test_a_caller_whose_key_fails_when_there_is_room_is_told(awaits: bool) -> No
         assert began.wait(30)
         caller = threading.Thread(target=submit)
         caller.start()
-        wait_until_blocked(pool, 1)
+        until_blocked(pool, 1)
         key.broken = True
         gate.set()
         caller.join(30)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from blocked import until_blocked
 from treadle import Future, Limit, Pool
 from treadle.staff import Staff
 from treadle.worker import Worker
@@ -42,16 +43,6 @@ def hold(pool: Pool, tasks: int) -> Held:
     futures = [pool.submit(task) for _ in range(tasks)]
     began.wait(30)
     return Held(gate, futures)
-
-
-def until_blocked(pool: Pool, callers: int) -> None:
-    """Return when so many callers wait for room; they are counted under the lock that they take to wait."""
-    tick = threading.Event()
-    for _ in range(3000):
-        if pool.snapshot().blocked == callers:
-            return
-        tick.wait(0.01)
-    raise AssertionError(f"{pool.snapshot().blocked} callers wait, not {callers}")
 
 
 def test_threads_are_started_when_needed_and_not_before() -> None:

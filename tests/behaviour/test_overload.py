@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from behaviour.scripts import script
+from blocked import until_blocked
 from clocks import FakeClock
 from treadle import Future, Pool
 from treadle.errors import PoolClosed, PoolFull, Shed
@@ -59,16 +60,6 @@ def held(pool: Pool, count: int = 1, **options: Any) -> Iterator[list[Hold]]:
         for hold in holds:
             hold.let_go()
         pool.shutdown()
-
-
-def wait_until_blocked(pool: Pool, callers: int) -> None:
-    """Return when `callers` callers wait for room; they are counted under the lock that they take to wait."""
-    tick = threading.Event()
-    for _ in range(3000):
-        if pool.snapshot().blocked == callers:
-            return
-        tick.wait(0.01)
-    raise AssertionError(f"{pool.snapshot().blocked} callers wait, not {callers}")
 
 
 class Caller:
@@ -338,7 +329,7 @@ def test_room_that_a_caller_makes_by_shedding_is_for_those_who_waited_before(clo
     with held(pool):
         waiting = [pool.submit(int) for _ in range(4)]
         early = Caller(pool.submit, int)  # the queue is not late yet, so it waits
-        wait_until_blocked(pool, 1)
+        until_blocked(pool, 1)
         clock.pass_(1.0)
         with pytest.raises(PoolFull):
             pool.options(when_full="reject").submit(int)  # the first look that finds it late
@@ -601,9 +592,9 @@ def test_wait_blocks_callers_of_the_key_that_is_full_and_no_others() -> None:
         a, b = pool.options(key="a"), pool.options(key="b")
         a.submit(ran.append, "a1")
         second, third = Caller(a.submit, ran.append, "a2"), None
-        wait_until_blocked(pool, 1)
+        until_blocked(pool, 1)
         third = Caller(a.submit, ran.append, "a3")
-        wait_until_blocked(pool, 2)
+        until_blocked(pool, 2)
         b.submit(ran.append, "b1")  # would block here
         assert (pool.snapshot().waiting, pool.snapshot().blocked) == (2, 2)
         hold.let_go()
@@ -619,9 +610,9 @@ def test_callers_behind_one_whose_key_is_full_enter_when_there_is_room() -> None
         first = Hold(pool, key="b")  # comes next
         pool.options(key="a").submit(int)
         blocked = Caller(pool.options(key="a").submit, int)
-        wait_until_blocked(pool, 1)
+        until_blocked(pool, 1)
         behind = Caller(pool.options(key="c").submit, int)
-        wait_until_blocked(pool, 2)
+        until_blocked(pool, 2)
         hold.let_go()
         first.wait_for_it()
         assert behind.is_through()
@@ -635,7 +626,7 @@ def test_cancelling_a_waiting_task_lets_the_next_caller_of_its_key_in() -> None:
     with held(pool) as (hold,):
         waiting = pool.options(key="a").submit(int)
         caller = Caller(pool.options(key="a").submit, abs, -3)
-        wait_until_blocked(pool, 1)
+        until_blocked(pool, 1)
         assert waiting.cancel()
         came = caller.is_through(PATIENCE)
         hold.let_go()
