@@ -9,7 +9,7 @@ import platform
 import sys
 import sysconfig
 from collections.abc import Iterable, Sequence
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,7 @@ def environment() -> dict[str, Any]:
         "processor": _processor(),
         "processors": os.cpu_count(),
         "load at start": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
-        "began": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "began": datetime.now(UTC).isoformat(timespec="seconds"),
         "workers": WORKERS,
         "versions": {kind.package: version(kind.package) for kind in PEERS if kind.package},
     }

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import gc
 import os
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
@@ -29,9 +28,6 @@ from treadle.alarm import Alarm
 from treadle.errors import Cancelled, DeadlineExceeded, PoolClosed, PoolFull, Shed, WorkerLost
 from treadle.governed import Governed
 from treadle.scope import SCOPE, Scope, current
-
-if sys.version_info < (3, 11):
-    from exceptiongroup import BaseExceptionGroup, ExceptionGroup
 
 PATIENCE = 30.0  # seconds for what must happen
 LONG = 600.0  # seconds that no test waits for

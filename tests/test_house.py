@@ -17,8 +17,6 @@ import pytest
 ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src" / "treadle"
 MODULES = sorted(SOURCE.rglob("*.py"))
-LONGEST_FILE = 400
-LONGEST_FUNCTION = 60
 
 # Lowest first. A module imports from its own floor and from those below; the floor of a package is that of its folder.
 FLOORS = [
@@ -235,22 +233,6 @@ def test_each_module_has_its_test_module(path: Path) -> None:
         return
     mirror = ROOT / "tests" / path.relative_to(SOURCE).with_name(f"test_{path.name}")
     assert mirror.exists(), f"{name_of(path)} wants {mirror.relative_to(ROOT)}"
-
-
-@each_module
-def test_no_file_holds_more_than_one_concept(path: Path) -> None:
-    lines = len(path.read_text(encoding="utf-8").splitlines())
-    assert lines <= LONGEST_FILE, f"{name_of(path)} has {lines} lines: which second concept moved in?"
-
-
-@each_module
-def test_functions_fit_a_screen(path: Path) -> None:
-    long = {
-        function.name: function.end_lineno - function.lineno + 1
-        for function in functions_in(tree_of(path))
-        if function.end_lineno is not None and function.end_lineno - function.lineno >= LONGEST_FUNCTION
-    }
-    assert not long, f"{name_of(path)}: {long}"
 
 
 @each_module

@@ -20,9 +20,7 @@ A class tells what failed; its attributes carry the facts; its message ends with
 
 from __future__ import annotations
 
-import sys
 from concurrent.futures import CancelledError
-from concurrent.futures import TimeoutError as FuturesTimeoutError
 from concurrent.futures.thread import BrokenThreadPool
 
 __all__ = [
@@ -95,15 +93,7 @@ class Cancelled(TreadleError, CancelledError):
         super().__init__("the task was asked to stop; let this pass, so that it ends")
 
 
-if sys.version_info >= (3, 11):
-    _TimeoutError = TimeoutError
-else:
-
-    class _TimeoutError(FuturesTimeoutError, TimeoutError):
-        """Both of Python 3.10's, which are one from 3.11 on."""
-
-
-class DeadlineExceeded(TreadleError, _TimeoutError):
+class DeadlineExceeded(TreadleError, TimeoutError):
     """The deadline has passed, of a task before it was done, or of whoever waits or submits.
 
     Attributes:

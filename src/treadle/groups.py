@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from _thread import allocate_lock
 from collections import Counter
 from collections.abc import Callable
@@ -27,8 +26,6 @@ if TYPE_CHECKING:
     from _thread import LockType
     from types import TracebackType
 
-if sys.version_info < (3, 11):
-    from exceptiongroup import BaseExceptionGroup
 
 __all__ = ["TaskGroup"]
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import concurrent.futures
 import itertools
 import random
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
@@ -20,9 +19,6 @@ from treadle.alarm import ALARM, call_later
 from treadle.errors import Cancelled, DeadlineExceeded, PoolClosed, PoolFull, Shed
 from treadle.options import Options
 from treadle.orders import Adaptive, Fair, Fifo, Order, Priority
-
-if sys.version_info < (3, 11):
-    from exceptiongroup import BaseExceptionGroup
 
 POLICIES = ("wait", "reject", "run", "discard_oldest")
 STEPS = (

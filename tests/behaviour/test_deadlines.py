@@ -8,7 +8,6 @@ import contextlib
 import gc
 import logging
 import os
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
@@ -30,9 +29,6 @@ from treadle.alarm import Alarm
 from treadle.errors import Cancelled, ChannelClosed, ChannelEmpty, DeadlineExceeded, PoolFull
 from treadle.events import Observer, TaskEvent
 from treadle.scope import SCOPE, Scope, current
-
-if sys.version_info < (3, 11):
-    from exceptiongroup import BaseExceptionGroup
 
 PATIENCE = 30.0  # seconds for what must happen
 LONG = 600.0  # seconds that no test waits for

@@ -6,7 +6,7 @@ that no option has, or a value that the option would refuse, ends the command wi
 
 from __future__ import annotations
 
-import sys
+import tomllib
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
@@ -16,11 +16,6 @@ import click
 from click.core import ParameterSource
 
 from treadle.cli.values import is_toml_value_for
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 __all__ = ["ConfiguredCommand", "spelled"]
 

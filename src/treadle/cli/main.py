@@ -8,7 +8,7 @@ from treadle.cli import INTERRUPTED
 
 __all__ = ["main"]
 
-EXTRA = frozenset({"click", "rich", "tomli"})
+EXTRA = frozenset({"click", "rich"})
 EX_UNAVAILABLE = 69  # sysexits.h: "a service is unavailable", also for "a support program does not exist"
 
 
