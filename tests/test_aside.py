@@ -48,6 +48,7 @@ def test_a_task_that_was_called_before_it_came_goes_back_to_its_place(monkeypatc
     rate = Rate(1.0)
     with Pool(1) as pool:
         task = pool.options(rate=rate)._task(int, (), {})
+        assert isinstance(task, Governed)
         rate._tokens = 0.0
         assert not task._ready()
         rate._tokens = 1.0

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import threading
+from typing import Any
 
 import pytest
 
-from treadle import Pool
-from treadle.errors import PoolFull
+from treadle import Future, Pool, Rate, deadline, deadlock
+from treadle.alarm import call_later
+from treadle.errors import DeadlineExceeded, PoolClosed, PoolFull
 from treadle.events import Observer, TaskEvent, observers_in
+from treadle.governed import Governed
 
 
 class Notes(Observer):
@@ -129,3 +133,83 @@ def test_an_observer_that_kills_its_worker_loses_that_task_only() -> None:
         assert "doomed" in str(doomed.exception(30))
         assert [future.result(30) for future in after] == [0, 1, 2, 3, 4]
     assert (pool.snapshot().submitted, pool.snapshot().finished) == (6, 6)
+
+
+def ends(notes: Notes) -> dict[str, list[str]]:
+    """Return what was told of each task, by its name."""
+    told: dict[str, list[str]] = {}
+    for what, event in notes.events:
+        told.setdefault(event.name, []).append(what)
+    return told
+
+
+def test_what_waits_for_room_in_an_event_loop_is_rejected_when_the_pool_closes() -> None:
+    notes, gate = Notes(), threading.Event()
+
+    async def main() -> None:
+        pool = Pool(1, queue_size=0, observers=[notes])
+        pool.submit(gate.wait, 30)
+        waiting = asyncio.ensure_future(pool.options(name="late").run(int))
+        await asyncio.sleep(0)
+        pool.shutdown(wait=False)
+        gate.set()
+        with pytest.raises(PoolClosed):
+            await waiting
+        pool.shutdown()
+        assert pool.snapshot().rejected == 1
+
+    asyncio.run(asyncio.wait_for(main(), 60))
+    assert ends(notes)["late"] == ["submitted", "rejected"]
+
+
+def test_a_submit_that_is_undone_is_told_as_cancelled() -> None:
+    """As one is in which Ctrl-C came after the task was in."""
+    notes, gate = Notes(), threading.Event()
+    with Pool(1, observers=[notes]) as pool:
+        pool.submit(gate.wait, 30)
+        undone = pool.options(name="undone").submit(int)
+        pool._dispatcher.admission.recover(undone)
+        now = pool.snapshot()
+        gate.set()
+    assert (now.submitted, now.waiting, now.cancelled) == (2, 0, 1)
+    assert ends(notes)["undone"] == ["submitted", "cancelled"]
+
+
+def test_ctrl_c_while_a_refused_caller_wakes_leaves_its_task_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
+    notes, gate = Notes(), threading.Event()
+    pool = Pool(1, queue_size=0, observers=[notes])
+    pool.submit(gate.wait, 30)
+
+    def interrupted(*_: object) -> bool:
+        pool.shutdown(wait=False)  # which refuses it
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(deadlock, "wait", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        pool.options(name="late").submit(int)
+    gate.set()
+    pool.shutdown()
+    assert ends(notes)["late"] == ["submitted", "rejected"]
+
+
+def test_a_task_whose_deadline_passes_while_its_rate_is_asked_is_told_as_cancelled() -> None:
+    """Its thread had taken it, and the alarm takes it for one that runs."""
+
+    class Slow(Rate):
+        def admit(self, task: Future[Any]) -> bool:
+            admitted = super().admit(task)
+            if not admitted and isinstance(task, Governed):
+                task._expire(task._scope.exceeded())
+            return admitted
+
+    notes, slow = Notes(), Slow(0.001)
+    with Pool(1, observers=[notes]) as pool, deadline(600):
+        pool.options(rate=slow).submit(int).result(30)
+        late = pool.options(rate=slow, name="late").submit(int)
+        assert isinstance(late.exception(30), DeadlineExceeded)
+    told = threading.Event()
+    call_later(told.set)  # after what it is told in its turn
+    assert told.wait(30)
+    now = pool.snapshot()
+    assert ends(notes)["late"] == ["submitted", "cancelled"]
+    assert (now.submitted, now.finished, now.cancelled) == (2, 1, 1)

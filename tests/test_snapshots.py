@@ -7,7 +7,9 @@ import threading
 
 import pytest
 
-from treadle import Pool
+from treadle import Future, Pool, deadline
+from treadle.errors import Cancelled
+from treadle.events import Snapshot
 
 
 def test_the_numbers_of_a_busy_pool_add_up() -> None:
@@ -82,3 +84,47 @@ def test_stacks_say_which_task_runs_where_and_since_when() -> None:
     assert "weft 7 for " in busy
     assert "in hold_the_shed_open" in busy
     assert idle.endswith(": idle\n")
+
+
+def test_a_task_is_counted_once_while_its_callbacks_run() -> None:
+    seen: list[Snapshot] = []
+    gate = threading.Event()
+    with Pool(1) as pool:
+        future = pool.submit(gate.wait, 30)
+        future.add_done_callback(lambda _: seen.append(pool.snapshot()))
+        gate.set()
+    (now,) = seen
+    assert (now.submitted, now.finished, now.busy) == (1, 1, 1)
+
+
+def test_the_turns_of_a_map_are_no_tasks() -> None:
+    """Or fewer had been submitted when a turn found nothing to do than before."""
+    gate = threading.Event()
+    with Pool(1) as pool:
+        pool.submit(gate.wait, 30)
+        results = pool.map(abs, [-1, -2])
+        assert (pool.snapshot().waiting, pool.snapshot().submitted) == (1, 1)
+        gate.set()
+        assert list(results) == [1, 2]
+    assert (pool.snapshot().submitted, pool.snapshot().finished) == (3, 3)
+
+
+def test_a_task_that_its_thread_did_not_begin_is_counted_as_cancelled() -> None:
+    """Here: its surroundings were asked to stop before its turn came."""
+    gate, inside = threading.Event(), threading.Event()
+    inner: list[Future[int]] = []
+
+    def outer() -> None:
+        with deadline(600):
+            inner.append(pool.submit(int))
+        inside.set()
+        assert gate.wait(30)
+
+    with Pool(1) as pool:
+        future = pool.submit(outer)
+        assert inside.wait(30)
+        assert future.request_cancel()
+        gate.set()
+        assert isinstance(inner[0].exception(30), Cancelled)
+    now = pool.snapshot()
+    assert (now.submitted, now.finished, now.cancelled) == (2, 1, 1)

@@ -90,6 +90,7 @@ class Admission:
                     self.admit(task)
                 elif when_full in ("run", "wait"):  # a worker never waits for its own pool
                     task._state = RUNNING
+                    self.dispatcher.inline += not task._silent
                     when_full = "run"
                 else:
                     raise self.full(task)
@@ -216,7 +217,8 @@ class Admission:
                 with scope.waking(lambda: self.call_off(task, scope)):
                     came = deadlock.wait(gate, worker, lambda: [task], scope.left(timeout))
         except BaseException:  # Ctrl-C: a submit that raises must not run its task later
-            task.cancel()
+            if not task.cancel() and entrant.refusal is not None:
+                self.refuse(task, entrant.refusal)
             raise
         if not came:
             error = self.give_up(task, timeout or 0.0, scope)
@@ -255,7 +257,7 @@ class Admission:
                 task._state = RUNNING
                 entrant.refusal = error
                 if entrant.gate is None:
-                    call_later(partial(task._drop, error))
+                    call_later(partial(self.turn_away, task, error))
             entrant.wake()
 
     def first_in_line(self, *, to_run: bool) -> Task | None:
@@ -286,9 +288,13 @@ class Admission:
         dispatcher = self.dispatcher
         dispatcher.release_if_held()
         with dispatcher.lock:
-            if task._state == PENDING and (task in self.entrants or task in dispatcher.tasks):
+            taken_back = task._state == PENDING and (task in self.entrants or task in dispatcher.tasks)
+            if taken_back:
                 self.take_back(task)
+                dispatcher.cancelled += not task._silent
             dispatcher.staff.nudge()
+        if taken_back:
+            dispatcher.announce("cancelled", task)
 
     def refuse(self, task: Task, error: Exception) -> None:
         """Count and announce a task that was not taken; no lock is held."""
@@ -296,6 +302,11 @@ class Admission:
             self.rejected += 1
         self.dispatcher.announce("rejected", task, error)
         task._forget_call()
+
+    def turn_away(self, task: Task, error: Exception) -> None:
+        """Refuse a claimed task whose caller does not sleep, but awaits what becomes of it; no lock is held."""
+        self.refuse(task, error)
+        task._drop(error)
 
     def refuse_all(self, error: Exception) -> list[Task]:
         """Turn away the callers that wait; return, claimed, the tasks of those that do not sleep. The lock is held."""

@@ -18,6 +18,7 @@ from __future__ import annotations
 import itertools
 from _thread import allocate_lock
 from collections.abc import Callable, Collection, Container
+from functools import partial
 from threading import RLock, current_thread
 from typing import TYPE_CHECKING, Any
 
@@ -135,7 +136,7 @@ class Dispatcher:
         self.abandoned = False  # Ctrl-C ended its `with` block: nobody waits for what still runs
         self.broken: PoolBroken | None = None
         self.ended = 0  # tasks ended by workers that left, and by callers; `Worker.ended` counts the others
-        self.inline = 0  # tasks running in threads that are no workers
+        self.inline = 0  # tasks that were claimed to be run in a caller's thread, and have not ended
         self.cancelled = 0
 
     def renew_lock(self) -> None:
@@ -195,6 +196,7 @@ class Dispatcher:
                 return False
             future._state = RUNNING
             self.leave(future)
+            self.inline += not future._silent
             return True
 
     def leave(self, task: Task) -> None:
@@ -237,7 +239,7 @@ class Dispatcher:
             task._enter()
 
     def run_here(self, task: Task) -> None:
-        """Run a claimed task in this thread, inside whatever runs there already."""
+        """Run a task that was claimed for it in this thread, inside whatever runs there already."""
         run_inline(self, task)
 
     def never_runs(self, task: Task, stuck: Container[Worker], running: Container[Task]) -> bool:
@@ -250,13 +252,9 @@ class Dispatcher:
 
     def observe(self, task: Task) -> bool:
         """Run a claimed task, and tell the observers before and after; return as `Future._invoke`."""
-        if not task._ready():
-            return True
+        if isinstance(task, Governed):  # which alone knows whether it begins, and tells of it
+            return task._invoke()
         name = task.name
-        if isinstance(task, Governed) and task._doomed():
-            task._invoke()
-            self.announce("cancelled", task, name=name)
-            return False
         self.announce("started", task, name=name)
         again = task._invoke()
         self.announce("finished", task, task._exception, name)
@@ -269,6 +267,13 @@ class Dispatcher:
             rare.serial = rare.serial or next(_serial)
             event = TaskEvent(self.name, rare.serial, name or task.name, clock.now_ns(), current_thread().name, error)
             call_out(tell, self.observers, what, event)
+
+    def pass_over(self, task: Task) -> None:
+        """Count a claimed task as cancelled; no lock is held."""
+        with self.lock:
+            self.cancelled += 1
+            self.ended -= 1  # its thread counts it as one that it has run
+        self.announce("cancelled", task)
 
     # -- for workers ----------------------------------------------------------------------------------------------
 
@@ -333,8 +338,10 @@ class Dispatcher:
     def put_back(self, task: Task) -> bool:
         """Return a claimed task to the order; False if it failed meanwhile, at its deadline. The lock is held."""
         self.taken_over(task)
-        if task.done():
-            call_later(task._forget_call)  # nobody else does: to the alarm it was about to run
+        if task.done():  # nobody else has told: to the alarm it was about to run
+            self.cancelled += not task._silent
+            call_later(partial(self.announce, "cancelled", task))
+            call_later(task._forget_call)
             return False
         task._state = PENDING
         if not self.aside.park(task):
@@ -370,7 +377,7 @@ class Dispatcher:
             if (self.tasks or self.aside.tasks) and not self.staff.workers:
                 self.staff.try_to_start()
         for task in late:
-            task._drop(PoolClosed(self.name, after))
+            self.admission.turn_away(task, PoolClosed(self.name, after))
         for task in victims:
             self.announce("cancelled", task)
             task._abandon(PoolClosed(self.name, after))

@@ -101,7 +101,7 @@ class WorkerSnapshot:
         seconds: how long that task has run; 0 when idle.
         overdue: seconds since that task's deadline; its future has failed, and its thread is free when it returns.
         nested: how many tasks further out wait in this thread for the one that runs.
-        finished: how many tasks it has ended, well or badly.
+        finished: how many tasks it has ended, well or badly; not items of a map, which only the pool counts.
     """
 
     name: str

@@ -222,10 +222,6 @@ class Future(_base.Future[T]):
         """Return the scope that the task was submitted in."""
         return None
 
-    def _ready(self) -> bool:
-        """Whether the task may begin now."""
-        return True
-
     def _hurry(self) -> None:
         """Let nothing hold the task up any more: somebody runs it now."""
 

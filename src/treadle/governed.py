@@ -51,10 +51,6 @@ class Governed(Future[Any]):
         self._rate = None
         return True
 
-    def _doomed(self) -> bool:
-        """Whether it will not begin, for its scope is over."""
-        return self._scope.over() is not None
-
     def _invoke(self) -> bool:
         if not self._ready():
             return True
@@ -69,6 +65,7 @@ class Governed(Future[Any]):
         """Run the function, unless there is an error already, and keep what comes of it."""
         result, started = None, error is None
         if started:
+            self._home.announce("started", self)
             try:
                 result = self._context.run(self._fn, *self._args)
             except BaseException as raised:
@@ -81,6 +78,10 @@ class Governed(Future[Any]):
             self._settle_once(None, self._scope.exceeded())  # unless the alarm has
             if error is not None and not isinstance(error, (Cancelled, DeadlineExceeded)):
                 _log.error("task %s failed after its deadline", self.name, exc_info=error)
+        if started:
+            self._home.announce("finished", self, self._exception)
+        else:
+            self._home.pass_over(self)
         self._fn = self._args = self._context = None
         self._leave_line()
         if error is not None:

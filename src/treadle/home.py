@@ -31,8 +31,11 @@ class Home(Protocol):
     def run_here(self, future: Future[Any]) -> None:
         """Run a claimed future in this thread."""
 
-    def announce(self, what: str, task: Future[Any], /) -> None:
+    def announce(self, what: str, task: Future[Any], error: BaseException | None = None, /) -> None:
         """Tell observers, if there are any, what happened to `task`."""
+
+    def pass_over(self, task: Future[Any]) -> None:
+        """Note that a claimed task will not be run, for its scope is over."""
 
     def resume(self, future: Future[Any]) -> None:
         """Put a task back in the queue that waited outside it."""
@@ -76,8 +79,11 @@ class Alone:
         """Never called, since nothing can be claimed."""
         raise AssertionError("a future made by hand is run by whoever made it")
 
-    def announce(self, what: str, task: Future[Any], /) -> None:
+    def announce(self, what: str, task: Future[Any], error: BaseException | None = None, /) -> None:
         """Tell nobody."""
+
+    def pass_over(self, task: Future[Any]) -> None:
+        """Count nothing."""
 
     def resume(self, future: Future[Any]) -> None:
         """Never called, since there is no queue."""

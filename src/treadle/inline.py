@@ -13,13 +13,13 @@ from treadle.worker import Worker, current_worker
 if TYPE_CHECKING:
     from treadle.dispatch import Dispatcher, Task
 
-__all__ = ["run_inline"]
+__all__ = ["run_inline", "running_here"]
 
 
 def run_inline(dispatcher: Dispatcher, task: Task) -> None:
     """Run a claimed task of `dispatcher` in this thread."""
     worker = current_worker()
-    _count(dispatcher, worker, task, +1)
+    _note(worker, task, +1)
     task._hurry()
     outer = SCOPE.set(task._inherited())  # or a task without a context would see the one that we are in
     try:
@@ -27,13 +27,23 @@ def run_inline(dispatcher: Dispatcher, task: Task) -> None:
             pass
     finally:
         SCOPE.reset(outer)
-        _count(dispatcher, worker, task, -1)
+        _note(worker, task, -1)
+        with dispatcher.lock:
+            dispatcher.inline -= not task._silent
+            dispatcher.ended += not task._silent
     task._finish()
     if worker is None and isinstance(task._exception, KeyboardInterrupt):
         raise task._see()  # Ctrl-C was meant for the program, whose own thread this is
 
 
-def _count(dispatcher: Dispatcher, worker: Worker | None, task: Task, change: int) -> None:
+def running_here(dispatcher: Dispatcher) -> int:
+    """Return how many tasks of `dispatcher` are run like that in this thread."""
+    worker = current_worker()
+    tasks = HERE.tasks if worker is None else worker.stack()[1:]
+    return sum(task._home is dispatcher and not task._silent for task in tasks)
+
+
+def _note(worker: Worker | None, task: Task, change: int) -> None:
     """Note that `task` begins (+1) or ends (-1) inside what runs in this thread, `worker`'s or nobody's."""
     if worker is None:
         HERE.tasks = (*HERE.tasks, task) if change > 0 else HERE.tasks[:-1]
@@ -41,8 +51,3 @@ def _count(dispatcher: Dispatcher, worker: Worker | None, task: Task, change: in
         worker.push(task)
     else:
         worker.pop()
-    with dispatcher.lock:
-        if worker is None:
-            dispatcher.inline += change
-        if change < 0:
-            dispatcher.ended += 1

@@ -281,7 +281,7 @@ class Job:
             if not again:
                 self.live.discard(turn)
         with self.dispatcher.lock:
-            self.dispatcher.ended += ran - (not again)  # the turn itself counts as one, once it ends
+            self.dispatcher.ended += ran
         return again
 
     def run(self, item: Item) -> None:

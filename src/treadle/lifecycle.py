@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Protocol
 from treadle import clock, deadlock, rate
 from treadle.admission import AT_EXIT
 from treadle.calls import log_living
+from treadle.inline import running_here
 from treadle.threads import DAEMON
 
 if TYPE_CHECKING:
@@ -151,7 +152,8 @@ def _start_afresh(dispatcher: Dispatcher) -> None:
     dispatcher.admission.entrants.clear()
     dispatcher.aside.clear()
     dispatcher.staff.clear()
-    dispatcher.dead = dispatcher.inline = 0
+    dispatcher.dead = 0
+    dispatcher.inline = running_here(dispatcher)  # they go on in the child
     dispatcher.make_room()
 
 

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from treadle import clock
 from treadle.events import Snapshot, WorkerSnapshot
 from treadle.futures import PENDING
-from treadle.standing import Standing
 
 if TYPE_CHECKING:
     from treadle.dispatch import Dispatcher, Task
@@ -31,9 +30,10 @@ def snapshot_of(dispatcher: Dispatcher) -> Snapshot:
         cancelled, rejected, shed = dispatcher.cancelled, dispatcher.admission.rejected, dispatcher.shedding.count
         ended += sum(worker.ended for worker in dispatcher.staff.workers)
         closed = dispatcher.closed is not None
-        standing = sum(isinstance(worker.task, Standing) for worker in dispatcher.staff.workers)
+        turns = [worker.turn() for worker in dispatcher.staff.workers]
+        told = waiting - sum(task._silent and task._state is PENDING for task in tasks)
     busy = sum(worker.task is not None for worker in workers)
-    running = inline + sum(worker.nested + (worker.task is not None) for worker in workers) - standing
+    running = inline + sum(task is not None and not task._silent for task in turns)
     now = clock.now()
     return Snapshot(
         name=dispatcher.name,
@@ -44,7 +44,7 @@ def snapshot_of(dispatcher: Dispatcher) -> Snapshot:
         waiting=waiting,
         queue_size=dispatcher.queue_size,
         blocked=blocked,
-        submitted=ended + running + waiting + cancelled + shed,
+        submitted=ended + running + told + cancelled + shed,
         finished=ended,
         cancelled=cancelled,
         rejected=rejected,

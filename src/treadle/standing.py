@@ -50,8 +50,6 @@ class Standing(Future[Any]):
         finally:
             dispatcher.staff.stood_down(self)
         self._context = None
-        with dispatcher.lock:
-            dispatcher.ended -= 1  # its worker counts it as a task, and nobody submitted it
         return False
 
     def _forget_call(self) -> None:

@@ -37,6 +37,7 @@ class Worker:
     """
 
     __slots__ = (
+        "calling",
         "dispatcher",
         "ended",
         "husk",
@@ -63,7 +64,8 @@ class Worker:
         self.last: Task | None = None  # the one before, while it is settled
         self.outer: list[tuple[Task | None, float]] = []  # tasks that wait, further out in this thread, for `task`
         self.since = clock.now()
-        self.ended = 0
+        self.ended = 0  # tasks that it has run
+        self.calling = False  # whether the last of them is over, and its callbacks run
         self.victims: list[Task] | None = None  # tasks that it has claimed to shed them
         self.husk: Task | None = None  # that was cancelled, or run elsewhere, and came to it in its turn
 
@@ -81,6 +83,10 @@ class Worker:
         """Return the tasks that run in this thread, the innermost last."""
         tasks = [*(task for task, _ in list(self.outer)), self.task]
         return [task for task in tasks if task is not None]
+
+    def turn(self) -> Task | None:
+        """Return the outermost task that runs in this thread, and is not counted as ended; the lock is held."""
+        return None if self.calling else next((task for task, _ in self.outer), self.task)
 
     def _main(self) -> None:
         HERE.worker = self
@@ -146,16 +152,18 @@ class Worker:
                 self.since = now()
                 try:
                     again = done._invoke() if plain else dispatcher.observe(done)
-                finally:
-                    self.ended += 1
+                except BaseException:  # the thread is killed
+                    self.ended += not done._silent
+                    raise
             acquire()
             try:
                 if done is not None:
                     watchers = done._watchers
                     if again:
                         watchers = None
-                        self.ended -= dispatcher.put_back(done)
+                        dispatcher.put_back(done)
                     else:
+                        self.ended += not done._silent
                         if watchers is None or watchers.condition is None:
                             done._state = FINISHED
                         if after is not None:
@@ -163,6 +171,7 @@ class Worker:
                             dispatcher.after_claim()
                 if watchers is not None and watchers.callbacks:
                     task = done  # claim nothing while callbacks run: who knows how long, and whom they wait for
+                    self.calling = True
                 elif stale is not None and ready and (victims := stale()):
                     self.victims, task = dispatcher.shedding.take_over(victims), None
                 elif ready and not staff.surplus:
@@ -183,6 +192,7 @@ class Worker:
                 self._deliver(done)
                 watchers = None
                 if task is done:
+                    self.calling = False
                     task = self.task = None
                     continue
             if task is None:
@@ -201,7 +211,7 @@ class Worker:
             with self.dispatcher.lock:
                 task, self.task = self.task, None
                 if task is not None and task is not done:
-                    self.ended += not self.dispatcher.put_back(task)
+                    self.dispatcher.put_back(task)
             raise
 
     def _rest(self) -> bool:

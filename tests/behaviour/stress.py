@@ -16,6 +16,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from behaviour import handovers
+from behaviour.books import Audit, random_program
 from behaviour.schedules import LONG, Play, random_schedule
 
 SERVE_EVERY = 20  # schedules of the pool to one of the server, which takes longer
@@ -34,6 +35,7 @@ def main() -> int:
         try:
             if played % SERVE_EVERY:
                 Play(random_schedule(seed + played)).run()
+                Audit(random_program(seed + played)).run()
             else:
                 handovers.run(seed + played, clients=1 + played % 23, messages=150, workers=1 + played % 7)
         except BaseException:
