@@ -105,7 +105,10 @@ class Dispatcher:
         observers: tuple[Observer, ...],
         limit: Limit | None,
     ) -> None:
-        self.renew_lock()
+        self.lock = RLock()
+        # Half the cost of `with`. Whoever uses them keeps `acquire` inside the `try`, see Submitter.submit.
+        self.acquire = self.lock.acquire
+        self.release = self.lock.release
         # Fixed for life, so read without the lock.
         self.name = name
         self.thread_prefix = thread_prefix
@@ -138,13 +141,6 @@ class Dispatcher:
         self.ended = 0  # tasks ended by workers that left, and by callers; `Worker.ended` counts the others
         self.inline = 0  # tasks that were claimed to be run in a caller's thread, and have not ended
         self.cancelled = 0
-
-    def renew_lock(self) -> None:
-        """Start with a fresh lock: at birth, and in a forked child."""
-        self.lock = RLock()
-        # Half the cost of `with`. Whoever uses them keeps `acquire` inside the `try`, see Submitter.submit.
-        self.acquire = self.lock.acquire
-        self.release = self.lock.release
 
     def release_if_held(self) -> None:
         """Let the lock go if this thread has it: for a critical section that an exception ended anywhere."""
@@ -303,9 +299,8 @@ class Dispatcher:
 
     def claim_or_rest(self, worker: Worker) -> Task | None:
         """Claim the next task for `worker`, else mark it idle, or ready to leave; the lock is held."""
-        if self.staff.surplus and worker in self.staff.workers:
+        if self.staff.surplus and self.staff.lets_go(worker):
             worker.resting = False
-            self.staff.strike_out(worker)
             self.after_claim()
             return None
         self.admission.let_in(free=1)
@@ -385,7 +380,7 @@ class Dispatcher:
     def is_ours(self) -> bool:
         """Whether this thread is one of the pool's workers."""
         worker = current_worker()
-        return worker is not None and worker.dispatcher is self
+        return worker is not None and worker.dispatcher is self and worker is not self.staff.stray
 
     def waiting(self) -> int:
         """How many tasks wait; the lock is held."""

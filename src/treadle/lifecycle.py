@@ -144,7 +144,7 @@ def _after_fork_in_parent() -> None:
 
 def _start_afresh(dispatcher: Dispatcher) -> None:
     """Have an empty pool: the threads stayed in the parent, and what they held is theirs."""
-    dispatcher.renew_lock()
+    dispatcher.lock.release()  # the same lock as before, for this thread may be a worker, or in the middle of a section
     for worker in dispatcher.staff.workers:
         for task in worker.stack():
             dispatcher.taken_over(task)
@@ -166,6 +166,7 @@ def _after_fork_in_child() -> None:
                 task._orphan()
         _start_afresh(dispatcher)
     _forking.clear()
+    _leavers.clear()  # they wait for threads, or act on locks, that are the parent's
     rate.let_go()  # not before: the alarm may have a thread again, and would call tasks of the parent's
     deadlock.let_go(forget=True)
     _lock.release()

@@ -38,6 +38,7 @@ class Staff:
         "numbers",
         "on_stand",
         "standing",
+        "stray",
         "surplus",
         "waking",
         "workers",
@@ -55,19 +56,23 @@ class Staff:
         self.waking = False  # one was woken and has not claimed yet
         self.numbers: list[int] = []  # of workers that left, to be given again
         self.departed: Thread | None = None  # the last thread that left; the next one to leave joins it
+        self.stray: Worker | None = None  # in a forked child, the parent's worker that forked, until it leaves
         self.standing: deque[Standing] = deque()  # that nobody does
         self.on_stand: list[Standing] = []  # that workers do, and that were not recalled
 
     def clear(self) -> None:
-        """Forget everybody, in a forked child."""
+        """Forget everybody, in a forked child. If this thread was a worker, it is to leave once its task returns."""
         for container in (self.workers, self.idle, self.numbers, self.standing, self.on_stand):
             container.clear()
-        self.growing, self.surplus, self.waking, self.departed = True, False, False, None
+        worker = current_worker()
+        self.stray = worker if worker is not None and worker.dispatcher is self.dispatcher else None
+        self.waking, self.departed = False, None
+        self.recount()
 
     def recount(self) -> None:
         """Find out whether there may be more workers, or should be fewer; the lock is held."""
         self.growing = bool(self.on_stand) or len(self.workers) < self.max_workers
-        self.surplus = len(self.workers) > self.max_workers
+        self.surplus = self.stray is not None or len(self.workers) > self.max_workers
 
     def tell_order(self) -> None:
         """Tell the order how many threads there may be, if it wants to know."""
@@ -243,6 +248,15 @@ class Staff:
             return self.min_workers
         return min(1, len(self.dispatcher.aside.tasks))  # who closed the pool waits for them
 
+    def lets_go(self, worker: Worker) -> bool:
+        """Strike out `worker`, which is free, if there are more than there may be; the lock is held."""
+        if worker is self.stray:
+            return True
+        if worker not in self.workers or len(self.workers) <= self.max_workers:
+            return False
+        self.strike_out(worker)
+        return True
+
     def strike_out(self, worker: Worker) -> None:
         """Count out a worker; the lock is held."""
         self.workers.discard(worker)
@@ -262,7 +276,12 @@ class Staff:
             missed = bool(dispatcher.ready) or len(self.workers) < self.wanted()
             if missed and dispatcher.broken is None and len(self.workers) < self.max_workers:
                 self.try_to_start()
-            predecessor, self.departed = self.departed, worker.thread
+            if worker is self.stray:
+                # It is not to be joined: where glibc forgets in the child whom to tell of its end, that never returns.
+                self.stray = predecessor = None
+                self.recount()
+            else:
+                predecessor, self.departed = self.departed, worker.thread
         if predecessor is not None:
             predecessor.join()  # so that at any time at most one ended thread is not joined
 

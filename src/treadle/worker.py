@@ -135,7 +135,7 @@ class Worker:
             _standard_log.critical("Exception in initializer:", exc_info=True)
             dispatcher.break_down()
             return False
-        return True
+        return self is not dispatcher.staff.stray  # the initializer has forked, and returned here in the child
 
     def _serve(self) -> None:
         """Settle, claim, run, over and over."""

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from behaviour.scripts import script
+from behaviour.scripts import CHILD_PATIENCE, script
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
 
@@ -231,6 +231,98 @@ def test_a_child_that_returns_from_the_task_ends() -> None:
     assert done.stdout.splitlines() == ["in the child", "0"], done.stderr
 
 
+@pytest.mark.parametrize(
+    "pool",
+    [
+        "pool = Pool(2, idle_timeout=0.01, initializer=forks); done = pool.submit(int)",
+        "pool = Pool(2, idle_timeout=0.01); done = pool.submit(forks)",
+        "pool = Pool(2, idle_timeout=0.01); done = pool.submit(int); done.add_done_callback(forks)",
+        "pool = Pool(2, idle_timeout=0.01); done = pool.submit(lambda: pool.submit(forks).result())",
+    ],
+    ids=["initializer", "task", "callback", "nested task"],
+)
+def test_a_child_that_returns_from_wherever_it_was_forked_ends(pool: str) -> None:
+    """It prints nothing of its own, and leaves with the last of its pool's threads."""
+    done = script(f"""
+        from treadle import Pool
+        forked = []
+        def forks(*_):
+            if not forked:
+                forked.append(os.fork())
+                if forked == [0]:
+                    signal.alarm({CHILD_PATIENCE})
+                    for number in range(3):
+                        assert pool.submit(abs, -number).result() == number
+                    threading.Thread(target=pool.submit, args=(os.write, 1, b"child\\n")).start()
+                else:
+                    print(os.waitpid(forked[0], 0)[1])
+        {pool}
+        done.result()
+        pool.shutdown()
+    """)
+    assert done.stdout.splitlines() == ["child", "0"], done.stderr
+    assert not done.stderr
+
+
+def test_a_thread_that_forked_is_no_worker_of_the_childs_pool() -> None:
+    """It takes none of its tasks, which would be one thread more than there may be, and shutdown there waits."""
+    done = script("""
+        from treadle import Pool
+        pool, gate, ran = Pool(1), threading.Event(), []
+        def child():
+            held = pool.submit(gate.wait, 60)
+            futures = [pool.submit(lambda: ran.append(threading.current_thread())) for _ in range(20)]
+            def look(forker):
+                while forker in threading.enumerate() and not ran:
+                    threading.Event().wait(0.001)
+                early = list(ran)
+                gate.set()
+                pool.shutdown()
+                print(early, len(ran), forker in ran)
+                os._exit(0)
+            threading.Thread(target=look, args=(threading.current_thread(),)).start()
+        def task():
+            pid = os.fork()
+            if not pid:
+                signal.alarm(30)
+                return child()
+            return os.waitpid(pid, 0)[1]
+        print(pool.submit(task).result())
+        def closes():
+            late = pool.submit(gate.wait, 60)
+            def open_gate():
+                while not pool.snapshot().closed:
+                    threading.Event().wait(0.001)
+                gate.set()
+            threading.Thread(target=open_gate).start()
+            pool.shutdown()
+            print(late.done())
+        print(pool.submit(fork, closes).result())
+    """)
+    assert done.stdout.splitlines() == ["[] 20 False", "0", "True", "0"], done.stderr
+
+
+def test_a_task_may_use_multiprocessing_and_its_processes_the_pool() -> None:
+    done = script("""
+        import multiprocessing
+        from treadle import Pool
+        pool, context = Pool(2), multiprocessing.get_context("fork")
+        def child(number):
+            return sum(pool.map(abs, range(number)))
+        def alone():
+            signal.alarm(30)
+            pool.submit(print, "waited for at the child's exit")
+        def task():
+            process = context.Process(target=alone)
+            process.start()
+            process.join()
+            with context.Pool(2) as processes:
+                return process.exitcode, processes.map(child, [10, 20, 30])
+        print(pool.submit(task).result())
+    """)
+    assert done.stdout.splitlines() == ["waited for at the child's exit", "(0, [45, 190, 435])"], done.stderr
+
+
 def test_processes_of_multiprocessing_use_the_pools_they_inherit() -> None:
     done = script("""
         import multiprocessing
@@ -244,3 +336,32 @@ def test_processes_of_multiprocessing_use_the_pools_they_inherit() -> None:
         print(child(40))
     """)
     assert done.stdout.splitlines() == ["[45, 190, 435]", "780"], done.stderr
+
+
+def test_a_server_and_a_crew_are_the_parents_and_the_child_waits_for_neither() -> None:
+    """Not at its exit, nor where it leaves their blocks: nobody there would ever end them."""
+    done = script("""
+        import multiprocessing, socket
+        from treadle import Crew
+        from treadle.server import Messages, Server
+        def ask():
+            host, _, port = server.address.partition(":")
+            with socket.create_connection((host, int(port)), 30) as sock:
+                sock.sendall(b"still there?")
+                return sock.recv(100).decode()
+        def child():
+            signal.alarm(30)
+            print(server.stop())
+        with Server(Messages(lambda message, peer: message), "127.0.0.1:0") as server, Crew(print, 1) as crew:
+            process = multiprocessing.get_context("fork").Process(target=child)
+            process.start()
+            process.join()
+            print(process.exitcode, ask())
+            pid = os.fork()
+            if pid:
+                print(os.waitpid(pid, 0)[1], ask())
+            else:
+                signal.alarm(30)
+        print("left")
+    """)
+    assert done.stdout.splitlines() == ["0", "0 still there?", "left", "0 still there?", "left"], done.stderr

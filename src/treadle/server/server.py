@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import socket
 import ssl
@@ -99,6 +100,7 @@ class Server:
         self._state = "new"  # -> "serving" -> "stopping" -> "stopped"
         self._stopped = threading.Event()
         self._fleet: Fleet | None = None  # until it was started
+        self._process: int | None = None  # that it was started in
         self._signals: Signals | None = None  # while `run` is under way
 
     # -- beginning ------------------------------------------------------------------------------------------------
@@ -121,6 +123,7 @@ class Server:
             if self._state != "new":
                 raise RuntimeError(f"the server is {self._state}; make a new one to serve again")
             self._state = "serving"
+        self._process = os.getpid()
         try:
             self._fleet = self._launch()
         except BaseException:
@@ -149,7 +152,8 @@ class Server:
         """Stop: let in those that wait in the kernel's queue, finish what was begun, close all, and end.
 
         A handler that is still running after `drain` seconds goes on in its thread; its connection is shut down. May
-        be called again, also to shorten the time. A handler of the server that calls it does not wait for the end.
+        be called again, also to shorten the time. A handler of the server that calls it does not wait for the end. In a
+        forked child it does nothing: the server is the parent's.
 
         Args:
             drain: seconds, 0 or more, for what was begun.
@@ -160,7 +164,10 @@ class Server:
         Raises:
             TypeError, ValueError: `drain` is not a number of seconds.
         """
-        self._begin_to_stop(checks.duration("drain", drain))
+        seconds = checks.duration("drain", drain)
+        if self._process not in (None, os.getpid()):
+            return 0
+        self._begin_to_stop(seconds)
         if self._pool._dispatcher.is_ours():
             return 0
         return self._wait()
