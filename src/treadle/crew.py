@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 from treadle import checks, lifecycle
 from treadle.calls import name_of
 from treadle.channel import Channel
+from treadle.contexts import copier
 from treadle.errors import ChannelFull
 from treadle.pool import Pool
 from treadle.scope import unscoped
@@ -111,6 +112,7 @@ class Crew(Generic[T]):
         self._on_error = on_error
         self._channel = self._channel_from(channel)
         self._context = unscoped()
+        self._copy = copier(self._context)
         self._tallies = tuple(_Tally() for _ in range(workers))
         # All threads are started here, or this raises: a drain loop that waited for a thread would never run.
         self._pool = Pool(workers, min_workers=workers, queue_size=workers, name=self._name)
@@ -243,7 +245,7 @@ class Crew(Generic[T]):
         """Call the handler; never raises."""
         tally.depth += 1
         try:
-            self._context.copy().run(self._handler, item)
+            self._copy().run(self._handler, item)
             tally.handled += 1
         except BaseException as error:
             tally.failed += 1

@@ -7,13 +7,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from treadle.calls import Bare
+from treadle.contexts import taken
 from treadle.scope import HERE, SCOPE
-from treadle.worker import Worker, current_worker
+from treadle.worker import Worker, current_worker, lent_here
 
 if TYPE_CHECKING:
+    from contextvars import Context
+
     from treadle.dispatch import Dispatcher, Task
 
-__all__ = ["run_inline", "running_here"]
+__all__ = ["context_inside", "run_inline", "running_here"]
+
+BARE = Bare()
 
 
 def run_inline(dispatcher: Dispatcher, task: Task) -> None:
@@ -23,6 +29,7 @@ def run_inline(dispatcher: Dispatcher, task: Task) -> None:
     task._hurry()
     outer = SCOPE.set(task._inherited())  # or a task without a context would see the one that we are in
     try:
+        task._context = context_inside(dispatcher, task._context)
         while dispatcher.observe(task) if dispatcher.observers else task._invoke():
             pass
     finally:
@@ -31,7 +38,7 @@ def run_inline(dispatcher: Dispatcher, task: Task) -> None:
         with dispatcher.lock:
             dispatcher.inline -= not task._silent
             dispatcher.ended += not task._silent
-    task._finish()
+    context_inside(dispatcher, BARE).run(task._finish)  # and so its callbacks
     if worker is None and isinstance(task._exception, KeyboardInterrupt):
         raise task._see()  # Ctrl-C was meant for the program, whose own thread this is
 
@@ -41,6 +48,14 @@ def running_here(dispatcher: Dispatcher) -> int:
     worker = current_worker()
     tasks = HERE.tasks if worker is None else worker.stack()[1:]
     return sum(task._home is dispatcher and not task._silent for task in tasks)
+
+
+def context_inside(dispatcher: Dispatcher, context: Context | Bare) -> Context:
+    """Return in what a call of `dispatcher`'s runs here, inside of another: always a context, for that one goes on."""
+    if isinstance(context, Bare):
+        context = taken()
+    lent = lent_here(dispatcher)
+    return context if lent is None else lent.to(context)
 
 
 def _note(worker: Worker | None, task: Task, change: int) -> None:

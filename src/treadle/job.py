@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Any, cast
 
 from treadle import clock, deadlock
 from treadle.calls import Bare, Unseen, name_of
+from treadle.contexts import copier
 from treadle.errors import DeadlineExceeded, Shed, WorkerLost
 from treadle.futures import RUNNING, Future
 from treadle.governed import new_task, scope_around
+from treadle.inline import context_inside
 from treadle.scope import Scope, current
 from treadle.traits import Traits
-from treadle.worker import current_worker
+from treadle.worker import current_worker, lent_here
 
 if TYPE_CHECKING:
     from _thread import LockType
@@ -232,7 +234,9 @@ class Job:
     def work(self, turn: Turn) -> bool:
         """Run items until none is left, or others wait for the thread; return whether it is to go on later."""
         dispatcher, waiting, tasks, scope = self.dispatcher, self.waiting, self.dispatcher.tasks, self.scope
-        most, fn, copy, popleft = dispatcher.staff.max_workers, self.fn, self.context.copy, waiting.popleft
+        most, fn, popleft = dispatcher.staff.max_workers, self.fn, waiting.popleft
+        # A turn itself has a context only where it is run inside of something else, and then items need one too.
+        copy = copier(turn._context if isinstance(self.context, Bare) else self.context, lent_here(dispatcher))
         hand_over = None if self.ordered else self.results.append
         with self.lock:
             self.running += 1
@@ -287,7 +291,7 @@ class Job:
     def run(self, item: Item) -> None:
         """Make one call, and hand over what comes of it."""
         try:
-            item.value = self.context.copy().run(self.fn, *item.args)
+            item.value = context_inside(self.dispatcher, copier(self.context)()).run(self.fn, *item.args)
             item.args = None
             item.outcome = RETURNED
         except BaseException as error:

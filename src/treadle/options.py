@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable
-from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from treadle import aio, checks
+from treadle.contexts import taken
 from treadle.futuremap import FutureMap
 from treadle.job import Job
 from treadle.mapping import MapIterator, Results, read_ahead
@@ -116,7 +116,7 @@ class Options(Submitter):
             fn,
             chunksize=chunksize,
             ordered=ordered,
-            context=copy_context() if self._context else BARE,
+            context=taken() if self._context else BARE,
             enter=(self._when_full, self._timeout),
             traits=self._traits,
         )

@@ -12,13 +12,13 @@ import itertools
 import logging
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
-from contextvars import copy_context
 from dataclasses import dataclass
 from threading import Condition, Lock
 from typing import Any
 
 from treadle import checks, lifecycle
 from treadle.channel import Channel
+from treadle.contexts import copier, taken
 from treadle.errors import ChannelClosed
 from treadle.pool import Pool
 from treadle.scope import current, unscoped
@@ -216,7 +216,7 @@ class _Run:
         self._name = name
         self._stages = stages
         self._source = source
-        self._context = copy_context()
+        self._copy = copier(taken())  # of the context of the run
         self._channels: list[Channel[Entry] | _InOrder] = [Channel(1)]
         self._channels += [_InOrder(stage.capacity) if ordered else Channel(stage.capacity) for stage in stages]
         self._pools: list[Pool] = []  # the source's is the first
@@ -279,7 +279,7 @@ class _Run:
         As a task under that deadline it might not, and nobody would close the channels; and where the first `next` is
         called is nothing to it.
         """
-        context = self._context.copy()
+        context = self._copy()
         unscoped().run(lambda: pool.submit(context.run, loop, *args))
 
     def _join(self) -> None:
@@ -311,7 +311,7 @@ class _Run:
         stage, inlet, outlet = self._stages[number], self._channels[number], self._channels[number + 1]
         try:
             for position, value in inlet:
-                if not _pass_on((position, self._context.copy().run(stage.function, value)), outlet):
+                if not _pass_on((position, self._copy().run(stage.function, value)), outlet):
                     return
                 del value
         except BaseException as error:

@@ -49,7 +49,8 @@ class Pool(Submitter, ThreadPoolExecutor):
     Args:
         max_workers: the ceiling on threads, 1 or more. None: processors + 4, at most 32, as in the standard library.
         thread_name_prefix: threads are called `<prefix>_<n>`. Empty: see `name`.
-        initializer: called in each new thread with `initargs`; if it raises, the pool is broken.
+        initializer: called in each new thread with `initargs`; if it raises, the pool is broken. The context variables
+            that it sets, decimal's and numpy's settings among them, hold for the tasks of its thread: see `context`.
         initargs: its arguments.
         queue_size: the ceiling on tasks that wait because no thread is free, 0 or more. 0: a task is taken only if a
             thread is free for it. None: no ceiling.
@@ -64,7 +65,12 @@ class Pool(Submitter, ThreadPoolExecutor):
             no limit.
         min_workers: threads that are started at once and stay when idle, 0 to `max_workers`.
         idle_timeout: seconds, 0 or more, after which a thread without work ends. None: never.
-        context: whether a task runs in a copy of its submitter's `contextvars` context.
+        context: whether a task runs in a copy of its submitter's `contextvars` context, as it is at `submit`. Variables
+            that are not set there are as `initializer` has set them in the thread; a decimal context that equals
+            `decimal.DefaultContext` counts as not set. Values are shared, as everywhere with `contextvars`, but for
+            those that the standard library changes in place: its own decimal context each task has, and its own filters
+            of `warnings` where Python keeps them in the context. False: a task runs in its thread's own context, which
+            tasks share, as in the standard library's pool.
         name: what errors, logs and snapshots call the pool; its threads are called `<name>-<n>`.
             None: `thread_name_prefix`, else `ThreadPoolExecutor-<number>`, as in the standard library.
         observers: told what happens to each task (see `treadle.events.Observer`).

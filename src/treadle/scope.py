@@ -19,11 +19,12 @@ import os
 import threading
 from _thread import allocate_lock
 from collections.abc import Callable, Iterator
-from contextvars import Context, ContextVar, Token, copy_context
+from contextvars import Context, ContextVar, Token
 from typing import TYPE_CHECKING, Any, Protocol
 
 from treadle import checks, clock
 from treadle.alarm import ALARM, Bell
+from treadle.contexts import taken
 from treadle.errors import Cancelled, DeadlineExceeded
 
 if TYPE_CHECKING:
@@ -265,8 +266,8 @@ def current() -> Scope | None:
 
 
 def unscoped() -> Context:
-    """Return a copy of the caller's context without its scope: for what lives on when that is over."""
-    context = copy_context()
+    """Return a copy of the caller's context, as `taken`, without its scope: for what lives on when that is over."""
+    context = taken()
     context.run(SCOPE.set, None)
     return context
 

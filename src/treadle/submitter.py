@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 from treadle import checks
 from treadle.calls import Bare
 from treadle.clock import now
+from treadle.contexts import detached, taken
 from treadle.futures import PENDING, Future
 from treadle.governed import new_task
 from treadle.scope import HERE, SCOPE
@@ -72,7 +73,11 @@ class Submitter:
         task._watchers = None
         task._fn = fn if not kwargs else partial(fn, **kwargs)
         task._args = args
-        task._context = copy_context() if self._context else BARE
+        if self._context:  # as taken() does
+            context = copy_context()
+            task._context = detached(context) if context else context
+        else:
+            task._context = BARE
         task._submitted = now()
         task._traits = self._traits
         # `acquire` inside the `try`: Ctrl-C may raise between any two of these lines, and the lock must not stay taken.
@@ -94,6 +99,6 @@ class Submitter:
 
     def _task(self, fn: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Future[T]:
         """Return a task that has not been admitted."""
-        context = copy_context() if self._context else BARE
+        context = taken() if self._context else BARE
         call = fn if not kwargs else partial(fn, **kwargs)
         return new_task(self._dispatcher, call, args, context, self._traits, Future, self._rate)

@@ -7,6 +7,8 @@ from _thread import allocate_lock
 from typing import TYPE_CHECKING, Any
 
 from treadle import clock
+from treadle.calls import Bare
+from treadle.contexts import Lent
 from treadle.errors import PoolBroken, WorkerLost
 from treadle.futures import FINISHED, PENDING, RUNNING, Future
 from treadle.scope import HERE
@@ -15,7 +17,7 @@ from treadle.threads import new_thread
 if TYPE_CHECKING:
     from treadle.dispatch import Dispatcher
 
-__all__ = ["Worker", "current_worker"]
+__all__ = ["Worker", "current_worker", "lent_here"]
 
 _log = logging.getLogger("treadle")
 _standard_log = logging.getLogger("concurrent.futures")
@@ -27,6 +29,12 @@ def current_worker() -> Worker | None:
     """Return the worker whose thread this is, of whatever pool; None for a thread of nobody's."""
     worker: Worker | None = HERE.worker
     return worker
+
+
+def lent_here(dispatcher: Dispatcher) -> Lent | None:
+    """Return what its initializer has set in this thread; None if nothing, or if it is none of the pool's."""
+    worker = current_worker()
+    return worker.lent if worker is not None and worker.dispatcher is dispatcher else None
 
 
 class Worker:
@@ -42,6 +50,7 @@ class Worker:
         "ended",
         "husk",
         "last",
+        "lent",
         "mail",
         "number",
         "outer",
@@ -62,6 +71,7 @@ class Worker:
         # Written by the worker's thread alone; snapshots read them as they are.
         self.task = first  # claimed for it already
         self.last: Task | None = None  # the one before, while it is settled
+        self.lent: Lent | None = None  # what the initializer has set in the thread's context
         self.outer: list[tuple[Task | None, float]] = []  # tasks that wait, further out in this thread, for `task`
         self.since = clock.now()
         self.ended = 0  # tasks that it has run
@@ -135,6 +145,7 @@ class Worker:
             _standard_log.critical("Exception in initializer:", exc_info=True)
             dispatcher.break_down()
             return False
+        self.lent = Lent.by_this_thread()
         return self is not dispatcher.staff.stray  # the initializer has forked, and returned here in the child
 
     def _serve(self) -> None:
@@ -144,13 +155,15 @@ class Worker:
         staff, entrants = dispatcher.staff, dispatcher.admission.entrants
         ready, take, idle = dispatcher.ready, dispatcher.take, staff.idle
         stale, after = dispatcher.shedding.stale, dispatcher.after
-        now, plain = clock.now, not dispatcher.observers
+        now, plain, lent = clock.now, not dispatcher.observers, self.lent
         task, watchers = self.task, None
         while True:
             done = self.last = task  # is run, not settled; the last reference to the one before goes here, unlocked
             if done is not None:
                 self.since = now()
                 try:
+                    if lent is not None and not isinstance(done._context, Bare):
+                        done._context = lent.to(done._context)
                     again = done._invoke() if plain else dispatcher.observe(done)
                 except BaseException:  # the thread is killed
                     self.ended += not done._silent

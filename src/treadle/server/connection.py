@@ -9,15 +9,18 @@ from collections.abc import Callable
 from contextvars import Context
 from enum import Enum
 from math import inf
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from treadle.server.framing import RawCutter
 from treadle.server.poller import READ
+from treadle.worker import current_worker
 
 if TYPE_CHECKING:
     from treadle.server.framing import Cutter
 
 __all__ = ["BLOCKED", "CHUNK", "Connection", "Peer", "Phase"]
+
+T = TypeVar("T")
 
 CHUNK = 256 * 1024  # bytes read at once, at most, as the event loops do; see `treadle.server.fleet` for what it costs
 BLOCKED = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
@@ -171,6 +174,13 @@ class Connection:
         self.begun = 0.0  # when the message that is not complete began; 0: there is none
         self.held = 0  # bytes of it that the cutter holds back
         self.received = 0  # bytes of it
+
+    def run(self, fn: Callable[..., T], *args: Any) -> T:
+        """Call the user's `fn` with the connection's context variables; what it has not set, its thread has."""
+        worker = current_worker()
+        if worker is None or worker.lent is None:
+            return self.context.run(fn, *args)
+        return worker.lent.run(self.context, fn, *args)
 
     def write(self, answer: bytes) -> None:
         """Send `answer` behind all before it; keep what the kernel does not take. It never blocks or raises OSError."""

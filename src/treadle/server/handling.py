@@ -114,7 +114,7 @@ class Handling:
         """Run the handler on one message; return its answer."""
         conn.number += 1
         try:
-            return conn.context.run(self.handle, message, conn.peer)
+            return conn.run(self.handle, message, conn.peer)
         except BaseException as error:
             return self.failed(conn, error)
 

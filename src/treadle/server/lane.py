@@ -36,6 +36,7 @@ from treadle.server.connection import CHUNK, Connection
 from treadle.server.poller import READ, Poller, new_poller
 from treadle.server.timers import Timers
 from treadle.standing import Standing
+from treadle.worker import lent_here
 
 if TYPE_CHECKING:
     from treadle.dispatch import Dispatcher
@@ -183,6 +184,7 @@ class Lane:
         poll, get, timers, ready = self.poller.poll, self.sources.get, self.timers, self.ready
         push, pop, handle = lead.slot.append, lead.slot.pop, self.handling.handle
         handling, service, keeper, chunk = self.handling, self.service, self.keeper, CHUNK
+        lent = lent_here(self.dispatcher)
         while not lead.recalled:
             events = poll(self.patience())
             self.now = now = clock()
@@ -218,7 +220,10 @@ class Lane:
                 if self.asleep:
                     self.rouse()
                 try:
-                    answer = conn.context.run(handle, message, conn.peer)
+                    if lent is None:
+                        answer = conn.context.run(handle, message, conn.peer)
+                    else:
+                        answer = lent.run(conn.context, handle, message, conn.peer)
                 except BaseException as error:
                     answer = handling.failed(conn, error)
                 try:

@@ -62,7 +62,7 @@ class Session:
         """Serve a connection to its end."""
         conversation = Conversation(connection, limits)
         try:
-            connection.context.run(self.handler, conversation)
+            connection.run(self.handler, conversation)
         except CloseConnection as closing:
             conversation.say_last(closing.answer)
         except (OSError, EOFError) as error:

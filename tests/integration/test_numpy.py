@@ -1,0 +1,49 @@
+"""numpy, which from version 2 on keeps what to do about floating-point errors in a context variable."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Executor, ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from treadle import Pool
+
+np: Any = pytest.importorskip("numpy", minversion="2", reason="numpy 2 is not installed")
+
+PATIENCE = 30.0
+
+
+def divide(_: object = None) -> str:
+    try:
+        np.float64(1) / np.float64(0)
+    except FloatingPointError:
+        return "raised"
+    return "passed"
+
+
+@pytest.mark.parametrize("make", [ThreadPoolExecutor, Pool])
+def test_tasks_see_what_the_initializer_set(make: Callable[..., Executor]) -> None:
+    with make(2, initializer=lambda: np.seterr(all="raise")) as pool:
+        assert pool.submit(divide).result(PATIENCE) == "raised"
+        assert list(pool.map(divide, range(4))) == ["raised"] * 4
+
+
+def test_what_the_submitter_set_goes_before_it() -> None:
+    with Pool(1, initializer=lambda: np.seterr(all="raise")) as pool, np.errstate(all="ignore"):
+        assert pool.submit(divide).result(PATIENCE) == "passed"
+
+
+def test_tasks_do_not_set_each_others() -> None:
+    together = threading.Barrier(2, timeout=PATIENCE)
+
+    def task(action: str) -> str:
+        np.seterr(all=action)
+        together.wait()
+        return divide()
+
+    with Pool(2) as pool, np.errstate(all="ignore"):
+        assert list(pool.map(task, ["raise", "ignore"])) == ["raised", "passed"]
+        assert divide() == "passed"
