@@ -63,7 +63,7 @@ class Watched:
         lock, free = self.pool._dispatcher.lock, list[bool]()
 
         def look() -> None:
-            free.append(lock.acquire(blocking=False))
+            free.append(lock.acquire(timeout=5))  # somebody else may have it for a moment
             if free[0]:
                 lock.release()
 

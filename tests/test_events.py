@@ -162,17 +162,17 @@ def test_what_waits_for_room_in_an_event_loop_is_rejected_when_the_pool_closes()
     assert ends(notes)["late"] == ["submitted", "rejected"]
 
 
-def test_a_submit_that_is_undone_is_told_as_cancelled() -> None:
+def test_a_submit_that_is_undone_is_told_as_rejected() -> None:
     """As one is in which Ctrl-C came after the task was in."""
     notes, gate = Notes(), threading.Event()
     with Pool(1, observers=[notes]) as pool:
         pool.submit(gate.wait, 30)
         undone = pool.options(name="undone").submit(int)
-        pool._dispatcher.admission.recover(undone)
+        pool._dispatcher.admission.recover(undone, KeyboardInterrupt())
         now = pool.snapshot()
         gate.set()
-    assert (now.submitted, now.waiting, now.cancelled) == (2, 0, 1)
-    assert ends(notes)["undone"] == ["submitted", "cancelled"]
+    assert (now.submitted, now.waiting, now.rejected) == (1, 0, 1)
+    assert ends(notes)["undone"] == ["submitted", "rejected"]
 
 
 def test_ctrl_c_while_a_refused_caller_wakes_leaves_its_task_rejected(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ from treadle.errors import PoolBroken, PoolClosed, PoolFull
 from treadle.futures import CANCELLED_AND_NOTIFIED, PENDING, RUNNING
 from treadle.governed import Governed
 from treadle.scope import current
+from treadle.words import pass_on
 from treadle.worker import current_worker
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ class Entrant:
 
     def __init__(self, *, blocking: bool) -> None:
         self.gate: LockType | None = None
-        self.refusal: Exception | None = None
+        self.refusal: BaseException | None = None
         if blocking:
             self.gate = allocate_lock()
             self.gate.acquire()
@@ -75,7 +76,7 @@ class Admission:
             RuntimeError: no thread could be started, and none lives; or the interpreter exits.
         """
         self.dispatcher.announce("submitted", task)
-        victim = entrant = None
+        victim = entrant = full = None
         stale: list[Task] = []
         try:
             with self.dispatcher.lock:
@@ -93,12 +94,14 @@ class Admission:
                     self.dispatcher.inline += not task._silent
                     when_full = "run"
                 else:
-                    raise self.full(task)
+                    full = self.full(task)
+            if full is not None:
+                raise full()
         except Exception as error:
             self.refuse(task, error)
             raise
-        except BaseException:  # Ctrl-C
-            self.recover(task)
+        except BaseException as error:  # Ctrl-C
+            self.recover(task, error, told=True)
             raise
         finally:
             self.dispatcher.shedding.shed_by_caller(stale)
@@ -154,7 +157,8 @@ class Admission:
             if self.entrants.pop(task, None) is None:
                 return None
             task._state = RUNNING
-            error = (None if scope is None else scope.over()) or self.full(task, waited)
+            full = self.full(task, waited)
+        error = (None if scope is None else scope.over()) or full()
         self.refuse(task, error)
         return error
 
@@ -228,11 +232,12 @@ class Admission:
             self.refuse(task, entrant.refusal)
             raise entrant.refusal
 
-    def full(self, task: Task, waited: float | None = None) -> PoolFull:
-        """Return the error that says there is no room for `task`; the lock is held."""
+    def full(self, task: Task, waited: float | None = None) -> Callable[[], PoolFull]:
+        """Return what makes the error that there is no room for `task`, which shows its key; the lock is held."""
         of_key = self.blocks is not None and self.blocks(task)
         key = task._traits.key if of_key else None
-        return PoolFull(self.dispatcher.name, self.limit, self.dispatcher.waiting(), waited, key, of_key=of_key)
+        waiting = self.dispatcher.waiting()
+        return lambda: PoolFull(self.dispatcher.name, self.limit, waiting, waited, key, of_key=of_key)
 
     def call_off(self, task: Task, scope: Scope) -> None:
         """Let the caller of `task` wait for room no longer, for `scope` was cancelled."""
@@ -253,7 +258,8 @@ class Admission:
             task._submitted = clock.now()  # that it waits since
             try:
                 self.dispatcher.put(task)
-            except Exception as error:  # of a key's __hash__ or __eq__: its caller is told, not whoever made the room
+            except BaseException as error:  # of a key's __hash__ or __eq__: its caller is told, not who made the room
+                pass_on(error)
                 task._state = RUNNING
                 entrant.refusal = error
                 if entrant.gate is None:
@@ -263,8 +269,13 @@ class Admission:
     def first_in_line(self, *, to_run: bool) -> Task | None:
         """Return the first task whose caller may come in; if `to_run`, one that a free thread may take."""
         for task in self.entrants:
-            held = to_run and self.holds is not None and self.holds(task)
-            if not held and (self.blocks is None or not self.blocks(task)):
+            try:
+                held = to_run and self.holds is not None and self.holds(task)
+                kept_out = held or (self.blocks is not None and self.blocks(task))
+            except BaseException as error:  # of its key: so it is not put in the order either, and its caller is told
+                pass_on(error)
+                kept_out = False
+            if not kept_out:
                 return task
         return None
 
@@ -283,30 +294,40 @@ class Admission:
             task._forget_call()
             self.dispatcher.leave(task)
 
-    def recover(self, task: Task) -> None:
-        """Leave no trace of a submit that Ctrl-C, or another exception, ended at any line."""
+    def recover(self, task: Task, error: BaseException, *, told: bool = False) -> None:
+        """Refuse a task whose submit Ctrl-C, or another exception, ended at any line; unless it has begun.
+
+        Args:
+            task: not admitted, admitted, or whatever became of it since.
+            error: what the submit is to raise.
+            told: whether observers know of it; they do if it was admitted.
+        """
         dispatcher = self.dispatcher
         dispatcher.release_if_held()
         with dispatcher.lock:
-            taken_back = task._state == PENDING and (task in self.entrants or task in dispatcher.tasks)
-            if taken_back:
+            undone = task._state == PENDING
+            admitted = undone and (task in self.entrants or task in dispatcher.tasks)
+            if admitted:
                 self.take_back(task)
-                dispatcher.cancelled += not task._silent
             dispatcher.staff.nudge()
-        if taken_back:
-            dispatcher.announce("cancelled", task)
+        if admitted or (undone and told):
+            self.refuse(task, error)
 
-    def refuse(self, task: Task, error: Exception) -> None:
+    def refuse(self, task: Task, error: BaseException) -> None:
         """Count and announce a task that was not taken; no lock is held."""
         with self.dispatcher.lock:
             self.rejected += 1
-        self.dispatcher.announce("rejected", task, error)
-        task._forget_call()
+        try:
+            self.dispatcher.announce("rejected", task, error)
+        finally:
+            task._forget_call()
 
-    def turn_away(self, task: Task, error: Exception) -> None:
-        """Refuse a claimed task whose caller does not sleep, but awaits what becomes of it; no lock is held."""
-        self.refuse(task, error)
-        task._drop(error)
+    def turn_away(self, task: Task, error: BaseException) -> None:
+        """Refuse a task whose caller does not sleep here, but awaits it; no lock is held."""
+        try:
+            self.refuse(task, error)
+        finally:
+            task._drop(error)
 
     def refuse_all(self, error: Exception) -> list[Task]:
         """Turn away the callers that wait; return, claimed, the tasks of those that do not sleep. The lock is held."""

@@ -19,6 +19,7 @@ from threading import TIMEOUT_MAX, Condition, Thread, get_ident
 
 from treadle import clock
 from treadle.threads import start_thread
+from treadle.words import log, show
 
 __all__ = ["ALARM", "CALLBACKS", "Alarm", "Bell", "call_later", "call_out"]
 
@@ -111,9 +112,8 @@ class Alarm:
             rang += 1
             try:
                 ring()
-            except BaseException:  # of the user's, perhaps; the others must ring nevertheless
-                with suppress(BaseException):  # of a log handler or filter
-                    _log.exception("%s: %r failed", self._name, ring)
+            except BaseException as error:  # of the user's, perhaps; the others must ring nevertheless
+                log(_log, logging.ERROR, "%s: %s failed", self._name, show(ring), error=error)
 
     def is_here(self) -> bool:
         """Whether this is its thread."""

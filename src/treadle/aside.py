@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from treadle.futures import RUNNING
 from treadle.governed import Governed
+from treadle.words import pass_on
 
 if TYPE_CHECKING:
     from treadle.dispatch import Dispatcher, Task
@@ -40,8 +42,8 @@ class Aside:
         if task._rate.has_called(task):
             self.put_first(task)
             return True
+        self.keys[task._traits.key] += 1  # first, for it may raise
         self.tasks[task] = None
-        self.keys[task._traits.key] += 1
         self.dispatcher.make_room()
         task._rate.arm()
         return True
@@ -63,14 +65,22 @@ class Aside:
 
     def resume(self, task: Task) -> None:
         """Put a task back in the order, for its rate has called it."""
-        dispatcher = self.dispatcher
+        dispatcher, why = self.dispatcher, None
         with dispatcher.lock:
             if task in self.tasks:
                 self._remove(task)
-                self.put_first(task)
-                with suppress(RuntimeError):  # can't start new thread: another one, or the next submit, sees to it
-                    dispatcher.staff.summon(task)
+                try:
+                    self.put_first(task)
+                except BaseException as error:  # of its key: the task fails, and not who is to call the next one
+                    pass_on(error)
+                    task._state, why = RUNNING, error
+                    dispatcher.cancelled += 1
+                else:
+                    with suppress(RuntimeError):  # can't start new thread: another one, or the next submit, sees to it
+                        dispatcher.staff.summon(task)
                 self._end()
+        if why is not None:
+            dispatcher.give_up(task, why)
 
     def evict(self, newcomer: Task) -> Iterator[Task]:
         """Remove and yield the task to give up for a newcomer: the oldest, of its key if that has any."""
@@ -88,9 +98,12 @@ class Aside:
 
     def _remove(self, task: Task) -> None:
         del self.tasks[task]
-        self.keys[task._traits.key] -= 1
-        if not self.keys[task._traits.key]:
-            del self.keys[task._traits.key]
+        try:
+            self.keys[task._traits.key] -= 1
+            if not self.keys[task._traits.key]:
+                del self.keys[task._traits.key]
+        except BaseException as error:  # of a key that worked once
+            pass_on(error)
         self.dispatcher.make_room()
 
     def _end(self) -> None:

@@ -8,15 +8,23 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
+from treadle.words import LONGEST_NAME, cut, log, pass_on, type_name
+
 __all__ = ["Bare", "Unseen", "log_living", "name_of"]
 
 _log = logging.getLogger("treadle")
 
 
 def name_of(fn: object) -> str:
-    """Return the name by which logs and snapshots call a task that runs `fn`."""
-    target = getattr(fn, "func", fn)  # functools.partial
-    return str(getattr(target, "__qualname__", type(target).__name__))
+    """Return the name by which logs and snapshots call a task that runs `fn`: its type's, if it does not tell one."""
+    target: object = fn
+    name: Any = None
+    try:
+        target = getattr(fn, "func", fn)  # functools.partial
+        name = getattr(target, "__qualname__", None)
+    except BaseException as error:  # a proxy out of its context may raise anything
+        pass_on(error)
+    return cut(name, LONGEST_NAME) if issubclass(type(name), str) else type_name(target)
 
 
 class Bare:
@@ -51,8 +59,7 @@ class Unseen:
         """Log the exception, unless somebody has seen it."""
         error, self.error = self.error, None
         if error is not None:
-            what = (type(error), error, error.__traceback__)
-            _log.error("task %s failed, and nobody asked for its result", self.name, exc_info=what)
+            log(_log, logging.ERROR, "task %s failed, and nobody asked for its result", self.name, error=error)
 
     def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
         if not is_finalizing():  # then modules are taken apart, log_living() has run, and globals may be gone
@@ -64,7 +71,13 @@ _living: set[weakref.ref[Unseen]] = set()  # adding and discarding are atomic
 
 def log_living() -> None:
     """Log, when Python exits, every exception that nobody asked for so far."""
+    interrupted: BaseException | None = None
     for reference in list(_living):
         unseen = reference()
         if unseen is not None:
-            unseen.log()
+            try:
+                unseen.log()
+            except KeyboardInterrupt as error:  # there is not much left to do before the program ends
+                interrupted = error
+    if interrupted is not None:
+        raise interrupted

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import inspect
 import math
+import operator
 from collections.abc import Callable, Iterable
 from typing import TypeVar
+
+from treadle.words import is_a, show, type_name
 
 __all__ = [
     "accepts",
@@ -32,15 +35,44 @@ def integer(name: str, value: object, *, least: int, most: int | None = None) ->
     Raises:
         TypeError, ValueError: it is not.
     """
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
+    number = _index(value)
+    if number is None:
         allowed = f"{least} or more" if most is None else f"{least} to {most}"
-        raise TypeError(f"{name}={value!r} is {type(value).__name__}; allowed: an integer, {allowed}")
-    number = int(value.__index__())
+        raise TypeError(f"{name}={show(value)} is {type_name(value)}; allowed: an integer, {allowed}")
     if most is not None and not least <= number <= most:
-        raise ValueError(f"{name}={value!r}: {name} must be {least} to {most}")
+        raise ValueError(f"{name}={show(value)}: {name} must be {least} to {most}")
     if number < least:
-        raise ValueError(f"{name}={value!r}: {name} must be {'greater than 0' if least == 1 else f'{least} or more'}")
+        allowed = "greater than 0" if least == 1 else f"{least} or more"
+        raise ValueError(f"{name}={show(value)}: {name} must be {allowed}")
     return number
+
+
+def _index(value: object) -> int | None:
+    """Return the integer that `value` is; None if it is none."""
+    try:
+        return None if isinstance(value, bool) else operator.index(value)  # type: ignore[arg-type]  # or TypeError
+    except Exception:
+        return None
+
+
+def _real(value: object) -> float | None:
+    """Return the number that `value` is; None if it is none."""
+    try:
+        return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+    except OverflowError:  # an integer that is too large for a float
+        return math.inf
+    except Exception:
+        return None
+
+
+def _text(value: object) -> str | None:
+    """Return the string that `value` is, as a plain one; None if it is none."""
+    try:
+        if isinstance(value, str):
+            return value if type(value) is str else "".join(value)
+    except Exception:  # it is taken for none
+        pass
+    return None
 
 
 def integer_or_none(name: str, value: object, *, least: int) -> int | None:
@@ -51,11 +83,11 @@ def integer_or_none(name: str, value: object, *, least: int) -> int | None:
     """
     if value is None:
         return None
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise TypeError(f"{name}={value!r} is {type(value).__name__}; {name} must be an integer or None")
-    number = int(value.__index__())
+    number = _index(value)
+    if number is None:
+        raise TypeError(f"{name}={show(value)} is {type_name(value)}; {name} must be an integer or None")
     if number < least:
-        raise ValueError(f"{name}={value!r}: {name} must be None or {'> 0' if least == 1 else f'>= {least}'}")
+        raise ValueError(f"{name}={show(value)}: {name} must be None or {'> 0' if least == 1 else f'>= {least}'}")
     return number
 
 
@@ -66,12 +98,13 @@ def number(name: str, value: object, *, least: float | None = None, more_than: f
         TypeError, ValueError: it is not.
     """
     allowed = f"a number of more than {more_than:g}" if more_than is not None else f"a number, {least or 0:g} or more"
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{name}={value!r} is {type(value).__name__}; allowed: {allowed}")
-    enough = value > more_than if more_than is not None else value >= (least or 0)
-    if not (enough and math.isfinite(value)):
-        raise ValueError(f"{name}={value!r}; allowed: {allowed}")
-    return float(value)
+    number = _real(value)
+    if number is None:
+        raise TypeError(f"{name}={show(value)} is {type_name(value)}; allowed: {allowed}")
+    enough = number > more_than if more_than is not None else number >= (least or 0)
+    if not (enough and math.isfinite(number)):
+        raise ValueError(f"{name}={show(value)}; allowed: {allowed}")
+    return number
 
 
 def seconds(name: str, value: object, *, least: float = 0.0) -> float | None:
@@ -93,11 +126,12 @@ def duration(name: str, value: object, *, least: float = 0.0) -> float:
 
 
 def _at_least(name: str, value: object, least: float, none: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{name}={value!r} is {type(value).__name__}; allowed: seconds as a number{none}")
-    if not value >= least:  # not a number is refused too
-        raise ValueError(f"{name}={value!r}; allowed: {least:g} seconds or more{none}")
-    return float(value)
+    number = _real(value)
+    if number is None:
+        raise TypeError(f"{name}={show(value)} is {type_name(value)}; allowed: seconds as a number{none}")
+    if not number >= least:  # not a number is refused too
+        raise ValueError(f"{name}={show(value)}; allowed: {least:g} seconds or more{none}")
+    return number
 
 
 def one_of(name: str, value: object, allowed: Iterable[str]) -> str:
@@ -107,11 +141,12 @@ def one_of(name: str, value: object, allowed: Iterable[str]) -> str:
         TypeError, ValueError: it is not.
     """
     allowed = tuple(allowed)
-    if not isinstance(value, str):
-        raise TypeError(f"{name}={value!r} is {type(value).__name__}; allowed: {', '.join(map(repr, allowed))}")
-    if value not in allowed:
-        raise ValueError(f"{name}={value!r} is unknown; allowed: {', '.join(map(repr, allowed))}")
-    return value
+    text = _text(value)
+    if text is None:
+        raise TypeError(f"{name}={show(value)} is {type_name(value)}; allowed: {', '.join(map(repr, allowed))}")
+    if text not in allowed:
+        raise ValueError(f"{name}={show(value)} is unknown; allowed: {', '.join(map(repr, allowed))}")
+    return text
 
 
 def boolean(name: str, value: object) -> bool:
@@ -120,8 +155,8 @@ def boolean(name: str, value: object) -> bool:
     Raises:
         TypeError: it is not.
     """
-    if not isinstance(value, bool):
-        raise TypeError(f"{name}={value!r} is {type(value).__name__}; allowed: True or False")
+    if not is_a(value, bool):
+        raise TypeError(f"{name}={show(value)} is {type_name(value)}; allowed: True or False")
     return value
 
 
@@ -134,8 +169,8 @@ def several(name: str, value: Iterable[T], what: str) -> tuple[T, ...]:
     try:
         found = iter(value)  # isinstance knows nothing of objects that have __getitem__ alone
     except TypeError:
-        allowed = f"an iterable of {what}, as in [{value!r}]"
-        raise TypeError(f"{name}={value!r} is {type(value).__name__}; allowed: {allowed}") from None
+        allowed = f"an iterable of {what}, as in [{show(value)}]"
+        raise TypeError(f"{name}={show(value)} is {type_name(value)}; allowed: {allowed}") from None
     return tuple(found)
 
 
@@ -145,9 +180,10 @@ def text(name: str, value: object) -> str:
     Raises:
         TypeError: it is not.
     """
-    if not isinstance(value, str):
-        raise TypeError(f"{name}={value!r} is {type(value).__name__}; allowed: a string")
-    return value
+    text = _text(value)
+    if text is None:
+        raise TypeError(f"{name}={show(value)} is {type_name(value)}; allowed: a string")
+    return text
 
 
 def function(name: str, value: object) -> None:
@@ -157,7 +193,7 @@ def function(name: str, value: object) -> None:
         TypeError: it cannot.
     """
     if not callable(value):
-        raise TypeError(f"{name}={value!r} is {type(value).__name__}; {name} must be a callable")
+        raise TypeError(f"{name}={show(value)} is {type_name(value)}; {name} must be a callable")
 
 
 def blocking(name: str, value: object) -> None:
@@ -171,15 +207,23 @@ def blocking(name: str, value: object) -> None:
         ("a coroutine function", inspect.iscoroutinefunction),
         ("an async generator function", inspect.isasyncgenfunction),
     ):
-        if is_it(value) or is_it(getattr(value, "__call__", None)):  # noqa: B004  # not whether, but what is called
-            raise TypeError(f"{name}={value!r} is {kind}; {name} must be an ordinary one, which may block")
+        if _calls(is_it, value):
+            raise TypeError(f"{name}={show(value)} is {kind}; {name} must be an ordinary one, which may block")
+
+
+def _calls(is_it: Callable[[object], bool], value: object) -> bool:
+    """Whether calling `value` calls what `is_it`; False where it does not say."""
+    try:
+        return is_it(value) or is_it(getattr(value, "__call__", None))  # noqa: B004  # not whether, but what is called
+    except Exception:
+        return False
 
 
 def accepts(function: Callable[..., object], *arguments: str) -> bool:
     """Tell whether `function` may be called with so many arguments; True where it does not say, as some builtins."""
     try:
         signature = inspect.signature(function, follow_wrapped=False)  # a decorator may add arguments, or drop some
-    except (TypeError, ValueError):
+    except Exception:
         return True
     try:
         signature.bind(*arguments)
@@ -201,10 +245,11 @@ def handler(name: str, value: Callable[..., object], *arguments: str, instead: s
         TypeError: it is async, a generator function, or takes other arguments.
     """
     blocking(name, value)
-    if inspect.isgeneratorfunction(value) or inspect.isgeneratorfunction(getattr(value, "__call__", None)):  # noqa: B004  # as above
-        raise TypeError(f"{name}={value!r} is a generator function, which a call does not run; return instead of yield")
+    if _calls(inspect.isgeneratorfunction, value):
+        what = "is a generator function, which a call does not run; return instead of yield"
+        raise TypeError(f"{name}={show(value)} {what}")
     if not accepts(value, *arguments):
         raise TypeError(
-            f"{name}={value!r} takes {inspect.signature(value, follow_wrapped=False)}, and is called with "
+            f"{name}={show(value)} takes {inspect.signature(value, follow_wrapped=False)}, and is called with "
             f"({', '.join(arguments)}); give it such arguments, or did you mean {instead}?"
         )

@@ -17,6 +17,7 @@ from treadle.contexts import copier
 from treadle.errors import ChannelFull
 from treadle.pool import Pool
 from treadle.scope import unscoped
+from treadle.words import show, type_name
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -126,7 +127,7 @@ class Crew(Generic[T]):
         if channel is None:
             return Channel(name=self._name)
         if isinstance(channel, bool) or not hasattr(channel, "__index__"):
-            raise TypeError(f"channel={channel!r} is {type(channel).__name__}; allowed: a Channel, a capacity, or None")
+            raise TypeError(f"channel={show(channel)} is {type_name(channel)}; allowed: a Channel, a capacity, or None")
         return Channel(checks.integer("channel", channel, least=1), name=self._name)
 
     @property
@@ -214,7 +215,7 @@ class Crew(Generic[T]):
     ) -> None:
         """Drain. After Ctrl-C, in the block or while draining: drop what waits, and do not wait for what runs."""
         try:
-            self._end(interrupted=isinstance(error, KeyboardInterrupt))
+            self._end(interrupted=issubclass(type(error), KeyboardInterrupt))
             self._pool.__exit__(kind, error, traceback)  # waits for the threads, unless it was Ctrl-C
         except KeyboardInterrupt:
             self._end(interrupted=True)

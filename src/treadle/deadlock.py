@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from treadle.errors import PoolDeadlock
 from treadle.futures import PENDING, RUNNING, Future
+from treadle.words import log
 
 if TYPE_CHECKING:
     from treadle.worker import Worker
@@ -76,7 +77,8 @@ def wait(gate: Gate, worker: Worker | None, targets: Targets, timeout: float | N
                 with _lock:
                     _waits.pop(worker, None)  # gone already in a forked child
         if rescue._home.claim(rescue):
-            _log.warning("every thread that could run task %s waits; running it in %s", rescue.name, worker.thread.name)
+            message = "every thread that could run task %s waits; running it in %s"
+            log(_log, logging.WARNING, message, rescue.name, worker.thread.name)
             rescue._home.run_here(rescue)
     return True
 

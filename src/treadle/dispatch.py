@@ -18,7 +18,6 @@ from __future__ import annotations
 import itertools
 from _thread import allocate_lock
 from collections.abc import Callable, Collection, Container
-from functools import partial
 from threading import RLock, current_thread
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +26,7 @@ from treadle.admission import Admission
 from treadle.alarm import call_later, call_out
 from treadle.aside import Aside
 from treadle.errors import PoolBroken, PoolClosed
-from treadle.events import Observer, TaskEvent, tell
+from treadle.events import ENDS, Observer, TaskEvent, tell
 from treadle.futures import FINISHED, PENDING, RUNNING, Future
 from treadle.governed import Governed
 from treadle.inline import run_inline
@@ -35,6 +34,7 @@ from treadle.orders import Order
 from treadle.scope import current
 from treadle.shedding import Shedding
 from treadle.staff import Staff
+from treadle.words import pass_on
 from treadle.worker import Worker, current_worker
 
 if TYPE_CHECKING:
@@ -228,8 +228,8 @@ class Dispatcher:
             else:
                 self.release()
                 self.admission.enter(task, when_full, timeout)
-        except BaseException:
-            self.admission.recover(task)
+        except BaseException as error:
+            self.admission.recover(task, error)
             raise
         if isinstance(task, Governed):
             task._enter()
@@ -243,7 +243,11 @@ class Dispatcher:
         with self.lock:
             if self.staff.all_among(stuck):
                 return True
-            holders = [] if self.holders is None else self.holders(task)
+            try:
+                holders = [] if self.holders is None else self.holders(task)
+            except BaseException as error:  # of its key: nobody knows
+                pass_on(error)
+                return False
             return bool(holders) and all(holder in running for holder in holders)
 
     def observe(self, task: Task) -> bool:
@@ -254,22 +258,28 @@ class Dispatcher:
         self.announce("started", task, name=name)
         again = task._invoke()
         self.announce("finished", task, task._exception, name)
+        task = None  # type: ignore[assignment]  # the traceback holds this frame: no cycle through it
         return again
 
+    def never_began(self, task: Task, error: BaseException) -> None:
+        """Count, and tell of, a claimed task that fails before it begins; whoever claimed it counts it as ended."""
+        with self.lock:
+            self.cancelled += 1
+            self.ended -= 1
+        self.announce("cancelled", task, error)
+
     def announce(self, what: str, task: Task, error: BaseException | None = None, name: str | None = None) -> None:
-        """Tell the observers, if there are any, what happened to `task`; no lock is held."""
+        """Tell the observers, if there are any, what happened to `task`; of its end but once. No lock is held."""
         if self.observers and not task._silent:
             rare = task._get_rare()
+            if what in ENDS:
+                with self.lock:
+                    ended, rare.ended = rare.ended, True
+                if ended:
+                    return
             rare.serial = rare.serial or next(_serial)
             event = TaskEvent(self.name, rare.serial, name or task.name, clock.now_ns(), current_thread().name, error)
             call_out(tell, self.observers, what, event)
-
-    def pass_over(self, task: Task) -> None:
-        """Count a claimed task as cancelled; no lock is held."""
-        with self.lock:
-            self.cancelled += 1
-            self.ended -= 1  # its thread counts it as one that it has run
-        self.announce("cancelled", task)
 
     # -- for workers ----------------------------------------------------------------------------------------------
 
@@ -330,32 +340,69 @@ class Dispatcher:
         plain = self.plain and self.closed is None and self.broken is None and not self.shedding.standing
         self.room = self.admission.limit - len(self.aside.tasks) if plain else -1
 
-    def put_back(self, task: Task) -> bool:
-        """Return a claimed task to the order; False if it failed meanwhile, at its deadline. The lock is held."""
+    def put_back(self, task: Task) -> BaseException | None:
+        """Return a claimed task to the order, for it has not begun, or is to go on later; the lock is held.
+
+        Returns:
+            None; or why it cannot wait any more, for `give_up`: at its deadline, in a pool that broke or was closed, or
+            because the order does not take it.
+        """
         self.taken_over(task)
-        if task.done():  # nobody else has told: to the alarm it was about to run
-            self.cancelled += not task._silent
-            call_later(partial(self.announce, "cancelled", task))
-            call_later(task._forget_call)
-            return False
-        task._state = PENDING
-        if not self.aside.park(task):
-            self.put_again(task)
-        return True
+        why: BaseException | None = None
+        if task.done():
+            why = task._exception
+        elif self.broken is not None:
+            why = PoolBroken(self.name)
+        elif self.dropping:
+            why = PoolClosed(self.name, str(self.closed))
+        else:
+            task._state = PENDING
+            try:
+                if not self.aside.park(task):
+                    self.put_again(task)
+                return None
+            except BaseException as error:  # of a key's __hash__ or __eq__: the task fails, and not its worker
+                pass_on(error)
+                task._state, why = RUNNING, error
+        self.cancelled += not task._silent
+        return why
+
+    def give_up(self, task: Task, why: BaseException) -> None:
+        """Settle a claimed task that never begins, and was counted as cancelled; no lock is held."""
+        self.announce("cancelled", task, why)
+        if isinstance(why, PoolClosed):
+            task._abandon(why)
+        else:
+            task._drop(why)
 
     # -- the end --------------------------------------------------------------------------------------------------
 
-    def break_down(self) -> None:
-        """Fail all that waits, and take nothing more: an initializer failed."""
+    def break_down(self, worker: Worker) -> None:
+        """Fail all that waits, and what `worker` was to begin with, and take nothing more: an initializer failed."""
         with self.lock:
             self.broken = PoolBroken(self.name)
             self.make_room()
             victims = self.shedding.seize()
+            if worker.task is not None:
+                victims.append(worker.task)
+                worker.task = None
+            self.cancelled += sum(not task._silent for task in victims)
             self.staff.recall_all()
             self.staff.wake_all()
             late = self.admission.refuse_all(self.broken)
-        for task in (*victims, *late):
-            task._drop(PoolBroken(self.name))
+        self.settle(late, victims, lambda: PoolBroken(self.name))
+
+    def settle(self, late: list[Task], victims: list[Task], why: Callable[[], PoolBroken | PoolClosed]) -> None:
+        """Refuse the tasks that came too `late`, and give up the `victims`, each for an error of its own."""
+        fatal: BaseException | None = None
+        for do, tasks in ((self.admission.turn_away, late), (self.give_up, victims)):
+            for task in tasks:
+                try:
+                    do(task, why())
+                except BaseException as error:  # of a callback that would end the thread: the others are told before
+                    fatal = error
+        if fatal is not None:
+            raise fatal
 
     def close(self, after: str, *, cancel: bool) -> None:
         """Take no more tasks; cancel what has not begun, if `cancel`. Idempotent. Waits for nothing."""
@@ -371,11 +418,7 @@ class Dispatcher:
             self.staff.wake_all()
             if (self.tasks or self.aside.tasks) and not self.staff.workers:
                 self.staff.try_to_start()
-        for task in late:
-            self.admission.turn_away(task, PoolClosed(self.name, after))
-        for task in victims:
-            self.announce("cancelled", task)
-            task._abandon(PoolClosed(self.name, after))
+        self.settle(late, victims, lambda: PoolClosed(self.name, after))
 
     def is_ours(self) -> bool:
         """Whether this thread is one of the pool's workers."""

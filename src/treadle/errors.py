@@ -23,6 +23,8 @@ from __future__ import annotations
 from concurrent.futures import CancelledError
 from concurrent.futures.thread import BrokenThreadPool
 
+from treadle.words import show
+
 __all__ = [
     "BindError",
     "Cancelled",
@@ -72,8 +74,8 @@ class PoolFull(TreadleError):
         after = "" if waited is None else f" after waiting {waited:g} s for room"
         if of_key:
             super().__init__(
-                f"pool {pool!r} is full for key {key!r}{after}: as many of its tasks wait as its order allows one key "
-                "(max_waiting); submit less for that key, or choose another when_full"
+                f"pool {pool!r} is full for key {show(key)}{after}: as many of its tasks wait as its order allows one "
+                "key (max_waiting); submit less for that key, or choose another when_full"
             )
             return
         super().__init__(
@@ -163,7 +165,8 @@ class WorkerLost(TreadleError):
         self.worker = worker
         self.task = task
         super().__init__(
-            f"worker {worker} ended in the middle of task {task}: {reason!r}; submit the task again if it may run twice"
+            f"worker {worker} ended in the middle of task {task}: {show(reason)}; "
+            "submit the task again if it may run twice"
         )
 
 

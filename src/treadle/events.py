@@ -5,12 +5,15 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 from treadle import checks
+from treadle.words import log, show
 
-__all__ = ["Observer", "Snapshot", "TaskEvent", "WorkerSnapshot", "observers_in", "tell"]
+__all__ = ["ENDS", "Observer", "Snapshot", "TaskEvent", "WorkerSnapshot", "observers_in", "tell"]
 
-TOLD = ("submitted", "started", "finished", "cancelled", "rejected", "shed")  # the methods of an Observer
+ENDS = ("finished", "cancelled", "rejected", "shed")  # of which each task has exactly one
+TOLD = ("submitted", "started", *ENDS)  # the methods of an Observer
 
 _log = logging.getLogger("treadle")
 
@@ -25,7 +28,8 @@ class TaskEvent:
         name: the task's name.
         at: when it happened, monotonic nanoseconds.
         worker: the thread in which it happened.
-        error: what the task raised (finished), or why it was not taken (rejected).
+        error: what the task raised (finished); why it was not taken (rejected); or why its pool gave it up (cancelled),
+            such as PoolBroken or PoolClosed, and None if that was its caller's wish.
     """
 
     pool: str
@@ -38,6 +42,9 @@ class TaskEvent:
 
 class Observer:
     """Is told what happens to each task of a pool; override what you need.
+
+    Each task is submitted once, and ends once: it is finished, cancelled, rejected or shed. (A forked child is told
+    nothing more of the tasks that its parent goes on with.)
 
     Called in the thread in which it happens, with no lock held, so it may be called from many threads at once; of what
     the alarm does, a task that is cancelled at its deadline, in the thread that runs callbacks for it. What it raises
@@ -54,7 +61,7 @@ class Observer:
         """A task returned, or raised `event.error`; its future is settled just after."""
 
     def cancelled(self, event: TaskEvent) -> None:
-        """A task was cancelled before it began."""
+        """A task was cancelled, or failed, before it began: also at its deadline, or because its pool broke."""
 
     def rejected(self, event: TaskEvent) -> None:
         """A task was not taken, because of `event.error`."""
@@ -71,24 +78,38 @@ def observers_in(observers: Iterable[Observer]) -> tuple[Observer, ...]:
     """
     found = checks.several("observers", observers, "Observers")
     for observer in found:
-        if isinstance(observer, type):
-            raise TypeError(f"observers holds {observer!r}, a class; pass an object of it, as in {observer.__name__}()")
-        missing = [what for what in TOLD if not callable(getattr(observer, what, None))]
+        if issubclass(type(observer), type):
+            example = f"{cast(type, observer).__name__}()"
+            raise TypeError(f"observers holds {show(observer)}, a class; pass an object of it, as in {example}")
+        missing = [what for what in TOLD if not _has(observer, what)]
         if missing:
             raise TypeError(
-                f"observers holds {observer!r}, which is no observer: it lacks {', '.join(missing)}; "
+                f"observers holds {show(observer)}, which is no observer: it lacks {', '.join(missing)}; "
                 "make it a subclass of treadle.events.Observer"
             )
     return found
 
 
+def _has(observer: object, method: str) -> bool:
+    try:
+        return callable(getattr(observer, method, None))
+    except Exception:
+        return False
+
+
 def tell(observers: Sequence[Observer], what: str, event: TaskEvent) -> None:
-    """Call the method `what` of every observer with `event`; log what one raises, and go on."""
+    """Call the method `what` of every observer with `event`, whatever the one before it raised, which is logged."""
+    fatal: BaseException | None = None
     for observer in observers:
         try:
             getattr(observer, what)(event)
-        except Exception:
-            _log.exception("observer %r failed in %s of task %s", observer, what, event.name)
+        except Exception as error:
+            message = "observer %s failed in %s of task %s"
+            log(_log, logging.ERROR, message, show(observer), what, event.name, error=error)
+        except BaseException as error:  # it ends the thread, once the others were told
+            fatal = error
+    if fatal is not None:
+        raise fatal
 
 
 @dataclass(frozen=True)
@@ -123,7 +144,8 @@ class Snapshot:
         waiting: tasks admitted and not begun.
         queue_size: the ceiling on them, not counting those that free threads are about to take; None if there is none.
         blocked: callers that wait for room.
-        submitted: tasks admitted so far; `finished` have ended, well or badly; `cancelled` never began.
+        submitted: tasks admitted so far; `finished` have ended, well or badly; `cancelled` never began, because their
+            callers, a deadline, a shutdown, or an initializer that failed kept them from it.
         rejected: tasks refused so far.
         shed: tasks dropped so far to make room for others, or because they had waited too long.
         longest_wait: seconds that the task at the head of the queue has waited; 0 when none waits.

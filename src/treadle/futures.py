@@ -30,6 +30,7 @@ from treadle.home import Alone, Home
 from treadle.scope import Scope, checkpoint
 from treadle.traits import PLAIN, Traits
 from treadle.watchers import Rare, Watchers, call_back, changing
+from treadle.words import type_name
 
 __all__ = ["CANCELLED_AND_NOTIFIED", "DONE", "FINISHED", "PENDING", "RUNNING", "Future"]
 
@@ -145,9 +146,13 @@ class Future(_base.Future[T]):
     @property
     def name(self) -> str:
         """What logs and snapshots call the task: the name given, else that of its function."""
+        return self._name_for(self._fn)
+
+    def _name_for(self, fn: Any) -> str:
+        """Return the name of this task, which runs, or ran, `fn`; no lock is held, for that is the user's."""
         if self._traits.name is not None:
             return self._traits.name
-        return "future" if self._fn is None else name_of(self._fn)
+        return "future" if fn is None else name_of(fn)
 
     def _get_rare(self) -> Rare:
         if not hasattr(self, "_rare"):
@@ -280,20 +285,21 @@ class Future(_base.Future[T]):
         if not self._settle_once(result, error):
             raise InvalidStateError(f"{self._state}: {self!r}")
 
-    def _settle_once(self, result: Any, error: BaseException | None) -> bool:
-        """As `_settle`; False if it was done already."""
+    def _settle_once(self, result: Any, error: BaseException | None) -> str:
+        """As `_settle`; return the state it was in, empty if it was done already."""
         call: list[object] = []
         with self._change():
+            before = self._state
             if self.done():
-                return False
-            if self._state == PENDING:
+                return ""
+            if before == PENDING:
                 call.append(self._forget_call())
                 self._home.withdraw(self)
             self._result, self._exception, self._state = result, error, FINISHED
         if call:
             call_out(call.clear)
         self._tell()
-        return True
+        return before
 
     def _abandon(self, why: BaseException) -> None:
         """Cancel a future that was claimed and will not be run."""
@@ -339,9 +345,10 @@ class Future(_base.Future[T]):
         try:
             self._result = self._context.run(self._fn, *self._args)
             self._exception = None
+        except Cancelled as error:  # as it was told
+            self._result, self._exception = None, error
         except BaseException as error:
-            if not isinstance(error, Cancelled):  # as it was told
-                self._get_rare().unseen = Unseen(self.name, error)
+            self._get_rare().unseen = Unseen(self.name, error)
             self._result, self._exception = None, error
         self._fn = self._args = self._context = None
         if self._exception is not None:
@@ -388,5 +395,5 @@ class Future(_base.Future[T]):
             state, error, outcome = self._state, getattr(self, "_exception", None), ""
             if state == FINISHED:
                 what = "returned" if error is None else "raised"
-                outcome = f" {what} {type(self._result if error is None else error).__name__}"
+                outcome = f" {what} {type_name(self._result if error is None else error)}"
         return f"<{type(self).__name__} at {id(self):#x} state={_base._STATE_TO_DESCRIPTION_MAP[state]}{outcome}>"

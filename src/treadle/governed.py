@@ -11,6 +11,7 @@ from treadle.calls import Bare, Unseen
 from treadle.errors import Cancelled, DeadlineExceeded
 from treadle.futures import PENDING, Future
 from treadle.scope import HERE, SCOPE, Scope
+from treadle.words import log
 
 if TYPE_CHECKING:
     from contextvars import Context
@@ -70,18 +71,18 @@ class Governed(Future[Any]):
                 result = self._context.run(self._fn, *self._args)
             except BaseException as raised:
                 error = raised
+        elif error is not None:
+            self._home.never_began(self, error)
         if self._scope.leave(self) and not self._scope.overdue():
-            if error is not None and started and not isinstance(error, Cancelled):
+            if error is not None and started and not issubclass(type(error), Cancelled):
                 self._get_rare().unseen = Unseen(self.name, error)
             self._result, self._exception = result, error
         else:
             self._settle_once(None, self._scope.exceeded())  # unless the alarm has
-            if error is not None and not isinstance(error, (Cancelled, DeadlineExceeded)):
-                _log.error("task %s failed after its deadline", self.name, exc_info=error)
+            if error is not None and not issubclass(type(error), (Cancelled, DeadlineExceeded)):
+                log(_log, logging.ERROR, "task %s failed after its deadline", self.name, error=error)
         if started:
             self._home.announce("finished", self, self._exception)
-        else:
-            self._home.pass_over(self)
         self._fn = self._args = self._context = None
         self._leave_line()
         if error is not None:
@@ -110,8 +111,7 @@ class Governed(Future[Any]):
             self._late = True
             if not self._entered:
                 return
-            waited = self._state == PENDING
-        if self._settle_once(None, error) and waited:
+        if self._settle_once(None, error) == PENDING:
             self._home.announce("cancelled", self)
 
     def _enter(self) -> None:

@@ -20,6 +20,7 @@ from treadle.pool import Pool
 from treadle.scope import SCOPE, Scope, current
 from treadle.submitter import BARE
 from treadle.watchers import Note
+from treadle.words import is_a, show, type_name
 from treadle.worker import current_worker
 
 if TYPE_CHECKING:
@@ -64,8 +65,8 @@ class TaskGroup:
     """
 
     def __init__(self, pool: Pool | Options, *, collect: bool = False) -> None:
-        if not isinstance(pool, (Pool, Options)):
-            raise TypeError(f"pool={pool!r} is {type(pool).__name__}; allowed: a treadle.Pool, or its options(...)")
+        if not is_a(pool, (Pool, Options)):
+            raise TypeError(f"pool={show(pool)} is {type_name(pool)}; allowed: a treadle.Pool, or its options(...)")
         self._pool = pool
         self._collect = checks.boolean("collect", collect)
         # _lock guards what follows.
@@ -163,7 +164,7 @@ class TaskGroup:
     ) -> bool:
         if self._token is not None:
             SCOPE.reset(self._token)
-        told_to_stop = isinstance(error, CancelledError) and self._cancelling
+        told_to_stop = issubclass(type(error), CancelledError) and self._cancelling
         if error is not None:
             self.cancel()
         try:
@@ -217,8 +218,8 @@ class TaskGroup:
     def _done(self, future: Future[Any]) -> None:
         """A task is done, though its function may still run."""
         failure = _why_dropped(future) if future.cancelled() else future.exception()
-        asked = future.cancelled() or isinstance(failure, CancelledError)
-        stopped = isinstance(failure, Cancelled) or (asked and self._cancelling)
+        asked = future.cancelled() or issubclass(type(failure), CancelledError)
+        stopped = issubclass(type(failure), Cancelled) or (asked and self._cancelling)
         failed = not self._collect and failure is not None and not stopped
         with _lock:
             if self._waiting.pop(future, self) is self:
@@ -231,10 +232,10 @@ class TaskGroup:
 
     def _raise(self, error: BaseException | None) -> None:
         """Raise what went wrong, in the tasks and in the block."""
-        if isinstance(error, (KeyboardInterrupt, SystemExit, GeneratorExit)):
+        if issubclass(type(error), (KeyboardInterrupt, SystemExit, GeneratorExit)):
             return
         errors = list(self._errors)
-        if error is not None and not isinstance(error, CancelledError):
+        if error is not None and not issubclass(type(error), CancelledError):
             errors.insert(0, error)
         if errors:
             raise BaseExceptionGroup("tasks of a group failed", errors)

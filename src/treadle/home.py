@@ -34,8 +34,8 @@ class Home(Protocol):
     def announce(self, what: str, task: Future[Any], error: BaseException | None = None, /) -> None:
         """Tell observers, if there are any, what happened to `task`."""
 
-    def pass_over(self, task: Future[Any]) -> None:
-        """Note that a claimed task will not be run, for its scope is over."""
+    def never_began(self, future: Future[Any], error: BaseException) -> None:
+        """Count, and tell of, a claimed task that fails before it begins; whoever claimed it counts it as ended."""
 
     def resume(self, future: Future[Any]) -> None:
         """Put a task back in the queue that waited outside it."""
@@ -82,8 +82,8 @@ class Alone:
     def announce(self, what: str, task: Future[Any], error: BaseException | None = None, /) -> None:
         """Tell nobody."""
 
-    def pass_over(self, task: Future[Any]) -> None:
-        """Count nothing."""
+    def never_began(self, future: Future[Any], error: BaseException) -> None:
+        """Never called, since nothing can be claimed."""
 
     def resume(self, future: Future[Any]) -> None:
         """Never called, since there is no queue."""

@@ -39,7 +39,7 @@ def run_inline(dispatcher: Dispatcher, task: Task) -> None:
             dispatcher.inline -= not task._silent
             dispatcher.ended += not task._silent
     context_inside(dispatcher, BARE).run(task._finish)  # and so its callbacks
-    if worker is None and isinstance(task._exception, KeyboardInterrupt):
+    if worker is None and issubclass(type(task._exception), KeyboardInterrupt):
         raise task._see()  # Ctrl-C was meant for the program, whose own thread this is
 
 

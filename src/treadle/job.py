@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any, cast
 from treadle import clock, deadlock
 from treadle.calls import Bare, Unseen, name_of
 from treadle.contexts import copier
-from treadle.errors import DeadlineExceeded, Shed, WorkerLost
+from treadle.errors import DeadlineExceeded, PoolBroken, Shed, WorkerLost
 from treadle.futures import RUNNING, Future
 from treadle.governed import new_task, scope_around
 from treadle.inline import context_inside
 from treadle.scope import Scope, current
 from treadle.traits import Traits
+from treadle.words import traceback_of
 from treadle.worker import current_worker, lent_here
 
 if TYPE_CHECKING:
@@ -57,9 +58,7 @@ class Turn(Future[Any]):
     job: Job
     item: Item | None  # that it runs
 
-    @property
-    def name(self) -> str:
-        """The name of the job's function."""
+    def _name_for(self, fn: Any) -> str:
         return self.job.name
 
     def _invoke(self) -> bool:
@@ -211,6 +210,8 @@ class Job:
         """Run the next item in this thread, a worker's that waits for it; False if none is left, or is to be run."""
         if any(scope is not None and scope.over() for scope in (self.scope, current())):
             return False
+        if self.dispatcher.broken is not None:
+            return False
         try:
             item = self.waiting.popleft()
         except IndexError:
@@ -249,6 +250,8 @@ class Job:
                     break
                 if dispatcher.dropping:
                     self.fail(CancelledError())
+                elif dispatcher.broken is not None:
+                    self.fail(PoolBroken(dispatcher.name))
                 if self.turns < most and len(waiting) > self.chunksize:
                     self.offer_turn()
                 left = self.chunksize
@@ -303,7 +306,8 @@ class Job:
     def keep(self, item: Item, error: BaseException) -> None:
         """Keep what a call raised."""
         # The traceback begins in the frame of whoever made the call, which holds the item: no cycle through it.
-        error.__traceback__ = error.__traceback__ and error.__traceback__.tb_next
+        trace = traceback_of(error)
+        BaseException.with_traceback(error, trace and trace.tb_next)  # frozen exceptions take no attribute
         item.value, item.args = Unseen(self.name, error), None
         item.outcome = RAISED
 

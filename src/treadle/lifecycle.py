@@ -8,10 +8,13 @@ are closed; and Ctrl-C ends the program, whatever its tasks wait for.
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 import sys
 import threading
 import weakref
+from collections.abc import Callable, Iterable
+from functools import partial
 from threading import Lock
 from typing import TYPE_CHECKING, Protocol
 
@@ -20,6 +23,7 @@ from treadle.admission import AT_EXIT
 from treadle.calls import log_living
 from treadle.inline import running_here
 from treadle.threads import DAEMON
+from treadle.words import log
 
 if TYPE_CHECKING:
     from threading import Thread
@@ -27,6 +31,8 @@ if TYPE_CHECKING:
     from treadle.dispatch import Dispatcher
 
 __all__ = ["before_exit", "exiting", "join", "register"]
+
+_log = logging.getLogger("treadle")
 
 _lock = Lock()
 _dispatchers: weakref.WeakSet[Dispatcher] = weakref.WeakSet()  # guarded by _lock
@@ -92,7 +98,7 @@ def _living() -> list[Dispatcher]:
 
 def _interrupted() -> bool:
     """Whether Ctrl-C ended the main thread: then nobody waits for what is queued, or runs."""
-    return isinstance(getattr(sys, "last_value", None), KeyboardInterrupt) and not hasattr(sys, "ps1")
+    return issubclass(type(getattr(sys, "last_value", None)), KeyboardInterrupt) and not hasattr(sys, "ps1")
 
 
 @atexit.register
@@ -103,21 +109,28 @@ def _at_exit() -> None:
     cancel = _interrupted()
     with _lock:
         leavers = list(_leavers)
-    for leaver in leavers:
-        leaver.leave()
-    pools = _living()
-    for dispatcher in pools:
-        dispatcher.close(AT_EXIT, cancel=cancel)
     try:
-        for dispatcher in pools:
-            if not cancel and not dispatcher.abandoned:
-                join(dispatcher, None)
+        _each(leaver.leave for leaver in leavers)
+        pools = _living()
+        _each(partial(dispatcher.close, AT_EXIT, cancel=cancel) for dispatcher in pools)
+        if not cancel:
+            _each(partial(join, dispatcher, None) for dispatcher in pools if not dispatcher.abandoned)
     except KeyboardInterrupt:
-        for dispatcher in pools:
-            dispatcher.close(AT_EXIT, cancel=True)
+        _each(partial(dispatcher.close, AT_EXIT, cancel=True) for dispatcher in _living())
         raise
     finally:
         log_living()
+
+
+def _each(calls: Iterable[Callable[[], object]]) -> None:
+    """Make every call, and log what one raises, but for Ctrl-C: none keeps the others from ending."""
+    for call in calls:
+        try:
+            call()
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            log(_log, logging.ERROR, "a failure while Python exits", error=error)
 
 
 _forking: list[Dispatcher] = []  # those whose locks are held across the fork
@@ -152,8 +165,9 @@ def _start_afresh(dispatcher: Dispatcher) -> None:
     dispatcher.admission.entrants.clear()
     dispatcher.aside.clear()
     dispatcher.staff.clear()
-    dispatcher.dead = 0
+    dispatcher.dead = dispatcher.ended = dispatcher.cancelled = 0  # the counts are the child's own
     dispatcher.inline = running_here(dispatcher)  # they go on in the child
+    dispatcher.admission.rejected = dispatcher.shedding.count = 0
     dispatcher.make_room()
 
 

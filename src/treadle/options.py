@@ -14,6 +14,7 @@ from treadle.orders import Adaptive, Fair, Fifo, Order, Priority
 from treadle.rate import Rate
 from treadle.submitter import BARE, Submitter
 from treadle.traits import PLAIN, Traits
+from treadle.words import is_a, show
 
 if TYPE_CHECKING:
     from treadle.pool import Pool
@@ -34,11 +35,12 @@ def traits_for(order: Order, name: str | None, priority: int, key: Hashable) -> 
     """
     if name is None and type(priority) is int and priority == 0 and key is None:
         return PLAIN
-    checks.integer("priority", priority, least=-MOST_URGENT, most=MOST_URGENT)
+    priority = checks.integer("priority", priority, least=-MOST_URGENT, most=MOST_URGENT)
     try:
         hash(key)
-    except TypeError as error:
-        raise TypeError(f"key={key!r} cannot be a key: {error}; allowed: a number, a string, a tuple") from None
+    except Exception as error:
+        why = show(error) if type(error) is not TypeError else error
+        raise TypeError(f"key={show(key)} cannot be a key: {why}; allowed: a number, a string, a tuple") from None
     if isinstance(order, (Adaptive, Fair, Fifo, Priority)):  # others may look at both
         if priority != 0 and not isinstance(order, Priority):
             raise _useless("priority", priority, order)
@@ -53,12 +55,12 @@ def rate_of(rate: float | Rate | None) -> Rate | None:
     Raises:
         TypeError, ValueError: it is neither, or out of range.
     """
-    return rate if rate is None or isinstance(rate, Rate) else Rate(checks.number("rate", rate, more_than=0))
+    return rate if rate is None or is_a(rate, Rate) else Rate(checks.number("rate", rate, more_than=0))
 
 
 def _useless(argument: str, value: object, order: Order, its_order: str = "priority") -> ValueError:
     return ValueError(
-        f"{argument}={value!r} has no effect in a pool whose order is {type(order).__name__}; "
+        f"{argument}={show(value)} has no effect in a pool whose order is {type(order).__name__}; "
         f"make it with Pool(order={its_order!r})"
     )
 
@@ -132,5 +134,5 @@ class Options(Submitter):
         name, priority, key = self._traits
         return (
             f"<Options of {self._pool!r}: timeout={self._timeout}, when_full={self._when_full!r}, name={name!r}, "
-            f"priority={priority}, key={key!r}, rate={self._rate}>"
+            f"priority={priority}, key={show(key)}, rate={self._rate}>"
         )

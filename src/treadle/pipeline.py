@@ -22,6 +22,7 @@ from treadle.contexts import copier, taken
 from treadle.errors import ChannelClosed
 from treadle.pool import Pool
 from treadle.scope import current, unscoped
+from treadle.words import show, type_name
 
 __all__ = ["Pipeline"]
 
@@ -116,7 +117,7 @@ class Pipeline:
         try:
             items = iter(source)
         except TypeError:
-            raise TypeError(f"source={source!r} is {type(source).__name__}; allowed: an iterable") from None
+            raise TypeError(f"source={show(source)} is {type_name(source)}; allowed: an iterable") from None
         return _Run(self._name, self._stages, items, ordered=ordered).results()
 
     def __repr__(self) -> str:
@@ -243,7 +244,7 @@ class _Run:
             raise
         except BaseException as error:
             self.stop()
-            self._abandon(everything=isinstance(error, KeyboardInterrupt))
+            self._abandon(everything=issubclass(type(error), KeyboardInterrupt))
             raise
 
     def stop(self) -> None:

@@ -23,6 +23,7 @@ from treadle.rate import Rate
 from treadle.snapshots import report_undone, snapshot_of, stacks_of, undone
 from treadle.submitter import Submitter
 from treadle.traits import PLAIN
+from treadle.words import is_a, show, type_name
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -117,8 +118,8 @@ class Pool(Submitter, ThreadPoolExecutor):
             raise ValueError(
                 f"min_workers={min_workers} is more than max_workers={max_workers}; allowed: 0 to {max_workers}"
             )
-        if limit is not None and not isinstance(limit, Limit):
-            raise TypeError(f"limit={limit!r} is {type(limit).__name__}; allowed: a treadle.Limit, or None")
+        if limit is not None and not is_a(limit, Limit):
+            raise TypeError(f"limit={show(limit)} is {type_name(limit)}; allowed: a treadle.Limit, or None")
         self._timeout, self._traits, self._rate = None, PLAIN, rate_of(rate)
         self._dispatcher = Dispatcher(
             name=name,
@@ -282,12 +283,12 @@ class Pool(Submitter, ThreadPoolExecutor):
     ) -> None:
         """Drain. After Ctrl-C, in the block or while draining: cancel what waits, and do not wait for what runs."""
         try:
-            if not isinstance(error, KeyboardInterrupt):
+            if not issubclass(type(error), KeyboardInterrupt):
                 self.shutdown()
         except KeyboardInterrupt:
             self._abandon()
             raise
-        if isinstance(error, KeyboardInterrupt):
+        if issubclass(type(error), KeyboardInterrupt):
             self._abandon()
 
     def _abandon(self) -> None:

@@ -26,6 +26,7 @@ from treadle import checks, clock
 from treadle.alarm import ALARM, Bell
 from treadle.contexts import taken
 from treadle.errors import Cancelled, DeadlineExceeded
+from treadle.words import log
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -207,8 +208,8 @@ class Scope:
         for member in members:
             try:
                 member._expire(self.exceeded())
-            except BaseException:  # as of an order's own: the others are not to wait for ever
-                _log.exception("a task could not be failed at its deadline")
+            except BaseException as raised:  # as of an order's own: the others are not to wait for ever
+                log(_log, logging.ERROR, "a task could not be failed at its deadline", error=raised)
 
 
 class _Waking:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from treadle import clock
 from treadle.errors import Shed
 from treadle.futures import PENDING, RUNNING
+from treadle.words import log
 
 if TYPE_CHECKING:
     from treadle.dispatch import Dispatcher, Task
@@ -26,8 +27,8 @@ def _logged() -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         raise
-    except BaseException:
-        _log.exception("a callback of a task that was shed raised")
+    except BaseException as error:
+        log(_log, logging.ERROR, "a callback of a task that was shed raised", error=error)
 
 
 class Shedding:

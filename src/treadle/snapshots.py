@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 import sys
 import traceback
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from treadle import clock
 from treadle.events import Snapshot, WorkerSnapshot
 from treadle.futures import PENDING
+from treadle.words import log
 
 if TYPE_CHECKING:
     from treadle.dispatch import Dispatcher, Task
@@ -24,7 +26,7 @@ def snapshot_of(dispatcher: Dispatcher) -> Snapshot:
     """Return what the pool does now. The lock is held only while its fields are copied."""
     with dispatcher.lock:
         tasks = [*dispatcher.tasks, *dispatcher.aside.tasks]
-        workers = tuple(_look(worker) for worker in sorted(dispatcher.staff.workers, key=lambda worker: worker.number))
+        looks = _look_at(dispatcher)
         waiting, ended, inline = dispatcher.waiting(), dispatcher.ended, dispatcher.inline
         blocked = len(dispatcher.admission.entrants)
         cancelled, rejected, shed = dispatcher.cancelled, dispatcher.admission.rejected, dispatcher.shedding.count
@@ -32,6 +34,7 @@ def snapshot_of(dispatcher: Dispatcher) -> Snapshot:
         closed = dispatcher.closed is not None
         turns = [worker.turn() for worker in dispatcher.staff.workers]
         told = waiting - sum(task._silent and task._state is PENDING for task in tasks)
+    workers = tuple(look() for look in looks)
     busy = sum(worker.task is not None for worker in workers)
     running = inline + sum(task is not None and not task._silent for task in turns)
     now = clock.now()
@@ -55,27 +58,32 @@ def snapshot_of(dispatcher: Dispatcher) -> Snapshot:
     )
 
 
-def _look(worker: Worker) -> WorkerSnapshot:
-    task, since = worker.task, worker.since
+def _look_at(dispatcher: Dispatcher) -> list[Callable[[], WorkerSnapshot]]:
+    """Return what makes the snapshot of each worker, with no lock held, for it asks the user's functions for names."""
+    return [_look(worker) for worker in sorted(dispatcher.staff.workers, key=lambda worker: worker.number)]
+
+
+def _look(worker: Worker) -> Callable[[], WorkerSnapshot]:
+    task, since, thread, nested, ended = worker.task, worker.since, worker.thread.name, len(worker.outer), worker.ended
     if task is None:
-        return WorkerSnapshot(worker.thread.name, None, 0.0, 0.0, 0, worker.ended)
-    seconds = max(0.0, clock.now() - since)
-    return WorkerSnapshot(worker.thread.name, task.name, seconds, task._overdue(), len(worker.outer), worker.ended)
+        return lambda: WorkerSnapshot(thread, None, 0.0, 0.0, 0, ended)
+    fn, seconds, overdue = task._fn, max(0.0, clock.now() - since), task._overdue()
+    return lambda: WorkerSnapshot(thread, task._name_for(fn), seconds, overdue, nested, ended)
 
 
 def stacks_of(dispatcher: Dispatcher) -> str:
     """Return what each thread of the pool does now, with its task and its stack."""
     with dispatcher.lock:
-        workers = sorted(dispatcher.staff.workers, key=lambda worker: worker.number)
-        looks = [(_look(worker), worker.thread.ident) for worker in workers]
+        looks = _look_at(dispatcher)
+        idents = {worker.thread.name: worker.thread.ident for worker in dispatcher.staff.workers}
     frames = sys._current_frames()
     parts = []
-    for look, ident in looks:
+    for look in [look() for look in looks]:
         if look.task is None:
             parts.append(f"{look.name}: idle\n")
             continue
         overdue = f", overdue for {look.overdue:.3f} s" if look.overdue else ""
-        frame = frames.get(ident or 0)
+        frame = frames.get(idents[look.name] or 0)
         stack = "" if frame is None else "".join(traceback.format_stack(frame))
         parts.append(f"{look.name}: {look.task} for {look.seconds:.3f} s{overdue}\n{stack}")
     return "".join(parts)
@@ -93,4 +101,5 @@ def report_undone(dispatcher: Dispatcher, timeout: float) -> None:
     """Log what a shutdown left undone."""
     left = undone(dispatcher)
     names = ", ".join(sorted({task.name for task in left})[:10])
-    _log.warning("pool %r: %d tasks were not done %g s after shutdown: %s", dispatcher.name, len(left), timeout, names)
+    message = "pool %r: %d tasks were not done %g s after shutdown: %s"
+    log(_log, logging.WARNING, message, dispatcher.name, len(left), timeout, names)

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Container
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING
 
 from treadle import clock
+from treadle.alarm import call_later
 from treadle.futures import RUNNING
 from treadle.worker import Worker, current_worker
 
@@ -223,7 +225,9 @@ class Staff:
             if worker.thread.is_alive():  # Ctrl-C, while we waited for it to come up
                 self.add(worker)
             elif first is not None:
-                self.dispatcher.put_back(first)
+                why = self.dispatcher.put_back(first)
+                if why is not None:
+                    call_later(partial(self.dispatcher.give_up, first, why))
             raise
         self.add(worker)
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from treadle.calls import Bare
 from treadle.futures import Future
+from treadle.words import log
 
 if TYPE_CHECKING:
     from treadle.dispatch import Dispatcher
@@ -45,8 +46,8 @@ class Standing(Future[Any]):
         dispatcher = cast("Dispatcher", self._home)
         try:
             self.stand()
-        except Exception:
-            _log.exception("standing task %s failed", self.name)
+        except Exception as error:
+            log(_log, logging.ERROR, "standing task %s failed", self.name, error=error)
         finally:
             dispatcher.staff.stood_down(self)
         self._context = None

@@ -92,8 +92,8 @@ class Submitter:
             else:
                 dispatcher.release()
                 dispatcher.admission.enter(task, self._when_full, self._timeout)
-        except BaseException:
-            dispatcher.admission.recover(task)
+        except BaseException as error:
+            dispatcher.admission.recover(task, error)
             raise
         return task
 

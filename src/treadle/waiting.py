@@ -15,6 +15,7 @@ from typing import Any, TypeVar, cast
 from treadle import checks, clock, deadlock
 from treadle.futures import CANCELLED_AND_NOTIFIED, FINISHED, Future
 from treadle.scope import Scope, current
+from treadle.words import is_a, show, type_name
 from treadle.worker import Worker, current_worker
 
 __all__ = ["ALL_COMPLETED", "FIRST_COMPLETED", "FIRST_EXCEPTION", "as_completed", "wait"]
@@ -68,8 +69,8 @@ def _futures_in(fs: Iterable[concurrent.futures.Future[T]]) -> set[concurrent.fu
     """
     futures = checks.several("fs", fs, "futures")
     for future in futures:
-        if not isinstance(future, concurrent.futures.Future):
-            raise TypeError(f"fs holds {future!r}, which is {type(future).__name__}; allowed: what submit() returned")
+        if not is_a(future, concurrent.futures.Future):
+            raise TypeError(f"fs holds {show(future)}, which is {type_name(future)}; allowed: what submit() returned")
     return set(futures)
 
 

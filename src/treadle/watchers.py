@@ -10,6 +10,7 @@ from threading import Condition
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from treadle.alarm import ALARM, call_out
+from treadle.words import log, show
 
 if TYPE_CHECKING:
     from _thread import LockType
@@ -114,8 +115,8 @@ def call_back(future: Future[Any], callbacks: Iterable[Callable[[Any], object]])
     for callback in callbacks:
         try:
             callback(future)
-        except Exception:
-            _standard_log.exception("exception calling callback for %r", future)
+        except Exception as error:
+            log(_standard_log, logging.ERROR, "exception calling callback for %s", show(future), error=error)
         except BaseException as error:
             fatal = error
     if fatal is not None:
@@ -125,10 +126,11 @@ def call_back(future: Future[Any], callbacks: Iterable[Callable[[Any], object]])
 class Rare:
     """A number for observers, an exception nobody has asked for, and what a task looks at to know if it should stop."""
 
-    __slots__ = ("dropped", "scope", "serial", "unseen")
+    __slots__ = ("dropped", "ended", "scope", "serial", "unseen")
 
     def __init__(self) -> None:
         self.serial = 0
+        self.ended = False  # whether observers were told of its end
         self.dropped: BaseException | None = None  # why its pool cancelled it
         self.unseen: Unseen | None = None
         self.scope: Scope | None = None

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 from treadle import clock
 from treadle.calls import Bare
 from treadle.contexts import Lent
-from treadle.errors import PoolBroken, WorkerLost
+from treadle.errors import WorkerLost
 from treadle.futures import FINISHED, PENDING, RUNNING, Future
 from treadle.scope import HERE
 from treadle.threads import new_thread
+from treadle.words import log
 
 if TYPE_CHECKING:
     from treadle.dispatch import Dispatcher
@@ -105,11 +106,10 @@ class Worker:
         try:
             if self._initialize():
                 self._serve()
-            elif self.task is not None:
-                self.task._drop(PoolBroken(dispatcher.name))
         except BaseException as error:
             reason = error
-            _log.critical("worker %s of pool %r was killed", self.thread.name, dispatcher.name, exc_info=True)
+            message = "worker %s of pool %r was killed"
+            log(_log, logging.CRITICAL, message, self.thread.name, dispatcher.name, error=error)
         finally:
             HERE.worker = None
             try:
@@ -119,34 +119,46 @@ class Worker:
 
     def _leave_nothing(self, reason: BaseException | None) -> None:
         """Settle what a thread that was killed, between any two lines, had in its hands."""
-        dispatcher = self.dispatcher
         for task in (self.last, *self.stack()):
-            if task is None:
-                continue
-            with dispatcher.lock:
-                dispatcher.taken_over(task)
-            if task.done():
-                task._tell()
-            elif task._context is None:  # it has run
-                task._finish()
-            else:
-                task._drop(WorkerLost(self.thread.name, task.name, reason))
+            if task is not None:
+                try:
+                    self._settle_lost(task, reason)
+                except BaseException as error:  # of a callback, which cannot end this thread twice
+                    log(_log, logging.ERROR, "a callback of task %s raised", task.name, error=error)
         self.task = self.last = None
         if self.victims is not None:
-            dispatcher.shedding.shed(self.victims)
+            self.dispatcher.shedding.shed(self.victims)
+
+    def _settle_lost(self, task: Task, reason: BaseException | None) -> None:
+        dispatcher = self.dispatcher
+        with dispatcher.lock:
+            dispatcher.taken_over(task)
+        if task.done():
+            task._tell()
+        elif task._context is None:  # it has run
+            task._finish()
+        else:
+            lost = WorkerLost(self.thread.name, task.name, reason)
+            try:
+                dispatcher.announce("finished", task, lost)
+            finally:
+                task._drop(lost)
 
     def _initialize(self) -> bool:
+        """Call the initializer; False if that failed, here or meanwhile in another thread: nothing begins any more."""
         dispatcher = self.dispatcher
         if dispatcher.initializer is None:
             return True
         try:
             dispatcher.initializer(*dispatcher.initargs)
-        except BaseException:
-            _standard_log.critical("Exception in initializer:", exc_info=True)
-            dispatcher.break_down()
-            return False
-        self.lent = Lent.by_this_thread()
-        return self is not dispatcher.staff.stray  # the initializer has forked, and returned here in the child
+        except BaseException as error:
+            log(_standard_log, logging.CRITICAL, "Exception in initializer:", error=error)
+        else:
+            self.lent = Lent.by_this_thread()
+            if dispatcher.broken is None:
+                return self is not dispatcher.staff.stray  # the initializer has forked, and returned here in the child
+        dispatcher.break_down(self)
+        return False
 
     def _serve(self) -> None:
         """Settle, claim, run, over and over."""
@@ -157,6 +169,7 @@ class Worker:
         stale, after = dispatcher.shedding.stale, dispatcher.after
         now, plain, lent = clock.now, not dispatcher.observers, self.lent
         task, watchers = self.task, None
+        why: BaseException | None = None  # the last task went back to the queue, and cannot wait there
         while True:
             done = self.last = task  # is run, not settled; the last reference to the one before goes here, unlocked
             if done is not None:
@@ -174,9 +187,9 @@ class Worker:
                     watchers = done._watchers
                     if again:
                         watchers = None
-                        dispatcher.put_back(done)
+                        why = dispatcher.put_back(done)
                     else:
-                        self.ended += not done._silent
+                        self.ended += not done._silent  # as it is replaced below: a snapshot counts it once
                         if watchers is None or watchers.condition is None:
                             done._state = FINISHED
                         if after is not None:
@@ -201,6 +214,9 @@ class Worker:
                 self.task = task
             finally:
                 release()
+            if done is not None and why is not None:
+                dispatcher.give_up(done, why)
+                why = None
             if watchers is not None:
                 self._deliver(done)
                 watchers = None
@@ -221,10 +237,13 @@ class Worker:
             else:
                 done._finish()
         except BaseException:
-            with self.dispatcher.lock:
+            dispatcher, why = self.dispatcher, None
+            with dispatcher.lock:
                 task, self.task = self.task, None
                 if task is not None and task is not done:
-                    self.dispatcher.put_back(task)
+                    why = dispatcher.put_back(task)
+            if task is not None and why is not None:
+                dispatcher.give_up(task, why)
             raise
 
     def _rest(self) -> bool:

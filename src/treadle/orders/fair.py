@@ -10,6 +10,7 @@ from treadle import checks
 from treadle.futures import PENDING
 from treadle.orders.census import Census
 from treadle.orders.order import Task, put_in_place
+from treadle.words import pass_on, show, type_name
 
 __all__ = ["Fair"]
 
@@ -83,9 +84,9 @@ class Fair:
         max_waiting: int | None = None,
     ) -> None:
         if weights is not None and not isinstance(weights, Mapping):
-            raise TypeError(f"weights={weights!r} is {type(weights).__name__}; allowed: a dict of keys and numbers")
+            raise TypeError(f"weights={show(weights)} is {type_name(weights)}; allowed: a dict of keys and numbers")
         self.weights = {
-            key: checks.number(f"weights[{key!r}]", weight, least=1) for key, weight in (weights or {}).items()
+            key: checks.number(f"weights[{show(key)}]", weight, least=1) for key, weight in (weights or {}).items()
         }
         self.max_running = checks.integer_or_none("max_running", max_running, least=1)
         self.max_waiting = checks.integer_or_none("max_waiting", max_waiting, least=1)
@@ -110,9 +111,10 @@ class Fair:
             self.ready.append(flow)
 
     def _new_flow(self, key: Hashable) -> _Flow:
+        weight = self.weights.get(key, 1) if self.weights else 1  # first: it may raise, and so may the next line
         flow = self.flows[key] = self.spare.pop() if self.spare else _Flow()
         flow.key = key
-        flow.weight = self.weights.get(key, 1) if self.weights else 1
+        flow.weight = weight
         return flow
 
     def put_first(self, task: Task) -> None:
@@ -176,7 +178,11 @@ class Fair:
                 self._forget(flow)
 
     def _forget(self, flow: _Flow) -> None:
-        del self.flows[flow.key]
+        try:
+            del self.flows[flow.key]
+        except BaseException as error:  # of a key that worked once: it must not end who took its last task
+            pass_on(error)
+            return
         if len(self.spare) < SPARE:
             self.spare.append(flow)
 

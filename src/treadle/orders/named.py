@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
+from typing import cast
 from weakref import WeakValueDictionary
 
 from treadle.orders.adaptive import Adaptive
@@ -11,6 +12,7 @@ from treadle.orders.fair import Fair
 from treadle.orders.fifo import Fifo
 from treadle.orders.order import Order
 from treadle.orders.priority import Priority
+from treadle.words import is_a, show
 
 __all__ = ["order_named"]
 
@@ -29,21 +31,23 @@ def order_named(order: str | Order) -> Order:
         ValueError: the name is unknown, or the order has a pool already, or holds tasks.
         TypeError: `order` is neither a name nor an order.
     """
-    if isinstance(order, str):
+    if is_a(order, str):
         if order not in _NAMED:
-            raise ValueError(f"order={order!r} is unknown; allowed: {', '.join(map(repr, _NAMED))}, or an order object")
+            names = ", ".join(map(repr, _NAMED))
+            raise ValueError(f"order={show(order)} is unknown; allowed: {names}, or an order object")
         return _NAMED[order]()
-    if isinstance(order, type):
-        raise TypeError(f"order={order!r} is a class; pass an object of it, as in {order.__name__}()")
+    order = cast(Order, order)
+    if is_a(order, type):
+        raise TypeError(f"order={show(order)} is a class; pass an object of it, as in {order.__name__}()")
     missing = [name for name in ("tasks", "ready", "put", "take", "evict", "purge") if not hasattr(order, name)]
     if missing:
         raise TypeError(
-            f"order={order!r} is no order: it lacks {', '.join(missing)}; pass a name or an object like Fifo()"
+            f"order={show(order)} is no order: it lacks {', '.join(missing)}; pass a name or an object like Fifo()"
         )
     if len(order.tasks):
-        raise ValueError(f"order={order!r} holds tasks already; give each pool an order of its own")
+        raise ValueError(f"order={show(order)} holds tasks already; give each pool an order of its own")
     if _serving.get(id(order)) is order:
-        raise ValueError(f"order={order!r} serves another pool; give each pool an order of its own")
+        raise ValueError(f"order={show(order)} serves another pool; give each pool an order of its own")
     with suppress(TypeError):  # of one whose __slots__ leave out __weakref__ nothing is remembered
         _serving[id(order)] = order
     return order

@@ -56,9 +56,7 @@ class Errand(Future[Any]):
         self.handling = handling
         self.conn = conn
 
-    @property
-    def name(self) -> str:
-        """The name of the handler."""
+    def _name_for(self, fn: Any) -> str:
         return self.handling.name
 
     def _invoke(self) -> bool:

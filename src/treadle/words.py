@@ -1,0 +1,96 @@
+"""Words: how objects of the user's are named and shown, and what happens is logged, whatever they raise.
+
+A callable, an exception, a key, an observer, a log handler may raise anything when it is asked for an attribute, shown
+or compared: proxies outside of their context, frozen dataclasses, mocks, objects that are half made. What treadle says
+of them is never worth a thread, a future, or the error that was to be told.
+"""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from threading import get_ident, main_thread
+from types import TracebackType
+from typing import TypeGuard, TypeVar
+
+__all__ = ["LONGEST_NAME", "cut", "is_a", "log", "pass_on", "show", "traceback_of", "type_name"]
+
+T = TypeVar("T")
+
+LONGEST_NAME = 200  # characters of a name, and
+LONGEST = 2000  # of what is shown; guesses: more than anybody reads
+
+_name_of_class = type.__dict__["__name__"].__get__  # not to be overridden, as in a metaclass
+_traceback_of = BaseException.__dict__["__traceback__"].__get__  # nor in a class of exceptions
+
+
+def type_name(value: object) -> str:
+    """Return the name of the type of `value`."""
+    return cut(_name_of_class(type(value)), LONGEST_NAME)
+
+
+def show(value: object) -> str:
+    """Return `repr(value)`; if that raises, or returns no text, say so with the type's name."""
+    try:
+        return cut(repr(value), LONGEST)
+    except BaseException as error:
+        pass_on(error)
+        return f"<{type_name(value)}, whose repr raised {type_name(error)}>"
+
+
+def is_a(value: object, kind: type[T] | tuple[type[T], ...]) -> TypeGuard[T]:
+    """As `isinstance`; False for what raises when it is asked for its class."""
+    try:
+        return isinstance(value, kind)
+    except Exception:
+        return False
+
+
+def traceback_of(error: BaseException) -> TracebackType | None:
+    """Return the traceback of `error`, whatever its class has made of that attribute."""
+    found: TracebackType | None = _traceback_of(error)
+    return found
+
+
+def log(logger: logging.Logger, level: int, message: str, *args: object, error: BaseException | None = None) -> None:
+    """Log `message % args`, with the traceback of `error`; what handlers, filters and formatters raise is dropped.
+
+    The arguments must be plain, such as what the other functions here return.
+    """
+    try:
+        if not logger.isEnabledFor(level):
+            return
+        if error is None:
+            logger.log(level, message, *args, stacklevel=2)
+            return
+        what = (type(error), error, traceback_of(error))
+        if _can_be_told(what):
+            logger.log(level, message, *args, exc_info=what, stacklevel=2)
+        else:
+            where = "".join(traceback.format_tb(traceback_of(error)))
+            message = f"{message}: %s, which cannot be shown, raised here:\n%s"
+            logger.log(level, message, *args, type_name(error), where, stacklevel=2)
+    except BaseException as raised:
+        pass_on(raised)
+
+
+def _can_be_told(what: tuple[type[BaseException], BaseException, TracebackType | None]) -> bool:
+    """Whether the traceback module copes with an exception, its notes, and those that led to it."""
+    try:
+        traceback.format_exception(*what)
+    except BaseException as raised:
+        pass_on(raised)
+        return False
+    return True
+
+
+def pass_on(error: BaseException) -> None:
+    """Raise Ctrl-C in the main thread, the only one it comes to: it is the program's. Drop all else."""
+    if issubclass(type(error), KeyboardInterrupt) and get_ident() == main_thread().ident:
+        raise error
+
+
+def cut(text: str, longest: int) -> str:
+    """Return `text`, as a plain string, and no more of it than `longest` characters."""
+    text = str.__str__(text)  # a subclass may override all that follows
+    return text if len(text) <= longest else f"{text[:longest]}..."
