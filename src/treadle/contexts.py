@@ -11,7 +11,6 @@ import sys
 import warnings
 from collections.abc import Callable
 from contextvars import Context, ContextVar, Token, copy_context
-from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 from treadle.calls import Bare
@@ -92,16 +91,10 @@ def detached(context: Context) -> Context:
     if LENT in context:
         context = context[LENT].out_of(context)
     if _kinds:
-        _part(context)
-    return context
-
-
-def _part(context: Context) -> Context:
-    """Give `context` values of its own, where they are changed in place, and return it."""
-    for variable, kind in _kinds.items():
-        value = context.get(variable)
-        if value is not None and value is not kind.unset:
-            context.run(variable.set, value.copy())
+        for variable, kind in _kinds.items():
+            value = context.get(variable, kind.unset)
+            if value is not kind.unset:
+                context.run(variable.set, value.copy())
     return context
 
 
@@ -112,15 +105,18 @@ def copier(context: Context | Bare, lent: Lent | None = None) -> Callable[[], Co
     """
     if isinstance(context, Bare):
         return context.copy
-    if lent is not None:
-        context = lent.to(context.copy())
-    if any(variable in context for variable in _kinds):
-        return partial(_parted, context)
-    return context.copy
+    model = context if lent is None else lent.to(context.copy())
+    parts = [(var.set, model[var].copy) for var, kind in _kinds.items() if model.get(var, kind.unset) is not kind.unset]
+    if not parts:
+        return model.copy
 
+    def copy() -> Context:
+        context = model.copy()
+        for put, value in parts:
+            context.run(put, value())
+        return context
 
-def _parted(context: Context) -> Context:
-    return _part(context.copy())
+    return copy
 
 
 # -- and of its thread --------------------------------------------------------------------------------------------
