@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
@@ -60,6 +61,8 @@ class Answer:
         (lambda: checks.boolean("b", 1), TypeError, ("b=1", "True or False")),
         (lambda: checks.duration("t", None), TypeError, ("t=None", "seconds as a number")),
         (lambda: checks.duration("t", -1), ValueError, ("t=-1", "0 seconds or more")),
+        (lambda: checks.time_left("t", "1"), TypeError, ("t='1'", "seconds as a number, or None for no limit")),
+        (lambda: checks.time_left("t", math.nan), ValueError, ("t=nan", "a number of seconds, or None for no limit")),
         (
             lambda: checks.several("l", 3, "things"),  # type: ignore[arg-type]  # that is the point
             TypeError,
@@ -109,6 +112,8 @@ def test_good_values_pass() -> None:
     assert checks.integer_or_none("n", 1, least=1) == 1
     assert checks.seconds("t", None) is None
     assert checks.seconds("t", 0) == 0.0
+    assert checks.time_left("t", None) is None
+    assert [checks.time_left("t", value) for value in (2, 0, -1, -math.inf, math.inf)] == [2.0, 0.0, 0.0, 0.0, math.inf]
     assert checks.one_of("p", "a", ("a",)) == "a"
     assert checks.boolean("b", False) is False
     assert checks.text("s", "x") == "x"

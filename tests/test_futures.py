@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+import treadle
 from treadle import Future, Pool
 
 
@@ -132,12 +133,95 @@ def test_a_future_made_by_hand_keeps_the_standard_two_steps() -> None:
     assert future._state == "CANCELLED_AND_NOTIFIED"
     other: Future[int] = Future()
     assert other.set_running_or_notify_cancel()
-    with pytest.raises(InvalidStateError):
-        other.set_running_or_notify_cancel()
     other.set_result(1)
     with pytest.raises(InvalidStateError):
         other.set_exception(ValueError())
     assert other.result() == 1
+
+
+@pytest.mark.parametrize("kind", [Future, concurrent.futures.Future])
+@pytest.mark.parametrize("state", ["RUNNING", "FINISHED", "CANCELLED_AND_NOTIFIED"])
+def test_a_future_begins_once_as_in_the_standard_library(
+    kind: type[concurrent.futures.Future[int]], state: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    future = kind()
+    if state == "CANCELLED_AND_NOTIFIED":
+        assert future.cancel()
+    future.set_running_or_notify_cancel()
+    if state == "FINISHED":
+        future.set_result(1)
+    with pytest.raises(RuntimeError, match="Future in unexpected state"):
+        future.set_running_or_notify_cancel()
+    said = [(record.name, record.levelname, record.getMessage()) for record in caplog.records]
+    assert said == [("concurrent.futures", "CRITICAL", f"Future {id(future)} in unexpected state: {state}")]
+
+
+def test_the_log_that_a_future_began_twice_may_ask_it_anything() -> None:
+    """No lock is held while it is written."""
+    seen: list[bool] = []
+
+    class Asking(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            other = threading.Thread(target=lambda: future.add_done_callback(lambda _: None))
+            other.start()
+            other.join(30)
+            seen.append(other.is_alive())
+
+    future: Future[int] = Future()
+    future.set_running_or_notify_cancel()
+    handler, log = Asking(), logging.getLogger("concurrent.futures")
+    log.addHandler(handler)
+    try:
+        with pytest.raises(RuntimeError):
+            future.set_running_or_notify_cancel()
+    finally:
+        log.removeHandler(handler)
+    assert seen == [False]
+
+
+@pytest.mark.parametrize("made", ["by hand", "in a pool"])
+def test_callbacks_that_are_still_to_be_called_can_be_looked_at_and_changed(held: Held, made: str) -> None:
+    """Others count them, take one out again, or put theirs first."""
+    called: list[str] = []
+    future: Any = held.waiting if made == "in a pool" else Future()
+    assert future._done_callbacks == []
+    first, second, third = (lambda _, name=name: called.append(name) for name in ("first", "second", "third"))
+    for callback in (first, second):
+        future.add_done_callback(callback)
+    assert future._done_callbacks == [first, second]
+    future._done_callbacks.remove(first)
+    future._done_callbacks.insert(0, third)
+    if made == "in a pool":
+        held.gate.set()
+        held.pool.shutdown()
+    else:
+        future.set_result(1)
+    assert called == ["third", "second"]
+    assert future._done_callbacks == []
+    future._done_callbacks = True  # some mark a future so that they have seen
+    assert future._done_callbacks is True
+
+
+def test_callbacks_can_be_replaced_as_a_whole(held: Held) -> None:
+    called: list[Any] = []
+    waiting: Any = held.waiting
+    waiting.add_done_callback(called.append)
+    waiting._done_callbacks = []
+    assert waiting.cancel()
+    assert called == []
+
+
+@pytest.mark.parametrize("timeout", [-1, -0.001, 0])
+def test_a_negative_timeout_means_that_no_time_is_left(held: Held, timeout: float) -> None:
+    by_hand: Future[int] = Future()
+    for future in (held.waiting, by_hand):
+        for ask in (future.result, future.exception):
+            with pytest.raises(TimeoutError):
+                ask(timeout)
+            with treadle.deadline(30), pytest.raises(TimeoutError):
+                ask(timeout)
+    by_hand.set_result(1)
+    assert by_hand.result(timeout) == 1
 
 
 def test_callbacks_run_once_in_order_whatever_one_raises(caplog: pytest.LogCaptureFixture) -> None:

@@ -139,6 +139,27 @@ def test_a_worker_begins_nothing_more_for_a_block_whose_deadline_has_passed(
     assert when_it_stopped == [1]
 
 
+@pytest.mark.parametrize("inside", [False, True])
+@pytest.mark.parametrize("timeout", [-1, -0.001, 0])
+def test_a_negative_timeout_means_that_no_time_is_left(pool: Pool, inside: bool, timeout: float) -> None:
+    done: Future[int] = Future()
+    done.set_result(1)
+    never: Future[int] = Future()
+
+    def look() -> None:
+        assert wait([done, never], timeout) == ({done}, {never})
+        assert wait([done], timeout).done == {done}
+        found = as_completed([done, never], timeout)
+        assert next(found) is done
+        with pytest.raises(TimeoutError, match="1 \\(of 2\\) futures unfinished"):
+            next(found)
+
+    if inside:
+        pool.submit(look).result(30)
+    else:
+        look()
+
+
 def test_bad_arguments_are_named(pool: Pool) -> None:
     with pytest.raises(ValueError, match="return_when='x'"):
         wait([], return_when="x")

@@ -24,6 +24,7 @@ __all__ = [
     "seconds",
     "several",
     "text",
+    "time_left",
 ]
 
 T = TypeVar("T")
@@ -116,6 +117,16 @@ def seconds(name: str, value: object, *, least: float = 0.0) -> float | None:
     return None if value is None else _at_least(name, value, least, ", or None for no limit")
 
 
+def time_left(name: str, value: object) -> float | None:
+    """Return `value` if it is a number of seconds, or None; 0 if it is negative: what was left has passed.
+
+    Raises:
+        TypeError, ValueError: it is not.
+    """
+    seconds = None if value is None else _at_least(name, value, -math.inf, ", or None for no limit")
+    return None if seconds is None else max(0.0, seconds)
+
+
 def duration(name: str, value: object, *, least: float = 0.0) -> float:
     """Return `value` if it is a number of seconds of at least `least`, which None is not.
 
@@ -130,7 +141,8 @@ def _at_least(name: str, value: object, least: float, none: str) -> float:
     if number is None:
         raise TypeError(f"{name}={show(value)} is {type_name(value)}; allowed: seconds as a number{none}")
     if not number >= least:  # not a number is refused too
-        raise ValueError(f"{name}={show(value)}; allowed: {least:g} seconds or more{none}")
+        enough = "a number of seconds" if least == -math.inf else f"{least:g} seconds or more"
+        raise ValueError(f"{name}={show(value)}; allowed: {enough}{none}")
     return number
 
 

@@ -18,6 +18,7 @@ hold that condition too. Order of locks: condition, then `home.lock`, never the 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from concurrent.futures import CancelledError, InvalidStateError, TimeoutError, _base
 from threading import Condition
@@ -35,6 +36,8 @@ from treadle.words import type_name
 __all__ = ["CANCELLED_AND_NOTIFIED", "DONE", "FINISHED", "PENDING", "RUNNING", "Future"]
 
 T = TypeVar("T")
+
+_standard_log = logging.getLogger("concurrent.futures")
 
 PENDING = _base.PENDING
 RUNNING = _base.RUNNING
@@ -98,8 +101,8 @@ class Future(_base.Future[T]):
         """Return what the task returned; raise what it raised.
 
         Args:
-            timeout: seconds to wait for it, 0 or more; None waits as long as it takes. A task that is run here (see
-                the class) is not interrupted when they have passed.
+            timeout: seconds to wait for it, none left if negative; None waits as long as it takes. A task that is run
+                here (see the class) is not interrupted when they have passed.
 
         Raises:
             TimeoutError: the task was not done in time.
@@ -241,16 +244,18 @@ class Future(_base.Future[T]):
             True: run it. False: it was cancelled, and whoever waits has been told.
 
         Raises:
-            InvalidStateError: it had begun, or was done.
+            RuntimeError: it had begun, or was done. That is logged too, as in the standard library.
         """
         with self._change():
-            if self._state == PENDING:
+            state = self._state
+            if state == PENDING:
                 self._state = RUNNING
                 return True
-            if self._state != CANCELLED:
-                raise InvalidStateError(f"cannot begin a future that is {self._state.lower()}: {self!r}")
-            self._state = CANCELLED_AND_NOTIFIED
-        return False
+            if state == CANCELLED:
+                self._state = CANCELLED_AND_NOTIFIED
+                return False
+        _standard_log.critical("Future %s in unexpected state: %s", id(self), state)
+        raise RuntimeError(f"Future in unexpected state: it is {state.lower()}, and cannot begin again: {self!r}")
 
     def set_result(self, result: T) -> None:
         """Settle the future with `result`.
@@ -301,13 +306,14 @@ class Future(_base.Future[T]):
         self._tell()
         return before
 
-    def _abandon(self, why: BaseException) -> None:
-        """Cancel a future that was claimed and will not be run."""
+    def _abandon(self, why: BaseException | None) -> None:
+        """Cancel a future that was claimed and will not be run; because its pool drops it, if there is a `why`."""
         self._forget_call()
         with self._change():
             if self.done():  # failed meanwhile, at its deadline
                 return
-            self._get_rare().dropped = why
+            if why is not None:
+                self._get_rare().dropped = why
             self._state = CANCELLED_AND_NOTIFIED
         self._tell()
 
@@ -389,6 +395,17 @@ class Future(_base.Future[T]):
         def _waiters(self) -> list[Any]:
             with self._home.lock:
                 return self._watch().waiters
+
+        @property
+        def _done_callbacks(self) -> list[Callable[[Future[T]], object]]:
+            """Those that are still to be called: the list itself, which others look into, and take from."""
+            with self._home.lock:
+                return self._watch().callbacks
+
+        @_done_callbacks.setter
+        def _done_callbacks(self, callbacks: list[Callable[[Future[T]], object]]) -> None:
+            with self._home.lock:
+                self._watch().callbacks = callbacks
 
     def __repr__(self) -> str:
         with self._home.lock:

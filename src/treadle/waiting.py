@@ -41,7 +41,8 @@ def wait(
 
     Args:
         fs: futures of any executors.
-        timeout: seconds, 0 or more; None: no limit. A task that is run here is not interrupted when they have passed.
+        timeout: seconds, none left if negative; None: no limit. A task that is run here is not interrupted when they
+            have passed.
         return_when: ALL_COMPLETED, FIRST_COMPLETED or FIRST_EXCEPTION.
 
     Returns:
@@ -52,7 +53,7 @@ def wait(
         DeadlineExceeded, Cancelled: the caller's deadline passed first, or it was asked to stop.
         PoolDeadlock: the wait could never end.
     """
-    timeout = checks.seconds("timeout", timeout)
+    timeout = checks.time_left("timeout", timeout)
     checks.one_of("return_when", return_when, (ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION))
     futures = _futures_in(fs)
     scope = current()
@@ -115,7 +116,7 @@ def as_completed(
 
     Args:
         fs: futures of any executors; one that is given twice is returned once.
-        timeout: seconds from now, 0 or more; None: no limit.
+        timeout: seconds from now, none left if negative; None: no limit.
 
     Raises:
         TypeError, ValueError: an argument is of the wrong type, or out of range.
@@ -123,7 +124,7 @@ def as_completed(
         DeadlineExceeded, Cancelled: as `wait`.
         PoolDeadlock: the wait could never end.
     """
-    timeout = checks.seconds("timeout", timeout)
+    timeout = checks.time_left("timeout", timeout)
     futures = _futures_in(fs)
     if current() is None:
         return concurrent.futures.as_completed(futures, timeout)
