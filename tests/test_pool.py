@@ -5,11 +5,13 @@ from __future__ import annotations
 import concurrent.futures
 import contextvars
 import logging
+import queue
 import threading
 from typing import Any
 
 import pytest
 
+import treadle
 from treadle import Pool
 from treadle.errors import PoolBroken, PoolClosed
 
@@ -246,6 +248,109 @@ def test_never_more_threads_or_waiting_tasks_than_allowed() -> None:
     assert highest <= 3
     assert waiting <= 5
     assert pool.snapshot().finished == 1200
+
+
+# -- for those who look into a ThreadPoolExecutor ---------------------------------------------------------------------
+
+
+def test_whether_it_is_shut_down_can_be_seen() -> None:
+    """Many make a new executor where the old one is."""
+    pool = Pool(1)
+    assert pool._shutdown is False
+    pool._shutdown = False
+    with pool:
+        pool.submit(int).result(30)
+    assert pool._shutdown is True
+    with pytest.raises(AttributeError, match="is closed and stays so; make a new Pool"):
+        pool._shutdown = False
+
+
+def test_who_sets_that_it_is_shut_down_closes_it() -> None:
+    pool = Pool(1)
+    with pool._shutdown_lock:
+        pool._shutdown = True
+        assert pool._shutdown is True
+    with pytest.raises(PoolClosed):
+        pool.submit(int)
+    pool.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "prefix"),
+    [({}, "ThreadPoolExecutor-"), ({"thread_name_prefix": "io"}, "io"), ({"name": "weft"}, "weft")],
+)
+def test_the_prefix_of_its_threads_can_be_seen_and_set(arguments: dict[str, str], prefix: str) -> None:
+    with Pool(2, **arguments) as pool:  # type: ignore[arg-type]  # mypy takes the names for any argument
+        shown = str(pool._thread_name_prefix)
+        assert shown.startswith(prefix)
+        assert not shown.endswith(("_", "--"))
+        assert pool.submit(lambda: threading.current_thread().name).result(30)[: len(shown)] == shown
+    with Pool(1) as pool:
+        pool._thread_name_prefix = "warp"
+        assert pool.submit(lambda: threading.current_thread().name).result(30) == "warp_0"
+        assert pool._thread_name_prefix == "warp"
+
+
+def test_the_initializer_of_threads_to_come_can_be_seen_and_set() -> None:
+    calls: list[int] = []
+    with Pool(1, initializer=calls.append, initargs=(1,)) as pool:
+        assert pool._initializer == calls.append
+        assert pool._initargs == (1,)
+        pool._initargs = (2,)
+        pool.submit(int).result(30)
+    with Pool(1) as pool:
+        assert pool._initializer is None
+        pool._initializer, pool._initargs = calls.extend, ([3],)
+        pool.submit(int).result(30)
+    assert calls == [2, 3]
+
+
+def test_who_sets_the_ceiling_on_threads_resizes_it() -> None:
+    both = threading.Barrier(2)
+    with Pool(1) as pool:
+        first = pool.submit(both.wait, 30)
+        second = pool.submit(both.wait, 30)
+        pool._max_workers = 2
+        assert {first.result(30), second.result(30)} == {0, 1}
+        assert pool._max_workers == 2
+        with pytest.raises(ValueError, match="max_workers=0"):
+            pool._max_workers = 0
+
+
+def test_how_many_threads_are_idle_can_be_seen() -> None:
+    with Pool(2, min_workers=2) as pool:
+        while pool.snapshot().idle < 2 or pool._idle_semaphore._value < 2:
+            treadle.sleep(0.001)
+        gate, began = threading.Event(), threading.Event()
+
+        def hold() -> None:
+            began.set()
+            assert gate.wait(30)
+
+        pool.submit(hold)
+        assert began.wait(30)
+        assert pool._idle_semaphore._value == 1
+        gate.set()
+
+
+def test_its_queue_cannot_be_replaced() -> None:
+    """Many bound an executor so; here it would be a queue that nobody looks at."""
+    pool: Any = Pool(1)
+    with pool, pytest.raises(AttributeError, match=r"make it with Pool\(queue_size="):
+        pool._work_queue = queue.Queue(10)
+
+
+@pytest.mark.parametrize("timeout", [-1, -0.001, 0])
+def test_a_negative_timeout_of_shutdown_means_that_no_time_is_left(
+    timeout: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    gate = threading.Event()
+    pool = Pool(1)
+    task = pool.submit(gate.wait, 30)
+    assert pool.shutdown(timeout=timeout) == (task,)
+    assert "were not done 0 s after shutdown" in caplog.text
+    gate.set()
+    assert pool.shutdown() == ()
 
 
 @pytest.mark.parametrize(

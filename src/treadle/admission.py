@@ -7,6 +7,7 @@ from _thread import allocate_lock
 from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
+from threading import TIMEOUT_MAX
 from typing import TYPE_CHECKING, cast
 
 from treadle import clock, deadlock
@@ -56,13 +57,14 @@ class Admission:
     whoever cancels it counts it out of there (see Dispatcher.leave).
     """
 
-    __slots__ = ("blocks", "dispatcher", "entrants", "holds", "limit", "rejected")
+    __slots__ = ("blocks", "dispatcher", "entrants", "holds", "limit", "rejected", "takers")
 
     def __init__(self, dispatcher: Dispatcher, queue_size: int | None) -> None:
         self.dispatcher = dispatcher
         self.limit = sys.maxsize if queue_size is None else queue_size
         self.entrants: OrderedDict[Task, Entrant] = OrderedDict()
         self.rejected = 0
+        self.takers: list[LockType] = []  # gates of strangers that wait to take a task out (see WorkQueue)
         # Whether the order has no room for a task; and whether it would hold it back, though a thread were free.
         order = dispatcher.order
         self.blocks: Callable[[Task], bool] | None = None if getattr(order, "full", None) is None else self.is_full
@@ -203,6 +205,8 @@ class Admission:
         task._state = PENDING  # a turn of a map is not, until here, so that nobody cancels or claims it before
         self.dispatcher.put(task)
         self.dispatcher.staff.summon(task)
+        if self.takers:
+            self.takers.pop().release()
 
     def queue_up(self, task: Task, *, blocking: bool) -> Entrant:
         """Let the caller of `task` wait for room; the lock is held."""
@@ -247,6 +251,23 @@ class Admission:
                 task._state = RUNNING
                 entrant.refusal = scope.over()
                 entrant.wake()
+
+    def wait_for_task(self, timeout: float | None) -> None:
+        """Block until a task waits, the pool is closed, or `timeout` seconds have passed."""
+        dispatcher, gate = self.dispatcher, allocate_lock()
+        gate.acquire()
+        try:
+            with dispatcher.lock:
+                if dispatcher.waiting() or dispatcher.closed is not None:
+                    return
+                self.takers.append(gate)
+                dispatcher.make_room()  # for none: in the plain way nobody is told of a task
+            gate.acquire(True, -1 if timeout is None else min(timeout, TIMEOUT_MAX))
+        finally:
+            with dispatcher.lock:
+                if gate in self.takers:
+                    self.takers.remove(gate)
+                dispatcher.make_room()
 
     def let_in(self, free: int = 0) -> None:
         """Admit callers that wait for the room there is, and for `free` threads; the lock is held."""

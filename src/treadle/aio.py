@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 from typing import TYPE_CHECKING, TypeVar
 
 from treadle.futures import Future
@@ -10,45 +11,43 @@ from treadle.futures import Future
 if TYPE_CHECKING:
     from treadle.dispatch import Dispatcher
 
-__all__ = ["run"]
+__all__ = ["outcome"]
 
 T = TypeVar("T")
 
 
-async def run(dispatcher: Dispatcher, task: Future[T], when_full: str, timeout: float | None) -> T:
-    """Admit `task` and await its result.
+async def outcome(dispatcher: Dispatcher, future: concurrent.futures.Future[T], timeout: float | None) -> T:
+    """Await the result of a task that was submitted without blocking the loop, and may still wait for room.
 
     Args:
         dispatcher: the pool's.
-        task: not admitted yet.
-        when_full: the policy; "run" waits, since running here would block the loop.
+        future: the task; or what somebody returns in its stead.
         timeout: seconds to wait for room; None: no limit.
 
     Raises:
         PoolFull, PoolClosed, PoolBroken: it was not taken.
         BaseException: what it raises.
     """
-    loop = asyncio.get_running_loop()
-    entered = dispatcher.admission.enter_later(task, when_full)
-    if entered or timeout is None:
-        return await _outcome(task)
+    if timeout is None or not isinstance(future, Future) or future not in dispatcher.admission.entrants:
+        return await _outcome(future)
 
     def give_up() -> None:
-        error = dispatcher.admission.give_up(task, timeout)
+        error = dispatcher.admission.give_up(future, timeout)
         if error is not None:
-            task._drop(error)
+            future._drop(error)
 
-    timer = loop.call_later(timeout, give_up)
+    timer = asyncio.get_running_loop().call_later(timeout, give_up)
     try:
-        return await _outcome(task)
+        return await _outcome(future)
     finally:
         timer.cancel()
 
 
-async def _outcome(task: Future[T]) -> T:
+async def _outcome(future: concurrent.futures.Future[T]) -> T:
     """Await the task; if that is cancelled, and the task runs, ask it to stop."""
     try:
-        return await asyncio.wrap_future(task)
+        return await asyncio.wrap_future(future)
     except asyncio.CancelledError:
-        task.request_cancel()
+        if isinstance(future, Future):
+            future.request_cancel()
         raise

@@ -109,7 +109,7 @@ class Dispatcher:
         # Half the cost of `with`. Whoever uses them keeps `acquire` inside the `try`, see Submitter.submit.
         self.acquire = self.lock.acquire
         self.release = self.lock.release
-        # Fixed for life, so read without the lock.
+        # Fixed for life, unless strangers set one (see Pool), so read without the lock.
         self.name = name
         self.thread_prefix = thread_prefix
         self.queue_size = queue_size
@@ -207,6 +207,21 @@ class Dispatcher:
             self.purge(task)
         self.admission.let_in()
         self.staff.nudge()
+
+    def take_out(self) -> Task | None:
+        """Claim the task whose turn is next, to be cancelled by a caller that takes it away; the lock is held."""
+        task = self.claim_next()
+        if task is not None:
+            self.taken_over(task)
+            self.after_claim()
+        else:  # the order holds those back that it has, or they wait beside it
+            task = next((task for task in (*self.tasks, *self.aside.tasks) if task._state == PENDING), None)
+            if task is None:
+                return None
+            task._state = RUNNING
+            self.leave(task)
+        self.cancelled += not task._silent
+        return task
 
     def purge(self, leaving: Task | None = None) -> None:
         """Drop the dead entries from the order; the lock is held."""
@@ -338,6 +353,7 @@ class Dispatcher:
     def make_room(self) -> None:
         """Find out how many may wait where submit() goes the plain way; the lock is held."""
         plain = self.plain and self.closed is None and self.broken is None and not self.shedding.standing
+        plain = plain and not self.admission.takers
         self.room = self.admission.limit - len(self.aside.tasks) if plain else -1
 
     def put_back(self, task: Task) -> BaseException | None:
@@ -416,6 +432,8 @@ class Dispatcher:
             self.cancelled += sum(not task._silent for task in victims)
             self.staff.recall_all()
             self.staff.wake_all()
+            while self.admission.takers:
+                self.admission.takers.pop().release()
             if (self.tasks or self.aside.tasks) and not self.staff.workers:
                 self.staff.try_to_start()
         self.settle(late, victims, lambda: PoolClosed(self.name, after))

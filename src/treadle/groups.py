@@ -191,7 +191,7 @@ class TaskGroup:
                 gate.acquire()
                 waiting = list(self._waiting)
             for future in waiting if worker is not None else ():
-                home = future._home
+                home = getattr(future, "_home", None)  # a `submit` that was replaced may return what it likes
                 if home is worker.dispatcher and home.claim(future):  # type: ignore[union-attr]  # see above
                     home.run_here(future)
             self._knock()
@@ -203,7 +203,7 @@ class TaskGroup:
 
     def _targets(self) -> list[Future[Any]]:
         with _lock:
-            return [future for future in self._waiting if not future.done()]
+            return [future for future in self._waiting if isinstance(future, Future) and not future.done()]
 
     def _is_over(self) -> bool:
         return not self._waiting and not self._submitting[os.getpid()] and not self._scope.running

@@ -163,6 +163,7 @@ def _start_afresh(dispatcher: Dispatcher) -> None:
             dispatcher.taken_over(task)
     dispatcher.order.purge(lambda task: False)
     dispatcher.admission.entrants.clear()
+    dispatcher.admission.takers.clear()
     dispatcher.aside.clear()
     dispatcher.staff.clear()
     dispatcher.dead = dispatcher.ended = dispatcher.cancelled = 0  # the counts are the child's own

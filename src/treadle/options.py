@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from treadle import aio, checks
 from treadle.contexts import taken
 from treadle.futuremap import FutureMap
+from treadle.futures import Future
 from treadle.job import Job
 from treadle.mapping import MapIterator, Results, read_ahead
 from treadle.orders import Adaptive, Fair, Fifo, Order, Priority
+from treadle.passage import STANDARD, pass_through
 from treadle.rate import Rate
 from treadle.submitter import BARE, Submitter
 from treadle.traits import PLAIN, Traits
@@ -109,7 +112,8 @@ class Options(Submitter):
         ahead = checks.integer_or_none("buffersize", buffersize, least=1) or read_ahead(self._dispatcher)
         ordered = checks.boolean("ordered", ordered)
         rows = zip(*iterables, strict=False)
-        if submit is None and self._rate is not None:  # a turn would run items as fast as it can
+        # A turn would run items as fast as it can; and each call is to pass through what others have put there.
+        if submit is None and (self._rate is not None or ThreadPoolExecutor.submit is not STANDARD):
             submit = self.submit
         if submit is not None:
             return FutureMap(submit, fn, rows, ahead=ahead, timeout=timeout, ordered=ordered)
@@ -127,8 +131,16 @@ class Options(Submitter):
     async def run(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """As `Pool.run`, with the view's options."""
         checks.function("fn", fn)
-        task = self._task(fn, args, kwargs)
-        return await aio.run(self._dispatcher, task, self._when_full, self._timeout)
+        if ThreadPoolExecutor.submit is STANDARD:
+            task = self._task(fn, args, kwargs)
+            self._enter_later(task)
+        else:
+            task = pass_through(self, fn, args, kwargs, self._enter_later)
+        return await aio.outcome(self._dispatcher, task, self._timeout)
+
+    def _enter_later(self, task: Future[Any]) -> None:
+        """Admit a task without blocking the event loop; where the policy is "run", it waits."""
+        self._dispatcher.admission.enter_later(task, self._when_full)
 
     def __repr__(self) -> str:
         name, priority, key = self._traits

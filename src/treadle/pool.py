@@ -7,7 +7,7 @@ import os
 import weakref
 from collections.abc import Callable, Hashable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from threading import Thread
+from threading import Semaphore, Thread
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
 from treadle import checks, lifecycle
@@ -19,11 +19,13 @@ from treadle.limit import Limit
 from treadle.mapping import Results
 from treadle.options import Options, rate_of, traits_for
 from treadle.orders import Order, order_named
+from treadle.passage import ShutdownLock, looks_open
 from treadle.rate import Rate
 from treadle.snapshots import report_undone, snapshot_of, stacks_of, undone
 from treadle.submitter import Submitter
 from treadle.traits import PLAIN
 from treadle.words import is_a, show, type_name
+from treadle.workqueue import WorkQueue
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -134,6 +136,9 @@ class Pool(Submitter, ThreadPoolExecutor):
             limit=limit,
             order=order_named(order),  # last: it is taken from now on, and any argument above may be wrong
         )
+        # The standard library's `submit` calls it (see treadle.passage). It is set here, because subclasses override it
+        # to start threads of their own.
+        self._adjust_thread_count = lambda: None  # type: ignore[method-assign]
         lifecycle.register(self._dispatcher)
         # A pool that is dropped without shutdown() runs what it accepted, and its threads end.
         weakref.finalize(self, self._dispatcher.close, "the pool was dropped", cancel=False).atexit = False
@@ -176,7 +181,7 @@ class Pool(Submitter, ThreadPoolExecutor):
         item that the pool dropped.
         """
         # Where `submit` was overridden or replaced, every call is to pass through it, as in the standard library.
-        replaced = type(self).submit is not Pool.submit or "submit" in vars(self)
+        replaced = type(self).submit is not Submitter.submit or "submit" in vars(self)
         submit = self.submit if replaced else None
         return self.options()._map(fn, iterables, timeout, chunksize, buffersize, ordered, submit)
 
@@ -253,15 +258,16 @@ class Pool(Submitter, ThreadPoolExecutor):
 
         Args:
             wait: whether to wait for that. A task of the pool that calls this does not wait, for it would wait for
-            itself. cancel_futures: whether to cancel what has not begun. timeout: seconds, 0 or more, to wait at most;
-            None: as long as it takes. What is left then goes on, and is
-                logged.
+                itself.
+            cancel_futures: whether to cancel what has not begun.
+            timeout: seconds to wait at most, none left if negative; None: as long as it takes. What is left then goes
+                on, and is logged.
 
         Returns:
             The futures of tasks that were not done yet; empty when nothing is left. Callers that were waiting for room
             get PoolClosed.
         """
-        timeout = checks.seconds("timeout", timeout)
+        timeout = checks.time_left("timeout", timeout)
         dispatcher = self._dispatcher
         dispatcher.close("shutdown", cancel=cancel_futures)
         if wait and not dispatcher.is_ours() and not lifecycle.join(dispatcher, timeout):
@@ -315,7 +321,9 @@ class Pool(Submitter, ThreadPoolExecutor):
             f"{', closed' if now.closed else ''}>"
         )
 
-    # The three attributes that others look at in a ThreadPoolExecutor.
+    # -- for those who look into a ThreadPoolExecutor -------------------------------------------------------------
+
+    # They are made when they are read. What has an effect when it is set in the standard library's has the same here.
 
     @property
     def _threads(self) -> set[Thread]:  # type: ignore[override]  # read-only here
@@ -323,10 +331,79 @@ class Pool(Submitter, ThreadPoolExecutor):
             return {worker.thread for worker in self._dispatcher.staff.workers}
 
     @property
-    def _max_workers(self) -> int:  # type: ignore[override]  # read-only here
-        return self._dispatcher.staff.max_workers
-
-    @property
     def _broken(self) -> str | bool:  # type: ignore[override]  # read-only here
         broken = self._dispatcher.broken
-        return False if broken is None else str(broken)
+        return False if broken is None or looks_open(self._dispatcher) else str(broken)
+
+    if not TYPE_CHECKING:  # to type checkers they are the attributes that the base class has
+
+        @property
+        def _max_workers(self) -> int:
+            return self._dispatcher.staff.max_workers
+
+        @_max_workers.setter
+        def _max_workers(self, max_workers: int) -> None:
+            self.resize(max_workers)
+
+        @property
+        def _shutdown(self) -> bool:
+            return self._dispatcher.closed is not None and not looks_open(self._dispatcher)
+
+        @_shutdown.setter
+        def _shutdown(self, shutdown: bool) -> None:
+            if shutdown:
+                self._dispatcher.close("shutdown", cancel=False)
+            elif self._shutdown:
+                raise AttributeError(f"pool {self._dispatcher.name!r} is closed and stays so; make a new Pool")
+
+        @property
+        def _thread_name_prefix(self) -> str:
+            return self._dispatcher.thread_prefix[:-1]  # without what stands before the number
+
+        @_thread_name_prefix.setter
+        def _thread_name_prefix(self, prefix: str) -> None:
+            self._dispatcher.thread_prefix = f"{prefix}_"
+
+        @property
+        def _initializer(self) -> Callable[..., object] | None:
+            return self._dispatcher.initializer
+
+        @_initializer.setter
+        def _initializer(self, initializer: Callable[..., object] | None) -> None:
+            self._dispatcher.initializer = initializer
+
+        @property
+        def _initargs(self) -> tuple[Any, ...]:
+            return self._dispatcher.initargs
+
+        @_initargs.setter
+        def _initargs(self, initargs: tuple[Any, ...]) -> None:
+            self._dispatcher.initargs = initargs
+
+        @property
+        def _work_queue(self) -> WorkQueue:
+            return WorkQueue(self)
+
+        @_work_queue.setter
+        def _work_queue(self, queue: object) -> None:
+            raise AttributeError(
+                f"the queue of a Pool cannot be replaced, here by {queue!r}; "
+                "make it with Pool(queue_size=...) for another ceiling, or Pool(order=...) for another order"
+            )
+
+        @property
+        def _idle_semaphore(self) -> Semaphore:
+            return Semaphore(len(self._dispatcher.staff.idle))  # its value is what others ask for
+
+        @property
+        def _shutdown_lock(self) -> ShutdownLock:
+            return ShutdownLock(self)
+
+        @property
+        def _pool(self) -> Pool:
+            return self  # as a view has it
+
+    @staticmethod
+    def _resolve_work_item_task(fn: Any, args: Any, kwargs: Any) -> tuple[Any, Any, Any]:
+        """What the standard library's `submit` puts into an item since Python 3.14."""
+        return fn, args, kwargs

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from functools import partial
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
@@ -13,10 +14,12 @@ from treadle.clock import now
 from treadle.contexts import detached, taken
 from treadle.futures import PENDING, Future
 from treadle.governed import new_task
+from treadle.passage import STANDARD, pass_through
 from treadle.scope import HERE, SCOPE
 
 if TYPE_CHECKING:
     from treadle.dispatch import Dispatcher
+    from treadle.pool import Pool
     from treadle.rate import Rate
     from treadle.traits import Traits
 
@@ -35,6 +38,7 @@ class Submitter:
 
     __slots__ = ()
 
+    _pool: Pool  # itself, or of which it is a view
     _dispatcher: Dispatcher
     _context: bool  # whether tasks run in a copy of their submitter's context
     _when_full: str
@@ -61,6 +65,8 @@ class Submitter:
         """
         if not callable(fn):
             checks.function("fn", fn)
+        if ThreadPoolExecutor.submit is not STANDARD:  # somebody has replaced it, and is to have a say here
+            return pass_through(self, fn, args, kwargs, self._enter)  # type: ignore[no-any-return]  # whatever it is
         if scope_here() is not None or self._rate is not None or (not self._context and HERE.worker is not None):
             task = self._task(fn, args, kwargs)
             self._dispatcher.enter(task, self._when_full, self._timeout)
@@ -96,6 +102,10 @@ class Submitter:
             dispatcher.admission.recover(task, error)
             raise
         return task
+
+    def _enter(self, task: Future[Any]) -> None:
+        """Admit a task."""
+        self._dispatcher.enter(task, self._when_full, self._timeout)
 
     def _task(self, fn: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Future[T]:
         """Return a task that has not been admitted."""

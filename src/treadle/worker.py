@@ -147,10 +147,11 @@ class Worker:
     def _initialize(self) -> bool:
         """Call the initializer; False if that failed, here or meanwhile in another thread: nothing begins any more."""
         dispatcher = self.dispatcher
-        if dispatcher.initializer is None:
+        initializer = dispatcher.initializer
+        if initializer is None:
             return True
         try:
-            dispatcher.initializer(*dispatcher.initargs)
+            initializer(*dispatcher.initargs)
         except BaseException as error:
             log(_standard_log, logging.CRITICAL, "Exception in initializer:", error=error)
         else:

@@ -1,0 +1,280 @@
+"""WorkQueue: what strangers see of the tasks that wait, and take out."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import functools
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+import treadle
+from treadle import Pool, TaskGroup
+from treadle.errors import PoolClosed
+from treadle.orders import Fair
+from treadle.workqueue import WorkItem, WorkQueue
+
+PATIENCE = 30.0
+
+
+class Held:
+    """A pool of one thread that is busy until it is let go."""
+
+    def __init__(self, **options: Any) -> None:
+        self.pool: Any = Pool(1, **options)
+        self.gate, began = threading.Event(), threading.Event()
+
+        def hold() -> None:
+            began.set()
+            assert self.gate.wait(PATIENCE)
+
+        self.running = self.pool.submit(hold)
+        assert began.wait(PATIENCE)
+        self.queue = cast(WorkQueue, self.pool._work_queue)
+
+    def let_go(self) -> None:
+        self.gate.set()
+        self.pool.shutdown()
+
+
+@pytest.fixture
+def hold() -> Iterator[Callable[..., Held]]:
+    made: list[Held] = []
+
+    def make(**options: Any) -> Held:
+        made.append(Held(**options))
+        return made[-1]
+
+    yield make
+    for held in made:
+        held.let_go()
+
+
+def taken(held: Held) -> WorkItem:
+    item = held.queue.get_nowait()
+    assert item is not None
+    return item
+
+
+ORDERS = ["fifo", "priority", "fair", "adaptive"]
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_it_counts_what_waits(hold: Callable[..., Held], order: str) -> None:
+    held = hold(order=order)
+    assert (held.queue.qsize(), held.queue.empty()) == (0, True)
+    tasks = [held.pool.submit(abs, number) for number in range(3)]
+    assert (held.queue.qsize(), held.queue.empty()) == (3, False)
+    tasks[1].cancel()
+    assert held.queue.qsize() == 2
+    held.let_go()
+    assert (held.queue.qsize(), held.queue.empty()) == (0, True)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_what_is_taken_out_is_cancelled_and_can_be_called_elsewhere(hold: Callable[..., Held], order: str) -> None:
+    held = hold(order=order, queue_size=3)
+    double = functools.partial(int, base=2)
+    tasks = [held.pool.submit(divmod, 7, 2), held.pool.submit(int, "11", base=2), held.pool.submit(double, "1")]
+    items = [taken(held) for _ in tasks]
+    assert held.queue.empty()
+    with pytest.raises(queue.Empty):
+        held.queue.get_nowait()
+    assert {item.future for item in items} == set(tasks)
+    if order != "adaptive":
+        assert [item.future for item in items] == tasks
+        assert items[0][1:] == (divmod, (7, 2), {})
+        assert items[1].task == (int, ("11",), {"base": 2})
+    for item in items:
+        assert item.future.cancelled()
+        assert item.future.cancel()
+    assert sorted(str(item.fn(*item.args, **item.kwargs)) for item in items) == ["(3, 1)", "1", "3"]
+    now = held.pool.snapshot()
+    assert (now.waiting, now.cancelled, now.submitted) == (0, 3, 4)
+    others = [held.pool.submit(abs, -number) for number in range(3)]  # there is room again
+    held.let_go()
+    assert [task.result(PATIENCE) for task in others] == [0, 1, 2]
+
+
+def test_a_shutdown_that_empties_the_queue_itself_ends(hold: Callable[..., Held]) -> None:
+    """As Google Cloud Pub/Sub's does."""
+    held = hold()
+    futures = [held.pool.submit(print, number) for number in range(200)]
+    dropped: list[int] = []
+    try:
+        while True:
+            item = held.queue.get(block=False)
+            if item is None:
+                continue
+            dropped.append(item.args[0])
+    except queue.Empty:
+        pass
+    held.let_go()
+    assert dropped == list(range(200))
+    assert all(future.cancelled() for future in futures)
+    with pytest.raises(queue.Empty):
+        held.queue.get(block=False)
+    with pytest.raises(queue.Empty):
+        held.queue.get(timeout=PATIENCE)
+    assert held.queue.get() is None
+
+
+def test_who_waits_for_what_is_taken_out_is_told(hold: Callable[..., Held]) -> None:
+    held = hold()
+    outcomes: list[BaseException | None] = []
+    task = held.pool.submit(abs, -1)
+
+    def wait() -> None:
+        try:
+            task.result(PATIENCE)
+        except CancelledError as error:
+            outcomes.append(error)
+
+    waiter = threading.Thread(target=wait)
+    waiter.start()
+    while not (task._watchers and task._watchers.gates):
+        treadle.sleep(0.001)
+    held.queue.get()
+    waiter.join(PATIENCE)
+    assert len(outcomes) == 1
+
+
+def test_what_is_taken_out_of_a_group_fails_nobody(hold: Callable[..., Held]) -> None:
+    """For the program has cancelled it, and not its pool."""
+    held = hold()
+    with TaskGroup(held.pool) as group:
+        group.submit(abs, -1)
+        held.queue.get_nowait()
+
+
+def test_what_the_order_holds_back_and_what_waits_for_its_rate_can_be_taken(hold: Callable[..., Held]) -> None:
+    held = hold(order=Fair(max_running=1))
+    back = held.pool.submit(abs, -1)  # its key runs in the only thread
+    assert taken(held).future is back
+    with Pool(1) as pool:
+        slow = pool.options(rate=0.001)
+        slow.submit(abs, -1).result(PATIENCE)
+        aside = slow.submit(abs, -2)
+        while not pool._dispatcher.aside.tasks:
+            treadle.sleep(0.001)
+        assert pool._work_queue.qsize() == 1
+        item = pool._work_queue.get_nowait()
+        assert (item.future, item.fn, item.args) == (aside, abs, (-2,))
+
+
+def test_who_waits_for_room_comes_in_for_what_is_taken_out(hold: Callable[..., Held]) -> None:
+    held = hold(queue_size=1)
+    first = held.pool.submit(abs, -1)
+    seconds: list[Any] = []
+    caller = threading.Thread(target=lambda: seconds.append(held.pool.submit(abs, -2)))
+    caller.start()
+    while not held.pool.snapshot().blocked:
+        treadle.sleep(0.001)
+    assert taken(held).future is first
+    caller.join(PATIENCE)
+    held.gate.set()
+    assert seconds[0].result(PATIENCE) == 2
+
+
+@pytest.mark.parametrize("way", ["plain", "run", "map"])
+def test_who_waits_for_a_task_gets_the_next_one(hold: Callable[..., Held], way: str) -> None:
+    held = hold()
+    items: list[Any] = []
+    taker = threading.Thread(target=lambda: items.append(held.queue.get(timeout=PATIENCE)))
+    taker.start()
+    while not held.pool._dispatcher.admission.takers:
+        treadle.sleep(0.001)
+    results = None
+    if way == "map":
+        results = held.pool.map(abs, [-1])
+    else:
+        door = held.pool.options(name="a") if way == "run" else held.pool
+        door.submit(abs, -1)
+    taker.join(PATIENCE)
+    assert items[0].future.cancelled()
+    assert not held.pool._dispatcher.admission.takers
+    if results is not None:
+        with pytest.raises(CancelledError):
+            next(results)
+    last = held.pool.submit(abs, -2)
+    held.gate.set()
+    assert last.result(PATIENCE) == 2
+
+
+@pytest.mark.parametrize("timeout", [-1, 0, 0.001])
+def test_who_waits_for_a_task_gives_up_in_time(hold: Callable[..., Held], timeout: float) -> None:
+    held = hold()
+    with pytest.raises(queue.Empty):
+        held.queue.get(timeout=timeout)
+    with pytest.raises(queue.Empty):
+        held.queue.get(True, timeout)
+    assert not held.pool._dispatcher.admission.takers
+    assert held.pool._dispatcher.room == 1000
+
+
+def test_a_closed_pool_lets_those_go_that_wait_for_a_task(hold: Callable[..., Held]) -> None:
+    held = hold()
+    items: list[Any] = []
+    taker = threading.Thread(target=lambda: items.append(held.queue.get()))
+    taker.start()
+    while not held.pool._dispatcher.admission.takers:
+        treadle.sleep(0.001)
+    held.let_go()
+    taker.join(PATIENCE)
+    assert items == [None]
+
+
+def test_takers_and_workers_share_what_is_submitted() -> None:
+    """Each task is run, or taken out; none is lost, and none is both."""
+    ran: list[int] = []
+    took: list[int] = []
+    done = threading.Event()
+    with Pool(2, queue_size=None) as pool:
+
+        def take() -> None:
+            while not done.is_set():
+                try:
+                    item: Any = pool._work_queue.get(timeout=0.001)
+                except queue.Empty:
+                    continue
+                took.append(item.args[0])
+
+        takers = [threading.Thread(target=take) for _ in range(2)]
+        for taker in takers:
+            taker.start()
+        futures = [pool.submit(ran.append, number) for number in range(2000)]
+        concurrent.futures.wait(futures, PATIENCE)
+        done.set()
+        for taker in takers:
+            taker.join(PATIENCE)
+    assert sorted(ran + took) == list(range(2000))
+    assert sum(future.cancelled() for future in futures) == len(took)
+    assert pool.snapshot().submitted == 2000
+    assert pool._dispatcher.dead == 0
+
+
+def test_what_is_put_is_submitted(hold: Callable[..., Held]) -> None:
+    held = hold(queue_size=2)
+    future: concurrent.futures.Future[Any] = concurrent.futures.Future()
+    other: concurrent.futures.Future[Any] = concurrent.futures.Future()
+    held.queue.put(SimpleNamespace(future=future, fn=divmod, args=(7, 2), kwargs={}))
+    held.queue.put_nowait(SimpleNamespace(future=other, task=(int, ("11",), {"base": 2})))
+    held.queue.put(None)
+    assert held.queue.qsize() == 2
+    assert taken(held)[1:] == (divmod, (7, 2), {})
+    assert future.cancelled()
+    held.gate.set()
+    assert other.result(PATIENCE) == 3
+    held.queue.put(SimpleNamespace(future=future, fn=divmod, args=(1, 0), kwargs={}))  # is cancelled, and not run
+    held.pool.shutdown()
+    with pytest.raises(PoolClosed):
+        held.queue.put(SimpleNamespace(future=concurrent.futures.Future(), fn=abs, args=(1,), kwargs={}))
+
+
+def test_it_says_whose_it_is(hold: Callable[..., Held]) -> None:
+    assert repr(hold(name="weft").queue).startswith("<WorkQueue of <Pool 'weft'")
