@@ -188,7 +188,6 @@ def test_what_is_no_iterable_is_refused_at_once(pool: Pool) -> None:
         ({"buffersize": 0}, ValueError, "buffersize must be None or > 0"),
         ({"buffersize": 2.0}, TypeError, "buffersize must be an integer or None"),
         ({"chunksize": 0}, ValueError, "chunksize=0"),
-        ({"timeout": -1}, ValueError, "timeout=-1"),
         ({"ordered": 1}, TypeError, "ordered=1"),
     ],
 )

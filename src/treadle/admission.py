@@ -82,7 +82,7 @@ class Admission:
         stale: list[Task] = []
         try:
             with self.dispatcher.lock:
-                self.check_open()
+                self.check_open(task)
                 roomy, stale = self.make_way(task)
                 if roomy:
                     self.admit(task)
@@ -146,9 +146,9 @@ class Admission:
         return entered
 
     def offer(self, task: Task) -> bool:
-        """Admit `task` if there is room now."""
+        """Admit `task`, a turn of a map, if there is room now."""
         with self.dispatcher.lock:
-            if self.dispatcher.closed is None and self.dispatcher.broken is None and self.has_room(task):
+            if not self.dispatcher.dropping and self.dispatcher.broken is None and self.has_room(task):
                 self.admit(task)
                 return True
             return False
@@ -164,11 +164,13 @@ class Admission:
         self.refuse(task, error)
         return error
 
-    def check_open(self) -> None:
-        """Raise unless tasks are taken; the lock is held."""
+    def check_open(self, task: Task | None = None) -> None:
+        """Raise unless `task` is taken; the lock is held."""
         dispatcher = self.dispatcher
         if dispatcher.broken is not None:
             raise PoolBroken(dispatcher.name)
+        if task is not None and task._silent and not dispatcher.dropping:  # of a map that was taken when it was open
+            return
         if dispatcher.closed == AT_EXIT:  # a plain RuntimeError, for those who look for the standard library's
             raise RuntimeError(str(PoolClosed(dispatcher.name, AT_EXIT)))
         if dispatcher.closed is not None:
@@ -337,7 +339,7 @@ class Admission:
     def refuse(self, task: Task, error: BaseException) -> None:
         """Count and announce a task that was not taken; no lock is held."""
         with self.dispatcher.lock:
-            self.rejected += 1
+            self.rejected += not task._silent
         try:
             self.dispatcher.announce("rejected", task, error)
         finally:

@@ -40,6 +40,7 @@ from treadle.worker import Worker, current_worker
 if TYPE_CHECKING:
     from _thread import LockType
 
+    from treadle.feed import Feed
     from treadle.limit import Limit
 
 __all__ = ["Dispatcher", "Task"]
@@ -73,6 +74,7 @@ class Dispatcher:
         "inline",
         "limit",
         "lock",
+        "maps",
         "name",
         "observers",
         "order",
@@ -131,6 +133,7 @@ class Dispatcher:
         self.after = self.ended_in_order if limit is None else self.staff.learn
         self.admission = Admission(self, queue_size)
         self.aside = Aside(self)
+        self.maps: dict[Feed, None] = {}  # of which every item is to run, and not all was read; the oldest first
         self.plain = not observers and self.admission.blocks is None
         self.room = self.admission.limit if self.plain else -1  # how many may wait where submit() goes the plain way
         self.dead = 0  # tasks still in the order that were cancelled or claimed there
@@ -420,14 +423,28 @@ class Dispatcher:
         if fatal is not None:
             raise fatal
 
+    def read_maps(self, deadline: float | None = None, *, wait: bool) -> None:
+        """Before the pool is closed, read the input of its maps to the end in this thread, until `deadline` at most.
+
+        Where another thread reads, `wait` for it; or leave that map to the workers.
+        """
+        with self.lock:
+            feeds = list(self.maps)
+        for feed in feeds:
+            feed.read_to_end(deadline, wait=wait)
+
     def close(self, after: str, *, cancel: bool) -> None:
-        """Take no more tasks; cancel what has not begun, if `cancel`. Idempotent. Waits for nothing."""
+        """Take no more tasks; cancel what has not begun, if `cancel`. Idempotent. Waits for nothing.
+
+        Otherwise the workers read what is left of the input of maps, and run that, too.
+        """
         with self.lock:
             if self.closed is None:
                 self.closed = after
                 self.make_room()
             late = self.admission.refuse_all(PoolClosed(self.name, self.closed))
             victims = self.shedding.seize() if cancel else []
+            feeds = list(self.maps)
             self.dropping = self.dropping or cancel
             self.cancelled += sum(not task._silent for task in victims)
             self.staff.recall_all()
@@ -436,7 +453,14 @@ class Dispatcher:
                 self.admission.takers.pop().release()
             if (self.tasks or self.aside.tasks) and not self.staff.workers:
                 self.staff.try_to_start()
-        self.settle(late, victims, lambda: PoolClosed(self.name, after))
+        try:
+            self.settle(late, victims, lambda: PoolClosed(self.name, after))
+        finally:
+            for feed in feeds:
+                if cancel:
+                    feed.give_up()
+                else:
+                    feed.leave()
 
     def is_ours(self) -> bool:
         """Whether this thread is one of the pool's workers."""

@@ -9,69 +9,218 @@ from __future__ import annotations
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, TimeoutError
-from itertools import islice
-from typing import Any, Generic, TypeVar
+from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, TimeoutError
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from treadle import clock
+from treadle import futures as ours
+from treadle.calls import Bare, Unseen, name_of
+from treadle.errors import Cancelled, DeadlineExceeded
+from treadle.feed import Feed
+from treadle.futures import RUNNING
+from treadle.governed import new_task, scope_around
+from treadle.mapping import as_in_generator
 from treadle.waiting import wait
 
-__all__ = ["FutureMap"]
+if TYPE_CHECKING:
+    from contextvars import Context
+
+    from treadle.dispatch import Dispatcher
+    from treadle.scope import Scope
+    from treadle.traits import Traits
+
+__all__ = ["Calls", "FutureMap"]
 
 T = TypeVar("T")
 
+BARE = Bare()
 
-class FutureMap(Iterator[T], Generic[T]):
-    """The results of calls that are submitted as they are needed, at most `ahead` before their results are taken."""
+Row = tuple[Any, ...]
+
+
+class Calls(Feed):
+    """The calls of one map, and who submits them."""
+
+    __slots__ = ("fn", "futures", "mark", "pending", "submit", "traits")
 
     def __init__(
         self,
-        submit: Callable[..., Future[T]],
-        fn: Callable[..., T],
-        rows: Iterator[tuple[Any, ...]],
+        dispatcher: Dispatcher,
+        submit: Callable[..., Future[Any]],
+        fn: Callable[..., Any],
+        rows: Iterator[Row],
         *,
         ahead: int,
-        timeout: float | None,
-        ordered: bool,
+        eager: bool,
+        context: Context | Bare,
+        traits: Traits,
     ) -> None:
-        self._submit = submit
-        self._fn = fn
-        self._rows = rows
-        self._ahead = ahead
+        name, scope = traits.name or name_of(fn), scope_around(context)
+        super().__init__(dispatcher, rows, name=name, ahead=ahead, eager=eager, context=context, scope=scope)
+        self.submit = submit
+        self.fn = fn
+        self.traits = traits  # of the task that reads
+        self.futures: deque[Future[Any]] = deque()  # whose results are not taken, and will be
+        # Who reads guards these, and only others than the consumer use them.
+        self.pending: deque[Future[Any]] | None = None  # those that were not done when we last looked
+        self.mark: Future[Any] | None = None  # the middle one of them
+
+    def take(self, rows: Iterator[Row], *, consuming: bool) -> None:
+        """Submit a call for each of the rows."""
+        if consuming:
+            self.pending = None
+        for row in rows:
+            self.count += 1
+            try:
+                future = self.submit(self.fn, *row)
+            except Exception as error:
+                if self.dispatcher.dropping:
+                    raise CancelledError from None
+                if self.dispatcher.closed is not None or (self.fresh and self.count == 1):
+                    raise
+                future = ours.Future()
+                future.set_exception(error)
+            if not self.dropped:
+                self.futures.append(future)
+            if self.pending is not None:
+                self.pending.append(future)
+            if self.closed:  # meanwhile
+                future.cancel()
+        self.mark = self.pending[len(self.pending) // 2] if self.pending else None
+
+    def room(self, timeout: float | None) -> int:
+        """Return how many calls may be submitted; if none, wait until half of those that were submitted are done."""
+        pending = self.look()
+        if len(pending) >= self.ahead and timeout != 0:
+            try:
+                wait([pending[len(pending) // 2]], timeout)
+            except (Cancelled, DeadlineExceeded):
+                if not self.is_over():  # it was the caller who should stop
+                    raise
+            pending = self.look()
+        return max(0, self.ahead - len(pending))
+
+    def look(self) -> deque[Future[Any]]:
+        """Return the calls that are not done; let go of the results if nobody will take them."""
+        before = self.futures.copy() if self.pending is None else self.pending
+        self.pending = deque(future for future in before if not future.done())
+        if self.dropped:
+            self.futures.clear()
+        return self.pending
+
+    def carry_on(self) -> None:
+        """Have a worker read on."""
+        dispatcher = self.dispatcher
+        reader = cast(Reader, new_task(dispatcher, self.read_on, (), BARE, self.traits, Reader))
+        reader.calls = self
+        reader._state = RUNNING  # to others, until it is admitted
+        reader.add_done_callback(self.reader_done)
+        with dispatcher.lock, suppress(Exception):  # a pool that has no thread runs nothing else either
+            dispatcher.admission.check_open(reader)
+            dispatcher.admission.admit(reader)
+
+    def carry_on_later(self) -> None:
+        """Have a worker read on when half of the calls are done that were submitted before the last look."""
+        if self.mark is None:
+            self.carry_on_if_left()
+        else:
+            self.mark.add_done_callback(lambda _: self.carry_on_if_left())
+
+    def reader_done(self, reader: Future[Any]) -> None:
+        """A reader was settled; if it was dropped, there has to be another."""
+        if reader.cancelled() or reader.exception() is not None:
+            self.carry_on_if_left()
+
+    def close(self) -> None:
+        """Cancel what has not begun."""
+        super().close()
+        while self.futures:
+            self.futures.pop().cancel()
+
+
+class Reader(ours.Future[Any]):
+    """A task that submits some calls of a map to which nobody else attends."""
+
+    __slots__ = ("calls",)
+    _silent = True
+
+    calls: Calls
+
+    @property
+    def name(self) -> str:
+        """The name of the map's function."""
+        return self.calls.name
+
+    def _invoke(self) -> bool:
+        self._result = self._exception = None
+        try:
+            if self.calls.read_on():
+                self.calls.carry_on_later()
+        finally:
+            self._context = None
+        return False
+
+    def _forget_call(self) -> None:
+        pass
+
+    def _inherited(self) -> Scope | None:
+        return self.calls.scope
+
+
+class FutureMap(Iterator[T], Generic[T]):
+    """The results of calls that are submitted as they are needed. For one thread at a time."""
+
+    def __init__(self, calls: Calls, *, timeout: float | None, ordered: bool) -> None:
+        self._calls = calls
         self._deadline = None if timeout is None else clock.now() + timeout
         self._ordered = ordered
-        self._begun = False
-        self._futures: deque[Future[T]] = deque()
-        self._read_ahead()
+        self._taken = 0
+        self._read()
+        calls.stand_by()
 
     def __iter__(self) -> FutureMap[T]:
         return self
 
     def __next__(self) -> T:
-        self._begun = True
-        self._read_ahead()
-        if not self._futures:
+        calls = self._calls
+        if calls.closed:
             raise StopIteration
+        if not calls.begun:
+            calls.begin()
+        if self._read() == self._taken:
+            failure, calls.failure = calls.failure, None
+            self.close()
+            raise StopIteration if failure is None else failure.see() if isinstance(failure, Unseen) else failure
         future = self._next_done()
-        self._futures.remove(future)
+        calls.futures.remove(future)
+        self._taken += 1
         try:
             return future.result()
+        except StopIteration as error:
+            raise as_in_generator(error) from error
         finally:
             del future  # the traceback holds this frame: no cycle through it
 
     def close(self) -> None:
         """Cancel what has not begun, and end the iteration. It may be called again."""
-        self._rows = iter(())
-        while self._futures:
-            self._futures.pop().cancel()
+        self._calls.close()
 
-    def _read_ahead(self) -> None:
-        for row in islice(self._rows, self._ahead - len(self._futures)):
-            self._futures.append(self._submit(self._fn, *row))
+    def _read(self) -> int:
+        """Submit calls until as many as allowed are under way; return how many there were in all."""
+        try:
+            return self._calls.read(self._taken + self._calls.ahead)
+        except BaseException:  # it is refused; or Ctrl-C
+            self.close()
+            raise
 
     def _next_done(self) -> Future[T]:
         """Return the future whose result is next; in order that is the first, or else any that is done."""
-        candidates = [self._futures[0]] if self._ordered else list(self._futures)
+        futures = self._calls.futures
+        candidates = [futures[0]] if self._ordered else list(futures.copy())
+        for future in candidates:
+            if future.done():
+                return future
         left = None if self._deadline is None else max(0.0, self._deadline - clock.now())
         try:
             done = wait(candidates, left, FIRST_COMPLETED).done
@@ -84,7 +233,11 @@ class FutureMap(Iterator[T], Generic[T]):
         return next(future for future in candidates if future in done)
 
     def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
-        # One that nobody iterated over was, as in the standard library, called for its effects. And when Python is
-        # taken apart, pools are closed, and globals may be gone.
-        if getattr(self, "_begun", False) and not is_finalizing():
-            self.close()
+        # When Python is taken apart, pools are closed, and globals may be gone.
+        calls = getattr(self, "_calls", None)
+        if calls is None or is_finalizing():
+            return
+        if calls.begun:
+            calls.close()
+        else:  # one that nobody began was, as in the standard library, called for its effects
+            calls.drop()

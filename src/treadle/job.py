@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from _thread import allocate_lock
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
 from contextlib import nullcontext, suppress
 from threading import RLock
@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, cast
 from treadle import clock, deadlock
 from treadle.calls import Bare, Unseen, name_of
 from treadle.contexts import copier
-from treadle.errors import DeadlineExceeded, PoolBroken, Shed, WorkerLost
+from treadle.errors import PoolBroken, Shed, WorkerLost
+from treadle.feed import Feed
 from treadle.futures import RUNNING, Future
 from treadle.governed import new_task, scope_around
 from treadle.inline import context_inside
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 __all__ = ["NONE_YET", "RETURNED", "Item", "Job"]
 
 BARE = Bare()
+
+Row = tuple[Any, ...]
 
 
 class Item:
@@ -80,61 +83,60 @@ class Turn(Future[Any]):
         self.job.orphan(self.item)
 
 
-class Job:
+class Job(Feed):
     """What the consumer and the turns of one map share.
 
     Items are claimed by `waiting.popleft()`, which is atomic, and belong to whoever got them. Two questions have no
     common lock, and are safe because each side first writes and then looks, so at least one of them sees the other (an
     attribute or deque is locked while it is written, also without the GIL, and that is a memory barrier):
-    the consumer appends an item, then looks at `turns`; a turn that ends lowers `turns`, then looks at `waiting`;
+    who reads appends an item, then looks at `turns`; a turn that ends lowers `turns`, then looks at `waiting`;
     the consumer sets `gate`, then looks at the item; a worker writes the outcome, then looks at `gate`.
     """
 
     __slots__ = (
         "awaited",
         "chunksize",
-        "context",
-        "dispatcher",
         "fn",
         "gate",
         "live",
         "lock",
-        "name",
         "observed",
         "observed_fn",
         "ordered",
         "policy",
         "results",
         "running",
-        "scope",
         "timeout",
         "traits",
         "turns",
         "waiting",
+        "window",
     )
 
     def __init__(
         self,
         dispatcher: Dispatcher,
         fn: Callable[..., Any],
+        rows: Iterator[Row],
         *,
+        ahead: int,
+        eager: bool,
         chunksize: int,
         ordered: bool,
         context: Context | Bare,
         enter: tuple[str, float | None],
         traits: Traits,
     ) -> None:
-        self.dispatcher = dispatcher
+        name, scope = traits.name or name_of(fn), scope_around(context)  # whose end is the items' too
+        super().__init__(dispatcher, rows, name=name, ahead=ahead, eager=eager, context=context, scope=scope)
         self.observed = bool(dispatcher.observers)
         self.observed_fn = fn
         self.fn = self.call_observed if self.observed else fn
         self.chunksize = chunksize
         self.ordered = ordered
-        self.context = context
         self.policy, self.timeout = enter
         self.traits = traits
-        self.scope = scope_around(context)  # whose end is the items' too
-        self.name = traits.name or name_of(fn)
+        self.window: deque[Item] = deque()  # read, not taken, in the order of the input; stays empty if they are not
         self.waiting: deque[Item] = deque()  # read, not claimed
         self.results: deque[Item] = deque()  # done, not taken; stays empty if the results are ordered
         self.lock = RLock()  # guards what follows
@@ -144,9 +146,62 @@ class Job:
         self.gate: LockType | None = None  # the consumer sleeps here,
         self.awaited: Item | None = None  # for this item, or, if None, for any
 
-    # -- the consumer's side --------------------------------------------------------------------------------------
+    # -- whoever reads --------------------------------------------------------------------------------------------
 
-    def begin_turn(self) -> None:
+    def take(self, rows: Iterator[Row], *, consuming: bool) -> None:
+        """Make items of the rows, and have turns for them."""
+        waiting, observed = self.waiting, self.observed
+        window = None if self.dropped or not self.ordered else self.window
+        wanted = self.dispatcher.staff.max_workers  # turns; no more are offered once the pool had no room for one
+        for row in rows:
+            item = Item()
+            item.args = row
+            item.outcome = NONE_YET
+            self.count += 1
+            if window is not None:
+                window.append(item)
+            if observed:
+                self.announce_submitted(item)
+            waiting.append(item)
+            if self.turns < wanted:
+                if self.turns == 0:
+                    self.begin_turn(consuming=consuming)
+                elif not self.offer_turn():
+                    wanted = 1
+                    if self.turns == 0:  # the last of the others was dropped meanwhile, and left the items to ours
+                        self.begin_turn(consuming=consuming)
+        if self.closed:  # meanwhile
+            self.fail(CancelledError())
+
+    def room(self, timeout: float | None) -> int:
+        """Return enough for every thread: a worker reads more when all of these have begun."""
+        return min(self.ahead, 2 * self.dispatcher.staff.max_workers * self.chunksize)
+
+    def carry_on(self) -> None:
+        """Have one more turn, which reads when nothing waits."""
+        turn, dispatcher = self.new_turn(), self.dispatcher
+        try:
+            with dispatcher.lock:
+                dispatcher.admission.check_open(turn)
+                dispatcher.admission.admit(turn)
+        except Exception as error:
+            self.turn_refused(turn, error)
+
+    def begin_turn(self, *, consuming: bool) -> None:
+        """Have a turn for the items that wait, of which the last was the first.
+
+        If it is refused, so are they; and if that is at the start of the map, it is raised.
+        """
+        if not consuming:
+            self.carry_on()
+            return
+        try:
+            self.submit_turn()
+        except Exception:
+            if self.fresh and self.count <= 1:
+                raise
+
+    def submit_turn(self) -> None:
         """Submit a turn by the pool's policy; it may block, run here, or be refused, and then so are the items.
 
         After Ctrl-C nobody knows how far it came, and the consumer closes the job.
@@ -155,7 +210,7 @@ class Job:
         try:
             self.dispatcher.admission.enter(turn, self.policy, self.timeout)
         except Exception as error:
-            self.turn_over(turn, error)
+            self.turn_refused(turn, error)
             raise
 
     def new_turn(self) -> Turn:
@@ -168,6 +223,8 @@ class Job:
             self.turns += 1
             self.live.add(turn)
         return turn
+
+    # -- the consumer ---------------------------------------------------------------------------------------------
 
     def ready(self, item: Item | None) -> bool:
         """Whether what the consumer waits for is there."""
@@ -221,8 +278,17 @@ class Job:
             self.dispatcher.ended += 1
         return True
 
+    def drop(self) -> None:
+        """Throw away the results, as they come. That of an item goes with the item; or else a worker lets go of it."""
+        super().drop()
+        self.window.clear()
+        if not self.ordered:
+            self.gate = allocate_lock()  # nobody sleeps there; see `knock`
+
     def close(self) -> None:
         """Cancel what has not begun."""
+        super().close()
+        self.window.clear()
         self.fail(CancelledError())
         self.results.clear()
         with self.lock:
@@ -243,7 +309,7 @@ class Job:
             self.running += 1
         ran = left = 0
         again = False
-        while waiting:
+        while waiting or self.read_on():
             if left == 0:
                 if tasks and ran and len(tasks) > self.turns - self.running:  # others than our own turns
                     again = True
@@ -259,8 +325,8 @@ class Job:
                 self.fail(error)
             try:
                 turn.item = item = popleft()
-            except IndexError:  # another turn was faster
-                break
+            except IndexError:  # another turn was faster, or has taken all while this one read on
+                continue
             try:  # as in run(), spelled out because this is the path of every item
                 item.value = copy().run(fn, *item.args)
                 item.args = None
@@ -311,11 +377,20 @@ class Job:
         item.value, item.args = Unseen(self.name, error), None
         item.outcome = RAISED
 
+    def announce_submitted(self, item: Item) -> None:
+        """Tell the observers of an item that nobody else knows yet."""
+        item.args = (item, *item.args)
+        try:
+            self.dispatcher.announce("submitted", cast(Any, item), name=self.name)
+        except BaseException:  # Ctrl-C
+            self.fail(CancelledError(), item)
+            raise
+
     def call_observed(self, item: Item, *row: Any) -> Any:
         """Make one call, and tell the observers before and after; what an observed job has in place of its function."""
         announce = self.dispatcher.announce
-        announce("started", cast(Any, item), name=self.name)
         try:
+            announce("started", cast(Any, item), name=self.name)
             result = self.observed_fn(*row)
         except BaseException as error:
             announce("finished", cast(Any, item), error, self.name)
@@ -343,30 +418,42 @@ class Job:
 
     def knock(self) -> None:
         """Wake the consumer, if what it waits for is there."""
+        if self.dropped:
+            self.results.clear()
+            return
         with self.lock:
             if self.gate is not None and self.ready(self.awaited):
                 self.gate.release()
                 self.gate = None
 
-    def fail(self, error: BaseException, *items: Item) -> None:
-        """Give up `items`, and all that nobody has claimed."""
+    def fail(self, error: BaseException, *items: Item, refused: bool = False) -> None:
+        """Give up `items`, and all that nobody has claimed: they were refused, or dropped."""
         doomed = list(items)
         with suppress(IndexError):
             while True:
                 doomed.append(self.waiting.popleft())
-        for item in doomed:
-            item.args, item.value = None, error
-            item.outcome = RAISED
-        if not self.ordered:
-            self.results.extend(doomed)
-        self.knock()
-        if isinstance(error, (CancelledError, DeadlineExceeded, Shed)) and doomed:
-            shed = isinstance(error, Shed)
-            with self.dispatcher.lock:
-                self.dispatcher.shedding.count += len(doomed) * shed
-                self.dispatcher.cancelled += len(doomed) * (not shed)
-            for item in doomed if self.dispatcher.observers else ():
-                self.dispatcher.announce("shed" if shed else "cancelled", cast(Any, item), name=self.name)
+        try:
+            self.tell_end("rejected" if refused else "shed" if isinstance(error, Shed) else "cancelled", doomed, error)
+        finally:
+            for item in doomed:
+                item.args, item.value = None, error
+                item.outcome = RAISED
+            if not self.ordered:
+                self.results.extend(doomed)
+            self.knock()
+
+    def tell_end(self, what: str, doomed: list[Item], error: BaseException) -> None:
+        """Count items that will not run, and tell the observers."""
+        dispatcher = self.dispatcher
+        with dispatcher.lock:
+            if what == "rejected":
+                dispatcher.admission.rejected += len(doomed)
+            elif what == "shed":
+                dispatcher.shedding.count += len(doomed)
+            else:
+                dispatcher.cancelled += len(doomed)
+        for item in doomed if dispatcher.observers else ():
+            dispatcher.announce(what, cast(Any, item), error if what == "rejected" else None, self.name)
 
     def orphan(self, running: Item | None) -> None:
         """In a forked child, give up what the parent goes on with: the item that a turn runs, and all that wait."""
@@ -388,8 +475,18 @@ class Job:
             self.turn_over(cast(Turn, turn), CancelledError())
         elif (error := turn.exception()) is not None:
             self.turn_over(cast(Turn, turn), error)
+        else:
+            return
+        self.carry_on_if_left()
 
-    def turn_over(self, turn: Turn, error: BaseException) -> None:
+    def turn_refused(self, turn: Turn, error: Exception) -> None:
+        """Account for a turn that the pool did not take."""
+        if self.dispatcher.dropping:
+            self.turn_over(turn, CancelledError())
+        else:
+            self.turn_over(turn, error, refused=True)
+
+    def turn_over(self, turn: Turn, error: BaseException, *, refused: bool = False) -> None:
         """Account for a turn that was refused, dropped or lost."""
         with self.lock:
             if turn not in self.live:
@@ -399,9 +496,10 @@ class Job:
             last = self.turns == 0
         lost = turn.item
         if lost is not None and lost.outcome == NONE_YET:
+            self.dispatcher.announce("finished", cast(Any, lost), error, self.name)
             lost.value, lost.outcome = error, RAISED
             if not self.ordered:
                 self.results.append(lost)
             self.knock()
         if last:
-            self.fail(error)
+            self.fail(error, refused=refused)

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from threading import Thread
 
     from treadle.dispatch import Dispatcher
+    from treadle.feed import Feed
 
 __all__ = ["before_exit", "exiting", "join", "register"]
 
@@ -112,6 +113,8 @@ def _at_exit() -> None:
     try:
         _each(leaver.leave for leaver in leavers)
         pools = _living()
+        if not cancel:
+            _each(partial(dispatcher.read_maps, wait=False) for dispatcher in pools if not dispatcher.abandoned)
         _each(partial(dispatcher.close, AT_EXIT, cancel=cancel) for dispatcher in pools)
         if not cancel:
             _each(partial(join, dispatcher, None) for dispatcher in pools if not dispatcher.abandoned)
@@ -155,9 +158,16 @@ def _after_fork_in_parent() -> None:
     _lock.release()
 
 
-def _start_afresh(dispatcher: Dispatcher) -> None:
-    """Have an empty pool: the threads stayed in the parent, and what they held is theirs."""
+def _start_afresh(dispatcher: Dispatcher) -> dict[Feed, None]:
+    """Have an empty pool: the threads stayed in the parent, and what they held is theirs.
+
+    Returns:
+        The parent's maps, which are to be let go with no lock held: their input is the user's.
+    """
     dispatcher.lock.release()  # the same lock as before, for this thread may be a worker, or in the middle of a section
+    maps, dispatcher.maps = dispatcher.maps, {}
+    for feed in maps:
+        feed.forget_readers()
     for worker in dispatcher.staff.workers:
         for task in worker.stack():
             dispatcher.taken_over(task)
@@ -170,21 +180,24 @@ def _start_afresh(dispatcher: Dispatcher) -> None:
     dispatcher.inline = running_here(dispatcher)  # they go on in the child
     dispatcher.admission.rejected = dispatcher.shedding.count = 0
     dispatcher.make_room()
+    return maps
 
 
 def _after_fork_in_child() -> None:
     """Leave the child an empty, working pool: the threads, and so the tasks, stayed in the parent."""
+    maps = []
     for dispatcher in _forking:
         lost = [task for worker in dispatcher.staff.workers for task in worker.stack()]
         for task in (*lost, *dispatcher.tasks, *dispatcher.aside.tasks, *dispatcher.admission.entrants):
             if not task.done():
                 task._orphan()
-        _start_afresh(dispatcher)
+        maps.append(_start_afresh(dispatcher))
     _forking.clear()
     _leavers.clear()  # they wait for threads, or act on locks, that are the parent's
     rate.let_go()  # not before: the alarm may have a thread again, and would call tasks of the parent's
     deadlock.let_go(forget=True)
     _lock.release()
+    maps.clear()
 
 
 def _at_thread_exit() -> None:

@@ -14,22 +14,19 @@ tasks are.
 from __future__ import annotations
 
 import sys
-from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import TimeoutError
-from itertools import islice
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from treadle import clock
 from treadle.calls import Unseen
-from treadle.errors import PoolClosed
-from treadle.job import NONE_YET, RETURNED, Item, Job
+from treadle.job import RETURNED, Item, Job
 from treadle.scope import checkpoint
 
 if TYPE_CHECKING:
     from treadle.dispatch import Dispatcher
 
-__all__ = ["MapIterator", "Results", "read_ahead"]
+__all__ = ["MapIterator", "Results", "as_in_generator", "read_ahead"]
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -53,27 +50,22 @@ class Results(Protocol[T_co]):
 class MapIterator(Iterator[T], Generic[T]):
     """The results of `Pool.map`. For one thread at a time."""
 
-    def __init__(
-        self, pool: object, job: Job, rows: Iterator[tuple[Any, ...]], ahead: int, timeout: float | None
-    ) -> None:
+    def __init__(self, pool: object, job: Job, timeout: float | None) -> None:
         self._pool = pool  # so that `for x in Pool().map(...)` keeps its pool, as long as there is input
         self._job = job
         self._ordered = job.ordered
-        self._rows: Iterator[tuple[Any, ...]] | None = rows
-        self._ahead = ahead
         # Refilled by half, for a wake-up each item would cost more than the item; but never so late that a thread
         # idles.
-        self._low = max(ahead // 2, min(ahead - 1, 2 * job.dispatcher.staff.max_workers))
+        self._low = max(job.ahead // 2, min(job.ahead - 1, 2 * job.dispatcher.staff.max_workers))
         ends = [None if timeout is None else clock.now() + timeout, None if job.scope is None else job.scope.deadline]
         self._deadline = min((end for end in ends if end is not None), default=None)
-        self._window: deque[Item] = deque()  # read, not taken, in the order of the input
-        self._outstanding = 0  # items read and not taken, when we last looked;
+        self._window = job.window
+        self._taken = 0  # results that were taken when we last looked how many items were read;
         self._span = 0  # results to take until we look again,
         self._left = 0  # and those of them that are left
-        self._begun = False
-        self._failure: BaseException | None = None  # what the input raised; raised after the results before it
         job.dispatcher.admission.check_open()
-        self._read_ahead()
+        self._read()
+        job.stand_by()
 
     def __iter__(self) -> MapIterator[T]:
         return self
@@ -95,77 +87,43 @@ class MapIterator(Iterator[T], Generic[T]):
         if item.outcome == RETURNED:
             return value  # type: ignore[no-any-return]  # cast() would be a call
         try:
-            raise value.see() if isinstance(value, Unseen) else value
+            raise as_in_generator(value.see() if isinstance(value, Unseen) else value)
         finally:
             value = None  # the traceback holds this frame: no cycle through it
 
     def close(self) -> None:
         """Cancel what has not begun, and end the iteration. It may be called again."""
-        self._begun = False
         self._job.close()
-        self._window.clear()
-        self._outstanding = self._span = self._left = 0
-        self._rows = self._pool = self._failure = None
+        self._left = 0
+        self._pool = None
 
     def _refill(self) -> None:
         """Read more of the input, as far as allowed, and count the results to take until the next time."""
-        self._begun = True  # and False again when it is closed
-        self._outstanding -= self._span
+        job = self._job
+        if job.closed:
+            raise StopIteration
+        if not job.begun:
+            job.begin()
+        self._taken += self._span
         self._span = 0
-        if self._rows is not None:
-            self._read_ahead()
-        if not self._outstanding:
-            failure = self._failure
+        outstanding = self._read() - self._taken
+        if not outstanding:
+            failure, job.failure = job.failure, None
             self.close()
-            raise StopIteration if failure is None else failure
-        self._span = self._left = self._outstanding - (
-            0 if self._rows is None else min(self._low, self._outstanding - 1)
-        )
+            raise StopIteration if failure is None else failure.see() if isinstance(failure, Unseen) else failure
+        self._span = self._left = outstanding - (0 if job.rows is None else min(self._low, outstanding - 1))
 
-    def _read_ahead(self) -> None:
-        """Read items until as many as allowed are under way."""
-        job, window, rows = self._job, self._window, cast("Iterator[tuple[Any, ...]]", self._rows)
-        waiting, ordered, observed = job.waiting, job.ordered, job.observed
-        wanted = job.dispatcher.staff.max_workers  # turns; no more are offered once the pool had no room for one
+    def _read(self) -> int:
+        """Read items until as many as allowed are under way; return how many were read in all."""
+        job = self._job
         try:
-            if job.dispatcher.closed is not None:
-                raise PoolClosed(job.dispatcher.name, job.dispatcher.closed)
-            for row in islice(rows, self._ahead - self._outstanding):
-                item = Item()
-                item.args = row
-                item.outcome = NONE_YET
-                self._outstanding += 1
-                if ordered:
-                    window.append(item)
-                if observed:
-                    item.args = (item, *row)
-                    job.dispatcher.announce("submitted", cast(Any, item), name=job.name)
-                waiting.append(item)
-                if job.turns < wanted:
-                    if job.turns == 0:
-                        self._begin_turn()
-                    elif not job.offer_turn():
-                        wanted = 1
-                        if job.turns == 0:  # the last of the others was dropped meanwhile, and left the items to ours
-                            self._begin_turn()
-        except Exception as error:
-            if not self._begun and self._outstanding <= 1:  # the first item was refused, or there was none
-                raise
-            self._rows = self._pool = None
-            self._failure = error
-        except BaseException:  # Ctrl-C, which may have come between any two lines
+            count = job.read(self._taken + job.ahead)
+        except BaseException:  # it is refused; or Ctrl-C, which may have come between any two lines
             self.close()
             raise
-        if self._outstanding < self._ahead:
-            self._rows = self._pool = None
-
-    def _begin_turn(self) -> None:
-        """Submit a turn. If it is refused, so is the map at its start; later, the items raise it that it was to run."""
-        try:
-            self._job.begin_turn()
-        except Exception:
-            if not self._begun and self._outstanding <= 1:
-                raise
+        if job.rows is None:
+            self._pool = None
+        return count
 
     def _wait(self, item: Item | None) -> None:
         if not self._job.wait(item, self._deadline):
@@ -176,10 +134,26 @@ class MapIterator(Iterator[T], Generic[T]):
             raise TimeoutError("the results of map were not there in time; what had not begun was cancelled")
 
     def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
-        # One that nobody iterated over was, as in the standard library, called for its effects. And when Python is
-        # taken apart, pools are closed, and globals may be gone.
-        if getattr(self, "_begun", False) and not is_finalizing():
-            self._job.close()
+        # When Python is taken apart, pools are closed, and globals may be gone.
+        job = getattr(self, "_job", None)
+        if job is None or is_finalizing():
+            return
+        if job.begun:
+            job.close()
+        else:  # one that nobody began was, as in the standard library, called for its effects
+            job.drop()
+
+
+def as_in_generator(error: BaseException) -> BaseException:
+    """Return what `next` is to raise for `error`: StopIteration would end the caller's loop as if all were done.
+
+    Source: PEP 479; the standard library's `map` returns a generator.
+    """
+    if not issubclass(type(error), StopIteration):
+        return error
+    stopped = RuntimeError("generator raised StopIteration")
+    stopped.__cause__ = error
+    return stopped
 
 
 def read_ahead(dispatcher: Dispatcher) -> int:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from treadle import aio, checks
 from treadle.contexts import taken
-from treadle.futuremap import FutureMap
+from treadle.futuremap import Calls, FutureMap
 from treadle.futures import Future
 from treadle.job import Job
 from treadle.mapping import MapIterator, Results, read_ahead
@@ -107,26 +107,34 @@ class Options(Submitter):
         """Check the arguments and begin, through `submit` if it is given."""
         checks.function("fn", fn)
         pool = self._pool
-        timeout = checks.seconds("timeout", timeout)
+        timeout = checks.time_left("timeout", timeout)
         chunksize = checks.integer("chunksize", chunksize, least=1)
-        ahead = checks.integer_or_none("buffersize", buffersize, least=1) or read_ahead(self._dispatcher)
+        buffersize = checks.integer_or_none("buffersize", buffersize, least=1)
+        ahead, eager = buffersize or read_ahead(self._dispatcher), buffersize is None
         ordered = checks.boolean("ordered", ordered)
         rows = zip(*iterables, strict=False)
+        context = taken() if self._context else BARE
         # A turn would run items as fast as it can; and each call is to pass through what others have put there.
         if submit is None and (self._rate is not None or ThreadPoolExecutor.submit is not STANDARD):
             submit = self.submit
         if submit is not None:
-            return FutureMap(submit, fn, rows, ahead=ahead, timeout=timeout, ordered=ordered)
+            calls = Calls(
+                self._dispatcher, submit, fn, rows, ahead=ahead, eager=eager, context=context, traits=self._traits
+            )
+            return FutureMap(calls, timeout=timeout, ordered=ordered)
         job = Job(
             self._dispatcher,
             fn,
+            rows,
+            ahead=ahead,
+            eager=eager,
             chunksize=chunksize,
             ordered=ordered,
-            context=taken() if self._context else BARE,
+            context=context,
             enter=(self._when_full, self._timeout),
             traits=self._traits,
         )
-        return MapIterator(pool, job, rows, ahead, timeout)
+        return MapIterator(pool, job, timeout)
 
     async def run(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """As `Pool.run`, with the view's options."""

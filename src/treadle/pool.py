@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from threading import Semaphore, Thread
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
-from treadle import checks, lifecycle
+from treadle import checks, clock, lifecycle
 from treadle.dispatch import Dispatcher
 from treadle.errors import PoolClosed
 from treadle.events import Observer, Snapshot, observers_in
@@ -268,9 +268,16 @@ class Pool(Submitter, ThreadPoolExecutor):
             get PoolClosed.
         """
         timeout = checks.time_left("timeout", timeout)
+        deadline = None if timeout is None else clock.now() + timeout
         dispatcher = self._dispatcher
-        dispatcher.close("shutdown", cancel=cancel_futures)
-        if wait and not dispatcher.is_ours() and not lifecycle.join(dispatcher, timeout):
+        wait = wait and not dispatcher.is_ours()
+        try:
+            if not cancel_futures:
+                dispatcher.read_maps(deadline, wait=wait)
+        finally:
+            dispatcher.close("shutdown", cancel=cancel_futures)
+        left = None if deadline is None else max(0.0, deadline - clock.now())
+        if wait and not lifecycle.join(dispatcher, left):
             report_undone(dispatcher, cast(float, timeout))
         return undone(dispatcher)
 

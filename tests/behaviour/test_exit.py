@@ -120,12 +120,32 @@ def test_a_daemon_thread_that_waits_for_room_does_not_keep_the_program() -> None
     assert (done.returncode, done.stdout.splitlines(), done.stderr) == (0, ["refused", "admitted"], "")
 
 
+@pytest.mark.parametrize("how", ["held", "begun", "dropped", "replaced"])
+def test_every_item_of_a_map_runs_though_python_exits(how: str) -> None:
+    done = script(f"""
+        import atexit
+        ran = []
+        atexit.register(lambda: print(len(ran)))  # called after the pools are closed: treadle is imported later
+        from treadle import Pool
+        pool = Pool(2, queue_size=10)
+        if {how!r} == "replaced":
+            submit = pool.submit
+            pool.submit = lambda fn, *args: submit(fn, *args)
+        results = pool.map(ran.append, range(5000))
+        if {how!r} == "begun":
+            next(results)
+        elif {how!r} == "dropped":
+            del results
+    """)
+    assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "5000", "")
+
+
 @pytest.mark.parametrize("begun", [True, False])
 def test_a_map_over_endless_input_ends_with_the_program(begun: bool) -> None:
     done = script(f"""
         from treadle import Pool
         pool = Pool(2, queue_size=10)
-        results = pool.map(abs, iter(int, 1))
+        results = pool.map(abs, iter(int, 1), buffersize=5)
         if {begun}:
             next(results)
         print("ends")

@@ -138,6 +138,22 @@ def test_a_map_of_the_parent_does_not_hang_in_the_child() -> None:
     assert done.stdout.splitlines() == ["0", "[1, 2, 3]"] * 2, done.stderr
 
 
+def test_a_child_does_not_read_on_what_the_parent_maps() -> None:
+    done = script("""
+        from treadle import Pool
+        pool, ran = Pool(2, queue_size=4), []
+        results = pool.map(ran.append, range(1000))
+        pool.map(ran.append, range(1000))
+        def child():
+            pool.shutdown()
+            assert len(ran) < 1000, len(ran)
+        print(fork(child))
+        pool.shutdown()
+        print(len(ran))
+    """)
+    assert done.stdout.splitlines() == ["0", "2000"], done.stderr
+
+
 def test_a_full_pool_has_room_in_the_child() -> None:
     done = script("""
         from treadle import Pool

@@ -1,0 +1,306 @@
+"""Feed: the input of one map, and who reads it.
+
+A map without a `buffersize` is to run every item, as in the standard library, whether anybody takes the results or not;
+and while somebody does, it is to hold no more of them than the pool may hold tasks. So its input changes hands:
+
+    map() reads a first window -> the consumer, who has begun to take results, reads as they are taken
+                               -> a worker, if nobody has begun after PATIENCE seconds, until somebody does
+                               -> whoever closes the pool, before that; a worker reads what is left then
+
+A consumer nearly always begins at once, in the thread that called `map`, and the input may be bound to that thread, as
+a database's cursor is; so a worker does not come in between. Where a `buffersize` was given, the consumer reads alone.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from concurrent.futures import CancelledError
+from itertools import islice
+from threading import RLock
+from typing import TYPE_CHECKING, Any
+
+from treadle import clock
+from treadle.alarm import ALARM, Bell
+from treadle.calls import Unseen
+from treadle.errors import PoolClosed
+
+if TYPE_CHECKING:
+    from contextvars import Context
+
+    from treadle.calls import Bare
+    from treadle.dispatch import Dispatcher
+    from treadle.scope import Scope
+
+__all__ = ["Feed"]
+
+PATIENCE = 0.1  # seconds in which a consumer may begin; a guess: long for a thread that goes on, short for who waits
+
+Row = tuple[Any, ...]
+
+
+def _is_ours(lock: RLock) -> bool:
+    """Whether this thread has the lock."""
+    return lock._is_owned()  # type: ignore[attr-defined,no-any-return]  # threading.Condition relies on it too
+
+
+class Feed(ABC):
+    """The rows that a map is still to read. A map adds to it what becomes of a row.
+
+    One thread at a time reads: it holds `reading`, and no other lock, for the input is the user's. What the pool's
+    lock does not guard is safe because each side first writes and then looks: a consumer that begins writes `begun`,
+    and then reads; a worker, once it holds `reading`, looks whether that was written.
+    """
+
+    __slots__ = (
+        "ahead",
+        "begun",
+        "bell",
+        "closed",
+        "context",
+        "count",
+        "dispatcher",
+        "dropped",
+        "eager",
+        "failure",
+        "fresh",
+        "inside",
+        "late",
+        "left",
+        "name",
+        "reading",
+        "rows",
+        "scope",
+    )
+
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        rows: Iterator[Row],
+        *,
+        name: str,
+        ahead: int,
+        eager: bool,
+        context: Context | Bare,
+        scope: Scope | None,
+    ) -> None:
+        self.dispatcher = dispatcher
+        self.name = name  # of the function
+        self.ahead = ahead  # how many rows may be read and not taken as results, while these are taken
+        self.eager = eager  # whether every item is to run, also if nobody takes results
+        self.context = context  # in which map was called
+        self.scope = scope  # whose end is the map's, too
+        self.reading = RLock()  # held by whoever reads; it guards the next five
+        self.rows: Iterator[Row] | None = rows  # None once there is nothing more to read
+        self.count = 0  # rows read so far
+        self.failure: Unseen | BaseException | None = None  # what the input raised; raised after the results before it
+        self.inside: Context | Bare | None = None  # what others than the consumer read in
+        self.fresh = True  # map() has not returned
+        self.begun = False  # somebody takes results
+        self.dropped = False  # nobody ever will
+        self.closed = False  # the map is over
+        self.late = False  # nobody had begun after PATIENCE
+        self.left = False  # the pool was closed before all was read
+        self.bell: Bell | None = None
+
+    # -- what a map does with the rows ----------------------------------------------------------------------------
+
+    @abstractmethod
+    def take(self, rows: Iterator[Row], *, consuming: bool) -> None:
+        """Read the rows, and hand each to the pool; `reading` is held. `consuming`: the consumer reads.
+
+        It raises what the input raises, and that the first row of a new map was refused.
+        """
+
+    @abstractmethod
+    def carry_on(self) -> None:
+        """Have a worker call `read_on` soon, whether the pool has room or not: the map was accepted."""
+
+    @abstractmethod
+    def room(self, timeout: float | None) -> int:
+        """Return how many rows may be read now by others than the consumer; `reading` is held.
+
+        If there are none before something is done, wait `timeout` seconds for that; None: as long as it takes.
+        """
+
+    # -- the consumer ---------------------------------------------------------------------------------------------
+
+    def read(self, upto: int) -> int:
+        """Read, for the consumer, until there were `upto` rows in all; return how many there were."""
+        with self.reading:
+            if self.rows is not None:
+                dispatcher = self.dispatcher
+                if dispatcher.dropping or (dispatcher.closed is not None and not self.eager):
+                    self._refuse_rest(self.rows)
+                else:
+                    self._read(max(0, upto - self.count), consuming=True)
+            return self.count
+
+    def stand_by(self) -> None:
+        """See that what is left is read, for map() returns."""
+        self.fresh = False
+        if self.rows is None or not self.eager:
+            return
+        with self.dispatcher.lock:
+            self.dispatcher.maps[self] = None
+        if self.dispatcher.closed is not None:  # and who closed it did not know of this map
+            self.leave()
+            return
+        try:
+            self.bell = ALARM.set(clock.now() + PATIENCE, self._nobody_came)
+        except RuntimeError:  # can't start new thread
+            self._nobody_came()
+
+    def begin(self) -> None:
+        """Note that the results are taken."""
+        self.begun = True
+        self._mute()
+
+    def drop(self) -> None:
+        """Note that nobody will take results. Every item runs nevertheless."""
+        self.dropped = True
+
+    def end(self) -> None:
+        """Read nothing more."""
+        self.rows = None
+        with self.dispatcher.lock:
+            self.dispatcher.maps.pop(self, None)
+        self._mute()
+
+    def close(self) -> None:
+        """End the map; whoever reads at this moment sees it when that is done."""
+        self.closed = True
+        self.end()
+        if isinstance(self.failure, Unseen):  # the consumer does not want to know
+            self.failure.see()
+        self.failure = None
+
+    # -- the others -----------------------------------------------------------------------------------------------
+
+    def is_left(self) -> bool:
+        """Whether a worker is to read."""
+        return self.left or (self.late and not self.begun)
+
+    def leave(self) -> None:
+        """Have the workers read what is left, for the pool was closed."""
+        self._mute()
+        if not self.left:
+            self.left = True
+            self.carry_on()
+
+    def carry_on_if_left(self) -> None:
+        """As `carry_on`, if there is anything left to the workers."""
+        if self.is_left() and self.rows is not None and not self.is_over():
+            self.carry_on()
+
+    def read_on(self) -> bool:
+        """Read some rows in a worker; False if there is nothing to read for it, or another thread does that now."""
+        reading = self.reading
+        if not self.is_left() or _is_ours(reading):
+            return False
+        try:
+            if not reading.acquire(False) or self.rows is None or not self.is_left():
+                return False
+            if self.is_over():
+                self.give_up()
+                return False
+            self._read_inside(0.0)
+        except BaseException as error:  # a worker outlives whatever it runs
+            self._fail(error)
+        finally:
+            if _is_ours(reading):
+                reading.release()
+        return True
+
+    def read_to_end(self, deadline: float | None, *, wait: bool) -> None:
+        """Read all that is left, in the thread that closes the pool, as far as it comes until `deadline`, on the clock.
+
+        If somebody else reads now, `wait` for that, or leave it alone.
+        """
+        reading = self.reading
+        if _is_ours(reading):  # it is the input that closes the pool
+            return
+        timeout = -1.0 if deadline is None or not wait else max(0.0, deadline - clock.now())
+        try:
+            if not reading.acquire(wait, timeout):
+                return
+            while self.rows is not None and not self.is_over():
+                left = None if deadline is None else deadline - clock.now()
+                if left is not None and left <= 0:
+                    break
+                self._read_inside(left)
+        finally:
+            if _is_ours(reading):
+                reading.release()
+        self.carry_on_if_left()  # a worker that came meanwhile has left it to us
+
+    def give_up(self) -> None:
+        """Have nobody but the consumer read any more: what is read would not run."""
+        if self.dropped:
+            self.end()
+            return
+        with self.dispatcher.lock:
+            self.dispatcher.maps.pop(self, None)
+        self._mute()
+
+    def forget_readers(self) -> None:
+        """In a forked child, note that nobody reads; who did has stayed in the parent, or is this thread, and sees."""
+        self.reading = RLock()
+
+    def _nobody_came(self) -> None:
+        self.late = True
+        self.carry_on_if_left()
+
+    def is_over(self) -> bool:
+        """Whether what is read would not run."""
+        dispatcher = self.dispatcher
+        return (
+            dispatcher.dropping
+            or dispatcher.broken is not None
+            or (self.scope is not None and self.scope.over() is not None)
+        )
+
+    def _mute(self) -> None:
+        bell, self.bell = self.bell, None
+        if bell is not None:
+            ALARM.mute(bell)
+
+    # -- reading; `reading` is held -------------------------------------------------------------------------------
+
+    def _read_inside(self, timeout: float | None) -> None:
+        """Read as much as there is room for, in the context of who called map."""
+        if self.inside is None:
+            self.inside = self.context.copy()
+        self.inside.run(lambda: self._read(self.room(timeout), consuming=False))
+
+    def _read(self, most: int, *, consuming: bool) -> None:
+        before, rows = self.count, self.rows
+        try:
+            self.take(islice(rows or (), most), consuming=consuming)
+        except Exception as error:
+            if self.fresh and self.count <= 1:  # the first row was refused, or there was none
+                raise
+            self._fail(error)
+        else:
+            if self.count - before < most:
+                self.end()
+
+    def _fail(self, error: BaseException) -> None:
+        """Read nothing more, for the input, or the pool, raised `error`."""
+        # Without the frames of ours, which hold the map, and with it the error.
+        below = error.__traceback__ and error.__traceback__.tb_next
+        error.with_traceback(below and below.tb_next)
+        cancelled = isinstance(error, CancelledError)  # which is nothing to be logged
+        self.failure = error if cancelled else Unseen(f"reading the input of map({self.name})", error)
+        self.end()
+
+    def _refuse_rest(self, rows: Iterator[Row]) -> None:
+        """Find out whether there is anything left to read; if so, it is too late for that."""
+        dispatcher = self.dispatcher
+        try:
+            if next(rows, None) is not None:
+                closed = PoolClosed(dispatcher.name, dispatcher.closed or "")
+                self.failure = CancelledError() if dispatcher.dropping else closed
+        except Exception as error:
+            self.failure = error
+        self.end()
