@@ -6,11 +6,13 @@ import queue
 import sys
 import threading
 import weakref
+from typing import Any
 
 import pytest
 
 from treadle import Future, Pool, Rate, deadline
 from treadle.alarm import call_later
+from treadle.dispatch import Dispatcher
 from treadle.errors import DeadlineExceeded
 
 
@@ -132,3 +134,33 @@ def test_a_task_that_its_deadline_fails_just_before_it_waits_for_its_rate_is_for
     assert kept() is None
     assert not rate._line
     assert rate._bell is None
+
+
+def test_a_task_is_counted_once_between_its_claim_and_its_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that runs what it waits for takes it out of the order first."""
+    seen: list[int] = []
+    run_here = Dispatcher.run_here
+
+    def look(self: Dispatcher, task: Future[Any]) -> None:
+        seen.append(pool.snapshot().submitted)
+        run_here(self, task)
+
+    monkeypatch.setattr(Dispatcher, "run_here", look)
+    with Pool(1) as pool:
+        assert pool.submit(lambda: pool.submit(abs, -1).result(30)).result(30) == 1
+    assert seen == [2]
+
+
+def test_a_task_is_counted_once_between_its_end_and_its_settlement() -> None:
+    seen: list[int] = []
+    with Pool(1) as pool:
+        dispatcher, acquire = pool._dispatcher, pool._dispatcher.acquire
+
+        def look(*args: Any) -> bool:
+            if dispatcher.is_ours():
+                seen.append(pool.snapshot().submitted)
+            return acquire(*args)
+
+        dispatcher.acquire = look  # type: ignore[assignment]  # what a worker takes to settle a task
+        assert pool.submit(abs, -1).result(30) == 1
+    assert set(seen) == {1}

@@ -181,3 +181,86 @@ def test_forking_while_others_submit_leaves_nobody_with_a_taken_lock() -> None:
         pool.shutdown()
     """)
     assert done.stdout.strip() == "{0}", done.stderr
+
+
+def test_every_lost_exception_is_logged_at_exit_whatever_a_log_handler_raises() -> None:
+    done = python("""
+        import logging
+        from treadle import Pool
+        class Bad(logging.Handler):
+            def handle(self, record):
+                print(record.getMessage())
+                raise error
+        errors = [OSError(), SystemExit(), KeyboardInterrupt()]
+        error = None
+        logging.getLogger("treadle").addHandler(Bad())
+        pool = Pool(1)
+        futures = [pool.submit(int, "x") for _ in range(3)]
+        pool.shutdown()
+        from treadle import calls
+        for error in errors:
+            kept = [calls.Unseen(f"{type(error).__name__}-{n}", ValueError()) for n in range(2)]
+            try:
+                calls.log_living()
+            except KeyboardInterrupt:
+                print("passed on")
+    """)
+    lines = done.stdout.splitlines()
+    assert sum("task int failed" in line for line in lines) == 3
+    for kind in ("OSError", "SystemExit", "KeyboardInterrupt"):
+        assert sum(f"task {kind}-" in line for line in lines) == 2
+    assert "passed on" in lines
+
+
+def test_whatever_fails_at_exit_keeps_no_other_pool_from_ending() -> None:
+    done = python("""
+        import threading
+        from treadle import Pool, lifecycle
+        class Leaver:
+            def __init__(self, error):
+                self.error = error
+            def leave(self):
+                print("left")
+                raise self.error
+        leavers = [Leaver(ValueError()), Leaver(SystemExit())]
+        for leaver in leavers:
+            lifecycle.before_exit(leaver)
+        pools = [Pool(1) for _ in range(3)]
+        close = type(pools[0]._dispatcher).close
+        def fail(self, after, *, cancel):
+            close(self, after, cancel=cancel)
+            raise OSError
+        type(pools[0]._dispatcher).close = fail
+        for pool in pools:
+            pool.submit(threading.Event().wait, 0.1)
+            pool.submit(print, "ran")
+    """)
+    assert done.returncode == 0
+    assert (done.stdout.count("left"), done.stdout.count("ran")) == (2, 3)  # of threads that print at once
+
+
+@fork
+def test_the_counts_of_a_forked_child_are_its_own() -> None:
+    done = python("""
+        import os, threading
+        from treadle import Pool
+        gate = threading.Event()
+        pool = Pool(1)
+        for _ in range(3):
+            pool.submit(int).result()
+        pool.submit(gate.wait)
+        pool.submit(int).cancel()
+        pool.submit(int)
+        if os.fork() == 0:
+            pool.submit(int).result(30)
+            pool.shutdown()
+            now = pool.snapshot()
+            print(now.submitted, now.finished, now.cancelled, now.waiting, flush=True)
+            os._exit(0)
+        os.wait()
+        gate.set()
+        pool.shutdown()
+        now = pool.snapshot()
+        print(now.submitted, now.finished, now.cancelled, now.waiting)
+    """)
+    assert done.stdout.splitlines() == ["1 1 0 0", "6 5 1 0"], done.stderr
