@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import threading
+from time import monotonic
 from typing import Any
 
 import pytest
 
 from blocked import until_blocked
 from treadle import Future, Limit, Pool
+from treadle.errors import PatchedTooLate
 from treadle.staff import Staff
 from treadle.worker import Worker
 
@@ -43,6 +45,14 @@ def hold(pool: Pool, tasks: int) -> Held:
     futures = [pool.submit(task) for _ in range(tasks)]
     began.wait(30)
     return Held(gate, futures)
+
+
+def until_gone(pool: Pool) -> None:
+    """Wait until the pool has no thread and a task waits."""
+    deadline, pause = monotonic() + 30, threading.Event()
+    while pool.snapshot().threads or not pool.snapshot().waiting:
+        assert monotonic() < deadline
+        pause.wait(0.001)
 
 
 def test_threads_are_started_when_needed_and_not_before() -> None:
@@ -183,3 +193,33 @@ def test_more_threads_let_callers_in_that_wait_for_room(queue_size: int) -> None
 def test_threads_that_are_kept_warm_are_no_more_than_a_limit_allows() -> None:
     with Pool(16, limit=Limit(initial=3), min_workers=8) as pool:
         assert pool.snapshot().threads == 3
+
+
+def test_a_submit_that_needs_a_thread_says_at_once_that_there_will_be_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where another thread would get to the task sooner or later."""
+    ran: list[int] = []
+    with Pool(2) as pool:
+        held = hold(pool, 1)
+        with monkeypatch.context() as patched:
+            patched.setattr(threading, "_allocate_lock", lambda: threading.Lock())
+            for submit in (pool.submit, pool.options(rate=100.0).submit):
+                with pytest.raises(PatchedTooLate):
+                    submit(ran.append, 1)
+            assert pool.snapshot().waiting == 0
+        held.let_go()
+    assert ran == []
+
+
+def test_a_task_that_its_rate_calls_is_kept_though_no_thread_can_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Pool(1, idle_timeout=0.0) as pool:
+        late = pool.options(rate=0.001)
+        late.submit(int).result(30)
+        called = late.submit(int)
+        until_gone(pool)
+        with monkeypatch.context() as refusing:
+            refusing.setattr("treadle.worker.new_thread", lambda target, name: Refusing(target=target, name=name))
+            pool._dispatcher.resume(called)
+        assert not called.done()
+        pool.submit(int).result(30)
+        assert pool.snapshot().waiting == 1, "it was looked at again"
+        called.cancel()

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import _thread
 import threading
 from typing import Any
 
 import pytest
 
 import treadle
+from treadle.errors import PatchedTooLate
 from treadle.scope import SCOPE
-from treadle.threads import DAEMON, new_thread, start_thread
+from treadle.threads import DAEMON, check_unpatched, new_thread, start_thread
 
 
 def test_a_new_thread_has_its_name_and_waits_to_be_started() -> None:
@@ -62,3 +64,18 @@ def test_a_thread_has_no_scope_of_whoever_starts_it() -> None:
     with treadle.deadline(600):
         start_thread(lambda: seen.append(SCOPE.get()), "x").join(30)
     assert seen == [None]
+
+
+def test_no_thread_is_made_once_threads_were_replaced_by_greenlets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threading, "_allocate_lock", lambda: threading.Lock())
+    for make in (lambda: new_thread(int, "x"), lambda: start_thread(int, "x"), lambda: treadle.Pool(1)):
+        with pytest.raises(PatchedTooLate, match="before treadle is imported"):
+            make()
+
+
+def test_a_debugger_that_replaces_what_starts_threads_is_not_taken_for_greenlets(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(_thread, "start_new_thread", lambda *_: 0)
+    monkeypatch.setattr(threading, "Lock", lambda: 0)
+    check_unpatched()

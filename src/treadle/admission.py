@@ -6,6 +6,7 @@ import sys
 from _thread import allocate_lock
 from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from threading import TIMEOUT_MAX
 from typing import TYPE_CHECKING, cast
@@ -76,6 +77,7 @@ class Admission:
         Raises:
             PoolFull, PoolClosed, PoolBroken: the task was not taken, and will not run.
             RuntimeError: no thread could be started, and none lives; or the interpreter exits.
+            PatchedTooLate: none could be started, for threads are greenlets now.
         """
         self.dispatcher.announce("submitted", task)
         victim = entrant = full = None
@@ -149,8 +151,9 @@ class Admission:
         """Admit `task`, a turn of a map, if there is room now."""
         with self.dispatcher.lock:
             if not self.dispatcher.dropping and self.dispatcher.broken is None and self.has_room(task):
-                self.admit(task)
-                return True
+                with suppress(RuntimeError):  # no thread can be started
+                    self.admit(task)
+                    return True
             return False
 
     def give_up(self, task: Task, waited: float, scope: Scope | None = None) -> Exception | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from treadle.futures import RUNNING
@@ -76,8 +75,7 @@ class Aside:
                     task._state, why = RUNNING, error
                     dispatcher.cancelled += 1
                 else:
-                    with suppress(RuntimeError):  # can't start new thread: another one, or the next submit, sees to it
-                        dispatcher.staff.summon(task)
+                    dispatcher.staff.summon(task, keep=True)
                 self._end()
         if why is not None:
             dispatcher.give_up(task, why)

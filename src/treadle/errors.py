@@ -9,6 +9,7 @@
     |- PoolBroken (BrokenThreadPool) a worker's initializer failed
     |- WorkerLost                    a worker thread ended in the middle of a task
     |- PoolDeadlock (RuntimeError)   every thread that could end a wait is itself waiting for it
+    |- PatchedTooLate (RuntimeError)  threads were replaced by greenlets after treadle was imported
     |- BindError (OSError)           a server cannot listen where it was told to
     |- MessageTooLong                a client's message was longer than the limit
     |- ChannelFull                   a channel had no room within the time allowed
@@ -33,6 +34,7 @@ __all__ = [
     "ChannelFull",
     "DeadlineExceeded",
     "MessageTooLong",
+    "PatchedTooLate",
     "PoolBroken",
     "PoolClosed",
     "PoolDeadlock",
@@ -182,6 +184,21 @@ class PoolDeadlock(TreadleError, RuntimeError):
         super().__init__(
             f"deadlock: waiting for {', '.join(targets)} could never end, because every thread that could end it, in "
             f"{', '.join(map(repr, pools))}, waits too; wait with a timeout, or not from inside a task"
+        )
+
+
+class PatchedTooLate(TreadleError, RuntimeError):
+    """Threads were replaced by greenlets after treadle was imported, so no thread can be started.
+
+    Its locks are those of real threads, and a greenlet that waits for one stops all others. What threads were running
+    before goes on.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(
+            "no thread can be started: threading was patched after treadle was imported, and greenlets would hang at "
+            "treadle's locks; call gevent.monkey.patch_all(), or eventlet.monkey_patch(), first thing in the "
+            "program, before treadle is imported"
         )
 
 

@@ -11,6 +11,7 @@ from treadle.calls import Bare, Unseen
 from treadle.errors import Cancelled, DeadlineExceeded
 from treadle.futures import PENDING, Future
 from treadle.scope import HERE, SCOPE, Scope
+from treadle.threads import check_unpatched
 from treadle.words import log
 
 if TYPE_CHECKING:
@@ -147,12 +148,14 @@ def new_task(
 
     Raises:
         Cancelled, DeadlineExceeded: that scope is over.
+        PatchedTooLate: threads are greenlets now.
     """
     scope = scope_around(context) if kind is Future else None
     if scope is None and rate is not None:
         scope = FREE
     if scope is not None:
         scope.check()
+        check_unpatched()  # for the alarm may need a thread, and a worker that calls it cannot be told
         kind = Governed
     task = object.__new__(kind)
     task._home = home

@@ -23,6 +23,7 @@ from treadle.passage import ShutdownLock, looks_open
 from treadle.rate import Rate
 from treadle.snapshots import report_undone, snapshot_of, stacks_of, undone
 from treadle.submitter import Submitter
+from treadle.threads import check_unpatched
 from treadle.traits import PLAIN
 from treadle.words import is_a, show, type_name
 from treadle.workqueue import WorkQueue
@@ -81,6 +82,7 @@ class Pool(Submitter, ThreadPoolExecutor):
     Raises:
         TypeError, ValueError: an argument is of the wrong type, or out of range.
         RuntimeError: `min_workers` threads cannot be started.
+        PatchedTooLate: threads have become greenlets since treadle was imported.
     """
 
     def __init__(
@@ -102,6 +104,7 @@ class Pool(Submitter, ThreadPoolExecutor):
         observers: Iterable[Observer] = (),
     ) -> None:
         # ThreadPoolExecutor.__init__ is not called: nothing of its machinery is used.
+        check_unpatched()
         if max_workers is None:
             max_workers = min(32, (os.cpu_count() or 1) + 4)
         checks.text("thread_name_prefix", thread_name_prefix)

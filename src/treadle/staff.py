@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from treadle import clock
 from treadle.alarm import call_later
+from treadle.errors import PatchedTooLate
 from treadle.futures import RUNNING
 from treadle.worker import Worker, current_worker
 
@@ -112,11 +113,16 @@ class Staff:
             while len(self.workers) < min(self.min_workers, self.max_workers):  # a limit may be lower at first
                 self.start_worker()
 
-    def summon(self, task: Task) -> None:
+    def summon(self, task: Task, *, keep: bool = False) -> None:
         """See that somebody comes for the tasks, of which `task` is the newest; the lock is held.
 
+        Args:
+            task: it may be taken out again, if it is not to be kept.
+            keep: whether it is, though no thread can be started; another one, or the next submit, then sees to it.
+
         Raises:
-            RuntimeError: no thread can be started, and there is none; `task` is taken out again.
+            RuntimeError: no thread can be started, and there is none; `task` was taken out.
+            PatchedTooLate: none can be started, nor ever will; `task` was taken out.
         """
         if self.idle:
             if not self.waking:
@@ -129,8 +135,8 @@ class Staff:
             try:
                 self.start_worker(task if len(self.dispatcher.tasks) == 1 else None)
                 return
-            except RuntimeError:  # can't start new thread
-                if not self.workers:
+            except RuntimeError as error:  # can't start new thread
+                if not keep and (not self.workers or isinstance(error, PatchedTooLate)):
                     self.dispatcher.admission.take_back(task)
                     raise
         if self.on_stand and len(self.dispatcher.tasks) > self.waking:

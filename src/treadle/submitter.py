@@ -62,6 +62,7 @@ class Submitter:
             PoolDeadlock: waiting for room could never end (see `treadle.errors.PoolDeadlock`).
             DeadlineExceeded, Cancelled: the caller's deadline has passed, or its group was cancelled.
             RuntimeError: no thread can be started, and the pool has none; the task will not run.
+            PatchedTooLate: no thread can be started, for threads are greenlets now; the task will not run.
         """
         if not callable(fn):
             checks.function("fn", fn)

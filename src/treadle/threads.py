@@ -7,14 +7,35 @@ import threading
 from collections.abc import Callable
 from contextvars import Context
 
-__all__ = ["DAEMON", "new_thread", "start_thread"]
+from treadle.errors import PatchedTooLate
+
+__all__ = ["DAEMON", "check_unpatched", "new_thread", "start_thread"]
 
 DAEMON = getattr(threading, "_daemon_threads_allowed", lambda: True)()
 """Whether threads are daemons: not in an isolated sub-interpreter, which has none (see `treadle.lifecycle`)."""
 
+# Which locks there are, when treadle binds them. Private; but debuggers and profilers, which take threads for threads,
+# replace what is public, and what starts them.
+_locks = getattr(threading, "_allocate_lock", None)
+
+
+def check_unpatched() -> None:
+    """Raise if threads have become greenlets, which gevent and eventlet see to, since treadle was imported.
+
+    Raises:
+        PatchedTooLate: that is so.
+    """
+    if getattr(threading, "_allocate_lock", None) is not _locks:
+        raise PatchedTooLate
+
 
 def new_thread(target: Callable[[], object], name: str) -> threading.Thread:
-    """Return a thread that was not started: a pool's worker. It has a context of its own, and so no caller's scope."""
+    """Return a thread that was not started: a pool's worker. It has a context of its own, and so no caller's scope.
+
+    Raises:
+        PatchedTooLate: see `check_unpatched`.
+    """
+    check_unpatched()
     if sys.version_info >= (3, 14):  # there a free-threaded build would give it a copy of its starter's
         return threading.Thread(target=target, name=name, daemon=DAEMON, context=Context())
     return threading.Thread(target=target, name=name, daemon=DAEMON)
@@ -25,6 +46,7 @@ def start_thread(target: Callable[[], object], name: str) -> threading.Thread:
 
     Raises:
         RuntimeError: no thread can be started.
+        PatchedTooLate: see `check_unpatched`.
     """
     thread = new_thread(target, name)
     thread.start()
