@@ -196,9 +196,9 @@ class PatchedTooLate(TreadleError, RuntimeError):
 
     def __init__(self) -> None:
         super().__init__(
-            "no thread can be started: threading was patched after treadle was imported, and greenlets would hang at "
-            "treadle's locks; call gevent.monkey.patch_all(), or eventlet.monkey_patch(), first thing in the "
-            "program, before treadle is imported"
+            "no thread can be started: the threading module was patched after treadle was imported, and greenlets "
+            "would hang at treadle's locks; call gevent.monkey.patch_all(), or eventlet.monkey_patch(), first thing in "
+            "the program, before treadle is imported"
         )
 
 

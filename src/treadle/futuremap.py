@@ -58,7 +58,7 @@ class Calls(Feed):
     ) -> None:
         name, scope = traits.name or name_of(fn), scope_around(context)
         super().__init__(dispatcher, rows, name=name, ahead=ahead, eager=eager, context=context, scope=scope)
-        self.submit = submit
+        self.submit: Callable[..., Future[Any]] | None = submit  # a pool's, until there is no more input
         self.fn = fn
         self.traits = traits  # of the task that reads
         self.futures: deque[Future[Any]] = deque()  # whose results are not taken, and will be
@@ -68,12 +68,15 @@ class Calls(Feed):
 
     def take(self, rows: Iterator[Row], *, consuming: bool) -> None:
         """Submit a call for each of the rows."""
+        submit = self.submit
+        if submit is None:
+            return
         if consuming:
             self.pending = None
         for row in rows:
             self.count += 1
             try:
-                future = self.submit(self.fn, *row)
+                future = submit(self.fn, *row)
             except Exception as error:
                 if self.dispatcher.dropping:
                     raise CancelledError from None
@@ -131,6 +134,11 @@ class Calls(Feed):
         """A reader was settled; if it was dropped, there has to be another."""
         if reader.cancelled() or reader.exception() is not None:
             self.carry_on_if_left()
+
+    def end(self) -> None:
+        """Read nothing more."""
+        super().end()
+        self.submit = None
 
     def close(self) -> None:
         """Cancel what has not begun."""

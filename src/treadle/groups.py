@@ -9,7 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import CancelledError
 from contextvars import Token
 from threading import RLock
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
 from treadle import checks, deadlock
 from treadle.errors import Cancelled
@@ -67,7 +67,7 @@ class TaskGroup:
     def __init__(self, pool: Pool | Options, *, collect: bool = False) -> None:
         if not is_a(pool, (Pool, Options)):
             raise TypeError(f"pool={show(pool)} is {type_name(pool)}; allowed: a treadle.Pool, or its options(...)")
-        self._pool = pool
+        self._pool: Pool | Options | None = pool  # until the block is left
         self._collect = checks.boolean("collect", collect)
         # _lock guards what follows.
         self._state = NEW
@@ -97,9 +97,10 @@ class TaskGroup:
             if self._state != OPEN:
                 raise RuntimeError(f"cannot submit to a group that is {self._state}; submit inside its `with` block")
             self._submitting[process] += 1
-        token = SCOPE.set(self._scope.bounded_by(scope_around(None if self._pool._context else BARE)))
+            pool = cast("Pool | Options", self._pool)
+        token = SCOPE.set(self._scope.bounded_by(scope_around(None if pool._context else BARE)))
         try:
-            future = self._pool.submit(fn, *args, **kwargs)
+            future = pool.submit(fn, *args, **kwargs)
             with _lock:
                 self._waiting[future] = None
                 if self._collect:
@@ -173,6 +174,10 @@ class TaskGroup:
             self.cancel()
             self._join()
             raise
+        finally:  # who keeps a future, or the group for its outcomes, does not keep the pool
+            self._scope.forget_idle()
+            if self._state == CLOSED:
+                self._pool = None
         self._raise(error)
         return told_to_stop  # because the group was to, and nobody else
 

@@ -144,7 +144,9 @@ class Options(Submitter):
             self._enter_later(task)
         else:
             task = pass_through(self, fn, args, kwargs, self._enter_later)
-        return await aio.outcome(self._dispatcher, task, self._timeout)
+        outcome = aio.outcome(self._dispatcher, task, self._timeout)
+        self = None  # type: ignore[assignment]  # a traceback that somebody keeps would hold the pool through this frame
+        return await outcome
 
     def _enter_later(self, task: Future[Any]) -> None:
         """Admit a task without blocking the event loop; where the policy is "run", it waits."""

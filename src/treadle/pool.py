@@ -197,7 +197,9 @@ class Pool(Submitter, ThreadPoolExecutor):
         Raises:
             As `submit`, and whatever `fn` raises.
         """
-        return await self.options().run(fn, *args, **kwargs)
+        call = self.options().run(fn, *args, **kwargs)
+        self = None  # type: ignore[assignment]  # a traceback that somebody keeps would hold the pool through this frame
+        return await call
 
     def options(
         self,

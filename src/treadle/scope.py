@@ -197,9 +197,13 @@ class Scope:
                 call()
 
     def when_idle(self, idle: Callable[[], object]) -> None:
-        """Call `idle` now, and whenever the last function that runs has returned."""
+        """Call `idle` now, and whenever the last function that runs has returned, until `forget_idle`."""
         self._idle = idle
         idle()
+
+    def forget_idle(self) -> None:
+        """Let go of what `when_idle` was given: futures and contexts hold the scope for as long as they are kept."""
+        self._idle = None
 
     def _expire(self) -> None:
         """Fail all that are left, for the deadline has passed."""
