@@ -1,6 +1,8 @@
 """What holds for every test: it leaves no thread and no open socket behind, and no warning passes unseen.
 
 Warnings become errors, and a test that hangs ends the run with every stack printed; both are set in pyproject.toml.
+One that fails while its tasks wait for it does not hang: it fails. And the machine may be slow, and whoever started us
+may ignore signals.
 """
 
 from __future__ import annotations
@@ -8,19 +10,107 @@ from __future__ import annotations
 import faulthandler
 import gc
 import os
+import signal
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from multiprocessing import resource_tracker
 from pathlib import Path
 from time import monotonic
+from typing import TYPE_CHECKING, Any, NoReturn
 
+import hypothesis
 import pytest
 
+from treadle import deadlock, lifecycle
 from treadle.alarm import ALARM
 
+if TYPE_CHECKING:
+    from treadle.dispatch import Dispatcher
+
 PATIENCE = 10.0  # seconds that threads which are on their way out may still take
+GRACE = 2.0  # seconds that what a failed test has started may still take
 EXIT_PATIENCE = 60  # seconds for the interpreter to end after the last test
 DESCRIPTORS = Path("/proc/self/fd")
 LEAKABLE = ("socket:", "pipe:", "anon_inode:")  # the rest are files, which pytest and its plugins open at will
+FAILED = pytest.StashKey[bool]()  # of a test: whether it has failed
+
+# A busy machine is no fault of the code: examples may take any time.
+hypothesis.settings.register_profile("patient", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("patient")
+
+
+def _hear_signals() -> None:
+    """See that programs under test can be stopped, though this process was started with signals ignored.
+
+    As by `nohup`, or by `&` in a script. What is ignored stays so in every child; what is caught does not.
+    """
+    for number in signal.valid_signals() - {signal.SIGPIPE, signal.SIGXFSZ} if hasattr(signal, "SIGPIPE") else ():
+        if signal.getsignal(number) is signal.SIG_IGN:  # but for those two, which Python ignores itself
+            ours = signal.default_int_handler if number == signal.SIGINT else lambda number, frame: None
+            signal.signal(number, ours)
+
+
+_hear_signals()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _multiprocessing_is_at_work() -> None:
+    """Its locks want a helper process: the first one starts it, and the pipe to it stays open."""
+    if os.name == "posix":
+        resource_tracker.ensure_running()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Note whether the test has failed, for what comes after it."""
+    report = yield
+    if report.failed:
+        item.stash[FAILED] = True
+    return report
+
+
+@pytest.fixture(autouse=True)
+def _fails_rather_than_hang(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have a test that fails inside a `with` block fail, though what the block waits for waits for the test.
+
+    A pool or a group that is left by an exception, or by the fixture of a test that has failed, is waited for a moment
+    and then abandoned: its tasks are never cancelled, and its threads die with this process.
+    """
+    join, wait = lifecycle.join, deadlock.wait
+
+    def grace() -> float | None:
+        """Return the seconds that this thread may wait; None: what it likes, for nothing has failed."""
+        if threading.current_thread() is not threading.main_thread():
+            return None
+        error = sys.exception()
+        if isinstance(error, (AssertionError, pytest.fail.Exception)) or request.node.stash.get(FAILED, False):
+            return GRACE
+        return None if error is None else PATIENCE
+
+    def give_up() -> NoReturn:
+        request.node.stash[FAILED] = True
+        raise sys.exception() or pytest.fail.Exception("what the test started does not end, now that it has failed")
+
+    def join_in_time(dispatcher: Dispatcher, timeout: float | None) -> bool:
+        allowed = grace()
+        if allowed is None or (timeout is not None and timeout <= allowed):
+            return join(dispatcher, timeout)
+        if join(dispatcher, allowed):
+            return True
+        dispatcher.abandoned = True
+        give_up()
+
+    def wait_in_time(gate: Any, worker: Any, targets: Any, timeout: float | None, **options: Any) -> bool:
+        allowed = grace()
+        if allowed is None or timeout is not None:
+            return wait(gate, worker, targets, timeout, **options)
+        if not wait(gate, worker, targets, allowed, **options):
+            give_up()
+        return True
+
+    monkeypatch.setattr(lifecycle, "join", join_in_time)
+    monkeypatch.setattr(deadlock, "wait", wait_in_time)
 
 
 @pytest.fixture(autouse=True)
@@ -29,7 +119,7 @@ def _leaves_nothing_behind(request: pytest.FixtureRequest) -> Iterator[None]:
     threads_before, descriptors_before = set(threading.enumerate()), _open_descriptors()
     bells_before = {id(bell) for bell in ALARM._bells}
     yield
-    if request.node.get_closest_marker("leaves_behind"):
+    if request.node.get_closest_marker("leaves_behind") or request.node.stash.get(FAILED, False):
         return
     bells = [bell for bell in ALARM._bells if bell.ring is not None and id(bell) not in bells_before]
     assert not bells, f"the test left alarms set: {[bell.ring for bell in bells]}"

@@ -392,6 +392,8 @@ def test_no_fork_comes_between_the_moments_a_bell_leaves_the_heap_and_is_noted_a
                 return self.lock.acquire(*args)
             def release(self):
                 self.lock.release()
+            def locked(self):
+                return self.lock.locked()
             def __enter__(self):
                 return self.acquire()
             def __exit__(self, *_):

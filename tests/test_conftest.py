@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 import sys
 from pathlib import Path
 
@@ -73,3 +74,70 @@ def test_a_thread_that_outlives_the_last_test_cannot_keep_the_run_from_ending(tm
     status, output = faults_of(body, tmp_path, PATIENCE=0.05, EXIT_PATIENCE=1)
     assert status == 1
     assert "immortal" in output
+
+
+@pytest.mark.parametrize(
+    ("block", "fails"),
+    [
+        ("with Pool(1) as pool:", "raise KeyError('1 == 2')"),
+        ("with Pool(1) as pool, TaskGroup(pool) as pool:", "assert 1 == 2"),
+        ("with contextlib.ExitStack() as stack:\n        pool = stack.enter_context(Pool(1))", "pytest.fail('1 == 2')"),
+        ("with Crew(gate.wait, 1) as pool:\n        pool.submit = lambda *_: pool.put(None)", "assert 1 == 2"),
+    ],
+    ids=["pool", "group", "stack", "crew"],
+)
+def test_a_test_that_fails_while_its_tasks_wait_for_it_says_what_failed(block: str, fails: str, tmp_path: Path) -> None:
+    body = f"""
+import contextlib
+from treadle import Crew, Pool, TaskGroup
+def test():
+    gate = threading.Event()
+    {block}
+        pool.submit(gate.wait)
+        {fails}
+def test_next(): pass
+"""
+    status, output = faults_of(body, tmp_path, PATIENCE=0.5, GRACE=0.05, faulthandler_timeout=20, EXIT_PATIENCE=5)
+    assert status == 1, output
+    assert re.search("^E .*1 == 2", output, flags=re.MULTILINE), output
+    assert "1 failed, 1 passed" in output
+
+
+def test_a_fixture_whose_test_has_failed_waits_for_no_task_of_it(tmp_path: Path) -> None:
+    body = """
+from treadle import Pool
+@pytest.fixture
+def pool():
+    with Pool(1) as pool:
+        yield pool
+def test(pool):
+    pool.submit(threading.Event().wait)
+    assert 1 == 2
+def test_next(): pass
+"""
+    status, output = faults_of(body, tmp_path, GRACE=0.05, faulthandler_timeout=20, EXIT_PATIENCE=5)
+    assert status == 1, output
+    assert "assert 1 == 2" in output
+    assert "1 failed, 1 passed, 1 error" in output
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="this system has other signals")
+def test_programs_under_test_hear_signals_though_whoever_started_us_ignores_them(tmp_path: Path) -> None:
+    """As `nohup` does, and `&` in a script."""
+    body = """
+import signal, subprocess, sys
+LOOK = "import signal; print([n.name for n in signal.valid_signals() if signal.getsignal(n) is signal.SIG_IGN])"
+def test():
+    child = subprocess.run([sys.executable, "-c", LOOK], capture_output=True, text=True, check=True)
+    assert child.stdout == "['SIGPIPE', 'SIGXFSZ']\\n", child.stdout
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+"""
+    ignored = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGALRM, signal.SIGUSR1]
+    previous = {number: signal.signal(number, signal.SIG_IGN) for number in ignored}
+    try:
+        status, output = faults_of(body, tmp_path)
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+    assert status == 0, output

@@ -841,7 +841,7 @@ def test_outcomes_are_for_groups_that_collect(pool: Pool) -> None:
         _ = group.outcomes
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.lists(st.sampled_from(["return", "raise", "stop", "submit"]), max_size=12),
     st.integers(1, 3),

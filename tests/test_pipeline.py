@@ -151,7 +151,7 @@ stages = st.lists(
 )
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(plan=stages, source=st.lists(st.integers(0, 100), max_size=60), ordered=st.booleans())
 def test_result_is_that_of_the_functions_one_after_another(
     plan: list[tuple[Callable[[Any], Any], int, int | None]], source: list[int], ordered: bool

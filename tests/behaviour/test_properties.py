@@ -20,7 +20,7 @@ schedules = st.builds(
 )
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=150, suppress_health_check=list(HealthCheck))
 @given(schedules)
 def test_every_schedule_keeps_the_invariants(schedule: Schedule) -> None:
     Play(schedule).run()

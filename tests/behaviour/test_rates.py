@@ -230,7 +230,7 @@ ANYTHING = st.one_of(SUBMIT_OR_PASS, st.tuples(st.sampled_from(["cancel", "ask"]
 PER_SECOND = st.sampled_from([0.5, 1.0, 2.0, 8.0])
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(steps=st.lists(ANYTHING, max_size=25), per_second=PER_SECOND, burst=st.integers(1, 4))
 def test_pools_that_share_a_rate_begin_tasks_as_one_token_bucket_does(
     steps: list[tuple[str, int]], per_second: float, burst: int
@@ -241,7 +241,7 @@ def test_pools_that_share_a_rate_begin_tasks_as_one_token_bucket_does(
     assert [number for number, future in enumerate(play.futures) if not future.cancelled()] == sorted(play.begun)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(steps=st.lists(SUBMIT_OR_PASS, max_size=25), per_second=PER_SECOND, burst=st.integers(1, 4))
 def test_in_no_interval_do_more_begin_than_the_burst_and_what_the_rate_gives_in_it(
     steps: list[tuple[str, int]], per_second: float, burst: int
