@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from blocked import until_blocked
-from treadle import Future, Pool
-from treadle.errors import PoolClosed, PoolFull
+from treadle import Future, Pool, admission
+from treadle.errors import PoolClosed, PoolDeadlock, PoolFull
+from treadle.events import Observer, TaskEvent
 from treadle.scope import Scope
 
 
@@ -178,3 +180,104 @@ def test_no_queue_takes_a_task_only_for_a_free_thread() -> None:
         blocked.pool.submit(int)
     blocked.gate.set()
     blocked.pool.shutdown()
+
+
+class Told(Observer):
+    """Remembers what it was told."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[str, str]] = []
+
+    def submitted(self, event: TaskEvent) -> None:
+        self.seen.append(("submitted", event.name))
+
+    def cancelled(self, event: TaskEvent) -> None:
+        self.seen.append(("cancelled", event.name))
+
+
+def test_a_task_whose_caller_ctrl_c_interrupts_while_it_waits_for_room_is_cancelled(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """And not only forgotten: observers were told that it was submitted, and hear of its end."""
+
+    class Interrupted:
+        @staticmethod
+        def wait(*_: object, **__: object) -> bool:
+            raise KeyboardInterrupt
+
+    told, ran, gate = Told(), list[int](), threading.Event()
+    with Pool(1, queue_size=0, observers=[told]) as pool:
+        try:
+            pool.submit(gate.wait, 30)
+            with monkeypatch.context() as patch:
+                patch.setattr(admission, "deadlock", Interrupted)
+                with pytest.raises(KeyboardInterrupt):
+                    pool.options(name="interrupted").submit(ran.append, 1)
+            assert pool.snapshot().blocked == 0
+        finally:
+            gate.set()
+    assert ran == []
+    assert told.seen[1:] == [("submitted", "interrupted"), ("cancelled", "interrupted")]
+    now = pool.snapshot()
+    assert now.submitted == now.finished + now.cancelled == 2
+
+
+def test_a_caller_is_let_in_by_the_claim_that_makes_room_and_not_only_when_the_queue_is_empty() -> None:
+    gate, seen = threading.Event(), list[int]()
+    with Pool(1, queue_size=1) as pool:
+        caller = threading.Thread(target=pool.submit, args=(int,))
+        try:
+            pool.submit(gate.wait, 30)
+            pool.submit(lambda: seen.append(pool.snapshot().blocked))
+            caller.start()
+            until_blocked(pool, 1)
+        finally:
+            gate.set()
+        caller.join(30)
+    assert seen == [0]
+
+
+def test_a_caller_whose_task_is_cancelled_by_somebody_else_waits_no_longer(blocked: Blocked) -> None:
+    futures: list[Future[int]] = []
+    caller = threading.Thread(target=lambda: futures.append(blocked.pool.options(timeout=60).submit(int)))
+    caller.start()
+    until_blocked(blocked.pool, 1)
+    (task,) = blocked.pool._dispatcher.admission.entrants
+    assert task.cancel()
+    caller.join(20)
+    assert futures == [task]
+
+
+def test_ctrl_c_in_the_middle_of_a_submit_leaves_the_lock_free() -> None:
+    def interrupted(task: Future[Any]) -> None:
+        raise KeyboardInterrupt
+
+    with Pool(1) as pool:
+        dispatcher = pool._dispatcher
+        put, dispatcher.put = dispatcher.put, interrupted
+        with pytest.raises(KeyboardInterrupt):
+            pool.submit(int)
+        held = dispatcher.lock._is_owned()  # type: ignore[attr-defined]  # threading.Condition relies on it too
+        dispatcher.put = put
+        if held:
+            dispatcher.lock.release()
+        assert not held
+
+
+def test_a_map_that_would_wait_for_room_for_ever_leaves_nothing_that_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Knotted:
+        @staticmethod
+        def wait(*_: object, **__: object) -> bool:
+            raise PoolDeadlock(["narrow"], ["abs"])
+
+    gate = threading.Event()
+    with Pool(1, queue_size=0) as pool:
+        try:
+            pool.submit(gate.wait, 30)
+            with monkeypatch.context() as patch:
+                patch.setattr(admission, "deadlock", Knotted)
+                with pytest.raises(PoolDeadlock):
+                    pool.map(abs, [-1])
+            assert pool.snapshot().blocked == 0
+        finally:
+            gate.set()

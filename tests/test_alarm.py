@@ -433,3 +433,21 @@ def test_in_a_forked_child_it_rings_what_is_set_there_and_nothing_of_the_parents
         assert rang.wait(20)
     """)
     assert sorted(done.stdout.splitlines()) == sorted(["the child's", "0", "the parent's"]), done.stderr
+
+
+def test_a_bell_that_is_set_as_the_threads_time_is_up_rings() -> None:
+    """It comes between the end of the thread's last wait and its taking of the lock; the thread is there, and stays."""
+    alarm, rang, times_out = Alarm("test-alarm"), threading.Event(), list[threading.Thread]()
+    wait = alarm._changed.wait
+
+    def wait_too_long(timeout: float | None = None) -> bool:
+        if times_out:
+            return wait(timeout)
+        times_out.append(threading.current_thread())
+        alarm.set(-inf, rang.set)
+        return False
+
+    alarm._changed.wait = wait_too_long  # type: ignore[method-assign]  # scripted
+    alarm.set(-inf, int)
+    assert rang.wait(PATIENCE)
+    times_out[0].join(PATIENCE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from typing import Any
 
@@ -11,6 +12,7 @@ from clocks import FakeClock
 from orders.tasks import task_of
 from treadle import Pool, Rate
 from treadle.governed import Governed, new_task
+from treadle.staff import Staff
 from treadle.traits import PLAIN
 
 
@@ -60,3 +62,45 @@ def test_a_task_that_was_called_before_it_came_goes_back_to_its_place(monkeypatc
             assert list(order) == [task, newer]
             order.clear()
         task._forget_call()
+
+
+def test_a_task_that_is_called_when_no_thread_can_start_is_back_in_the_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the alarm goes on with the next, for whose turn it is as well."""
+    FakeClock(monkeypatch)
+    rate = Rate(1.0)
+
+    def refuse(staff: Staff, task: Any) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with Pool(1) as pool:
+        dispatcher = pool._dispatcher
+        task = pool.options(rate=rate)._task(int, (), {})
+        assert isinstance(task, Governed)
+        rate._tokens = 0.0
+        assert not task._ready()
+        with dispatcher.lock:
+            assert dispatcher.aside.park(task)
+            monkeypatch.setattr(Staff, "summon", refuse)
+            dispatcher.aside.resume(task)
+            monkeypatch.undo()
+            assert list(dispatcher.tasks) == [task]
+        assert task.cancel()
+
+
+def test_a_closed_pool_lets_its_threads_go_when_the_last_task_that_waits_for_its_rate_is_cancelled() -> None:
+    pool = Pool(1, rate=0.001, idle_timeout=None)
+    pool.submit(int).result(30)
+    late = pool.submit(int)
+    (thread,) = pool._threads
+    try:
+        while not pool._dispatcher.aside.tasks or not pool._dispatcher.staff.idle:
+            threading.Event().wait(0.001)
+        pool.shutdown(wait=False)
+        while not pool._dispatcher.staff.idle:  # it was woken, and stays for what waits
+            threading.Event().wait(0.001)
+        assert late.cancel()
+        thread.join(20)
+        assert not thread.is_alive()
+    finally:
+        with pool._dispatcher.lock:
+            pool._dispatcher.staff.wake_all()

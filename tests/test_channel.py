@@ -724,3 +724,22 @@ def test_timeouts_against_puts_lose_and_double_nothing() -> None:
         assert putter.outcome() is None
     channel.close()
     assert sorted(sum((getter.outcome() for getter in getters), [])) == list(range(600))
+
+
+def test_ctrl_c_after_a_get_has_moved_an_item_in_leaves_its_put_not_asleep() -> None:
+    class Interrupting(deque[int]):
+        def append(self, item: int) -> None:
+            super().append(item)
+            raise KeyboardInterrupt
+
+    channel = Channel[int](1)
+    channel.put(1)
+    putter = lined_up(channel, channel.put, 2)
+    channel._items = Interrupting(channel._items)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            channel.get()
+        assert putter.outcome() is None
+        assert [channel.get(), channel.get()] == [1, 2]
+    finally:
+        channel.close()

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from treadle import Future, Pool, as_completed, deadlock, wait
+from treadle.dispatch import Dispatcher
 from treadle.errors import PoolDeadlock
 from treadle.orders import Fair
 from treadle.worker import current_worker
@@ -124,3 +125,54 @@ def test_a_wait_that_was_ended_just_before_is_no_knot_to_untie() -> None:
     ran: list[int] = []
     with Pool(1) as pool:
         assert pool.submit(parent).result(30)
+
+
+def test_who_unties_a_knot_is_not_taken_for_one_that_waits() -> None:
+    """It runs a task, and another worker that waits for what it runs may well go on."""
+    seen: list[bool] = []
+
+    def rescued() -> None:
+        seen.append(current_worker() in deadlock._waits)
+
+    with Pool(1, name="a") as a, Pool(1, name="b") as b:
+        both = threading.Barrier(2)
+
+        def cross(other: Pool) -> None:
+            both.wait(30)
+            other.submit(rescued).result()
+
+        for future in [a.submit(cross, b), b.submit(cross, a)]:
+            future.result(30)
+    assert seen == [False, False]
+    assert deadlock._waits == {}
+
+
+def test_a_task_that_somebody_else_begins_just_then_is_not_run_to_untie_a_knot(monkeypatch: pytest.MonkeyPatch) -> None:
+    claim, gate, children = Dispatcher.claim, allocate_lock(), list[Future[Any]]()
+
+    def claim_too_late(dispatcher: Dispatcher, task: Future[Any]) -> bool:
+        if task in children:
+            children.remove(task)
+
+            def begin_first() -> None:
+                assert claim(dispatcher, task)
+                dispatcher.run_here(task)
+                gate.release()
+
+            other = threading.Thread(target=begin_first)
+            other.start()
+            other.join(30)
+        return claim(dispatcher, task)
+
+    def parent() -> Future[Any]:
+        child = pool.submit(ran.append, 1)
+        children.append(child)
+        assert deadlock.wait(gate, current_worker(), lambda: [child], None)
+        return child
+
+    ran: list[int] = []
+    gate.acquire()
+    monkeypatch.setattr(Dispatcher, "claim", claim_too_late)
+    with Pool(1) as pool:
+        assert pool.submit(parent).result(30).exception(0) is None
+    assert ran == [1]

@@ -6,11 +6,13 @@ import queue
 import sys
 import threading
 import weakref
+from _thread import allocate_lock
 from typing import Any
 
 import pytest
 
 from treadle import Future, Pool, Rate, deadline
+from treadle import dispatch as dispatch_module
 from treadle.alarm import call_later
 from treadle.dispatch import Dispatcher
 from treadle.errors import DeadlineExceeded
@@ -164,3 +166,69 @@ def test_a_task_is_counted_once_between_its_end_and_its_settlement() -> None:
         dispatcher.acquire = look  # type: ignore[assignment]  # what a worker takes to settle a task
         assert pool.submit(abs, -1).result(30) == 1
     assert set(seen) == {1}
+
+
+class Sleepless:
+    """A lock that is taken once; who would sleep on it fails instead."""
+
+    def __init__(self) -> None:
+        self.lock = allocate_lock()
+
+    def acquire(self, *_: object) -> bool:
+        assert self.lock.acquire(False), "it sleeps, and nobody would wake it"
+        return True
+
+    def release(self) -> None:
+        self.lock.release()
+
+
+def test_who_asks_for_a_result_that_comes_meanwhile_does_not_sleep(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It comes after the future was seen running, and before its worker could see that somebody waits."""
+    with Pool(1) as pool:
+        gate = hold(pool)
+        try:
+            (worker,) = pool._dispatcher.staff.workers
+            running: Any = worker.task
+            watch: Any = threading.Event()
+            running.add_done_callback(lambda _: watch.set())
+
+            def end_first() -> Any:
+                gate.set()
+                assert watch.wait(30)
+                return Sleepless()
+
+            monkeypatch.setattr(dispatch_module, "allocate_lock", end_first)
+            assert running.result() is None
+        finally:
+            gate.set()
+
+
+def test_what_was_accepted_is_run_though_no_thread_lived_when_the_pool_was_closed(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The last one was killed, and no other could be started in its place."""
+
+    class Refusing(threading.Thread):
+        def start(self) -> None:
+            raise RuntimeError("can't start new thread")
+
+    def fatal(_: object) -> None:
+        raise SystemExit
+
+    pool = Pool(1)
+    gate = hold(pool)
+    try:
+        (worker,) = pool._dispatcher.staff.workers
+        assert worker.task is not None
+        worker.task.add_done_callback(fatal)
+        left = pool.submit(abs, -3)
+        with monkeypatch.context() as patch:
+            patch.setattr(threading, "Thread", Refusing)
+            gate.set()
+            worker.thread.join(30)
+        assert pool.snapshot().threads == 0
+    finally:
+        gate.set()
+        pool.shutdown()
+    assert left.result(0) == 3
+    assert "was killed" in caplog.text

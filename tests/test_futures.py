@@ -8,6 +8,7 @@ import gc
 import logging
 import sys
 import threading
+import weakref
 from collections.abc import Iterator
 from concurrent.futures import CancelledError, InvalidStateError
 from typing import Any
@@ -16,6 +17,7 @@ import pytest
 
 import treadle
 from treadle import Future, Pool
+from treadle.errors import DeadlineExceeded, Shed
 
 
 class FalsyError(Exception):
@@ -319,3 +321,45 @@ def test_a_task_is_called_by_its_given_name_or_its_function(held: Held) -> None:
     assert held.waiting.name == "abs"
     assert held.pool.options(name="page 7").submit(abs, 1).name == "page 7"
     assert Future().name == "future"
+
+
+def test_a_task_that_its_deadline_has_failed_is_not_cancelled_by_whoever_gives_it_up_just_then() -> None:
+    """The pool has claimed it to make room, and the alarm was faster."""
+    future: Future[int] = Future()
+    calls: list[object] = []
+    future.add_done_callback(calls.append)
+    assert future.set_running_or_notify_cancel()
+    future.set_exception(DeadlineExceeded(1.0))
+    future._abandon(Shed("pool", "task", 1.0))
+    assert not future.cancelled()
+    assert isinstance(future.exception(0), DeadlineExceeded)
+    assert calls == [future]
+
+
+class Kept(Exception):
+    """An exception that leaves a weak reference to itself in a list."""
+
+    def __init__(self, kept: list[weakref.ref[Kept]]) -> None:
+        super().__init__()
+        kept.append(weakref.ref(self))
+
+
+def test_a_future_and_its_exception_make_no_cycle() -> None:
+    """The traceback holds every frame, and none of them the future."""
+
+    def fail() -> None:
+        raise Kept(kept)
+
+    kept: list[weakref.ref[Kept]] = []
+    gc.collect()
+    gc.disable()
+    try:
+        with Pool(1) as pool:
+            future = pool.submit(fail)
+            assert isinstance(future.exception(30), Kept)
+            del future
+            pool.submit(int).result(30)
+        # Without the GIL an object that another thread lets go of last is freed when its maker comes by.
+        assert kept[0]() is None or not getattr(sys, "_is_gil_enabled", lambda: True)()
+    finally:
+        gc.enable()

@@ -617,3 +617,45 @@ def test_a_callback_that_raises_anything_keeps_no_other_task_from_failing_on_tim
     except SystemExit:
         alarm.ring_due()
     assert [future.done() for future in futures] == [True] * 3
+
+
+def test_a_deadline_that_passes_while_a_task_is_handed_over_fails_it_afterwards(alarm: Alarm) -> None:
+    """The alarm rings between the put and the note that the pool has the task, and never again."""
+    held = Held()
+    dispatcher = held.pool._dispatcher
+    put = dispatcher.put
+
+    def put_late(task: Future[Any]) -> None:
+        put(task)
+        scope = scope_of(task)
+        assert scope._bell is not None
+        alarm.mute(scope._bell)
+        scope._expire()
+
+    dispatcher.put = put_late
+    try:
+        with treadle.deadline(600):
+            future = held.pool.submit(int)
+        assert future.done()
+        assert isinstance(future.exception(), DeadlineExceeded)
+    finally:
+        dispatcher.put = put
+        held.gate.set()
+        held.pool.shutdown()
+
+
+def test_a_task_that_returns_after_its_deadline_and_before_the_alarm_rings_is_late(clock: FakeClock) -> None:
+    with Pool(1) as pool:
+        with treadle.deadline(1.0):
+            future = pool.submit(clock.pass_, 2.0)
+        assert isinstance(future.exception(PATIENCE), DeadlineExceeded)
+
+
+def test_a_task_that_is_done_does_not_count_as_running() -> None:
+    """Or a group would wait for it for ever."""
+    with Pool(1) as pool:
+        with treadle.deadline(600):
+            futures = [pool.submit(int), pool.submit(int, "x")]
+        for future in futures:
+            future.exception(PATIENCE)
+            assert scope_of(future).running == 0

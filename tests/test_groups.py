@@ -1243,3 +1243,57 @@ def test_no_trace_of_a_group_is_left_in_the_context(pool: Pool) -> None:
         assert SCOPE.get() is None
         assert group._waiting == {}
         assert group._scope._members == {}
+
+
+def open_when_the_block_waits(gate: threading.Event, monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Open `gate` when the end of a block begins to wait; return a list of whether it was woken each time."""
+    woken, waiting = list[bool](), deadlock.wait
+
+    def wait(at: Any, worker: Any, targets: Any, timeout: float | None) -> bool:
+        if timeout is not None:  # it is another wait
+            return waiting(at, worker, targets, timeout)
+        gate.set()
+        woken.append(waiting(at, worker, targets, PATIENCE))
+        return woken[-1]
+
+    monkeypatch.setattr(deadlock, "wait", wait)
+    return woken
+
+
+def test_the_block_is_not_left_while_a_submit_is_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its task is in no list yet, and would outlive the group; here the block waits before the submit goes on."""
+    begun, gate = threading.Event(), threading.Event()
+
+    class Slow(Pool):
+        def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+            begun.set()
+            assert gate.wait(PATIENCE)
+            future = super().submit(fn, *args, **kwargs)
+            future.exception(PATIENCE)  # so that nobody but the end of the submit can tell the block
+            return future
+
+    with Slow(1) as pool, opened_at_the_end(gate):
+        woken = open_when_the_block_waits(gate, monkeypatch)
+        with TaskGroup(pool) as group:
+            caller = Doing(group.submit, abs, -3)
+            assert begun.wait(PATIENCE)
+        assert woken == [True], "the block waits until the submit is over, and is told of it"
+        assert caller.outcome().result(0) == 3
+
+
+def test_a_failure_that_is_told_twice_is_raised_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a submit that raised, the block asks once more to be told of every task."""
+    gate = threading.Event()
+
+    def fail_at_last() -> None:
+        assert gate.wait(PATIENCE)
+        raise KeyError("told twice")
+
+    with Pool(1) as pool, opened_at_the_end(gate):
+        open_when_the_block_waits(gate, monkeypatch)
+        with Raising(BaseExceptionGroup) as caught:
+            with TaskGroup(pool) as group:
+                group.submit(fail_at_last)
+                with pytest.raises(TypeError):
+                    group.submit(None)  # type: ignore[arg-type]  # on purpose
+        assert [type(error) for error in raised(caught.value)] == [KeyError]

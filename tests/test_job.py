@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import gc
+import logging
+import sys
 import threading
+import weakref
+from _thread import allocate_lock
+from collections import deque
+from collections.abc import Iterator
 from concurrent.futures import CancelledError
+from typing import Any, cast
 
 import pytest
 
 import treadle
 from treadle import Pool
+from treadle import job as job_module
+from treadle.errors import WorkerLost
+from treadle.events import Observer
+from treadle.job import NONE_YET, RETURNED, Item, Job
 
 
 def test_items_that_block_are_spread_over_all_threads() -> None:
@@ -113,3 +125,132 @@ def test_items_have_the_deadline_of_the_task_that_maps_without_contexts_too() ->
         with treadle.deadline(600):
             seen = pool.submit(lambda: list(pool.map(item, range(2)))).result(30)
     assert None not in seen
+
+
+class ComesLate(deque[Item]):
+    """The items of a map: as soon as a turn has found none left, one more is appended."""
+
+    def __init__(self, items: deque[Item], late: Item) -> None:
+        super().__init__(items)
+        self.late = [late]
+
+    def __bool__(self) -> bool:
+        found = len(self) > 0
+        if not found and self.late:
+            self.append(self.late.pop())  # and no turn is begun for it, for there is one
+        return found
+
+
+class Mapping:
+    """A pool of one thread and no room, which is held, and the job of a map whose only turn waits there."""
+
+    def __init__(self) -> None:
+        self.gate, began = threading.Event(), threading.Event()
+        self.pool = Pool(1, queue_size=1)
+        self.pool.submit(lambda: began.set() or self.gate.wait(30))  # type: ignore[func-returns-value]  # it is falsy
+        assert began.wait(30)
+        self.results = cast(Any, self.pool.map(abs, [-1], timeout=30))
+        self.job: Job = self.results._job
+        (self.turn,) = self.job.live
+
+
+@pytest.fixture
+def mapping() -> Iterator[Mapping]:
+    made = Mapping()
+    yield made
+    made.gate.set()
+    made.pool.shutdown()
+
+
+def test_an_item_that_comes_as_the_last_turn_ends_is_run(mapping: Mapping) -> None:
+    """The turn looks once more after it has counted itself out, so either it or the consumer sees to the item."""
+    late = Item()
+    late.args, late.outcome = (-2,), NONE_YET
+    mapping.job.waiting = ComesLate(mapping.job.waiting, late)
+    mapping.gate.set()
+    mapping.pool.shutdown()
+    assert late.outcome == RETURNED
+    assert mapping.job.turns == 0
+
+
+def test_a_turn_that_is_lost_after_it_has_ended_is_counted_out_once(mapping: Mapping) -> None:
+    """Its thread was killed between the two; a count too low would let the map wait for a turn that never comes."""
+    mapping.gate.set()
+    assert list(mapping.results) == [1]
+    mapping.pool.shutdown()
+    mapping.job.turn_over(mapping.turn, WorkerLost("worker", "abs", None))
+    assert mapping.job.turns == 0
+
+
+def test_items_whose_only_turn_is_dropped_while_it_waits_are_cancelled(mapping: Mapping) -> None:
+    mapping.pool.shutdown(wait=False, cancel_futures=True)
+    with pytest.raises(CancelledError):
+        next(mapping.results)
+
+
+def test_a_turn_that_there_is_no_room_for_does_not_count(mapping: Mapping) -> None:
+    """Or the map would wait for it when all others have ended."""
+    assert not mapping.job.offer_turn()
+    assert (mapping.job.turns, mapping.job.live) == (1, {mapping.turn})
+
+
+class Failure(Exception):
+    """An exception that leaves a weak reference to itself in a list."""
+
+    def __init__(self, kept: list[weakref.ref[Failure]]) -> None:
+        super().__init__()
+        kept.append(weakref.ref(self))
+
+
+@pytest.mark.parametrize("observers", [[], [Observer()]])
+def test_an_item_that_failed_and_was_never_taken_makes_no_cycle(
+    observers: list[Observer], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its error is freed, and logged, when the map is dropped, and not when the garbage collector comes by."""
+
+    def fail(_: int) -> None:
+        raise Failure(kept)
+
+    kept: list[weakref.ref[Failure]] = []
+    caplog.set_level(logging.CRITICAL, "treadle")  # or the record would keep it
+    gc.collect()
+    gc.disable()
+    try:
+        with Pool(1, observers=observers) as pool:
+            results = pool.map(fail, [1])
+            pool.submit(int).result(30)
+            assert kept[0]() is not None
+            del results
+            # Without the GIL an object that another thread lets go of last is freed when its maker comes by.
+            assert kept[0]() is None or not getattr(sys, "_is_gil_enabled", lambda: True)()
+    finally:
+        gc.enable()
+
+
+class Sleepless:
+    """A lock that is taken once; who would sleep on it fails instead."""
+
+    def __init__(self) -> None:
+        self.lock = allocate_lock()
+
+    def acquire(self, *_: object) -> bool:
+        assert self.lock.acquire(False), "it sleeps, and nobody would wake it"
+        return True
+
+    def release(self) -> None:
+        self.lock.release()
+
+
+def test_an_item_that_is_done_just_before_its_consumer_sleeps_is_not_missed(
+    mapping: Mapping, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The worker looked for somebody who waits before there was one; so the consumer looks at the item once more."""
+    item = Item()
+    item.outcome = NONE_YET
+
+    def end_first() -> Any:
+        item.outcome = RETURNED
+        return Sleepless()
+
+    monkeypatch.setattr(job_module, "allocate_lock", end_first)
+    assert mapping.job.wait(item, None)

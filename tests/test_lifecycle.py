@@ -7,8 +7,14 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
+from threading import Thread
 
 import pytest
+
+from treadle import Pool, lifecycle
+from treadle.staff import Staff
+from treadle.worker import Worker
 
 fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
 
@@ -264,3 +270,91 @@ def test_the_counts_of_a_forked_child_are_its_own() -> None:
         print(now.submitted, now.finished, now.cancelled, now.waiting)
     """)
     assert done.stdout.splitlines() == ["1 1 0 0", "6 5 1 0"], done.stderr
+
+
+def test_a_pool_that_is_made_when_the_interpreter_has_closed_its_pools_takes_nothing() -> None:
+    """Nobody would close it, nor wait for what it accepts."""
+    done = python("""
+        import atexit
+        @atexit.register
+        def last():
+            try:
+                Pool(1).submit(print, "accepted")
+            except RuntimeError as error:
+                print(error)
+        from treadle import Pool
+    """)
+    assert done.stdout.startswith("cannot schedule new futures after interpreter shutdown"), done.stderr
+
+
+def test_what_ctrl_c_left_running_is_not_waited_for_at_exit_though_the_program_dealt_with_it() -> None:
+    done = python("""
+        import threading
+        from treadle import Pool
+        began = threading.Event()
+        def task():
+            began.set()
+            threading.Event().wait(20)
+            print("was waited for")
+        try:
+            with Pool(1) as pool:
+                pool.submit(task)
+                assert began.wait(30)
+                raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            print("caught")
+    """)
+    assert (done.returncode, done.stdout.split("\n"), done.stderr) == (0, ["caught", ""], "")
+
+
+def test_shutdown_returns_when_the_last_thread_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It strikes itself out a moment before; here that moment lasts until somebody waits for it."""
+    struck_out, gate, waited_for = threading.Event(), threading.Event(), list[Thread]()
+    depart, join_one = Staff.depart, lifecycle._join_one
+
+    def depart_slowly(staff: Staff, worker: Worker) -> None:
+        depart(staff, worker)
+        struck_out.set()
+        assert gate.wait(30)
+
+    def join_and_open(thread: Thread, deadline: float | None) -> bool:
+        waited_for.append(thread)
+        gate.set()
+        return join_one(thread, deadline)
+
+    monkeypatch.setattr(Staff, "depart", depart_slowly)
+    monkeypatch.setattr(lifecycle, "_join_one", join_and_open)
+    pool = Pool(1)
+    try:
+        thread = pool.submit(threading.current_thread).result(30)
+        pool.shutdown(wait=False)
+        assert struck_out.wait(30)
+        pool.shutdown()
+        assert waited_for == [thread]
+        assert not thread.is_alive()
+    finally:
+        gate.set()
+
+
+@fork
+def test_a_key_whose_task_runs_in_the_parent_has_its_turn_in_the_child() -> None:
+    """And not only when that ends, which it never does there."""
+    done = python("""
+        import os, threading
+        from treadle import Pool
+        from treadle.orders import Fair
+        pool, gate, began = Pool(2, order=Fair(max_running=1)), threading.Event(), threading.Event()
+        view = pool.options(key="k")
+        view.submit(lambda: began.set() or gate.wait(30))
+        assert began.wait(30)
+        pid = os.fork()
+        if pid == 0:
+            try:
+                print(view.submit(abs, -3).result(10), flush=True)
+            finally:
+                os._exit(0)
+        os.waitpid(pid, 0)
+        gate.set()
+        pool.shutdown()
+    """)
+    assert done.stdout.strip() == "3", done.stderr

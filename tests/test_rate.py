@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 import treadle
 from clocks import FakeClock
 from treadle import Future, Pool, Rate
-from treadle.alarm import ALARM
+from treadle import alarm as alarm_module
+from treadle import rate as rate_module
+from treadle.alarm import ALARM, Alarm
 from treadle.errors import DeadlineExceeded, PoolFull
 
 PATIENCE = 30.0
@@ -178,3 +180,75 @@ def test_bad_arguments_are_named(arguments: tuple[Any, ...], words: str) -> None
     if len(arguments) == 1:
         with pytest.raises((TypeError, ValueError), match="rate"):
             Pool(1, rate=arguments[0])
+
+
+class Absent:
+    """A pool whose tasks do not come back when they are called; it notes whether the lock of rates is held then."""
+
+    def __init__(self) -> None:
+        self.locked: list[bool] = []
+
+    def resume(self, task: Future[Any]) -> None:
+        self.locked.append(rate_module._lock._is_owned())  # type: ignore[attr-defined]  # of an RLock
+
+
+def in_line(rate: Rate, tasks: int) -> list[Future[Any]]:
+    """Return tasks that wait for their turn, and will not come when it is there."""
+    rate._tokens = 0.0
+    waiting = [Future[Any]() for _ in range(tasks)]
+    for task in waiting:
+        task._home = Absent()  # type: ignore[assignment]  # as much of one as a rate asks for
+        assert not rate.admit(task)
+    return waiting
+
+
+@pytest.fixture
+def alarm(clock: FakeClock, monkeypatch: pytest.MonkeyPatch) -> Alarm:
+    """The rates' alarm, without a thread: it is rung by hand."""
+    made = Alarm()
+    monkeypatch.setattr(alarm_module, "start_thread", lambda target, name: threading.current_thread())
+    monkeypatch.setattr(rate_module, "ALARM", made)
+    return made
+
+
+def test_a_pool_is_told_of_its_tasks_without_the_lock_of_rates(clock: FakeClock, alarm: Alarm) -> None:
+    """It takes its own, and that goes first."""
+    rate = Rate(1.0)
+    (task,) = in_line(rate, 1)
+    rate.arm()
+    clock.pass_(1.0)
+    alarm.ring_due()
+    assert task._home.locked == [False]  # type: ignore[attr-defined]  # of an Absent
+    rate.forget(task)
+
+
+def test_the_token_of_a_task_that_was_called_and_will_not_run_is_the_next_ones_at_once(
+    clock: FakeClock, alarm: Alarm
+) -> None:
+    rate = Rate(1.0)
+    first, second = in_line(rate, 2)
+    rate.arm()
+    clock.pass_(1.0)
+    alarm.ring_due()
+    assert rate.has_called(first)
+    assert rate._bell is not None
+    assert rate._bell.when == clock.now() + 1.0, "when there is a token for each"
+    rate.forget(first)
+    assert rate._bell.when == clock.now()
+    rate.forget(second)
+
+
+def test_a_task_that_was_called_and_does_not_come_holds_up_the_next_until_the_bucket_is_full(
+    clock: FakeClock, alarm: Alarm
+) -> None:
+    """It may be held up by what waits for the next in line."""
+    rate = Rate(1.0)
+    tasks, called = in_line(rate, 2), []
+    rate.arm()
+    for _ in range(2):
+        clock.pass_(1.0)
+        alarm.ring_due()
+        called.append([rate.has_called(task) for task in tasks])
+    assert called == [[True, False], [True, True]]
+    for task in tasks:
+        rate.forget(task)

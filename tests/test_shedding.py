@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 
-from treadle import Pool
+from treadle import Pool, Rate
 from treadle.errors import Shed
 from treadle.events import Observer, TaskEvent
+from treadle.governed import Governed
 from treadle.orders import Adaptive
+from treadle.worker import current_worker
 
 PATIENCE = 30.0
 
@@ -138,3 +140,73 @@ def test_what_a_callback_raises_is_not_raised_by_the_submit_whose_task_is_in(
     assert "a callback of a task that was shed raised" in caplog.text
     gate.set()
     pool.shutdown()
+
+
+def test_a_worker_that_is_killed_before_it_tells_those_that_it_sheds_leaves_nobody_waiting(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    gate, killed = threading.Event(), threading.Event()
+    with Pool(1, order=Adaptive(0.0, 0.0)) as pool:
+        release = pool._dispatcher.release
+
+        def release_or_die() -> None:
+            release()
+            worker = current_worker()
+            if worker is not None and worker.victims and not killed.is_set():
+                killed.set()
+                raise SystemExit
+
+        pool._dispatcher.release = release_or_die
+        try:
+            pool.submit(gate.wait, PATIENCE)
+            (thread,) = pool._threads
+            futures = [pool.submit(int, number) for number in range(5)]
+        finally:
+            gate.set()
+        thread.join(PATIENCE)
+        assert killed.is_set()
+        assert any(isinstance(future.exception(PATIENCE), Shed) for future in futures)
+        assert all(future.exception(PATIENCE) is None or future.done() for future in futures)
+
+
+@pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt])
+def test_a_caller_that_sheds_tells_all_whatever_a_callback_raises(error: type[BaseException]) -> None:
+    """Ctrl-C is its own, and is raised when all are told; the rest is logged, for its task is in."""
+
+    def leave(_: object) -> None:
+        raise error
+
+    with Pool(1) as pool:
+        victims = [pool._task(int, (), {}) for _ in range(3)]
+        with pool._dispatcher.lock:
+            assert pool._dispatcher.shedding.claim(victims) == victims
+        victims[0].add_done_callback(leave)
+        told = list(victims)
+        if error is KeyboardInterrupt:
+            with pytest.raises(KeyboardInterrupt):
+                pool._dispatcher.shedding.shed_by_caller(victims)
+        else:
+            pool._dispatcher.shedding.shed_by_caller(victims)
+        assert [type(future.exception(0)) for future in told] == [Shed] * 3
+
+
+def test_what_is_seized_or_was_cancelled_already_waits_nowhere_any_more() -> None:
+    """Neither beside the queue, nor in the count of those that the order still holds."""
+    rate = Rate(0.001)
+    rate._tokens = 0.0
+    with Pool(1) as pool:
+        dispatcher = pool._dispatcher
+        task = pool.options(rate=rate)._task(int, (), {})
+        cancelled = pool._task(int, (), {})
+        assert isinstance(task, Governed)
+        assert not task._ready()
+        with dispatcher.lock:
+            assert dispatcher.aside.park(task)
+            assert dispatcher.shedding.seize() == [task]
+            assert not dispatcher.aside.tasks
+            dispatcher.put(cancelled)
+            assert cancelled.cancel()
+            assert dispatcher.waiting() == 0
+            assert dispatcher.shedding.claim([dispatcher.take()]) == []
+            assert dispatcher.waiting() == 0
+        task._forget_call()

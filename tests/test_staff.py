@@ -22,6 +22,14 @@ class Refusing(threading.Thread):
         raise RuntimeError("can't start new thread")
 
 
+class Interrupted(threading.Thread):
+    """A thread that has started when Ctrl-C comes."""
+
+    def start(self) -> None:
+        super().start()
+        raise KeyboardInterrupt
+
+
 class Held:
     """Tasks that fill threads until `let_go`, which returns when they are done."""
 
@@ -223,3 +231,108 @@ def test_a_task_that_its_rate_calls_is_kept_though_no_thread_can_be_started(monk
         pool.submit(int).result(30)
         assert pool.snapshot().waiting == 1, "it was looked at again"
         called.cancel()
+
+
+def test_a_burst_that_outnumbers_the_idle_threads_starts_another() -> None:
+    """Two are idle and one is woken, who wakes the second; for the third task nobody would come."""
+    together = threading.Barrier(3)
+    with Pool(3) as pool:
+        hold(pool, 2).let_go()
+        try:
+            with pool._dispatcher.lock:  # so that none takes a task before all are there
+                futures = [pool.submit(together.wait, 30) for _ in range(3)]
+                assert len(pool._dispatcher.staff.workers) == 3
+            assert sorted(future.result(30) for future in futures) == [0, 1, 2]
+        finally:
+            together.abort()
+
+
+class Deadly:
+    """The lock that an idle worker sleeps on; who is woken is killed before it has done anything."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.lock.acquire()
+
+    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
+        self.lock.acquire()
+        raise SystemExit
+
+    def release(self) -> None:
+        self.lock.release()
+
+
+def test_a_worker_that_is_killed_on_its_way_keeps_nobody_asleep() -> None:
+    """Nobody else is woken while one is on its way."""
+    with Pool(2) as pool:
+        staff, held = pool._dispatcher.staff, hold(pool, 2)
+        for worker in staff.workers:
+            worker.mail = Deadly()  # type: ignore[assignment]  # scripted
+        threads = pool._threads
+        held.let_go()
+        assert pool.submit(abs, -1).result(30) == 1
+        (dead,) = threads - pool._threads
+        dead.join(30)
+        assert not staff.waking
+        assert pool.submit(abs, -2).result(30) == 2
+
+
+def test_a_map_whose_thread_cannot_start_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Pool(1) as pool:
+        with monkeypatch.context() as patch:
+            patch.setattr(threading, "Thread", Refusing)
+            with pytest.raises(RuntimeError, match="can't start new thread"):
+                pool.map(abs, [-1])
+        assert pool.snapshot().waiting == 0
+        assert list(pool.map(abs, [-1])) == [1]
+
+
+def test_a_thread_that_ctrl_c_finds_started_is_one_of_the_pools(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or there would be one too many, that no shutdown waits for."""
+    ran, gate = list[int](), threading.Event()
+
+    def task() -> None:
+        assert gate.wait(30)
+        ran.append(1)
+
+    with Pool(1) as pool:
+        with monkeypatch.context() as patch:
+            patch.setattr(threading, "Thread", Interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                pool.submit(task)
+        try:
+            assert pool.snapshot().threads == 1
+        finally:
+            gate.set()
+        assert pool.submit(abs, -1).result(30) == 1
+        assert pool.snapshot().threads == 1
+    assert len(ran) <= 1
+
+
+def test_a_thread_that_ends_waits_for_the_one_that_ended_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So a shutdown, which waits for the last, leaves none behind. Here the first ends when somebody waits for it."""
+    struck_out, gate, ends = threading.Event(), threading.Event(), list[threading.Thread]()
+    depart = Staff.depart
+
+    def depart_slowly(staff: Staff, worker: Worker) -> None:
+        depart(staff, worker)
+        if not ends:
+            ends.append(worker.thread)
+            worker.thread.join = join_first  # type: ignore[method-assign]  # scripted
+            struck_out.set()
+            assert gate.wait(30)
+
+    def join_first(timeout: float | None = None) -> None:
+        gate.set()
+        threading.Thread.join(ends[0], timeout)
+
+    monkeypatch.setattr(Staff, "depart", depart_slowly)
+    with Pool(2) as pool:
+        try:
+            hold(pool, 2).let_go()
+            pool.resize(1)
+            assert struck_out.wait(30)
+            pool.shutdown()
+            assert not ends[0].is_alive()
+        finally:
+            gate.set()

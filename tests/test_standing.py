@@ -225,3 +225,14 @@ def test_a_worker_that_is_tied_up_in_it_no_longer_counts_as_free() -> None:
             pool.submit(abs, -1)
         assert post.recalls == 0
         post.told.set()
+
+
+def test_a_worker_survives_that_comes_back_because_it_was_recalled(caplog: pytest.LogCaptureFixture) -> None:
+    """It is not among those on stand any more, who are struck out when they come back by themselves."""
+    with Pool(1) as pool:
+        post = Post(pool._dispatcher)
+        assert pool._dispatcher.staff.stand(post)
+        assert post.began.wait(PATIENCE)
+        (thread,) = pool._threads
+        assert pool.submit(threading.current_thread).result(PATIENCE) is thread
+    assert not caplog.records

@@ -7,13 +7,15 @@ import gc
 import logging
 import threading
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from treadle import Future, Pool
 from treadle.errors import WorkerLost
-from treadle.worker import current_worker
+from treadle.orders import Fair
+from treadle.worker import Worker, current_worker
 
 
 class Thing:
@@ -106,3 +108,135 @@ def test_a_lone_task_after_another_needs_no_second_thread() -> None:
         for _ in range(2000):
             pool.submit(int).result(30)
         assert pool.snapshot().threads == 1
+
+
+class Script:
+    """Has something done once, when `armed`, by the pool's first worker: before it settles a task, or after that.
+
+    It must be written before the pool has that worker.
+    """
+
+    def __init__(self, pool: Pool, where: str, act: Callable[[], object]) -> None:
+        self.armed, self.where, self.act = threading.Event(), where, act
+        self.dispatcher = pool._dispatcher
+        self.acquire, self.release = self.dispatcher.acquire, self.dispatcher.release
+        self.dispatcher.acquire, self.dispatcher.release = self._acquire, self._release  # type: ignore[assignment]
+
+    def _acquire(self) -> bool:
+        self._perhaps("before")
+        return self.acquire()
+
+    def _release(self) -> None:
+        self.release()
+        self._perhaps("after")
+
+    def _perhaps(self, where: str) -> None:
+        if where == self.where and self.armed.is_set() and current_worker() is not None:
+            self.armed.clear()
+            self.act()
+
+
+def die(*_: object) -> None:
+    raise SystemExit
+
+
+def test_a_worker_that_is_killed_before_it_settles_a_task_gives_its_result_and_frees_its_key(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Or the order would take the task for one that runs, and hold back all others of its key for ever."""
+    with Pool(1, order=Fair(max_running=1)) as pool:
+        script = Script(pool, "before", die)
+        view = pool.options(key="k")
+
+        def last_act() -> str:
+            script.armed.set()
+            return "done"
+
+        assert view.submit(last_act).result(30) == "done"
+        with pool._dispatcher.lock:
+            assert not pool._dispatcher.order.taken  # type: ignore[attr-defined]  # Fair's
+        assert view.submit(abs, -1).result(30) == 1
+    assert "was killed" in caplog.text
+
+
+def test_a_worker_that_is_killed_before_it_begins_a_task_that_it_has_claimed_fails_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """And tells whoever waits for the one that it has just settled."""
+    gate = threading.Event()
+    with Pool(1) as pool:
+        script = Script(pool, "after", die)
+
+        def last_act() -> str:
+            assert gate.wait(30)
+            script.armed.set()
+            return "done"
+
+        try:
+            first, second = pool.submit(last_act), pool.submit(int)
+            (thread,) = pool._threads
+            with pool._dispatcher.lock:
+                lock = threading.Lock()
+                lock.acquire()
+                first._watch().gates.append(lock)
+        finally:
+            gate.set()
+        thread.join(30)
+        assert first.result(0) == "done"
+        assert isinstance(second.exception(0), WorkerLost)
+        assert not lock.locked(), "who waited for the first is told"
+    assert "was killed" in caplog.text
+
+
+def test_a_callback_that_kills_its_worker_leaves_the_next_task_to_another_though_it_was_claimed(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """It came after the worker had looked for callbacks, and before it settled the task, which has a condition."""
+    gate = threading.Event()
+    with Pool(1) as pool:
+        script = Script(pool, "after", lambda: first.add_done_callback(die))
+
+        def last_act() -> str:
+            assert gate.wait(30)
+            script.armed.set()
+            return "done"
+
+        try:
+            first, second = pool.submit(last_act), pool.submit(abs, -2)
+            assert first._condition is not None
+        finally:
+            gate.set()
+        assert second.result(30) == 2
+        assert first.result(0) == "done"
+    assert "was killed" in caplog.text
+
+
+class Bed:
+    """The lock that an idle worker sleeps on, which tells when it does."""
+
+    def __init__(self, worker: Worker) -> None:
+        self.lock, self.asleep = worker.mail, threading.Event()
+
+    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
+        self.asleep.set()
+        return self.lock.acquire(blocking, timeout)
+
+    def release(self) -> None:
+        self.lock.release()
+
+
+def test_an_idle_worker_holds_nothing_of_its_last_task() -> None:
+    def task() -> Thing:
+        worker = current_worker()
+        assert worker is not None
+        worker.mail = Bed(worker)  # type: ignore[assignment]  # scripted
+        return Thing()
+
+    with Pool(1) as pool:
+        future = pool.submit(task)
+        kept = weakref.ref(future.result(30))
+        (worker,) = pool._dispatcher.staff.workers
+        assert worker.mail.asleep.wait(30)  # type: ignore[attr-defined]  # scripted
+        del future
+        gc.collect()
+        assert kept() is None

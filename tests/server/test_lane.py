@@ -195,3 +195,17 @@ def test_a_fault_of_treadle_while_leading_is_logged_and_the_lead_goes_on(
         lane_of(server).post(lambda: 1 // 0)
         assert ask(sock, b"y") == b"y"
     assert "ZeroDivisionError" in caplog.text
+
+
+def test_a_worker_that_comes_to_lead_where_somebody_leads_goes_back_at_once() -> None:
+    """One leads, and one more at most waits to; who waited behind them would be lost to the pool."""
+    with Server(Messages(lambda data, peer: data), "127.0.0.1:0", max_workers=2) as server, client(server) as sock:
+        of = lane_of(server)
+        assert ask(sock, b"x") == b"x"
+        while of.lead is None:
+            threading.Event().wait(0.001)  # pytest's time-out bounds this loop
+        surplus = threading.Thread(target=of.take_the_lead, args=(lane.Lead(of),))
+        surplus.start()
+        surplus.join(PATIENCE)
+        assert not surplus.is_alive()
+        assert of.heir is None
