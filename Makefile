@@ -28,7 +28,7 @@ ifneq ($(shell cat $(VENV)/.made 2>/dev/null),$(CURDIR))
 $(VENV)/.made: FORCE
 endif
 
-.PHONY: help run test check conformance bench stress fuzz dist clean FORCE
+.PHONY: help run test check conformance bench stress fuzz mutants dist clean FORCE
 
 help:            ## list the targets
 	@sed -n 's/^\([a-z]*\): .*## /\1\t/p' Makefile | expand -t 14
@@ -58,6 +58,9 @@ stress: $(VENV)/.test            ## five minutes of random schedules
 
 fuzz: $(VENV)/.test            ## ten minutes of random bytes, faults and schedules against the server
 	$(PY) tests/fuzz/main.py $(ARGS)
+
+mutants: $(VENV)/.test            ## break guarded lines, one at a time: which tests notice? ARGS='-k staff'
+	$(PY) tests/mutants/main.py $(ARGS)
 
 dist: $(VENV)/.dist            ## build wheel and sdist into dist/
 	rm -rf dist
