@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from blocked import until_blocked
-from treadle import Future, Pool, admission
+from treadle import Future, Pool, admission, deadline
 from treadle.errors import PoolClosed, PoolDeadlock, PoolFull
 from treadle.events import Observer, TaskEvent
-from treadle.scope import Scope
+from treadle.scope import SCOPE, Scope
 
 
 class Blocked:
@@ -281,3 +281,25 @@ def test_a_map_that_would_wait_for_room_for_ever_leaves_nothing_that_waits(monke
             assert pool.snapshot().blocked == 0
         finally:
             gate.set()
+
+
+def test_a_submit_that_an_observer_ends_is_rejected_and_leaves_its_scope() -> None:
+    """What an observer raises that would end a thread is raised to the caller; the task is nowhere afterwards."""
+    told: list[str] = []
+
+    class Killing(Observer):
+        def submitted(self, event: TaskEvent) -> None:
+            told.append("submitted")
+            raise SystemExit
+
+        def rejected(self, event: TaskEvent) -> None:
+            told.append("rejected")
+
+    with Pool(1, observers=[Killing()]) as pool, deadline(600):
+        scope = SCOPE.get()
+        assert scope is not None
+        with pytest.raises(SystemExit):
+            pool.submit(int)
+        assert scope._members == {}
+    assert told == ["submitted", "rejected"]
+    assert (pool.snapshot().submitted, pool.snapshot().rejected) == (0, 1)

@@ -79,10 +79,10 @@ class Admission:
             RuntimeError: no thread could be started, and none lives; or the interpreter exits.
             PatchedTooLate: none could be started, for threads are greenlets now.
         """
-        self.dispatcher.announce("submitted", task)
         victim = entrant = full = None
         stale: list[Task] = []
         try:
+            self.dispatcher.announce("submitted", task)
             with self.dispatcher.lock:
                 self.check_open(task)
                 roomy, stale = self.make_way(task)
