@@ -71,7 +71,12 @@ def test_ctrl_c_at_any_instant_leaves_a_pool_that_works() -> None:
                     list(pool.map(abs, range(20)))
             except KeyboardInterrupt:
                 interrupted += 1
-                signal.setitimer(signal.ITIMER_REAL, 0)
+                while True:
+                    try:  # on a busy machine the next one is here already
+                        signal.setitimer(signal.ITIMER_REAL, 0)
+                        break
+                    except KeyboardInterrupt:
+                        pass
             assert pool.submit(abs, -7).result(60) == 7
             assert list(pool.map(abs, range(10))) == list(range(10))
         pool.shutdown()
