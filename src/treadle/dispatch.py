@@ -388,11 +388,13 @@ class Dispatcher:
 
     def give_up(self, task: Task, why: BaseException) -> None:
         """Settle a claimed task that never begins, and was counted as cancelled; no lock is held."""
-        self.announce("cancelled", task, why)
-        if isinstance(why, PoolClosed):
-            task._abandon(why)
-        else:
-            task._drop(why)
+        try:
+            self.announce("cancelled", task, why)
+        finally:
+            if issubclass(type(why), PoolClosed):
+                task._abandon(why)
+            else:
+                task._drop(why)
 
     # -- the end --------------------------------------------------------------------------------------------------
 

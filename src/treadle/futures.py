@@ -197,8 +197,10 @@ class Future(_base.Future[T]):
             call = self._forget_call()
             self._state = CANCELLED_AND_NOTIFIED if self._home.withdraw(self) else CANCELLED
         del call
-        self._home.announce("cancelled", self)
-        self._tell()
+        try:
+            self._home.announce("cancelled", self)
+        finally:
+            self._tell()
         return True
 
     def request_cancel(self) -> bool:

@@ -5,12 +5,13 @@ So a worker never waits for its own pool: it runs what it would wait for. And so
 
 from __future__ import annotations
 
+from threading import current_thread
 from typing import TYPE_CHECKING
 
 from treadle.calls import Bare
 from treadle.contexts import taken
 from treadle.scope import HERE, SCOPE
-from treadle.worker import Worker, current_worker, lent_here
+from treadle.worker import Worker, current_worker, lent_here, settle_lost
 
 if TYPE_CHECKING:
     from contextvars import Context
@@ -32,6 +33,9 @@ def run_inline(dispatcher: Dispatcher, task: Task) -> None:
         task._context = context_inside(dispatcher, task._context)
         while dispatcher.observe(task) if dispatcher.observers else task._invoke():
             pass
+    except BaseException as error:  # of an observer, which would end a thread: the task is not to go on for ever
+        settle_lost(dispatcher, task, current_thread().name, error)
+        raise
     finally:
         SCOPE.reset(outer)
         _note(worker, task, -1)

@@ -22,7 +22,7 @@ _log = logging.getLogger("treadle")
 
 @contextmanager
 def _logged() -> Iterator[None]:
-    """Log what a callback raises that would end a thread; Ctrl-C is raised, for it is the caller's."""
+    """Log what a callback or an observer raises that would end a thread; Ctrl-C is raised, for it is the caller's."""
     try:
         yield
     except KeyboardInterrupt:
@@ -100,8 +100,10 @@ class Shedding:
         while victims:
             task = victims.pop()
             try:
-                dispatcher.announce("shed", task)
-                task._drop(self.error_for(task))
+                try:
+                    dispatcher.announce("shed", task)
+                finally:
+                    task._drop(self.error_for(task))
             except BaseException as error:  # of a callback that would end the thread: the others are told before
                 fatal = error
         if fatal is not None:
@@ -114,9 +116,11 @@ class Shedding:
 
     def discard(self, victim: Task) -> None:
         """Cancel a task that was evicted for a caller's, which is in; no lock is held."""
-        self.dispatcher.announce("shed", victim)
         with _logged():
-            victim._abandon(self.error_for(victim))
+            try:
+                self.dispatcher.announce("shed", victim)
+            finally:
+                victim._abandon(self.error_for(victim))
 
     def error_for(self, task: Task) -> Shed:
         """Return the error that says that `task` was given up."""

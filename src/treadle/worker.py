@@ -18,7 +18,7 @@ from treadle.words import log
 if TYPE_CHECKING:
     from treadle.dispatch import Dispatcher
 
-__all__ = ["Worker", "current_worker", "lent_here"]
+__all__ = ["Worker", "current_worker", "lent_here", "settle_lost"]
 
 _log = logging.getLogger("treadle")
 _standard_log = logging.getLogger("concurrent.futures")
@@ -36,6 +36,22 @@ def lent_here(dispatcher: Dispatcher) -> Lent | None:
     """Return what its initializer has set in this thread; None if nothing, or if it is none of the pool's."""
     worker = current_worker()
     return worker.lent if worker is not None and worker.dispatcher is dispatcher else None
+
+
+def settle_lost(dispatcher: Dispatcher, task: Task, thread: str, reason: BaseException | None) -> None:
+    """Settle a claimed task that `reason` ended between any two lines, in the thread of that name."""
+    with dispatcher.lock:
+        dispatcher.taken_over(task)
+    if task.done():
+        task._tell()
+    elif task._context is None:  # it has run
+        task._finish()
+    else:
+        lost = WorkerLost(thread, task.name, reason)
+        try:
+            dispatcher.announce("finished", task, lost)
+        finally:
+            task._drop(lost)
 
 
 class Worker:
@@ -122,27 +138,12 @@ class Worker:
         for task in (self.last, *self.stack()):
             if task is not None:
                 try:
-                    self._settle_lost(task, reason)
+                    settle_lost(self.dispatcher, task, self.thread.name, reason)
                 except BaseException as error:  # of a callback, which cannot end this thread twice
                     log(_log, logging.ERROR, "a callback of task %s raised", task.name, error=error)
         self.task = self.last = None
         if self.victims is not None:
             self.dispatcher.shedding.shed(self.victims)
-
-    def _settle_lost(self, task: Task, reason: BaseException | None) -> None:
-        dispatcher = self.dispatcher
-        with dispatcher.lock:
-            dispatcher.taken_over(task)
-        if task.done():
-            task._tell()
-        elif task._context is None:  # it has run
-            task._finish()
-        else:
-            lost = WorkerLost(self.thread.name, task.name, reason)
-            try:
-                dispatcher.announce("finished", task, lost)
-            finally:
-                task._drop(lost)
 
     def _initialize(self) -> bool:
         """Call the initializer; False if that failed, here or meanwhile in another thread: nothing begins any more."""

@@ -10,6 +10,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, CancelledError
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -374,6 +375,80 @@ def test_what_an_observer_kills_is_told_of_and_counted_once() -> None:
         assert pool.submit(abs, -1).result(PATIENCE) == 1
     assert notes.of("doomed") == ["submitted", "started", "finished"]
     assert notes.check(pool) == killing.check(pool)
+
+
+class Ending(Notes):
+    """What it is told of, it answers with what would end the thread."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__()
+        note = getattr(self, what)
+
+        def end(event: TaskEvent) -> None:
+            note(event)
+            if event.name == "doomed":
+                raise SystemExit("of an observer")
+
+        setattr(self, what, end)
+
+
+@pytest.mark.parametrize("what", ["started", "finished"])
+def test_an_observer_that_ends_a_caller_leaves_its_task_settled(what: str) -> None:
+    """As a worker's; here the thread is the caller's, which runs the task itself."""
+    notes, gate, began = Ending(what), threading.Event(), threading.Event()
+
+    def hold() -> None:
+        began.set()
+        assert gate.wait(PATIENCE)
+
+    done: list[Future[Any]] = []
+    with Pool(1, queue_size=0, when_full="run", observers=[notes]) as pool:
+        pool.submit(hold)
+        assert began.wait(PATIENCE)
+        task = pool.options(name="doomed")._task(int, (), {})
+        task.add_done_callback(done.append)
+        with pytest.raises(SystemExit):
+            pool._dispatcher.enter(task, "run", None)
+        gate.set()
+    assert done == [task]
+    assert notes.check(pool)["finished"] == 2
+
+
+@pytest.mark.parametrize("way", ["broken", "shutdown", "cancel", "discard_oldest"])
+def test_an_observer_that_ends_a_thread_leaves_no_cancelled_task_unsettled(way: str) -> None:
+    notes, gate, began = (
+        Ending("shed" if way == "discard_oldest" else "cancelled"),
+        threading.Event(),
+        threading.Event(),
+    )
+    initialize = Breaking(2)
+
+    def hold() -> None:
+        began.set()
+        assert gate.wait(PATIENCE)
+
+    pool = Pool(1, queue_size=2, initializer=initialize, observers=[notes])
+    pool.submit(hold)
+    assert began.wait(PATIENCE)
+    told = threading.Barrier(2 if way in {"cancel", "discard_oldest"} else 3)
+    doomed = [pool.options(name="doomed").submit(int) for _ in range(2)]
+    for future in doomed[: told.parties - 1]:
+        future.add_done_callback(lambda _: threading.Thread(target=told.wait, args=(PATIENCE,)).start())
+    with suppress(SystemExit):
+        if way == "broken":
+            pool.resize(2)
+            initialize.go.set()
+        elif way == "shutdown":
+            pool.shutdown(wait=False, cancel_futures=True)
+        elif way == "cancel":
+            doomed[0].cancel()
+        else:
+            pool.options(when_full="discard_oldest").submit(int)
+    told.wait(PATIENCE)
+    gate.set()
+    pool.shutdown()
+    assert all(future.done() for future in doomed)
+    notes.check(pool)
 
 
 # -- counts that are looked at meanwhile ----------------------------------------------------------------------------
