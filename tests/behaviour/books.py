@@ -140,6 +140,7 @@ class Audit:
     gate: threading.Event = field(default_factory=threading.Event)  # that tasks wait at which come now
     futures: list[Future[Any]] = field(default_factory=list)
     blocked: list[threading.Thread] = field(default_factory=list)  # that may wait for room
+    own: threading.Thread = field(default_factory=threading.current_thread)  # the program's thread
     lock: threading.Lock = field(default_factory=threading.Lock)
     initialized: int = 0  # threads; guarded by the lock
     submitted: int = 0  # tasks, as the last snapshot said; guarded by the lock
@@ -232,9 +233,10 @@ class Audit:
         return number
 
     def work_at_gate(self, gate: threading.Event, number: int) -> int:
-        """As `work`, once the gate is open; but not in the program's own thread, which opens it."""
-        if threading.current_thread() is not threading.main_thread():
-            assert gate.wait(LONG)
+        """As `work`, once the gate is open. The program's own thread, which opens it, waits for nothing."""
+        if threading.current_thread() is self.own:
+            return number
+        assert gate.wait(LONG)
         return self.work(number)
 
     def open_gate(self) -> None:
