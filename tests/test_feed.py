@@ -6,6 +6,7 @@ import contextvars
 import gc
 import logging
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor, CancelledError
 from contextlib import closing, suppress
@@ -144,15 +145,20 @@ def test_one_thread_that_has_nothing_else_is_enough(form: str) -> None:
 
 @pytest.mark.parametrize("form", [form for form in FORMS if form != "replaced submit"])  # whose pool is a cycle
 def test_every_item_runs_though_the_pool_is_dropped_too(form: str) -> None:
-    ran = Ran()
+    ran, gone = Ran(), threading.Event()
 
     def drop() -> None:
-        _, map_ = make(form)
+        pool, map_ = make(form)
+        weakref.finalize(pool, gone.set)
         map_(ran, Source())
 
     drop()
-    gc.collect()
     assert ran.all.wait(60)
+    for _ in range(6000):  # without the GIL, what a worker drops is gone when its maker's thread comes by
+        gc.collect()
+        if gone.wait(0.01):
+            break
+    assert gone.is_set()
 
 
 @each_form

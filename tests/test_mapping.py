@@ -7,13 +7,18 @@ import gc
 import itertools
 import threading
 import weakref
-from collections.abc import Iterator
-from concurrent.futures import TimeoutError
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError, TimeoutError
+from functools import partial, partialmethod
+from typing import Any
 
 import pytest
 
+import treadle
 from treadle import Pool
-from treadle.errors import PoolFull
+from treadle.errors import DeadlineExceeded, PoolBroken, PoolFull
+from treadle.events import Observer, TaskEvent
 
 
 @pytest.fixture
@@ -277,3 +282,221 @@ def test_a_map_that_is_refused_says_so_once_at_its_start_or_item_by_item() -> No
         with pytest.raises(RuntimeError, match="closed"):
             next(results)
         assert list(results) == []
+
+
+class Tally(Observer):
+    """Notes for each task what it was told."""
+
+    def __init__(self) -> None:
+        self.told: dict[int, list[str]] = {}
+        self.lock = threading.Lock()
+
+    def note(self, what: str, event: TaskEvent) -> None:
+        with self.lock:
+            self.told.setdefault(event.task, []).append(what)
+
+    submitted = partialmethod(note, "submitted")
+    started = partialmethod(note, "started")
+    finished = partialmethod(note, "finished")
+    cancelled = partialmethod(note, "cancelled")
+    rejected = partialmethod(note, "rejected")
+    shed = partialmethod(note, "shed")
+
+    def check(self, pool: Pool) -> dict[str, int]:
+        """Every task was submitted, and ended once; return how many ended how, as the snapshot says, too."""
+        ends: Counter[str] = Counter()
+        for told in self.told.values():
+            assert told[0] == "submitted"
+            assert told[1:-1] == (["started"] if told[-1] == "finished" else [])
+            ends[told[-1]] += 1
+        now = pool.snapshot()
+        counts = {what: getattr(now, what) for what in ("finished", "cancelled", "rejected", "shed")}
+        assert {what: count for what, count in counts.items() if count} == ends
+        assert now.submitted == now.finished + now.cancelled + now.shed
+        return dict(ends)
+
+
+class Busy:
+    """A pool of one thread, which is held up."""
+
+    def __init__(self, **options: Any) -> None:
+        self.tally = Tally()
+        self.gate, held = threading.Event(), threading.Event()
+        self.pool = Pool(1, observers=[self.tally], **options)
+
+        def hold() -> None:
+            held.set()
+            assert self.gate.wait(60)
+
+        self.pool.submit(hold)
+        assert held.wait(60)
+
+    def end(self) -> dict[str, int]:
+        self.gate.set()
+        self.pool.shutdown()
+        ends = self.tally.check(self.pool)
+        ends["finished"] -= 1  # what held it up
+        return {what: count for what, count in ends.items() if count}
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+class TestEveryItemThatWasSubmittedHasOneEnd:
+    def test_refused_at_the_start(self, ordered: bool) -> None:
+        busy = Busy(queue_size=0, when_full="reject")
+        with pytest.raises(PoolFull):
+            busy.pool.map(abs, [1, 2, 3], ordered=ordered)
+        assert busy.end() == {"rejected": 1}
+
+    def test_refused_because_the_pool_is_closed(self, ordered: bool) -> None:
+        busy = Busy()
+        busy.pool.shutdown(wait=False)
+        with pytest.raises(RuntimeError, match="closed"):
+            busy.pool.map(abs, [1, 2, 3], ordered=ordered)
+        assert busy.end() == {}
+
+    def test_refused_later(self, ordered: bool) -> None:
+        busy = Busy(queue_size=1, when_full="reject")
+        busy.pool.options(when_full="discard_oldest").map(abs, [1], buffersize=1).close()
+        results = busy.pool.map(abs, range(4), buffersize=2, ordered=ordered)
+        busy.pool.options(when_full="discard_oldest").submit(int)  # the turn goes
+        for _ in range(2):
+            with pytest.raises(CancelledError):
+                next(results)
+        for _ in range(2):
+            with pytest.raises(PoolFull):
+                next(results)
+        assert list(results) == []
+        assert busy.end() == {"cancelled": 3, "finished": 1, "rejected": 2}
+
+    @pytest.mark.parametrize("how", ["close", "drop", "timeout", "cancel"])
+    def test_over_before_they_began(self, ordered: bool, how: str) -> None:
+        busy = Busy()
+        results = busy.pool.map(abs, range(5), ordered=ordered, timeout=0.01 if how == "timeout" else None)
+        if how == "close":
+            results.close()
+        elif how == "cancel":
+            busy.pool.shutdown(wait=False, cancel_futures=True)
+        elif how == "timeout":
+            with pytest.raises(TimeoutError):
+                next(results)
+        else:
+            threading.Timer(0, busy.gate.set).start()
+            next(results)
+            del results
+            busy.pool.shutdown()
+            assert sum(busy.end().values()) == 5
+            return
+        assert busy.end() == {"cancelled": 5}
+
+    def test_past_their_deadline(self, ordered: bool) -> None:
+        busy = Busy()
+        with treadle.deadline(0):
+            results = busy.pool.map(abs, range(3), ordered=ordered)
+        with pytest.raises(DeadlineExceeded):
+            next(results)
+        assert busy.end() == {"cancelled": 3}
+
+    def test_in_a_pool_that_breaks(self, ordered: bool) -> None:
+        gate, tally = threading.Event(), Tally()
+
+        def fail() -> None:
+            assert gate.wait(60)
+            raise OSError("the initializer")
+
+        pool = Pool(1, initializer=fail, observers=[tally])
+        results = pool.map(abs, range(3), ordered=ordered)
+        gate.set()
+        for _ in range(3):
+            with pytest.raises(PoolBroken):
+                next(results)
+        with pytest.raises(PoolBroken):
+            pool.map(abs, range(3), ordered=ordered)
+        pool.shutdown()
+        assert tally.check(pool) == {"cancelled": 3}
+
+    @pytest.mark.parametrize("how", ["closed", "open", "dropped"])
+    def test_though_nobody_takes_them(self, ordered: bool, how: str) -> None:
+        busy = Busy(queue_size=4)
+        results = busy.pool.map(abs, range(100), ordered=ordered)
+        if how == "dropped":
+            del results
+        elif how == "closed":
+            busy.gate.set()
+            next(results)
+            results.close()
+            ends = busy.end()
+            assert set(ends) <= {"finished", "cancelled"}
+            return
+        assert busy.end() == {"finished": 100}
+
+    def test_though_an_observer_is_interrupted(self, ordered: bool) -> None:
+        class Interrupted(Tally):
+            def submitted(self, event: TaskEvent) -> None:
+                self.note("submitted", event)
+                if len(self.told) == 3:
+                    raise KeyboardInterrupt
+
+        tally = Interrupted()
+        with Pool(1, observers=[tally]) as pool:
+            with pytest.raises(KeyboardInterrupt):
+                pool.map(abs, range(5), ordered=ordered)
+        assert sum(tally.check(pool).values()) == 3
+
+
+FORMS: dict[str, Callable[[Pool], Any]] = {
+    "plain": lambda pool: pool.map,
+    "unordered": lambda pool: partial(pool.map, ordered=False),
+    "chunks": lambda pool: partial(pool.map, chunksize=2),
+    "options": lambda pool: pool.options(name="named").map,
+    "rate": lambda pool: pool.options(rate=1e6).map,
+    "run by the caller": lambda pool: pool.options(when_full="run").map,
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("observed", [True, False])
+@pytest.mark.parametrize("nested", [True, False])
+def test_stop_iteration_of_the_function_is_an_error_and_loses_no_results(
+    form: str, observed: bool, nested: bool
+) -> None:
+    """PEP 479: as from a generator. It would end the loop of whoever takes the results."""
+
+    pool: Pool
+
+    def item(number: int) -> int:
+        if number == 2:
+            raise StopIteration("of the function")
+        return number
+
+    def take() -> list[object]:
+        got: list[object] = []
+        results = FORMS[form](pool)(item, range(5))
+        while True:
+            try:
+                got.append(next(results))
+            except RuntimeError as error:
+                got.append(f"{error}: {error.__cause__!r}")
+            except StopIteration:
+                return got
+
+    with Pool(2, observers=[Observer()] if observed else []) as made:
+        pool = made
+        got = pool.submit(take).result(60) if nested else take()
+    stopped = "generator raised StopIteration: StopIteration('of the function')"
+    assert sorted(map(str, got)) == ["0", "1", "3", "4", stopped]
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("timeout", [-1, -0.5, float("-inf")])
+def test_a_negative_timeout_is_no_time(form: str, timeout: float) -> None:
+    """As in the standard library: what is there is given, what is not is late."""
+    gate = threading.Event()
+
+    with Pool(1) as pool:
+        results = FORMS[form](pool)(lambda number: gate.wait(60), range(3), timeout=timeout)
+        with pytest.raises(TimeoutError):
+            next(results)
+        gate.set()
+    with Pool(1) as pool:
+        results = FORMS[form](pool)(abs, range(3), timeout=timeout)
+    assert sorted(results) == [0, 1, 2]

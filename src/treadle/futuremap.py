@@ -115,7 +115,7 @@ class Calls(Feed):
     def carry_on(self) -> None:
         """Have a worker read on."""
         dispatcher = self.dispatcher
-        reader = cast(Reader, new_task(dispatcher, self.read_on, (), BARE, self.traits, Reader))
+        reader = cast(Reader, new_task(dispatcher, self.fn, (), BARE, self.traits, Reader))
         reader.calls = self
         reader._state = RUNNING  # to others, until it is admitted
         reader.add_done_callback(self.reader_done)
@@ -166,7 +166,7 @@ class Reader(ours.Future[Any]):
             if self.calls.read_on():
                 self.calls.carry_on_later()
         finally:
-            self._context = None
+            self._fn = self._context = None
         return False
 
     def _forget_call(self) -> None:

@@ -359,7 +359,14 @@ def test_what_a_snapshot_counts_adds_up(clock: FakeClock) -> None:
 
 @pytest.mark.parametrize("ordered", [True, False])
 def test_the_items_of_a_map_whose_turn_is_shed_raise_that(ordered: bool, clock: FakeClock) -> None:
-    with Overload(clock) as busy:
+    class Shedding(Observer):
+        items = 0
+
+        def shed(self, event: TaskEvent) -> None:
+            self.items += event.name == "abs"
+
+    observer = Shedding()
+    with Overload(clock, observers=(observer,)) as busy:
         results = busy.pool.map(abs, [-1, -2, -3], ordered=ordered)
         busy.add(1)
         busy.let_it_stand()
@@ -371,7 +378,7 @@ def test_the_items_of_a_map_whose_turn_is_shed_raise_that(ordered: bool, clock: 
         assert list(results) == []
         busy.pool.shutdown()
         now = busy.pool.snapshot()
-        assert (now.shed, now.finished, now.submitted) == (3, 3, 6)
+        assert (now.shed, now.finished, now.submitted, observer.items) == (3, 3, 6, 3)
 
 
 def fatal(_: object) -> None:
