@@ -69,7 +69,7 @@ def test_a_task_that_is_called_when_no_thread_can_start_is_back_in_the_order(mon
     FakeClock(monkeypatch)
     rate = Rate(1.0)
 
-    def refuse(staff: Staff, task: Any) -> None:
+    def refuse(staff: Staff, first: Any = None) -> None:
         raise RuntimeError("can't start new thread")
 
     with Pool(1) as pool:
@@ -80,7 +80,7 @@ def test_a_task_that_is_called_when_no_thread_can_start_is_back_in_the_order(mon
         assert not task._ready()
         with dispatcher.lock:
             assert dispatcher.aside.park(task)
-            monkeypatch.setattr(Staff, "summon", refuse)
+            monkeypatch.setattr(Staff, "start_worker", refuse)
             dispatcher.aside.resume(task)
             monkeypatch.undo()
             assert list(dispatcher.tasks) == [task]
