@@ -277,8 +277,10 @@ class Feed(ABC):
         before, rows = self.count, self.rows
         try:
             self.take(islice(rows or (), most), consuming=consuming)
-        except Exception as error:
-            if self.fresh and self.count <= 1:  # the first row was refused, or there was none
+        except BaseException as error:
+            # Ctrl-C is the program's; whatever else the input raises is for the consumer.
+            mere = isinstance(error, Exception) or not (consuming or isinstance(error, KeyboardInterrupt))
+            if not mere or (self.fresh and self.count <= 1):  # the first row was refused, or there was none
                 raise
             self._fail(error)
         else:

@@ -432,6 +432,8 @@ class Job(Feed):
         with suppress(IndexError):
             while True:
                 doomed.append(self.waiting.popleft())
+        if not doomed:
+            return
         try:
             self.tell_end("rejected" if refused else "shed" if isinstance(error, Shed) else "cancelled", doomed, error)
         finally:

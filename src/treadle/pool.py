@@ -160,17 +160,23 @@ class Pool(Submitter, ThreadPoolExecutor):
     ) -> Results[T]:
         """Return an iterator over `fn(*items)` for the items of `iterables`, taken together as `zip` does.
 
-        The input is read lazily, in the thread that calls `map` and then `next`, and at most `buffersize` items ahead
-        of the results taken. An item that raises does so where its result is taken, and the iteration goes on. Closing
-        or dropping the iterator cancels what has not begun.
+        The input is read in the thread that calls `map` and then `next`, and so far ahead of the results taken as
+        `buffersize` says. An item that raises does so where its result is taken, and the iteration goes on. Closing the
+        iterator, or dropping it once `next` was called, cancels what has not begun.
+
+        Without a `buffersize` every item runs, as in the standard library, whether or not, and whenever, results are
+        taken: if `next` is not called soon, a worker reads on until it is, and results are kept, or thrown away if the
+        iterator was dropped; and `shutdown`, the end of a `with` block, and the interpreter when it exits, read the
+        rest. So endless input is fine in a loop that takes the results, and is closed when it ends; dropped, or when
+        the pool is shut down, such a map never ends. With a `buffersize` nothing is read but for the results taken.
 
         Args:
             fn: called with one item of each iterable.
-            iterables: the input; it may be endless.
-            timeout: seconds from now in which every result must be there; None: no limit.
+            iterables: the input; give a `buffersize` if it may be endless.
+            timeout: seconds from now in which every result must be there; less than 0 is as 0; None: no limit.
             chunksize: how many items a thread runs before it looks whether other tasks wait for it, 1 or more.
-            buffersize: how many items may be read and not yet taken as results, 1 or more. None: as many as may wait in
-                the pool (`queue_size`), but at least two a thread.
+            buffersize: how many items may be read and not yet taken as results, 1 or more. None: while results are
+                taken, as many as may wait in the pool (`queue_size`), but at least two a thread.
             ordered: whether results come in the order of the input, or as they are ready.
 
         Returns:
@@ -180,8 +186,10 @@ class Pool(Submitter, ThreadPoolExecutor):
             TypeError, ValueError: an argument is of the wrong type, or out of range.
             PoolFull, PoolClosed, PoolBroken: as `submit`.
 
-        `next` raises TimeoutError when `timeout` has passed, what `fn` or an iterable raised, and CancelledError for an
-        item that the pool dropped.
+        `next` raises TimeoutError when `timeout` has passed, what `fn` or an iterable raised (RuntimeError for
+        StopIteration of `fn`, see PEP 479), CancelledError for an item that the pool dropped, or did not read because
+        it was shut down with `cancel_futures`, and PoolClosed for what a map with a `buffersize` had not read at a
+        shutdown. What an iterable raises while nobody holds the iterator is logged.
         """
         # Where `submit` was overridden or replaced, every call is to pass through it, as in the standard library.
         replaced = type(self).submit is not Submitter.submit or "submit" in vars(self)
@@ -260,6 +268,9 @@ class Pool(Submitter, ThreadPoolExecutor):
         self, wait: bool = True, *, cancel_futures: bool = False, timeout: float | None = None
     ) -> tuple[Future[Any], ...]:
         """Take no more tasks, and end the threads when what was accepted is done. It may be called again.
+
+        First, unless `cancel_futures`, the input is read to its end, in this thread, of maps of which every item is to
+        run (see `map`); what is left of that after `timeout` is read by the workers.
 
         Args:
             wait: whether to wait for that. A task of the pool that calls this does not wait, for it would wait for
