@@ -159,7 +159,7 @@ def test_rule_9_those_that_wait_at_a_ceiling_are_served_before_the_end(limits: d
         waiting = [socket.create_connection(first.getpeername(), PATIENCE) for _ in range(3)]
         for sock in waiting:
             sock.sendall(b"y")
-        stopper = threading.Thread(target=server.stop, args=(PATIENCE,))
+        stopper = threading.Thread(target=server.stop, args=(100 * PATIENCE,))
         stopper.start()
         gate.set()
         assert receive_all(first) == b"x"
@@ -167,7 +167,10 @@ def test_rule_9_those_that_wait_at_a_ceiling_are_served_before_the_end(limits: d
             assert receive_all(sock) == b"y"
             sock.close()
     stopper.join(PATIENCE)
-    assert server.stop() == 0
+    in_time = not stopper.is_alive()
+    assert server.stop(0) == 0
+    assert in_time, "it waited for nobody, until its time was over"
+    stopper.join(PATIENCE)
 
 
 def test_rule_9_those_that_wait_at_a_ceiling_until_the_end_are_counted() -> None:

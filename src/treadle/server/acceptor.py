@@ -214,7 +214,10 @@ class Acceptor:
         if self.watched or self.closed:
             return
         self.lane.timers.forget(self)
-        self.watch(READ)
+        if self.emptying:  # perhaps nobody waits any more, and then the poller would never tell of it
+            self.lane.post(partial(self.attend, READ))
+        else:
+            self.watch(READ)
 
     def empty(self) -> None:
         """Accept all that wait in the kernel's queue, unless others will, as there is room for them; then close it."""
