@@ -43,7 +43,7 @@ ELSEWHERE = (
 USES_THREADS = re.compile(r"ThreadPool|run_in_executor|default_executor|to_thread|\bwrap_future\(|coroutine_threadsafe")
 USES_PROCESSES = re.compile("ProcessPool")
 PATIENCE = 5.0  # seconds for a thread that is on its way out
-EARLIER = 15.0  # seconds before the limit at which a script that hangs says where; guess: time enough to pass it on
+EARLIER = 0.2  # of the limit: so long before it a script that hangs says where; guess: time enough to pass it on
 
 
 class Unplaced(Exception):
@@ -65,7 +65,7 @@ def place(spec: str, limit: float) -> type:
     def assert_python_ok(flag: str, source: str, **env: str) -> Any:
         if flag != "-c":
             raise Unplaced(f"python {flag} {source}")
-        return original(flag, redirect(source, module, name, limit - EARLIER), **env)
+        return original(flag, redirect(source, module, name, limit * (1 - EARLIER)), **env)
 
     script_helper.assert_python_ok = assert_python_ok
     return executor
