@@ -90,7 +90,8 @@ $(VENV)/.cli: $(VENV)/.made pyproject.toml
 	$(PIP) --editable '.[cli]'
 	@touch $@
 
-# Some compiled libraries have no releases for free-threaded builds; tests and peers that need them are skipped there.
+# Compiled libraries have no wheels for every build of Python, and are not compiled here; tests and peers that need them
+# are skipped then.
 # The tests make their certificates with the openssl command.
 $(VENV)/.test $(VENV)/.bench: $(VENV)/.%: $(VENV)/.made pyproject.toml
 	@command -v openssl >/dev/null || { \
@@ -100,10 +101,10 @@ $(VENV)/.test $(VENV)/.bench: $(VENV)/.%: $(VENV)/.made pyproject.toml
 	    else \
 	        echo "make: the tests need the openssl command; on Debian and Ubuntu: sudo apt-get install openssl" >&2; exit 1; \
 	    fi; }
-	@free=$$($(PY) -c 'import sysconfig; print(sysconfig.get_config_var("Py_GIL_DISABLED") or 0)'); \
-	if [ "$$free" = 1 ]; then extras=$*; else extras=$*,$*-compiled; fi; \
-	echo "installing treadle[$$extras] into $(VENV)"; \
-	$(PIP) --editable ".[$$extras]"
+	@echo "installing treadle[$*] into $(VENV)"
+	@$(PIP) --editable '.[$*]'
+	@$(PIP) --only-binary :all: --editable '.[$*-compiled]' >/dev/null 2>&1 || \
+	    echo "make: not all of treadle[$*-compiled] has wheels for this Python; what needs it is skipped"
 	@touch $@
 
 $(VENV)/.check $(VENV)/.dist: $(VENV)/.%: $(VENV)/.made pyproject.toml

@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from time import monotonic
 from types import TracebackType
 
+import pytest
+
 PATIENCE = 30.0  # seconds that a program may take to say or do what is expected of it
 TREADLE = (sys.executable, "-m", "treadle")
 
@@ -21,7 +23,8 @@ class Program:
 
     Args:
         command: the program and its arguments.
-        terminal: give it a pseudo-terminal for standard output, instead of a pipe.
+        terminal: give it a pseudo-terminal for standard output, instead of a pipe. Where there is none, the test is
+            skipped.
         descriptors: its hard limit on open files; None leaves it as it is.
         env: variables set beside those of this process.
     """
@@ -37,7 +40,7 @@ class Program:
         self.output = ""
         if descriptors is not None:
             command = ("sh", "-c", f'ulimit -n {descriptors}; exec "$@"', "sh", *command)
-        self._reader, writer = os.openpty() if terminal else os.pipe()
+        self._reader, writer = _open_terminal() if terminal else os.pipe()
         try:
             self._process = subprocess.Popen(
                 command,
@@ -96,6 +99,13 @@ class Program:
             return False
         self.output += piece.decode(errors="replace")
         return bool(piece)
+
+
+def _open_terminal() -> tuple[int, int]:
+    try:
+        return os.openpty()
+    except OSError as error:
+        pytest.skip(f"this system gives out no pseudo-terminals (is /dev/pts there?): {error}")
 
 
 def run(*command: str, env: Mapping[str, str] | None = None) -> tuple[int, str, str]:
