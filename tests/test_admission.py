@@ -303,3 +303,109 @@ def test_a_submit_that_an_observer_ends_is_rejected_and_leaves_its_scope() -> No
         assert scope._members == {}
     assert told == ["submitted", "rejected"]
     assert (pool.snapshot().submitted, pool.snapshot().rejected) == (0, 1)
+
+
+# -- in the thread of an event loop -------------------------------------------------------------------------------
+
+
+def test_an_event_loop_never_waits_for_room_and_the_log_says_so_once(caplog: pytest.LogCaptureFixture) -> None:
+    """What makes room may need that very loop: here, as its default executor, tasks that call back into it."""
+
+    loop: asyncio.AbstractEventLoop = None  # type: ignore[assignment]  # until it runs
+
+    async def answer(number: int) -> int:
+        return number
+
+    def ask(number: int) -> int:
+        return asyncio.run_coroutine_threadsafe(answer(number), loop).result(30)
+
+    async def main() -> list[int]:
+        nonlocal loop
+        loop = asyncio.get_running_loop()
+        loop.set_default_executor(Pool(2, queue_size=10, name="narrow"))
+        return await asyncio.wait_for(asyncio.gather(*(asyncio.to_thread(ask, number) for number in range(50))), 60)
+
+    assert asyncio.run(main()) == list(range(50))
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "pool 'narrow' is full" in caplog.text
+    assert "beyond the bound" in caplog.text
+
+
+@pytest.mark.parametrize("policy", ["wait", "run"])
+@pytest.mark.parametrize("order", ["fifo", "priority", "fair", "adaptive"])
+def test_no_policy_that_blocks_holds_up_an_event_loop(policy: str, order: str) -> None:
+    gate, began = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        began.set()
+        assert gate.wait(30)
+
+    async def main() -> None:
+        assert began.wait(30)
+        futures = [pool.submit(threading.get_ident) for _ in range(4)]
+        futures.append(pool.options(timeout=30).submit(threading.get_ident))
+        numbers = pool.map(abs, [-1, -2])
+        assert pool.snapshot().waiting == 6
+        assert pool.snapshot().blocked == 0
+        gate.set()
+        assert threading.get_ident() not in {future.result(30) for future in futures}
+        assert list(numbers) == [1, 2]
+
+    with Pool(1, queue_size=2, when_full=policy, order=order) as pool:
+        pool.submit(hold)
+        asyncio.run(main())
+
+
+def test_an_event_loop_in_a_task_is_not_held_up_by_its_own_pool() -> None:
+    ran: list[int] = []
+
+    async def main() -> None:
+        for _ in range(3):
+            pool.submit(lambda: ran.append(threading.get_ident()))
+        assert ran == []
+
+    with Pool(1, queue_size=1) as pool:
+        pool.submit(lambda: asyncio.run(main())).result(30)
+    assert len(ran) == 3
+
+
+def test_policies_that_do_not_block_hold_for_event_loops_too(blocked: Blocked) -> None:
+    async def main() -> None:
+        with pytest.raises(PoolFull):
+            blocked.pool.options(when_full="reject").submit(int)
+        with pytest.raises(PoolFull):
+            blocked.pool.options(timeout=0).submit(int)
+        blocked.pool.options(when_full="discard_oldest").submit(int)
+        assert blocked.waiting[0].cancelled()
+        assert blocked.pool.snapshot().waiting == 2
+
+    asyncio.run(main())
+
+
+def test_the_bound_holds_again_for_others_when_a_loop_has_exceeded_it(blocked: Blocked) -> None:
+    async def main() -> None:
+        for _ in range(3):
+            blocked.pool.submit(int)
+
+    asyncio.run(main())
+    assert blocked.pool.snapshot().waiting == 5
+    with pytest.raises(PoolFull):
+        blocked.pool.options(timeout=0.01).submit(int)
+    blocked.gate.set()
+    assert blocked.pool.submit(abs, -1).result(30) == 1
+    assert blocked.pool.snapshot().blocked == 0
+
+
+def test_a_log_handler_that_raises_does_not_undo_a_submit(
+    blocked: Blocked, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> Future[int]:
+        return blocked.pool.submit(abs, -4)
+
+    def fail(record: object) -> None:
+        raise LookupError
+
+    monkeypatch.setattr(caplog.handler, "handle", fail)
+    future = asyncio.run(main())
+    blocked.gate.set()
+    assert future.result(30) == 4

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import math
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
+from unittest.mock import AsyncMock
 
 import pytest
 
-from treadle import checks
+from treadle import Pool, checks
 
 
 async def answer() -> None:
@@ -74,6 +76,8 @@ class Answer:
         (lambda: checks.blocking("f", answer), TypeError, ("f=<function answer", "coroutine", "ordinary")),
         (lambda: checks.blocking("f", functools.partial(answer)), TypeError, ("coroutine",)),
         (lambda: checks.blocking("f", Answer()), TypeError, ("coroutine",)),
+        (lambda: checks.blocking("f", functools.partial(Answer())), TypeError, ("coroutine",)),
+        (lambda: checks.blocking("f", staticmethod(answer)), TypeError, ("coroutine",)),
         (lambda: checks.blocking("f", answers), TypeError, ("f=<function answers", "async generator", "ordinary")),
         (lambda: handler(answer), TypeError, ("h=<function answer", "coroutine")),
         (lambda: handler(numbers), TypeError, ("h=<function numbers", "generator", "return instead of yield")),
@@ -123,3 +127,71 @@ def test_good_values_pass() -> None:
     checks.function("f", len)
     checks.blocking("f", len)
     checks.blocking("f", functools.partial(int, "3"))
+    checks.blocking("f", Answer)  # a call makes an Answer
+    checks.blocking("f", Shy())
+    checks.blocking("f", functools.partial(Shy()))
+
+
+class Shy:
+    """A proxy of something that is not there: whoever looks at it is told so."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise RuntimeError(f"{name}: there is nothing")
+
+    def __call__(self) -> int:
+        return 5
+
+
+class Loom:
+    def weave(self) -> None:
+        """Run by nobody."""
+
+    async def rest(self) -> None:
+        """Never run."""
+
+
+class Spindle:
+    def __call__(self) -> Any:
+        """Run by nobody."""
+
+
+class Slotted:
+    __slots__ = ()
+
+    def __call__(self) -> None:
+        """Run by nobody."""
+
+
+ASYNC: list[Any] = [
+    answer, answers, Answer(), Loom().rest, functools.partial(Loom().rest), staticmethod(answer), AsyncMock()
+]  # fmt: skip
+ORDINARY: list[Any] = [numbers, Shy(), Loom().weave, functools.partial(Loom().weave), Slotted(), abs, int, lambda: 1]
+
+
+@pytest.mark.parametrize("value", [None, 3, *ASYNC], ids=lambda value: type(value).__name__)
+def test_what_cannot_be_called_from_a_thread_is_refused(value: Any) -> None:
+    with pytest.raises(TypeError):
+        checks.blocking("f", value)
+
+
+@pytest.mark.parametrize("value", ORDINARY, ids=lambda value: type(value).__name__)
+def test_what_can_be_called_from_a_thread_is_not_refused(value: Any) -> None:
+    checks.blocking("f", value)
+
+
+@pytest.mark.skipif(not hasattr(inspect, "markcoroutinefunction"), reason="inspect of 3.11 has no such mark")
+def test_a_function_that_is_marked_as_a_coroutine_function_is_refused() -> None:
+    def wrapped(function: Callable[[], Any]) -> Callable[[], Any]:
+        return lambda: function()
+
+    mark: Callable[[Any], Any] = inspect.markcoroutinefunction  # type: ignore[attr-defined,unused-ignore]  # of 3.12
+
+    def plain() -> Any:
+        return answer()
+
+    checks.blocking("f", wrapped(plain))
+    for marked in (mark(plain), mark(Spindle())):
+        with pytest.raises(TypeError, match="coroutine function"):
+            checks.blocking("f", marked)
+        with Pool(1) as pool, pytest.raises(TypeError, match="coroutine function"):
+            pool.submit(marked)

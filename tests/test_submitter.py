@@ -81,3 +81,21 @@ def test_a_view_waits_for_room_no_longer_than_it_says() -> None:
         with pytest.raises(PoolFull, match="after waiting"):
             pool.options(timeout=0.01).submit(int)
         gate.put(None)
+
+
+async def weave() -> None:
+    """Never run."""
+
+
+@pytest.mark.parametrize("view", [False, True])
+def test_a_coroutine_function_is_refused_in_words_also_when_others_were_submitted_before(view: bool) -> None:
+    with Pool(1) as pool:
+        door: Submitter = pool.options() if view else pool
+        for _ in range(3):
+            with pytest.raises(TypeError, match=r"^fn=<function weave .*> is a coroutine function; fn must be"):
+                door.submit(weave)
+            assert door.submit(abs, -1).result(PATIENCE) == 1
+            with pytest.raises(TypeError, match="fn=None is NoneType"):
+                door.submit(None)  # type: ignore[arg-type]  # that is the point
+            assert door.submit(lambda: 2).result(PATIENCE) == 2
+        assert pool.snapshot().submitted == 6

@@ -13,7 +13,7 @@ import pytest
 
 from treadle import Future, clock
 from treadle.alarm import ALARM
-from treadle.watchers import Note, Rare, Watchers, call_back
+from treadle.watchers import Note, Rare, Watchers, call_back, why_dropped
 
 
 def closed_gate() -> LockType:
@@ -233,3 +233,14 @@ def test_the_alarm_takes_its_own_notes_and_leaves_the_users_callbacks_to_another
     finally:
         gate.set()
     assert names == {"note": "treadle-alarm", "user's": "treadle-callbacks"}
+
+
+def test_only_a_future_that_its_pool_has_cancelled_says_why() -> None:
+    dropped: Future[int] = Future()
+    dropped._get_rare()
+    assert why_dropped(dropped) is None
+    dropped._abandon(error := LookupError())
+    assert why_dropped(dropped) is error
+    by_hand: Future[int] = Future()
+    by_hand.cancel()
+    assert why_dropped(by_hand) is why_dropped(concurrent.futures.Future()) is None

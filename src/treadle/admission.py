@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from _thread import allocate_lock
+from asyncio import _get_running_loop
 from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import suppress
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
     from treadle.scope import Scope
 
 __all__ = ["AT_EXIT", "Admission"]
+
+_log = logging.getLogger("treadle")
 
 AT_EXIT = "interpreter shutdown"  # after what a pool is closed when the interpreter exits; the standard library's words
 
@@ -58,7 +62,7 @@ class Admission:
     whoever cancels it counts it out of there (see Dispatcher.leave).
     """
 
-    __slots__ = ("blocks", "dispatcher", "entrants", "holds", "limit", "rejected", "takers")
+    __slots__ = ("blocks", "dispatcher", "entrants", "exceeded", "holds", "limit", "rejected", "takers")
 
     def __init__(self, dispatcher: Dispatcher, queue_size: int | None) -> None:
         self.dispatcher = dispatcher
@@ -66,13 +70,16 @@ class Admission:
         self.entrants: OrderedDict[Task, Entrant] = OrderedDict()
         self.rejected = 0
         self.takers: list[LockType] = []  # gates of strangers that wait to take a task out (see WorkQueue)
+        self.exceeded = False  # whether a caller that must not wait was let in beyond the limit, and the log told so
         # Whether the order has no room for a task; and whether it would hold it back, though a thread were free.
         order = dispatcher.order
         self.blocks: Callable[[Task], bool] | None = None if getattr(order, "full", None) is None else self.is_full
         self.holds: Callable[[Task], bool] | None = getattr(order, "holds", None)
 
     def enter(self, task: Task, when_full: str, timeout: float | None = None) -> None:
-        """Admit `task`, or do what `when_full` says.
+        """Admit `task`, or do what `when_full` says, unless that would hold up an event loop, whose thread this is.
+
+        Then the task is taken beyond the bound: what makes room may need that very loop.
 
         Raises:
             PoolFull, PoolClosed, PoolBroken: the task was not taken, and will not run.
@@ -81,12 +88,19 @@ class Admission:
         """
         victim = entrant = full = None
         stale: list[Task] = []
+        first_beyond = False
+        would_block = when_full == "run" or (when_full == "wait" and timeout != 0)
+        on_loop = would_block and _get_running_loop() is not None
         try:
             self.dispatcher.announce("submitted", task)
             with self.dispatcher.lock:
                 self.check_open(task)
                 roomy, stale = self.make_way(task)
                 if roomy:
+                    self.admit(task)
+                    when_full = ""
+                elif on_loop:
+                    first_beyond, self.exceeded = not self.exceeded, True
                     self.admit(task)
                     when_full = ""
                 elif when_full == "wait" and not self.dispatcher.is_ours():
@@ -109,12 +123,23 @@ class Admission:
             raise
         finally:
             self.dispatcher.shedding.shed_by_caller(stale)
+        if first_beyond:
+            self.warn()
         if when_full == "run":
             self.dispatcher.run_here(task)
         elif victim is not None:
             self.dispatcher.shedding.discard(victim)
         elif entrant is not None:
             self.wait_for_room(task, entrant, timeout)
+
+    def warn(self) -> None:
+        """Say that the bound was exceeded for an event loop; no lock is held."""
+        with suppress(Exception):  # of a log handler: the task is in, and its caller is to be told so
+            _log.warning(
+                "pool %r is full; an event loop must not wait for room, so what its thread submits is taken beyond the "
+                "bound; await pool.run(...) instead, or hold a semaphore around to_thread",
+                self.dispatcher.name,
+            )
 
     def enter_later(self, task: Task, when_full: str) -> bool:
         """Admit `task` without blocking: at once, or, if the policy is to wait or to run, when there is room.

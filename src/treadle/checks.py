@@ -6,11 +6,16 @@ import inspect
 import math
 import operator
 from collections.abc import Callable, Iterable
-from typing import TypeVar
+from functools import partial
+from inspect import CO_ASYNC_GENERATOR, CO_COROUTINE
+from types import BuiltinFunctionType, FunctionType, MethodType
+from typing import Any, TypeVar
 
 from treadle.words import is_a, show, type_name
 
 __all__ = [
+    "ASYNC",
+    "ASYNC_MARK",
     "accepts",
     "blocking",
     "boolean",
@@ -19,6 +24,7 @@ __all__ = [
     "handler",
     "integer",
     "integer_or_none",
+    "is_async",
     "number",
     "one_of",
     "seconds",
@@ -28,6 +34,10 @@ __all__ = [
 ]
 
 T = TypeVar("T")
+
+ASYNC = CO_COROUTINE | CO_ASYNC_GENERATOR
+ASYNC_MARK = "_is_coroutine_marker"  # the attribute by which inspect.markcoroutinefunction marks a function
+ORDINARY = frozenset({BuiltinFunctionType, type})  # kinds of callables none of which is async
 
 
 def integer(name: str, value: object, *, least: int, most: int | None = None) -> int:
@@ -208,6 +218,11 @@ def function(name: str, value: object) -> None:
         raise TypeError(f"{name}={show(value)} is {type_name(value)}; {name} must be a callable")
 
 
+def is_async(function: FunctionType) -> bool:
+    """Whether calling `function` runs nothing yet; as `Submitter.submit` finds out, too, where it is spelled out."""
+    return bool(function.__code__.co_flags & ASYNC or getattr(function, ASYNC_MARK, None))
+
+
 def blocking(name: str, value: object) -> None:
     """Check that `value` can be called from a thread, which an `async def` cannot: it would return at once, unrun.
 
@@ -215,18 +230,23 @@ def blocking(name: str, value: object) -> None:
         TypeError: it cannot.
     """
     function(name, value)
+    inner: Any = value
+    while issubclass(type(inner), (MethodType, partial, staticmethod)):
+        inner = inner.func if issubclass(type(inner), partial) else inner.__func__
+    if type(inner) in ORDINARY or (type(inner) is FunctionType and not is_async(inner)):
+        return
     for kind, is_it in (
         ("a coroutine function", inspect.iscoroutinefunction),
         ("an async generator function", inspect.isasyncgenfunction),
     ):
-        if _calls(is_it, value):
+        if _calls(is_it, inner):
             raise TypeError(f"{name}={show(value)} is {kind}; {name} must be an ordinary one, which may block")
 
 
-def _calls(is_it: Callable[[object], bool], value: object) -> bool:
-    """Whether calling `value` calls what `is_it`; False where it does not say."""
+def _calls(is_it: Callable[[object], bool], value: Any) -> bool:
+    """Whether calling `value` calls what `is_it`; False where it does not say, and a call will show."""
     try:
-        return is_it(value) or is_it(getattr(value, "__call__", None))  # noqa: B004  # not whether, but what is called
+        return is_it(value) or is_it(type(value).__call__)
     except Exception:
         return False
 

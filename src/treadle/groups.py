@@ -19,7 +19,7 @@ from treadle.options import Options
 from treadle.pool import Pool
 from treadle.scope import SCOPE, Scope, current
 from treadle.submitter import BARE
-from treadle.watchers import Note
+from treadle.watchers import Note, why_dropped
 from treadle.words import is_a, show, type_name
 from treadle.worker import current_worker
 
@@ -222,7 +222,7 @@ class TaskGroup:
 
     def _done(self, future: Future[Any]) -> None:
         """A task is done, though its function may still run."""
-        failure = _why_dropped(future) if future.cancelled() else future.exception()
+        failure = why_dropped(future) if future.cancelled() else future.exception()
         asked = future.cancelled() or issubclass(type(failure), CancelledError)
         stopped = issubclass(type(failure), Cancelled) or (asked and self._cancelling)
         failed = not self._collect and failure is not None and not stopped
@@ -246,11 +246,6 @@ class TaskGroup:
             raise BaseExceptionGroup("tasks of a group failed", errors)
         if self._scope.parent is not None:
             self._scope.parent.check()
-
-
-def _why_dropped(future: Future[Any]) -> BaseException | None:
-    """Return why its pool has cancelled a future; None if somebody else has."""
-    return future._rare.dropped if hasattr(future, "_rare") else None
 
 
 def _outcome(future: Future[Any]) -> Any:

@@ -105,7 +105,7 @@ class Options(Submitter):
         submit: Callable[..., Any] | None,
     ) -> Results[T]:
         """Check the arguments and begin, through `submit` if it is given."""
-        checks.function("fn", fn)
+        checks.blocking("fn", fn)
         pool = self._pool
         timeout = checks.time_left("timeout", timeout)
         chunksize = checks.integer("chunksize", chunksize, least=1)
@@ -138,14 +138,15 @@ class Options(Submitter):
 
     async def run(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """As `Pool.run`, with the view's options."""
-        checks.function("fn", fn)
+        checks.blocking("fn", fn)
         if ThreadPoolExecutor.submit is STANDARD:
             task = self._task(fn, args, kwargs)
             self._enter_later(task)
         else:
             task = pass_through(self, fn, args, kwargs, self._enter_later)
         outcome = aio.outcome(self._dispatcher, task, self._timeout)
-        self = None  # type: ignore[assignment]  # a traceback that somebody keeps would hold the pool through this frame
+        # The traceback of what the task raises holds this frame, and the task that. Nor is it to keep the pool.
+        del self, task
         return await outcome
 
     def _enter_later(self, task: Future[Any]) -> None:

@@ -7,10 +7,12 @@ import os
 import weakref
 from collections.abc import Callable, Hashable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
+from functools import partial
 from threading import Semaphore, Thread
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
-from treadle import checks, clock, lifecycle
+from treadle import aio, checks, clock, lifecycle
 from treadle.dispatch import Dispatcher
 from treadle.errors import PoolClosed
 from treadle.events import Observer, Snapshot, observers_in
@@ -114,7 +116,7 @@ class Pool(Submitter, ThreadPoolExecutor):
         else:
             prefix = f"{thread_name_prefix}_" if thread_name_prefix else f"{checks.text('name', name)}-"
         if initializer is not None:
-            checks.function("initializer", initializer)
+            checks.blocking("initializer", initializer)
         self._when_full = checks.one_of("when_full", when_full, POLICIES)
         self._context = checks.boolean("context", context)
         max_workers = checks.integer("max_workers", max_workers, least=1)
@@ -200,10 +202,16 @@ class Pool(Submitter, ThreadPoolExecutor):
         """Run `fn(*args, **kwargs)` on a thread of the pool, and await its result.
 
         Waiting for room never blocks the event loop; so where the policy is "run", which would, it waits. Cancelling
-        the await cancels the task if it has not begun.
+        the await cancels the task if it has not begun, and asks it to stop if it runs (see `treadle.cancelled`).
 
         Raises:
-            As `submit`, and whatever `fn` raises.
+            asyncio.CancelledError: the await was cancelled, and for no other reason.
+            Shed: the pool dropped the task for another one.
+            PoolClosed: the pool was closed before the task began, or was there.
+            concurrent.futures.CancelledError: the task's future was cancelled, by whoever found it, say, in what
+                `shutdown` returned. It is no asyncio.CancelledError.
+            RuntimeError: `fn` raised StopIteration, which no coroutine may raise (PEP 479), or asyncio.CancelledError.
+            And as `submit`, and whatever else `fn` raises.
         """
         call = self.options().run(fn, *args, **kwargs)
         self = None  # type: ignore[assignment]  # a traceback that somebody keeps would hold the pool through this frame
@@ -296,6 +304,44 @@ class Pool(Submitter, ThreadPoolExecutor):
         if wait and not lifecycle.join(dispatcher, left):
             report_undone(dispatcher, cast(float, timeout))
         return undone(dispatcher)
+
+    async def aclose(self, *, cancel_futures: bool = False, timeout: float | None = None) -> tuple[Future[Any], ...]:
+        """As `shutdown`, for coroutines: wait until what was accepted is done, without blocking the event loop.
+
+        Cancelling the await ends only that: the pool takes no more tasks, and goes on with those that it has.
+
+        Args:
+            cancel_futures: whether to cancel what has not begun.
+            timeout: seconds to wait at most, none left if negative; None: as long as it takes. What is left then goes
+                on, and is logged.
+
+        Returns:
+            As `shutdown`. A task of the pool that awaits this does not wait, for it would wait for itself.
+
+        Raises:
+            TypeError, ValueError: `timeout` is of the wrong type, or out of range.
+            RuntimeError: no thread can be started to wait in; the pool is not closed.
+        """
+        timeout = checks.time_left("timeout", timeout)
+        wait = not self._dispatcher.is_ours()  # the thread that waits is none of the pool's
+        close = partial(self.shutdown, wait, cancel_futures=cancel_futures, timeout=timeout)
+        return await aio.call(partial(copy_context().run, close), f"{self._dispatcher.name}-aclose")
+
+    async def __aenter__(self: Self) -> Self:
+        """As `__enter__`."""
+        return self.__enter__()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Drain without blocking the event loop, also if the block was cancelled. Cancelled again: leave it draining.
+
+        After KeyboardInterrupt, as `__exit__`.
+        """
+        if isinstance(error, KeyboardInterrupt):
+            self.__exit__(kind, error, traceback)  # waits for nothing
+        else:
+            await self.aclose()
 
     def __enter__(self: Self) -> Self:
         """Return the pool.

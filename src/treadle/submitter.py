@@ -6,10 +6,12 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from functools import partial
+from types import BuiltinFunctionType, FunctionType, MethodType
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from treadle import checks
 from treadle.calls import Bare
+from treadle.checks import ASYNC, ASYNC_MARK
 from treadle.clock import now
 from treadle.contexts import detached, taken
 from treadle.futures import PENDING, Future
@@ -49,13 +51,15 @@ class Submitter:
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Run `fn(*args, **kwargs)` on a thread of the pool.
 
+        In the thread of a running event loop it neither waits for room nor runs the task: it takes it beyond the bound.
+
         All keywords are the function's; for options of the task itself see `Pool.options`.
 
         Returns:
             The future of its result.
 
         Raises:
-            TypeError: `fn` cannot be called.
+            TypeError: `fn` cannot be called, or is a coroutine function: those belong to an event loop.
             PoolFull: there was no room and the policy is "reject", or none within the `timeout` of a view.
             PoolClosed: the pool was shut down, or Python is exiting.
             PoolBroken: an initializer failed.
@@ -64,8 +68,11 @@ class Submitter:
             RuntimeError: no thread can be started, and the pool has none; the task will not run.
             PatchedTooLate: no thread can be started, for threads are greenlets now; the task will not run.
         """
-        if not callable(fn):
-            checks.function("fn", fn)
+        called = fn.__func__ if type(fn) is MethodType else fn
+        if type(called) is not BuiltinFunctionType and (
+            type(called) is not FunctionType or called.__code__.co_flags & ASYNC or getattr(called, ASYNC_MARK, None)
+        ):
+            checks.blocking("fn", fn)
         if ThreadPoolExecutor.submit is not STANDARD:  # somebody has replaced it, and is to have a say here
             return pass_through(self, fn, args, kwargs, self._enter)  # type: ignore[no-any-return]  # whatever it is
         if scope_here() is not None or self._rate is not None or (not self._context and HERE.worker is not None):

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from treadle.futures import Future
     from treadle.scope import Scope
 
-__all__ = ["Note", "Rare", "Watchers", "call_back", "changing"]
+__all__ = ["Note", "Rare", "Watchers", "call_back", "changing", "why_dropped"]
 
 T = TypeVar("T")
 
@@ -134,3 +134,9 @@ class Rare:
         self.dropped: BaseException | None = None  # why its pool cancelled it
         self.unseen: Unseen | None = None
         self.scope: Scope | None = None
+
+
+def why_dropped(future: object) -> BaseException | None:
+    """Return why its pool has cancelled a future; None if somebody else has, or it was not cancelled."""
+    rare: Rare | None = getattr(future, "_rare", None)
+    return None if rare is None else rare.dropped
