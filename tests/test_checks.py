@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import inspect
 import math
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -174,6 +175,26 @@ def test_what_cannot_be_called_from_a_thread_is_refused(value: Any) -> None:
         checks.blocking("f", value)
 
 
+@pytest.mark.parametrize("known", [checks.nobody, lambda: numbers], ids=["nobody", "another"])
+@pytest.mark.parametrize("value", [None, 3, *ASYNC], ids=lambda value: type(value).__name__)
+def test_what_is_vetted_is_refused_too_whatever_was_vetted_before(value: Any, known: Callable[[], object]) -> None:
+    with pytest.raises(TypeError):
+        checks.vetted("f", value, known)
+
+
+def test_what_was_vetted_is_known_again_as_long_as_it_lives() -> None:
+    """A method is made anew each time it is asked for; what is known of it is its function."""
+    known = checks.vetted("f", numbers, checks.nobody)
+    assert known() is numbers
+    known = checks.vetted("f", Loom().weave, known)
+    assert known() is Loom.weave
+    assert checks.vetted("f", Loom().weave, known) is known
+    assert checks.vetted("f", Slotted(), known) is checks.nobody
+    gone = checks.vetted("f", Shy(), known)
+    gc.collect()
+    assert gone() is None
+
+
 @pytest.mark.parametrize("value", ORDINARY, ids=lambda value: type(value).__name__)
 def test_what_can_be_called_from_a_thread_is_not_refused(value: Any) -> None:
     checks.blocking("f", value)
@@ -190,6 +211,7 @@ def test_a_function_that_is_marked_as_a_coroutine_function_is_refused() -> None:
         return answer()
 
     checks.blocking("f", wrapped(plain))
+    assert checks.vetted("f", plain, checks.nobody)() is plain
     for marked in (mark(plain), mark(Spindle())):
         with pytest.raises(TypeError, match="coroutine function"):
             checks.blocking("f", marked)

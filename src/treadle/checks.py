@@ -10,12 +10,11 @@ from functools import partial
 from inspect import CO_ASYNC_GENERATOR, CO_COROUTINE
 from types import BuiltinFunctionType, FunctionType, MethodType
 from typing import Any, TypeVar
+from weakref import ref
 
 from treadle.words import is_a, show, type_name
 
 __all__ = [
-    "ASYNC",
-    "ASYNC_MARK",
     "accepts",
     "blocking",
     "boolean",
@@ -24,13 +23,14 @@ __all__ = [
     "handler",
     "integer",
     "integer_or_none",
-    "is_async",
+    "nobody",
     "number",
     "one_of",
     "seconds",
     "several",
     "text",
     "time_left",
+    "vetted",
 ]
 
 T = TypeVar("T")
@@ -218,11 +218,6 @@ def function(name: str, value: object) -> None:
         raise TypeError(f"{name}={show(value)} is {type_name(value)}; {name} must be a callable")
 
 
-def is_async(function: FunctionType) -> bool:
-    """Whether calling `function` runs nothing yet; as `Submitter.submit` finds out, too, where it is spelled out."""
-    return bool(function.__code__.co_flags & ASYNC or getattr(function, ASYNC_MARK, None))
-
-
 def blocking(name: str, value: object) -> None:
     """Check that `value` can be called from a thread, which an `async def` cannot: it would return at once, unrun.
 
@@ -233,7 +228,7 @@ def blocking(name: str, value: object) -> None:
     inner: Any = value
     while issubclass(type(inner), (MethodType, partial, staticmethod)):
         inner = inner.func if issubclass(type(inner), partial) else inner.__func__
-    if type(inner) in ORDINARY or (type(inner) is FunctionType and not is_async(inner)):
+    if type(inner) in ORDINARY or (type(inner) is FunctionType and not _is_async(inner)):
         return
     for kind, is_it in (
         ("a coroutine function", inspect.iscoroutinefunction),
@@ -241,6 +236,41 @@ def blocking(name: str, value: object) -> None:
     ):
         if _calls(is_it, inner):
             raise TypeError(f"{name}={show(value)} is {kind}; {name} must be an ordinary one, which may block")
+
+
+def _is_async(function: FunctionType) -> bool:
+    return bool(function.__code__.co_flags & ASYNC or getattr(function, ASYNC_MARK, None))
+
+
+def vetted(name: str, value: object, known: Callable[[], object]) -> Callable[[], object]:
+    """Check as `blocking` does, most callables in a fraction of the time.
+
+    Args:
+        name: of the argument.
+        value: what is to be called.
+        known: what this has returned the last time; `nobody` at first.
+
+    Returns:
+        A weak reference to what was found good, for whoever is given the same again; or `nobody`.
+
+    Raises:
+        TypeError: it cannot be called from a thread.
+    """
+    inner: Any = value
+    if type(value) is MethodType:  # it is made anew each time it is asked for; what lasts is its function
+        inner = value.__func__
+        if known() is inner:
+            return known
+    if _is_async(inner) if type(inner) is FunctionType else type(inner) not in ORDINARY:
+        blocking(name, value)
+    try:
+        return ref(inner)
+    except TypeError:
+        return nobody
+
+
+def nobody() -> None:
+    """Be a weak reference to what has none: return None."""
 
 
 def _calls(is_it: Callable[[object], bool], value: Any) -> bool:

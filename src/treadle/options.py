@@ -71,7 +71,7 @@ def _useless(argument: str, value: object, order: Order, its_order: str = "prior
 class Options(Submitter):
     """A view of a pool whose tasks are submitted with other options; made by `Pool.options`."""
 
-    __slots__ = ("_context", "_dispatcher", "_pool", "_rate", "_timeout", "_traits", "_when_full")
+    __slots__ = ("_context", "_dispatcher", "_pool", "_rate", "_timeout", "_traits", "_vetted", "_when_full")
 
     def __init__(self, pool: Pool, *, timeout: float | None, when_full: str, traits: Traits, rate: Rate | None) -> None:
         self._pool = pool
@@ -81,6 +81,7 @@ class Options(Submitter):
         self._when_full = when_full
         self._traits = traits
         self._rate = rate
+        self._vetted = pool._vetted
 
     def map(
         self,

@@ -127,7 +127,7 @@ class Pool(Submitter, ThreadPoolExecutor):
             )
         if limit is not None and not is_a(limit, Limit):
             raise TypeError(f"limit={show(limit)} is {type_name(limit)}; allowed: a treadle.Limit, or None")
-        self._timeout, self._traits, self._rate = None, PLAIN, rate_of(rate)
+        self._timeout, self._traits, self._rate, self._vetted = None, PLAIN, rate_of(rate), checks.nobody
         self._dispatcher = Dispatcher(
             name=name,
             thread_prefix=prefix,

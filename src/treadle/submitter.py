@@ -6,12 +6,10 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from functools import partial
-from types import BuiltinFunctionType, FunctionType, MethodType
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from treadle import checks
 from treadle.calls import Bare
-from treadle.checks import ASYNC, ASYNC_MARK
 from treadle.clock import now
 from treadle.contexts import detached, taken
 from treadle.futures import PENDING, Future
@@ -47,6 +45,7 @@ class Submitter:
     _timeout: float | None  # seconds to wait for room
     _traits: Traits
     _rate: Rate | None
+    _vetted: Callable[[], object]  # what was submitted last; to look at each anew takes a fourth of a submit
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Run `fn(*args, **kwargs)` on a thread of the pool.
@@ -68,11 +67,8 @@ class Submitter:
             RuntimeError: no thread can be started, and the pool has none; the task will not run.
             PatchedTooLate: no thread can be started, for threads are greenlets now; the task will not run.
         """
-        called = fn.__func__ if type(fn) is MethodType else fn
-        if type(called) is not BuiltinFunctionType and (
-            type(called) is not FunctionType or called.__code__.co_flags & ASYNC or getattr(called, ASYNC_MARK, None)
-        ):
-            checks.blocking("fn", fn)
+        if self._vetted() is not fn or fn is None:  # a dead reference returns None
+            self._vetted = checks.vetted("fn", fn, self._vetted)
         if ThreadPoolExecutor.submit is not STANDARD:  # somebody has replaced it, and is to have a say here
             return pass_through(self, fn, args, kwargs, self._enter)  # type: ignore[no-any-return]  # whatever it is
         if scope_here() is not None or self._rate is not None or (not self._context and HERE.worker is not None):
