@@ -261,7 +261,7 @@ def test_a_child_that_returns_from_wherever_it_was_forked_ends(pool: str) -> Non
     """It prints nothing of its own, and leaves with the last of its pool's threads."""
     done = script(f"""
         from treadle import Pool
-        forked = []
+        forked, over = [], threading.Event()
         def forks(*_):
             if not forked:
                 forked.append(os.fork())
@@ -272,8 +272,10 @@ def test_a_child_that_returns_from_wherever_it_was_forked_ends(pool: str) -> Non
                     threading.Thread(target=pool.submit, args=(os.write, 1, b"child\\n")).start()
                 else:
                     print(os.waitpid(forked[0], 0)[1])
+                    over.set()
         {pool}
         done.result()
+        assert over.wait(60)
         pool.shutdown()
     """)
     assert done.stdout.splitlines() == ["child", "0"], done.stderr
