@@ -78,13 +78,15 @@ def test_a_task_that_is_called_when_no_thread_can_start_is_back_in_the_order(mon
         assert isinstance(task, Governed)
         rate._tokens = 0.0
         assert not task._ready()
-        with dispatcher.lock:
-            assert dispatcher.aside.park(task)
-            monkeypatch.setattr(Staff, "start_worker", refuse)
-            dispatcher.aside.resume(task)
-            monkeypatch.undo()
-            assert list(dispatcher.tasks) == [task]
-        assert task.cancel()
+        try:
+            with dispatcher.lock:
+                assert dispatcher.aside.park(task)
+                with monkeypatch.context() as patch:
+                    patch.setattr(Staff, "start_worker", refuse)
+                    dispatcher.aside.resume(task)
+                assert list(dispatcher.tasks) == [task]
+        finally:
+            task.cancel()
 
 
 def test_a_closed_pool_lets_its_threads_go_when_the_last_task_that_waits_for_its_rate_is_cancelled() -> None:
@@ -104,3 +106,30 @@ def test_a_closed_pool_lets_its_threads_go_when_the_last_task_that_waits_for_its
     finally:
         with pool._dispatcher.lock:
             pool._dispatcher.staff.wake_all()
+
+
+def test_a_closed_pool_lets_every_thread_go_when_the_last_task_that_waited_for_its_rate_comes() -> None:
+    """One of them runs it, and the others have nothing to stay for."""
+    rate, together = Rate(0.001), threading.Barrier(2)
+    rate._tokens = 0.0
+    pool = Pool(2, idle_timeout=None)
+    for future in [pool.submit(together.wait, 30) for _ in range(2)]:
+        future.result(30)
+    dispatcher, threads = pool._dispatcher, pool._threads
+    try:
+        late = pool.options(rate=rate).submit(int)
+        while not dispatcher.aside.tasks or len(dispatcher.staff.idle) < 2:
+            threading.Event().wait(0.001)
+        pool.shutdown(wait=False)
+        while len(dispatcher.staff.idle) < 2:  # they were woken, and stay for what waits
+            threading.Event().wait(0.001)
+        rate._disarm()
+        rate._tokens = 1.0
+        rate._call()
+        assert late.result(30) == 0
+        for thread in threads:
+            thread.join(20)
+        assert not [thread for thread in threads if thread.is_alive()]
+    finally:
+        with dispatcher.lock:
+            dispatcher.staff.wake_all()

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 import treadle.channel
 import treadle.checks
 from treadle.channel import Channel
-from treadle.errors import ChannelClosed, ChannelEmpty, ChannelFull
+from treadle.errors import ChannelClosed, ChannelEmpty, ChannelFull, DeadlineExceeded
 
 PATIENCE = 20.0  # seconds for what must happen
 
@@ -743,3 +743,8 @@ def test_ctrl_c_after_a_get_has_moved_an_item_in_leaves_its_put_not_asleep() -> 
         assert [channel.get(), channel.get()] == [1, 2]
     finally:
         channel.close()
+
+
+def test_who_waits_when_the_deadline_passes_is_told_of_that_and_not_of_an_empty_channel() -> None:
+    with treadle.deadline(0.01), pytest.raises(DeadlineExceeded):
+        Channel[int]().get(timeout=PATIENCE)

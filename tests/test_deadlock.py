@@ -176,3 +176,9 @@ def test_a_task_that_somebody_else_begins_just_then_is_not_run_to_untie_a_knot(m
     with Pool(1) as pool:
         assert pool.submit(parent).result(30).exception(0) is None
     assert ran == [1]
+
+
+def test_a_wait_of_which_all_came_just_now_is_no_knot() -> None:
+    """There is nothing left that it waits for, and its thread is about to wake."""
+    for every in (True, False):
+        assert not deadlock._hopeless(deadlock._Wait(list, every), {}, {})

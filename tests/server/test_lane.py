@@ -209,3 +209,57 @@ def test_a_worker_that_comes_to_lead_where_somebody_leads_goes_back_at_once() ->
         surplus.join(PATIENCE)
         assert not surplus.is_alive()
         assert of.heir is None
+
+
+def test_a_deposed_leader_keeps_its_connection_and_its_thread_and_not_the_lead() -> None:
+    """Nobody else reads that connection, nobody counts that thread as free, and the next leader is left alone."""
+    gate, inside = threading.Event(), threading.Event()
+
+    def handle(data: bytes, peer: Peer) -> bytes:
+        if data == b"slow":
+            inside.set()
+            assert gate.wait(PATIENCE)
+        return data
+
+    with Server(Messages(handle), "127.0.0.1:0", max_workers=2) as server, client(server) as sock:
+        of = lane_of(server)
+        assert server._fleet is not None
+        try:
+            assert ask(sock, b"x") == b"x"
+            while (old := of.lead) is None:
+                threading.Event().wait(0.001)  # pytest's time-out bounds these loops
+            deposed = server._fleet.watchdogs[0].deposed  # the system may have held up the first handler, too
+            sock.sendall(b"slow")
+            assert inside.wait(PATIENCE)
+            while server._fleet.watchdogs[0].deposed == deposed:
+                threading.Event().wait(0.001)
+            conn = old.lost
+            assert conn is not None
+            assert conn.busy
+            assert old not in of.dispatcher.staff.on_stand
+            while (new := of.lead) is None:
+                threading.Event().wait(0.001)
+            gate.set()
+            assert ask(sock, b"", 4) == b"slow"
+            assert old.exception(PATIENCE) is None
+            assert of.lead is new
+        finally:
+            gate.set()
+
+
+def test_a_worker_that_waits_to_lead_goes_on_when_the_lane_ends() -> None:
+    with Pool(1) as pool:
+        of = lane.Lane("lane", pool._dispatcher, 1.0)
+        heir = threading.Thread(target=of.take_the_lead, args=(lane.Lead(of),))
+        heir.start()
+        try:
+            while of.heir is None:
+                threading.Event().wait(0.001)  # pytest's time-out bounds this loop
+            of.end()
+            heir.join(PATIENCE)
+            assert not heir.is_alive()
+        finally:
+            if heir.is_alive():
+                of.baton.release()
+                heir.join(PATIENCE)
+            of.close()

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import threading
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
 
 from tcp import PATIENCE, ask, client, lane_of
 from treadle.server import Messages, Peer, Server, watchdog
 from treadle.server.lane import Lead
-from treadle.server.watchdog import INSIDE, SAMPLE, Sample
+from treadle.server.watchdog import INSIDE, SAMPLE, Sample, Watchdog
 
 
 def echo(data: bytes, peer: Peer) -> bytes:
@@ -82,3 +86,17 @@ def test_its_thread_ends_with_the_server() -> None:
     server.stop()
     assert not any(thread.is_alive() for thread in threads)
     assert lane_of(server).over
+
+
+@pytest.mark.parametrize(
+    ("lane", "slot"),
+    [({"turns": 2}, []), ({}, ["a connection"]), ({"vacant": True}, []), ({"over": True}, [])],
+)
+def test_it_does_not_go_to_sleep_when_something_has_begun_meanwhile(lane: dict[str, Any], slot: list[Any]) -> None:
+    """Its leader looked whether it sleeps before it said so, and will not rouse it."""
+    watch: Any = object.__new__(Watchdog)
+    watch.lane = SimpleNamespace(
+        **{"turns": 1, "vacant": False, "over": False, **lane}, mail=None
+    )  # where it must not sleep
+    assert not watch._sleep(SimpleNamespace(slot=slot), 1)
+    assert not watch.lane.asleep
