@@ -12,7 +12,7 @@ from types import BuiltinFunctionType, FunctionType, MethodType
 from typing import Any, TypeVar
 from weakref import ref
 
-from treadle.words import is_a, show, type_name
+from treadle.words import is_a, pass_on, show, type_name
 
 __all__ = [
     "accepts",
@@ -277,7 +277,8 @@ def _calls(is_it: Callable[[object], bool], value: Any) -> bool:
     """Whether calling `value` calls what `is_it`; False where it does not say, and a call will show."""
     try:
         return is_it(value) or is_it(type(value).__call__)
-    except Exception:
+    except BaseException as error:
+        pass_on(error)
         return False
 
 

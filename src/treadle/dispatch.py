@@ -190,10 +190,13 @@ class Dispatcher:
 
     def claim(self, future: Task) -> bool:
         """Set a pending task to running, for the caller to run; False when somebody was faster."""
+        worker = current_worker()
         with self.lock:
             if future._state != PENDING:
                 return False
             future._state = RUNNING
+            if worker is not None:
+                worker.push(future)  # at once, so that a snapshot finds it here or there
             self.leave(future)
             self.inline += not future._silent
             return True

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from treadle.calls import Bare
 from treadle.contexts import taken
 from treadle.scope import HERE, SCOPE
-from treadle.worker import Worker, current_worker, lent_here, settle_lost
+from treadle.worker import current_worker, lent_here, settle_lost
 
 if TYPE_CHECKING:
     from contextvars import Context
@@ -26,7 +26,10 @@ BARE = Bare()
 def run_inline(dispatcher: Dispatcher, task: Task) -> None:
     """Run a claimed task of `dispatcher` in this thread."""
     worker = current_worker()
-    _note(worker, task, +1)
+    if worker is None:
+        HERE.tasks = (*HERE.tasks, task)
+    elif worker.task is not task:  # else it was noted as it was claimed
+        worker.push(task)
     task._hurry()
     outer = SCOPE.set(task._inherited())  # or a task without a context would see the one that we are in
     try:
@@ -38,8 +41,11 @@ def run_inline(dispatcher: Dispatcher, task: Task) -> None:
         raise
     finally:
         SCOPE.reset(outer)
-        _note(worker, task, -1)
         with dispatcher.lock:
+            if worker is None:
+                HERE.tasks = HERE.tasks[:-1]
+            else:
+                worker.pop()
             dispatcher.inline -= not task._silent
             dispatcher.ended += not task._silent
     context_inside(dispatcher, BARE).run(task._finish)  # and so its callbacks
@@ -60,13 +66,3 @@ def context_inside(dispatcher: Dispatcher, context: Context | Bare) -> Context:
         context = taken()
     lent = lent_here(dispatcher)
     return context if lent is None else lent.to(context)
-
-
-def _note(worker: Worker | None, task: Task, change: int) -> None:
-    """Note that `task` begins (+1) or ends (-1) inside what runs in this thread, `worker`'s or nobody's."""
-    if worker is None:
-        HERE.tasks = (*HERE.tasks, task) if change > 0 else HERE.tasks[:-1]
-    elif change > 0:
-        worker.push(task)
-    else:
-        worker.pop()

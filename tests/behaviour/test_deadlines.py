@@ -428,8 +428,9 @@ def test_a_late_exception_is_logged_once_and_changes_nothing(
         pool.submit(int).result(PATIENCE)
     gc.collect()
     assert isinstance(future.exception(0), DeadlineExceeded)
-    assert len(caplog.records) == 1
-    assert "failed after its deadline" in caplog.text
+    told = [record.getMessage() for record in caplog.records if "stubborn" in record.getMessage()]
+    assert len(told) == 1  # beside what others have left to the garbage collector
+    assert "failed after its deadline" in told[0]
     assert "much too late" in caplog.text
 
 
