@@ -19,7 +19,8 @@ from programs import PATIENCE, TREADLE, Program, run
 
 ROOT = Path(__file__).parent.parent
 README, CHINESE = ROOT / "README.md", ROOT / "README.zh.md"
-DOCUMENTS = [README, CHINESE, ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+CHANGELOGS = [ROOT / "CHANGELOG.md", ROOT / "CHANGELOG.zh.md"]
+DOCUMENTS = [README, CHINESE, *CHANGELOGS, *sorted((ROOT / "docs").glob("*.md"))]
 FIGURE = re.compile(r"<!-- figure: (\S+) (\S+) (\S+) -->(.*?)<!-- /figure -->")
 
 
@@ -65,6 +66,14 @@ def shell_lines(path: Path) -> list[str]:
     return [re.sub(r"\s+#.*", "", line).strip() for line in lines]
 
 
+def entries_of(changelog: Path) -> list[tuple[str, int]]:
+    """Return the sections of a changelog: the level of each with its version, if it has one, and how many entries."""
+    _, *parts = re.split(r"^(#+ (?:\[.*?\])?)", changelog.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return [
+        (mark, len(re.findall("^- ", text, re.MULTILINE))) for mark, text in zip(parts[::2], parts[1::2], strict=True)
+    ]
+
+
 @pytest.mark.parametrize(
     ("block", "output"),
     [program for path in DOCUMENTS for program in programs_of(path)],
@@ -99,6 +108,12 @@ def test_both_readmes_have_the_same_shape(mark: str) -> None:
 def test_both_readmes_give_the_same_figures() -> None:
     ours, theirs = (FIGURE.findall(path.read_text(encoding="utf-8")) for path in (README, CHINESE))
     assert sorted(ours) == sorted(theirs)
+
+
+def test_both_changelogs_have_the_same_sections_with_as_many_entries() -> None:
+    ours, theirs = (entries_of(path) for path in CHANGELOGS)
+    assert ours == theirs
+    assert any(entries for _, entries in ours)
 
 
 @pytest.mark.parametrize("figure", FIGURE.findall(README.read_text(encoding="utf-8")), ids=lambda figure: figure[0])
