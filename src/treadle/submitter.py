@@ -60,11 +60,11 @@ class Submitter:
         Raises:
             TypeError: `fn` cannot be called, or is a coroutine function: those belong to an event loop.
             PoolFull: there was no room and the policy is "reject", or none within the `timeout` of a view.
-            PoolClosed: the pool was shut down, or Python is exiting.
+            PoolClosed: the pool was shut down; or Python began to exit while the caller waited for room.
             PoolBroken: an initializer failed.
             PoolDeadlock: waiting for room could never end (see `treadle.errors.PoolDeadlock`).
             DeadlineExceeded, Cancelled: the caller's deadline has passed, or its group was cancelled.
-            RuntimeError: no thread can be started, and the pool has none; the task will not run.
+            RuntimeError: Python is exiting; or no thread can be started, and the pool has none. The task will not run.
             PatchedTooLate: no thread can be started, for threads are greenlets now; the task will not run.
         """
         if self._vetted() is not fn or fn is None:  # a dead reference returns None
