@@ -45,6 +45,16 @@ def gated(**options: Any) -> tuple[Gate, Server]:
     return gate, Server(Messages(gate, Lines()), "127.0.0.1:0", **options)
 
 
+def until_free(server: Server) -> None:
+    """Wait until a thread is free: a moment after it has answered. Without a queue that is all the room there is."""
+    dispatcher = server._pool._dispatcher
+    while True:
+        with dispatcher.lock:
+            if dispatcher.staff.free():
+                return
+        threading.Event().wait(0.005)
+
+
 def test_a_message_that_the_pool_has_no_room_for_is_refused_in_its_turn_and_the_connection_goes_on() -> None:
     gate, server = gated(queue_size=1, when_full="reject")
     with server, client(server) as holder, client(server) as waiter, client(server) as late:
@@ -117,6 +127,7 @@ def test_pipelined_messages_are_refused_each_and_answers_keep_their_order() -> N
         assert receive(eager, 3 * len(BUSY)) == 3 * BUSY
         gate.open.set()
         assert receive(holder, 5) == b"hold\n"
+        until_free(server)
         assert ask(eager, b"4\n5\n") == b"4\n5\n"
     assert not {b"1", b"2", b"3"} & set(gate.seen)
 
