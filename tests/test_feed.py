@@ -182,6 +182,38 @@ def test_a_task_may_shut_down_its_pool_while_a_map_waits_to_be_read(form: str) -
 
 
 @each_form
+@pytest.mark.parametrize("wait", [True, False])
+def test_a_task_that_takes_results_goes_on_while_its_pool_is_shut_down(form: str, wait: bool) -> None:
+    """It is the pool's only thread, and whoever shuts down reads in its place: neither may wait for the other."""
+    pool, map_ = make(form, max_workers=1)
+    results = map_(abs, Source())
+    taken = pool.submit(lambda: list(results))
+    pool.shutdown(wait=wait)
+    assert sorted(taken.result(60)) == list(range(TOTAL))
+    pool.shutdown()
+
+
+@each_form
+def test_a_closed_pool_takes_what_maps_submit_and_nothing_else(form: str) -> None:
+    pool, map_ = make(form, max_workers=1)
+    refused = []
+
+    def item(number: int) -> int:
+        if number == TOTAL - 1:
+            try:
+                pool.submit(int)
+            except PoolClosed:
+                refused.append(number)
+        return number
+
+    results = map_(item, Source())
+    pool.shutdown(wait=False)
+    assert sorted(results) == list(range(TOTAL))
+    assert refused == [TOTAL - 1]
+    pool.shutdown()
+
+
+@each_form
 def test_the_input_may_shut_down_the_pool(form: str) -> None:
     """It is read by the thread that closes the pool, then, and cannot be read by it once more."""
     pool, map_ = make(form)
@@ -328,6 +360,7 @@ def test_a_consumer_that_comes_late_takes_over(form: str) -> None:
     with pool, closing(map_(ran, source)) as results:
         assert ran.all.wait(60)
         got = [next(results)]
+        got += [next(results) for _ in range(source.read)]  # a worker may have been reading
         source.readers.clear()
         got += [next(results) for _ in range(source.read + TOTAL)]
         assert source.readers == {threading.current_thread().name}

@@ -18,7 +18,7 @@ from treadle.alarm import call_later
 from treadle.errors import PoolBroken, PoolClosed, PoolFull
 from treadle.futures import CANCELLED_AND_NOTIFIED, PENDING, RUNNING
 from treadle.governed import Governed
-from treadle.scope import current
+from treadle.scope import HERE, current
 from treadle.words import pass_on
 from treadle.worker import current_worker
 
@@ -94,9 +94,9 @@ class Admission:
         try:
             self.dispatcher.announce("submitted", task)
             with self.dispatcher.lock:
-                self.check_open(task)
+                late = self.check_open(task)
                 roomy, stale = self.make_way(task)
-                if roomy:
+                if roomy or late:
                     self.admit(task)
                     when_full = ""
                 elif on_loop:
@@ -192,17 +192,22 @@ class Admission:
         self.refuse(task, error)
         return error
 
-    def check_open(self, task: Task | None = None) -> None:
-        """Raise unless `task` is taken; the lock is held."""
+    def check_open(self, task: Task | None = None) -> bool:
+        """Raise unless `task` is taken; return whether it is though the pool was closed. The lock is held.
+
+        What belongs to a map that was taken before is let in, whether there is room or not: nobody else comes any more.
+        """
         dispatcher = self.dispatcher
         if dispatcher.broken is not None:
             raise PoolBroken(dispatcher.name)
-        if task is not None and task._silent and not dispatcher.dropping:  # of a map that was taken when it was open
-            return
+        ticket, HERE.ticket = HERE.ticket, None  # for this task alone, and not for what it submits if it is run here
+        if dispatcher.closed is None:
+            return False
+        if not dispatcher.dropping and task is not None and (task._silent or ticket is dispatcher):
+            return True
         if dispatcher.closed == AT_EXIT:  # a plain RuntimeError, for those who look for the standard library's
             raise RuntimeError(str(PoolClosed(dispatcher.name, AT_EXIT)))
-        if dispatcher.closed is not None:
-            raise PoolClosed(dispatcher.name, dispatcher.closed)
+        raise PoolClosed(dispatcher.name, dispatcher.closed)
 
     def has_room(self, task: Task) -> bool:
         """Whether `task` may wait, or a worker is free to take it; the lock is held."""

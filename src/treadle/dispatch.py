@@ -429,7 +429,7 @@ class Dispatcher:
             raise fatal
 
     def read_maps(self, deadline: float | None = None, *, wait: bool) -> None:
-        """Before the pool is closed, read the input of its maps to the end in this thread, until `deadline` at most.
+        """Read the input of the maps of a closed pool to the end, in this thread, until `deadline` at most.
 
         Where another thread reads, `wait` for it; or leave that map to the workers.
         """
@@ -438,18 +438,27 @@ class Dispatcher:
         for feed in feeds:
             feed.read_to_end(deadline, wait=wait)
 
-    def close(self, after: str, *, cancel: bool) -> None:
-        """Take no more tasks; cancel what has not begun, if `cancel`. Idempotent. Waits for nothing.
+    def leave_maps(self) -> None:
+        """Have the workers of a closed pool read what is left of the input of its maps."""
+        with self.lock:
+            feeds = list(self.maps)
+        for feed in feeds:
+            feed.leave()
 
-        Otherwise the workers read what is left of the input of maps, and run that, too.
-        """
+    def drop(self) -> None:
+        """Close the pool, for nobody holds it any more. What was accepted runs."""
+        self.close("the pool was dropped", cancel=False)
+        self.leave_maps()
+
+    def close(self, after: str, *, cancel: bool) -> None:
+        """Take no more tasks; cancel what has not begun, if `cancel`. Idempotent. Waits for nothing."""
         with self.lock:
             if self.closed is None:
                 self.closed = after
                 self.make_room()
             late = self.admission.refuse_all(PoolClosed(self.name, self.closed))
             victims = self.shedding.seize() if cancel else []
-            feeds = list(self.maps)
+            feeds = list(self.maps) if cancel else []
             self.dropping = self.dropping or cancel
             self.cancelled += sum(not task._silent for task in victims)
             self.staff.recall_all()
@@ -462,10 +471,7 @@ class Dispatcher:
             self.settle(late, victims, lambda: PoolClosed(self.name, after))
         finally:
             for feed in feeds:
-                if cancel:
-                    feed.give_up()
-                else:
-                    feed.leave()
+                feed.give_up()
 
     def is_ours(self) -> bool:
         """Whether this thread is one of the pool's workers."""

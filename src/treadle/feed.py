@@ -107,7 +107,7 @@ class Feed(ABC):
 
     @abstractmethod
     def take(self, rows: Iterator[Row], *, consuming: bool) -> None:
-        """Read the rows, and hand each to the pool; `reading` is held. `consuming`: the consumer reads.
+        """Read the rows, hand each to the pool, and then count it; `reading` is held. `consuming`: the consumer reads.
 
         It raises what the input raises, and that the first row of a new map was refused.
         """
@@ -117,24 +117,33 @@ class Feed(ABC):
         """Have a worker call `read_on` soon, whether the pool has room or not: the map was accepted."""
 
     @abstractmethod
-    def room(self, timeout: float | None) -> int:
-        """Return how many rows may be read now by others than the consumer; `reading` is held.
+    def room(self) -> int:
+        """Return how many rows may be read now by others than the consumer; `reading` is held."""
 
-        If there are none before something is done, wait `timeout` seconds for that; None: as long as it takes.
-        """
+    @abstractmethod
+    def wait_for_room(self, timeout: float | None) -> bool:
+        """Wait until there is some; False if `timeout` seconds passed first. Nothing is held: others may read."""
 
     # -- the consumer ---------------------------------------------------------------------------------------------
 
-    def read(self, upto: int) -> int:
-        """Read, for the consumer, until there were `upto` rows in all; return how many there were."""
-        with self.reading:
-            if self.rows is not None:
+    def read(self, upto: int, taken: int) -> int:
+        """Read, for the consumer, until there were `upto` rows in all; return how many there were.
+
+        If somebody else reads now, it waits for that only if all results were taken: the other may wait for a task
+        that waits for the consumer.
+        """
+        reading = self.reading
+        try:
+            if reading.acquire(self.count == taken) and self.rows is not None:
                 dispatcher = self.dispatcher
                 if dispatcher.dropping or (dispatcher.closed is not None and not self.eager):
                     self._refuse_rest(self.rows)
                 else:
                     self._read(max(0, upto - self.count), consuming=True)
             return self.count
+        finally:
+            if _is_ours(reading):
+                reading.release()
 
     def stand_by(self) -> None:
         """See that what is left is read, for map() returns."""
@@ -204,7 +213,7 @@ class Feed(ABC):
             if self.is_over():
                 self.give_up()
                 return False
-            self._read_inside(0.0)
+            self._read_inside()
         except BaseException as error:  # a worker outlives whatever it runs
             self._fail(error)
         finally:
@@ -220,18 +229,22 @@ class Feed(ABC):
         reading = self.reading
         if _is_ours(reading):  # it is the input that closes the pool
             return
-        timeout = -1.0 if deadline is None or not wait else max(0.0, deadline - clock.now())
-        try:
-            if not reading.acquire(wait, timeout):
-                return
-            while self.rows is not None and not self.is_over():
-                left = None if deadline is None else deadline - clock.now()
-                if left is not None and left <= 0:
-                    break
-                self._read_inside(left)
-        finally:
-            if _is_ours(reading):
-                reading.release()
+        left = None
+        while True:
+            if deadline is not None:
+                left = max(0.0, deadline - clock.now())
+            try:
+                if not reading.acquire(wait, left if wait and left is not None else -1):
+                    return
+                if self.rows is None or self.is_over():
+                    return
+                if left != 0:
+                    self._read_inside()
+            finally:
+                if _is_ours(reading):
+                    reading.release()
+            if left == 0 or not self.wait_for_room(left):
+                break
         self.carry_on_if_left()  # a worker that came meanwhile has left it to us
 
     def give_up(self) -> None:
@@ -267,11 +280,11 @@ class Feed(ABC):
 
     # -- reading; `reading` is held -------------------------------------------------------------------------------
 
-    def _read_inside(self, timeout: float | None) -> None:
+    def _read_inside(self) -> None:
         """Read as much as there is room for, in the context of who called map."""
         if self.inside is None:
             self.inside = self.context.copy()
-        self.inside.run(lambda: self._read(self.room(timeout), consuming=False))
+        self.inside.run(lambda: self._read(self.room(), consuming=False))
 
     def _read(self, most: int, *, consuming: bool) -> None:
         before, rows = self.count, self.rows

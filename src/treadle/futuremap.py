@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, TimeoutError
 from contextlib import suppress
+from threading import Lock
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from treadle import clock
@@ -21,6 +22,7 @@ from treadle.feed import Feed
 from treadle.futures import RUNNING
 from treadle.governed import new_task, scope_around
 from treadle.mapping import as_in_generator
+from treadle.scope import HERE
 from treadle.waiting import wait
 
 if TYPE_CHECKING:
@@ -42,7 +44,7 @@ Row = tuple[Any, ...]
 class Calls(Feed):
     """The calls of one map, and who submits them."""
 
-    __slots__ = ("fn", "futures", "mark", "pending", "submit", "traits")
+    __slots__ = ("fn", "futures", "lock", "mark", "pending", "submit", "traits")
 
     def __init__(
         self,
@@ -61,6 +63,7 @@ class Calls(Feed):
         self.submit: Callable[..., Future[Any]] | None = submit  # a pool's, until there is no more input
         self.fn = fn
         self.traits = traits  # of the task that reads
+        self.lock = Lock()  # for the next, whose methods are not all atomic
         self.futures: deque[Future[Any]] = deque()  # whose results are not taken, and will be
         # Who reads guards these, and only others than the consumer use them.
         self.pending: deque[Future[Any]] | None = None  # those that were not done when we last looked
@@ -74,43 +77,55 @@ class Calls(Feed):
         if consuming:
             self.pending = None
         for row in rows:
-            self.count += 1
             try:
-                future = submit(self.fn, *row)
+                future = self.submit_one(submit, row)
             except Exception as error:
                 if self.dispatcher.dropping:
                     raise CancelledError from None
-                if self.dispatcher.closed is not None or (self.fresh and self.count == 1):
+                if self.dispatcher.closed is not None or (self.fresh and self.count == 0):
                     raise
                 future = ours.Future()
                 future.set_exception(error)
             if not self.dropped:
-                self.futures.append(future)
+                with self.lock:
+                    self.futures.append(future)
+            self.count += 1
             if self.pending is not None:
                 self.pending.append(future)
             if self.closed:  # meanwhile
                 future.cancel()
         self.mark = self.pending[len(self.pending) // 2] if self.pending else None
 
-    def room(self, timeout: float | None) -> int:
-        """Return how many calls may be submitted; if none, wait until half of those that were submitted are done."""
-        pending = self.look()
-        if len(pending) >= self.ahead and timeout != 0:
-            try:
-                wait([pending[len(pending) // 2]], timeout)
-            except (Cancelled, DeadlineExceeded):
-                if not self.is_over():  # it was the caller who should stop
-                    raise
-            pending = self.look()
-        return max(0, self.ahead - len(pending))
+    def submit_one(self, submit: Callable[..., Future[Any]], row: Row) -> Future[Any]:
+        """Submit one call; if every item is to run, the pool lets it in though it was closed meanwhile."""
+        if not self.eager or self.fresh:
+            return submit(self.fn, *row)
+        HERE.ticket = self.dispatcher
+        try:
+            return submit(self.fn, *row)
+        finally:
+            HERE.ticket = None
 
-    def look(self) -> deque[Future[Any]]:
-        """Return the calls that are not done; let go of the results if nobody will take them."""
-        before = self.futures.copy() if self.pending is None else self.pending
+    def room(self) -> int:
+        """Return how many calls may be submitted before one of those that were is done."""
+        before = self.untaken() if self.pending is None else self.pending
         self.pending = deque(future for future in before if not future.done())
         if self.dropped:
             self.futures.clear()
-        return self.pending
+        return max(0, self.ahead - len(self.pending))
+
+    def wait_for_room(self, timeout: float | None) -> bool:
+        """Wait until half of the calls are done that were not when they were looked at last."""
+        mark = self.mark
+        if mark is not None and not mark.done():
+            with suppress(Cancelled, DeadlineExceeded):  # the caller is to wait no longer
+                wait([mark], timeout)
+        return mark is None or mark.done()
+
+    def untaken(self) -> list[Future[Any]]:
+        """Return the calls whose results are not taken, in the order of the input."""
+        with self.lock:
+            return list(self.futures)
 
     def carry_on(self) -> None:
         """Have a worker read on."""
@@ -201,7 +216,8 @@ class FutureMap(Iterator[T], Generic[T]):
             self.close()
             raise StopIteration if failure is None else failure.see() if isinstance(failure, Unseen) else failure
         future = self._next_done()
-        calls.futures.remove(future)
+        with calls.lock:
+            calls.futures.remove(future)
         self._taken += 1
         try:
             return future.result()
@@ -217,7 +233,7 @@ class FutureMap(Iterator[T], Generic[T]):
     def _read(self) -> int:
         """Submit calls until as many as allowed are under way; return how many there were in all."""
         try:
-            return self._calls.read(self._taken + self._calls.ahead)
+            return self._calls.read(self._taken + self._calls.ahead, self._taken)
         except BaseException:  # it is refused; or Ctrl-C
             self.close()
             raise
@@ -225,7 +241,7 @@ class FutureMap(Iterator[T], Generic[T]):
     def _next_done(self) -> Future[T]:
         """Return the future whose result is next; in order that is the first, or else any that is done."""
         futures = self._calls.futures
-        candidates = [futures[0]] if self._ordered else list(futures.copy())
+        candidates = [futures[0]] if self._ordered else self._calls.untaken()
         for future in candidates:
             if future.done():
                 return future

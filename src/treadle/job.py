@@ -157,9 +157,9 @@ class Job(Feed):
             item = Item()
             item.args = row
             item.outcome = NONE_YET
-            self.count += 1
             if window is not None:
                 window.append(item)
+            self.count += 1
             if observed:
                 self.announce_submitted(item)
             waiting.append(item)
@@ -173,9 +173,13 @@ class Job(Feed):
         if self.closed:  # meanwhile
             self.fail(CancelledError())
 
-    def room(self, timeout: float | None) -> int:
+    def room(self) -> int:
         """Return enough for every thread: a worker reads more when all of these have begun."""
         return min(self.ahead, 2 * self.dispatcher.staff.max_workers * self.chunksize)
+
+    def wait_for_room(self, timeout: float | None) -> bool:
+        """Return True: items that are read take no more room than the rows that the caller has given."""
+        return True
 
     def carry_on(self) -> None:
         """Have one more turn, which reads when nothing waits."""

@@ -113,9 +113,9 @@ def _at_exit() -> None:
     try:
         _each(leaver.leave for leaver in leavers)
         pools = _living()
-        if not cancel:
-            _each(partial(dispatcher.read_maps, wait=False) for dispatcher in pools if not dispatcher.abandoned)
         _each(partial(dispatcher.close, AT_EXIT, cancel=cancel) for dispatcher in pools)
+        _each(partial(dispatcher.read_maps, wait=False) for dispatcher in pools)
+        _each(dispatcher.leave_maps for dispatcher in pools)
         if not cancel:
             _each(partial(join, dispatcher, None) for dispatcher in pools if not dispatcher.abandoned)
     except KeyboardInterrupt:

@@ -118,7 +118,7 @@ class MapIterator(Iterator[T], Generic[T]):
         """Read items until as many as allowed are under way; return how many were read in all."""
         job = self._job
         try:
-            count = job.read(self._taken + job.ahead)
+            count = job.read(self._taken + job.ahead, self._taken)
         except BaseException:  # it is refused; or Ctrl-C, which may have come between any two lines
             self.close()
             raise

@@ -146,7 +146,7 @@ class Pool(Submitter, ThreadPoolExecutor):
         self._adjust_thread_count = lambda: None  # type: ignore[method-assign]
         lifecycle.register(self._dispatcher)
         # A pool that is dropped without shutdown() runs what it accepted, and its threads end.
-        weakref.finalize(self, self._dispatcher.close, "the pool was dropped", cancel=False).atexit = False
+        weakref.finalize(self, self._dispatcher.drop).atexit = False
         self._dispatcher.staff.warm_up()
 
     # -- running calls --------------------------------------------------------------------------------------------
@@ -277,8 +277,8 @@ class Pool(Submitter, ThreadPoolExecutor):
     ) -> tuple[Future[Any], ...]:
         """Take no more tasks, and end the threads when what was accepted is done. It may be called again.
 
-        First, unless `cancel_futures`, the input is read to its end, in this thread, of maps of which every item is to
-        run (see `map`); what is left of that after `timeout` is read by the workers.
+        Unless `cancel_futures`, the input of maps of which every item is to run (see `map`) is read to its end, in this
+        thread; what is left of it after `timeout` is read by the workers.
 
         Args:
             wait: whether to wait for that. A task of the pool that calls this does not wait, for it would wait for
@@ -295,11 +295,11 @@ class Pool(Submitter, ThreadPoolExecutor):
         deadline = None if timeout is None else clock.now() + timeout
         dispatcher = self._dispatcher
         wait = wait and not dispatcher.is_ours()
+        dispatcher.close("shutdown", cancel=cancel_futures)
         try:
-            if not cancel_futures:
-                dispatcher.read_maps(deadline, wait=wait)
+            dispatcher.read_maps(deadline, wait=wait)
         finally:
-            dispatcher.close("shutdown", cancel=cancel_futures)
+            dispatcher.leave_maps()
         left = None if deadline is None else max(0.0, deadline - clock.now())
         if wait and not lifecycle.join(dispatcher, left):
             report_undone(dispatcher, cast(float, timeout))
@@ -422,6 +422,7 @@ class Pool(Submitter, ThreadPoolExecutor):
         def _shutdown(self, shutdown: bool) -> None:
             if shutdown:
                 self._dispatcher.close("shutdown", cancel=False)
+                self._dispatcher.leave_maps()
             elif self._shutdown:
                 raise AttributeError(f"pool {self._dispatcher.name!r} is closed and stays so; make a new Pool")
 
