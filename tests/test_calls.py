@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import logging
 from functools import partial
 
@@ -50,3 +51,9 @@ def test_an_exception_that_was_asked_for_is_not_logged(caplog: pytest.LogCapture
     unseen.error = None
     del unseen
     assert not caplog.records
+
+
+def test_a_call_in_a_context_is_called_what_it_calls() -> None:
+    """As asyncio.to_thread makes it."""
+    assert name_of(partial(contextvars.copy_context().run, abs, -1)) == "abs"
+    assert name_of(partial(contextvars.copy_context().run)) != "abs"

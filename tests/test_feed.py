@@ -7,6 +7,7 @@ import gc
 import logging
 import threading
 import weakref
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor, CancelledError
 from contextlib import closing, suppress
@@ -15,7 +16,7 @@ from typing import Any
 import pytest
 
 from clocks import LeapingClock
-from treadle import Future, Pool, deadline
+from treadle import Future, Pool, deadline, feed
 from treadle.errors import PoolClosed
 from treadle.feed import PATIENCE
 
@@ -465,7 +466,7 @@ def test_results_that_nobody_will_take_are_let_go_of_as_they_come() -> None:
     class Result:
         living = 0
         highest = 0
-        lock = threading.Lock()
+        lock = threading.RLock()  # a destructor may come in the midst of it
 
         def __init__(self) -> None:
             with self.lock:
@@ -490,3 +491,107 @@ def test_results_that_nobody_will_take_are_let_go_of_as_they_come() -> None:
             map_(item, Source())
             assert done.wait(60)
         assert Result.highest <= TOTAL // 2, form
+
+
+# -- input that changes, or belongs to a thread -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [list, set, dict.fromkeys, bytearray, deque])
+def test_a_map_is_of_what_its_input_was_when_it_was_called(kind: Callable[[Any], Any]) -> None:
+    source = kind(list(range(200)))
+    with Pool(1, queue_size=5) as pool:
+        results = pool.map(int, source)
+        source.clear()
+        assert sorted(results) == list(range(200))
+
+
+class Bound:
+    """An iterator that only the thread may use which made it, as a database's cursor."""
+
+    def __init__(self, total: int) -> None:
+        self.left, self.owner = iter(range(total)), threading.get_ident()
+        self.refused = threading.Event()
+
+    def __iter__(self) -> Bound:
+        return self
+
+    def __next__(self) -> int:
+        if threading.get_ident() != self.owner:
+            self.refused.set()
+            raise LookupError("made in another thread")
+        return next(self.left)
+
+
+def test_input_that_is_bound_to_a_thread_is_read_by_that_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker tries, since nobody begins; what it was refused is no end of the input."""
+    monkeypatch.setattr(feed, "PATIENCE", 0.0)
+    taken, ran = Bound(200), list[int]()
+    with Pool(1, queue_size=5) as pool:
+        results = pool.map(int, taken)
+        assert taken.refused.wait(30)
+        assert list(results) == list(range(200))
+        dropped = Bound(200)
+        pool.map(ran.append, dropped)
+        assert dropped.refused.wait(30)
+    assert sorted(ran) == list(range(200))
+
+
+def test_of_several_inputs_none_is_read_again_when_one_has_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or their rows would be paired wrongly."""
+    monkeypatch.setattr(feed, "PATIENCE", 0.0)
+    bound = Bound(200)
+    with Pool(1, queue_size=5) as pool:
+        results, rows = pool.map(lambda *row: row, range(200), bound), list[tuple[int, int]]()
+        assert bound.refused.wait(30)
+        with pytest.raises(LookupError):
+            rows.extend(iter(results))
+        rows.extend(iter(results))
+    assert all(one == other for one, other in rows)
+
+
+class Unkind(Exception):
+    """Raises when it is asked for its class."""
+
+    @property
+    def __class__(self) -> Any:
+        raise ValueError("asked for its class")
+
+    @__class__.setter
+    def __class__(self, kind: Any) -> None:
+        raise ValueError("asked for its class")
+
+
+def test_whatever_the_input_raises_comes_out_as_it_is_and_keeps_no_pool_open() -> None:
+    def source() -> Iterator[int]:
+        yield from range(20)
+        raise Unkind
+
+    with Pool(1, queue_size=5) as pool:
+        results = iter(pool.map(int, source()))
+        assert [next(results) for _ in range(20)] == list(range(20))
+        with pytest.raises(Unkind):
+            next(results)
+
+
+def test_what_the_input_submits_to_the_pool_runs_though_that_was_closed_meanwhile() -> None:
+    with Pool(2, queue_size=5) as pool:
+        results = pool.map(int, (pool.submit(int, number).result(30) for number in range(200)))
+    assert list(results) == list(range(200))
+    with pytest.raises(PoolClosed):
+        pool.submit(int)
+
+
+def test_closing_a_pool_without_waiting_does_not_wait_for_room_either() -> None:
+    gate = threading.Event()
+    pool = Pool(1, queue_size=5, rate=1e6)
+    results = pool.map(lambda number: gate.wait(30) and number, range(100))
+    pool.shutdown(wait=False)
+    gate.set()
+    assert list(results) == list(range(100))
+
+
+@pytest.mark.parametrize("policy", ["reject", "discard_oldest"])
+def test_the_calls_of_a_map_are_not_in_the_way_of_each_other(policy: str) -> None:
+    with Pool(2, queue_size=1, when_full=policy, rate=1e6) as pool:
+        results = pool.map(int, range(100))
+    assert list(results) == list(range(100))

@@ -368,3 +368,21 @@ def test_a_negative_timeout_of_shutdown_means_that_no_time_is_left(
 def test_bad_options_are_named(arguments: dict[str, Any], error: type[Exception], words: str) -> None:
     with Pool(1) as pool, pytest.raises(error, match=words):
         pool.options(**arguments)
+
+
+def test_a_subclass_may_have_attributes_of_its_own() -> None:
+    class Limited(Pool):
+        def __init__(self) -> None:
+            super().__init__(2)
+            self._rate = self._timeout = self._context = self._traits = self._pool = self._when_full = object()
+            self.options: Any = {"of": "its own"}  # that is the point
+
+    with Limited() as pool:
+        assert pool.submit(abs, -1).result(30) == 1
+        assert list(pool.map(abs, [-1, -2])) == [1, 2]
+
+
+def test_an_idle_time_beyond_what_a_lock_can_wait_is_as_long_as_that() -> None:
+    with Pool(1, idle_timeout=1e10) as pool:
+        threads = {pool.submit(threading.get_ident).result(30) for _ in range(3)}
+    assert len(threads) == 1

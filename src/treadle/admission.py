@@ -195,15 +195,15 @@ class Admission:
     def check_open(self, task: Task | None = None) -> bool:
         """Raise unless `task` is taken; return whether it is though the pool was closed. The lock is held.
 
-        What belongs to a map that was taken before is let in, whether there is room or not: nobody else comes any more.
+        What belongs to a map that was accepted before is let in, and what its input submits, whether there is room or
+        not: nobody else comes any more.
         """
         dispatcher = self.dispatcher
         if dispatcher.broken is not None:
             raise PoolBroken(dispatcher.name)
-        ticket, HERE.ticket = HERE.ticket, None  # for this task alone, and not for what it submits if it is run here
         if dispatcher.closed is None:
             return False
-        if not dispatcher.dropping and task is not None and (task._silent or ticket is dispatcher):
+        if not dispatcher.dropping and task is not None and (task._silent or HERE.reading is dispatcher):
             return True
         if dispatcher.closed == AT_EXIT:  # a plain RuntimeError, for those who look for the standard library's
             raise RuntimeError(str(PoolClosed(dispatcher.name, AT_EXIT)))

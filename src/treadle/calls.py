@@ -6,6 +6,8 @@ import logging
 import sys
 import weakref
 from collections.abc import Callable
+from contextvars import Context
+from functools import partial
 from typing import Any
 
 from treadle.words import LONGEST_NAME, cut, log, pass_on, type_name
@@ -21,6 +23,8 @@ def name_of(fn: object) -> str:
     name: Any = None
     try:
         target = getattr(fn, "func", fn)  # functools.partial
+        if type(fn) is partial and fn.args and type(getattr(target, "__self__", None)) is Context:
+            target = fn.args[0]  # as asyncio.to_thread makes a call
         name = getattr(target, "__qualname__", None)
     except BaseException as error:  # a proxy out of its context may raise anything
         pass_on(error)

@@ -18,12 +18,14 @@ from collections.abc import Iterator
 from concurrent.futures import CancelledError
 from itertools import islice
 from threading import RLock
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from treadle import clock
 from treadle.alarm import ALARM, Bell
 from treadle.calls import Unseen
 from treadle.errors import PoolClosed
+from treadle.scope import HERE
+from treadle.words import traceback_of
 
 if TYPE_CHECKING:
     from contextvars import Context
@@ -176,13 +178,16 @@ class Feed(ABC):
             self.dispatcher.maps.pop(self, None)
         self._mute()
 
+    def take_failure(self) -> BaseException | None:
+        """Return what the input raised, to whoever deals with it; from now on it is not lost any more."""
+        failure, self.failure = self.failure, None
+        return failure.see() if type(failure) is Unseen else cast("BaseException | None", failure)
+
     def close(self) -> None:
         """End the map; whoever reads at this moment sees it when that is done."""
         self.closed = True
         self.end()
-        if isinstance(self.failure, Unseen):  # the consumer does not want to know
-            self.failure.see()
-        self.failure = None
+        self.take_failure()  # the consumer does not want to know
 
     # -- the others -----------------------------------------------------------------------------------------------
 
@@ -213,7 +218,7 @@ class Feed(ABC):
             if self.is_over():
                 self.give_up()
                 return False
-            self._read_inside()
+            self._read_inside(final=self.left)
         except BaseException as error:  # a worker outlives whatever it runs
             self._fail(error)
         finally:
@@ -243,7 +248,7 @@ class Feed(ABC):
             finally:
                 if _is_ours(reading):
                     reading.release()
-            if left == 0 or not self.wait_for_room(left):
+            if left == 0 or not self.wait_for_room(left if wait else 0):
                 break
         self.carry_on_if_left()  # a worker that came meanwhile has left it to us
 
@@ -280,34 +285,50 @@ class Feed(ABC):
 
     # -- reading; `reading` is held -------------------------------------------------------------------------------
 
-    def _read_inside(self) -> None:
+    def _read_inside(self, *, final: bool = True) -> None:
         """Read as much as there is room for, in the context of who called map."""
         if self.inside is None:
             self.inside = self.context.copy()
-        self.inside.run(lambda: self._read(self.room(), consuming=False))
+        self.inside.run(lambda: self._read(self.room(), consuming=False, final=final))
 
-    def _read(self, most: int, *, consuming: bool) -> None:
+    def _read(self, most: int, *, consuming: bool, final: bool = True) -> None:
+        """Read `most` rows, if there are as many. What the input raises ends that; if not `final`, for this thread."""
         before, rows = self.count, self.rows
+        outer, HERE.reading = HERE.reading, self.dispatcher if self.eager and not self.fresh else None
         try:
             self.take(islice(rows or (), most), consuming=consuming)
         except BaseException as error:
             # Ctrl-C is the program's; whatever else the input raises is for the consumer.
-            mere = isinstance(error, Exception) or not (consuming or isinstance(error, KeyboardInterrupt))
+            kind = type(error)
+            mere = issubclass(kind, Exception) or not (consuming or issubclass(kind, KeyboardInterrupt))
             if not mere or (self.fresh and self.count <= 1):  # the first row was refused, or there was none
                 raise
-            self._fail(error)
+            self._fail(error, final=final)
         else:
+            if self.count > before:  # it was not the input that failed, but the thread
+                self.take_failure()
             if self.count - before < most:
                 self.end()
+        finally:
+            HERE.reading = outer
 
-    def _fail(self, error: BaseException) -> None:
-        """Read nothing more, for the input, or the pool, raised `error`."""
+    def _fail(self, error: BaseException, *, final: bool = True) -> None:
+        """Read nothing more, for the input, or the pool, raised `error`.
+
+        If it is not `final`, another thread tries again: the input may be bound to the one that called map, as a
+        database's cursor is. If there is nothing more for that either, the error stands.
+        """
         # Without the frames of ours, which hold the map, and with it the error.
-        below = error.__traceback__ and error.__traceback__.tb_next
-        error.with_traceback(below and below.tb_next)
-        cancelled = isinstance(error, CancelledError)  # which is nothing to be logged
+        trace = traceback_of(error)
+        below = trace and trace.tb_next
+        BaseException.with_traceback(error, below and below.tb_next)
+        self.take_failure()
+        cancelled = issubclass(type(error), CancelledError)  # which is nothing to be logged
         self.failure = error if cancelled else Unseen(f"reading the input of map({self.name})", error)
-        self.end()
+        if final:
+            self.end()
+        else:
+            self.late = False
 
     def _refuse_rest(self, rows: Iterator[Row]) -> None:
         """Find out whether there is anything left to read; if so, it is too late for that."""

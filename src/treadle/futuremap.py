@@ -16,13 +16,12 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from treadle import clock
 from treadle import futures as ours
-from treadle.calls import Bare, Unseen, name_of
+from treadle.calls import Bare, name_of
 from treadle.errors import Cancelled, DeadlineExceeded
 from treadle.feed import Feed
 from treadle.futures import RUNNING
 from treadle.governed import new_task, scope_around
 from treadle.mapping import as_in_generator
-from treadle.scope import HERE
 from treadle.waiting import wait
 
 if TYPE_CHECKING:
@@ -78,7 +77,7 @@ class Calls(Feed):
             self.pending = None
         for row in rows:
             try:
-                future = self.submit_one(submit, row)
+                future = submit(self.fn, *row)
             except Exception as error:
                 if self.dispatcher.dropping:
                     raise CancelledError from None
@@ -95,16 +94,6 @@ class Calls(Feed):
             if self.closed:  # meanwhile
                 future.cancel()
         self.mark = self.pending[len(self.pending) // 2] if self.pending else None
-
-    def submit_one(self, submit: Callable[..., Future[Any]], row: Row) -> Future[Any]:
-        """Submit one call; if every item is to run, the pool lets it in though it was closed meanwhile."""
-        if not self.eager or self.fresh:
-            return submit(self.fn, *row)
-        HERE.ticket = self.dispatcher
-        try:
-            return submit(self.fn, *row)
-        finally:
-            HERE.ticket = None
 
     def room(self) -> int:
         """Return how many calls may be submitted before one of those that were is done."""
@@ -212,9 +201,9 @@ class FutureMap(Iterator[T], Generic[T]):
         if not calls.begun:
             calls.begin()
         if self._read() == self._taken:
-            failure, calls.failure = calls.failure, None
+            failure = calls.take_failure()
             self.close()
-            raise StopIteration if failure is None else failure.see() if isinstance(failure, Unseen) else failure
+            raise StopIteration if failure is None else failure
         future = self._next_done()
         with calls.lock:
             calls.futures.remove(future)

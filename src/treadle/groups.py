@@ -98,7 +98,7 @@ class TaskGroup:
                 raise RuntimeError(f"cannot submit to a group that is {self._state}; submit inside its `with` block")
             self._submitting[process] += 1
             pool = cast("Pool | Options", self._pool)
-        token = SCOPE.set(self._scope.bounded_by(scope_around(None if pool._context else BARE)))
+        token = SCOPE.set(self._scope.bounded_by(scope_around(None if pool._task_context else BARE)))
         try:
             future = pool.submit(fn, *args, **kwargs)
             with _lock:

@@ -88,7 +88,7 @@ class MapIterator(Iterator[T], Generic[T]):
         if item.outcome == RETURNED:
             return value  # type: ignore[no-any-return]  # cast() would be a call
         try:
-            raise as_in_generator(value.see() if isinstance(value, Unseen) else value)
+            raise as_in_generator(value.see() if type(value) is Unseen else value)
         finally:
             value = None  # the traceback holds this frame: no cycle through it
 
@@ -109,9 +109,9 @@ class MapIterator(Iterator[T], Generic[T]):
         self._span = 0
         outstanding = self._read() - self._taken
         if not outstanding:
-            failure, job.failure = job.failure, None
+            failure = job.take_failure()
             self.close()
-            raise StopIteration if failure is None else failure.see() if isinstance(failure, Unseen) else failure
+            raise StopIteration if failure is None else failure
         self._span = self._left = outstanding - (0 if job.rows is None else min(self._low, outstanding - 1))
 
     def _read(self) -> int:

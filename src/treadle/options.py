@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable
+from collections import deque
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
@@ -28,6 +29,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 MOST_URGENT = 1000
+CHANGING = frozenset({bytearray, deque, dict, list, set, type({}.keys()), type({}.values()), type({}.items())})
 
 
 def traits_for(order: Order, name: str | None, priority: int, key: Hashable) -> Traits:
@@ -68,20 +70,34 @@ def _useless(argument: str, value: object, order: Order, its_order: str = "prior
     )
 
 
+def _as_it_is(iterable: Iterable[T]) -> Iterable[T]:
+    """Return what a map reads: a copy of what may be changed after the call, for which that is too late."""
+    return tuple(iterable) if type(iterable) in CHANGING else iterable
+
+
 class Options(Submitter):
     """A view of a pool whose tasks are submitted with other options; made by `Pool.options`."""
 
-    __slots__ = ("_context", "_dispatcher", "_pool", "_rate", "_timeout", "_traits", "_vetted", "_when_full")
+    __slots__ = (
+        "_dispatcher",
+        "_task_context",
+        "_task_pool",
+        "_task_rate",
+        "_task_timeout",
+        "_task_traits",
+        "_task_vetted",
+        "_task_when_full",
+    )
 
     def __init__(self, pool: Pool, *, timeout: float | None, when_full: str, traits: Traits, rate: Rate | None) -> None:
-        self._pool = pool
+        self._task_pool = pool
         self._dispatcher = pool._dispatcher
-        self._context = pool._context
-        self._timeout = timeout
-        self._when_full = when_full
-        self._traits = traits
-        self._rate = rate
-        self._vetted = pool._vetted
+        self._task_context = pool._task_context
+        self._task_timeout = timeout
+        self._task_when_full = when_full
+        self._task_traits = traits
+        self._task_rate = rate
+        self._task_vetted = pool._task_vetted
 
     def map(
         self,
@@ -107,20 +123,24 @@ class Options(Submitter):
     ) -> Results[T]:
         """Check the arguments and begin, through `submit` if it is given."""
         checks.blocking("fn", fn)
-        pool = self._pool
+        pool = self._task_pool
         timeout = checks.time_left("timeout", timeout)
         chunksize = checks.integer("chunksize", chunksize, least=1)
         buffersize = checks.integer_or_none("buffersize", buffersize, least=1)
         ahead, eager = buffersize or read_ahead(self._dispatcher), buffersize is None
         ordered = checks.boolean("ordered", ordered)
-        rows = zip(*iterables, strict=False)
-        context = taken() if self._context else BARE
+        rows: Iterator[tuple[Any, ...]] = zip(*(_as_it_is(each) if eager else each for each in iterables), strict=False)
+        if len(iterables) > 1:  # once one has raised, rows would be paired wrongly; a generator ends then
+            rows = (row for row in rows)
+        context = taken() if self._task_context else BARE
         # A turn would run items as fast as it can; and each call is to pass through what others have put there.
-        if submit is None and (self._rate is not None or ThreadPoolExecutor.submit is not STANDARD):
+        if submit is None and (self._task_rate is not None or ThreadPoolExecutor.submit is not STANDARD):
             submit = self.submit
         if submit is not None:
+            if eager and self._task_when_full in ("reject", "discard_oldest"):  # or its own items would be in its way
+                ahead = max(1, min(ahead, self._dispatcher.admission.limit))
             calls = Calls(
-                self._dispatcher, submit, fn, rows, ahead=ahead, eager=eager, context=context, traits=self._traits
+                self._dispatcher, submit, fn, rows, ahead=ahead, eager=eager, context=context, traits=self._task_traits
             )
             return FutureMap(calls, timeout=timeout, ordered=ordered)
         job = Job(
@@ -132,8 +152,8 @@ class Options(Submitter):
             chunksize=chunksize,
             ordered=ordered,
             context=context,
-            enter=(self._when_full, self._timeout),
-            traits=self._traits,
+            enter=(self._task_when_full, self._task_timeout),
+            traits=self._task_traits,
         )
         return MapIterator(pool, job, timeout)
 
@@ -145,18 +165,18 @@ class Options(Submitter):
             self._enter_later(task)
         else:
             task = pass_through(self, fn, args, kwargs, self._enter_later)
-        outcome = aio.outcome(self._dispatcher, task, self._timeout)
+        outcome = aio.outcome(self._dispatcher, task, self._task_timeout)
         # The traceback of what the task raises holds this frame, and the task that. Nor is it to keep the pool.
         del self, task
         return await outcome
 
     def _enter_later(self, task: Future[Any]) -> None:
         """Admit a task without blocking the event loop; where the policy is "run", it waits."""
-        self._dispatcher.admission.enter_later(task, self._when_full)
+        self._dispatcher.admission.enter_later(task, self._task_when_full)
 
     def __repr__(self) -> str:
-        name, priority, key = self._traits
+        name, priority, key = self._task_traits
         return (
-            f"<Options of {self._pool!r}: timeout={self._timeout}, when_full={self._when_full!r}, name={name!r}, "
-            f"priority={priority}, key={show(key)}, rate={self._rate}>"
+            f"<Options of {self._task_pool!r}: timeout={self._task_timeout}, when_full={self._task_when_full!r}, "
+            f"name={name!r}, priority={priority}, key={show(key)}, rate={self._task_rate}>"
         )

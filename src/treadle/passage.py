@@ -91,7 +91,7 @@ def pass_through(
     if not kwargs.keys().isdisjoint(("self", "fn")):  # the replacement's own arguments are called so
         fn, kwargs = partial(fn, **kwargs), {}
     outer, passage = _here.passage, _Passage(submitter, name_of(fn), enter)
-    pool = submitter._pool
+    pool = submitter._task_pool
     try:
         _here.passage = passage
         found = vars(ThreadPoolExecutor)["submit"]

@@ -117,8 +117,8 @@ class Pool(Submitter, ThreadPoolExecutor):
             prefix = f"{thread_name_prefix}_" if thread_name_prefix else f"{checks.text('name', name)}-"
         if initializer is not None:
             checks.blocking("initializer", initializer)
-        self._when_full = checks.one_of("when_full", when_full, POLICIES)
-        self._context = checks.boolean("context", context)
+        self._task_when_full = checks.one_of("when_full", when_full, POLICIES)
+        self._task_context = checks.boolean("context", context)
         max_workers = checks.integer("max_workers", max_workers, least=1)
         min_workers = checks.integer("min_workers", min_workers, least=0)
         if min_workers > max_workers:
@@ -127,7 +127,12 @@ class Pool(Submitter, ThreadPoolExecutor):
             )
         if limit is not None and not is_a(limit, Limit):
             raise TypeError(f"limit={show(limit)} is {type_name(limit)}; allowed: a treadle.Limit, or None")
-        self._timeout, self._traits, self._rate, self._vetted = None, PLAIN, rate_of(rate), checks.nobody
+        self._task_timeout, self._task_traits, self._task_rate, self._task_vetted = (
+            None,
+            PLAIN,
+            rate_of(rate),
+            checks.nobody,
+        )
         self._dispatcher = Dispatcher(
             name=name,
             thread_prefix=prefix,
@@ -196,7 +201,7 @@ class Pool(Submitter, ThreadPoolExecutor):
         # Where `submit` was overridden or replaced, every call is to pass through it, as in the standard library.
         replaced = type(self).submit is not Submitter.submit or "submit" in vars(self)
         submit = self.submit if replaced else None
-        return self.options()._map(fn, iterables, timeout, chunksize, buffersize, ordered, submit)
+        return Pool.options(self)._map(fn, iterables, timeout, chunksize, buffersize, ordered, submit)
 
     async def run(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Run `fn(*args, **kwargs)` on a thread of the pool, and await its result.
@@ -213,7 +218,7 @@ class Pool(Submitter, ThreadPoolExecutor):
             RuntimeError: `fn` raised StopIteration, which no coroutine may raise (PEP 479), or asyncio.CancelledError.
             And as `submit`, and whatever else `fn` raises.
         """
-        call = self.options().run(fn, *args, **kwargs)
+        call = Pool.options(self).run(fn, *args, **kwargs)
         self = None  # type: ignore[assignment]  # a traceback that somebody keeps would hold the pool through this frame
         return await call
 
@@ -246,9 +251,9 @@ class Pool(Submitter, ThreadPoolExecutor):
         return Options(
             self,
             timeout=checks.seconds("timeout", timeout),
-            when_full=self._when_full if when_full is None else checks.one_of("when_full", when_full, POLICIES),
+            when_full=self._task_when_full if when_full is None else checks.one_of("when_full", when_full, POLICIES),
             traits=traits_for(self._dispatcher.order, name, priority, key),
-            rate=self._rate if rate is None else rate_of(rate),
+            rate=self._task_rate if rate is None else rate_of(rate),
         )
 
     def resize(self, max_workers: int) -> None:
@@ -470,7 +475,7 @@ class Pool(Submitter, ThreadPoolExecutor):
             return ShutdownLock(self)
 
         @property
-        def _pool(self) -> Pool:
+        def _task_pool(self) -> Pool:
             return self  # as a view has it
 
     @staticmethod

@@ -255,7 +255,7 @@ class _Here(threading.local):
 
     worker: Any = None  # treadle.worker.Worker, if it is one's thread
     tasks: tuple[Any, ...] = ()  # those that run in a thread of nobody's, by the caller itself; the innermost last
-    ticket: Any = None  # the pool that lets in the next task though it was closed: a call of a map that it has accepted
+    reading: Any = None  # the dispatcher of a pool, while the input is read of a map that it has accepted
 
 
 HERE = _Here()

@@ -38,14 +38,15 @@ class Submitter:
 
     __slots__ = ()
 
-    _pool: Pool  # itself, or of which it is a view
+    # Not called what subclasses of a pool may call what is theirs.
+    _task_pool: Pool  # itself, or of which it is a view
     _dispatcher: Dispatcher
-    _context: bool  # whether tasks run in a copy of their submitter's context
-    _when_full: str
-    _timeout: float | None  # seconds to wait for room
-    _traits: Traits
-    _rate: Rate | None
-    _vetted: Callable[[], object]  # what was submitted last; to look at each anew takes a fourth of a submit
+    _task_context: bool  # whether tasks run in a copy of their submitter's context
+    _task_when_full: str
+    _task_timeout: float | None  # seconds to wait for room
+    _task_traits: Traits
+    _task_rate: Rate | None
+    _task_vetted: Callable[[], object]  # what was submitted last; to look at each anew takes a fourth of a submit
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Run `fn(*args, **kwargs)` on a thread of the pool.
@@ -67,13 +68,17 @@ class Submitter:
             RuntimeError: Python is exiting; or no thread can be started, and the pool has none. The task will not run.
             PatchedTooLate: no thread can be started, for threads are greenlets now; the task will not run.
         """
-        if self._vetted() is not fn or fn is None:  # a dead reference returns None
-            self._vetted = checks.vetted("fn", fn, self._vetted)
+        if self._task_vetted() is not fn or fn is None:  # a dead reference returns None
+            self._task_vetted = checks.vetted("fn", fn, self._task_vetted)
         if ThreadPoolExecutor.submit is not STANDARD:  # somebody has replaced it, and is to have a say here
             return pass_through(self, fn, args, kwargs, self._enter)  # type: ignore[no-any-return]  # whatever it is
-        if scope_here() is not None or self._rate is not None or (not self._context and HERE.worker is not None):
+        if (
+            scope_here() is not None
+            or self._task_rate is not None
+            or (not self._task_context and HERE.worker is not None)
+        ):
             task = self._task(fn, args, kwargs)
-            self._dispatcher.enter(task, self._when_full, self._timeout)
+            self._dispatcher.enter(task, self._task_when_full, self._task_timeout)
             return task
         dispatcher = self._dispatcher
         # As new_task() and Dispatcher.enter() do; spelled out because this is the path of every task.
@@ -83,13 +88,13 @@ class Submitter:
         task._watchers = None
         task._fn = fn if not kwargs else partial(fn, **kwargs)
         task._args = args
-        if self._context:  # as taken() does
+        if self._task_context:  # as taken() does
             context = copy_context()
             task._context = detached(context) if context else context
         else:
             task._context = BARE
         task._submitted = now()
-        task._traits = self._traits
+        task._traits = self._task_traits
         # `acquire` inside the `try`: Ctrl-C may raise between any two of these lines, and the lock must not stay taken.
         try:
             dispatcher.acquire()
@@ -101,7 +106,7 @@ class Submitter:
                 dispatcher.release()
             else:
                 dispatcher.release()
-                dispatcher.admission.enter(task, self._when_full, self._timeout)
+                dispatcher.admission.enter(task, self._task_when_full, self._task_timeout)
         except BaseException as error:
             dispatcher.admission.recover(task, error)
             raise
@@ -109,10 +114,10 @@ class Submitter:
 
     def _enter(self, task: Future[Any]) -> None:
         """Admit a task."""
-        self._dispatcher.enter(task, self._when_full, self._timeout)
+        self._dispatcher.enter(task, self._task_when_full, self._task_timeout)
 
     def _task(self, fn: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Future[T]:
         """Return a task that has not been admitted."""
-        context = taken() if self._context else BARE
+        context = taken() if self._task_context else BARE
         call = fn if not kwargs else partial(fn, **kwargs)
-        return new_task(self._dispatcher, call, args, context, self._traits, Future, self._rate)
+        return new_task(self._dispatcher, call, args, context, self._task_traits, Future, self._task_rate)

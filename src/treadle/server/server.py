@@ -138,7 +138,7 @@ class Server:
         context = self._tls if self._tls is None or isinstance(self._tls, ssl.SSLContext) else _context_from(self._tls)
         listeners = open_listeners(self._bind)
         try:
-            fleet = Fleet(self.protocol, self.limits, self._pool._dispatcher, self._over, self._pool._when_full)
+            fleet = Fleet(self.protocol, self.limits, self._pool._dispatcher, self._over, self._pool._task_when_full)
             fleet.start(listeners, context)
         except BaseException:
             for listener in listeners:
