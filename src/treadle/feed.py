@@ -5,7 +5,7 @@ and while somebody does, it is to hold no more of them than the pool may hold ta
 
     map() reads a first window -> the consumer, who has begun to take results, reads as they are taken
                                -> a worker, if nobody has begun after PATIENCE seconds, until somebody does
-                               -> whoever closes the pool, before that; a worker reads what is left then
+                               -> whoever closes the pool, as soon as it is closed; a worker reads what is left then
 
 A consumer nearly always begins at once, in the thread that called `map`, and the input may be bound to that thread, as
 a database's cursor is; so a worker does not come in between. Where a `buffersize` was given, the consumer reads alone.
