@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import faulthandler
 import gc
+import logging
 import os
 import signal
 import sys
@@ -164,5 +165,6 @@ def _open_descriptors() -> set[tuple[str, str]]:
 
 
 def pytest_unconfigure() -> None:
-    """End an interpreter that a leftover thread would keep from ending."""
+    """End an interpreter that a leftover thread would keep from ending; what tests have left unasked is no news."""
+    logging.disable(logging.CRITICAL)
     faulthandler.dump_traceback_later(EXIT_PATIENCE, exit=True, file=2)
