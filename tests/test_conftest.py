@@ -82,7 +82,7 @@ def test_a_thread_that_outlives_the_last_test_cannot_keep_the_run_from_ending(tm
         ("with Pool(1) as pool:", "raise KeyError('1 == 2')"),
         ("with Pool(1) as pool, TaskGroup(pool) as pool:", "assert 1 == 2"),
         ("with contextlib.ExitStack() as stack:\n        pool = stack.enter_context(Pool(1))", "pytest.fail('1 == 2')"),
-        ("with Crew(gate.wait, 1) as pool:\n        pool.submit = lambda *_: pool.put(None)", "assert 1 == 2"),
+        ("with Crew(hold, 1) as pool:\n        pool.submit = lambda *_: pool.put(None)", "assert 1 == 2"),
     ],
     ids=["pool", "group", "stack", "crew"],
 )
@@ -91,9 +91,13 @@ def test_a_test_that_fails_while_its_tasks_wait_for_it_says_what_failed(block: s
 import contextlib
 from treadle import Crew, Pool, TaskGroup
 def test():
-    gate = threading.Event()
+    gate, began = threading.Event(), threading.Event()
+    def hold(*_):
+        began.set()
+        gate.wait()
     {block}
-        pool.submit(gate.wait)
+        pool.submit(hold)
+        assert began.wait(30)
         {fails}
 def test_next(): pass
 """
