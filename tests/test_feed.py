@@ -593,6 +593,8 @@ def test_closing_a_pool_without_waiting_does_not_wait_for_room_either() -> None:
 
 @pytest.mark.parametrize("policy", ["reject", "discard_oldest"])
 def test_the_calls_of_a_map_are_not_in_the_way_of_each_other(policy: str) -> None:
+    gate = threading.Event()
     with Pool(2, queue_size=1, when_full=policy, rate=1e6) as pool:
-        results = pool.map(int, range(100))
-    assert list(results) == list(range(100))
+        results = pool.map(lambda number: (gate.wait(30), number)[1], range(100))  # none ends before all were tried
+        gate.set()
+        assert list(results) == list(range(100))

@@ -69,7 +69,7 @@ def test_a_program_that_patches_first_runs_its_tasks_in_greenlets(patch: str) ->
                 tasks = [group.submit(time.sleep, 0.001 * n) for n in range(9)]
             assert all(task.done() for task in tasks)
         last = Pool(1)
-        last.submit(lambda: (time.sleep(0.01), print("at exit")))
+        last.submit(lambda: (time.sleep(0.01), print("at exit")))  # why: it is to be under way when Python exits
     """)
     assert written == ["timeout", "deadline", "at exit"]
 
