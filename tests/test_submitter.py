@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextvars
+import threading
 from typing import Any
 
 import pytest
 
 import treadle
 from treadle import Future, Pool
+from treadle.contexts import EMPTY
 from treadle.errors import PoolFull
 from treadle.futures import RUNNING
 from treadle.governed import Governed
@@ -99,3 +101,65 @@ def test_a_coroutine_function_is_refused_in_words_also_when_others_were_submitte
                 door.submit(None)  # type: ignore[arg-type]  # that is the point
             assert door.submit(lambda: 2).result(PATIENCE) == 2
         assert pool.snapshot().submitted == 6
+
+
+def all_ways(pool: Pool, view: Options, fn: Any, *args: Any) -> list[Any]:
+    """Return what `fn(*args)` returned, run in every way in which a task may be run."""
+    with treadle.deadline(PATIENCE):
+        governed = pool.submit(fn, *args)
+    within = pool.submit(lambda: pool.submit(fn, *args).result(PATIENCE))  # in its own thread
+    tasks = [
+        pool.submit(fn, *args),
+        view.submit(fn, *args),
+        pool.options(rate=1000).submit(fn, *args),
+        governed,
+        within,
+    ]
+    return [task.result(PATIENCE) for task in tasks]
+
+
+@pytest.mark.parametrize("initializer", [None, lambda: contextvars.ContextVar[str]("lent").set("x")])
+def test_where_nothing_is_set_each_task_sets_what_it_likes_for_itself_alone(initializer: Any) -> None:
+    variable = contextvars.ContextVar("variable", default="none")
+
+    def look_and_set() -> str:
+        seen = variable.get()
+        variable.set("a task's")
+        return seen
+
+    def program() -> None:
+        with Pool(1, initializer=initializer) as pool:
+            for _ in range(2):
+                assert set(all_ways(pool, pool.options(), look_and_set)) == {"none"}
+        assert variable.get() == "none"
+
+    contextvars.Context().run(program)
+    assert not EMPTY
+
+
+def test_a_task_that_waits_holds_a_context_only_where_something_is_set() -> None:
+    variable = contextvars.ContextVar[int]("variable")
+
+    def program() -> None:
+        gate = threading.Event()
+        with Pool(1) as pool:
+            pool.submit(gate.wait, PATIENCE)
+            doors: list[Submitter] = [pool, pool.options()]
+            assert all(door.submit(int)._context is EMPTY for door in doors)
+            variable.set(1)
+            assert all(door.submit(int)._context[variable] == 1 for door in doors)
+            gate.set()
+
+    contextvars.Context().run(program)
+
+
+@pytest.mark.parametrize("count", range(5))
+def test_a_function_is_called_with_as_many_arguments_as_were_given(count: int) -> None:
+    def call(*args: object, **kwargs: object) -> Any:
+        return args, kwargs
+
+    args = tuple(range(count))
+    with Pool(1) as pool:
+        assert all(result == (args, {}) for result in all_ways(pool, pool.options(), call, *args))
+        assert pool.submit(call, *args, a=1).result(PATIENCE) == (args, {"a": 1})
+        assert list(pool.map(call, *([arg] for arg in args))) == ([(args, {})] if count else [])

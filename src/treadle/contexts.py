@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from treadle.calls import Bare
 
-__all__ = ["Lent", "copier", "detached", "taken"]
+__all__ = ["EMPTY", "Lent", "copier", "detached", "taken"]
 
 T = TypeVar("T")
 
@@ -70,6 +70,9 @@ def _find_decimal() -> None:
     _kinds = _kinds | dict.fromkeys(context, Kind(decimal.DefaultContext, _settings_of_decimal))
     _decimal_found = True
 
+
+EMPTY = Context()
+"""What a task has whose submitter has set nothing; it stands for one that is made when the task runs. Never run in."""
 
 # -- what a task gets of its submitter ----------------------------------------------------------------------------
 
@@ -147,6 +150,8 @@ class Lent:
 
     def to(self, context: Context) -> Context:
         """Return `context`, in which nobody runs, or one like it, with what its submitter has not set."""
+        if context is EMPTY:
+            context = Context()
         other = context.get(LENT)
         if other is not None:  # of a thread in which it was about to run, and had to wait
             context = other.out_of(context)

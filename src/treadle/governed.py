@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextvars import Context
 from typing import TYPE_CHECKING, Any, cast
 
 from treadle import clock
 from treadle.calls import Bare, Unseen
+from treadle.contexts import EMPTY
 from treadle.errors import Cancelled, DeadlineExceeded
 from treadle.futures import PENDING, Future
 from treadle.scope import HERE, SCOPE, Scope
@@ -15,8 +17,6 @@ from treadle.threads import check_unpatched
 from treadle.words import log
 
 if TYPE_CHECKING:
-    from contextvars import Context
-
     from treadle.home import Home
     from treadle.rate import Rate
     from treadle.traits import Traits
@@ -69,7 +69,8 @@ class Governed(Future[Any]):
         if started:
             self._home.announce("started", self)
             try:
-                result = self._context.run(self._fn, *self._args)
+                context = Context() if self._context is EMPTY else self._context
+                result = context.run(self._fn, *self._args)
             except BaseException as raised:
                 error = raised
         elif error is not None:
@@ -163,7 +164,7 @@ def new_task(
     task._watchers = None
     task._fn = fn
     task._args = args
-    task._context = context
+    task._context = context or EMPTY  # each that waits would hold one
     task._submitted = clock.now()
     task._traits = traits
     if scope is not None:

@@ -332,7 +332,7 @@ class Job(Feed):
             except IndexError:  # another turn was faster, or has taken all while this one read on
                 continue
             try:  # as in run(), spelled out because this is the path of every item
-                item.value = copy().run(fn, *item.args)
+                item.value = copy().run(fn, item.args[0]) if len(item.args) == 1 else copy().run(fn, *item.args)
                 item.args = None
                 item.outcome = RETURNED
             except BaseException as error:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 from treadle import checks
 from treadle.calls import Bare
 from treadle.clock import now
-from treadle.contexts import detached, taken
+from treadle.contexts import EMPTY, detached, taken
 from treadle.futures import PENDING, Future
 from treadle.governed import new_task
 from treadle.passage import STANDARD, pass_through
@@ -72,14 +72,16 @@ class Submitter:
             self._task_vetted = checks.vetted("fn", fn, self._task_vetted)
         if ThreadPoolExecutor.submit is not STANDARD:  # somebody has replaced it, and is to have a say here
             return pass_through(self, fn, args, kwargs, self._enter)  # type: ignore[no-any-return]  # whatever it is
-        if (
-            scope_here() is not None
-            or self._task_rate is not None
-            or (not self._task_context and HERE.worker is not None)
-        ):
+        context: Any = copy_context() if self._task_context else BARE
+        rate = self._task_rate
+        if not context and rate is None:  # nothing is set where this is called, no scope either
+            context = EMPTY
+        elif scope_here() is not None or rate is not None or (context is BARE and HERE.worker is not None):
             task = self._task(fn, args, kwargs)
             self._dispatcher.enter(task, self._task_when_full, self._task_timeout)
             return task
+        elif context is not BARE:
+            context = detached(context)
         dispatcher = self._dispatcher
         # As new_task() and Dispatcher.enter() do; spelled out because this is the path of every task.
         task = _new(Future)
@@ -88,11 +90,7 @@ class Submitter:
         task._watchers = None
         task._fn = fn if not kwargs else partial(fn, **kwargs)
         task._args = args
-        if self._task_context:  # as taken() does
-            context = copy_context()
-            task._context = detached(context) if context else context
-        else:
-            task._context = BARE
+        task._context = context
         task._submitted = now()
         task._traits = self._task_traits
         # `acquire` inside the `try`: Ctrl-C may raise between any two of these lines, and the lock must not stay taken.

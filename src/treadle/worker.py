@@ -191,7 +191,8 @@ class Worker:
                         watchers = None
                         why = dispatcher.put_back(done)
                     else:
-                        self.ended += not done._silent  # as it is replaced below: a snapshot counts it once
+                        if not done._silent:
+                            self.ended += 1  # as it is replaced below: a snapshot counts it once
                         if watchers is None or watchers.condition is None:
                             done._state = FINISHED
                         if after is not None:
