@@ -7,7 +7,7 @@ import functools
 import queue
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import CancelledError
+from concurrent.futures import CancelledError, InvalidStateError
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -77,7 +77,7 @@ def test_it_counts_what_waits(hold: Callable[..., Held], order: str) -> None:
 
 
 @pytest.mark.parametrize("order", ORDERS)
-def test_what_is_taken_out_is_cancelled_and_can_be_called_elsewhere(hold: Callable[..., Held], order: str) -> None:
+def test_what_is_taken_out_waits_for_whoever_has_it_and_can_be_run_there(hold: Callable[..., Held], order: str) -> None:
     held = hold(order=order, queue_size=3)
     double = functools.partial(int, base=2)
     tasks = [held.pool.submit(divmod, 7, 2), held.pool.submit(int, "11", base=2), held.pool.submit(double, "1")]
@@ -88,17 +88,110 @@ def test_what_is_taken_out_is_cancelled_and_can_be_called_elsewhere(hold: Callab
     assert {item.future for item in items} == set(tasks)
     if order != "adaptive":
         assert [item.future for item in items] == tasks
-        assert items[0][1:] == (divmod, (7, 2), {})
+        assert (items[0].fn, items[0].args, items[0].kwargs) == (divmod, (7, 2), {})
         assert items[1].task == (int, ("11",), {"base": 2})
-    for item in items:
-        assert item.future.cancelled()
-        assert item.future.cancel()
-    assert sorted(str(item.fn(*item.args, **item.kwargs)) for item in items) == ["(3, 1)", "1", "3"]
     now = held.pool.snapshot()
-    assert (now.waiting, now.cancelled, now.submitted) == (0, 3, 4)
+    assert (now.waiting, now.cancelled, now.submitted) == (0, 0, 4)
     others = [held.pool.submit(abs, -number) for number in range(3)]  # there is room again
+    for item in items:
+        assert not item.future.done()
+        item.run()
+        with pytest.raises(RuntimeError, match="cannot begin again"):
+            item.run()
+    assert [task.result(0) for task in tasks] == [(3, 1), 3, 1]
     held.let_go()
     assert [task.result(PATIENCE) for task in others] == [0, 1, 2]
+    assert (held.pool.snapshot().finished, held.pool.snapshot().submitted) == (7, 7)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_what_is_put_back_is_run_by_the_pool(hold: Callable[..., Held], order: str) -> None:
+    held = hold(order=order, queue_size=3)
+    tasks = [held.pool.submit(abs, -number) for number in range(3)]
+    items = [taken(held) for _ in tasks]
+    held.pool.submit(abs, -3)
+    for item in items:
+        held.queue.put(item)  # it needs no room
+        with pytest.raises(InvalidStateError, match="cannot be put back again"):
+            held.queue.put_nowait(item)
+    del items, item
+    assert held.queue.qsize() == 4
+    held.let_go()
+    assert [task.result(PATIENCE) for task in tasks] == [0, 1, 2]
+    assert (held.pool.snapshot().finished, held.pool.snapshot().submitted) == (5, 5)
+
+
+def test_what_is_put_back_into_a_closed_pool_is_still_whoever_has_its(hold: Callable[..., Held]) -> None:
+    held = hold()
+    task = held.pool.submit(abs, -1)
+    item = taken(held)
+    held.let_go()
+    with pytest.raises(PoolClosed):
+        held.queue.put(item)
+    item.run()
+    assert task.result(0) == 1
+
+
+def test_what_was_cancelled_after_it_was_taken_out_is_neither_run_nor_put_back(hold: Callable[..., Held]) -> None:
+    held = hold()
+    task = held.pool.submit(abs, -1)
+    item = taken(held)
+    assert item.future.cancel()
+    item.run()
+    held.queue.put(item)
+    assert task.cancelled()
+    assert held.queue.empty()
+    assert held.pool.snapshot().cancelled == 1
+
+
+def test_what_is_put_into_another_pool_runs_there_and_counts_where_it_was_submitted(hold: Callable[..., Held]) -> None:
+    held = hold()
+    task = held.pool.submit(threading.current_thread)
+    with Pool(1, name="other") as other:
+        cast(Any, other)._work_queue.put(taken(held))
+        assert task.result(PATIENCE).name == "other-0"
+    assert held.pool.snapshot().submitted == 2
+    task = held.pool.submit(threading.current_thread)
+    with concurrent.futures.ThreadPoolExecutor(1, "standard") as standard:
+        standard.submit(abs, -1).result(PATIENCE)
+        cast(Any, standard)._work_queue.put(taken(held))
+        assert task.result(PATIENCE).name == "standard_0"
+    assert held.pool.snapshot().waiting == 0
+
+
+def test_a_task_that_asks_for_what_was_taken_out_runs_it(hold: Callable[..., Held]) -> None:
+    """Or it would wait for its own pool."""
+    held = hold()
+    asked: list[Any] = []
+    waiting: Any
+    later = held.pool.submit(lambda: asked.append(waiting.result(PATIENCE)))
+    waiting = held.pool.submit(abs, -1)
+    first, second = taken(held), taken(held)
+    held.queue.put(first)
+    held.gate.set()
+    later.result(PATIENCE)
+    assert asked == [1]
+    with pytest.raises(InvalidStateError):
+        held.queue.put(second)
+
+
+def test_what_is_taken_out_of_a_map_is_its_work(hold: Callable[..., Held]) -> None:
+    held = hold()
+    results = held.pool.map(abs, [-1, -2])
+    item = taken(held)
+    for settle in (
+        lambda: item.future.set_result(1),
+        lambda: item.future.set_exception(ValueError()),
+        item.future.set_running_or_notify_cancel,
+    ):
+        with pytest.raises(InvalidStateError, match="which can be cancelled, but not settled"):
+            settle()
+    item.fn(*item.args)
+    assert list(results) == [1, 2]
+    results = held.pool.map(abs, [-3])
+    held.queue.put(taken(held))
+    held.gate.set()
+    assert list(results) == [3]
 
 
 def test_a_shutdown_that_empties_the_queue_itself_ends(hold: Callable[..., Held]) -> None:
@@ -114,8 +207,10 @@ def test_a_shutdown_that_empties_the_queue_itself_ends(hold: Callable[..., Held]
             dropped.append(item.args[0])
     except queue.Empty:
         pass
+    item = None
     held.let_go()
     assert dropped == list(range(200))
+    assert not concurrent.futures.wait(futures, PATIENCE).not_done
     assert all(future.cancelled() for future in futures)
     with pytest.raises(queue.Empty):
         held.queue.get(block=False)
@@ -196,7 +291,7 @@ def test_who_waits_for_a_task_gets_the_next_one(hold: Callable[..., Held], way: 
         door = held.pool.options(name="a") if way == "run" else held.pool
         door.submit(abs, -1)
     taker.join(PATIENCE)
-    assert items[0].future.cancelled()
+    items.clear()
     assert not held.pool._dispatcher.admission.takers
     if results is not None:
         with pytest.raises(CancelledError):
@@ -243,6 +338,7 @@ def test_takers_and_workers_share_what_is_submitted() -> None:
                 except queue.Empty:
                     continue
                 took.append(item.args[0])
+                item.future.cancel()
 
         takers = [threading.Thread(target=take) for _ in range(2)]
         for taker in takers:
@@ -266,7 +362,8 @@ def test_what_is_put_is_submitted(hold: Callable[..., Held]) -> None:
     held.queue.put_nowait(SimpleNamespace(future=other, task=(int, ("11",), {"base": 2})))
     held.queue.put(None)
     assert held.queue.qsize() == 2
-    assert taken(held)[1:] == (divmod, (7, 2), {})
+    assert taken(held).task == (divmod, (7, 2), {})
+    assert concurrent.futures.wait([future], PATIENCE).done
     assert future.cancelled()
     held.gate.set()
     assert other.result(PATIENCE) == 3

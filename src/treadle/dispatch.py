@@ -18,6 +18,7 @@ from __future__ import annotations
 import itertools
 from _thread import allocate_lock
 from collections.abc import Callable, Collection, Container
+from concurrent.futures import CancelledError
 from threading import RLock, current_thread
 from typing import TYPE_CHECKING, Any
 
@@ -78,6 +79,7 @@ class Dispatcher:
         "name",
         "observers",
         "order",
+        "out",
         "plain",
         "put",
         "put_again",
@@ -133,6 +135,7 @@ class Dispatcher:
         self.after = self.ended_in_order if limit is None else self.staff.learn
         self.admission = Admission(self, queue_size)
         self.aside = Aside(self)
+        self.out: dict[Task, object] = {}  # tasks that strangers have taken out of their turn; and a token of each
         self.maps: dict[Feed, None] = {}  # of which every item is to run, and not all was read; the oldest first
         self.plain = not observers and self.admission.blocks is None
         self.room = self.admission.limit if self.plain else -1  # how many may wait where submit() goes the plain way
@@ -203,9 +206,7 @@ class Dispatcher:
 
     def leave(self, task: Task) -> None:
         """Take a task that waits somewhere out of turn; the lock is held. In the order it stays as a dead entry."""
-        if self.admission.leave(task):
-            return
-        if self.aside.leave(task):
+        if self.admission.leave(task) or self.aside.leave(task) or self.out.pop(task, None) is not None:
             return
         self.dead += 1
         crowded = self.admission.blocks is not None and bool(self.admission.entrants)
@@ -214,20 +215,48 @@ class Dispatcher:
         self.admission.let_in()
         self.staff.nudge()
 
-    def take_out(self) -> Task | None:
-        """Claim the task whose turn is next, to be cancelled by a caller that takes it away; the lock is held."""
+    def take_out(self, token: object) -> Task | None:
+        """Take the task away whose turn is next: whoever has `token` sees to it. The lock is held.
+
+        It stays pending, and so may be cancelled, settled, or run for a worker that waits for it, as others may.
+        """
         task = self.claim_next()
         if task is not None:
             self.taken_over(task)
+            task._state = PENDING
             self.after_claim()
         else:  # the order holds those back that it has, or they wait beside it
             task = next((task for task in (*self.tasks, *self.aside.tasks) if task._state == PENDING), None)
             if task is None:
                 return None
-            task._state = RUNNING
-            self.leave(task)
-        self.cancelled += not task._silent
+            if not self.aside.leave(task):
+                self.purge(task)
+                self.admission.let_in()
+        if isinstance(task, Governed):
+            task._step_out_of_line()
+        self.out[task] = token
         return task
+
+    def bring_back(self, task: Task, token: object) -> bool:
+        """Put a task back that was taken out, whether there is room or not, for it was admitted once.
+
+        Returns:
+            False if it is not out any more, or not by `token`.
+
+        Raises:
+            PoolClosed, PoolBroken, RuntimeError: the pool takes nothing more; the task stays out.
+        """
+        with self.lock:
+            if self.out.get(task) is not token:
+                return False
+            self.admission.check_open(task)
+            task._submitted = clock.now()  # that it waits since
+            self.put(task)
+            del self.out[task]
+            self.staff.summon(task, keep=True)
+            if self.admission.takers:
+                self.admission.takers.pop().release()
+            return True
 
     def purge(self, leaving: Task | None = None) -> None:
         """Drop the dead entries from the order; the lock is held."""
@@ -372,7 +401,7 @@ class Dispatcher:
         self.taken_over(task)
         why: BaseException | None = None
         if task.done():
-            why = task._exception
+            why = getattr(task._final(), "_exception", None) or CancelledError()  # it has none if others have ended it
         elif self.broken is not None:
             why = PoolBroken(self.name)
         elif self.dropping:

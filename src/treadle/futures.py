@@ -10,6 +10,13 @@ States and legal transitions (guarded by `home.lock`, and by the condition once 
     PENDING -> CANCELLED_AND_NOTIFIED          cancelled while it waited in a pool
     PENDING -> CANCELLED -> CANCELLED_AND_NOTIFIED    cancelled by hand; its maker then took note
     PENDING -> FINISHED                        settled by hand, or refused by a closed or broken pool
+    PENDING -> RUNNING -> FINISHED             begun and settled by hand, in a pool or in none
+    RUNNING -> SETTLED                         settled by hand, while its pool runs it; to others it is FINISHED
+
+By hand: by whoever calls `set_running_or_notify_cancel`, `set_result` or `set_exception`. A pool lets go of a waiting
+task then. One that runs goes on, and writes what comes of it to `_result` and `_exception`, without the lock; so what
+it was settled with is kept elsewhere (Rare.settled), and its state, which `result` finds not to be *the* FINISHED,
+leads there.
 
 Who waits: `result()` on a pool's future sleeps on a gate, a raw lock that is released once. The standard library's
 functions hold `_condition` while they look at `_state` and install themselves in `_waiters`, so a change of state must
@@ -35,7 +42,7 @@ from treadle.traits import PLAIN, Traits
 from treadle.watchers import Rare, Watchers, call_back, changing
 from treadle.words import type_name
 
-__all__ = ["CANCELLED_AND_NOTIFIED", "DONE", "FINISHED", "PENDING", "RUNNING", "Future"]
+__all__ = ["CANCELLED", "CANCELLED_AND_NOTIFIED", "DONE", "FINISHED", "PENDING", "RUNNING", "Future"]
 
 T = TypeVar("T")
 
@@ -47,6 +54,15 @@ CANCELLED = _base.CANCELLED
 CANCELLED_AND_NOTIFIED = _base.CANCELLED_AND_NOTIFIED
 FINISHED = _base.FINISHED
 DONE = (FINISHED, CANCELLED_AND_NOTIFIED, CANCELLED)
+
+
+class _State(str):
+    """A state that equals another, and is not the same object."""
+
+    __slots__ = ()
+
+
+SETTLED = _State(FINISHED)
 
 
 class Future(_base.Future[T]):
@@ -112,8 +128,8 @@ class Future(_base.Future[T]):
             DeadlineExceeded, Cancelled: the task's, or the caller's, deadline passed; or either was asked to stop.
             PoolDeadlock: the wait could never end (see `treadle.errors.PoolDeadlock`).
         """
-        if self._state is not FINISHED:
-            self._wait(timeout)
+        if self._state is not FINISHED and (settled := self._wait(timeout)) is not None:
+            return settled.result()
         if self._exception is not None:
             try:
                 raise self._see()
@@ -132,8 +148,8 @@ class Future(_base.Future[T]):
             CancelledError: the task was cancelled.
             PoolDeadlock: the wait could never end.
         """
-        if self._state is not FINISHED:
-            self._wait(timeout)
+        if self._state is not FINISHED and (settled := self._wait(timeout)) is not None:
+            return settled.exception()
         return None if self._exception is None else self._see()
 
     def cancelled(self) -> bool:
@@ -164,12 +180,18 @@ class Future(_base.Future[T]):
             self._rare = Rare()
         return self._rare
 
-    def _wait(self, timeout: float | None) -> None:
+    def _wait(self, timeout: float | None) -> Future[T] | None:
+        """Block until it is done; return what it was settled with by hand while it ran, if it was."""
         if not self.done() and not self._home.wait(self, timeout):
             checkpoint()  # the caller's own deadline may have been nearer
             raise TimeoutError
         if self.cancelled():
             raise CancelledError
+        return self._get_rare().settled if self._state is SETTLED else None
+
+    def _final(self) -> Future[T]:
+        """Return what has the outcome of a future that is finished: itself, or what it was settled with by hand."""
+        return cast("Future[T]", self._get_rare().settled) if self._state is SETTLED else self
 
     def _see(self) -> BaseException:
         """Return the exception, which from now on is not lost any more."""
@@ -183,7 +205,8 @@ class Future(_base.Future[T]):
         with self._home.lock:
             if self._state != FINISHED:
                 return self.done(), self.cancelled(), None, None
-            return True, False, self._result, None if self._exception is None else self._see()
+            final = self._final()
+            return True, False, final._result, None if final._exception is None else final._see()
 
     # -- changing state -------------------------------------------------------------------------------------------
 
@@ -242,38 +265,46 @@ class Future(_base.Future[T]):
         return 0.0
 
     def set_running_or_notify_cancel(self) -> bool:
-        """Begin a future that was made by hand.
+        """Begin a future, to settle it by hand; a pool in which it waits lets go of it.
 
         Returns:
             True: run it. False: it was cancelled, and whoever waits has been told.
 
         Raises:
             RuntimeError: it had begun, or was done. That is logged too, as in the standard library.
+            InvalidStateError: it is a task of treadle's own, of a map say.
         """
+        self._check_by_hand()
+        call: list[object] = []
         with self._change():
             state = self._state
             if state == PENDING:
+                call.append(self._withdraw())
                 self._state = RUNNING
-                return True
-            if state == CANCELLED:
+            elif state == CANCELLED:
                 self._state = CANCELLED_AND_NOTIFIED
-                return False
+        if state == PENDING:
+            call.clear()
+            self._home.announce("cancelled", self)
+            return True
+        if state == CANCELLED or (state == CANCELLED_AND_NOTIFIED and self._in_pool()):  # which has told them itself
+            return False
         _standard_log.critical("Future %s in unexpected state: %s", id(self), state)
         raise RuntimeError(f"Future in unexpected state: it is {state.lower()}, and cannot begin again: {self!r}")
 
     def set_result(self, result: T) -> None:
-        """Settle the future with `result`.
+        """Settle the future with `result`. A pool in which it waits lets go of it; if it runs, what it returns is lost.
 
         Raises:
-            InvalidStateError: it was done already.
+            InvalidStateError: it was done already; or it is a task of treadle's own, of a map say.
         """
         self._settle(result, None)
 
     def set_exception(self, exception: BaseException | None) -> None:
-        """Settle the future with `exception`.
+        """Settle the future with `exception`; as `set_result`.
 
         Raises:
-            InvalidStateError: it was done already.
+            InvalidStateError: it was done already; or it is a task of treadle's own, of a map say.
         """
         self._settle(None, exception)
 
@@ -290,25 +321,63 @@ class Future(_base.Future[T]):
         call_back(self, [fn])
 
     def _settle(self, result: Any, error: BaseException | None) -> None:
-        """Finish the future and tell whoever waits."""
-        if not self._settle_once(result, error):
+        """Finish the future by hand and tell whoever waits."""
+        self._check_by_hand()
+        if not self._settle_once(result, error, by_hand=True):
             raise InvalidStateError(f"{self._state}: {self!r}")
 
-    def _settle_once(self, result: Any, error: BaseException | None) -> str:
-        """As `_settle`; return the state it was in, empty if it was done already."""
+    def _settle_once(self, result: Any, error: BaseException | None, *, by_hand: bool = False) -> bool:
+        """Finish the future and tell whoever waits; False if it was done already."""
         call: list[object] = []
         with self._change():
             before = self._state
             if self.done():
-                return ""
+                return False
             if before == PENDING:
-                call.append(self._forget_call())
-                self._home.withdraw(self)
-            self._result, self._exception, self._state = result, error, FINISHED
-        if call:
-            call_out(call.clear)
+                call.append(self._withdraw())
+            if before == RUNNING and by_hand and self._in_pool():
+                settled: Future[T] = Future()
+                settled._result, settled._exception, settled._state = result, error, FINISHED
+                self._get_rare().settled = settled
+                self._end_early(SETTLED)
+            else:
+                self._result, self._exception, self._state = result, error, FINISHED
+        try:
+            if call:
+                call_out(call.clear)
+                self._home.announce("cancelled", self)
+        finally:
+            self._tell()
+        return True
+
+    def _check_by_hand(self) -> None:
+        """Raise InvalidStateError if what becomes of it is not for others to say."""
+        if self._silent:
+            raise InvalidStateError(f"{self!r} does work of treadle's own, which can be cancelled, but not settled")
+
+    def _in_pool(self) -> bool:
+        return not isinstance(self._home, Alone)
+
+    def _withdraw(self) -> object:
+        """Have its pool let go of a pending future; return its call, as `_forget_call`. The lock is held."""
+        call = self._forget_call()
+        self._home.withdraw(self)
+        return call
+
+    def _end_early(self, state: str) -> None:
+        """Set the state of a future that a pool has claimed, and may be running; the lock is held."""
+        watchers = self._watch()
+        if watchers.condition is None:
+            watchers.condition = Condition()  # for whose sake a worker looks at the state before it sets it
+        self._state = state
+
+    def _cancel_claimed(self) -> None:
+        """Cancel a future that a pool has claimed, and whose call is not made."""
+        with self._change():
+            if self.done():
+                return
+            self._end_early(CANCELLED_AND_NOTIFIED)
         self._tell()
-        return before
 
     def _abandon(self, why: BaseException | None) -> None:
         """Cancel a future that was claimed and will not be run; because its pool drops it, if there is a `why`."""
@@ -375,9 +444,10 @@ class Future(_base.Future[T]):
         return False
 
     def _finish(self) -> None:
-        """Settle a future whose call was run, and tell whoever waits."""
+        """Settle a future whose call was run, unless that was done meanwhile, and tell whoever waits."""
         with self._change():
-            self._state = FINISHED
+            if not self.done():
+                self._state = FINISHED
         self._tell()
 
     def _forget_call(self) -> object:
@@ -422,8 +492,9 @@ class Future(_base.Future[T]):
 
     def __repr__(self) -> str:
         with self._home.lock:
-            state, error, outcome = self._state, getattr(self, "_exception", None), ""
+            state, outcome = self._state, ""
             if state == FINISHED:
-                what = "returned" if error is None else "raised"
-                outcome = f" {what} {type_name(self._result if error is None else error)}"
+                final = self._final()
+                error, result = final._exception, final._result
+                outcome = f" returned {type_name(result)}" if error is None else f" raised {type_name(error)}"
         return f"<{type(self).__name__} at {id(self):#x} state={_base._STATE_TO_DESCRIPTION_MAP[state]}{outcome}>"

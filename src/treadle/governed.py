@@ -101,11 +101,15 @@ class Governed(Future[Any]):
         self._leave_line()
         return call
 
-    def _leave_line(self) -> None:
-        """Let those behind it go on, for it will not begin any more, or has."""
+    def _step_out_of_line(self) -> None:
+        """Wait for no turn any more, until it comes to a worker again."""
         if self._rate is not None:
             self._rate.forget(self)
-            self._rate = None
+
+    def _leave_line(self) -> None:
+        """Let those behind it go on, for it will not begin any more, or has."""
+        self._step_out_of_line()
+        self._rate = None
 
     def _expire(self, error: DeadlineExceeded) -> None:
         """Fail, for the deadline has passed."""
@@ -113,8 +117,7 @@ class Governed(Future[Any]):
             self._late = True
             if not self._entered:
                 return
-        if self._settle_once(None, error) == PENDING:
-            self._home.announce("cancelled", self)
+        self._settle_once(None, error)
 
     def _enter(self) -> None:
         """Note that the pool has it; no lock is held."""

@@ -175,6 +175,7 @@ def _start_afresh(dispatcher: Dispatcher) -> dict[Feed, None]:
     dispatcher.admission.entrants.clear()
     dispatcher.admission.takers.clear()
     dispatcher.aside.clear()
+    dispatcher.out.clear()
     dispatcher.staff.clear()
     dispatcher.dead = dispatcher.ended = dispatcher.cancelled = 0  # the counts are the child's own
     dispatcher.inline = running_here(dispatcher)  # they go on in the child
@@ -188,7 +189,8 @@ def _after_fork_in_child() -> None:
     maps = []
     for dispatcher in _forking:
         lost = [task for worker in dispatcher.staff.workers for task in worker.stack()]
-        for task in (*lost, *dispatcher.tasks, *dispatcher.aside.tasks, *dispatcher.admission.entrants):
+        waiting = (*dispatcher.tasks, *dispatcher.aside.tasks, *dispatcher.out, *dispatcher.admission.entrants)
+        for task in (*lost, *waiting):
             if not task.done():
                 task._orphan()
         maps.append(_start_afresh(dispatcher))

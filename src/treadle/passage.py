@@ -15,13 +15,15 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from concurrent.futures import CancelledError, Future, InvalidStateError, ThreadPoolExecutor, thread
+from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor, thread
 from contextlib import suppress
 from functools import partial
 from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
 from treadle.calls import name_of
+from treadle.errors import Cancelled
+from treadle.futures import CANCELLED
 from treadle.futures import Future as Task
 from treadle.watchers import Note
 
@@ -183,7 +185,7 @@ def _submit_item(pool: Submitter, item: Any) -> None:
     if task._traits.name is None:
         task._traits = task._traits._replace(name=passage.name)
     # Before it is admitted, and may have run.
-    future.add_done_callback(partial(_cancel_with, task))
+    future.add_done_callback(partial(_end_with, task))
     task.add_done_callback(partial(_settle, future))
     if passage is not _here.passage:
         task.add_done_callback(_SEEN)
@@ -195,10 +197,22 @@ def _submit_item(pool: Submitter, item: Any) -> None:
 
 
 def _begin(future: Future[Any], fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
-    """Make the call of `future`; what such a task has for a function."""
-    if not future.set_running_or_notify_cancel():  # after the task was claimed
-        raise CancelledError
+    """Make the call of `future`; what such a task has for a function.
+
+    Not if others were faster, after the task was claimed, who have cancelled the future, settled it, or begun it.
+    """
     try:
+        if future.cancelled():
+            raise Cancelled
+        if future.done():
+            return future.result()
+        try:
+            if not future.set_running_or_notify_cancel():
+                raise Cancelled
+        except RuntimeError:
+            if future.done():
+                return future.result()
+            raise
         return fn(*args, **kwargs)
     finally:
         del future  # the traceback holds this frame: no cycle through it
@@ -211,10 +225,18 @@ def bare_call(fn: Any, args: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...]]:
     return fn, args
 
 
-def _cancel_with(task: Task[Any], future: Future[Any]) -> None:
-    """Cancel the task, if that is what happened to its other future."""
-    if future.cancelled():
-        task.cancel()
+def _end_with(task: Task[Any], future: Future[Any]) -> None:
+    """End the task as its other future has, if somebody else has cancelled or settled that."""
+    if task.done():
+        return
+    with suppress(InvalidStateError):  # it has ended meanwhile
+        if future.cancelled():
+            if not task.cancel():
+                task._cancel_claimed()
+        elif (error := future.exception()) is not None:
+            task.set_exception(error)
+        else:
+            task.set_result(future.result())
 
 
 def _see(task: Task[Any]) -> None:
@@ -226,14 +248,17 @@ _SEEN = Note(_see)
 """For a task that nobody has: whoever asks for what it raised asks its other future, so it is not lost."""
 
 
-def _settle(future: Future[Any], task: Future[Any]) -> None:
+def _settle(future: Future[Any], task: Task[Any]) -> None:
     """Let `future` end as the task has."""
     if task.cancelled():
         if future.cancel():
-            future.set_running_or_notify_cancel()
+            with future._condition:  # which is re-entrant
+                if future._state == CANCELLED:  # nobody has taken note yet
+                    future.set_running_or_notify_cancel()
         return
+    final = task._final()
     with suppress(InvalidStateError):  # it was cancelled after the task was claimed, or settled by others
-        if task._exception is None:
-            future.set_result(task._result)
+        if final._exception is None:
+            future.set_result(final._result)
         else:
-            future.set_exception(task._exception)
+            future.set_exception(final._exception)

@@ -34,6 +34,7 @@ def snapshot_of(dispatcher: Dispatcher) -> Snapshot:
         closed = dispatcher.closed is not None
         turns = [worker.turn() for worker in dispatcher.staff.workers]
         told = waiting - sum(task._silent and task._state is PENDING for task in tasks)
+        told += sum(not task._silent for task in dispatcher.out)
     workers = tuple(look() for look in looks)
     busy = sum(worker.task is not None for worker in workers)
     running = inline + sum(task is not None and not task._silent for task in turns)

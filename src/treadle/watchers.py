@@ -57,7 +57,7 @@ class Watchers:
             if future._state == _base.CANCELLED_AND_NOTIFIED:
                 waiter.add_cancelled(future)
             elif future._state == _base.FINISHED:
-                (waiter.add_result if future._exception is None else waiter.add_exception)(future)
+                (waiter.add_result if future._final()._exception is None else waiter.add_exception)(future)
 
     def tell(self, future: Future[Any]) -> None:
         """Open the gates and run the callbacks of `future`, which is done; no lock is held. The alarm only sees to it.
@@ -126,7 +126,7 @@ def call_back(future: Future[Any], callbacks: Iterable[Callable[[Any], object]])
 class Rare:
     """A number for observers, an exception nobody has asked for, and what a task looks at to know if it should stop."""
 
-    __slots__ = ("dropped", "ended", "scope", "serial", "unseen")
+    __slots__ = ("dropped", "ended", "scope", "serial", "settled", "unseen")
 
     def __init__(self) -> None:
         self.serial = 0
@@ -134,6 +134,7 @@ class Rare:
         self.dropped: BaseException | None = None  # why its pool cancelled it
         self.unseen: Unseen | None = None
         self.scope: Scope | None = None
+        self.settled: Future[Any] | None = None  # what it was settled with by hand, while its pool ran it
 
 
 def why_dropped(future: object) -> BaseException | None:

@@ -107,6 +107,30 @@ def test_futures_of_the_parent_are_done_in_the_child_however_they_are_waited_for
     assert sorted(done.stdout.splitlines()) == sorted(expected), done.stderr
 
 
+def test_what_strangers_took_out_in_the_parent_is_done_in_the_child() -> None:
+    done = script("""
+        import concurrent.futures
+        from treadle import Pool
+        pool, gate, began = Pool(1), threading.Event(), threading.Event()
+        running = pool.submit(lambda: began.set() or gate.wait(60))
+        assert began.wait(60)
+        waiting = pool.submit(abs, -4)
+        item = pool._work_queue.get()
+        def child():
+            assert waiting.cancelled()
+            item.run()
+            assert pool.submit(abs, -3).result() == 3
+            now = pool.snapshot()
+            assert (now.submitted, now.finished) == (1, 1), now
+        print(fork(child))
+        item.run()
+        print(waiting.result(0))
+        gate.set()
+        pool.shutdown()
+    """)
+    assert done.stdout.splitlines() == ["0", "4"], done.stderr
+
+
 def test_a_map_of_the_parent_does_not_hang_in_the_child() -> None:
     done = script("""
         from treadle import Pool
