@@ -13,7 +13,7 @@ import pytest
 from programs import run
 from treadle import contexts
 from treadle.calls import Bare
-from treadle.contexts import Lent, copier, taken
+from treadle.contexts import LENT, Lent, copier, taken
 
 NAME: ContextVar[str] = ContextVar("name", default="nobody's")
 OTHER: ContextVar[str] = ContextVar("other", default="nobody's")
@@ -137,6 +137,16 @@ def initialize():
     return Lent.by_this_thread()
 
 lent = Context().run(initialize)
+
+def set_as_lent():
+    warnings.catch_warnings().__enter__()
+    warnings.simplefilter("error")
+    return taken()
+
+own = Context().run(set_as_lent)
+assert len(lent.to(own.copy()).run(taken)) == 1, "the submitter's"
+assert len(lent.to(Context()).run(taken)) == 0, "the thread's"
+assert len(lent.to(Context()).run(set_as_lent)) == 1, "the task's"
 assert lent.to(left.copy()).run(actions)[0] == "error"
 task = lent.to(Context())
 task.run(warnings.simplefilter, "always")
@@ -221,6 +231,86 @@ def test_what_was_lent_is_not_passed_on_and_what_was_set_is() -> None:
     onward = lent.to(Context()).run(setter)
     assert onward[NAME] == "the task's"
     assert precision(onward) == 9
+
+
+VALUES = [None, True, 1, "interned", (), object()]
+
+
+@pytest.mark.parametrize("value", VALUES)
+def test_what_the_submitter_set_is_passed_on_though_it_is_the_very_object_that_the_thread_lends(value: object) -> None:
+    shared: ContextVar[object] = ContextVar("shared")
+
+    def set_it() -> None:
+        shared.set(value)
+        set_both("the same", 50)
+
+    def initialize() -> Lent | None:
+        set_it()
+        return Lent.by_this_thread()
+
+    lent = Context().run(initialize)
+    assert lent is not None
+
+    def submitter() -> Context:
+        set_it()
+        return taken()
+
+    onward = lent.to(Context().run(submitter)).run(taken)
+    assert onward[shared] is value
+    assert (onward[NAME], precision(onward)) == ("the same", 50)
+    assert LENT not in onward
+    outliving = Context().run(submitter)
+    lent.run(outliving, lambda: None)
+    assert outliving[shared] is value
+    assert precision(outliving) == 50
+
+
+def test_what_the_submitter_has_reset_is_not_set() -> None:
+    def submitter() -> Context:
+        NAME.reset(NAME.set("mine"))
+        return taken()
+
+    lent = lent_by("thread's", 50)
+    context = lent.to(Context().run(submitter))
+    assert context[NAME] == "thread's"
+    assert NAME not in context.run(taken)
+
+
+def test_what_the_task_has_reset_is_the_threads() -> None:
+    def task() -> Context:
+        NAME.reset(NAME.set("mine"))
+        with decimal.localcontext() as local:
+            local.prec = 9
+        return taken()
+
+    assert not lent_by("thread's", 50).to(Context()).run(task)
+
+
+@pytest.mark.parametrize("way", ["alone", "in a map"])
+def test_a_task_that_sets_a_context_like_that_of_its_thread_has_set_it(way: str) -> None:
+    lent = lent_by("thread's", 50)
+
+    def make() -> Context:
+        context = lent.to(Context()) if way == "alone" else copier(Context(), lent)()
+        assert isinstance(context, Context)
+        return context
+
+    def task() -> Context:
+        decimal.setcontext(decimal.Context(prec=50))
+        return taken()
+
+    assert precision(make().run(task)) == 50
+    assert not make().run(taken), "it has set nothing"
+
+
+def test_a_task_that_sets_the_very_object_that_its_thread_lends_has_set_nothing() -> None:
+    """A context is the same before and after, so it cannot be told."""
+
+    def task() -> Context:
+        NAME.set("thread's")
+        return taken()
+
+    assert NAME not in lent_by("thread's", 50).to(Context()).run(task)
 
 
 def test_a_thread_itself_does_not_pass_it_on_either() -> None:

@@ -113,10 +113,16 @@ def copier(context: Context | Bare, lent: Lent | None = None) -> Callable[[], Co
     if not parts:
         return model.copy
 
+    loan = model.get(LENT)
+    if loan is not None and loan.given.keys().isdisjoint(_kinds):
+        loan = None  # its objects are the same in every copy
+
     def copy() -> Context:
         context = model.copy()
         for put, value in parts:
             context.run(put, value())
+        if loan is not None:
+            context.run(loan.renew)
         return context
 
     return copy
@@ -132,10 +138,12 @@ class Lent:
     has values of its own, or in another pool.
     """
 
-    __slots__ = ("_values",)
+    __slots__ = ("_values", "_whole")
 
     def __init__(self, values: dict[ContextVar[Any], Any]) -> None:
         self._values = values
+        # The loan of all of them, if they are lent as they are.
+        self._whole = None if any(variable in _kinds for variable in values) else Loan(values, values)
 
     @classmethod
     def by_this_thread(cls) -> Lent | None:
@@ -144,9 +152,8 @@ class Lent:
         values = {var: value for var, value in context.items() if var not in _kinds or _kinds[var].is_set(value)}
         if not values:
             return None
-        lent = cls(values)
-        LENT.set(lent)
-        return lent
+        LENT.set(Loan(values, {variable: variable.get() for variable in values}))
+        return cls(values)
 
     def to(self, context: Context) -> Context:
         """Return `context`, in which nobody runs, or one like it, with what its submitter has not set."""
@@ -158,14 +165,6 @@ class Lent:
         context.run(self._fill, context)
         return context
 
-    def out_of(self, context: Context) -> Context:
-        """Return a context like `context` without what was lent to it, and is as it was."""
-        rest = Context()  # a variable cannot be taken out of a copy
-        for variable, value in context.items():
-            if variable is not LENT and not self._is_ours(variable, value):
-                rest.run(variable.set, value)
-        return rest
-
     def run(self, context: Context, fn: Callable[..., T], *args: Any) -> T:
         """Return `fn(*args)`, called in a context that outlives the call and may come to another thread after it."""
         tokens = context.run(self._fill, context)
@@ -176,25 +175,55 @@ class Lent:
 
     def _fill(self, context: Context) -> list[Token[Any]]:
         """Set, in `context`, what its submitter has not set."""
-        tokens: list[Token[Any]] = [LENT.set(self)]
+        tokens: list[Token[Any]] = []
         for variable, value in self._values.items():
             kind = _kinds.get(variable)
             if variable not in context or (kind is not None and not kind.is_set(context[variable])):
                 tokens.append(variable.set(value if kind is None else value.copy()))
+        loan = self._whole if len(tokens) == len(self._values) else None
+        if loan is None:
+            loan = Loan(self._values, {token.var: token.var.get() for token in tokens})
+        tokens.append(LENT.set(loan))
         return tokens
 
     def _take_back(self, tokens: list[Token[Any]]) -> None:
         """Unset what was set, unless it has been changed since."""
+        loan = LENT.get()
         for token in tokens:
-            if token.var is LENT or self._is_ours(token.var, token.var.get()):
+            if token.var is LENT or loan.has(token.var, token.var.get()):
                 token.var.reset(token)
 
-    def _is_ours(self, variable: ContextVar[Any], value: Any) -> bool:
-        if variable not in self._values:
+
+class Loan(NamedTuple):
+    """What was lent to one context: not what its submitter has set, though it be the same.
+
+    What runs there has set a variable itself where the value is another object, or one that was changed in place. To
+    set the very object that was lent leaves a context as it is, down to its bits: so that cannot be told, and whoever
+    sets None where None was lent has set nothing.
+    """
+
+    values: dict[ContextVar[Any], Any]  # as they were
+    given: dict[ContextVar[Any], Any]  # the objects that stand there for them: copies, of what is changed in place
+
+    def has(self, variable: ContextVar[Any], value: Any) -> bool:
+        """Whether `value` was lent, and is as it was."""
+        if variable not in self.given or value is not self.given[variable]:
             return False
         kind = _kinds.get(variable)
-        return value is self._values[variable] if kind is None else kind.same(value, self._values[variable])
+        return kind is None or kind.same(value, self.values[variable])
+
+    def out_of(self, context: Context) -> Context:
+        """Return a context like `context` without what was lent to it, and is as it was."""
+        rest = Context()  # a variable cannot be taken out of a copy
+        for variable, value in context.items():
+            if variable is not LENT and not self.has(variable, value):
+                rest.run(variable.set, value)
+        return rest
+
+    def renew(self) -> None:
+        """Lend the same to the caller's context, a copy of the one it was lent to, with values of its own."""
+        LENT.set(Loan(self.values, {variable: variable.get() for variable in self.given}))
 
 
-LENT: ContextVar[Lent] = ContextVar("treadle.lent")
+LENT: ContextVar[Loan] = ContextVar("treadle.lent")
 """What was lent to the context that has it."""

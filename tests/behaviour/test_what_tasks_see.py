@@ -485,3 +485,31 @@ def test_handlers_see_what_the_initializer_set_in_their_own_thread() -> None:
         with Server(Session(converse), "127.0.0.1:0", pool=pool) as server, client(server) as one:
             assert ask(one, b"\n", len(first)) == first
             assert ask(one, b"\n", len(later)) == later
+
+
+def precision_and_name(_: int = 0) -> tuple[int, str]:
+    return decimal.getcontext().prec, NAME.get()
+
+
+@pytest.mark.parametrize("way", EVERY_WAY)
+def test_what_the_submitter_set_goes_on_to_the_next_pool_though_the_first_ones_thread_has_the_same(way: Way) -> None:
+    """Each of the pools has an initializer of its own."""
+
+    def initializer(digits: int, name: str) -> None:
+        decimal.setcontext(decimal.Context(prec=digits))
+        NAME.set(name)
+
+    def onward(_: int) -> tuple[int, str]:
+        result: tuple[int, str] = other.submit(precision_and_name).result(PATIENCE)
+        return result
+
+    def submitter() -> None:
+        initializer(50, "first")
+        assert set(way(pool, onward)) == {(50, "first")}
+
+    with (
+        Pool(1, queue_size=10 if way in IN_THE_POOL else 1, initializer=initializer, initargs=(50, "first")) as pool,
+        Pool(1, initializer=initializer, initargs=(9, "second")) as other,
+    ):
+        in_own_context(submitter)
+        assert pool.submit(onward, 0).result(PATIENCE) == (9, "second")

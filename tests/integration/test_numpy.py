@@ -36,6 +36,21 @@ def test_what_the_submitter_set_goes_before_it() -> None:
         assert pool.submit(divide).result(PATIENCE) == "passed"
 
 
+def test_what_submitter_or_task_set_goes_on_to_another_pool_though_it_is_as_the_initializer_set_it() -> None:
+    def by_itself() -> str:
+        np.seterr(all="raise")
+        return other.submit(divide).result(PATIENCE)
+
+    with (
+        Pool(1, initializer=lambda: np.seterr(all="raise")) as pool,
+        Pool(1, initializer=lambda: np.seterr(all="ignore")) as other,
+    ):
+        assert pool.submit(lambda: other.submit(divide).result(PATIENCE)).result(PATIENCE) == "passed"
+        assert pool.submit(by_itself).result(PATIENCE) == "raised"
+        with np.errstate(all="raise"):
+            assert pool.submit(lambda: other.submit(divide).result(PATIENCE)).result(PATIENCE) == "raised"
+
+
 def test_tasks_do_not_set_each_others() -> None:
     together = threading.Barrier(2, timeout=PATIENCE)
 
