@@ -22,6 +22,7 @@ import treadle
 from programs import Program
 from treadle import Future, Pool, TaskGroup, submitter
 from treadle.errors import DeadlineExceeded, PoolBroken, PoolClosed, PoolFull
+from treadle.events import Observer, TaskEvent
 from treadle.passage import STANDARD, _standard
 
 PATIENCE = 30.0
@@ -416,6 +417,259 @@ def test_a_future_of_the_replacements_own_is_returned(pool: Any, caplog: pytest.
     pool.shutdown()
     gc.collect()
     assert not caplog.records
+
+
+def doing(deed: Callable[[Standard], object]) -> Patch:
+    """Do something to the standard library's future as soon as it is there."""
+
+    def make(original: Wrapper) -> Wrapper:
+        def submit(self: Pool, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+            future = original(self, fn, *args, **kwargs)
+            deed(future)
+            return future
+
+        return submit
+
+    return Patch(make)
+
+
+def by_the_book(future: Standard) -> None:
+    if future.set_running_or_notify_cancel():
+        future.set_result("theirs")
+
+
+def outcome(future: Any) -> object:
+    try:
+        return future.result(PATIENCE)
+    except Exception as error:
+        return type(error)
+
+
+DEEDS: dict[str, tuple[Callable[[Standard], object], object]] = {
+    "settled": (lambda future: future.set_result("theirs"), "theirs"),
+    "failed": (lambda future: future.set_exception(LookupError()), LookupError),
+    "begun and settled": (by_the_book, "theirs"),
+    "cancelled": (lambda future: future.cancel(), CancelledError),
+    "called back": (lambda future: future.add_done_callback(lambda _: None), None),
+}
+
+
+@pytest.mark.parametrize("deed", DEEDS)
+def test_what_a_replacement_does_to_the_standard_future_is_done_to_the_task(held: Held, deed: str) -> None:
+    do, expected = DEEDS[deed]
+    calls: list[int] = []
+
+    def call(number: int) -> int:
+        calls.append(number)
+        return abs(number)
+
+    with doing(do):
+        tasks = [held.pool.submit(call, number) for number in (-1, -2)]
+    ran = deed == "called back"
+    assert held.pool._work_queue.qsize() == (2 if ran else 0)
+    held.gate.set()
+    assert [outcome(task) for task in tasks] == ([1, 2] if ran else [expected] * 2)
+    assert tasks[0].cancelled() is (deed == "cancelled")
+    held.pool.shutdown()
+    assert calls == ([-1, -2] if ran else [])
+    now = held.pool.snapshot()
+    assert (now.submitted, now.waiting, held.pool._dispatcher.dead) == (3, 0, 0)
+
+
+@pytest.mark.parametrize("deed", [deed for deed in DEEDS if deed != "called back"])
+def test_so_it_is_when_a_thread_has_the_task_already(deed: str) -> None:
+    """The replacement is faster than the thread, by a hair: its call is not made, and the pool goes on."""
+    do, expected = DEEDS[deed]
+    kept: list[Standard] = []
+    claimed, gate = threading.Event(), threading.Event()
+
+    class Slow(Observer):
+        def started(self, event: TaskEvent) -> None:  # its thread has the task, and has not begun the other future
+            claimed.set()
+            assert gate.wait(PATIENCE)
+
+    with cast(Any, Pool(1, observers=[Slow()])) as pool:
+        with keeping(kept):
+            task = pool.submit(pytest.fail)
+        assert claimed.wait(PATIENCE)
+        if deed == "begun and settled":
+            assert kept[0].set_running_or_notify_cancel()
+            gate.set()
+            assert pool.submit(abs, -1).result(PATIENCE) == 1
+            assert task.running()
+            kept[0].set_result("theirs")
+        else:
+            do(kept[0])
+        gate.set()
+        assert outcome(task) == outcome(kept[0]) == expected
+        assert task.cancelled() is kept[0].cancelled() is (deed == "cancelled")
+    assert pool.snapshot().finished == (2 if deed == "begun and settled" else 1)
+    assert outcome(task) == expected
+
+
+@pytest.mark.parametrize("deed", ["settled", "failed"])
+def test_a_replacement_that_settles_the_standard_future_while_the_task_runs_has_the_last_word(deed: str) -> None:
+    do, expected = DEEDS[deed]
+    kept: list[Standard] = []
+    began, gate = threading.Event(), threading.Event()
+
+    def work() -> str:
+        began.set()
+        assert gate.wait(PATIENCE)
+        return "the task's"
+
+    with cast(Any, Pool(1)) as pool:
+        with keeping(kept):
+            task = pool.submit(work)
+        assert began.wait(PATIENCE)
+        do(kept[0])
+        assert outcome(task) == outcome(kept[0]) == expected
+        gate.set()
+        assert pool.submit(abs, -1).result(PATIENCE) == 1
+        assert outcome(task) == expected
+
+
+def twice(original: Wrapper) -> Wrapper:
+    def submit(self: Pool, fn: Callable[..., Any], *args: Any) -> Any:
+        original(self, fn, *args)
+        return original(self, fn, *args)
+
+    return submit
+
+
+def never(original: Wrapper) -> Wrapper:
+    def submit(self: Pool, fn: Callable[..., Any], *args: Any) -> Any:
+        return "a ticket"
+
+    return submit
+
+
+def at_once(original: Wrapper) -> Wrapper:
+    def submit(self: Pool, fn: Callable[..., Any], *args: Any) -> Any:
+        mine: Standard = concurrent.futures.Future()
+        mine.set_result(("at once", fn(*args)))
+        return mine
+
+    return submit
+
+
+def raising(original: Wrapper) -> Wrapper:
+    def submit(self: Pool, fn: Callable[..., Any], *args: Any) -> Any:
+        original(self, fn, *args)
+        raise LookupError("after it")
+
+    return submit
+
+
+def another(original: Wrapper) -> Wrapper:
+    def submit(self: Pool, fn: Callable[..., Any], *args: Any) -> Any:
+        return original(self, lambda: ("another", *args))
+
+    return submit
+
+
+def nothing_to_call(original: Wrapper) -> Wrapper:
+    def submit(self: Pool, fn: Callable[..., Any], *args: Any) -> Any:
+        return original(self, cast(Any, None), *args)
+
+    return submit
+
+
+def a_coroutine(original: Wrapper) -> Wrapper:
+    async def submit(self: Pool, fn: Callable[..., Any], *args: Any) -> Any:
+        return await asyncio.wrap_future(original(self, fn, *args))
+
+    return submit
+
+
+def in_another_thread(original: Wrapper) -> Wrapper:
+    def submit(self: Pool, fn: Callable[..., Any], *args: Any) -> Any:
+        made: list[Any] = []
+        thread = threading.Thread(target=lambda: made.append(original(self, fn, *args)))
+        thread.start()
+        thread.join(PATIENCE)
+        return made[0]
+
+    return submit
+
+
+def result_of(returned: Any) -> object:
+    """Return what comes of what a submit returned, of whatever kind that is."""
+    if asyncio.iscoroutine(returned):
+
+        async def main() -> Any:
+            return await returned
+
+        return asyncio.run(main())
+    return outcome(returned) if isinstance(returned, concurrent.futures.Future) else returned
+
+
+@pytest.mark.parametrize(
+    ("make", "expected", "calls"),
+    [
+        (twice, 1, 2),
+        (never, "a ticket", 0),
+        (at_once, ("at once", 1), 1),
+        (raising, LookupError, 1),
+        (another, ("another", -1), 0),
+        (nothing_to_call, TypeError, 0),
+        (a_coroutine, 1, 1),
+        (in_another_thread, 1, 1),
+    ],
+)
+@pytest.mark.parametrize("kind", [ThreadPoolExecutor, Pool])
+def test_whatever_a_replacement_makes_of_a_call_is_as_in_the_standard_library(
+    kind: type[ThreadPoolExecutor], make: Callable[[Wrapper], Wrapper], expected: object, calls: int
+) -> None:
+    made: list[int] = []
+
+    def call(number: int) -> int:
+        made.append(number)
+        return abs(number)
+
+    with kind(1) as pool, Patch(make):
+        try:
+            result = result_of(pool.submit(call, -1))
+        except LookupError as error:
+            result = type(error)
+        pool.shutdown()
+    assert result == expected
+    assert len(made) == calls
+
+
+@pytest.mark.parametrize("kind", [ThreadPoolExecutor, Pool])
+def test_what_others_make_of_what_no_future_is_is_as_in_the_standard_library(kind: type[ThreadPoolExecutor]) -> None:
+    with kind(1) as pool, Patch(never):
+        with pytest.raises(AttributeError):
+            next(pool.map(abs, [-1]))
+
+        async def main() -> None:
+            with pytest.raises(AssertionError):
+                await asyncio.get_running_loop().run_in_executor(pool, abs, -1)
+
+        asyncio.run(main())
+
+
+def test_a_group_whose_submit_returns_what_is_no_future_waits_for_the_others_all_the_same(pool: Any) -> None:
+    tasks: list[Future[Any]] = []
+    began = threading.Event()
+
+    def work() -> None:
+        began.set()
+        while not treadle.cancelled():
+            treadle.sleep(PATIENCE)
+
+    def block() -> None:
+        with TaskGroup(pool) as group:
+            tasks.append(group.submit(work))
+            assert began.wait(PATIENCE)
+            with Patch(never):
+                group.submit(abs, -1)
+
+    with pytest.raises(BaseExceptionGroup) as caught:
+        block()
+    assert tasks[0].done()
+    assert isinstance(caught.value.exceptions[0], AttributeError)
 
 
 def test_what_the_method_itself_is_called_with_fails_where_it_is_asked_for(

@@ -148,7 +148,8 @@ class Calls(Feed):
         """Cancel what has not begun."""
         super().close()
         while self.futures:
-            self.futures.pop().cancel()
+            with suppress(AttributeError):  # a `submit` that was replaced may return what is no future
+                self.futures.pop().cancel()
 
 
 class Reader(ours.Future[Any]):

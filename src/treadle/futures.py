@@ -379,6 +379,13 @@ class Future(_base.Future[T]):
             self._end_early(CANCELLED_AND_NOTIFIED)
         self._tell()
 
+    def _leave_to_others(self) -> None:
+        """Have a future that runs here settled by others, and not when its call returns."""
+        with self._change():
+            if not self.done():
+                self._get_rare().left = True
+                self._end_early(RUNNING)
+
     def _abandon(self, why: BaseException | None) -> None:
         """Cancel a future that was claimed and will not be run; because its pool drops it, if there is a `why`."""
         self._forget_call()
@@ -444,9 +451,12 @@ class Future(_base.Future[T]):
         return False
 
     def _finish(self) -> None:
-        """Settle a future whose call was run, unless that was done meanwhile, and tell whoever waits."""
+        """Settle a future whose call was run, unless others have done so, or will; and tell whoever waits."""
         with self._change():
             if not self.done():
+                rare = getattr(self, "_rare", None)
+                if rare is not None and rare.left:
+                    return
                 self._state = FINISHED
         self._tell()
 

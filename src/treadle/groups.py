@@ -101,11 +101,12 @@ class TaskGroup:
         token = SCOPE.set(self._scope.bounded_by(scope_around(None if pool._task_context else BARE)))
         try:
             future = pool.submit(fn, *args, **kwargs)
+            call_back = future.add_done_callback  # first: a `submit` that was replaced may return what has none
             with _lock:
                 self._waiting[future] = None
                 if self._collect:
                     self._futures.append(future)
-            future.add_done_callback(self._note)
+            call_back(self._note)
             return future
         except BaseException:  # Ctrl-C: perhaps nobody will tell of it
             self._interrupted = True

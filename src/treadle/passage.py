@@ -22,7 +22,6 @@ from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
 from treadle.calls import name_of
-from treadle.errors import Cancelled
 from treadle.futures import CANCELLED
 from treadle.futures import Future as Task
 from treadle.watchers import Note
@@ -181,7 +180,9 @@ def _submit_item(pool: Submitter, item: Any) -> None:
     passage = _here.passage
     if passage is None or passage.submitter._dispatcher is not pool._dispatcher:  # the method was called directly
         passage = _Passage(pool, name_of(fn), pool._enter)
-    task = passage.submitter._task(partial(_begin, future, fn), args, kwargs)
+    mine: list[Task[Any]] = []
+    task = passage.submitter._task(partial(_begin, mine, future, fn), args, kwargs)
+    mine.append(task)
     if task._traits.name is None:
         task._traits = task._traits._replace(name=passage.name)
     # Before it is admitted, and may have run.
@@ -196,32 +197,28 @@ def _submit_item(pool: Submitter, item: Any) -> None:
 # -- keeping the standard library's future in step with the task ----------------------------------------------------
 
 
-def _begin(future: Future[Any], fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+def _begin(mine: list[Task[Any]], future: Future[Any], fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
     """Make the call of `future`; what such a task has for a function.
 
-    Not if others were faster, after the task was claimed, who have cancelled the future, settled it, or begun it.
+    Unless others were faster, after the task was claimed, who have begun the future, settled or cancelled it: then the
+    task ends as that does (see `_end_with`).
     """
+    task = mine.pop()
+    with future._condition:  # which is re-entrant
+        begun = not future.running() and not future.done() and future.set_running_or_notify_cancel()
+    if not begun:
+        task._leave_to_others()
+        return None
     try:
-        if future.cancelled():
-            raise Cancelled
-        if future.done():
-            return future.result()
-        try:
-            if not future.set_running_or_notify_cancel():
-                raise Cancelled
-        except RuntimeError:
-            if future.done():
-                return future.result()
-            raise
         return fn(*args, **kwargs)
     finally:
-        del future  # the traceback holds this frame: no cycle through it
+        del future, task  # the traceback holds this frame: no cycle through it
 
 
 def bare_call(fn: Any, args: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...]]:
     """Return function and arguments of a task without what `_begin` adds to it."""
     if type(fn) is partial and fn.func is _begin:
-        return partial(fn.args[1], **fn.keywords) if fn.keywords else fn.args[1], args
+        return partial(fn.args[2], **fn.keywords) if fn.keywords else fn.args[2], args
     return fn, args
 
 
@@ -252,7 +249,7 @@ def _settle(future: Future[Any], task: Task[Any]) -> None:
     """Let `future` end as the task has."""
     if task.cancelled():
         if future.cancel():
-            with future._condition:  # which is re-entrant
+            with future._condition:
                 if future._state == CANCELLED:  # nobody has taken note yet
                     future.set_running_or_notify_cancel()
         return

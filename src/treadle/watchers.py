@@ -126,7 +126,7 @@ def call_back(future: Future[Any], callbacks: Iterable[Callable[[Any], object]])
 class Rare:
     """A number for observers, an exception nobody has asked for, and what a task looks at to know if it should stop."""
 
-    __slots__ = ("dropped", "ended", "scope", "serial", "settled", "unseen")
+    __slots__ = ("dropped", "ended", "left", "scope", "serial", "settled", "unseen")
 
     def __init__(self) -> None:
         self.serial = 0
@@ -134,6 +134,7 @@ class Rare:
         self.dropped: BaseException | None = None  # why its pool cancelled it
         self.unseen: Unseen | None = None
         self.scope: Scope | None = None
+        self.left = False  # whether others settle it, and not who runs it
         self.settled: Future[Any] | None = None  # what it was settled with by hand, while its pool ran it
 
 
