@@ -121,6 +121,24 @@ def test_an_observer_that_fails_is_logged_and_harms_nobody(caplog: pytest.LogCap
     assert "in started of task abs" in caplog.text
 
 
+def test_an_observer_that_always_fails_is_logged_once_for_each_of_its_methods_in_a_pool(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Failing(Observer):
+        def started(self, event: TaskEvent) -> None:
+            raise ValueError("started")
+
+        def finished(self, event: TaskEvent) -> None:
+            raise ValueError("finished")
+
+    with caplog.at_level(logging.INFO, "treadle"):
+        for _ in range(2):
+            with Pool(1, observers=[Failing(), Failing()]) as pool:
+                assert [pool.submit(abs, -1).result(30) for _ in range(20)] == [1] * 20
+    assert len(caplog.records) == 2 * 2 * 2
+    assert all("DEBUG" in record.getMessage() for record in caplog.records)
+
+
 def test_an_observer_that_kills_its_worker_loses_that_task_only() -> None:
     class Killing(Observer):
         def started(self, event: TaskEvent) -> None:

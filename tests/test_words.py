@@ -8,7 +8,7 @@ from typing import NoReturn
 
 import pytest
 
-from treadle.words import LONGEST, LONGEST_NAME, cut, is_a, log, pass_on, show, traceback_of, type_name
+from treadle.words import LONGEST, LONGEST_NAME, cut, is_a, log, log_first, pass_on, show, traceback_of, type_name
 
 _log = logging.getLogger("treadle.test_words")
 
@@ -141,6 +141,27 @@ def test_a_line_below_the_level_costs_nothing(monkeypatch: pytest.MonkeyPatch) -
         log(_log, logging.DEBUG, "line", error=ValueError())
     finally:
         _log.removeHandler(handler)
+
+
+def test_of_what_happens_again_and_again_one_line_is_logged_and_the_others_at_debug_level(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    told: dict[object, object] = {}
+    with caplog.at_level(logging.DEBUG, "treadle"):
+        for number in range(3):
+            log_first(told, "key", _log, logging.WARNING, "line %d", number, error=ValueError("why"))
+        log_first(told, "another", _log, logging.ERROR, "line")
+        log_first({}, "key", _log, logging.WARNING, "line of another pool")
+    assert [(record.levelno, record.getMessage(), record.funcName) for record in caplog.records] == [
+        (level, text, test_of_what_happens_again_and_again_one_line_is_logged_and_the_others_at_debug_level.__name__)
+        for level, text in [
+            (logging.WARNING, "line 0"),
+            (logging.DEBUG, "line 1"),
+            (logging.DEBUG, "line 2"),
+            (logging.ERROR, "line"),
+            (logging.WARNING, "line of another pool"),
+        ]
+    ]
 
 
 def test_ctrl_c_is_passed_on_in_the_main_thread_alone() -> None:

@@ -19,7 +19,7 @@ from treadle.errors import PoolBroken, PoolClosed, PoolFull
 from treadle.futures import CANCELLED_AND_NOTIFIED, PENDING, RUNNING
 from treadle.governed import Governed
 from treadle.scope import HERE, current
-from treadle.words import pass_on
+from treadle.words import log_first, pass_on
 from treadle.worker import current_worker
 
 if TYPE_CHECKING:
@@ -31,6 +31,11 @@ if TYPE_CHECKING:
 __all__ = ["AT_EXIT", "Admission"]
 
 _log = logging.getLogger("treadle")
+
+BEYOND = (
+    "pool %r is full; an event loop must not wait for room, so what its thread submits is taken beyond the bound; "
+    "await pool.run(...) instead, or hold a semaphore around to_thread"
+)
 
 AT_EXIT = "interpreter shutdown"  # after what a pool is closed when the interpreter exits; the standard library's words
 
@@ -62,7 +67,7 @@ class Admission:
     whoever cancels it counts it out of there (see Dispatcher.leave).
     """
 
-    __slots__ = ("blocks", "dispatcher", "entrants", "exceeded", "holds", "limit", "rejected", "takers")
+    __slots__ = ("blocks", "dispatcher", "entrants", "holds", "limit", "rejected", "takers")
 
     def __init__(self, dispatcher: Dispatcher, queue_size: int | None) -> None:
         self.dispatcher = dispatcher
@@ -70,7 +75,6 @@ class Admission:
         self.entrants: OrderedDict[Task, Entrant] = OrderedDict()
         self.rejected = 0
         self.takers: list[LockType] = []  # gates of strangers that wait to take a task out (see WorkQueue)
-        self.exceeded = False  # whether a caller that must not wait was let in beyond the limit, and the log told so
         # Whether the order has no room for a task; and whether it would hold it back, though a thread were free.
         order = dispatcher.order
         self.blocks: Callable[[Task], bool] | None = None if getattr(order, "full", None) is None else self.is_full
@@ -88,7 +92,7 @@ class Admission:
         """
         victim = entrant = full = None
         stale: list[Task] = []
-        first_beyond = False
+        beyond = False
         would_block = when_full == "run" or (when_full == "wait" and timeout != 0)
         on_loop = would_block and _get_running_loop() is not None
         try:
@@ -100,7 +104,7 @@ class Admission:
                     self.admit(task)
                     when_full = ""
                 elif on_loop:
-                    first_beyond, self.exceeded = not self.exceeded, True
+                    beyond = True
                     self.admit(task)
                     when_full = ""
                 elif when_full == "wait" and not self.dispatcher.is_ours():
@@ -123,23 +127,14 @@ class Admission:
             raise
         finally:
             self.dispatcher.shedding.shed_by_caller(stale)
-        if first_beyond:
-            self.warn()
+        if beyond:
+            log_first(self.dispatcher.told, BEYOND, _log, logging.WARNING, BEYOND, self.dispatcher.name)
         if when_full == "run":
             self.dispatcher.run_here(task)
         elif victim is not None:
             self.dispatcher.shedding.discard(victim)
         elif entrant is not None:
             self.wait_for_room(task, entrant, timeout)
-
-    def warn(self) -> None:
-        """Say that the bound was exceeded for an event loop; no lock is held."""
-        with suppress(Exception):  # of a log handler: the task is in, and its caller is to be told so
-            _log.warning(
-                "pool %r is full; an event loop must not wait for room, so what its thread submits is taken beyond the "
-                "bound; await pool.run(...) instead, or hold a semaphore around to_thread",
-                self.dispatcher.name,
-            )
 
     def enter_later(self, task: Task, when_full: str) -> bool:
         """Admit `task` without blocking: at once, or, if the policy is to wait or to run, when there is room.

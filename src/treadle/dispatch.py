@@ -92,6 +92,7 @@ class Dispatcher:
         "take",
         "tasks",
         "thread_prefix",
+        "told",
     )
 
     def __init__(
@@ -147,6 +148,7 @@ class Dispatcher:
         self.ended = 0  # tasks ended by workers that left, and by callers; `Worker.ended` counts the others
         self.inline = 0  # tasks that were claimed to be run in a caller's thread, and have not ended
         self.cancelled = 0
+        self.told: dict[object, object] = {}  # what was logged of it, see `treadle.words.log_first`
 
     def release_if_held(self) -> None:
         """Let the lock go if this thread has it: for a critical section that an exception ended anywhere."""
@@ -329,7 +331,7 @@ class Dispatcher:
                     return
             rare.serial = rare.serial or next(_serial)
             event = TaskEvent(self.name, rare.serial, name or task.name, clock.now_ns(), current_thread().name, error)
-            call_out(tell, self.observers, what, event)
+            call_out(tell, self.observers, what, event, self.told)
 
     # -- for workers ----------------------------------------------------------------------------------------------
 

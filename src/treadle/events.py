@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import cast
 
 from treadle import checks
-from treadle.words import log, show
+from treadle.words import log_first, show
 
 __all__ = ["ENDS", "Observer", "Snapshot", "TaskEvent", "WorkerSnapshot", "observers_in", "tell"]
 
@@ -97,15 +97,19 @@ def _has(observer: object, method: str) -> bool:
         return False
 
 
-def tell(observers: Sequence[Observer], what: str, event: TaskEvent) -> None:
-    """Call the method `what` of every observer with `event`, whatever the one before it raised, which is logged."""
+def tell(observers: Sequence[Observer], what: str, event: TaskEvent, told: dict[object, object]) -> None:
+    """Call the method `what` of every observer with `event`, whatever the one before it raised, which is logged.
+
+    Of one method of one observer it is logged once in a pool, which has `told`; then at DEBUG level.
+    """
     fatal: BaseException | None = None
     for observer in observers:
         try:
             getattr(observer, what)(event)
         except Exception as error:
-            message = "observer %s failed in %s of task %s"
-            log(_log, logging.ERROR, message, show(observer), what, event.name, error=error)
+            message = "observer %s failed in %s of task %s; further failures there are logged at DEBUG level"
+            key = what, id(observer)
+            log_first(told, key, _log, logging.ERROR, message, show(observer), what, event.name, error=error)
         except BaseException as error:  # it ends the thread, once the others were told
             fatal = error
     if fatal is not None:

@@ -13,7 +13,7 @@ from threading import get_ident, main_thread
 from types import TracebackType
 from typing import TypeGuard, TypeVar
 
-__all__ = ["LONGEST_NAME", "cut", "is_a", "log", "pass_on", "show", "traceback_of", "type_name"]
+__all__ = ["LONGEST_NAME", "cut", "is_a", "log", "log_first", "pass_on", "show", "traceback_of", "type_name"]
 
 T = TypeVar("T")
 
@@ -52,7 +52,14 @@ def traceback_of(error: BaseException) -> TracebackType | None:
     return found
 
 
-def log(logger: logging.Logger, level: int, message: str, *args: object, error: BaseException | None = None) -> None:
+def log(
+    logger: logging.Logger,
+    level: int,
+    message: str,
+    *args: object,
+    error: BaseException | None = None,
+    stacklevel: int = 2,
+) -> None:
     """Log `message % args`, with the traceback of `error`; what handlers, filters and formatters raise is dropped.
 
     The arguments must be plain, such as what the other functions here return.
@@ -61,17 +68,37 @@ def log(logger: logging.Logger, level: int, message: str, *args: object, error: 
         if not logger.isEnabledFor(level):
             return
         if error is None:
-            logger.log(level, message, *args, stacklevel=2)
+            logger.log(level, message, *args, stacklevel=stacklevel)
             return
         what = (type(error), error, traceback_of(error))
         if _can_be_told(what):
-            logger.log(level, message, *args, exc_info=what, stacklevel=2)
+            logger.log(level, message, *args, exc_info=what, stacklevel=stacklevel)
         else:
             where = "".join(traceback.format_tb(traceback_of(error)))
             message = f"{message}: %s, which cannot be shown, raised here:\n%s"
-            logger.log(level, message, *args, type_name(error), where, stacklevel=2)
+            logger.log(level, message, *args, type_name(error), where, stacklevel=stacklevel)
     except BaseException as raised:
         pass_on(raised)
+
+
+def log_first(
+    told: dict[object, object],
+    key: object,
+    logger: logging.Logger,
+    level: int,
+    message: str,
+    *args: object,
+    error: BaseException | None = None,
+) -> None:
+    """As `log`, of what any number of tasks may bring about: the first at `level`, and all others at DEBUG.
+
+    Args:
+        told: where the keys are kept of what was logged, a pool's.
+        key: what it is that happens again, a hashable value of treadle's own.
+    """
+    mine = object()
+    first = told.setdefault(key, mine) is mine  # one step, whatever other threads do
+    log(logger, level if first else logging.DEBUG, message, *args, error=error, stacklevel=3)
 
 
 def _can_be_told(what: tuple[type[BaseException], BaseException, TracebackType | None]) -> bool:
