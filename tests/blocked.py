@@ -1,12 +1,12 @@
-"""Waiting until callers wait for room in a pool."""
+"""Waiting until others wait."""
 
 from __future__ import annotations
 
 import threading
 
-from treadle import Pool
+from treadle import Pool, deadlock
 
-__all__ = ["until_blocked"]
+__all__ = ["until_blocked", "until_noted"]
 
 
 def until_blocked(pool: Pool, callers: int) -> None:
@@ -17,3 +17,13 @@ def until_blocked(pool: Pool, callers: int) -> None:
             return
         tick.wait(0.01)
     raise AssertionError(f"{pool.snapshot().blocked} callers wait, not {callers}")
+
+
+def until_noted(threads: int) -> None:
+    """Return when so many threads wait where `treadle.deadlock` sees them."""
+    tick = threading.Event()
+    for _ in range(3000):
+        if len(deadlock._waits) == threads:
+            return
+        tick.wait(0.01)
+    raise AssertionError(f"{len(deadlock._waits)} threads wait, not {threads}")

@@ -570,3 +570,25 @@ def test_a_crew_outlives_the_deadline_under_which_it_was_made(in_a_task: bool, m
         assert crew.join(PATIENCE)
     assert seen == [(1, None), (2, None)]
     assert ALARM.ring_due() == 0
+
+
+@pytest.mark.parametrize("how", ["join", "block"])
+def test_a_task_that_waits_for_a_crew_runs_what_the_handlers_wait_for(how: str) -> None:
+    with Pool(1) as pool:
+
+        def handle(number: int) -> None:
+            got.append(pool.submit(abs, number).result())
+
+        def task() -> bool:
+            if how == "join":
+                crew = Crew(handle, 1)
+                crew.put(-3)
+                crew.close()
+                return crew.join()
+            with Crew(handle, 1) as crew:
+                crew.put(-3)
+            return True
+
+        got: list[int] = []
+        assert pool.submit(task).result(30)
+        assert got == [3]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from _thread import allocate_lock
 from typing import Any
 
 import pytest
 
-from treadle import Future, Pool, as_completed, deadlock, wait
+from blocked import until_blocked, until_noted
+from treadle import Future, Pool, TaskGroup, as_completed, deadlock, wait
 from treadle.dispatch import Dispatcher
 from treadle.errors import PoolDeadlock
 from treadle.orders import Fair
@@ -182,3 +184,131 @@ def test_a_wait_of_which_all_came_just_now_is_no_knot() -> None:
     """There is nothing left that it waits for, and its thread is about to wake."""
     for every in (True, False):
         assert not deadlock._hopeless(deadlock._Wait(list, every), {}, {})
+
+
+# -- whoever others may wait for ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("first", ["closer", "task"])
+def test_a_task_that_shuts_down_a_pool_runs_what_that_waits_for(first: str) -> None:
+    go = threading.Event()
+    with Pool(1, name="a") as a, Pool(1, name="b") as b:
+
+        def in_b() -> int:
+            if first == "closer":
+                until_noted(1)
+            child = a.submit(abs, -3)
+            go.set()
+            return child.result()
+
+        def in_a() -> int:
+            waits = b.submit(in_b)
+            if first == "task":
+                assert go.wait(30)
+                until_noted(1)
+            b.shutdown()
+            return waits.result(0)
+
+        assert a.submit(in_a).result(30) == 3
+
+
+def test_tasks_that_shut_down_each_others_pools_get_an_error_once() -> None:
+    both = threading.Barrier(2)
+
+    def shut_down(pool: Pool) -> None:
+        both.wait(30)
+        pool.shutdown()
+
+    a, b = Pool(1, name="a"), Pool(1, name="b")
+    errors = [future.exception(30) for future in (a.submit(shut_down, b), b.submit(shut_down, a))]
+    a.shutdown()
+    b.shutdown()
+    assert [type(error) for error in errors if error is not None] == [PoolDeadlock]
+
+
+def test_a_task_that_is_run_by_another_pool_to_untie_a_knot_does_not_wait_for_its_own() -> None:
+    """It shuts that down, and one of its threads waits for the very thread that runs it."""
+    futures: list[Future[Any]] = []
+    with Pool(1, name="a") as a, Pool(1, name="b") as b:
+
+        def in_b() -> object:
+            child = a.submit(lambda: a.shutdown())
+            until_noted(1)
+            return child.result()
+
+        def in_a() -> object:
+            futures.append(b.submit(in_b))
+            return futures[0].result()
+
+        a.submit(in_a).result(30)
+
+
+@pytest.mark.parametrize("policy", ["wait", "run"])
+def test_a_group_that_waits_for_a_submit_runs_what_is_in_its_way(policy: str) -> None:
+    """Its block is left by the only thread of the pool, in which a submit of another thread waits for room."""
+    entered, inside, futures = threading.Event(), threading.Event(), list[Future[int]]()
+
+    def leave() -> None:
+        with group:
+            entered.set()
+            if policy == "run":
+                assert inside.wait(30)
+            until_blocked(pool, 1)
+
+    def child() -> int:
+        inside.set()
+        return pool.submit(abs, -5).result()
+
+    def submit() -> None:
+        futures.append(group.submit(abs, -5) if policy == "wait" else group.submit(child))
+
+    with Pool(1, queue_size=1) as pool:
+        group = TaskGroup(pool if policy == "wait" else pool.options(when_full="run"))
+        left = pool.submit(leave)
+        assert entered.wait(30)
+        pool.submit(int)
+        other = threading.Thread(target=submit)
+        other.start()
+        left.result(30)
+        other.join(30)
+        assert futures[0].result(30) == 5
+
+
+def test_a_future_that_is_not_its_pools_to_run_is_not_taken_to_untie_a_knot() -> None:
+    """There is one that can be run."""
+    foreign: list[Future[int]] = [Future() for _ in range(30)]
+    with Pool(1, name="a") as a, Pool(1, name="b") as b:
+
+        def in_b() -> int:
+            child = a.submit(abs, -3)
+            child.add_done_callback(settle)
+            until_noted(1)
+            wait([*foreign, child])
+            return child.result(0)
+
+        def settle(_: object) -> None:
+            for future in foreign:
+                future.set_result(0)
+
+        assert a.submit(lambda: b.submit(in_b).result()).result(30) == 3
+
+
+def test_that_a_task_is_run_elsewhere_is_logged_once_for_its_pool(caplog: pytest.LogCaptureFixture) -> None:
+    with (
+        caplog.at_level(logging.DEBUG, "treadle"),
+        Pool(1, name="a", queue_size=0) as a,
+        Pool(1, name="b", queue_size=0) as b,
+    ):
+
+        def ping(depth: int) -> int:
+            return 0 if depth == 0 else 1 + b.submit(pong, depth - 1).result()
+
+        def pong(depth: int) -> int:
+            return 0 if depth == 0 else 1 + a.submit(ping, depth - 1).result()
+
+        assert a.submit(ping, 20).result(30) == 20
+    lines = [record for record in caplog.records if "every thread that could run task" in record.getMessage()]
+    warnings = [record.getMessage() for record in lines if record.levelno == logging.WARNING]
+    assert len(lines) > len(warnings)
+    assert 1 <= len(warnings) <= 2
+    assert all("logged at DEBUG level" in line for line in warnings)

@@ -15,9 +15,10 @@ from typing import Any
 
 import pytest
 
+from blocked import until_noted
 from clocks import LeapingClock
-from treadle import Future, Pool, deadline, feed
-from treadle.errors import PoolClosed
+from treadle import Future, Pool, TaskGroup, as_completed, deadline, feed, wait
+from treadle.errors import PoolClosed, PoolDeadlock
 from treadle.feed import PATIENCE
 
 TOTAL = 150  # items; far more than are read ahead of the results
@@ -598,3 +599,153 @@ def test_the_calls_of_a_map_are_not_in_the_way_of_each_other(policy: str) -> Non
         results = pool.map(lambda number: (gate.wait(30), number)[1], range(100))  # none ends before all were tried
         gate.set()
         assert list(results) == list(range(100))
+
+
+# -- who waits for whom -------------------------------------------------------------------------------------------
+
+
+WAITS: dict[str, Callable[[Pool, int], int]] = {
+    "result": lambda pool, number: pool.submit(abs, number).result(),
+    "wait": lambda pool, number: wait([pool.submit(abs, number)]).done.pop().result(),
+    "as_completed": lambda pool, number: next(as_completed([pool.submit(abs, number)])).result(),
+    "map": lambda pool, number: next(pool.map(abs, [number])),
+    "rate": lambda pool, number: next(pool.options(rate=1e6).map(abs, [number])),
+    "group": lambda pool, number: in_group(pool, number),
+}
+
+
+def in_group(pool: Pool, number: int) -> int:
+    with TaskGroup(pool) as group:
+        future = group.submit(abs, number)
+    return future.result()
+
+
+@each_form
+@pytest.mark.parametrize("first", ["consumer", "closer"])
+def test_a_task_that_takes_results_while_the_closer_reads_is_no_obstacle_to_what_the_input_needs(
+    form: str, first: str
+) -> None:
+    """The pool's only thread waits for whoever reads, and the input for that thread."""
+    check_that_a_task_takes_all(form, first, "result")
+
+
+@pytest.mark.parametrize("how", WAITS)
+def test_the_input_may_wait_for_the_pool_in_any_way_while_a_task_of_that_takes_results(how: str) -> None:
+    check_that_a_task_takes_all("plain", "consumer", how)
+
+
+def check_that_a_task_takes_all(form: str, first: str, how: str) -> None:
+    closes = threading.Event()
+
+    def source() -> Iterator[int]:
+        for number in range(TOTAL):
+            if threading.current_thread() is closer and not closes.is_set():
+                closes.set()
+                if first == "consumer":
+                    until_noted(1)
+            yield WAITS[how](pool, number)
+
+    def take() -> list[int]:
+        closer.start()
+        assert closes.wait(60)
+        return list(results)
+
+    pool, map_ = make(form, max_workers=1)
+    closer = threading.Thread(target=pool.shutdown)
+    results = map_(abs, source())
+    assert sorted(pool.submit(take).result(60)) == list(range(TOTAL))
+    closer.join(60)
+    assert not closer.is_alive()
+
+
+@each_form
+def test_a_map_over_a_map_ends_when_a_task_takes_its_results_and_the_pool_is_closed(form: str) -> None:
+    for _ in range(10):
+        pool, map_ = make(form, max_workers=1)
+        with pool:
+            results = map_(abs, map_(abs, range(TOTAL)))
+            taken = pool.submit(sorted, results)
+        assert taken.result(60) == list(range(TOTAL))
+
+
+@each_form
+def test_a_worker_that_reads_needs_the_very_thread_that_takes_results(form: str) -> None:
+    """It is another pool's, and its only one."""
+    reads = threading.Event()
+
+    def source() -> Iterator[int]:
+        for number in range(TOTAL):
+            if threading.current_thread() is threading.main_thread():
+                yield number
+            else:
+                reads.set()
+                yield other.submit(abs, number).result()
+
+    def take() -> list[int]:
+        assert reads.wait(60)
+        return sorted(results)
+
+    pool, map_ = make(form, max_workers=1)
+    with pool, Pool(1, name="other") as other:
+        results = map_(abs, source())
+        assert other.submit(take).result(60) == list(range(TOTAL))
+
+
+def test_a_task_that_closes_another_pool_runs_what_the_input_of_its_maps_needs() -> None:
+    """A thread of nobody's reads that, and needs the only thread, which waits for it."""
+    late = threading.Event()
+    got: list[int] = []
+
+    def source() -> Iterator[int]:
+        yield from range(2 * AHEAD)
+        late.set()
+        until_noted(1)
+        yield other.submit(abs, 2 * AHEAD).result()
+
+    def close() -> None:
+        assert late.wait(60)
+        pool.shutdown()
+
+    with Pool(1, queue_size=AHEAD) as pool, Pool(1, name="other") as other:
+        closed = other.submit(close)
+        consumer = threading.Thread(target=lambda: got.extend(pool.map(abs, source())))
+        consumer.start()
+        closed.result(60)
+        consumer.join(60)
+    assert got == list(range(2 * AHEAD + 1))
+
+
+def test_an_input_that_waits_for_the_task_that_takes_its_results_gets_an_error() -> None:
+    tasks: list[Future[Any]] = []
+    closes = threading.Event()
+
+    def source() -> Iterator[int]:
+        for number in range(TOTAL):
+            if threading.current_thread() is closer:
+                closes.set()
+                tasks[0].result()
+            yield number
+
+    def take() -> list[int]:
+        closer.start()
+        assert closes.wait(60)
+        return list(results)
+
+    pool = Pool(1, queue_size=AHEAD, name="knot")
+    closer = threading.Thread(target=pool.shutdown)
+    results = pool.map(abs, source())
+    tasks.append(pool.submit(take))
+    with pytest.raises(PoolDeadlock, match="'knot'"):
+        tasks[0].result(60)
+    closer.join(60)
+    assert not closer.is_alive()
+
+
+def test_what_the_input_of_an_input_submits_to_a_pool_that_was_closed_runs() -> None:
+    """It is another pool's map that is read in between."""
+    with Pool(1, name="between") as between:
+        with Pool(1, queue_size=AHEAD) as pool:
+            inner = between.map(abs, (pool.submit(abs, number).result() for number in range(TOTAL)), buffersize=1)
+            next(inner)
+            results = pool.map(abs, inner)
+        assert list(results) == list(range(1, TOTAL))

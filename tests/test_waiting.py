@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -170,3 +170,41 @@ def test_bad_arguments_are_named(pool: Pool) -> None:
             waits([1])  # type: ignore[arg-type]  # that is the point
         with pytest.raises(TypeError, match=r"fs=<Future .* allowed: an iterable of futures, as in \[<Future"):
             waits(pool.submit(int))  # type: ignore[arg-type]  # that is the point
+
+
+# -- in a pool's thread, outside of its tasks -------------------------------------------------------------------------
+
+
+WAITS: dict[str, Callable[[Future[int]], int]] = {
+    "wait": lambda future: wait([future]).done.pop().result(),
+    "as_completed": lambda future: next(as_completed([future])).result(),
+    "result": lambda future: future.result(),
+}
+
+
+@pytest.mark.parametrize("how", WAITS)
+def test_a_callback_runs_what_it_waits_for_when_its_thread_is_the_only_one(how: str) -> None:
+    gate, got = threading.Event(), list[int]()
+    with Pool(1) as pool:
+        future = pool.submit(gate.wait, 30)
+        future.add_done_callback(lambda _: got.append(WAITS[how](pool.submit(abs, -3))))
+        gate.set()
+        assert future.result(30)
+        pool.submit(int).result(30)
+    assert got == [3]
+
+
+@pytest.mark.parametrize("how", WAITS)
+def test_an_initializer_of_a_thread_that_is_kept_warm_runs_what_it_waits_for(how: str) -> None:
+    pools: list[Pool] = []
+    made, got = threading.Event(), list[int]()
+
+    def initialize() -> None:
+        assert made.wait(30)
+        got.append(WAITS[how](pools[0].submit(abs, -3)))
+
+    with Pool(1, min_workers=1, initializer=initialize) as pool:
+        pools.append(pool)
+        made.set()
+        assert pool.submit(abs, -2).result(30) == 2
+    assert got == [3]

@@ -198,7 +198,7 @@ class Admission:
             raise PoolBroken(dispatcher.name)
         if dispatcher.closed is None:
             return False
-        if not dispatcher.dropping and task is not None and (task._silent or HERE.reading is dispatcher):
+        if not dispatcher.dropping and task is not None and (task._silent or dispatcher in HERE.reading):
             return True
         if dispatcher.closed == AT_EXIT:  # a plain RuntimeError, for those who look for the standard library's
             raise RuntimeError(str(PoolClosed(dispatcher.name, AT_EXIT)))

@@ -6,7 +6,6 @@ import contextlib
 import logging
 import threading
 from collections.abc import Callable
-from concurrent.futures import wait
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar
 
@@ -118,7 +117,8 @@ class Crew(Generic[T]):
         # All threads are started here, or this raises: a drain loop that waited for a thread would never run.
         self._pool = Pool(workers, min_workers=workers, queue_size=workers, name=self._name)
         lifecycle.before_exit(self)
-        self._loops = [self._context.run(self._pool.submit, self._drain, tally) for tally in self._tallies]
+        for tally in self._tallies:
+            self._context.run(self._pool.submit, self._drain, tally)
         self._pool.shutdown(wait=False)
 
     def _channel_from(self, channel: Channel[T] | int | None) -> Channel[T]:
@@ -181,12 +181,13 @@ class Crew(Generic[T]):
 
         Returns:
             Whether they have. False at once if a handler of this crew asks, for its worker has not.
+
+        Raises:
+            TypeError, ValueError: `timeout` is not a number of seconds.
+            PoolDeadlock: a task of a pool asks, and a handler waits for that very task.
         """
         timeout = checks.seconds("timeout", timeout)
-        if getattr(_here, "crew", None) is self or wait(self._loops, timeout).not_done:
-            return False
-        self._pool.shutdown()  # the loops are over; their threads end at this instant
-        return True
+        return getattr(_here, "crew", None) is not self and lifecycle.join(self._pool._dispatcher, timeout)
 
     def snapshot(self) -> CrewSnapshot:
         """Return what the crew does at this instant."""

@@ -32,7 +32,7 @@ from treadle.futures import FINISHED, PENDING, RUNNING, Future
 from treadle.governed import Governed
 from treadle.inline import run_inline
 from treadle.orders import Order
-from treadle.scope import current
+from treadle.scope import HERE, current
 from treadle.shedding import Shedding
 from treadle.staff import Staff
 from treadle.words import pass_on
@@ -290,7 +290,7 @@ class Dispatcher:
         """Run a task that was claimed for it in this thread, inside whatever runs there already."""
         run_inline(self, task)
 
-    def never_runs(self, task: Task, stuck: Container[Worker], running: Container[Task]) -> bool:
+    def never_runs(self, task: Task, stuck: Container[object], running: Container[object]) -> bool:
         """Whether `task`, which waits, could never be run, if the workers in `stuck`, with `running`, never went on."""
         with self.lock:
             if self.staff.all_among(stuck):
@@ -508,6 +508,13 @@ class Dispatcher:
         """Whether this thread is one of the pool's workers."""
         worker = current_worker()
         return worker is not None and worker.dispatcher is self and worker is not self.staff.stray
+
+    def is_inside(self) -> bool:
+        """Whether this thread is one of the pool's workers, or runs one of its tasks."""
+        worker = current_worker()
+        if worker is not None and worker.dispatcher is self:
+            return self.is_ours()
+        return any(task._home is self for task in (HERE.tasks if worker is None else worker.stack()))
 
     def waiting(self) -> int:
         """How many tasks wait; the lock is held."""

@@ -181,9 +181,10 @@ class PoolDeadlock(TreadleError, RuntimeError):
 
     def __init__(self, pools: list[str], targets: list[str]) -> None:
         self.pools = pools
+        where = f", in {', '.join(map(repr, pools))}," if pools else ""
         super().__init__(
-            f"deadlock: waiting for {', '.join(targets)} could never end, because every thread that could end it, in "
-            f"{', '.join(map(repr, pools))}, waits too; wait with a timeout, or not from inside a task"
+            f"deadlock: waiting for {', '.join(targets)} could never end, because every thread that could end "
+            f"it{where} waits too; wait with a timeout, or not from inside a task"
         )
 
 

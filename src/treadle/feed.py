@@ -20,12 +20,13 @@ from itertools import islice
 from threading import RLock
 from typing import TYPE_CHECKING, Any, cast
 
-from treadle import clock
+from treadle import clock, deadlock
 from treadle.alarm import ALARM, Bell
 from treadle.calls import Unseen
 from treadle.errors import PoolClosed
 from treadle.scope import HERE
 from treadle.words import traceback_of
+from treadle.worker import current_worker
 
 if TYPE_CHECKING:
     from contextvars import Context
@@ -64,6 +65,7 @@ class Feed(ABC):
         "dispatcher",
         "dropped",
         "eager",
+        "errand",
         "failure",
         "fresh",
         "inside",
@@ -92,6 +94,7 @@ class Feed(ABC):
         self.eager = eager  # whether every item is to run, also if nobody takes results
         self.context = context  # in which map was called
         self.scope = scope  # whose end is the map's, too
+        self.errand = deadlock.Errand(f"the input of map({name})")  # of whoever reads
         self.reading = RLock()  # held by whoever reads; it guards the next five
         self.rows: Iterator[Row] | None = rows  # None once there is nothing more to read
         self.count = 0  # rows read so far
@@ -133,10 +136,14 @@ class Feed(ABC):
 
         If somebody else reads now, it waits for that only if all results were taken: the other may wait for a task
         that waits for the consumer.
+
+        Raises:
+            PoolDeadlock: the other could never end.
         """
         reading = self.reading
         try:
-            if reading.acquire(self.count == taken) and self.rows is not None:
+            turn = reading.acquire(False) or (self.count == taken and self._wait_to_read(reading, None))
+            if turn and self.rows is not None:
                 dispatcher = self.dispatcher
                 if dispatcher.dropping or (dispatcher.closed is not None and not self.eager):
                     self._refuse_rest(self.rows)
@@ -230,6 +237,9 @@ class Feed(ABC):
         """Read all that is left, in the thread that closes the pool, as far as it comes until `deadline`, on the clock.
 
         If somebody else reads now, `wait` for that, or leave it alone.
+
+        Raises:
+            PoolDeadlock: the other could never end.
         """
         reading = self.reading
         if _is_ours(reading):  # it is the input that closes the pool
@@ -239,7 +249,7 @@ class Feed(ABC):
             if deadline is not None:
                 left = max(0.0, deadline - clock.now())
             try:
-                if not reading.acquire(wait, left if wait and left is not None else -1):
+                if not (self._wait_to_read(reading, left) if wait else reading.acquire(False)):
                     return
                 if self.rows is None or self.is_over():
                     return
@@ -283,6 +293,10 @@ class Feed(ABC):
         if bell is not None:
             ALARM.mute(bell)
 
+    def _wait_to_read(self, reading: RLock, timeout: float | None) -> bool:
+        """Take `reading` when nobody else reads any more; False if `timeout` seconds passed first."""
+        return deadlock.wait(reading, current_worker(), lambda: [self.errand], timeout)
+
     # -- reading; `reading` is held -------------------------------------------------------------------------------
 
     def _read_inside(self, *, final: bool = True) -> None:
@@ -294,9 +308,12 @@ class Feed(ABC):
     def _read(self, most: int, *, consuming: bool, final: bool = True) -> None:
         """Read `most` rows, if there are as many. What the input raises ends that; if not `final`, for this thread."""
         before, rows = self.count, self.rows
-        outer, HERE.reading = HERE.reading, self.dispatcher if self.eager and not self.fresh else None
+        outer = HERE.reading
+        if self.eager and not self.fresh:
+            HERE.reading = (*outer, self.dispatcher)
         try:
-            self.take(islice(rows or (), most), consuming=consuming)
+            with self.errand:
+                self.take(islice(rows or (), most), consuming=consuming)
         except BaseException as error:
             # Ctrl-C is the program's; whatever else the input raises is for the consumer.
             kind = type(error)
@@ -334,7 +351,9 @@ class Feed(ABC):
         """Find out whether there is anything left to read; if so, it is too late for that."""
         dispatcher = self.dispatcher
         try:
-            if next(rows, None) is not None:
+            with self.errand:
+                left = next(rows, None) is not None
+            if left:
                 closed = PoolClosed(dispatcher.name, dispatcher.closed or "")
                 self.failure = CancelledError() if dispatcher.dropping else closed
         except Exception as error:

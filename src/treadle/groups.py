@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from _thread import allocate_lock
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable
 from concurrent.futures import CancelledError
 from contextvars import Token
@@ -12,6 +12,7 @@ from threading import RLock
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
 from treadle import checks, deadlock
+from treadle.deadlock import Errand
 from treadle.errors import Cancelled
 from treadle.futures import Future
 from treadle.governed import scope_around
@@ -74,7 +75,7 @@ class TaskGroup:
         self._waiting: dict[Future[Any], None] = {}  # tasks that are not done
         self._interrupted = False  # whether a submit was, anywhere
         self._cancelling = False  # whether it was cancelled; its scope is stopped a moment later
-        self._submitting: Counter[int] = Counter()  # calls of `submit` that are under way, in each process
+        self._submitting: defaultdict[int, list[Errand]] = defaultdict(list)  # that are under way, in each process
         self._futures: list[Future[Any]] = []  # all of them, if they are to be collected
         self._errors: list[BaseException] = []
         self._gate: LockType | None = None  # where the end of the block waits
@@ -92,15 +93,16 @@ class TaskGroup:
             Cancelled, DeadlineExceeded: the group was cancelled, or its deadline has passed.
             PoolFull, PoolClosed, PoolBroken, PoolDeadlock, TypeError: as `Pool.submit`.
         """
-        process = os.getpid()
+        process, errand = os.getpid(), Errand("a submit to the group")
         with _lock:
             if self._state != OPEN:
                 raise RuntimeError(f"cannot submit to a group that is {self._state}; submit inside its `with` block")
-            self._submitting[process] += 1
+            self._submitting[process].append(errand)
             pool = cast("Pool | Options", self._pool)
         token = SCOPE.set(self._scope.bounded_by(scope_around(None if pool._task_context else BARE)))
         try:
-            future = pool.submit(fn, *args, **kwargs)
+            with errand:
+                future = pool.submit(fn, *args, **kwargs)
             call_back = future.add_done_callback  # first: a `submit` that was replaced may return what has none
             with _lock:
                 self._waiting[future] = None
@@ -114,7 +116,7 @@ class TaskGroup:
         finally:
             SCOPE.reset(token)
             with _lock:
-                self._submitting[process] -= 1
+                self._submitting[process].remove(errand)
             self._knock()
 
     def cancel(self) -> None:
@@ -207,9 +209,10 @@ class TaskGroup:
                 with around.waking(self.cancel):
                     deadlock.wait(gate, worker, self._targets, None)
 
-    def _targets(self) -> list[Future[Any]]:
+    def _targets(self) -> list[Future[Any] | Errand]:
         with _lock:
-            return [future for future in self._waiting if isinstance(future, Future) and not future.done()]
+            tasks = [future for future in self._waiting if isinstance(future, Future) and not future.done()]
+            return [*tasks, *self._submitting[os.getpid()]]
 
     def _is_over(self) -> bool:
         return not self._waiting and not self._submitting[os.getpid()] and not self._scope.running

@@ -19,6 +19,10 @@ class Home(Protocol):
 
     lock: RLock
 
+    @property
+    def told(self) -> dict[object, object]:
+        """What was logged of its tasks, see `treadle.words.log_first`."""
+
     def wait(self, future: Future[Any], timeout: float | None) -> bool:
         """Block until `future` is done; False when `timeout` seconds passed first."""
 
@@ -40,7 +44,7 @@ class Home(Protocol):
     def resume(self, future: Future[Any]) -> None:
         """Put a task back in the queue that waited outside it."""
 
-    def never_runs(self, task: Future[Any], stuck: Container[Any], running: Container[Future[Any]]) -> bool:
+    def never_runs(self, task: Future[Any], stuck: Container[object], running: Container[object]) -> bool:
         """Whether `task`, which waits, could never be run, if the workers in `stuck`, with `running`, never went on."""
 
 
@@ -51,6 +55,11 @@ class Alone:
 
     def __init__(self) -> None:
         self.lock = RLock()
+
+    @property
+    def told(self) -> dict[object, object]:
+        """Nothing, since no task is run here."""
+        return {}
 
     def wait(self, future: Future[Any], timeout: float | None) -> bool:
         """Block through the condition, as the standard library does: who writes `_state` by hand notifies only that."""
@@ -88,6 +97,6 @@ class Alone:
     def resume(self, future: Future[Any]) -> None:
         """Never called, since there is no queue."""
 
-    def never_runs(self, task: Future[Any], stuck: Container[Any], running: Container[Future[Any]]) -> bool:
+    def never_runs(self, task: Future[Any], stuck: Container[object], running: Container[object]) -> bool:
         """Return False: nobody knows who settles it."""
         return False

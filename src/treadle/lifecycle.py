@@ -24,6 +24,7 @@ from treadle.calls import log_living
 from treadle.inline import running_here
 from treadle.threads import DAEMON
 from treadle.words import log
+from treadle.worker import Worker, current_worker
 
 if TYPE_CHECKING:
     from threading import Thread
@@ -72,7 +73,31 @@ def join(dispatcher: Dispatcher, timeout: float | None) -> bool:
 
     Returns:
         False if `timeout` seconds passed first.
+
+    Raises:
+        PoolDeadlock: they could never end.
     """
+    if not deadlock.is_awaited():
+        return _join(dispatcher, timeout)
+    return deadlock.wait(_End(dispatcher), current_worker(), lambda: _workers(dispatcher), timeout)
+
+
+class _End:
+    """The end of a closed pool's threads, as a gate to sleep at."""
+
+    def __init__(self, dispatcher: Dispatcher) -> None:
+        self._dispatcher = dispatcher
+
+    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
+        return _join(self._dispatcher, None if timeout < 0 else timeout)
+
+
+def _workers(dispatcher: Dispatcher) -> list[Worker]:
+    with dispatcher.lock:
+        return list(dispatcher.staff.workers)
+
+
+def _join(dispatcher: Dispatcher, timeout: float | None) -> bool:
     deadline = None if timeout is None else clock.now() + timeout
     while True:
         with dispatcher.lock:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 from treadle import clock
 from treadle.calls import Unseen
 from treadle.job import RETURNED, Item, Job
-from treadle.scope import checkpoint
+from treadle.scope import HERE, checkpoint
 
 if TYPE_CHECKING:
     from treadle.dispatch import Dispatcher
@@ -64,7 +64,10 @@ class MapIterator(Iterator[T], Generic[T]):
         self._taken = 0  # results that were taken when we last looked how many items were read;
         self._span = 0  # results to take until we look again,
         self._left = 0  # and those of them that are left
-        job.dispatcher.admission.check_open()
+        if (
+            job.dispatcher not in HERE.reading
+        ):  # the input of a map that was accepted has what it needs, see `check_open`
+            job.dispatcher.admission.check_open()
         self._read()
         job.stand_by()
 

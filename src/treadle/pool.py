@@ -295,11 +295,16 @@ class Pool(Submitter, ThreadPoolExecutor):
         Returns:
             The futures of tasks that were not done yet; empty when nothing is left. Callers that were waiting for room
             get PoolClosed.
+
+        Raises:
+            TypeError, ValueError: `timeout` is of the wrong type, or out of range.
+            PoolDeadlock: a task of another pool calls this, and one of this pool waits for that very task. The pool is
+                closed.
         """
         timeout = checks.time_left("timeout", timeout)
         deadline = None if timeout is None else clock.now() + timeout
         dispatcher = self._dispatcher
-        wait = wait and not dispatcher.is_ours()
+        wait = wait and not dispatcher.is_inside()
         dispatcher.close("shutdown", cancel=cancel_futures)
         try:
             dispatcher.read_maps(deadline, wait=wait)
@@ -328,7 +333,7 @@ class Pool(Submitter, ThreadPoolExecutor):
             RuntimeError: no thread can be started to wait in; the pool is not closed.
         """
         timeout = checks.time_left("timeout", timeout)
-        wait = not self._dispatcher.is_ours()  # the thread that waits is none of the pool's
+        wait = not self._dispatcher.is_inside()  # the thread that waits is none of the pool's
         close = partial(self.shutdown, wait, cancel_futures=cancel_futures, timeout=timeout)
         return await aio.call(partial(copy_context().run, close), f"{self._dispatcher.name}-aclose")
 

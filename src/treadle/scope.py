@@ -255,7 +255,8 @@ class _Here(threading.local):
 
     worker: Any = None  # treadle.worker.Worker, if it is one's thread
     tasks: tuple[Any, ...] = ()  # those that run in a thread of nobody's, by the caller itself; the innermost last
-    reading: Any = None  # the dispatcher of a pool, while the input is read of a map that it has accepted
+    reading: tuple[Any, ...] = ()  # the dispatchers of pools, while the input is read of maps that they have accepted
+    errands: tuple[Any, ...] = ()  # treadle.deadlock.Errand: what others may wait for that the thread is to bring
 
 
 HERE = _Here()

@@ -310,6 +310,6 @@ class Staff:
         """How many workers have a task that they cannot be recalled from; the lock is held."""
         return sum(worker.task is not None for worker in self.workers) - len(self.on_stand)
 
-    def all_among(self, stuck: Container[Worker]) -> bool:
+    def all_among(self, stuck: Container[object]) -> bool:
         """Whether no more workers may come, and all there are, are in `stuck`; the lock is held."""
         return len(self.workers) >= self.max_workers and all(worker in stuck for worker in self.workers)

@@ -1,7 +1,8 @@
 """wait and as_completed: the standard library's, except that a worker never waits for its own pool.
 
-A future made by treadle is one of the standard library's, so outside a pool's own threads its functions do the work.
-In a worker, those of the futures that its own pool has not begun are run there and then.
+A future made by treadle is one of the standard library's, so its functions do the work, where nobody may wait for the
+thread (see `treadle.deadlock`). In a worker, those of the futures that its own pool has not begun are run there and
+then.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import concurrent.futures
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION, TimeoutError, _base
+from contextlib import nullcontext
 from threading import Event
 from typing import Any, TypeVar, cast
 
@@ -57,7 +59,7 @@ def wait(
     checks.one_of("return_when", return_when, (ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION))
     futures = _futures_in(fs)
     scope = current()
-    if scope is None:  # and so in no worker either
+    if scope is None and not deadlock.is_awaited():
         return concurrent.futures.wait(futures, timeout, return_when)
     return _wait_in(scope, futures, timeout, return_when)
 
@@ -76,12 +78,12 @@ def _futures_in(fs: Iterable[concurrent.futures.Future[T]]) -> set[concurrent.fu
 
 
 def _wait_in(
-    scope: Scope,
+    scope: Scope | None,
     futures: set[concurrent.futures.Future[T]],
     timeout: float | None,
     return_when: str,
 ) -> concurrent.futures._base.DoneAndNotDoneFutures[T]:
-    """Wait as `wait` does, and no longer than `scope` allows. The waiter is the standard library's own."""
+    """Wait as `wait` does, and no longer than `scope`, if any, allows. The waiter is the standard library's own."""
     deadline = None if timeout is None else clock.now() + timeout
     worker = current_worker()
     if worker is not None:
@@ -93,17 +95,18 @@ def _wait_in(
         waiter = _base._create_and_install_waiters(futures - done, return_when)  # type: ignore[attr-defined]
     every = return_when == ALL_COMPLETED
     ours = [future for future in futures if isinstance(future, Future)]
-    seen = worker if every or len(ours) == len(futures) else None  # of a wait that strangers may end, nothing is known
+    known = every or len(ours) == len(futures)  # of a wait that strangers may end, nothing is
     pending = lambda: [future for future in ours if not future.done()]  # noqa: E731
     try:
-        with scope.waking(waiter.event.set):
-            left = scope.left(None if deadline is None else deadline - clock.now())
-            deadlock.wait(_Gate(waiter.event), seen, pending, left, every=every)
+        with nullcontext() if scope is None else scope.waking(waiter.event.set):
+            left = None if deadline is None else deadline - clock.now()
+            left = left if scope is None else scope.left(left)
+            deadlock.wait(_Gate(waiter.event), worker, pending if known else None, left, every=every)
     finally:
         for future in futures - done:
             with future._condition:
                 future._waiters.remove(waiter)
-    if not _satisfied(futures, return_when):
+    if scope is not None and not _satisfied(futures, return_when):
         scope.check()
     done = {future for future in futures if future._state in (FINISHED, CANCELLED_AND_NOTIFIED)}
     return _base.DoneAndNotDoneFutures(done, futures - done)
@@ -126,7 +129,7 @@ def as_completed(
     """
     timeout = checks.time_left("timeout", timeout)
     futures = _futures_in(fs)
-    if current() is None:
+    if current() is None and not deadlock.is_awaited():
         return concurrent.futures.as_completed(futures, timeout)
     return _as_completed_here(futures, None if timeout is None else clock.now() + timeout)
 
@@ -147,14 +150,16 @@ def _as_completed_here(
 
 def _help(
     worker: Worker,
-    scope: Scope,
+    scope: Scope | None,
     futures: set[concurrent.futures.Future[T]],
     return_when: str,
     deadline: float | None,
 ) -> None:
     """Run, in this worker's thread, what its own pool has not begun, until the wait is over, or is to end."""
     for future in futures:
-        if _satisfied(futures, return_when) or (deadline is not None and clock.now() >= deadline) or scope.over():
+        if _satisfied(futures, return_when) or (deadline is not None and clock.now() >= deadline):
+            return
+        if scope is not None and scope.over() is not None:
             return
         home = future._home if isinstance(future, Future) else None
         if home is worker.dispatcher and home.claim(cast(Future[Any], future)):
