@@ -6,7 +6,9 @@ import functools
 import gc
 import inspect
 import math
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator
+from fractions import Fraction
 from typing import Any
 from unittest.mock import AsyncMock
 
@@ -118,7 +120,9 @@ def test_good_values_pass() -> None:
     assert checks.seconds("t", None) is None
     assert checks.seconds("t", 0) == 0.0
     assert checks.time_left("t", None) is None
-    assert [checks.time_left("t", value) for value in (2, 0, -1, -math.inf, math.inf)] == [2.0, 0.0, 0.0, 0.0, math.inf]
+    assert [checks.time_left("t", value) for value in (2, 0.5, 0, -1, -math.inf)] == [2.0, 0.5, 0.0, 0.0, 0.0]
+    assert [checks.time_left("t", value) for value in (True, False, Fraction(1, 2))] == [1.0, 0.0, 0.5]
+    assert checks.seconds("t", Fraction(1, 2)) == checks.duration("t", Fraction(1, 2)) == 0.5
     assert checks.one_of("p", "a", ("a",)) == "a"
     assert checks.boolean("b", False) is False
     assert checks.text("s", "x") == "x"
@@ -131,6 +135,15 @@ def test_good_values_pass() -> None:
     checks.blocking("f", Answer)  # a call makes an Answer
     checks.blocking("f", Shy())
     checks.blocking("f", functools.partial(Shy()))
+
+
+@pytest.mark.parametrize("value", [math.inf, 1e308, 10**400, Fraction(10**400), threading.TIMEOUT_MAX])
+def test_more_seconds_than_can_be_waited_are_no_limit(value: Any) -> None:
+    assert checks.time_left("t", value) is None
+    assert checks.seconds("t", value) is None
+    assert checks.time_left("t", -value) == 0.0
+    with pytest.raises(ValueError, match="0 seconds or more"):
+        checks.seconds("t", -value)
 
 
 class Shy:

@@ -613,7 +613,6 @@ def test_two_that_cancel_one_sleeper_at_once_do_not_hurt_each_other(monkeypatch:
         (-1, ValueError),
         (-0.001, ValueError),
         (math.nan, ValueError),
-        (math.inf, ValueError),
         ("1", TypeError),
         (None, TypeError),
         (True, TypeError),
@@ -622,5 +621,5 @@ def test_two_that_cancel_one_sleeper_at_once_do_not_hurt_each_other(monkeypatch:
 def test_bad_seconds_are_named_with_what_is_allowed(
     function: Callable[[Any], object], seconds: Any, error: type[Exception]
 ) -> None:
-    with pytest.raises(error, match=r"seconds=.*allowed: a number, 0 or more"):
+    with pytest.raises(error, match=r"seconds=.*allowed: .*seconds"):
         function(seconds)

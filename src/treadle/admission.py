@@ -10,7 +10,6 @@ from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from threading import TIMEOUT_MAX
 from typing import TYPE_CHECKING, cast
 
 from treadle import clock, deadlock
@@ -292,7 +291,7 @@ class Admission:
                     return
                 self.takers.append(gate)
                 dispatcher.make_room()  # for none: in the plain way nobody is told of a task
-            gate.acquire(True, -1 if timeout is None else min(timeout, TIMEOUT_MAX))
+            gate.acquire(True, -1 if timeout is None else timeout)
         finally:
             with dispatcher.lock:
                 if gate in self.takers:

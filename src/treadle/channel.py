@@ -256,11 +256,11 @@ class Channel(Generic[T]):
         """Sleep until `turn` is served or refused; after `seconds` leave the line. The one place where threads wait."""
         scope = current()
         if scope is None:
-            came = turn.wake.acquire(timeout=-1 if seconds is None else min(seconds, threading.TIMEOUT_MAX))
+            came = turn.wake.acquire(timeout=-1 if seconds is None else seconds)
         else:
             seconds = scope.left(seconds)
             with scope.waking(lambda: self._call_off(turn, line)):
-                came = turn.wake.acquire(timeout=-1 if seconds is None else min(seconds, threading.TIMEOUT_MAX))
+                came = turn.wake.acquire(timeout=-1 if seconds is None else seconds)
         if not came:
             self._leave(turn, line)
 

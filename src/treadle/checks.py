@@ -5,9 +5,11 @@ from __future__ import annotations
 import inspect
 import math
 import operator
+from _thread import TIMEOUT_MAX
 from collections.abc import Callable, Iterable
 from functools import partial
 from inspect import CO_ASYNC_GENERATOR, CO_COROUTINE
+from numbers import Real
 from types import BuiltinFunctionType, FunctionType, MethodType
 from typing import Any, TypeVar
 from weakref import ref
@@ -18,6 +20,7 @@ __all__ = [
     "accepts",
     "blocking",
     "boolean",
+    "bounded",
     "duration",
     "function",
     "handler",
@@ -69,9 +72,12 @@ def _index(value: object) -> int | None:
 def _real(value: object) -> float | None:
     """Return the number that `value` is; None if it is none."""
     try:
-        return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
-    except OverflowError:  # an integer that is too large for a float
-        return math.inf
+        if isinstance(value, bool) or not isinstance(value, Real):
+            return None
+        try:
+            return float(value)
+        except OverflowError:  # an integer, or a fraction, that is too large for a float
+            return -math.inf if value < 0 else math.inf
     except Exception:
         return None
 
@@ -119,22 +125,32 @@ def number(name: str, value: object, *, least: float | None = None, more_than: f
 
 
 def seconds(name: str, value: object, *, least: float = 0.0) -> float | None:
-    """Return `value` if it is a number of seconds of at least `least`, or None.
+    """Return `value` if it is a number of seconds of at least `least`, or None; None too for more than can be waited.
 
     Raises:
         TypeError, ValueError: it is not.
     """
-    return None if value is None else _at_least(name, value, least, ", or None for no limit")
+    return None if value is None else bounded(_at_least(name, value, least, ", or None for no limit"))
 
 
 def time_left(name: str, value: object) -> float | None:
-    """Return `value` if it is a number of seconds, or None; 0 if it is negative: what was left has passed.
+    """Return `value`, as for the standard library's waits: 0 if negative, and what True is worth.
+
+    Returns:
+        Seconds; None for no limit, and for more than can be waited.
 
     Raises:
-        TypeError, ValueError: it is not.
+        TypeError, ValueError: it is no number of seconds, nor None.
     """
-    seconds = None if value is None else _at_least(name, value, -math.inf, ", or None for no limit")
-    return None if seconds is None else max(0.0, seconds)
+    if value is None or (type(value) is float and 0.0 <= value < TIMEOUT_MAX):
+        return value
+    seconds = int(value) if isinstance(value, bool) else value
+    return bounded(max(0.0, _at_least(name, seconds, -math.inf, ", or None for no limit")))
+
+
+def bounded(seconds: float) -> float | None:
+    """Return `seconds`; None, for no limit, if no lock can be waited for so long: a hundred years, or infinity."""
+    return seconds if seconds < TIMEOUT_MAX else None
 
 
 def duration(name: str, value: object, *, least: float = 0.0) -> float:

@@ -32,6 +32,7 @@ from contextvars import Context
 from threading import Condition
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from treadle import checks
 from treadle.alarm import call_out
 from treadle.calls import Unseen, name_of
 from treadle.contexts import EMPTY
@@ -124,6 +125,7 @@ class Future(_base.Future[T]):
 
         Raises:
             TimeoutError: the task was not done in time.
+            TypeError, ValueError: the task is not done, and `timeout` is no number of seconds.
             CancelledError: the task was cancelled.
             DeadlineExceeded, Cancelled: the task's, or the caller's, deadline passed; or either was asked to stop.
             PoolDeadlock: the wait could never end (see `treadle.errors.PoolDeadlock`).
@@ -145,6 +147,7 @@ class Future(_base.Future[T]):
 
         Raises:
             TimeoutError: the task was not done in time.
+            TypeError, ValueError: as `result`.
             CancelledError: the task was cancelled.
             PoolDeadlock: the wait could never end.
         """
@@ -182,7 +185,7 @@ class Future(_base.Future[T]):
 
     def _wait(self, timeout: float | None) -> Future[T] | None:
         """Block until it is done; return what it was settled with by hand while it ran, if it was."""
-        if not self.done() and not self._home.wait(self, timeout):
+        if not self.done() and not self._home.wait(self, checks.time_left("timeout", timeout)):
             checkpoint()  # the caller's own deadline may have been nearer
             raise TimeoutError
         if self.cancelled():

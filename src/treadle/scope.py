@@ -293,7 +293,7 @@ class deadline:  # it is used as a function
     block late raises nothing.
 
     Args:
-        seconds: 0 or more.
+        seconds: 0 or more. `math.inf`, and whatever is longer than a lock can be waited for, is no deadline.
 
     Raises:
         TypeError, ValueError: `seconds` is not such a number.
@@ -302,7 +302,7 @@ class deadline:  # it is used as a function
     __slots__ = ("_seconds", "_tokens")
 
     def __init__(self, seconds: float) -> None:
-        self._seconds = checks.number("seconds", seconds, least=0)
+        self._seconds = checks.bounded(checks.duration("seconds", seconds))
         self._tokens: list[Token[Scope | None]] = []
 
     def __enter__(self) -> None:
@@ -342,13 +342,13 @@ def sleep(seconds: float) -> None:
     """Sleep as `time.sleep` does, but wake at once when the caller should stop.
 
     Args:
-        seconds: 0 or more.
+        seconds: 0 or more; `math.inf` for as long as it takes.
 
     Raises:
         Cancelled, DeadlineExceeded: as `checkpoint`, also if that is so when it is called.
         TypeError, ValueError: `seconds` is not such a number.
     """
-    seconds = checks.number("seconds", seconds, least=0)
+    seconds = min(checks.duration("seconds", seconds), threading.TIMEOUT_MAX)
     scope = current()
     if scope is None:
         clock.pause(seconds)
@@ -363,5 +363,5 @@ def sleep(seconds: float) -> None:
             pass
 
     with scope.waking(wake):
-        gate.acquire(True, min(scope.left(seconds) or 0.0, threading.TIMEOUT_MAX))
+        gate.acquire(True, scope.left(seconds) or 0.0)
     scope.check()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from _thread import TIMEOUT_MAX, allocate_lock
+from _thread import allocate_lock
 from typing import TYPE_CHECKING, Any
 
 from treadle import clock
@@ -261,7 +261,7 @@ class Worker:
             return True
         if not self.resting:
             return False
-        timeout = -1 if dispatcher.idle_timeout is None else min(dispatcher.idle_timeout, TIMEOUT_MAX)
+        timeout = -1.0 if dispatcher.idle_timeout is None else dispatcher.idle_timeout
         while not self.mail.acquire(True, timeout):
             if dispatcher.staff.may_leave(self):
                 return False

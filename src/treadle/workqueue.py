@@ -14,7 +14,7 @@ from functools import partial
 from queue import Empty
 from typing import TYPE_CHECKING, Any, cast
 
-from treadle import clock
+from treadle import checks, clock
 from treadle.alarm import call_later
 from treadle.passage import bare_call, hand_over
 
@@ -92,7 +92,9 @@ class WorkQueue:
 
         Raises:
             queue.Empty: there was none, in time; or the pool is closed, and there is none.
+            TypeError, ValueError: `timeout` is no number of seconds.
         """
+        timeout = checks.time_left("timeout", timeout) if block else None
         deadline = None if timeout is None else clock.now() + timeout
         while True:
             task, token = None, object()

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from treadle import Pool
+from treadle import Channel, Future, Pool, deadline, wait
+from treadle.errors import ChannelEmpty
 
 np: Any = pytest.importorskip("numpy", minversion="2", reason="numpy 2 is not installed")
 
@@ -62,3 +63,16 @@ def test_tasks_do_not_set_each_others() -> None:
     with Pool(2) as pool, np.errstate(all="ignore"):
         assert list(pool.map(task, ["raise", "ignore"])) == ["raised", "passed"]
         assert divide() == "passed"
+
+
+@pytest.mark.parametrize("kind", ["float64", "float32", "int64"])
+def test_its_numbers_are_times(kind: str) -> None:
+    soon = getattr(np, kind)(0)
+    future: Future[int] = Future()
+    with pytest.raises(TimeoutError):
+        future.result(soon)
+    with pytest.raises(ChannelEmpty):
+        Channel[int]().get(soon)
+    assert not wait([future], soon).done
+    with Pool(1, idle_timeout=soon) as pool, deadline(getattr(np, kind)(PATIENCE)):
+        assert pool.submit(abs, -1).result(getattr(np, kind)(PATIENCE)) == 1
