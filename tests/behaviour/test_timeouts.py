@@ -208,8 +208,7 @@ def put_to_a_crew(stack: ExitStack) -> Way:
 def join(stack: ExitStack) -> Way:
     crew, gate = crew_of(stack)
     crew.close()
-    (loop,) = crew._loops
-    return Way(crew.join, lambda: loop._waiters, gate.set, None, is_new=True)
+    return Way(crew.join, lambda: crew.channel.closed, gate.set, None, is_new=True)
 
 
 STANDARD = [
