@@ -14,7 +14,7 @@ from typing import Any, cast
 import pytest
 
 import treadle
-from treadle import Pool, TaskGroup
+from treadle import Pool, TaskGroup, workqueue
 from treadle.errors import PoolClosed
 from treadle.orders import Fair
 from treadle.workqueue import WorkItem, WorkQueue
@@ -173,6 +173,23 @@ def test_a_task_that_asks_for_what_was_taken_out_runs_it(hold: Callable[..., Hel
     assert asked == [1]
     with pytest.raises(InvalidStateError):
         held.queue.put(second)
+
+
+def test_what_is_taken_out_when_ctrl_c_comes_is_cancelled(
+    hold: Callable[..., Held], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody has it."""
+    held = hold()
+    task = held.pool.submit(abs, -1)
+
+    def interrupt(task: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(workqueue, "_call_of", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        held.queue.get()
+    assert task.cancelled()
+    assert (held.pool.snapshot().cancelled, held.pool.snapshot().waiting) == (1, 0)
 
 
 def test_what_is_taken_out_of_a_map_is_its_work(hold: Callable[..., Held]) -> None:

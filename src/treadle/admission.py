@@ -62,8 +62,8 @@ class Admission:
 
     Callers that wait for room enter in the order they came. Whoever makes room puts the first one's task in the order,
     and then wakes the caller; so nobody overtakes, and the bound is exact. Whoever turns a caller away claims its task
-    in the same breath: a task that is pending and was handed over is found here, in the order, or beside it, for
-    whoever cancels it counts it out of there (see Dispatcher.leave).
+    in the same breath: a task that is pending and was handed over is found here, in the order, beside it, or out in a
+    stranger's hands, for whoever cancels it counts it out of there (see Dispatcher.leave).
     """
 
     __slots__ = ("blocks", "dispatcher", "entrants", "holds", "limit", "rejected", "takers")

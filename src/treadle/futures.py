@@ -10,13 +10,12 @@ States and legal transitions (guarded by `home.lock`, and by the condition once 
     PENDING -> CANCELLED_AND_NOTIFIED          cancelled while it waited in a pool
     PENDING -> CANCELLED -> CANCELLED_AND_NOTIFIED    cancelled by hand; its maker then took note
     PENDING -> FINISHED                        settled by hand, or refused by a closed or broken pool
-    PENDING -> RUNNING -> FINISHED             begun and settled by hand, in a pool or in none
-    RUNNING -> SETTLED                         settled by hand, while its pool runs it; to others it is FINISHED
+    PENDING -> RUNNING                         begun by hand: a pool lets go of it
+    RUNNING -> SETTLED                         settled by hand, while its pool may run it; to others it is FINISHED
 
-By hand: by whoever calls `set_running_or_notify_cancel`, `set_result` or `set_exception`. A pool lets go of a waiting
-task then. One that runs goes on, and writes what comes of it to `_result` and `_exception`, without the lock; so what
-it was settled with is kept elsewhere (Rare.settled), and its state, which `result` finds not to be *the* FINISHED,
-leads there.
+By hand: by whoever calls `set_running_or_notify_cancel`, `set_result` or `set_exception`. A task that runs goes on
+then, and writes what comes of it to `_result` and `_exception`, without the lock; so what its future was settled with
+is kept elsewhere (Rare.settled), and its state, which `result` finds not to be *the* FINISHED, leads there.
 
 Who waits: `result()` on a pool's future sleeps on a gate, a raw lock that is released once. The standard library's
 functions hold `_condition` while they look at `_state` and install themselves in `_waiters`, so a change of state must
@@ -130,8 +129,8 @@ class Future(_base.Future[T]):
             DeadlineExceeded, Cancelled: the task's, or the caller's, deadline passed; or either was asked to stop.
             PoolDeadlock: the wait could never end (see `treadle.errors.PoolDeadlock`).
         """
-        if self._state is not FINISHED and (settled := self._wait(timeout)) is not None:
-            return settled.result()
+        if self._state is not FINISHED:
+            self = self._wait(timeout)
         if self._exception is not None:
             try:
                 raise self._see()
@@ -151,8 +150,8 @@ class Future(_base.Future[T]):
             CancelledError: the task was cancelled.
             PoolDeadlock: the wait could never end.
         """
-        if self._state is not FINISHED and (settled := self._wait(timeout)) is not None:
-            return settled.exception()
+        if self._state is not FINISHED:
+            self = self._wait(timeout)
         return None if self._exception is None else self._see()
 
     def cancelled(self) -> bool:
@@ -183,14 +182,14 @@ class Future(_base.Future[T]):
             self._rare = Rare()
         return self._rare
 
-    def _wait(self, timeout: float | None) -> Future[T] | None:
-        """Block until it is done; return what it was settled with by hand while it ran, if it was."""
+    def _wait(self, timeout: float | None) -> Future[T]:
+        """Block until it is done, and return as `_final`."""
         if not self.done() and not self._home.wait(self, checks.time_left("timeout", timeout)):
             checkpoint()  # the caller's own deadline may have been nearer
             raise TimeoutError
         if self.cancelled():
             raise CancelledError
-        return self._get_rare().settled if self._state is SETTLED else None
+        return self._final()
 
     def _final(self) -> Future[T]:
         """Return what has the outcome of a future that is finished: itself, or what it was settled with by hand."""
@@ -345,12 +344,13 @@ class Future(_base.Future[T]):
                 self._end_early(SETTLED)
             else:
                 self._result, self._exception, self._state = result, error, FINISHED
+        if call:
+            call_out(call.clear)
         try:
-            if call:
-                call_out(call.clear)
-                self._home.announce("cancelled", self)
+            self._tell()  # first: an observer may block
         finally:
-            self._tell()
+            if before == PENDING:
+                self._home.announce("cancelled", self)
         return True
 
     def _check_by_hand(self) -> None:

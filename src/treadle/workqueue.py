@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from concurrent.futures import InvalidStateError
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from queue import Empty
 from typing import TYPE_CHECKING, Any, cast
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["WorkItem", "WorkQueue"]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, weakref_slot=True, eq=False)
 class WorkItem:
     """A task that was taken out of its pool, and still waits, for whoever has this.
 
@@ -37,7 +37,7 @@ class WorkItem:
     fn: Callable[..., Any]
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
-    _token: object  # by which its pool knows that it is out
+    _token: object = field(repr=False)  # by which its pool knows that it is out
 
     @property
     def task(self) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
@@ -97,7 +97,7 @@ class WorkQueue:
         timeout = checks.time_left("timeout", timeout) if block else None
         deadline = None if timeout is None else clock.now() + timeout
         while True:
-            task, token = None, object()
+            token = object()
             try:
                 with self._dispatcher.lock:
                     task = self._dispatcher.take_out(token)
@@ -105,7 +105,7 @@ class WorkQueue:
                 if task is not None:
                     return WorkItem(task, *_call_of(task), token)
             except BaseException:  # Ctrl-C: nobody has it
-                if task is not None:
+                for task in [task for task, its in list(self._dispatcher.out.items()) if its is token]:
                     task.cancel()
                 raise
             if closed and block and deadline is None:
@@ -136,7 +136,10 @@ class WorkQueue:
         elif item.future._home is not self._dispatcher:  # of another pool, which keeps the count of it
             self._pool.submit(item.run)
         elif not self._dispatcher.bring_back(item.future, item._token) and not item.future.cancelled():
-            raise InvalidStateError(f"it was put back, run or settled before, and cannot be put back again: {item!r}")
+            raise InvalidStateError(
+                f"what was taken out of pool {self._dispatcher.name!r} was put back, run or settled since, and cannot "
+                f"be put back again: {item.future!r}"
+            )
 
     def put_nowait(self, item: Any) -> None:
         """As `put`."""

@@ -7,6 +7,7 @@ goes on with everything else: where that pool would lose a thread, or never end,
 from __future__ import annotations
 
 import concurrent.futures
+import gc
 import itertools
 import queue
 import threading
@@ -270,6 +271,24 @@ def test_what_a_task_raises_that_was_settled_meanwhile_is_not_lost(caplog: pytes
         gate.set()
     del task
     assert [str(record.exc_info[1]) for record in caplog.records if record.exc_info] == ["nobody has asked for it"]
+
+
+def test_what_a_running_task_was_settled_with_makes_no_cycle() -> None:
+    class Marker(Exception):
+        """Is to go when nobody has it any more."""
+
+    ours = Audited("fifo", None)
+    gc.collect()
+    gc.disable()
+    try:
+        ours.case.running.set_exception(Marker())
+        with suppress(Marker):
+            ours.case.running.result(0)
+        ours.end()
+        del ours
+        assert not [thing for thing in gc.get_objects() if issubclass(type(thing), Marker)]
+    finally:
+        gc.enable()
 
 
 def tell(told: list[object], wait: Callable[[], object]) -> None:
