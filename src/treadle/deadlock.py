@@ -105,7 +105,7 @@ def wait(
     """
     if timeout is not None:
         return gate.acquire(True, min(max(timeout, 0.0), TIMEOUT_MAX))
-    if targets is None or not is_awaited():
+    if targets is None or (worker is None and not HERE.errands and not HERE.tasks):  # as is_awaited(), at less cost
         return gate.acquire()
     thread = current_thread()
     waiter, tasks = (thread, HERE.tasks) if worker is None else (worker, worker.stack())

@@ -102,6 +102,9 @@ class Pipeline:
         source. After Ctrl-C it stops and waits for nothing. When Python exits, runs that were left are stopped, and the
         stages' calls under way waited for.
 
+        A task that takes the results, in a pool that the stages or the source wait for, can wait for ever if no other
+        thread of that pool is free: what a run waits for is not seen where deadlocks are found.
+
         Args:
             source: any iterable, endless or not. `iter` is called here, and `next` in the run's thread.
             ordered: whether every stage, and the consumer, gets the items in the order of the source, or as they are
