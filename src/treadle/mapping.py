@@ -64,9 +64,7 @@ class MapIterator(Iterator[T], Generic[T]):
         self._taken = 0  # results that were taken when we last looked how many items were read;
         self._span = 0  # results to take until we look again,
         self._left = 0  # and those of them that are left
-        if (
-            job.dispatcher not in HERE.reading
-        ):  # the input of a map that was accepted has what it needs, see `check_open`
+        if job.dispatcher not in HERE.reading:  # or it belongs to the input of a map that was accepted before
             job.dispatcher.admission.check_open()
         self._read()
         job.stand_by()
