@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import gc
 import inspect
 import math
 import threading
+import types
 from collections.abc import AsyncIterator, Callable, Iterator
 from fractions import Fraction
+from types import MethodType
 from typing import Any
-from unittest.mock import AsyncMock
+from unittest.mock import AsyncMock, MagicMock, create_autospec
 
 import pytest
 
@@ -85,6 +88,7 @@ class Answer:
         (lambda: handler(answer), TypeError, ("h=<function answer", "coroutine")),
         (lambda: handler(numbers), TypeError, ("h=<function numbers", "generator", "return instead of yield")),
         (lambda: handler(functools.partial(numbers, b"")), TypeError, ("generator",)),
+        (lambda: handler(functools.cache(numbers)), TypeError, ("generator",)),
         (lambda: handler(lambda conn: conn), TypeError, ("takes (conn)", "(message, peer)", "did you mean that?")),
         (lambda: handler(functools.partial(lambda a: a, 1)), TypeError, ("called with (message, peer)",)),
     ],
@@ -163,10 +167,110 @@ class Loom:
     async def rest(self) -> None:
         """Never run."""
 
+    @functools.lru_cache  # noqa: B019  # nobody calls it
+    async def thread(self) -> None:
+        """Never run."""
+
+    nap = functools.partialmethod(rest)
+    doze = functools.partialmethod(functools.partial(answer))
+    beam = functools.partialmethod(weave)
+
 
 class Spindle:
     def __call__(self) -> Any:
         """Run by nobody."""
+
+
+class Delegate:
+    __call__ = Answer()
+
+
+class Cached:
+    @functools.lru_cache  # noqa: B019  # nobody calls it
+    async def __call__(self) -> None:
+        """Never run."""
+
+
+class Static:
+    @staticmethod
+    async def __call__() -> None:
+        """Never run."""
+
+
+class Factory(type):
+    async def __call__(cls) -> None:
+        """Never run."""
+
+
+class Made(metaclass=Factory):
+    """A class whose objects are made by a coroutine."""
+
+
+class Awaited:
+    async def __new__(cls) -> Awaited:  # type: ignore[misc]  # that is the point
+        """Never run."""
+        return object.__new__(cls)
+
+
+class Circle:
+    """Calls itself, and so nothing."""
+
+    __call__: Any
+
+
+Circle.__call__ = Circle()  # type: ignore[method-assign]  # that is the point
+
+
+class Running(functools.partial):  # type: ignore[type-arg]  # of whatever
+    """Runs the coroutine that it makes."""
+
+    def __call__(self, /, *args: Any, **keywords: Any) -> Any:
+        return asyncio.run(super().__call__(*args, **keywords))
+
+
+class RunningStatic(staticmethod):  # type: ignore[type-arg]  # of whatever
+    """The same."""
+
+    def __call__(self, *args: Any, **keywords: Any) -> Any:
+        return asyncio.run(super().__call__(*args, **keywords))
+
+
+class Proxy:
+    """Looks like what it stands for, and runs it."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
+
+    @property  # type: ignore[misc]  # the base's can be set
+    def __class__(self) -> Any:
+        return type(self.function)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.function, name)
+
+    def __call__(self) -> Any:
+        return asyncio.run(self.function())
+
+
+@types.coroutine
+def old() -> Iterator[None]:
+    """Never run."""
+    yield
+
+
+@types.coroutine
+def maker() -> Any:
+    """What it returns is an awaitable perhaps, and perhaps not."""
+
+
+@functools.wraps(answer)
+def runs() -> Any:
+    return asyncio.run(answer())
+
+
+@functools.wraps(Loom.nap)
+def runs_a_method() -> None:
+    """Run by nobody."""
 
 
 class Slotted:
@@ -177,9 +281,17 @@ class Slotted:
 
 
 ASYNC: list[Any] = [
-    answer, answers, Answer(), Loom().rest, functools.partial(Loom().rest), staticmethod(answer), AsyncMock()
+    answer, answers, old, Answer(), Answer().__call__, Delegate(), Cached(), Static(), staticmethod(answer), Awaited,
+    Made, Loom().rest, Loom.rest, Loom().thread, Loom.thread, Loom().nap, Loom.nap, Loom().doze, Loom.doze,
+    functools.lru_cache(answer), functools.cache(answers), functools.partial(functools.cache(answer)),
+    functools.partial(Loom().rest), functools.partial(functools.partial(answer), 1), MethodType(answer, 1),
+    AsyncMock(), AsyncMock(spec=answer), create_autospec(answer), MagicMock(spec=Loom).rest,
 ]  # fmt: skip
-ORDINARY: list[Any] = [numbers, Shy(), Loom().weave, functools.partial(Loom().weave), Slotted(), abs, int, lambda: 1]
+ORDINARY: list[Any] = [
+    numbers, Shy(), Slotted(), abs, int, lambda: 1, Answer, Loom, Loom().weave, Loom.weave, Loom().beam, Loom.beam,
+    functools.partial(Loom().weave), functools.cache(runs), runs, runs_a_method, maker, Running(answer),
+    RunningStatic(answer), Proxy(answer), Circle(), MagicMock(), MagicMock(spec=Loom), create_autospec(runs),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("value", [None, 3, *ASYNC], ids=lambda value: type(value).__name__)
@@ -202,6 +314,7 @@ def test_what_was_vetted_is_known_again_as_long_as_it_lives() -> None:
     known = checks.vetted("f", Loom().weave, known)
     assert known() is Loom.weave
     assert checks.vetted("f", Loom().weave, known) is known
+    assert checks.vetted("f", functools.partial(Loom.weave), known) is known
     assert checks.vetted("f", Slotted(), known) is checks.nobody
     gone = checks.vetted("f", Shy(), known)
     gc.collect()
@@ -210,23 +323,42 @@ def test_what_was_vetted_is_known_again_as_long_as_it_lives() -> None:
 
 @pytest.mark.parametrize("value", ORDINARY, ids=lambda value: type(value).__name__)
 def test_what_can_be_called_from_a_thread_is_not_refused(value: Any) -> None:
+    """What a wrapper makes of what it wraps, nobody can tell: it may run it to its end."""
     checks.blocking("f", value)
+    checks.vetted("f", value, checks.nobody)
 
 
-@pytest.mark.skipif(not hasattr(inspect, "markcoroutinefunction"), reason="inspect of 3.11 has no such mark")
-def test_a_function_that_is_marked_as_a_coroutine_function_is_refused() -> None:
-    def wrapped(function: Callable[[], Any]) -> Callable[[], Any]:
-        return lambda: function()
+def mark_of_asyncio(value: Any) -> Any:
+    value._is_coroutine = asyncio.coroutines._is_coroutine  # type: ignore[attr-defined]  # what asyncio looks for
+    return value
 
-    mark: Callable[[Any], Any] = inspect.markcoroutinefunction  # type: ignore[attr-defined,unused-ignore]  # of 3.12
 
+MARKS = [mark_of_asyncio]
+if hasattr(inspect, "markcoroutinefunction"):  # since Python 3.12
+    MARKS.append(inspect.markcoroutinefunction)
+
+
+@pytest.mark.parametrize("mark", MARKS)
+def test_what_is_marked_as_a_coroutine_function_is_refused(mark: Callable[[Any], Any]) -> None:
     def plain() -> Any:
         return answer()
 
-    checks.blocking("f", wrapped(plain))
     assert checks.vetted("f", plain, checks.nobody)() is plain
-    for marked in (mark(plain), mark(Spindle())):
+    mark(plain)
+
+    @functools.wraps(plain)
+    def wrapper() -> Any:
+        """Has a copy of the mark."""
+        return asyncio.run(plain())
+
+    for marked in (plain, mark(Spindle()), functools.partial(plain), functools.cache(plain)):
         with pytest.raises(TypeError, match="coroutine function"):
             checks.blocking("f", marked)
         with Pool(1) as pool, pytest.raises(TypeError, match="coroutine function"):
             pool.submit(marked)
+    mark(Spindle)  # so its objects are
+    with pytest.raises(TypeError, match="coroutine function"):
+        checks.blocking("f", Spindle())
+    for ordinary in (wrapper, functools.cache(wrapper), Spindle, Proxy(plain)):
+        checks.blocking("f", ordinary)
+        checks.vetted("f", ordinary, checks.nobody)

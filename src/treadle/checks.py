@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import math
 import operator
 from _thread import TIMEOUT_MAX
 from collections.abc import Callable, Iterable
-from functools import partial
-from inspect import CO_ASYNC_GENERATOR, CO_COROUTINE
+from functools import lru_cache, partial, partialmethod
+from inspect import CO_ASYNC_GENERATOR, CO_COROUTINE, CO_GENERATOR, CO_ITERABLE_COROUTINE
 from numbers import Real
-from types import BuiltinFunctionType, FunctionType, MethodType
+from types import BuiltinFunctionType, FunctionType, MethodType, WrapperDescriptorType
 from typing import Any, TypeVar
 from weakref import ref
 
@@ -38,9 +39,30 @@ __all__ = [
 
 T = TypeVar("T")
 
-ASYNC = CO_COROUTINE | CO_ASYNC_GENERATOR
-ASYNC_MARK = "_is_coroutine_marker"  # the attribute by which inspect.markcoroutinefunction marks a function
-ORDINARY = frozenset({BuiltinFunctionType, type})  # kinds of callables none of which is async
+ABSENT = object()
+
+ASYNC = {  # a call of what has such a flag runs nothing yet
+    CO_COROUTINE: "a coroutine function",
+    CO_ITERABLE_COROUTINE: "a coroutine function",  # made of a generator function by types.coroutine
+    CO_ASYNC_GENERATOR: "an async generator function",
+}
+ASYNC_FLAGS = sum(ASYNC)
+# By their marks inspect.markcoroutinefunction, and asyncio before it came, say that a call returns a coroutine.
+INSPECTS_MARK, ASYNCIOS_MARK = "_is_coroutine_marker", "_is_coroutine"
+MARKS = {
+    INSPECTS_MARK: getattr(inspect, "_is_coroutine_mark", ABSENT),
+    ASYNCIOS_MARK: getattr(asyncio.coroutines, "_is_coroutine", ABSENT),
+}
+# Where to find what is called by a call of these, unless a subclass has a `__call__` of its own.
+INNER = {
+    MethodType.__call__: "__func__",
+    staticmethod.__call__: "__func__",
+    partial.__call__: "func",
+    type(lru_cache(len)).__call__: "__wrapped__",
+    type.__call__: "__new__",
+}
+PARTIAL_METHOD = partialmethod(lambda: None).__get__(None, object).__code__  # of what a class gives in its place
+MOST_LAYERS = 100  # of callables that call another; there are some that call themselves
 
 
 def integer(name: str, value: object, *, least: int, most: int | None = None) -> int:
@@ -237,25 +259,50 @@ def function(name: str, value: object) -> None:
 def blocking(name: str, value: object) -> None:
     """Check that `value` can be called from a thread, which an `async def` cannot: it would return at once, unrun.
 
+    What only a call can tell passes: what a wrapper makes of that which it wraps, and what a function returns.
+
     Raises:
         TypeError: it cannot.
     """
     function(name, value)
-    inner: Any = value
-    while issubclass(type(inner), (MethodType, partial, staticmethod)):
-        inner = inner.func if issubclass(type(inner), partial) else inner.__func__
-    if type(inner) in ORDINARY or (type(inner) is FunctionType and not _is_async(inner)):
-        return
-    for kind, is_it in (
-        ("a coroutine function", inspect.iscoroutinefunction),
-        ("an async generator function", inspect.isasyncgenfunction),
-    ):
-        if _calls(is_it, inner):
+    flags = _flags_of(value)
+    for flag, kind in ASYNC.items():
+        if flags & flag:
             raise TypeError(f"{name}={show(value)} is {kind}; {name} must be an ordinary one, which may block")
 
 
-def _is_async(function: FunctionType) -> bool:
-    return bool(function.__code__.co_flags & ASYNC or getattr(function, ASYNC_MARK, None))
+def _flags_of(value: Any) -> int:
+    """Return the flags of the code that a call of `value` runs, as far as they show before the call."""
+    try:
+        for _ in range(MOST_LAYERS):
+            call = type(value).__call__  # of the type that it has, whatever it says: a proxy has a call of its own
+            built_in = type(call) is WrapperDescriptorType
+            if built_in and call in INNER:
+                value = getattr(value, INNER[call])
+            elif _is_marked(value):
+                return CO_COROUTINE
+            elif type(value) is FunctionType:
+                if value.__code__ is not PARTIAL_METHOD:
+                    return value.__code__.co_flags
+                held = value.__dict__
+                value = (held.get("__partialmethod__") or held["_partialmethod"]).func  # the latter until Python 3.12
+            elif built_in:
+                break
+            else:
+                value = call
+    except BaseException as error:
+        pass_on(error)
+    return 0
+
+
+def _is_marked(value: object) -> bool:
+    """Whether `value` is marked as a coroutine function; itself, and not by `functools.wraps` as what it wraps is."""
+    for name, mark in MARKS.items():
+        if getattr(value, name, None) is mark and not issubclass(type(value), type):  # there its objects are meant
+            own = object.__getattribute__  # a proxy shows the marks of another
+            wrapped = own(value, "__wrapped__") if hasattr(value, "__wrapped__") else None
+            return own(value, name) is mark and getattr(wrapped, name, None) is not mark
+    return False
 
 
 def vetted(name: str, value: object, known: Callable[[], object]) -> Callable[[], object]:
@@ -277,7 +324,21 @@ def vetted(name: str, value: object, known: Callable[[], object]) -> Callable[[]
         inner = value.__func__
         if known() is inner:
             return known
-    if _is_async(inner) if type(inner) is FunctionType else type(inner) not in ORDINARY:
+    elif type(value) is partial:  # and so are these, mostly
+        inner = value.func
+        if known() is inner:
+            return known
+    kind = type(inner)
+    if kind is FunctionType:  # nearly always, and then a glance is enough
+        code = inner.__code__
+        if (
+            code.co_flags & ASYNC_FLAGS
+            or code is PARTIAL_METHOD
+            or getattr(inner, INSPECTS_MARK, None)
+            or getattr(inner, ASYNCIOS_MARK, None)
+        ):
+            blocking(name, value)
+    elif kind is not BuiltinFunctionType and (kind is not type or type(inner.__new__) is not BuiltinFunctionType):
         blocking(name, value)
     try:
         return ref(inner)
@@ -287,15 +348,6 @@ def vetted(name: str, value: object, known: Callable[[], object]) -> Callable[[]
 
 def nobody() -> None:
     """Be a weak reference to what has none: return None."""
-
-
-def _calls(is_it: Callable[[object], bool], value: Any) -> bool:
-    """Whether calling `value` calls what `is_it`; False where it does not say, and a call will show."""
-    try:
-        return is_it(value) or is_it(type(value).__call__)
-    except BaseException as error:
-        pass_on(error)
-        return False
 
 
 def accepts(function: Callable[..., object], *arguments: str) -> bool:
@@ -324,7 +376,7 @@ def handler(name: str, value: Callable[..., object], *arguments: str, instead: s
         TypeError: it is async, a generator function, or takes other arguments.
     """
     blocking(name, value)
-    if _calls(inspect.isgeneratorfunction, value):
+    if _flags_of(value) & CO_GENERATOR:
         what = "is a generator function, which a call does not run; return instead of yield"
         raise TypeError(f"{name}={show(value)} {what}")
     if not accepts(value, *arguments):

@@ -105,7 +105,7 @@ class Crew(Generic[T]):
     ) -> None:
         checks.blocking("handler", handler)
         if on_error is not None:
-            checks.function("on_error", on_error)
+            checks.blocking("on_error", on_error)
         workers = checks.integer("workers", workers, least=1)
         self._name = "crew" if name is None else checks.text("name", name)
         self._handler = handler

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import cast
 
 from treadle import checks
-from treadle.words import log_first, show
+from treadle.words import log_first, show, type_name
 
 __all__ = ["ENDS", "Observer", "Snapshot", "TaskEvent", "WorkerSnapshot", "observers_in", "tell"]
 
@@ -74,27 +74,32 @@ def observers_in(observers: Iterable[Observer]) -> tuple[Observer, ...]:
     """Return `observers`, which can be told all that there is to tell.
 
     Raises:
-        TypeError: they are not iterable, or one of them is no Observer, and nothing like it.
+        TypeError: they are not iterable, or one of them is no Observer, and nothing like it, or has async methods.
     """
     found = checks.several("observers", observers, "Observers")
     for observer in found:
         if issubclass(type(observer), type):
             example = f"{cast(type, observer).__name__}()"
             raise TypeError(f"observers holds {show(observer)}, a class; pass an object of it, as in {example}")
-        missing = [what for what in TOLD if not _has(observer, what)]
+        methods = {what: _method(observer, what) for what in TOLD}
+        missing = [what for what, method in methods.items() if method is None]
         if missing:
             raise TypeError(
                 f"observers holds {show(observer)}, which is no observer: it lacks {', '.join(missing)}; "
                 "make it a subclass of treadle.events.Observer"
             )
+        for what, method in methods.items():
+            checks.blocking(f"{type_name(observer)}.{what}", method)
     return found
 
 
-def _has(observer: object, method: str) -> bool:
+def _method(observer: object, name: str) -> object:
+    """Return a method of `observer`; None if it has none of that name."""
     try:
-        return callable(getattr(observer, method, None))
+        method = getattr(observer, name, None)
+        return method if callable(method) else None
     except Exception:
-        return False
+        return None
 
 
 def tell(observers: Sequence[Observer], what: str, event: TaskEvent, told: dict[object, object]) -> None:

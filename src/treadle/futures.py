@@ -39,7 +39,7 @@ from treadle.errors import Cancelled, WorkerLost
 from treadle.home import Alone, Home
 from treadle.scope import Scope, checkpoint
 from treadle.traits import PLAIN, Traits
-from treadle.watchers import Rare, Watchers, call_back, changing
+from treadle.watchers import Note, Rare, Watchers, call_back, changing
 from treadle.words import type_name
 
 __all__ = ["CANCELLED", "CANCELLED_AND_NOTIFIED", "DONE", "FINISHED", "PENDING", "RUNNING", "Future"]
@@ -315,7 +315,12 @@ class Future(_base.Future[T]):
 
         The callback runs in the thread that settles the future; when that fails at its deadline, in one that runs all
         such callbacks of the process, one after another. What it raises is logged and harms nobody.
+
+        Raises:
+            TypeError: `fn` is a coroutine function, which a call would not run.
         """
+        if type(fn) is not Note and callable(fn):  # else it is logged later, as in the standard library
+            checks.vetted("fn", fn, checks.nobody)
         with self._home.lock:
             if not self.done():
                 self._watch().callbacks.append(fn)

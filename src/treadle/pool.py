@@ -450,6 +450,8 @@ class Pool(Submitter, ThreadPoolExecutor):
 
         @_initializer.setter
         def _initializer(self, initializer: Callable[..., object] | None) -> None:
+            if initializer is not None:
+                checks.blocking("initializer", initializer)
             self._dispatcher.initializer = initializer
 
         @property

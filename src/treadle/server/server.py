@@ -90,6 +90,8 @@ class Server:
                 f"tls={tls!r} is {type(tls).__name__}; allowed: an ssl.SSLContext, a callable that returns one, as "
                 "Certificates(certfile, keyfile) is, or None"
             )
+        elif tls is not None:
+            checks.blocking("tls", tls)
         self.protocol = protocol
         self.limits = limits if limits is not None else Limits()
         self._bind = bind

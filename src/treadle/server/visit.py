@@ -25,7 +25,7 @@ from math import inf
 from socketserver import BaseRequestHandler, BaseServer
 from typing import TYPE_CHECKING, Any
 
-from treadle import clock
+from treadle import checks, clock
 from treadle.server.poller import READ, WRITE
 
 if TYPE_CHECKING:
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from treadle.server.lot import Lot
 
 __all__ = ["Visit", "keeping"]
+
+STANDARD_INITS = (BaseRequestHandler.__init__, SimpleHTTPRequestHandler.__init__)  # that call `handle`
 
 _here = threading.local()
 
@@ -230,16 +232,36 @@ def keeping(handler: Any) -> Any:
 
     It can with a subclass of BaseHTTPRequestHandler that leaves `handle` and `__init__` as they are, for one of its
     own may do more after the last request, and would do it after the first. A `functools.partial` of one will do.
+
+    Raises:
+        TypeError: a method is async which the standard library would call, and not await.
     """
     if isinstance(handler, functools.partial):
         return functools.partial(keeping(handler.func), *handler.args, **handler.keywords)
+    _refuse_async(handler)
     standard = (
         isinstance(handler, type)
         and issubclass(handler, BaseHTTPRequestHandler)
         and handler.handle is BaseHTTPRequestHandler.handle
-        and handler.__init__ in (BaseRequestHandler.__init__, SimpleHTTPRequestHandler.__init__)
+        and handler.__init__ in STANDARD_INITS
     )
     return _kept(handler) if standard else handler
+
+
+def _refuse_async(handler: Any) -> None:
+    """Raise if a handler class has async methods that would not run, unless it calls them in a way of its own."""
+    if not isinstance(handler, type):
+        return
+    names: list[str] = []
+    if issubclass(handler, BaseRequestHandler) and handler.__init__ in STANDARD_INITS:
+        names += ("setup", "handle", "finish")
+    if (
+        issubclass(handler, BaseHTTPRequestHandler)
+        and handler.handle_one_request is BaseHTTPRequestHandler.handle_one_request
+    ):
+        names += (name for name in dir(handler) if name.startswith("do_"))
+    for name in names:
+        checks.blocking(f"{handler.__name__}.{name}", getattr(handler, name))
 
 
 def _kept(base: Any) -> type:
