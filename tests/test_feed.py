@@ -7,7 +7,7 @@ import gc
 import logging
 import threading
 import weakref
-from collections import deque
+from collections import Counter, OrderedDict, UserList, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor, CancelledError
 from contextlib import closing, suppress
@@ -498,13 +498,38 @@ def test_results_that_nobody_will_take_are_let_go_of_as_they_come() -> None:
 # -- input that changes, or belongs to a thread -------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", [list, set, dict.fromkeys, bytearray, deque])
+class Registered(list[int]):
+    """One of the user's own."""
+
+
+@pytest.mark.parametrize(
+    "kind", [list, set, dict.fromkeys, bytearray, deque, OrderedDict.fromkeys, Counter, Registered, UserList]
+)
 def test_a_map_is_of_what_its_input_was_when_it_was_called(kind: Callable[[Any], Any]) -> None:
     source = kind(list(range(200)))
     with Pool(1, queue_size=5) as pool:
         results = pool.map(int, source)
         source.clear()
         assert sorted(results) == list(range(200))
+
+
+class Unhashable(type):
+    """Makes classes that are in no set, for whoever compares them does so in another way."""
+
+    def __eq__(cls, other: object) -> bool:
+        return cls is other
+
+    __hash__ = None  # type: ignore[assignment]  # that is the point
+
+
+class Odd(metaclass=Unhashable):
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(3))
+
+
+def test_the_class_of_an_input_need_not_be_hashable() -> None:
+    with Pool(1) as pool:
+        assert list(pool.map(int, Odd())) == [0, 1, 2]
 
 
 class Bound:

@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import (
+    Callable,
+    Hashable,
+    Iterable,
+    Iterator,
+    MappingView,
+    MutableMapping,
+    MutableSequence,
+    MutableSet,
+)
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
@@ -29,7 +37,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 MOST_URGENT = 1000
-CHANGING = frozenset({bytearray, deque, dict, list, set, type({}.keys()), type({}.values()), type({}.items())})
+CHANGING = (MutableSequence, MutableSet, MutableMapping, MappingView)  # lists, sets, dicts, and what is like them
 
 
 def traits_for(order: Order, name: str | None, priority: int, key: Hashable) -> Traits:
@@ -72,7 +80,8 @@ def _useless(argument: str, value: object, order: Order, its_order: str = "prior
 
 def _as_it_is(iterable: Iterable[T]) -> Iterable[T]:
     """Return what a map reads: a copy of what may be changed after the call, for which that is too late."""
-    return tuple(iterable) if type(iterable) in CHANGING else iterable
+    changing = is_a(iterable, CHANGING)
+    return tuple(iterable) if changing else iterable
 
 
 class Options(Submitter):
