@@ -472,3 +472,22 @@ def test_closing_raises_what_a_shutdown_of_ones_own_raises() -> None:
         assert isinstance(caught.value.__cause__, StopIteration)
 
     run(main())
+
+
+def test_closing_calls_a_shutdown_of_ones_own_with_no_more_than_is_asked_for() -> None:
+    """It may be older than the keywords, which came with Python 3.9."""
+
+    class Old(Pool):
+        def shutdown(self, wait: bool = False) -> Any:  # type: ignore[override]  # that is the point
+            self.waited = wait
+            return super().shutdown(wait)
+
+    async def main() -> None:
+        async with Old(1) as pool:
+            pass
+        assert pool.waited
+
+    run(main())
+    with Old(1) as pool:
+        pass
+    assert pool.waited

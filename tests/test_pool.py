@@ -177,6 +177,14 @@ def test_threads_are_named(arguments: dict[str, str], name: str) -> None:
         assert pool.submit(lambda: threading.current_thread().name).result(30) == name
 
 
+def test_none_for_a_prefix_or_arguments_is_as_if_they_were_not_given() -> None:
+    """So it is in the standard library, and there are wrappers that hand on what they were not given."""
+    with Pool(1, None, None, None) as pool:
+        assert pool.submit(lambda: threading.current_thread().name).result(30) == f"{pool._dispatcher.name}_0"
+    with Pool(1, initializer=int, initargs=None) as pool:
+        assert pool.submit(abs, -1).result(30) == 1
+
+
 def test_kept_warm_means_started_at_once() -> None:
     with Pool(4, min_workers=2) as pool:
         assert pool.snapshot().threads == 2
@@ -380,6 +388,25 @@ def test_a_subclass_may_have_attributes_of_its_own() -> None:
     with Limited() as pool:
         assert pool.submit(abs, -1).result(30) == 1
         assert list(pool.map(abs, [-1, -2])) == [1, 2]
+
+
+def test_a_subclass_may_have_methods_of_its_own() -> None:
+    class Own(Pool):
+        def snapshot(self) -> Any:  # what is typed here as another thing than the pool's: that is the point
+            return {"mine": 1}
+
+        def _abandon(self, reason: str) -> None:
+            raise AssertionError(reason)
+
+        def resize(self, width: int, height: int) -> None:  # type: ignore[override]
+            raise AssertionError((width, height))
+
+    pool = Own(1)
+    assert repr(pool).endswith(" 0/1 threads busy, 0 waiting>")
+    pool._max_workers = 2
+    assert pool._max_workers == 2
+    pool.__exit__(KeyboardInterrupt, KeyboardInterrupt(), None)
+    assert pool._shutdown
 
 
 def test_an_idle_time_beyond_what_a_lock_can_wait_is_as_long_as_that() -> None:

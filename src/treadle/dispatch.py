@@ -481,6 +481,11 @@ class Dispatcher:
         self.close("the pool was dropped", cancel=False)
         self.leave_maps()
 
+    def abandon(self) -> None:
+        """Close the pool, for Ctrl-C ended its block; cancel what has not begun, and let nobody wait for what has."""
+        self.abandoned = True
+        self.close("Ctrl-C", cancel=True)
+
     def close(self, after: str, *, cancel: bool) -> None:
         """Take no more tasks; cancel what has not begun, if `cancel`. Idempotent. Waits for nothing."""
         with self.lock:

@@ -54,10 +54,10 @@ class Pool(Submitter, ThreadPoolExecutor):
 
     Args:
         max_workers: the ceiling on threads, 1 or more. None: processors + 4, at most 32, as in the standard library.
-        thread_name_prefix: threads are called `<prefix>_<n>`. Empty: see `name`.
+        thread_name_prefix: threads are called `<prefix>_<n>`. Empty, or None: see `name`.
         initializer: called in each new thread with `initargs`; if it raises, the pool is broken. The context variables
             that it sets, decimal's and numpy's settings among them, hold for the tasks of its thread: see `context`.
-        initargs: its arguments.
+        initargs: its arguments; None: none.
         queue_size: the ceiling on tasks that wait because no thread is free, 0 or more. 0: a task is taken only if a
             thread is free for it. None: no ceiling.
         when_full: what `submit` does at that ceiling. "wait": blocks until there is room (not for callers that hold a
@@ -90,9 +90,9 @@ class Pool(Submitter, ThreadPoolExecutor):
     def __init__(
         self,
         max_workers: int | None = None,
-        thread_name_prefix: str = "",
+        thread_name_prefix: str | None = "",
         initializer: Callable[..., object] | None = None,
-        initargs: tuple[Any, ...] = (),
+        initargs: tuple[Any, ...] | None = (),
         *,
         queue_size: int | None = 1000,
         when_full: str = "wait",
@@ -109,7 +109,7 @@ class Pool(Submitter, ThreadPoolExecutor):
         check_unpatched()
         if max_workers is None:
             max_workers = min(32, (os.cpu_count() or 1) + 4)
-        checks.text("thread_name_prefix", thread_name_prefix)
+        thread_name_prefix = checks.text("thread_name_prefix", "" if thread_name_prefix is None else thread_name_prefix)
         if name is None:
             name = thread_name_prefix or f"ThreadPoolExecutor-{next(_numbers)}"
             prefix = f"{name}_"
@@ -141,7 +141,7 @@ class Pool(Submitter, ThreadPoolExecutor):
             queue_size=checks.integer_or_none("queue_size", queue_size, least=0),
             idle_timeout=checks.seconds("idle_timeout", idle_timeout),
             initializer=initializer,
-            initargs=checks.several("initargs", initargs, "arguments"),
+            initargs=checks.several("initargs", () if initargs is None else initargs, "arguments"),
             observers=observers_in(observers),
             limit=limit,
             order=order_named(order),  # last: it is taken from now on, and any argument above may be wrong
@@ -333,9 +333,13 @@ class Pool(Submitter, ThreadPoolExecutor):
             RuntimeError: no thread can be started to wait in; the pool is not closed.
         """
         timeout = checks.time_left("timeout", timeout)
-        wait = not self._dispatcher.is_inside()  # the thread that waits is none of the pool's
-        close = partial(self.shutdown, wait, cancel_futures=cancel_futures, timeout=timeout)
-        return await aio.call(partial(copy_context().run, close), f"{self._dispatcher.name}-aclose")
+        asked: dict[str, Any] = {"wait": not self._dispatcher.is_inside()}  # the thread that waits is none of the pool's
+        if cancel_futures:
+            asked["cancel_futures"] = cancel_futures
+        if timeout is not None:  # what nobody asks for, a subclass's `shutdown` need not take
+            asked["timeout"] = timeout
+        close = partial(copy_context().run, self.shutdown, **asked)
+        return await aio.call(close, f"{self._dispatcher.name}-aclose")
 
     async def __aenter__(self: Self) -> Self:
         """As `__enter__`."""
@@ -369,16 +373,12 @@ class Pool(Submitter, ThreadPoolExecutor):
         """Drain. After Ctrl-C, in the block or while draining: cancel what waits, and do not wait for what runs."""
         try:
             if not issubclass(type(error), KeyboardInterrupt):
-                self.shutdown()
+                self.shutdown(wait=True)  # spelled out, as in the standard library: a subclass may have another default
         except KeyboardInterrupt:
-            self._abandon()
+            self._dispatcher.abandon()
             raise
         if issubclass(type(error), KeyboardInterrupt):
-            self._abandon()
-
-    def _abandon(self) -> None:
-        self._dispatcher.abandoned = True
-        self._dispatcher.close("Ctrl-C", cancel=True)
+            self._dispatcher.abandon()
 
     # -- looking --------------------------------------------------------------------------------------------------
 
@@ -394,7 +394,7 @@ class Pool(Submitter, ThreadPoolExecutor):
         return stacks_of(self._dispatcher)
 
     def __repr__(self) -> str:
-        now = self.snapshot()
+        now = snapshot_of(self._dispatcher)
         return (
             f"<Pool {now.name!r}: {now.busy}/{now.max_workers} threads busy, {now.waiting} waiting"
             f"{', closed' if now.closed else ''}>"
@@ -422,7 +422,7 @@ class Pool(Submitter, ThreadPoolExecutor):
 
         @_max_workers.setter
         def _max_workers(self, max_workers: int) -> None:
-            self.resize(max_workers)
+            Pool.resize(self, max_workers)
 
         @property
         def _shutdown(self) -> bool:
