@@ -333,10 +333,11 @@ class Pool(Submitter, ThreadPoolExecutor):
             RuntimeError: no thread can be started to wait in; the pool is not closed.
         """
         timeout = checks.time_left("timeout", timeout)
-        asked: dict[str, Any] = {"wait": not self._dispatcher.is_inside()}  # the thread that waits is none of the pool's
+        # The thread that waits is none of the pool's; and what nobody asks for, a subclass's `shutdown` need not take.
+        asked: dict[str, Any] = {"wait": not self._dispatcher.is_inside()}
         if cancel_futures:
             asked["cancel_futures"] = cancel_futures
-        if timeout is not None:  # what nobody asks for, a subclass's `shutdown` need not take
+        if timeout is not None:
             asked["timeout"] = timeout
         close = partial(copy_context().run, self.shutdown, **asked)
         return await aio.call(close, f"{self._dispatcher.name}-aclose")
