@@ -300,32 +300,41 @@ def test_what_cannot_be_called_from_a_thread_is_refused(value: Any) -> None:
         checks.blocking("f", value)
 
 
-@pytest.mark.parametrize("known", [checks.nobody, lambda: numbers], ids=["nobody", "another"])
+@pytest.mark.parametrize("before", [numbers, abs, None])
 @pytest.mark.parametrize("value", [None, 3, *ASYNC], ids=lambda value: type(value).__name__)
-def test_what_is_vetted_is_refused_too_whatever_was_vetted_before(value: Any, known: Callable[[], object]) -> None:
-    with pytest.raises(TypeError):
-        checks.vetted("f", value, known)
+def test_what_is_vetted_is_refused_too_whatever_was_vetted_before(value: Any, before: Any) -> None:
+    vetted = checks.Vetted()
+    for _ in range(3):
+        if before is not None:
+            vetted.check("f", before)
+        with pytest.raises(TypeError):
+            vetted.check("f", value)
 
 
-def test_what_was_vetted_is_known_again_as_long_as_it_lives() -> None:
+def test_what_was_vetted_twice_is_known_again_as_long_as_it_lives() -> None:
     """A method is made anew each time it is asked for; what is known of it is its function."""
-    known = checks.vetted("f", numbers, checks.nobody)
-    assert known() is numbers
-    known = checks.vetted("f", Loom().weave, known)
-    assert known() is Loom.weave
-    assert checks.vetted("f", Loom().weave, known) is known
-    assert checks.vetted("f", functools.partial(Loom.weave), known) is known
-    assert checks.vetted("f", Slotted(), known) is checks.nobody
-    gone = checks.vetted("f", Shy(), known)
+    vetted = checks.Vetted()
+    shy = Shy()
+    for value, known in (
+        (numbers, None), (numbers, numbers), (Loom().weave, numbers), (Loom().weave, Loom.weave),
+        (functools.partial(Loom().weave), Loom.weave), (functools.partial(runs), Loom.weave),
+        (functools.partial(runs), runs), (shy, runs), (shy, shy),
+    ):  # fmt: skip
+        vetted.check("f", value)
+        assert vetted.known() is known
+    for _ in range(3):
+        vetted.check("f", Slotted())  # there is no weak reference to one
+    del shy, value, known
     gc.collect()
-    assert gone() is None
+    assert vetted.known() is None
 
 
 @pytest.mark.parametrize("value", ORDINARY, ids=lambda value: type(value).__name__)
 def test_what_can_be_called_from_a_thread_is_not_refused(value: Any) -> None:
     """What a wrapper makes of what it wraps, nobody can tell: it may run it to its end."""
     checks.blocking("f", value)
-    checks.vetted("f", value, checks.nobody)
+    checks.callback("f", value)
+    checks.Vetted().check("f", value)
 
 
 def mark_of_asyncio(value: Any) -> Any:
@@ -343,7 +352,8 @@ def test_what_is_marked_as_a_coroutine_function_is_refused(mark: Callable[[Any],
     def plain() -> Any:
         return answer()
 
-    assert checks.vetted("f", plain, checks.nobody)() is plain
+    vetted = checks.Vetted()
+    vetted.check("f", plain)
     mark(plain)
 
     @functools.wraps(plain)
@@ -361,4 +371,5 @@ def test_what_is_marked_as_a_coroutine_function_is_refused(mark: Callable[[Any],
         checks.blocking("f", Spindle())
     for ordinary in (wrapper, functools.cache(wrapper), Spindle, Proxy(plain)):
         checks.blocking("f", ordinary)
-        checks.vetted("f", ordinary, checks.nobody)
+        checks.callback("f", ordinary)
+        vetted.check("f", ordinary)

@@ -8,6 +8,7 @@ import math
 import operator
 from _thread import TIMEOUT_MAX
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from functools import lru_cache, partial, partialmethod
 from inspect import CO_ASYNC_GENERATOR, CO_COROUTINE, CO_GENERATOR, CO_ITERABLE_COROUTINE
 from numbers import Real
@@ -18,23 +19,23 @@ from weakref import ref
 from treadle.words import is_a, pass_on, show, type_name
 
 __all__ = [
+    "Vetted",
     "accepts",
     "blocking",
     "boolean",
     "bounded",
+    "callback",
     "duration",
     "function",
     "handler",
     "integer",
     "integer_or_none",
-    "nobody",
     "number",
     "one_of",
     "seconds",
     "several",
     "text",
     "time_left",
-    "vetted",
 ]
 
 T = TypeVar("T")
@@ -305,49 +306,67 @@ def _is_marked(value: object) -> bool:
     return False
 
 
-def vetted(name: str, value: object, known: Callable[[], object]) -> Callable[[], object]:
+def callback(name: str, value: object) -> None:
     """Check as `blocking` does, most callables in a fraction of the time.
-
-    Args:
-        name: of the argument.
-        value: what is to be called.
-        known: what this has returned the last time; `nobody` at first.
-
-    Returns:
-        A weak reference to what was found good, for whoever is given the same again; or `nobody`.
 
     Raises:
         TypeError: it cannot be called from a thread.
     """
-    inner: Any = value
-    if type(value) is MethodType:  # it is made anew each time it is asked for; what lasts is its function
-        inner = value.__func__
-        if known() is inner:
-            return known
-    elif type(value) is partial:  # and so are these, mostly
-        inner = value.func
-        if known() is inner:
-            return known
-    kind = type(inner)
-    if kind is FunctionType:  # nearly always, and then a glance is enough
-        code = inner.__code__
-        if (
+    if not _is_plain(value):
+        blocking(name, value)
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a glance is enough to see that a call of `value` runs something."""
+    kind = type(value)
+    if kind is FunctionType:  # nearly always
+        code = value.__code__
+        return not (
             code.co_flags & ASYNC_FLAGS
             or code is PARTIAL_METHOD
-            or getattr(inner, INSPECTS_MARK, None)
-            or getattr(inner, ASYNCIOS_MARK, None)
-        ):
+            or getattr(value, INSPECTS_MARK, None)
+            or getattr(value, ASYNCIOS_MARK, None)
+        )
+    return kind is BuiltinFunctionType or (kind is type and type(value.__new__) is BuiltinFunctionType)
+
+
+class Vetted:
+    """What was found to be callable from a thread, for whoever is given the same again and again.
+
+    Races between threads cost nothing but another look.
+    """
+
+    __slots__ = ("known", "seen")
+
+    def __init__(self) -> None:
+        self.known: Callable[[], object] = _nobody  # a weak reference to what came twice in a row
+        self.seen = 0  # the identity of what came last; to make a reference to each costs more than to look at it
+
+    def check(self, name: str, value: object) -> None:
+        """Check as `blocking` does, most callables in a fraction of the time.
+
+        Raises:
+            TypeError: it cannot be called from a thread.
+        """
+        inner: Any = value
+        kind = type(inner)
+        if kind is partial or kind is MethodType:  # made anew each time, mostly; what lasts is the function
+            if kind is partial:
+                inner = inner.func
+            if type(inner) is MethodType:
+                inner = inner.__func__
+            if self.known() is inner is not None:
+                return
+        if not _is_plain(inner):
             blocking(name, value)
-    elif kind is not BuiltinFunctionType and (kind is not type or type(inner.__new__) is not BuiltinFunctionType):
-        blocking(name, value)
-    try:
-        return ref(inner)
-    except TypeError:
-        return nobody
+        if id(inner) == self.seen:
+            with suppress(TypeError):  # of it there are no weak references
+                self.known = ref(inner)
+        self.seen = id(inner)
 
 
-def nobody() -> None:
-    """Be a weak reference to what has none: return None."""
+def _nobody() -> None:
+    """Be a reference to what is gone."""
 
 
 def accepts(function: Callable[..., object], *arguments: str) -> bool:

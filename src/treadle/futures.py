@@ -320,7 +320,7 @@ class Future(_base.Future[T]):
             TypeError: `fn` is a coroutine function, which a call would not run.
         """
         if type(fn) is not Note and callable(fn):  # else it is logged later, as in the standard library
-            checks.vetted("fn", fn, checks.nobody)
+            checks.callback("fn", fn)
         with self._home.lock:
             if not self.done():
                 self._watch().callbacks.append(fn)

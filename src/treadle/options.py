@@ -106,7 +106,7 @@ class Options(Submitter):
         self._task_when_full = when_full
         self._task_traits = traits
         self._task_rate = rate
-        self._task_vetted = pool._task_vetted
+        self._task_vetted = checks.Vetted()
 
     def map(
         self,

@@ -127,12 +127,8 @@ class Pool(Submitter, ThreadPoolExecutor):
             )
         if limit is not None and not is_a(limit, Limit):
             raise TypeError(f"limit={show(limit)} is {type_name(limit)}; allowed: a treadle.Limit, or None")
-        self._task_timeout, self._task_traits, self._task_rate, self._task_vetted = (
-            None,
-            PLAIN,
-            rate_of(rate),
-            checks.nobody,
-        )
+        self._task_timeout, self._task_traits, self._task_rate = None, PLAIN, rate_of(rate)
+        self._task_vetted = checks.Vetted()
         self._dispatcher = Dispatcher(
             name=name,
             thread_prefix=prefix,

@@ -46,7 +46,7 @@ class Submitter:
     _task_timeout: float | None  # seconds to wait for room
     _task_traits: Traits
     _task_rate: Rate | None
-    _task_vetted: Callable[[], object]  # what was submitted last; to look at each anew takes a fourth of a submit
+    _task_vetted: checks.Vetted  # what was submitted before; to look at each anew takes a fourth of a submit
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Run `fn(*args, **kwargs)` on a thread of the pool.
@@ -68,8 +68,8 @@ class Submitter:
             RuntimeError: Python is exiting; or no thread can be started, and the pool has none. The task will not run.
             PatchedTooLate: no thread can be started, for threads are greenlets now; the task will not run.
         """
-        if self._task_vetted() is not fn or fn is None:  # a dead reference returns None
-            self._task_vetted = checks.vetted("fn", fn, self._task_vetted)
+        if self._task_vetted.known() is not fn or fn is None:  # a dead reference returns None
+            self._task_vetted.check("fn", fn)
         if ThreadPoolExecutor.submit is not STANDARD:  # somebody has replaced it, and is to have a say here
             return pass_through(self, fn, args, kwargs, self._enter)  # type: ignore[no-any-return]  # whatever it is
         context: Any = copy_context() if self._task_context else BARE
