@@ -10,9 +10,10 @@ from contextvars import Context
 from functools import partial
 from typing import Any
 
+from treadle.errors import Cancelled
 from treadle.words import LONGEST_NAME, cut, log, pass_on, type_name
 
-__all__ = ["Bare", "Unseen", "log_living", "name_of"]
+__all__ = ["Bare", "Gone", "Unseen", "log_living", "name_of"]
 
 _log = logging.getLogger("treadle")
 
@@ -42,6 +43,15 @@ class Bare:
     def copy(self) -> Bare:
         """Return what the next call is to run in."""
         return self
+
+
+class Gone(Bare):
+    """Runs nothing; what a task has that was not begun when its thread forked: in the child, it is the parent's."""
+
+    @staticmethod
+    def run(fn: Callable[..., Any], *args: Any) -> Any:
+        """Raise what is neither kept as a failure nor logged."""
+        raise Cancelled
 
 
 class Unseen:

@@ -231,15 +231,25 @@ class Crew(Generic[T]):
         """Close, because Python exits: or the workers would wait for ever for items."""
         self.close()
 
+    def forget_threads(self) -> None:
+        """In a forked child, be closed and empty: the workers stayed in the parent, and the items are theirs."""
+        self._channel = Channel(name=self._name)
+        self._channel.close()
+        for tally in self._tallies:
+            tally.running = False
+
     # -- in the workers -------------------------------------------------------------------------------------------
 
     def _drain(self, tally: _Tally) -> None:
         """Handle items until the channel is closed and empty."""
         _here.crew, _here.tally = self, tally
+        channel = self._channel
         try:
-            for item in self._channel:
+            for item in channel:
                 self._handle(item, tally)
                 del item  # or it would live on while this worker waits for the next
+                if channel is not self._channel:  # the handler has forked, and returned here in the child
+                    return
         finally:
             tally.running = False
 

@@ -16,14 +16,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from concurrent.futures import CancelledError
-from itertools import islice
+from itertools import islice, takewhile
 from threading import RLock
 from typing import TYPE_CHECKING, Any, cast
 
 from treadle import clock, deadlock
 from treadle.alarm import ALARM, Bell
 from treadle.calls import Unseen
-from treadle.errors import PoolClosed
+from treadle.errors import PoolClosed, WorkerLost
 from treadle.scope import HERE
 from treadle.words import traceback_of
 from treadle.worker import current_worker
@@ -68,6 +68,7 @@ class Feed(ABC):
         "errand",
         "failure",
         "fresh",
+        "inherited",
         "inside",
         "late",
         "left",
@@ -107,6 +108,7 @@ class Feed(ABC):
         self.late = False  # nobody had begun after PATIENCE
         self.left = False  # the pool was closed before all was read
         self.bell: Bell | None = None
+        self.inherited = False  # in a forked child: map() was called in the parent, which runs every item
 
     # -- what a map does with the rows ----------------------------------------------------------------------------
 
@@ -272,7 +274,16 @@ class Feed(ABC):
         self._mute()
 
     def forget_readers(self) -> None:
-        """In a forked child, note that nobody reads; who did has stayed in the parent, or is this thread, and sees."""
+        """In a forked child, leave the input to the parent; a consumer may go on here, unless a thread was reading it.
+
+        That stayed in the parent, in the middle of the input. One that has forked there is this one, and sees.
+        """
+        self.inherited = True
+        if _is_ours(self.reading):
+            return
+        if not self.reading.acquire(False):
+            self.rows = None
+            self.failure = WorkerLost("of the parent process", f"map({self.name})", "the process forked")
         self.reading = RLock()
 
     def _nobody_came(self) -> None:
@@ -283,7 +294,8 @@ class Feed(ABC):
         """Whether what is read would not run."""
         dispatcher = self.dispatcher
         return (
-            dispatcher.dropping
+            self.inherited
+            or dispatcher.dropping
             or dispatcher.broken is not None
             or (self.scope is not None and self.scope.over() is not None)
         )
@@ -312,8 +324,11 @@ class Feed(ABC):
         if self.eager and not self.fresh:
             HERE.reading = (*outer, self.dispatcher)
         try:
+            window: Iterator[Row] = islice(rows or (), most)
+            if not consuming:
+                window = takewhile(lambda _: not self.inherited, window)  # the input may fork
             with self.errand:
-                self.take(islice(rows or (), most), consuming=consuming)
+                self.take(window, consuming=consuming)
         except BaseException as error:
             # Ctrl-C is the program's; whatever else the input raises is for the consumer.
             kind = type(error)

@@ -144,6 +144,11 @@ class Calls(Feed):
         super().end()
         self.submit = None
 
+    def forget_readers(self) -> None:
+        """In a forked child; one of them may have held our lock."""
+        super().forget_readers()
+        self.lock = Lock()
+
     def close(self) -> None:
         """Cancel what has not begun."""
         super().close()

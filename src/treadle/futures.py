@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from treadle import checks
 from treadle.alarm import call_out
-from treadle.calls import Unseen, name_of
+from treadle.calls import Gone, Unseen, name_of
 from treadle.contexts import EMPTY
 from treadle.errors import Cancelled, WorkerLost
 from treadle.home import Alone, Home
@@ -63,6 +63,8 @@ class _State(str):
 
 
 SETTLED = _State(FINISHED)
+
+GONE = Gone()
 
 
 class Future(_base.Future[T]):
@@ -413,13 +415,16 @@ class Future(_base.Future[T]):
     def _orphan(self) -> None:
         """In a forked child, settle what the parent goes on with; no other thread lives."""
         lost = WorkerLost("of the parent process", self.name, "the process forked")
-        if self._state == PENDING:
-            self._get_rare().dropped = lost
+        rare, pending = self._get_rare(), self._state == PENDING
+        rare.ended = True  # observers are told nothing more
+        self._forget_call()
+        if pending:
+            rare.dropped = lost
             self._state = CANCELLED_AND_NOTIFIED
         else:
+            self._args, self._context = (), GONE  # this thread may have claimed it, and be about to run it
             self._result, self._exception = None, lost
             self._state = FINISHED
-        self._forget_call()
 
     _change = changing
 

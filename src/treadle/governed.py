@@ -82,7 +82,8 @@ class Governed(Future[Any]):
         else:
             self._settle_once(None, self._scope.exceeded())  # unless the alarm has
             if error is not None and not issubclass(type(error), (Cancelled, DeadlineExceeded)):
-                log(_log, logging.ERROR, "task %s failed after its deadline", self.name, error=error)
+                late = "after its deadline" if self._scope.overdue() else "in a forked child"
+                log(_log, logging.ERROR, "task %s failed %s", self.name, late, error=error)
         if started:
             self._home.announce("finished", self, self._exception)
         self._fn = self._args = self._context = None

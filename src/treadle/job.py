@@ -348,6 +348,8 @@ class Job(Feed):
 
     def end_turn(self, turn: Turn, ran: int, again: bool) -> bool:
         """Account for a turn that stops; return whether it goes back to the queue."""
+        if turn not in self.live:  # the process was forked in the middle of it
+            return False
         with self.lock:
             self.running -= 1
             turn._submitted = clock.now()  # if it goes on, it waits since now

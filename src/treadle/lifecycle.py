@@ -56,6 +56,9 @@ class Leaver(Protocol):
     def leave(self) -> None:
         """Let the tasks end, because Python exits; without waiting for them."""
 
+    def forget_threads(self) -> None:
+        """In a forked child, be at the end: the threads, and what they held or wait for, stayed in the parent."""
+
 
 def before_exit(leaver: Leaver) -> None:
     """See that `leaver` is told when Python exits, before its pools are closed and waited for."""
@@ -191,8 +194,6 @@ def _start_afresh(dispatcher: Dispatcher) -> dict[Feed, None]:
     """
     dispatcher.lock.release()  # the same lock as before, for this thread may be a worker, or in the middle of a section
     maps, dispatcher.maps = dispatcher.maps, {}
-    for feed in maps:
-        feed.forget_readers()
     for worker in dispatcher.staff.workers:
         for task in worker.stack():
             dispatcher.taken_over(task)
@@ -220,11 +221,15 @@ def _after_fork_in_child() -> None:
                 task._orphan()
         maps.append(_start_afresh(dispatcher))
     _forking.clear()
-    _leavers.clear()  # they wait for threads, or act on locks, that are the parent's
+    theirs = list(_leavers)
+    _leavers.clear()
     rate.let_go()  # not before: the alarm may have a thread again, and would call tasks of the parent's
     deadlock.let_go(forget=True)
     _lock.release()
-    maps.clear()
+    for leaver in theirs:
+        leaver.forget_threads()
+    for feed in (feed for feeds in maps for feed in feeds):
+        feed.forget_readers()
 
 
 def _at_thread_exit() -> None:

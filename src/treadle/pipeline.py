@@ -19,7 +19,7 @@ from typing import Any
 from treadle import checks, lifecycle
 from treadle.channel import Channel
 from treadle.contexts import copier, taken
-from treadle.errors import ChannelClosed
+from treadle.errors import ChannelClosed, WorkerLost
 from treadle.pool import Pool
 from treadle.scope import current, unscoped
 from treadle.words import show, type_name
@@ -234,9 +234,12 @@ class _Run:
         """Run, and yield what comes out; see Pipeline.run."""
         try:
             self._start()
-            for _, value in self._channels[-1]:
+            outlet = self._channels[-1]
+            for _, value in outlet:
                 yield value
                 del value  # or it would live on while the consumer waits for the next
+                if outlet is not self._channels[-1]:
+                    raise WorkerLost("of the parent process", self._name, "the process forked")
             self._raise_error()
             self._join()
         except GeneratorExit:
@@ -262,6 +265,14 @@ class _Run:
         self._left = True
         self.stop()
         self._abandon(everything=False)
+
+    def forget_threads(self) -> None:
+        """In a forked child, be stopped, with locks that no thread of the parent's has."""
+        self._lock = Lock()
+        self._stopped = True
+        self._channels = [Channel() for _ in self._channels]
+        for channel in self._channels:
+            channel.close()
 
     def _start(self) -> None:
         lifecycle.before_exit(self)
@@ -312,10 +323,11 @@ class _Run:
 
     def _work(self, number: int) -> None:
         """Be one thread of a stage."""
-        stage, inlet, outlet = self._stages[number], self._channels[number], self._channels[number + 1]
+        stage = self._stages[number]
         try:
-            for position, value in inlet:
-                if not _pass_on((position, self._copy().run(stage.function, value)), outlet):
+            for position, value in self._channels[number]:
+                # The stage may fork, and in the child find other channels than before.
+                if not _pass_on((position, self._copy().run(stage.function, value)), self._channels[number + 1]):
                     return
                 del value
         except BaseException as error:
@@ -325,7 +337,7 @@ class _Run:
                 self._working[number] -= 1
                 last = not self._working[number]
             if last:
-                outlet.close()
+                self._channels[number + 1].close()
 
     def _fail(self, error: BaseException, where: str) -> None:
         """Stop the run for the first error; log any other, which nobody will raise."""

@@ -69,6 +69,8 @@ class Staff:
             container.clear()
         worker = current_worker()
         self.stray = worker if worker is not None and worker.dispatcher is self.dispatcher else None
+        if self.stray is not None:
+            self.stray.resting = False
         self.waking, self.departed = False, None
         self.recount()
 
@@ -283,7 +285,8 @@ class Staff:
             if worker in self.workers:  # neither idle for long nor, in a forked child, the parent's
                 self.strike_out(worker)
                 self.waking = False  # it may have been on its way
-            missed = bool(dispatcher.ready) or len(self.workers) < self.wanted()
+            # In a forked child that uses no pool, none is kept warm: the process ends with this thread.
+            missed = bool(dispatcher.ready) or (worker is not self.stray and len(self.workers) < self.wanted())
             if missed and dispatcher.broken is None and len(self.workers) < self.max_workers:
                 self.try_to_start()
             if worker is self.stray:

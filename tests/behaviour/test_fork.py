@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import sys
+from subprocess import CompletedProcess
 
 import pytest
 
-from behaviour.scripts import CHILD_PATIENCE, script
+from behaviour.scripts import CHILD_PATIENCE, PRELUDE, script
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
 
@@ -276,7 +278,7 @@ def test_a_child_that_returns_from_the_task_ends() -> None:
     [
         "pool = Pool(2, idle_timeout=0.01, initializer=forks); done = pool.submit(int)",
         "pool = Pool(2, idle_timeout=0.01); done = pool.submit(forks)",
-        "pool = Pool(2, idle_timeout=0.01); done = pool.submit(int); done.add_done_callback(forks)",
+        "pool = Pool(2, idle_timeout=0.01); done = pool.submit(go.wait, 60); done.add_done_callback(forks); go.set()",
         "pool = Pool(2, idle_timeout=0.01); done = pool.submit(lambda: pool.submit(forks).result())",
     ],
     ids=["initializer", "task", "callback", "nested task"],
@@ -285,7 +287,7 @@ def test_a_child_that_returns_from_wherever_it_was_forked_ends(pool: str) -> Non
     """It prints nothing of its own, and leaves with the last of its pool's threads."""
     done = script(f"""
         from treadle import Pool
-        forked, over = [], threading.Event()
+        forked, go, over = [], threading.Event(), threading.Event()
         def forks(*_):
             if not forked:
                 forked.append(os.fork())
@@ -407,3 +409,229 @@ def test_a_server_and_a_crew_are_the_parents_and_the_child_waits_for_neither() -
         print("left")
     """)
     assert done.stdout.splitlines() == ["0", "0 still there?", "left", "0 still there?", "left"], done.stderr
+
+
+FORK_ONCE = f"""
+parent, forked, over = os.getpid(), [], threading.Event()
+def forks(*_):
+    "Fork the first time, and wait for the child in the parent."
+    if not forked:
+        forked.append(0)
+        pid = os.fork()
+        if pid:
+            print("ended", os.waitpid(pid, 0)[1])
+            over.set()
+        else:
+            signal.alarm({CHILD_PATIENCE})
+def here():
+    return "parent" if os.getpid() == parent else "child"
+"""
+
+
+def forking(source: str) -> CompletedProcess[str]:
+    """Run a program that may call `forks` and `here`."""
+    return script(source, prelude=PRELUDE + FORK_ONCE)
+
+
+@pytest.mark.parametrize("rate", [None, 1e6])
+@pytest.mark.parametrize("row", [0, 50, 99])
+@pytest.mark.parametrize(
+    "end",
+    [
+        "pool.shutdown()",
+        "over.wait(60); pool.shutdown()",  # nobody takes results: a worker reads
+        "pool.shutdown(wait=False); pool.shutdown()",
+        "",
+    ],
+    ids=["shutdown", "late", "no wait", "exit"],
+)
+def test_a_child_that_the_input_of_a_map_forks_leaves_the_rest_to_the_parent(
+    end: str, row: int, rate: float | None
+) -> None:
+    """Whoever reads it: the parent runs every item, and the child none, and says nothing."""
+    done = forking(f"""
+        from treadle import Pool
+        pool = Pool(2, queue_size=4, idle_timeout=0.01, rate={rate})
+        def rows():
+            for number in range(100):
+                if number == {row} and number:
+                    forks()
+                yield number
+            if not {row}:
+                forks()
+        def task(number):
+            print(here(), number)
+        results = pool.map(task, rows())
+        {end}
+    """)
+    assert sorted(done.stdout.splitlines()) == sorted(["ended 0", *(f"parent {number}" for number in range(100))])
+    assert not done.stderr
+
+
+def test_a_consumer_in_the_child_is_told_of_a_thread_that_was_in_the_middle_of_the_input() -> None:
+    done = script("""
+        from treadle import Pool
+        pool, gate, began = Pool(2, queue_size=4), threading.Event(), threading.Event()
+        def rows():
+            yield from range(10)
+            began.set()
+            gate.wait(60)
+            yield 10
+        for rate in None, 1e6:
+            gate.clear(), began.clear()
+            results = pool.options(rate=rate).map(abs, rows())
+            assert began.wait(60)
+            def child():
+                kinds = set()
+                while True:
+                    try:
+                        next(results)
+                    except StopIteration:
+                        break
+                    except BaseException as error:
+                        kinds.add(type(error).__name__)
+                        last = error
+                assert kinds <= {"CancelledError", "WorkerLost"}, kinds
+                assert "the process forked" in str(last), last
+            print(fork(child))
+            gate.set()
+            print(sum(results))
+    """)
+    assert done.stdout.splitlines() == ["0", "55"] * 2, done.stderr
+    assert not done.stderr
+
+
+@pytest.mark.parametrize(
+    "then",
+    [
+        "with pool: later = [pool.submit(task) for _ in range(5)]; gate.set()",
+        "with pool, treadle.deadline(60): later = [pool.submit(task) for _ in range(5)]; gate.set()",
+        "with pool: later = pool.map(task, range(5)); gate.set()",
+    ],
+    ids=["tasks", "tasks with a deadline", "map"],
+)
+@pytest.mark.parametrize(
+    "options", ["", "initializer=lambda: variable.set(1)", "observers=[treadle.events.Observer()]"]
+)
+@pytest.mark.skipif(
+    not getattr(sys, "_is_gil_enabled", lambda: True)(), reason="without the GIL objects are destroyed anywhere"
+)
+@pytest.mark.parametrize("forker", ["Forks", "lambda: 1 / 0"], ids=["destructor", "log handler"])
+def test_a_child_that_is_forked_between_two_tasks_runs_none(forker: str, options: str, then: str) -> None:
+    """By the destructor of a result, or who is told of an exception that nobody asked for: when the thread lets go."""
+    done = forking(f"""
+        import contextvars, logging, treadle
+        variable = contextvars.ContextVar("variable")
+        class Forks:
+            def __del__(self):
+                forks()
+        class Handler(logging.Handler):
+            def emit(self, record):
+                forks()
+        logging.getLogger("treadle").addHandler(Handler())
+        logging.getLogger("treadle").propagate = False
+        def task(*_):
+            print(here())
+        pool, gate = treadle.Pool(1, idle_timeout=0.01, {options}), threading.Event()
+        pool.submit(gate.wait, 60)
+        pool.submit({forker})
+        {then}
+    """)
+    assert sorted(done.stdout.splitlines()) == ["ended 0", *["parent"] * 5]
+    assert not done.stderr
+
+
+def test_a_child_that_uses_no_pool_ends_though_threads_are_to_be_kept_warm() -> None:
+    done = forking("""
+        from treadle import Pool
+        with Pool(2, min_workers=2) as pool:
+            pool.submit(forks)
+            assert over.wait(60)
+    """)
+    assert done.stdout.splitlines() == ["ended 0"], done.stderr
+    assert not done.stderr
+
+
+def test_observers_in_the_child_are_told_nothing_more_of_the_parents_tasks() -> None:
+    done = forking("""
+        from treadle import Pool
+        from treadle.events import Observer
+        class Tells(Observer):
+            def finished(self, event):
+                print(here(), event.name)
+        with Pool(2, idle_timeout=0.01, observers=[Tells()]) as pool:
+            pool.options(name="forks").submit(forks)
+            assert over.wait(60)
+    """)
+    assert done.stdout.splitlines() == ["ended 0", "parent forks"]
+    assert not done.stderr
+
+
+def test_a_child_of_a_crews_handler_handles_nothing_of_the_parents() -> None:
+    """Its crew is closed and empty, whatever threads of the parent were doing to the channel."""
+    done = forking("""
+        from treadle import Crew
+        from treadle.errors import ChannelClosed
+        def handle(item):
+            print(here(), item)
+            if item == 1:
+                forks()
+                if here() == "child":
+                    now = crew.snapshot()
+                    assert (now.workers, now.waiting, now.closed) == (0, 0, True), now
+                    assert crew.close() == []
+                    try:
+                        crew.channel.put(1)
+                    except ChannelClosed:
+                        print("closed")
+        with Crew(handle, 1) as crew:
+            for item in range(5):
+                crew.put(item)
+    """)
+    assert done.stdout.splitlines() == [
+        "parent 0", "parent 1", "closed", "ended 0", "parent 2", "parent 3", "parent 4"
+    ], done.stderr  # fmt: skip
+    assert not done.stderr
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+@pytest.mark.parametrize("place", ["source", "stage"])
+def test_a_child_of_a_pipelines_thread_ends_when_that_returns(place: str, ordered: bool) -> None:
+    done = forking(f"""
+        from treadle import Pipeline
+        def at(place, number):
+            if place == "{place}" and number == 5:
+                forks()
+            return number
+        def stage(number):
+            print(here())
+            return at("stage", number)
+        source = (at("source", number) for number in range(10))
+        print(sum(Pipeline().stage(abs, width=2).stage(stage).run(source, ordered={ordered})))
+    """)
+    assert sorted(done.stdout.splitlines()) == ["45", "ended 0", *["parent"] * 10], done.stderr
+    assert not done.stderr
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+def test_a_child_that_goes_on_with_a_run_of_a_pipeline_is_told_that_it_stayed_in_the_parent(ordered: bool) -> None:
+    done = script(f"""
+        from treadle import Pipeline
+        from treadle.errors import WorkerLost
+        results = Pipeline().stage(abs).run(range(10), ordered={ordered})
+        another = Pipeline().stage(abs).run(range(10), ordered={ordered})
+        begun = Pipeline().stage(abs).run(range(10), ordered={ordered})
+        next(results), next(begun)
+        def child():
+            try:
+                next(results)
+            except WorkerLost as error:
+                print(type(error).__name__)
+            assert next(results, None) is None
+            begun.close()
+            assert sum(another) == 45, "which was not begun in the parent"
+        print(fork(child))
+        print(sum(results), sum(another), sum(begun))
+    """)
+    assert done.stdout.splitlines() == ["WorkerLost", "0", "45 45 45"], done.stderr
+    assert not done.stderr

@@ -213,6 +213,9 @@ class Server:
         """Stop, because Python exits."""
         self.stop(0.0 if isinstance(getattr(sys, "last_value", None), KeyboardInterrupt) else DRAIN)
 
+    def forget_threads(self) -> None:
+        """In a forked child, do nothing: `stop` knows that the server is the parent's."""
+
     def __enter__(self) -> Server:
         return self if self._state == "serving" else self.start()
 
