@@ -79,7 +79,7 @@ class Crew(Generic[T]):
 
     As a context manager it closes at the end of the block and waits until all is handled. After Ctrl-C, in the block or
     during that wait, it drops the items that wait, and does not wait for the handlers that run. A crew that is not
-    closed when Python exits is closed then, and its items are handled. A forked child has no workers.
+    closed when Python exits is closed then, and its items are handled. In a forked child it is closed and empty.
 
     Args:
         handler: called with one item; what it returns is not used.

@@ -8,7 +8,7 @@ from contextvars import Context
 from typing import TYPE_CHECKING, Any, cast
 
 from treadle import clock
-from treadle.calls import Bare, Unseen
+from treadle.calls import Bare, Gone, Unseen
 from treadle.contexts import EMPTY
 from treadle.errors import Cancelled, DeadlineExceeded
 from treadle.futures import PENDING, Future
@@ -82,8 +82,8 @@ class Governed(Future[Any]):
         else:
             self._settle_once(None, self._scope.exceeded())  # unless the alarm has
             if error is not None and not issubclass(type(error), (Cancelled, DeadlineExceeded)):
-                late = "after its deadline" if self._scope.overdue() else "in a forked child"
-                log(_log, logging.ERROR, "task %s failed %s", self.name, late, error=error)
+                when = "in a forked child" if isinstance(self._context, Gone) else "after its deadline"
+                log(_log, logging.ERROR, "task %s failed %s", self.name, when, error=error)
         if started:
             self._home.announce("finished", self, self._exception)
         self._fn = self._args = self._context = None

@@ -221,13 +221,13 @@ def _after_fork_in_child() -> None:
                 task._orphan()
         maps.append(_start_afresh(dispatcher))
     _forking.clear()
-    theirs = list(_leavers)
+    orphans = list(_leavers)
     _leavers.clear()
     rate.let_go()  # not before: the alarm may have a thread again, and would call tasks of the parent's
     deadlock.let_go(forget=True)
     _lock.release()
-    for leaver in theirs:
-        leaver.forget_threads()
+    for orphan in orphans:
+        orphan.forget_threads()
     for feed in (feed for feeds in maps for feed in feeds):
         feed.forget_readers()
 

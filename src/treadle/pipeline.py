@@ -100,7 +100,7 @@ class Pipeline:
 
         Closing or dropping the iterator early stops the run, and waits for the calls under way, of stages and of the
         source. After Ctrl-C it stops and waits for nothing. When Python exits, runs that were left are stopped, and the
-        stages' calls under way waited for.
+        stages' calls under way waited for. In a forked child, `next` of a run that has begun raises WorkerLost.
 
         A task that takes the results, in a pool that the stages or the source wait for, can wait for ever if no other
         thread of that pool is free: what a run waits for is not seen where deadlocks are found.
