@@ -21,6 +21,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import hypothesis
+import hypothesis.internal.conjecture.optimiser  # or it is parsed amid a test's threads: fails on 3.11.2, see gh-106905
 import pytest
 
 from treadle import deadlock, lifecycle
