@@ -123,9 +123,15 @@ def test_a_result_that_comes_just_before_the_wait_is_not_missed(monkeypatch: pyt
 
 
 def test_an_item_that_is_done_just_before_the_wait_is_not_missed(monkeypatch: pytest.MonkeyPatch) -> None:
-    gate = threading.Event()
+    gate, began = threading.Event(), threading.Event()
+
+    def item(_: int) -> bool:
+        began.set()
+        return gate.wait(30)
+
     with Pool(1) as pool:
-        results: Any = pool.map(lambda _: gate.wait(30), [0])
+        results: Any = pool.map(item, [0])
+        assert began.wait(30)  # what follows holds the lock that a turn needs to begin
 
         def finish_first() -> Any:
             gate.set()
