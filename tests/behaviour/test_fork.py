@@ -454,6 +454,8 @@ def test_a_child_that_the_input_of_a_map_forks_leaves_the_rest_to_the_parent(
         pool = Pool(2, queue_size=4, idle_timeout=0.01, rate={rate})
         def rows():
             for number in range(100):
+                if here() == "child":
+                    print("child reads", number)
                 if number == {row} and number:
                     forks()
                 yield number

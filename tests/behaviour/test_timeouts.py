@@ -95,8 +95,8 @@ def result_of_a_task(stack: ExitStack) -> Way:
     return Way(future.result, waits, busy.gate.set, TimeoutError, lambda: future._watchers is None)
 
 
-def result_under_a_deadline(stack: ExitStack) -> Way:
-    way = result_of_a_task(stack)
+def under_a_deadline(way: Way) -> Way:
+    """Return the same wait within a deadline that is far away."""
 
     def call(timeout: Any) -> object:
         with treadle.deadline(math.inf if timeout is None else 1e6):
@@ -104,6 +104,10 @@ def result_under_a_deadline(stack: ExitStack) -> Way:
 
     inner, way.call = way.call, call
     return way
+
+
+def result_under_a_deadline(stack: ExitStack) -> Way:
+    return under_a_deadline(result_of_a_task(stack))
 
 
 def wait(stack: ExitStack) -> Way:
@@ -114,14 +118,7 @@ def wait(stack: ExitStack) -> Way:
 
 
 def wait_under_a_deadline(stack: ExitStack) -> Way:
-    way = wait(stack)
-
-    def call(timeout: Any) -> object:
-        with treadle.deadline(math.inf if timeout is None else 1e6):
-            return inner(timeout)
-
-    inner, way.call = way.call, call
-    return way
+    return under_a_deadline(wait(stack))
 
 
 def as_completed(stack: ExitStack) -> Way:
