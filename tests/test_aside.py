@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 
+import treadle
+from blocked import until_noted
 from clocks import FakeClock
 from orders.tasks import task_of
-from treadle import Pool, Rate
+from treadle import Future, Pool, Rate, TaskGroup
 from treadle.governed import Governed, new_task
 from treadle.staff import Staff
 from treadle.traits import PLAIN
@@ -62,6 +64,48 @@ def test_a_task_that_was_called_before_it_came_goes_back_to_its_place(monkeypatc
             assert list(order) == [task, newer]
             order.clear()
         task._forget_call()
+
+
+class Asked(Rate):
+    """One task in a thousand seconds, of which the first is gone; it answers when it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__(0.001)
+        self.asked, self.answer = threading.Event(), threading.Event()
+        self._tokens = 0.0
+
+    def admit(self, task: Future[Any]) -> bool:
+        self.asked.set()
+        assert self.answer.wait(30)
+        return super().admit(task)
+
+
+@pytest.mark.parametrize("how", ["result", "wait", "group"])
+def test_a_task_that_a_worker_came_to_run_while_its_rate_was_asked_is_not_kept(how: str) -> None:
+    """A worker that comes a moment earlier, or later, runs it itself, whatever its rate."""
+    rate, pool = Asked(), Pool(2)
+    view = pool.options(rate=rate)
+
+    def outer() -> int:
+        if how == "group":
+            with TaskGroup(view) as group:
+                inner = group.submit(abs, -1)
+                assert rate.asked.wait(30)
+        else:
+            inner = view.submit(abs, -1)
+            assert rate.asked.wait(30)
+        if how == "wait":
+            treadle.wait([inner])
+        return inner.result()
+
+    task = pool.submit(outer)
+    try:
+        until_noted(1)
+        rate.answer.set()
+        assert task.result(10) == 1
+    finally:
+        task.request_cancel()  # or the pool would wait for its rate
+        pool.shutdown(cancel_futures=True)
 
 
 def test_a_task_that_is_called_when_no_thread_can_start_is_back_in_the_order(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from blocked import until_blocked
-from treadle import Future, Limit, Pool
+from blocked import until_blocked, until_noted
+from treadle import Future, Limit, Pool, Rate
 from treadle.errors import PatchedTooLate
 from treadle.staff import Staff
 from treadle.worker import Worker
@@ -336,3 +336,39 @@ def test_a_thread_that_ends_waits_for_the_one_that_ended_before(monkeypatch: pyt
             assert not ends[0].is_alive()
         finally:
             gate.set()
+
+
+class Asked(Rate):
+    """A rate that has been used up, and answers the first task when it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__(50)
+        self.asked, self.answer = threading.Event(), threading.Event()
+
+    def admit(self, task: Future[Any]) -> bool:
+        if not self.asked.is_set():
+            self.asked.set()
+            assert self.answer.wait(30)
+            self._tokens, self._filled = 0.0, monotonic()
+        return super().admit(task)
+
+
+def test_a_thread_too_many_stays_for_a_task_that_it_put_back_and_the_others_wait_for() -> None:
+    """They could not run it themselves, for at that moment the thread asked its rate."""
+    rate, pool = Asked(), Pool(2)
+    view = pool.options(rate=rate)
+
+    def outer() -> int:
+        inner = view.submit(abs, -1)
+        assert rate.asked.wait(30)
+        return inner.result()
+
+    task = pool.submit(outer)
+    try:
+        until_noted(1)
+        pool.resize(1)
+        rate.answer.set()
+        assert task.result(10) == 1
+    finally:
+        task.request_cancel()  # or a pool that has no thread left would keep Python from exiting
+        pool.shutdown(cancel_futures=True)

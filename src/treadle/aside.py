@@ -34,11 +34,14 @@ class Aside:
     def park(self, task: Task) -> bool:
         """Keep a task that was not admitted by its rate, unless it was called since; False if it is no such task.
 
-        The lock is held: so who calls a task finds it here afterwards, or it is found here that it was called.
+        The lock is held: so who calls a task finds it here afterwards, or it is found here that it was called. Nor is
+        one kept that a worker waits for: that had come to run it, and would have if no thread had asked its rate then.
         """
         if not isinstance(task, Governed) or task._rate is None:
             return False
-        if task._rate.has_called(task):
+        if task._wanted:
+            task._hurry()
+        if task._rate is None or task._rate.has_called(task):
             self.put_first(task)
             return True
         self.keys[task._traits.key] += 1  # first, for it may raise

@@ -20,7 +20,7 @@ Waits with a timeout end by themselves and are not noted. Waits for locks and ev
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from threading import TIMEOUT_MAX, Lock, Thread, current_thread
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -33,7 +33,7 @@ from treadle.worker import Worker, current_worker
 if TYPE_CHECKING:
     from types import TracebackType
 
-__all__ = ["Errand", "hold", "is_awaited", "let_go", "wait"]
+__all__ = ["Errand", "all_wait", "hold", "is_awaited", "let_go", "wait"]
 
 _log = logging.getLogger("treadle")
 
@@ -86,6 +86,14 @@ _waits: dict[Worker | Thread, _Wait] = {}  # guarded by _lock
 def is_awaited() -> bool:
     """Whether others may wait for what this thread does."""
     return current_worker() is not None or bool(HERE.errands) or bool(HERE.tasks)
+
+
+def all_wait(workers: Iterable[Worker]) -> bool:
+    """Whether all of them sleep until what they wait for is done, however long that takes.
+
+    Who has asked that under the lock of their pool, and let go what they may wait for, is seen by whoever comes later.
+    """
+    return all(worker in _waits for worker in workers)
 
 
 def wait(

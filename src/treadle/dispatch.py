@@ -198,6 +198,8 @@ class Dispatcher:
         worker = current_worker()
         with self.lock:
             if future._state != PENDING:
+                if isinstance(future, Governed):  # a thread may have it only to ask its rate
+                    future._wanted = True
                 return False
             future._state = RUNNING
             if worker is not None:

@@ -34,12 +34,13 @@ class Governed(Future[Any]):
     Who takes it out of the scope has decided what becomes of it: the alarm at the deadline, or its worker afterwards.
     """
 
-    __slots__ = ("_entered", "_late", "_rate", "_scope")
+    __slots__ = ("_entered", "_late", "_rate", "_scope", "_wanted")
 
     _scope: Scope
     _entered: bool  # whether a pool has it; before, nothing may become of it but a refusal
     _late: bool  # its deadline passed before that
     _rate: Rate | None  # that it is still to be admitted by
+    _wanted: bool  # whether a worker came to run it, and had to wait for it instead
 
     def _inherited(self) -> Scope:
         return self._scope
@@ -174,6 +175,6 @@ def new_task(
     if scope is not None:
         governed = cast(Governed, task)
         governed._scope, governed._rate = scope, rate
-        governed._entered = governed._late = False
+        governed._entered = governed._late = governed._wanted = False
         scope.join(governed)
     return task

@@ -8,7 +8,7 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
-from treadle import clock
+from treadle import clock, deadlock
 from treadle.alarm import call_later
 from treadle.errors import PatchedTooLate
 from treadle.futures import RUNNING
@@ -266,6 +266,8 @@ class Staff:
             return True
         if worker not in self.workers or len(self.workers) <= self.max_workers:
             return False
+        if self.dispatcher.waiting() and deadlock.all_wait(self.workers - {worker}):
+            return False  # they did not come to run what they wait for while this one had it, and put it back
         self.strike_out(worker)
         return True
 
