@@ -147,7 +147,8 @@ class Feed(ABC):
             turn = reading.acquire(False) or (self.count == taken and self._wait_to_read(reading, None))
             if turn and self.rows is not None:
                 dispatcher = self.dispatcher
-                if dispatcher.dropping or (dispatcher.closed is not None and not self.eager):
+                over = dispatcher.dropping or (dispatcher.closed is not None and not self.eager)
+                if over and not self.fresh:  # a new map is refused as its first item is, if there is one
                     self._refuse_rest(self.rows)
                 else:
                     self._read(max(0, upto - self.count), consuming=True)

@@ -79,9 +79,11 @@ class Calls(Feed):
             try:
                 future = submit(self.fn, *row)
             except Exception as error:
+                if self.fresh and self.count == 0:
+                    raise
                 if self.dispatcher.dropping:
                     raise CancelledError from None
-                if self.dispatcher.closed is not None or (self.fresh and self.count == 0):
+                if self.dispatcher.closed is not None:
                     raise
                 future = ours.Future()
                 future.set_exception(error)
