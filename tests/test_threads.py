@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _thread
+import select
 import threading
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 import treadle
 from treadle.errors import PatchedTooLate
 from treadle.scope import SCOPE
-from treadle.threads import DAEMON, check_unpatched, new_thread, start_thread
+from treadle.threads import DAEMON, check_unpatched, made_anew, new_thread, start_thread
 
 
 def test_a_new_thread_has_its_name_and_waits_to_be_started() -> None:
@@ -79,3 +80,15 @@ def test_a_debugger_that_replaces_what_starts_threads_is_not_taken_for_greenlets
     monkeypatch.setattr(_thread, "start_new_thread", lambda *_: 0)
     monkeypatch.setattr(threading, "Lock", lambda: 0)
     check_unpatched()
+
+
+def test_a_module_is_made_anew_without_what_others_have_done_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(select, "select")
+    made = made_anew(select)
+    assert made is not select
+    assert made.select([], [], [], 0) == ([], [], [])
+
+
+def test_what_cannot_be_made_anew_is_taken_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("treadle.threads.find_spec", lambda name: None)
+    assert made_anew(select) is select

@@ -4,30 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from importlib.util import find_spec, module_from_spec
 from threading import get_ident
 from time import sleep as pause
-from types import BuiltinFunctionType, ModuleType
+
+from treadle.threads import GREENLETS, made_anew
 
 __all__ = ["now", "now_ns", "pause", "read_clock", "thread_clock"]
 
 
-def _another_time() -> ModuleType:
-    """Return the module `time`, made once more.
-
-    Where a test freezes time, as freezegun does, every name for a function of the module is given a fake, in all
-    modules, also in those that are imported meanwhile; rates, deadlines and time-outs would stand still for ever.
-    Nobody knows the functions of this one, and they cost what the others do.
-    """
-    spec = find_spec("time")
-    if spec is None or spec.loader is None:
-        return time
-    made = module_from_spec(spec)
-    spec.loader.exec_module(made)
-    return made
-
-
-_time = _another_time()
+# Where a test freezes time, as freezegun does, every name for a function of the module is given a fake, in all modules,
+# also in those that are imported meanwhile; rates, deadlines and time-outs would stand still for ever. The functions of
+# this one cost what the others do.
+_time = made_anew(time)
 now: Callable[[], float] = _time.monotonic
 now_ns: Callable[[], int] = _time.monotonic_ns
 
@@ -35,9 +23,8 @@ now_ns: Callable[[], int] = _time.monotonic_ns
 def thread_clock() -> int | None:
     """Return the clock of the processor time that this thread uses; None where the platform has none."""
     clock_of = getattr(time, "pthread_getcpuclockid", None)
-    # Greenlets, which gevent and eventlet put in the place of threads, have none; their numbers are no threads'.
-    real = isinstance(get_ident, BuiltinFunctionType)
-    return int(clock_of(get_ident())) if real and clock_of is not None else None
+    # Greenlets have none; their numbers are no threads'.
+    return None if GREENLETS or clock_of is None else int(clock_of(get_ident()))
 
 
 def read_clock(clock: int) -> float | None:

@@ -6,13 +6,18 @@ import sys
 import threading
 from collections.abc import Callable
 from contextvars import Context
+from importlib.util import find_spec, module_from_spec
+from types import BuiltinFunctionType, ModuleType
 
 from treadle.errors import PatchedTooLate
 
-__all__ = ["DAEMON", "check_unpatched", "new_thread", "start_thread"]
+__all__ = ["DAEMON", "GREENLETS", "check_unpatched", "made_anew", "new_thread", "start_thread"]
 
 DAEMON = getattr(threading, "_daemon_threads_allowed", lambda: True)()
 """Whether threads are daemons: not in an isolated sub-interpreter, which has none (see `treadle.lifecycle`)."""
+
+GREENLETS = not isinstance(threading.get_ident, BuiltinFunctionType)
+"""Whether threads were greenlets already when treadle was imported, as gevent and eventlet make them."""
 
 # Which locks there are, when treadle binds them. Private; but debuggers and profilers, which take threads for threads,
 # replace what is public, and what starts them.
@@ -27,6 +32,16 @@ def check_unpatched() -> None:
     """
     if getattr(threading, "_allocate_lock", None) is not _locks:
         raise PatchedTooLate
+
+
+def made_anew(module: ModuleType) -> ModuleType:
+    """Return a module of Python's, one that is written in C, made once more: as nobody knows it, nobody patches it."""
+    spec = find_spec(module.__name__)
+    if spec is None or spec.loader is None:
+        return module
+    made = module_from_spec(spec)
+    spec.loader.exec_module(made)
+    return made
 
 
 def new_thread(target: Callable[[], object], name: str) -> threading.Thread:

@@ -78,12 +78,16 @@ def test_a_pool_that_is_made_after_threads_were_patched_says_so_at_once(patch: s
     written = run(f"""
         from treadle import Crew, Pool
         from treadle.errors import PatchedTooLate
-        from treadle.server import Lines, Messages, Server
+        from socketserver import StreamRequestHandler, TCPServer
+        from treadle.server import Lines, Messages, PoolMixIn, Server
+        class Standard(PoolMixIn, TCPServer):
+            pass
         {patch}
         for make in (
             lambda: Pool(1),
             lambda: Crew(print, 1),
             lambda: Server(Messages(print, Lines()), "127.0.0.1:0").start(),
+            lambda: Standard(("127.0.0.1", 0), StreamRequestHandler).serve_forever(),
         ):
             try:
                 make()
@@ -91,7 +95,7 @@ def test_a_pool_that_is_made_after_threads_were_patched_says_so_at_once(patch: s
                 assert isinstance(error, RuntimeError)
                 print(error)
     """)
-    assert len(written) == 3
+    assert len(written) == 4
     assert all("before treadle is imported" in line for line in written)
 
 
@@ -134,18 +138,25 @@ def test_a_pool_from_before_the_patch_goes_on_with_the_threads_it_has() -> None:
     assert written == ["another thread", "a first thread", "a map", "a rate", "a deadline"]
 
 
-@pytest.mark.parametrize(
-    "partly",
-    [
-        "from gevent import monkey; monkey.patch_all(thread=False)",
-        "from gevent import monkey; monkey.patch_thread(threading=False)",
-        "from gevent import monkey; monkey.patch_time(); monkey.patch_socket()",
-        "import eventlet; eventlet.monkey_patch(thread=False)",
-    ],
-)
-def test_threads_that_were_not_patched_are_as_good_as_ever(partly: str) -> None:
-    if find_spec(partly.split()[1].rstrip(";")) is None:
+PARTLY = [
+    "from gevent import monkey; monkey.patch_all(thread=False)",
+    "from gevent import monkey; monkey.patch_select()",
+    "from gevent import monkey; monkey.patch_thread(threading=False)",
+    "from gevent import monkey; monkey.patch_time(); monkey.patch_socket()",
+    "import eventlet; eventlet.monkey_patch(thread=False)",
+]
+
+
+@pytest.fixture(params=PARTLY)
+def partly(request: pytest.FixtureRequest) -> str:
+    """A line that patches this and that, but leaves threads threads."""
+    line: str = request.param
+    if find_spec(line.split()[1].rstrip(";")) is None:
         pytest.skip("it has no release for this Python, or is not installed")
+    return line
+
+
+def test_threads_that_were_not_patched_are_as_good_as_ever(partly: str) -> None:
     run(f"""
         import treadle
         from treadle import Pool
@@ -156,3 +167,35 @@ def test_threads_that_were_not_patched_are_as_good_as_ever(partly: str) -> None:
             assert list(pool.map(abs, range(9))) == list(range(9))
             assert pool.options(rate=1000.0).submit(abs, -3).result(30) == 3
     """)
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["before treadle is imported", "afterwards"])
+def test_a_server_stops_where_threads_were_not_patched(partly: str, first: bool) -> None:
+    """Its threads wake each other, which they could not in a poller of gevent's."""
+    written = run(f"""
+        {partly if first else ""}
+        import socket, socketserver
+        from treadle.server import Lines, Messages, PoolMixIn, Server
+        {"" if first else partly}
+        def ask(address):
+            with socket.create_connection(address, 30) as client:
+                client.sendall(b"line\\n")
+                print(client.recv(100).decode().strip())
+        class Handler(socketserver.StreamRequestHandler):
+            def handle(self):
+                self.wfile.write(self.rfile.readline())
+        class Standard(PoolMixIn, socketserver.TCPServer):
+            pass
+        with Server(Messages(lambda line, peer: line + b"\\n", Lines()), "127.0.0.1:0") as server:
+            host, _, port = server.address.rpartition(":")
+            ask((host, int(port)))
+            print(server.stop(30))
+        with Standard(("127.0.0.1", 0), Handler) as server:
+            serving = threading.Thread(target=server.serve_forever)
+            serving.start()
+            ask(server.server_address)
+            server.shutdown()
+            serving.join(30)
+            print(serving.is_alive())
+    """)
+    assert written == ["line", "0", "line", "False"]

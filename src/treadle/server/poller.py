@@ -15,6 +15,8 @@ from collections import deque
 from threading import Lock
 from typing import Any, Protocol
 
+from treadle.threads import GREENLETS, check_unpatched, made_anew
+
 __all__ = ["READ", "WRITE", "EpollPoller", "KqueuePoller", "Poller", "SelectorPoller", "new_poller"]
 
 READ, WRITE = (
@@ -23,7 +25,9 @@ READ, WRITE = (
 )  # EPOLLIN and EPOLLOUT, so that epoll's events need no translation; an error or an end counts as READ
 NOTHING: list[tuple[int, int]] = []
 
-_select: Any = select  # has what the platform has
+# Has what the platform has. Who waits in what gevent puts in its place lets other greenlets run; but where threads are
+# threads nevertheless, no other one can wake it there.
+_select: Any = select if GREENLETS else made_anew(select)
 
 
 class Waker:
@@ -220,7 +224,12 @@ class SelectorPoller:
 
 
 def new_poller() -> Poller:
-    """Return the best poller that the platform has."""
-    if hasattr(select, "epoll"):
+    """Return the best poller that the platform has.
+
+    Raises:
+        PatchedTooLate: threads have become greenlets, all of which would stand still while one waits in it.
+    """
+    check_unpatched()
+    if hasattr(_select, "epoll"):
         return EpollPoller()
-    return KqueuePoller() if hasattr(select, "kqueue") else SelectorPoller()
+    return KqueuePoller() if hasattr(_select, "kqueue") else SelectorPoller()
