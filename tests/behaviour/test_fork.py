@@ -637,3 +637,18 @@ def test_a_child_that_goes_on_with_a_run_of_a_pipeline_is_told_that_it_stayed_in
     """)
     assert done.stdout.splitlines() == ["WorkerLost", "0", "45 45 45"], done.stderr
     assert not done.stderr
+
+
+def test_a_task_that_fails_in_the_child_has_not_missed_its_deadline() -> None:
+    done = forking("""
+        import treadle
+        def task():
+            forks()
+            if here() == "child":
+                raise ValueError("raised")
+        with treadle.Pool(1, idle_timeout=0.01) as pool, treadle.deadline(60):
+            pool.options(name="forks").submit(task).result()
+    """)
+    assert done.stdout.splitlines() == ["ended 0"]
+    assert done.stderr.splitlines()[0] == "task forks failed in a forked child"
+    assert done.stderr.splitlines()[-1] == "ValueError: raised"
