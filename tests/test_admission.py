@@ -103,10 +103,10 @@ def test_shutdown_turns_away_whoever_waits_for_room(blocked: Blocked) -> None:
 
 def test_a_task_whose_caller_was_turned_away_cannot_be_cancelled_out_of_the_queue(blocked: Blocked) -> None:
     """It is in no queue any more; or a cancel, say of Ctrl-C in its caller, would count out one that waits."""
-    dispatcher = blocked.pool._dispatcher
+    dispatcher = blocked.pool._task_home
     tasks: list[Future[int]] = []
     for _ in range(3):
-        tasks.append(blocked.pool._task(int, (), {}))
+        tasks.append(blocked.pool._task_made(int, (), {}))
         with dispatcher.lock:
             dispatcher.admission.queue_up(tasks[-1], blocking=True)
     scope = Scope(None)
@@ -242,7 +242,7 @@ def test_a_caller_whose_task_is_cancelled_by_somebody_else_waits_no_longer(block
     caller = threading.Thread(target=lambda: futures.append(blocked.pool.options(timeout=60).submit(int)))
     caller.start()
     until_blocked(blocked.pool, 1)
-    (task,) = blocked.pool._dispatcher.admission.entrants
+    (task,) = blocked.pool._task_home.admission.entrants
     assert task.cancel()
     caller.join(20)
     assert futures == [task]
@@ -253,7 +253,7 @@ def test_ctrl_c_in_the_middle_of_a_submit_leaves_the_lock_free() -> None:
         raise KeyboardInterrupt
 
     with Pool(1) as pool:
-        dispatcher = pool._dispatcher
+        dispatcher = pool._task_home
         put, dispatcher.put = dispatcher.put, interrupted
         with pytest.raises(KeyboardInterrupt):
             pool.submit(int)

@@ -20,8 +20,8 @@ from treadle.traits import PLAIN
 
 def test_a_task_without_a_rate_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     with Pool(1) as pool:
-        dispatcher = pool._dispatcher
-        task = new_task(dispatcher, int, (), pool.options()._task(int, (), {})._context, PLAIN)
+        dispatcher = pool._task_home
+        task = new_task(dispatcher, int, (), pool.options()._task_made(int, (), {})._context, PLAIN)
         with dispatcher.lock:
             assert not dispatcher.aside.park(task)
             assert not dispatcher.aside.leave(task)
@@ -32,8 +32,8 @@ def test_a_task_that_waits_takes_up_room_until_it_leaves(monkeypatch: pytest.Mon
     FakeClock(monkeypatch)
     rate = Rate(1.0)
     with Pool(1, queue_size=3) as pool:
-        dispatcher = pool._dispatcher
-        task = pool.options(rate=rate)._task(int, (), {})
+        dispatcher = pool._task_home
+        task = pool.options(rate=rate)._task_made(int, (), {})
         assert isinstance(task, Governed)
         rate._tokens = 0.0
         assert not task._ready()
@@ -51,16 +51,16 @@ def test_a_task_that_was_called_before_it_came_goes_back_to_its_place(monkeypatc
     FakeClock(monkeypatch)
     rate = Rate(1.0)
     with Pool(1) as pool:
-        task = pool.options(rate=rate)._task(int, (), {})
+        task = pool.options(rate=rate)._task_made(int, (), {})
         assert isinstance(task, Governed)
         rate._tokens = 0.0
         assert not task._ready()
         rate._tokens = 1.0
         rate._call()
-        order: deque[Any] = pool._dispatcher.order.tasks  # type: ignore[assignment]  # Fifo's
-        with pool._dispatcher.lock:
+        order: deque[Any] = pool._task_home.order.tasks  # type: ignore[assignment]  # Fifo's
+        with pool._task_home.lock:
             order.append(newer := task_of(submitted=task._submitted + 1))
-            assert pool._dispatcher.aside.park(task)
+            assert pool._task_home.aside.park(task)
             assert list(order) == [task, newer]
             order.clear()
         task._forget_call()
@@ -117,8 +117,8 @@ def test_a_task_that_is_called_when_no_thread_can_start_is_back_in_the_order(mon
         raise RuntimeError("can't start new thread")
 
     with Pool(1) as pool:
-        dispatcher = pool._dispatcher
-        task = pool.options(rate=rate)._task(int, (), {})
+        dispatcher = pool._task_home
+        task = pool.options(rate=rate)._task_made(int, (), {})
         assert isinstance(task, Governed)
         rate._tokens = 0.0
         assert not task._ready()
@@ -139,17 +139,17 @@ def test_a_closed_pool_lets_its_threads_go_when_the_last_task_that_waits_for_its
     late = pool.submit(int)
     (thread,) = pool._threads
     try:
-        while not pool._dispatcher.aside.tasks or not pool._dispatcher.staff.idle:
+        while not pool._task_home.aside.tasks or not pool._task_home.staff.idle:
             threading.Event().wait(0.001)
         pool.shutdown(wait=False)
-        while not pool._dispatcher.staff.idle:  # it was woken, and stays for what waits
+        while not pool._task_home.staff.idle:  # it was woken, and stays for what waits
             threading.Event().wait(0.001)
         assert late.cancel()
         thread.join(20)
         assert not thread.is_alive()
     finally:
-        with pool._dispatcher.lock:
-            pool._dispatcher.staff.wake_all()
+        with pool._task_home.lock:
+            pool._task_home.staff.wake_all()
 
 
 def test_a_closed_pool_lets_every_thread_go_when_the_last_task_that_waited_for_its_rate_comes() -> None:
@@ -159,7 +159,7 @@ def test_a_closed_pool_lets_every_thread_go_when_the_last_task_that_waited_for_i
     pool = Pool(2, idle_timeout=None)
     for future in [pool.submit(together.wait, 30) for _ in range(2)]:
         future.result(30)
-    dispatcher, threads = pool._dispatcher, pool._threads
+    dispatcher, threads = pool._task_home, pool._threads
     try:
         late = pool.options(rate=rate).submit(int)
         while not dispatcher.aside.tasks or len(dispatcher.staff.idle) < 2:

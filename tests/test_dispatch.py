@@ -38,7 +38,7 @@ def test_cancelled_tasks_take_no_room_and_no_memory_for_long() -> None:
             for future in [pool.submit(int) for _ in range(100)]:
                 assert future.cancel()
             assert pool.snapshot().waiting == 0
-            assert len(pool._dispatcher.tasks) <= 200
+            assert len(pool._task_home.tasks) <= 200
         gate.set()
 
 
@@ -64,7 +64,7 @@ class Watched:
         self.pool, self.seen = pool, seen
 
     def __del__(self) -> None:
-        lock, free = self.pool._dispatcher.lock, list[bool]()
+        lock, free = self.pool._task_home.lock, list[bool]()
 
         def look() -> None:
             free.append(lock.acquire(timeout=5))  # somebody else may have it for a moment
@@ -100,8 +100,8 @@ def test_the_results_of_tasks_that_were_run_elsewhere_are_let_go_of_without_the_
     def parent() -> None:
         pool.submit(Watched, pool, seen).result()
         if way == "purged":
-            with pool._dispatcher.lock:
-                pool._dispatcher.purge()
+            with pool._task_home.lock:
+                pool._task_home.purge()
 
     with Pool(1) as pool:
         pool.submit(parent).result(30)
@@ -156,7 +156,7 @@ def test_a_task_is_counted_once_between_its_claim_and_its_run(monkeypatch: pytes
 def test_a_task_is_counted_once_between_its_end_and_its_settlement() -> None:
     seen: list[int] = []
     with Pool(1) as pool:
-        dispatcher, acquire = pool._dispatcher, pool._dispatcher.acquire
+        dispatcher, acquire = pool._task_home, pool._task_home.acquire
 
         def look(*args: Any) -> bool:
             if dispatcher.is_ours():
@@ -187,7 +187,7 @@ def test_who_asks_for_a_result_that_comes_meanwhile_does_not_sleep(monkeypatch: 
     with Pool(1) as pool:
         gate = hold(pool)
         try:
-            (worker,) = pool._dispatcher.staff.workers
+            (worker,) = pool._task_home.staff.workers
             running: Any = worker.task
             watch: Any = threading.Event()
             running.add_done_callback(lambda _: watch.set())
@@ -218,7 +218,7 @@ def test_what_was_accepted_is_run_though_no_thread_lived_when_the_pool_was_close
     pool = Pool(1)
     gate = hold(pool)
     try:
-        (worker,) = pool._dispatcher.staff.workers
+        (worker,) = pool._task_home.staff.workers
         assert worker.task is not None
         worker.task.add_done_callback(fatal)
         left = pool.submit(abs, -3)

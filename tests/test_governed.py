@@ -89,7 +89,7 @@ def is_sound(pool: Pool) -> None:
     now = pool.snapshot()
     assert (now.waiting, now.blocked) == (0, 0), now
     assert now.submitted == now.finished + now.cancelled + now.shed, now
-    assert pool._dispatcher.dead == len(pool._dispatcher.tasks)
+    assert pool._task_home.dead == len(pool._task_home.tasks)
 
 
 # -- who is governed ------------------------------------------------------------------------------------------------
@@ -121,7 +121,7 @@ def test_a_task_is_made_in_its_scope_or_not_at_all(clock: FakeClock) -> None:
         with treadle.deadline(1):
             clock.pass_(1)
             with pytest.raises(DeadlineExceeded):
-                new_task(pool._dispatcher, int, (), BARE, PLAIN)
+                new_task(pool._task_home, int, (), BARE, PLAIN)
             scope = SCOPE.get()
         assert scope is not None
         assert scope._members == {}
@@ -479,7 +479,7 @@ def test_ctrl_c_before_a_task_is_queued_leaves_nothing_for_the_alarm(clock: Fake
     """Nobody has its future, and it is in no queue; so it must not be counted out of one at its deadline."""
     with Pool(1) as pool:
         pool.submit(int).result(PATIENCE)
-        dispatcher = pool._dispatcher
+        dispatcher = pool._task_home
         put = dispatcher.put
 
         def interrupt(task: Future[Any]) -> None:
@@ -504,7 +504,7 @@ def test_ctrl_c_just_after_a_task_was_queued_takes_it_out_of_its_scope(clock: Fa
     ran: list[int] = []
     with Pool(1) as pool:
         pool.submit(int).result(PATIENCE)
-        dispatcher = pool._dispatcher
+        dispatcher = pool._task_home
         put = dispatcher.put
 
         def put_and_interrupt(task: Future[Any]) -> None:
@@ -622,7 +622,7 @@ def test_a_callback_that_raises_anything_keeps_no_other_task_from_failing_on_tim
 def test_a_deadline_that_passes_while_a_task_is_handed_over_fails_it_afterwards(alarm: Alarm) -> None:
     """The alarm rings between the put and the note that the pool has the task, and never again."""
     held = Held()
-    dispatcher = held.pool._dispatcher
+    dispatcher = held.pool._task_home
     put = dispatcher.put
 
     def put_late(task: Future[Any]) -> None:

@@ -232,11 +232,11 @@ def test_whatever_fails_at_exit_keeps_no_other_pool_from_ending() -> None:
         for leaver in leavers:
             lifecycle.before_exit(leaver)
         pools = [Pool(1) for _ in range(3)]
-        close = type(pools[0]._dispatcher).close
+        close = type(pools[0]._task_home).close
         def fail(self, after, *, cancel):
             close(self, after, cancel=cancel)
             raise OSError
-        type(pools[0]._dispatcher).close = fail
+        type(pools[0]._task_home).close = fail
         for pool in pools:
             pool.submit(threading.Event().wait, 0.1)
             pool.submit(print, "ran")

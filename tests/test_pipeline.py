@@ -574,16 +574,17 @@ def test_run_that_was_left_does_not_keep_python_from_exiting(end: str) -> None:
 
 def test_calls_under_way_when_a_run_failed_end_before_python_does() -> None:
     program = """
-        import atexit, os, threading
+        import os, threading
+        from treadle import lifecycle
         from treadle.pipeline import Pipeline
-        exiting, begun = threading.Event(), threading.Event()
-        atexit.register(exiting.set)
+        begun = threading.Event()
         def function(item):
             if item:
                 begun.wait()
                 raise ValueError
             begun.set()
-            exiting.wait()
+            while not lifecycle.exiting():
+                threading.Event().wait(0.001)
             threading.Event().wait(0.3)  # give Python the time to end first, if it does not wait
             os.write(1, b"the call ended")
         try:

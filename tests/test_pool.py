@@ -180,7 +180,7 @@ def test_threads_are_named(arguments: dict[str, str], name: str) -> None:
 def test_none_for_a_prefix_or_arguments_is_as_if_they_were_not_given() -> None:
     """So it is in the standard library, and there are wrappers that hand on what they were not given."""
     with Pool(1, None, None, None) as pool:
-        assert pool.submit(lambda: threading.current_thread().name).result(30) == f"{pool._dispatcher.name}_0"
+        assert pool.submit(lambda: threading.current_thread().name).result(30) == f"{pool._task_home.name}_0"
     with Pool(1, initializer=int, initargs=None) as pool:
         assert pool.submit(abs, -1).result(30) == 1
 
@@ -383,11 +383,20 @@ def test_a_subclass_may_have_attributes_of_its_own() -> None:
         def __init__(self) -> None:
             super().__init__(2)
             self._rate = self._timeout = self._context = self._traits = self._pool = self._when_full = object()
+            self._dispatcher = self._task = self._enter = object()
             self.options: Any = {"of": "its own"}  # that is the point
 
     with Limited() as pool:
         assert pool.submit(abs, -1).result(30) == 1
         assert list(pool.map(abs, [-1, -2])) == [1, 2]
+
+
+def test_what_is_private_is_called_as_in_the_standard_library_or_after_tasks() -> None:
+    """So it gets in the way of no subclass."""
+    with Pool(1) as pool, concurrent.futures.ThreadPoolExecutor(1) as theirs:
+        private = {name for name in dir(pool) if name.startswith("_") and not name.startswith(("__", "_task_"))}
+        until_3_14, since_3_14 = {"_initializer", "_initargs"}, {"_resolve_work_item_task"}
+        assert private <= {*dir(theirs), *until_3_14, *since_3_14}
 
 
 def test_a_subclass_may_have_methods_of_its_own() -> None:

@@ -85,13 +85,13 @@ def test_tasks_that_wait_hold_no_thread_and_count_as_waiting(clock: FakeClock) -
         view = pool.options(rate=rate)
         assert view.submit(abs, -1).result(PATIENCE) == 1
         second = view.submit(abs, -2)
-        wait_until(lambda: pool._dispatcher.aside.tasks)
+        wait_until(lambda: pool._task_home.aside.tasks)
         assert pool.submit(abs, -5).result(PATIENCE) == 5  # the thread is free
         third = view.submit(abs, -3)
-        wait_until(lambda: len(pool._dispatcher.aside.tasks) == 2)
+        wait_until(lambda: len(pool._task_home.aside.tasks) == 2)
         assert pool.snapshot().waiting == 2
         fourth = view.submit(abs, -4)  # the free thread could have taken it
-        wait_until(lambda: len(pool._dispatcher.aside.tasks) == 3)
+        wait_until(lambda: len(pool._task_home.aside.tasks) == 3)
         with pytest.raises(PoolFull):
             view.submit(abs, -5)
         assert not second.done()
@@ -113,7 +113,7 @@ def test_closing_a_pool_may_cancel_them(clock: FakeClock) -> None:
     pool = Pool(1, rate=1.0)
     pool.submit(int).result(PATIENCE)
     late = pool.submit(int)
-    wait_until(lambda: pool._dispatcher.aside.tasks)
+    wait_until(lambda: pool._task_home.aside.tasks)
     pool.shutdown(cancel_futures=True)
     with pytest.raises(CancelledError):
         late.result(PATIENCE)
@@ -125,7 +125,7 @@ def test_a_deadline_comes_first(clock: FakeClock) -> None:
         pool.submit(int).result(PATIENCE)
         with treadle.deadline(5.0):
             late = pool.submit(int)
-        wait_until(lambda: pool._dispatcher.aside.tasks)
+        wait_until(lambda: pool._task_home.aside.tasks)
         clock.pass_(6.0)
         ALARM.ring_due()
         with pytest.raises(DeadlineExceeded):
@@ -137,7 +137,7 @@ def test_no_alarm_is_left_for_a_line_that_is_empty(clock: FakeClock) -> None:
     with Pool(1, rate=0.001) as pool:
         pool.submit(int).result(PATIENCE)
         late, later = pool.submit(int), pool.submit(int)
-        wait_until(lambda: len(pool._dispatcher.aside.tasks) == 2)
+        wait_until(lambda: len(pool._task_home.aside.tasks) == 2)
         late.cancel()
         assert [bell for bell in ALARM._bells if bell.ring is not None]
         later.cancel()
@@ -167,7 +167,7 @@ def test_map_keeps_to_it(clock: FakeClock) -> None:
     with Pool(1, rate=Rate(1.0, burst=3)) as pool:  # two threads may come to it in either order
         results = pool.map(abs, [-1, -2, -3, -4], buffersize=4)
         assert [next(results) for _ in range(3)] == [1, 2, 3]
-        wait_until(lambda: pool._dispatcher.aside.tasks)
+        wait_until(lambda: pool._task_home.aside.tasks)
         clock.pass_(1.0)
         ALARM.ring_due()
         assert list(results) == [4]

@@ -86,7 +86,7 @@ def test_a_callback_that_ends_the_thread_keeps_no_other_future_waiting() -> None
 
 def test_a_full_queue_sheds_before_it_refuses() -> None:
     pool, gate = overloaded(queue_size=2, when_full="reject")
-    pool._dispatcher.order.standing = True  # type: ignore[attr-defined]  # as after a look that found the head late
+    pool._task_home.order.standing = True  # type: ignore[attr-defined]  # as after a look that found the head late
     futures = [pool.submit(int, number) for number in range(6)]
     gate.set()
     pool.shutdown()
@@ -134,7 +134,7 @@ def test_what_a_callback_raises_is_not_raised_by_the_submit_whose_task_is_in(
     first.add_done_callback(leave)
     pool.submit(int)
     if policy == "wait":
-        pool._dispatcher.order.standing = True  # type: ignore[attr-defined]  # as after a look that found the head late
+        pool._task_home.order.standing = True  # type: ignore[attr-defined]  # as after a look that found the head late
     assert not pool.submit(int).cancelled()
     assert first.done()
     assert "a callback of a task that was shed raised" in caplog.text
@@ -147,7 +147,7 @@ def test_a_worker_that_is_killed_before_it_tells_those_that_it_sheds_leaves_nobo
 ) -> None:
     gate, killed = threading.Event(), threading.Event()
     with Pool(1, order=Adaptive(0.0, 0.0)) as pool:
-        release = pool._dispatcher.release
+        release = pool._task_home.release
 
         def release_or_die() -> None:
             release()
@@ -156,7 +156,7 @@ def test_a_worker_that_is_killed_before_it_tells_those_that_it_sheds_leaves_nobo
                 killed.set()
                 raise SystemExit
 
-        pool._dispatcher.release = release_or_die
+        pool._task_home.release = release_or_die
         try:
             pool.submit(gate.wait, PATIENCE)
             (thread,) = pool._threads
@@ -177,16 +177,16 @@ def test_a_caller_that_sheds_tells_all_whatever_a_callback_raises(error: type[Ba
         raise error
 
     with Pool(1) as pool:
-        victims = [pool._task(int, (), {}) for _ in range(3)]
-        with pool._dispatcher.lock:
-            assert pool._dispatcher.shedding.claim(victims) == victims
+        victims = [pool._task_made(int, (), {}) for _ in range(3)]
+        with pool._task_home.lock:
+            assert pool._task_home.shedding.claim(victims) == victims
         victims[0].add_done_callback(leave)
         told = list(victims)
         if error is KeyboardInterrupt:
             with pytest.raises(KeyboardInterrupt):
-                pool._dispatcher.shedding.shed_by_caller(victims)
+                pool._task_home.shedding.shed_by_caller(victims)
         else:
-            pool._dispatcher.shedding.shed_by_caller(victims)
+            pool._task_home.shedding.shed_by_caller(victims)
         assert [type(future.exception(0)) for future in told] == [Shed] * 3
 
 
@@ -195,9 +195,9 @@ def test_what_is_seized_or_was_cancelled_already_waits_nowhere_any_more() -> Non
     rate = Rate(0.001)
     rate._tokens = 0.0
     with Pool(1) as pool:
-        dispatcher = pool._dispatcher
-        task = pool.options(rate=rate)._task(int, (), {})
-        cancelled = pool._task(int, (), {})
+        dispatcher = pool._task_home
+        task = pool.options(rate=rate)._task_made(int, (), {})
+        cancelled = pool._task_made(int, (), {})
         assert isinstance(task, Governed)
         assert not task._ready()
         with dispatcher.lock:

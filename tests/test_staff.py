@@ -137,7 +137,7 @@ def test_a_signal_handler_may_submit_just_before_a_thread_is_woken_or_started(
     with Pool(2 if where == "start_worker" else 1, order="priority") as pool:
         if where == "wake_one":
             pool.submit(int).result(30)
-            while not pool._dispatcher.staff.idle:
+            while not pool._task_home.staff.idle:
                 threading.Event().wait(0.001)
         monkeypatch.setattr(Staff, where, signalled)
         assert pool.submit(abs, -2).result(30) == 2
@@ -159,7 +159,7 @@ def test_a_thread_that_is_kept_warm_sleeps_even_if_idle_threads_leave_at_once(mo
             assert pool.submit(abs, -round_).result(30) == round_
             threading.Event().wait(0.05)  # in which one that does not sleep would ask a thousand times
             assert len(asked) < 20 * round_
-        assert len(pool._dispatcher.staff.workers) == 1
+        assert len(pool._task_home.staff.workers) == 1
     assert asked.count(False) >= 1
 
 
@@ -226,7 +226,7 @@ def test_a_task_that_its_rate_calls_is_kept_though_no_thread_can_be_started(monk
         until_gone(pool)
         with monkeypatch.context() as refusing:
             refusing.setattr("treadle.worker.new_thread", lambda target, name: Refusing(target=target, name=name))
-            pool._dispatcher.resume(called)
+            pool._task_home.resume(called)
         assert not called.done()
         pool.submit(int).result(30)
         assert pool.snapshot().waiting == 1, "it was looked at again"
@@ -239,9 +239,9 @@ def test_a_burst_that_outnumbers_the_idle_threads_starts_another() -> None:
     with Pool(3) as pool:
         hold(pool, 2).let_go()
         try:
-            with pool._dispatcher.lock:  # so that none takes a task before all are there
+            with pool._task_home.lock:  # so that none takes a task before all are there
                 futures = [pool.submit(together.wait, 30) for _ in range(3)]
-                assert len(pool._dispatcher.staff.workers) == 3
+                assert len(pool._task_home.staff.workers) == 3
             assert sorted(future.result(30) for future in futures) == [0, 1, 2]
         finally:
             together.abort()
@@ -265,7 +265,7 @@ class Deadly:
 def test_a_worker_that_is_killed_on_its_way_keeps_nobody_asleep() -> None:
     """Nobody else is woken while one is on its way."""
     with Pool(2) as pool:
-        staff, held = pool._dispatcher.staff, hold(pool, 2)
+        staff, held = pool._task_home.staff, hold(pool, 2)
         for worker in staff.workers:
             worker.mail = Deadly()  # type: ignore[assignment]  # scripted
         threads = pool._threads

@@ -56,7 +56,7 @@ def test_only_what_is_under_a_deadline_or_at_a_rate_is_governed() -> None:
 def test_a_submit_that_is_interrupted_leaves_no_task_and_lets_the_lock_go() -> None:
     """Ctrl-C may raise between any two lines, here while the order takes the task."""
     pool = Pool(1)
-    dispatcher = pool._dispatcher
+    dispatcher = pool._task_home
     put = dispatcher.put
     ran: list[int] = []
 

@@ -187,7 +187,7 @@ class Crew(Generic[T]):
             PoolDeadlock: a task of a pool asks, and a handler waits for that very task.
         """
         timeout = checks.seconds("timeout", timeout)
-        return getattr(_here, "crew", None) is not self and lifecycle.join(self._pool._dispatcher, timeout)
+        return getattr(_here, "crew", None) is not self and lifecycle.join(self._pool._task_home, timeout)
 
     def snapshot(self) -> CrewSnapshot:
         """Return what the crew does at this instant."""

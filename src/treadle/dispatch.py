@@ -23,7 +23,7 @@ from threading import RLock, current_thread
 from typing import TYPE_CHECKING, Any
 
 from treadle import clock, deadlock
-from treadle.admission import Admission
+from treadle.admission import AT_EXIT, Admission
 from treadle.alarm import call_later, call_out
 from treadle.aside import Aside
 from treadle.errors import PoolBroken, PoolClosed
@@ -510,6 +510,13 @@ class Dispatcher:
         finally:
             for feed in feeds:
                 feed.give_up()
+
+    def reopen(self) -> None:
+        """Take tasks again, if only Python's exit closed the pool."""
+        with self.lock:
+            if self.closed == AT_EXIT and not self.dropping:
+                self.closed = None
+                self.make_room()
 
     def is_ours(self) -> bool:
         """Whether this thread is one of the pool's workers."""

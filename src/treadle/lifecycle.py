@@ -1,8 +1,11 @@
 """What happens to pools when the interpreter exits, and when the process forks.
 
-Workers are daemon threads, and an exit handler drains their pools. So, unlike the standard library's: threads that
-outlive the main one may still submit; handlers that were registered before treadle was imported run after the pools
-are closed; and Ctrl-C ends the program, whatever its tasks wait for.
+Workers are daemon threads, and exit handlers drain their pools. So, unlike the standard library's: threads that
+outlive the main one may still submit; Ctrl-C ends the program, whatever its tasks wait for; and the exit handlers of
+others may use pools:
+
+    the main thread ends -> the other threads that are no daemons end -> what was accepted is run, as there
+        -> other exit handlers -> what these submitted is run; no pool takes more -> handlers from before the import
 """
 
 from __future__ import annotations
@@ -135,9 +138,28 @@ def _at_exit() -> None:
     """Run what was accepted, then end."""
     global _exiting
     _exiting = True
-    cancel = _interrupted()
+    try:
+        _drain(cancel=_interrupted())
+    finally:
+        log_living()
+
+
+def _before_exit_handlers() -> None:
+    """Run what was accepted before other exit handlers take away what it needs; then they may use the pools."""
+    global _exiting
+    if _interrupted():
+        return
+    _exiting = True
+    _drain(cancel=False)
+    _exiting = False
+    _each(dispatcher.reopen for dispatcher in _living())
+
+
+def _drain(*, cancel: bool) -> None:
+    """Close all pools, and wait until what they accepted has run, unless it is to be cancelled."""
     with _lock:
         leavers = list(_leavers)
+        _leavers.clear()
     try:
         _each(leaver.leave for leaver in leavers)
         pools = _living()
@@ -147,10 +169,8 @@ def _at_exit() -> None:
         if not cancel:
             _each(partial(join, dispatcher, None) for dispatcher in pools if not dispatcher.abandoned)
     except KeyboardInterrupt:
-        _each(partial(dispatcher.close, AT_EXIT, cancel=True) for dispatcher in _living())
+        _each(dispatcher.abandon for dispatcher in _living())
         raise
-    finally:
-        log_living()
 
 
 def _each(calls: Iterable[Callable[[], object]]) -> None:
@@ -233,14 +253,17 @@ def _after_fork_in_child() -> None:
 
 
 def _at_thread_exit() -> None:
-    """Be `_at_exit` where that comes too late, or never.
+    """Have what was accepted run before the exit handlers that were registered until now, for the last is called first.
 
-    Where daemon threads are not allowed, the interpreter waits for the workers before it calls the handlers of
-    `atexit`; and a process that multiprocessing has forked calls none of them. `threading` calls this in both.
+    Or be `_at_exit` where that comes too late, or never. Where daemon threads are not allowed, the interpreter waits
+    for the workers before it calls the handlers of `atexit`; and a process that multiprocessing has forked calls none
+    of them. `threading` calls this in both.
     """
     process = sys.modules.get("multiprocessing.process")
     if not DAEMON or (process is not None and process.parent_process() is not None):
         _at_exit()
+    else:
+        atexit.register(_before_exit_handlers)
 
 
 if hasattr(threading, "_register_atexit"):  # private, and what the standard library's pool uses

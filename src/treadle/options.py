@@ -88,8 +88,8 @@ class Options(Submitter):
     """A view of a pool whose tasks are submitted with other options; made by `Pool.options`."""
 
     __slots__ = (
-        "_dispatcher",
         "_task_context",
+        "_task_home",
         "_task_pool",
         "_task_rate",
         "_task_timeout",
@@ -100,7 +100,7 @@ class Options(Submitter):
 
     def __init__(self, pool: Pool, *, timeout: float | None, when_full: str, traits: Traits, rate: Rate | None) -> None:
         self._task_pool = pool
-        self._dispatcher = pool._dispatcher
+        self._task_home = pool._task_home
         self._task_context = pool._task_context
         self._task_timeout = timeout
         self._task_when_full = when_full
@@ -136,7 +136,7 @@ class Options(Submitter):
         timeout = checks.time_left("timeout", timeout)
         chunksize = checks.integer("chunksize", chunksize, least=1)
         buffersize = checks.integer_or_none("buffersize", buffersize, least=1)
-        ahead, eager = buffersize or read_ahead(self._dispatcher), buffersize is None
+        ahead, eager = buffersize or read_ahead(self._task_home), buffersize is None
         ordered = checks.boolean("ordered", ordered)
         rows: Iterator[tuple[Any, ...]] = zip(*(_as_it_is(each) if eager else each for each in iterables), strict=False)
         if len(iterables) > 1:  # once one has raised, rows would be paired wrongly; a generator ends then
@@ -147,13 +147,13 @@ class Options(Submitter):
             submit = self.submit
         if submit is not None:
             if eager and self._task_when_full in ("reject", "discard_oldest"):  # or its own items would be in its way
-                ahead = max(1, min(ahead, self._dispatcher.admission.limit))
+                ahead = max(1, min(ahead, self._task_home.admission.limit))
             calls = Calls(
-                self._dispatcher, submit, fn, rows, ahead=ahead, eager=eager, context=context, traits=self._task_traits
+                self._task_home, submit, fn, rows, ahead=ahead, eager=eager, context=context, traits=self._task_traits
             )
             return FutureMap(calls, timeout=timeout, ordered=ordered)
         job = Job(
-            self._dispatcher,
+            self._task_home,
             fn,
             rows,
             ahead=ahead,
@@ -170,18 +170,18 @@ class Options(Submitter):
         """As `Pool.run`, with the view's options."""
         checks.blocking("fn", fn)
         if ThreadPoolExecutor.submit is STANDARD:
-            task = self._task(fn, args, kwargs)
+            task = self._task_made(fn, args, kwargs)
             self._enter_later(task)
         else:
             task = pass_through(self, fn, args, kwargs, self._enter_later)
-        outcome = aio.outcome(self._dispatcher, task, self._task_timeout)
+        outcome = aio.outcome(self._task_home, task, self._task_timeout)
         # The traceback of what the task raises holds this frame, and the task that. Nor is it to keep the pool.
         del self, task
         return await outcome
 
     def _enter_later(self, task: Future[Any]) -> None:
         """Admit a task without blocking the event loop; where the policy is "run", it waits."""
-        self._dispatcher.admission.enter_later(task, self._task_when_full)
+        self._task_home.admission.enter_later(task, self._task_when_full)
 
     def __repr__(self) -> str:
         name, priority, key = self._task_traits

@@ -86,7 +86,7 @@ def pass_through(
     if _here.blocks or getattr(thread, "_shutdown", False):
         # A signal handler, or a destructor, in the midst of the standard library's `submit`, which holds a lock that is
         # not re-entrant. Or that takes nothing more, because Python exits: the pool does until it has run what it has.
-        task = submitter._task(fn, args, kwargs)
+        task = submitter._task_made(fn, args, kwargs)
         enter(task)
         return task
     if not kwargs.keys().isdisjoint(("self", "fn")):  # the replacement's own arguments are called so
@@ -112,7 +112,7 @@ def pass_through(
 def looks_open(dispatcher: Dispatcher) -> bool:
     """Whether the pool is to look open here, for admission refuses what is passed through: with treadle's errors."""
     passage = _here.passage
-    return bool(_here.blocks) and passage is not None and passage.submitter._dispatcher is dispatcher
+    return bool(_here.blocks) and passage is not None and passage.submitter._task_home is dispatcher
 
 
 class ShutdownLock:
@@ -178,10 +178,10 @@ def _submit_item(pool: Submitter, item: Any) -> None:
         return
     fn, args, kwargs = item.task if hasattr(item, "task") else (item.fn, item.args, item.kwargs)  # task: since 3.14
     passage = _here.passage
-    if passage is None or passage.submitter._dispatcher is not pool._dispatcher:  # the method was called directly
-        passage = _Passage(pool, name_of(fn), pool._enter)
+    if passage is None or passage.submitter._task_home is not pool._task_home:  # the method was called directly
+        passage = _Passage(pool, name_of(fn), pool._task_enter)
     mine: list[Task[Any]] = []
-    task = passage.submitter._task(partial(_begin, mine, future, fn), args, kwargs)
+    task = passage.submitter._task_made(partial(_begin, mine, future, fn), args, kwargs)
     mine.append(task)
     if task._traits.name is None:
         task._traits = task._traits._replace(name=passage.name)

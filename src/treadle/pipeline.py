@@ -304,7 +304,7 @@ class _Run:
     def _abandon(self, *, everything: bool) -> None:
         """Let Python exit without waiting for the source, which may block for ever; or for any thread."""
         for pool in self._pools if everything else self._pools[:1]:
-            pool._dispatcher.abandon()
+            pool._task_home.abandon()
         for pool in self._pools:
             pool.shutdown(wait=False)
 

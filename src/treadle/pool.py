@@ -129,7 +129,7 @@ class Pool(Submitter, ThreadPoolExecutor):
             raise TypeError(f"limit={show(limit)} is {type_name(limit)}; allowed: a treadle.Limit, or None")
         self._task_timeout, self._task_traits, self._task_rate = None, PLAIN, rate_of(rate)
         self._task_vetted = checks.Vetted()
-        self._dispatcher = Dispatcher(
+        self._task_home = Dispatcher(
             name=name,
             thread_prefix=prefix,
             max_workers=max_workers if limit is None else limit.serve(max_workers),
@@ -145,10 +145,10 @@ class Pool(Submitter, ThreadPoolExecutor):
         # The standard library's `submit` calls it (see treadle.passage). It is set here, because subclasses override it
         # to start threads of their own.
         self._adjust_thread_count = lambda: None  # type: ignore[method-assign]
-        lifecycle.register(self._dispatcher)
+        lifecycle.register(self._task_home)
         # A pool that is dropped without shutdown() runs what it accepted, and its threads end.
-        weakref.finalize(self, self._dispatcher.drop).atexit = False
-        self._dispatcher.staff.warm_up()
+        weakref.finalize(self, self._task_home.drop).atexit = False
+        self._task_home.staff.warm_up()
 
     # -- running calls --------------------------------------------------------------------------------------------
 
@@ -248,7 +248,7 @@ class Pool(Submitter, ThreadPoolExecutor):
             self,
             timeout=checks.seconds("timeout", timeout),
             when_full=self._task_when_full if when_full is None else checks.one_of("when_full", when_full, POLICIES),
-            traits=traits_for(self._dispatcher.order, name, priority, key),
+            traits=traits_for(self._task_home.order, name, priority, key),
             rate=self._task_rate if rate is None else rate_of(rate),
         )
 
@@ -265,10 +265,10 @@ class Pool(Submitter, ThreadPoolExecutor):
             TypeError, ValueError: it is of the wrong type, or out of range.
         """
         max_workers = checks.integer("max_workers", max_workers, least=1)
-        staff, limit = self._dispatcher.staff, self._dispatcher.limit
+        staff, limit = self._task_home.staff, self._task_home.limit
         if max_workers < staff.min_workers:
             raise ValueError(f"max_workers={max_workers} is less than min_workers={staff.min_workers}")
-        with self._dispatcher.lock:
+        with self._task_home.lock:
             staff.resize(max_workers if limit is None else limit.change(max_workers))
 
     # -- ending ---------------------------------------------------------------------------------------------------
@@ -299,7 +299,7 @@ class Pool(Submitter, ThreadPoolExecutor):
         """
         timeout = checks.time_left("timeout", timeout)
         deadline = None if timeout is None else clock.now() + timeout
-        dispatcher = self._dispatcher
+        dispatcher = self._task_home
         wait = wait and not dispatcher.is_inside()
         dispatcher.close("shutdown", cancel=cancel_futures)
         try:
@@ -330,13 +330,13 @@ class Pool(Submitter, ThreadPoolExecutor):
         """
         timeout = checks.time_left("timeout", timeout)
         # The thread that waits is none of the pool's; and what nobody asks for, a subclass's `shutdown` need not take.
-        asked: dict[str, Any] = {"wait": not self._dispatcher.is_inside()}
+        asked: dict[str, Any] = {"wait": not self._task_home.is_inside()}
         if cancel_futures:
             asked["cancel_futures"] = cancel_futures
         if timeout is not None:
             asked["timeout"] = timeout
         close = partial(copy_context().run, self.shutdown, **asked)
-        return await aio.call(close, f"{self._dispatcher.name}-aclose")
+        return await aio.call(close, f"{self._task_home.name}-aclose")
 
     async def __aenter__(self: Self) -> Self:
         """As `__enter__`."""
@@ -360,8 +360,8 @@ class Pool(Submitter, ThreadPoolExecutor):
         Raises:
             PoolClosed: it was shut down.
         """
-        if self._dispatcher.closed is not None:
-            raise PoolClosed(self._dispatcher.name, self._dispatcher.closed)
+        if self._task_home.closed is not None:
+            raise PoolClosed(self._task_home.name, self._task_home.closed)
         return self
 
     def __exit__(
@@ -372,26 +372,26 @@ class Pool(Submitter, ThreadPoolExecutor):
             if not issubclass(type(error), KeyboardInterrupt):
                 self.shutdown(wait=True)  # spelled out, as in the standard library: a subclass may have another default
         except KeyboardInterrupt:
-            self._dispatcher.abandon()
+            self._task_home.abandon()
             raise
         if issubclass(type(error), KeyboardInterrupt):
-            self._dispatcher.abandon()
+            self._task_home.abandon()
 
     # -- looking --------------------------------------------------------------------------------------------------
 
     def snapshot(self) -> Snapshot:
         """Return what the pool does at this instant."""
-        return snapshot_of(self._dispatcher)
+        return snapshot_of(self._task_home)
 
     def stacks(self) -> str:
         """Return, as text to print or log, what each thread runs at this instant: task, seconds, and its stack.
 
         For finding out what a pool is stuck in.
         """
-        return stacks_of(self._dispatcher)
+        return stacks_of(self._task_home)
 
     def __repr__(self) -> str:
-        now = snapshot_of(self._dispatcher)
+        now = snapshot_of(self._task_home)
         return (
             f"<Pool {now.name!r}: {now.busy}/{now.max_workers} threads busy, {now.waiting} waiting"
             f"{', closed' if now.closed else ''}>"
@@ -403,19 +403,19 @@ class Pool(Submitter, ThreadPoolExecutor):
 
     @property
     def _threads(self) -> set[Thread]:  # type: ignore[override]  # read-only here
-        with self._dispatcher.lock:
-            return {worker.thread for worker in self._dispatcher.staff.workers}
+        with self._task_home.lock:
+            return {worker.thread for worker in self._task_home.staff.workers}
 
     @property
     def _broken(self) -> str | bool:  # type: ignore[override]  # read-only here
-        broken = self._dispatcher.broken
-        return False if broken is None or looks_open(self._dispatcher) else str(broken)
+        broken = self._task_home.broken
+        return False if broken is None or looks_open(self._task_home) else str(broken)
 
     if not TYPE_CHECKING:  # to type checkers they are the attributes that the base class has
 
         @property
         def _max_workers(self) -> int:
-            return self._dispatcher.staff.max_workers
+            return self._task_home.staff.max_workers
 
         @_max_workers.setter
         def _max_workers(self, max_workers: int) -> None:
@@ -423,41 +423,41 @@ class Pool(Submitter, ThreadPoolExecutor):
 
         @property
         def _shutdown(self) -> bool:
-            return self._dispatcher.closed is not None and not looks_open(self._dispatcher)
+            return self._task_home.closed is not None and not looks_open(self._task_home)
 
         @_shutdown.setter
         def _shutdown(self, shutdown: bool) -> None:
             if shutdown:
-                self._dispatcher.close("shutdown", cancel=False)
-                self._dispatcher.leave_maps()
+                self._task_home.close("shutdown", cancel=False)
+                self._task_home.leave_maps()
             elif self._shutdown:
-                raise AttributeError(f"pool {self._dispatcher.name!r} is closed and stays so; make a new Pool")
+                raise AttributeError(f"pool {self._task_home.name!r} is closed and stays so; make a new Pool")
 
         @property
         def _thread_name_prefix(self) -> str:
-            return self._dispatcher.thread_prefix[:-1]  # without what stands before the number
+            return self._task_home.thread_prefix[:-1]  # without what stands before the number
 
         @_thread_name_prefix.setter
         def _thread_name_prefix(self, prefix: str) -> None:
-            self._dispatcher.thread_prefix = f"{prefix}_"
+            self._task_home.thread_prefix = f"{prefix}_"
 
         @property
         def _initializer(self) -> Callable[..., object] | None:
-            return self._dispatcher.initializer
+            return self._task_home.initializer
 
         @_initializer.setter
         def _initializer(self, initializer: Callable[..., object] | None) -> None:
             if initializer is not None:
                 checks.blocking("initializer", initializer)
-            self._dispatcher.initializer = initializer
+            self._task_home.initializer = initializer
 
         @property
         def _initargs(self) -> tuple[Any, ...]:
-            return self._dispatcher.initargs
+            return self._task_home.initargs
 
         @_initargs.setter
         def _initargs(self, initargs: tuple[Any, ...]) -> None:
-            self._dispatcher.initargs = initargs
+            self._task_home.initargs = initargs
 
         @property
         def _work_queue(self) -> WorkQueue:
@@ -472,7 +472,7 @@ class Pool(Submitter, ThreadPoolExecutor):
 
         @property
         def _idle_semaphore(self) -> Semaphore:
-            return Semaphore(len(self._dispatcher.staff.idle))  # its value is what others ask for
+            return Semaphore(len(self._task_home.staff.idle))  # its value is what others ask for
 
         @property
         def _shutdown_lock(self) -> ShutdownLock:

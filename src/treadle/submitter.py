@@ -40,7 +40,7 @@ class Submitter:
 
     # Not called what subclasses of a pool may call what is theirs.
     _task_pool: Pool  # itself, or of which it is a view
-    _dispatcher: Dispatcher
+    _task_home: Dispatcher
     _task_context: bool  # whether tasks run in a copy of their submitter's context
     _task_when_full: str
     _task_timeout: float | None  # seconds to wait for room
@@ -71,18 +71,18 @@ class Submitter:
         if self._task_vetted.known() is not fn or fn is None:  # a dead reference returns None
             self._task_vetted.check("fn", fn)
         if ThreadPoolExecutor.submit is not STANDARD:  # somebody has replaced it, and is to have a say here
-            return pass_through(self, fn, args, kwargs, self._enter)  # type: ignore[no-any-return]  # whatever it is
+            return pass_through(self, fn, args, kwargs, self._task_enter)  # type: ignore[no-any-return]  # whatever it is
         context: Any = copy_context() if self._task_context else BARE
         rate = self._task_rate
         if not context and rate is None:  # nothing is set where this is called, no scope either
             context = EMPTY
         elif scope_here() is not None or rate is not None or (context is BARE and HERE.worker is not None):
-            task = self._task(fn, args, kwargs)
-            self._dispatcher.enter(task, self._task_when_full, self._task_timeout)
+            task = self._task_made(fn, args, kwargs)
+            self._task_home.enter(task, self._task_when_full, self._task_timeout)
             return task
         elif context is not BARE:
             context = detached(context)
-        dispatcher = self._dispatcher
+        dispatcher = self._task_home
         # As new_task() and Dispatcher.enter() do; spelled out because this is the path of every task.
         task = _new(Future)
         task._home = dispatcher
@@ -110,12 +110,12 @@ class Submitter:
             raise
         return task
 
-    def _enter(self, task: Future[Any]) -> None:
+    def _task_enter(self, task: Future[Any]) -> None:
         """Admit a task."""
-        self._dispatcher.enter(task, self._task_when_full, self._task_timeout)
+        self._task_home.enter(task, self._task_when_full, self._task_timeout)
 
-    def _task(self, fn: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Future[T]:
+    def _task_made(self, fn: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Future[T]:
         """Return a task that has not been admitted."""
         context = taken() if self._task_context else BARE
         call = fn if not kwargs else partial(fn, **kwargs)
-        return new_task(self._dispatcher, call, args, context, self._task_traits, Future, self._task_rate)
+        return new_task(self._task_home, call, args, context, self._task_traits, Future, self._task_rate)

@@ -69,7 +69,7 @@ class WorkQueue:
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
-        self._dispatcher: Dispatcher = pool._dispatcher
+        self._dispatcher: Dispatcher = pool._task_home
 
     def qsize(self) -> int:
         """Return how many tasks wait."""

@@ -162,7 +162,7 @@ class Audit:
             name="books",
             observers=[self.ledger],
         )
-        self.dispatcher = self.pool._dispatcher
+        self.dispatcher = self.pool._task_home
         try:
             for step, number in program.steps:
                 with may_be_refused():

@@ -1080,7 +1080,7 @@ def test_submitting_against_the_deadline_leaves_the_pool_sound() -> None:
     assert now.waiting == now.blocked == 0
     assert now.submitted == now.finished + now.cancelled + now.shed
     assert len(ran) + late + now.rejected >= now.submitted
-    assert pool._dispatcher.dead == len(pool._dispatcher.tasks)
+    assert pool._task_home.dead == len(pool._task_home.tasks)
 
 
 def test_user_code_called_at_a_deadline_holds_up_no_other_deadline() -> None:

@@ -64,6 +64,53 @@ def test_exit_handlers_may_use_pools_old_and_new() -> None:
     assert (done.returncode, done.stdout.splitlines(), done.stderr) == (0, expected, "")
 
 
+@pytest.mark.parametrize("how", ["submit", "map"])
+@pytest.mark.parametrize("kind", ["Pool", "ThreadPoolExecutor"])
+def test_what_was_accepted_runs_before_exit_handlers_of_whatever_age(kind: str, how: str) -> None:
+    """They may take away what the tasks need: a temporary directory, or a listener that writes the log."""
+    done = script(f"""
+        import atexit, tempfile
+        from concurrent.futures import ThreadPoolExecutor
+        from treadle import Pool
+        folder = tempfile.TemporaryDirectory()
+        atexit.register(print, "handler")
+        def task(number):
+            open(f"{{folder.name}}/{{number}}", "w").close()
+            print("task")
+        pool = {kind}(1)
+        pool.submit(threading.Event().wait, 0.3)  # longer than it takes to come to the handlers
+        if {how!r} == "map":
+            pool.map(task, range(3))
+        else:
+            for number in range(3):
+                pool.submit(task, number)
+    """)
+    assert (done.returncode, done.stdout.splitlines(), done.stderr) == (0, ["task", "task", "task", "handler"], "")
+
+
+def test_ctrl_c_while_what_was_accepted_runs_at_exit_ends_the_program() -> None:
+    """Exit handlers are called nevertheless, and are not followed by a second wait."""
+    done = script(f"""
+        import atexit
+        from treadle import Pool
+        atexit.register(print, "handler")
+        pool = Pool(1)
+        {LET_IT_SLEEP}
+        def task():
+            while not pool.snapshot().closed:
+                threading.Event().wait(0.001)
+            let_it_sleep()
+            os.kill(os.getpid(), signal.SIGINT)
+            threading.Event().wait(20)
+            print("was waited for")
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        pool.submit(task)
+        pool.submit(print, "must not run")
+    """)
+    assert (done.returncode, done.stdout.splitlines()) == (0, ["handler"]), done.stderr
+    assert "KeyboardInterrupt" in done.stderr
+
+
 def test_threads_that_outlive_the_main_one_may_make_pools() -> None:
     done = script("""
         from treadle import Pool

@@ -161,8 +161,8 @@ def submit_to_a_view(pool: Pool) -> Future[int]:
 
 def run(pool: Pool) -> Future[int]:
     """Submit as `Pool.run` does."""
-    task = pool.options()._task(abs, (-1,), {})
-    assert pool._dispatcher.admission.enter_later(task, "wait")
+    task = pool.options()._task_made(abs, (-1,), {})
+    assert pool._task_home.admission.enter_later(task, "wait")
     return task
 
 
@@ -185,7 +185,7 @@ def test_while_the_queue_stands_whoever_submits_sheds(enter: Callable[[Pool], Fu
         assert last.result(LONG) == 1
         busy.waiting[4].exception(LONG)
         assert enter(busy.pool).result(LONG) == 1
-        assert busy.pool._dispatcher.room == 1000, "submitting is not plain again, though the queue was empty"
+        assert busy.pool._task_home.room == 1000, "submitting is not plain again, though the queue was empty"
 
 
 @pytest.mark.parametrize("threads", [1, 4])
@@ -253,7 +253,7 @@ def test_a_worker_that_sheds_leaves_what_waits_to_those_that_are_idle(clock: Fak
         meeting = threading.Barrier(3)
         for future in [pool.submit(meeting.wait, LONG) for _ in range(3)]:
             future.result(LONG)  # a worker is idle before its result is there
-        with pool._dispatcher.lock:  # so that no worker comes before all of them wait
+        with pool._task_home.lock:  # so that no worker comes before all of them wait
             doomed = pool.submit(ran.set)
             doomed.add_done_callback(callback)
             kept = [pool.submit(ran.set) for _ in range(9)]
@@ -406,7 +406,7 @@ def assert_struck_out(pool: Pool, threads: set[threading.Thread]) -> None:
     for thread in threads:
         thread.join(LONG)
         assert not thread.is_alive()
-    workers = pool._dispatcher.staff.workers
+    workers = pool._task_home.staff.workers
     counted = {worker for worker in workers if worker.thread in threads}
     workers -= counted  # so that this test ends, whatever it found
     assert not counted

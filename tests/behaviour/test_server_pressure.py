@@ -47,7 +47,7 @@ def gated(**options: Any) -> tuple[Gate, Server]:
 
 def until_free(server: Server) -> None:
     """Wait until a thread is free: a moment after it has answered. Without a queue that is all the room there is."""
-    dispatcher = server._pool._dispatcher
+    dispatcher = server._pool._task_home
     while True:
         with dispatcher.lock:
             if dispatcher.staff.free():
@@ -160,7 +160,7 @@ def test_fair_servers_take_turns_between_addresses() -> None:
             sock.sendall(b"many %d\n" % number)
             while server.snapshot().pool.waiting <= number:
                 threading.Event().wait(0.005)
-        tasks = list(server._pool._dispatcher.tasks)
+        tasks = list(server._pool._task_home.tasks)
         assert {task._traits.key for task in tasks} == {"127.0.0.1"}
         gate.open.set()
         for number, sock in enumerate(many):

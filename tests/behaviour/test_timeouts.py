@@ -159,7 +159,7 @@ def aclose(stack: ExitStack) -> Way:
 
 def queue_of_a_pool(stack: ExitStack) -> Way:
     pool = Busy(stack).pool
-    takers = pool._dispatcher.admission.takers
+    takers = pool._task_home.admission.takers
     call = lambda timeout: pool._work_queue.get(timeout=timeout)  # noqa: E731
     return Way(call, lambda: takers, lambda: pool.submit(abs, -1), Empty)
 

@@ -112,8 +112,8 @@ class Lot:
 
     def _submit(self, visit: Visit) -> None:
         pool = self._open_pool()
-        visit.task = task = pool.options(name=type(self.server).__name__)._task(visit.run, (), {})
-        pool._dispatcher.admission.enter_later(task, "wait")
+        visit.task = task = pool.options(name=type(self.server).__name__)._task_made(visit.run, (), {})
+        pool._task_home.admission.enter_later(task, "wait")
         task.add_done_callback(visit.settled)
 
     def _open_pool(self) -> Pool:
@@ -126,7 +126,7 @@ class Lot:
                 if self.pool is None:
                     # Its queue needs no bound: nothing enters that max_connections has not let in.
                     self.pool = Pool(server.max_workers, queue_size=None, name=type(server).__name__)
-                    self.pool._dispatcher.abandoned = server.daemon_threads  # nobody waits at exit for what still runs
+                    self.pool._task_home.abandoned = server.daemon_threads  # nobody waits at exit for what still runs
             return self.pool
 
     def forget(self, visit: Visit) -> None:

@@ -140,7 +140,7 @@ class Server:
         context = self._tls if self._tls is None or isinstance(self._tls, ssl.SSLContext) else _context_from(self._tls)
         listeners = open_listeners(self._bind)
         try:
-            fleet = Fleet(self.protocol, self.limits, self._pool._dispatcher, self._over, self._pool._task_when_full)
+            fleet = Fleet(self.protocol, self.limits, self._pool._task_home, self._over, self._pool._task_when_full)
             fleet.start(listeners, context)
         except BaseException:
             for listener in listeners:
@@ -170,7 +170,7 @@ class Server:
         if self._process not in (None, os.getpid()):
             return 0
         self._begin_to_stop(seconds)
-        if self._pool._dispatcher.is_ours():
+        if self._pool._task_home.is_ours():
             return 0
         return self._wait()
 
@@ -201,7 +201,7 @@ class Server:
             self._fleet.join()
             cut = self._fleet.cut
             if cut and self._own_pool:
-                self._pool._dispatcher.abandoned = True  # nobody waits for handlers that were cut, not even at exit
+                self._pool._task_home.abandoned = True  # nobody waits for handlers that were cut, not even at exit
         self._pool_over(LAST_WORDS if cut else None)
         return cut
 
