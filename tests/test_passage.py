@@ -12,13 +12,14 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, ThreadPoolExecutor
-from types import TracebackType
+from types import FunctionType, TracebackType
 from typing import Any, cast
 from unittest import mock
 
 import pytest
 
 import treadle
+from behaviour.scripts import script
 from programs import Program
 from treadle import Future, Pool, TaskGroup, submitter
 from treadle.errors import DeadlineExceeded, PoolBroken, PoolClosed, PoolFull
@@ -74,6 +75,19 @@ def keeping(kept: list[Standard]) -> Patch:
         return submit
 
     return Patch(make)
+
+
+@pytest.fixture
+def other_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put other code into the method, as ddtrace does: each call returns what it would, and "mark" around it."""
+
+    def submit(self: Pool, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        return globals()["_marking"](self, fn, *args, **kwargs)  # of the module whose function this is the code of
+
+    standard = cast(FunctionType, STANDARD)
+    original = FunctionType(standard.__code__, standard.__globals__)
+    monkeypatch.setattr(concurrent.futures.thread, "_marking", marking("mark").make(original), raising=False)
+    monkeypatch.setattr(standard, "__code__", submit.__code__)
 
 
 class Held:
@@ -802,3 +816,35 @@ threading.Thread(target=late).start()
     with Program((sys.executable, "-c", source)) as program:
         assert program.wait() == 0
         assert program.output == "1\n"
+
+
+@pytest.mark.usefixtures("other_code")
+def test_code_that_others_put_into_the_method_has_its_say_where_contexts_are_not_copied() -> None:
+    """Where they are, they have what ddtrace puts into them."""
+    for context, expected in ((False, ("mark", 1)), (True, 1)):
+        with Pool(1, context=context) as pool:
+            results: list[Any] = [
+                pool.submit(abs, -1).result(PATIENCE),
+                pool.options(name="named").submit(abs, -1).result(PATIENCE),
+                *pool.map(abs, [-1], timeout=PATIENCE),
+                asyncio.run(asyncio.wait_for(pool.run(abs, -1), PATIENCE)),
+            ]
+        assert results == [expected] * 4
+
+
+def test_code_that_others_put_into_the_method_before_treadle_was_imported_has_its_say() -> None:
+    done = script("""
+        from concurrent.futures import ThreadPoolExecutor, thread
+        from types import FunctionType
+        standard = ThreadPoolExecutor.submit
+        thread._original = FunctionType(standard.__code__, standard.__globals__)
+        def submit(self, fn, /, *args, **kwargs):
+            print("theirs")
+            return globals()["_original"](self, fn, *args, **kwargs)
+        thread.print = print
+        standard.__code__ = submit.__code__
+        from treadle import Pool
+        with Pool(1, context=False) as pool:
+            print(pool.submit(abs, -1).result(30))
+    """)
+    assert (done.stdout.splitlines(), done.stderr) == (["theirs", "1"], "")

@@ -12,7 +12,6 @@ from collections.abc import (
     MutableSequence,
     MutableSet,
 )
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from treadle import aio, checks
@@ -22,7 +21,7 @@ from treadle.futures import Future
 from treadle.job import Job
 from treadle.mapping import MapIterator, Results, read_ahead
 from treadle.orders import Adaptive, Fair, Fifo, Order, Priority
-from treadle.passage import STANDARD, pass_through
+from treadle.passage import pass_through, untouched
 from treadle.rate import Rate
 from treadle.submitter import BARE, Submitter
 from treadle.traits import PLAIN, Traits
@@ -143,7 +142,7 @@ class Options(Submitter):
             rows = (row for row in rows)
         context = taken() if self._task_context else BARE
         # A turn would run items as fast as it can; and each call is to pass through what others have put there.
-        if submit is None and (self._task_rate is not None or ThreadPoolExecutor.submit is not STANDARD):
+        if submit is None and (self._task_rate is not None or not untouched(context=self._task_context)):
             submit = self.submit
         if submit is not None:
             if eager and self._task_when_full in ("reject", "discard_oldest"):  # or its own items would be in its way
@@ -169,7 +168,7 @@ class Options(Submitter):
     async def run(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """As `Pool.run`, with the view's options."""
         checks.blocking("fn", fn)
-        if ThreadPoolExecutor.submit is STANDARD:
+        if untouched(context=self._task_context):
             task = self._task_made(fn, args, kwargs)
             self._enter_later(task)
         else:

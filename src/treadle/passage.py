@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from treadle.dispatch import Dispatcher
     from treadle.submitter import Submitter
 
-__all__ = ["STANDARD", "ShutdownLock", "bare_call", "hand_over", "looks_open", "pass_through"]
+__all__ = ["STANDARD", "ShutdownLock", "bare_call", "hand_over", "looks_open", "pass_through", "untouched"]
 
 Enter = Callable[[Task[Any]], object]
 
@@ -46,6 +46,18 @@ def _standard(found: Any) -> object:
 
 STANDARD = _standard(vars(ThreadPoolExecutor).get("submit"))
 """What `ThreadPoolExecutor.submit` is as long as nobody has replaced it."""
+
+_code = getattr(STANDARD, "__code__", None)
+STANDARD_CODE = _code if _code is not None and "_work_queue" in _code.co_names else None
+"""Its code: ddtrace leaves the function where it is, and puts other code into it; perhaps before this is imported."""
+
+
+def untouched(*, context: bool) -> bool:
+    """Whether nobody has replaced `ThreadPoolExecutor.submit`; or its code, unless tasks copy the `context`.
+
+    For a copy has what such code brings to the task.
+    """
+    return ThreadPoolExecutor.submit is STANDARD and (context or getattr(STANDARD, "__code__", None) is STANDARD_CODE)
 
 
 class _Passage:

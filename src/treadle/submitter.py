@@ -14,7 +14,7 @@ from treadle.clock import now
 from treadle.contexts import EMPTY, detached, taken
 from treadle.futures import PENDING, Future
 from treadle.governed import new_task
-from treadle.passage import STANDARD, pass_through
+from treadle.passage import STANDARD, pass_through, untouched
 from treadle.scope import HERE, SCOPE
 
 if TYPE_CHECKING:
@@ -72,7 +72,13 @@ class Submitter:
             self._task_vetted.check("fn", fn)
         if ThreadPoolExecutor.submit is not STANDARD:  # somebody has replaced it, and is to have a say here
             return pass_through(self, fn, args, kwargs, self._task_enter)  # type: ignore[no-any-return]  # whatever it is
-        context: Any = copy_context() if self._task_context else BARE
+        context: Any
+        if self._task_context:
+            context = copy_context()
+        elif untouched(context=False):
+            context = BARE
+        else:
+            return pass_through(self, fn, args, kwargs, self._task_enter)  # type: ignore[no-any-return]
         rate = self._task_rate
         if not context and rate is None:  # nothing is set where this is called, no scope either
             context = EMPTY
