@@ -22,6 +22,17 @@ def print(*words, **_):
     "Write one line in one piece, whatever other threads and processes write."
     os.write(1, (" ".join(map(str, words)) + "\\n").encode())
 
+def errors_of(results):
+    "Take what is left of an iterator; return what it raised."
+    errors = []
+    while True:
+        try:
+            next(results)
+        except StopIteration:
+            return errors
+        except BaseException as error:
+            errors.append(error)
+
 def fork(child):
     "Call `child` in a forked process that then ends at once; return its exit status."
     pid = os.fork()

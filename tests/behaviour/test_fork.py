@@ -148,14 +148,7 @@ def test_a_map_of_the_parent_does_not_hang_in_the_child() -> None:
             assert next(results) == 0
             assert began.wait(60)
             def child():
-                failures = []
-                while True:
-                    try:
-                        next(results)
-                    except StopIteration:
-                        break
-                    except BaseException as error:
-                        failures.append(type(error).__name__)
+                failures = [type(error).__name__ for error in errors_of(results)]
                 assert sorted(failures) == ["CancelledError", "CancelledError", "WorkerLost"], failures
             print(fork(child))
             gate.set()
@@ -484,17 +477,10 @@ def test_a_consumer_in_the_child_is_told_of_a_thread_that_was_in_the_middle_of_t
             results = pool.options(rate=rate).map(abs, rows())
             assert began.wait(60)
             def child():
-                kinds = set()
-                while True:
-                    try:
-                        next(results)
-                    except StopIteration:
-                        break
-                    except BaseException as error:
-                        kinds.add(type(error).__name__)
-                        last = error
+                errors = errors_of(results)
+                kinds = {type(error).__name__ for error in errors}
                 assert kinds <= {"CancelledError", "WorkerLost"}, kinds
-                assert "the process forked" in str(last), last
+                assert "the process forked" in str(errors[-1]), errors
             print(fork(child))
             gate.set()
             print(sum(results))
