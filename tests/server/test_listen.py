@@ -327,6 +327,16 @@ def test_the_longest_path_is_what_the_system_takes(folder: Path, opened: list[Li
 
 
 @needs_unix
+def test_the_file_of_a_relative_path_goes_though_the_program_has_gone_elsewhere(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    (listener,) = open_listeners("unix:app.sock")
+    monkeypatch.chdir("/")
+    listener.close()
+    assert not list(folder.iterdir())
+
+
 def test_close_leaves_the_file_of_a_server_that_came_after(folder: Path, opened: list[Listener]) -> None:
     first = only(open_listeners(f"unix:{folder}/s"))
     (folder / "s").unlink()

@@ -26,6 +26,13 @@ from treadle.server import (
 )
 
 
+def checking() -> ssl.SSLContext:
+    """Return a context that no server can use."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.check_hostname = True
+    return context
+
+
 def echo(data: bytes, peer: Peer) -> bytes:
     return data
 
@@ -291,6 +298,7 @@ def test_snapshot_counts() -> None:
             ValueError,
             "makes a context for clients; make one with Certificates",
         ),
+        ((Messages(echo), "127.0.0.1:0", {"tls": checking()}), ValueError, "with check_hostname, which is for clients"),
         ((Messages(echo), 5000), TypeError, 'bind=5000 is int; .*; did you mean "127.0.0.1:5000"'),
         ((Messages(echo), ("::1", 0)), TypeError, r'is tuple; .*; did you mean "\[::1\]:0"'),
         ((Messages(echo), "5000"), ValueError, "bind='5000' is not HOST:PORT"),

@@ -7,6 +7,7 @@ import socket
 import struct
 import threading
 from contextvars import ContextVar
+from typing import Any
 
 import pytest
 
@@ -137,3 +138,23 @@ def test_each_connection_has_context_variables_of_its_own() -> None:
             assert ask(two, b"bob\n", 7) == b"nobody\n"
             assert ask(one, b"\n", 6) == b"alice\n"
             assert ask(two, b"\n", 4) == b"bob\n"
+
+
+@pytest.mark.parametrize("burst", [b"A\nB\n", b"A\n"])
+def test_an_answer_is_what_the_handler_returned_whatever_it_does_with_the_object_later(burst: bytes) -> None:
+    answer = bytearray()
+    size = 4 << 20
+
+    def handle(line: bytes, peer: Peer) -> Any:
+        answer.clear()  # a BufferError, if the answer before were still in use
+        answer.extend(line * size)
+        return answer
+
+    with Server(Messages(handle, Lines()), "127.0.0.1:0", max_workers=1) as server:
+        with client(server) as slow, client(server) as other:
+            slow.sendall(burst)
+            settled(server)
+            assert ask(other, b"C\n", size) == b"C" * size
+            for line in burst.split():
+                assert receive(slow, size) == line * size
+    assert server.snapshot().failures == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import socket
 import ssl
@@ -15,7 +16,18 @@ import pytest
 
 from certificates import Authority
 from tcp import PATIENCE, ask, client, receive, receive_all
-from treadle.server import Certificates, Conversation, LengthPrefix, Limits, Lines, Messages, Peer, Server, Session
+from treadle.server import (
+    Certificates,
+    CloseConnection,
+    Conversation,
+    LengthPrefix,
+    Limits,
+    Lines,
+    Messages,
+    Peer,
+    Server,
+    Session,
+)
 
 
 @pytest.fixture(scope="module")
@@ -281,3 +293,56 @@ def test_a_server_whose_certificates_are_bad_does_not_start() -> None:
 def test_alpn_is_a_sequence() -> None:
     with pytest.raises(TypeError, match="alpn='h2' is str; allowed: a sequence of strings"):
         Certificates("a.pem", alpn="h2")
+
+
+def farewell(line: bytes, peer: Peer) -> bytes:
+    raise CloseConnection(b"bye")
+
+
+def test_a_peer_that_has_left_has_no_certificate(certificates: Certificates, authority: Authority) -> None:
+    peers: list[Peer] = []
+
+    def handle(line: bytes, peer: Peer) -> bytes:
+        peers.append(peer)
+        return farewell(line, peer)
+
+    server = Server(Messages(handle, Lines()), "127.0.0.1:0", max_workers=1, tls=certificates)
+    with server, secure(server, authority.client_context()) as sock:
+        sock.sendall(b"x\n")
+        assert receive_all(sock) == b"bye"
+    assert [(peer.certificate, peer.alpn) for peer in peers] == [(None, None)]
+
+
+def test_a_failed_handshake_leaves_nothing_to_the_garbage_collector(certificates: Certificates) -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        with lines(certificates) as server:
+            for _ in range(20):
+                with client(server) as sock:
+                    sock.sendall(b"GET / HTTP/1.0\r\n\r\n")
+                    receive_all(sock)
+        assert not [error for error in gc.get_objects() if isinstance(error, ssl.SSLError) and error.__traceback__]
+    finally:
+        gc.enable()
+
+
+def test_tls_does_not_depend_on_a_class_of_sockets_that_another_library_has_put_in_place(
+    certificates: Certificates, authority: Authority, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Replaced(socket.socket):
+        def recv(self, *args: object) -> bytes:
+            raise TypeError("of its own kind only")
+
+        shutdown = recv  # type: ignore[assignment]
+
+    server = Server(Messages(farewell, Lines()), "127.0.0.1:0", max_workers=1, tls=certificates)
+    with server, client(server) as plain:
+        sock = authority.client_context().wrap_socket(plain, server_hostname="127.0.0.1")
+        with sock, monkeypatch.context() as patch:
+            patch.setattr(socket, "socket", Replaced)
+            sock.sendall(b"x\n")
+            assert receive_all(sock) == b"bye"
+            sock.sendall(b"more\n")
+            assert server.stop(PATIENCE) == 0
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]

@@ -70,8 +70,16 @@ class Peer:
 
     @property
     def certificate(self) -> dict[str, Any] | None:
-        """What the client's TLS certificate says, as `ssl.SSLSocket.getpeercert` has it; None without one."""
-        return (self._sock.getpeercert() or None) if isinstance(self._sock, ssl.SSLSocket) else None
+        """What the client's TLS certificate says, as `ssl.SSLSocket.getpeercert` has it; None without one.
+
+        Also None once the TLS stream is over: look at it while the connection is open.
+        """
+        if not isinstance(self._sock, ssl.SSLSocket):
+            return None
+        try:
+            return self._sock.getpeercert() or None
+        except (AttributeError, OSError, ValueError):  # the first: after its goodbye, the socket has no TLS any more
+            return None
 
     @property
     def alpn(self) -> str | None:
@@ -117,6 +125,7 @@ class Connection:
         "out_since",
         "peer",
         "phase",
+        "plain",
         "received",
         "recv",
         "secure",
@@ -143,6 +152,7 @@ class Connection:
         self.feed = None if type(cutter) is RawCutter and cutter.limit >= CHUNK else cutter.feed  # None: nothing to cut
         self.context = context  # the handler's context variables: each connection has its own
         self.secure = isinstance(sock, ssl.SSLSocket)
+        self.plain = plain_of(sock)
         self.phase = Phase.SHAKING if self.secure else Phase.OPEN
         # Whether the leader may take the short way: open, plain, nobody's but the leader's, nothing waiting anywhere,
         # and its handler not slow lately.
@@ -201,9 +211,9 @@ class Connection:
         self.keep(view)
 
     def keep(self, view: memoryview) -> None:
-        """Note that `view` is still to be sent."""
+        """Note that `view` is still to be sent. What the handler may change by then is copied."""
         self.calm = False
-        self.out.append(view)
+        self.out.append(view if type(view.obj) is bytes else memoryview(view.tobytes()))
         self.unsent += len(view)
 
     def flush(self) -> bool:
@@ -233,7 +243,7 @@ class Connection:
         over the wire in plain text, and what it read would not be deciphered.
         """
         try:
-            socket.socket.shutdown(self.sock, how)
+            self.plain.shutdown(how)
         except OSError:
             return False
         return True
@@ -266,3 +276,8 @@ class Connection:
 
     def __repr__(self) -> str:
         return f"<Connection {self.peer} {self.phase.value}>"
+
+
+def plain_of(sock: socket.socket) -> socket.socket:
+    """Return the socket under TLS. Not by way of `socket.socket`, which other libraries replace."""
+    return super(ssl.SSLSocket, sock) if isinstance(sock, ssl.SSLSocket) else sock  # type: ignore[return-value]  # a proxy

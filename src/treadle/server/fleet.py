@@ -231,7 +231,7 @@ class Fleet:
 
     def _note_empty(self, lane: Lane) -> None:
         accepted = all(acceptor.closed for acceptor in self.acceptors)  # looked at first: the rest is dealt by then
-        if lane.draining and accepted and not lane.dealt and not lane.connections():
+        if lane.draining and accepted and not lane.dealt and len(lane.sources) == 1:  # the waker
             self._empty(lane)
 
     def _empty(self, lane: Lane) -> None:

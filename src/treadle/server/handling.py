@@ -165,7 +165,7 @@ class Handling:
                 self.deposed(conn, answer, lead)
                 return False
             if answer is not None:
-                answers.append(answer)
+                answers.append(answer if type(answer) is bytes else _own(answer))
                 size += _size_of(answer, self.write_buffer + 1)
             if conn.closing or size > self.write_buffer:
                 break
@@ -316,6 +316,14 @@ class Handling:
                 conn.busy = False
                 return
         self.give_back(conn, partial(lane.service.take_back, conn))
+
+
+def _own(answer: Any) -> Any:
+    """Return a copy of an answer that the handler may change before it is sent; one that is no bytes, as it is."""
+    try:
+        return memoryview(answer).tobytes()
+    except TypeError:
+        return answer
 
 
 def _size_of(answer: Any, otherwise: int) -> int:

@@ -253,7 +253,7 @@ def _listen_unix(where: Bind) -> Listener:
         sock.bind(where.path)
         os.chmod(where.path, where.mode)  # before it listens, so nobody comes in between
         sock.listen(BACKLOG)
-        return Listener(sock, inherited=False, own_path=where.path)
+        return Listener(sock, inherited=False, own_path=os.path.abspath(where.path))  # the program may change folders
     except BaseException:
         sock.close()
         raise

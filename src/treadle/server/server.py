@@ -327,10 +327,12 @@ def _context_from(tls: Callable[[], ssl.SSLContext]) -> ssl.SSLContext:
 
 
 def _for_servers(context: ssl.SSLContext, tls: object) -> ssl.SSLContext:
-    """Return `context`, with which every handshake would fail if it were for clients."""
+    """Return `context`, with which every handshake would fail if it were for clients, or made to check their names."""
     if context.protocol == ssl.PROTOCOL_TLS_CLIENT:
         raise ValueError(
             f"tls={tls!r} makes a context for clients; make one with Certificates(certfile, keyfile), or "
             "ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)"
         )
+    if context.check_hostname:
+        raise ValueError(f"tls={tls!r} makes a context with check_hostname, which is for clients; set it to False")
     return context

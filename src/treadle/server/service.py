@@ -113,7 +113,7 @@ class Service:
         try:
             conn.sock.do_handshake()  # type: ignore[attr-defined]  # an SSLSocket
         except Exception as caught:
-            error = caught
+            error = caught.with_traceback(None)  # which would hold this frame, and that the error, and so the client
         try:
             slot.pop()
         except IndexError:
@@ -320,7 +320,7 @@ class Service:
     def linger(self, conn: Connection) -> None:
         """Throw away what the peer still sends, up to the limit."""
         try:
-            data = socket.socket.recv(conn.sock, CHUNK)
+            data = conn.plain.recv(CHUNK)
         except BLOCKED:
             return
         except OSError:

@@ -71,6 +71,7 @@ class Session:
             if isinstance(error, OSError):  # the client was late, or left: no fault of the handler's
                 connection.error = connection.error or conversation.why
         finally:
+            conversation.gone = None  # its traceback holds the conversation
             connection.closing = True
             connection.sock.setblocking(False)
 
