@@ -98,13 +98,27 @@ def _checked(table: Mapping[str, object], where: str, ctx: click.Context) -> dic
         if key not in options:
             raise click.UsageError(f"{where} has no key {key!r}{_suggestion(key, options)}")
         kind = options[key].type
-        if not is_toml_value_for(kind, value):
-            raise click.UsageError(f"{where} {key} = {value!r} is of the wrong type; expected {kind.name}")
-        try:
-            kind.convert(value, None, ctx)
-        except click.BadParameter as error:
-            raise click.UsageError(f"{where} {key}: {error.message}") from None
-    return {str(options[key].name): value for key, value in table.items()}
+        for one in _values(options[key], value):
+            if not is_toml_value_for(kind, one):
+                raise click.UsageError(f"{where} {key} = {one!r} is of the wrong type; expected {kind.name}")
+            try:
+                kind.convert(one, None, ctx)
+            except click.BadParameter as error:
+                raise click.UsageError(f"{where} {key}: {error.message}") from None
+    return {
+        str(options[key].name): _values(options[key], value) if _is_repeatable(options[key]) else value
+        for key, value in table.items()
+    }
+
+
+def _is_repeatable(option: click.Parameter) -> bool:
+    """Whether an option may be given several times; a file gives it once, as a list or as a single value."""
+    return isinstance(option, click.Option) and option.multiple
+
+
+def _values(option: click.Parameter, value: object) -> list[object]:
+    """Return the values that a file gives an option."""
+    return value if isinstance(value, list) and _is_repeatable(option) else [value]
 
 
 def _key(option: click.Parameter) -> str:

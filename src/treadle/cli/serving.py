@@ -15,12 +15,13 @@ from treadle.cli.config import spelled
 from treadle.cli.descriptors import reserve_descriptors
 from treadle.cli.once import Once
 from treadle.cli.status import Status, View, say, status_view
-from treadle.cli.values import NONE, BindTo, Count, Escaped, PerSecond, Seconds
+from treadle.cli.values import NONE, BindTo, Count, Escaped, PerSecond, Seconds, Trusted
 from treadle.errors import BindError
 from treadle.server import Certificates, Limits, Server, ServerSnapshot
 from treadle.server.listen import Bind, Listener, open_listeners
 from treadle.server.processes import serve_in_processes
 from treadle.server.protocol import Protocol
+from treadle.server.proxy import Proxies
 
 __all__ = ["serve", "serving_options"]
 
@@ -51,6 +52,12 @@ OPTIONS = (
     click.option("--keyfile", type=click.Path(), help="PEM file with the private key, if not in --certfile."),
     click.option(
         "--client-ca", type=click.Path(), help="PEM file; clients must show a certificate of its authorities."
+    ),
+    click.option(
+        "--proxy-trust",
+        type=Trusted(),
+        multiple=True,
+        help="Proxies that say who the client is (PROXY protocol): addresses, networks, unix. May be repeated.",
     ),
     click.option(
         "--drain",
@@ -92,7 +99,7 @@ OPTIONS = (
     _limit("--refusal", Escaped(), "What a client is told whose message is refused; without it, it is closed."),
     _limit("--handler-timeout", Seconds(none=True), "Time for the handler of a message."),
     _limit("--max-message", Count(), "Bytes of one message."),
-    _limit("--handshake-timeout", Seconds(), "Time for a TLS handshake."),
+    _limit("--handshake-timeout", Seconds(), "Time for a TLS handshake, and a proxy's header before it."),
     _limit("--read-timeout", Seconds(none=True), "Time from the first byte of a message to its last."),
     _limit("--write-timeout", Seconds(none=True), "Time for a client to take an answer."),
     _limit("--idle-timeout", Seconds(none=True), "Time between two messages."),
@@ -152,7 +159,8 @@ def serve(name: str, make: Callable[[], Protocol], options: dict[str, Any]) -> N
     several = options["processes"] > 1
     protocol = None if several else make()
     listeners = _listen(options["bind"])
-    banner = _banner(name, listeners, options["threads"], limits, options["processes"])
+    options["proxy"] = [one for given in options["proxy_trust"] for one in given] or None
+    banner = _banner(name, listeners, options["threads"], limits, options["processes"], options["proxy"])
     with status_view(live=not several) as view:
         if files is not None and files < limits.max_connections + SPARE_DESCRIPTORS:
             _log.warning("the limit on open files, %d, comes before %d connections", files, limits.max_connections)
@@ -212,6 +220,7 @@ def _run(
         order=options["order"],
         limits=limits,
         tls=tls,
+        proxy=options["proxy"],
     )
     cut = server.run(options["drain"], watch=lambda now: view.update(_status(now)), lifeline=lifeline)
     last = server.snapshot()
@@ -254,18 +263,28 @@ def _listen(bind: Bind) -> list[Listener]:
         raise kind(str(error)) from None
 
 
-def _banner(name: str, listeners: Sequence[Listener], threads: int, limits: Limits, processes: int) -> str:
+def _banner(
+    name: str,
+    listeners: Sequence[Listener],
+    threads: int,
+    limits: Limits,
+    processes: int,
+    proxy: list[str] | None,
+) -> str:
     addresses = ", ".join(listener.address for listener in listeners)
     family, first = listeners[0].sock.family.name, listeners[0].address
+    address: Any = ""
     if family == "AF_UNIX":
         way = f"nc -q1 -U {first.removeprefix('unix:')}"
     else:
         host, _, port = first.rpartition(":")
-        way = f"nc -q1 { {'0.0.0.0': '127.0.0.1', '[::]': '::1'}.get(host, host.strip('[]')) } {port}"
+        host = {"0.0.0.0": "127.0.0.1", "[::]": "::1"}.get(host, host.strip("[]"))
+        way, address = f"nc -q1 {host} {port}", (host, 0)
+    header = "PROXY UNKNOWN\\r\\n" if proxy is not None and address in Proxies(proxy) else ""
     several = f" in each of {processes} processes" if processes > 1 else ""
     return (
         f"treadle {name} listens on {addresses}\n"
-        f"  talk to it:  printf 'hello\\n' | {way}\n"
+        f"  talk to it:  printf '{header}hello\\n' | {way}\n"
         f"  ceiling:     {threads} threads, {limits.max_connections} connections{several}\n"
         "  stop it:     Ctrl-C"
     )

@@ -11,8 +11,9 @@ import click
 from treadle.server import Delimiter, LengthPrefix, Lines, Raw
 from treadle.server.framing import MAX_PREFIX, Framing
 from treadle.server.listen import Bind, parse_bind
+from treadle.server.proxy import Proxies
 
-__all__ = ["NONE", "BindTo", "Count", "Escaped", "FramingNamed", "PerSecond", "Seconds", "is_toml_value_for"]
+__all__ = ["NONE", "BindTo", "Count", "Escaped", "FramingNamed", "PerSecond", "Seconds", "Trusted", "is_toml_value_for"]
 
 SIZES = tuple(map(str, range(1, MAX_PREFIX + 1)))
 NONE = "none"  # how an option, or a file, says None: TOML has no such value
@@ -60,6 +61,20 @@ class BindTo(click.ParamType):  # type: ignore[type-arg]  # generic since click 
             return parse_bind(str(value))
         except ValueError as error:
             self.fail(str(error).removeprefix("bind="), param, ctx)
+
+
+class Trusted(click.ParamType):  # type: ignore[type-arg]  # as above
+    """An option that says which proxies are trusted, as `Server(proxy=...)` does; several are separated by commas."""
+
+    name = "ADDRESS"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+        """Return the addresses, networks and "unix" in `value`, or fail with what is wrong in one of them."""
+        names = value if isinstance(value, tuple) else tuple(name.strip() for name in str(value).split(","))
+        try:
+            return Proxies(names).names
+        except ValueError as error:
+            self.fail(str(error).removeprefix("proxy="), param, ctx)
 
 
 class FramingNamed(click.ParamType):  # type: ignore[type-arg]  # as above

@@ -17,6 +17,7 @@ from treadle.worker import current_worker
 
 if TYPE_CHECKING:
     from treadle.server.framing import Cutter
+    from treadle.server.proxy import Header
 
 __all__ = ["BLOCKED", "CHUNK", "Connection", "Peer", "Phase"]
 
@@ -29,6 +30,7 @@ BLOCKED = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 class Phase(Enum):
     """Where a connection stands. It only ever moves down this list."""
 
+    HEADER = "PROXY header"  # of a trusted proxy, which says who the client is
     SHAKING = "TLS handshake"
     OPEN = "open"
     CLOSING = "closing"  # what is answered is still being sent; nothing is read
@@ -41,13 +43,16 @@ class Peer:
 
     Attributes:
         address: as the socket module gives it: (host, port) for IPv4, (host, port, flow, scope) for IPv6; "" for UNIX.
+        proxy: the address of the trusted proxy that said so; None: the peer is connected to us itself, or the proxy has
+            not said who its client is, and `address` is its own.
         state: a dictionary for the handler's own use; messages of one connection are never handled at the same time.
     """
 
-    __slots__ = ("_sock", "_state", "address")
+    __slots__ = ("_sock", "_state", "address", "proxy")
 
     def __init__(self, address: Any, sock: socket.socket) -> None:
         self.address = address
+        self.proxy: Any = None
         self._sock = sock
         self._state: dict[Any, Any] | None = None
 
@@ -116,6 +121,7 @@ class Connection:
         "fd",
         "feed",
         "handled",
+        "header",
         "held",
         "last",
         "looked",
@@ -135,6 +141,7 @@ class Connection:
         "slow",
         "sock",
         "unsent",
+        "vet",
         "wait_in",
         "waiting",
         "watched",
@@ -168,6 +175,8 @@ class Connection:
         self.last = False  # to be closed after the message at hand, for it is too old
         self.looked = True  # read from since the server began to stop, or since it was too old
         self.error: str | None = None  # why it is broken beyond use
+        self.header: Header | None = None  # of a trusted proxy, as far as it came
+        self.vet: Callable[[Connection, bytes], bool] | None = None  # tells by its first bytes whether it may go on
         # What is answered and not sent.
         self.out: deque[memoryview] = deque()
         self.unsent = 0  # bytes

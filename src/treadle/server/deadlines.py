@@ -45,6 +45,9 @@ class Deadlines:
         """Return when `conn` is to be cut as things are, and why."""
         if conn.busy and conn.error is not None:
             return NEVER  # it was cut, and its thread will see that
+        if conn.phase is Phase.HEADER:
+            stopped = max(self.drained_at, conn.since) + GRACE
+            return min((conn.since + self.handshake, "handshake_timeout"), (stopped, "the server stops"))
         if conn.phase is Phase.SHAKING:
             return conn.since + self.handshake, "handshake_timeout"
         if conn.phase is Phase.LINGERING:

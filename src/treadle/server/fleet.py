@@ -25,6 +25,7 @@ from treadle.server.gate import Gate
 from treadle.server.handling import Handling
 from treadle.server.keeper import Keeper
 from treadle.server.lane import Lane
+from treadle.server.reception import REFUSED, Reception
 from treadle.server.service import Service
 from treadle.server.watchdog import Watchdog
 
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from treadle.server.limits import Limits
     from treadle.server.listen import Listener
     from treadle.server.protocol import Protocol
+    from treadle.server.proxy import Proxies
 
 __all__ = ["Fleet"]
 
@@ -62,6 +64,7 @@ class Fleet:
 
     Args:
         over: called once, by a leader, when all lanes have ended.
+        proxies: who is trusted to say who the client is; None: nobody, and PROXY headers are bytes like others.
     """
 
     def __init__(
@@ -71,12 +74,14 @@ class Fleet:
         dispatcher: Dispatcher,
         over: Callable[[], object],
         when_full: str = "wait",
+        proxies: Proxies | None = None,
     ) -> None:
         self.protocol = protocol
         self.limits = limits
         self.over = over
         self.when_full = when_full  # what happens to messages that the pool has no room for
-        self.gate = Gate(limits)
+        self.proxies = proxies
+        self.gate = Gate(limits, proxies)
         self.deadlines = Deadlines(limits)
         self.context: ssl.SSLContext | None = None  # of TLS; replaced by reload
         self.acceptors: list[Acceptor] = []
@@ -87,6 +92,7 @@ class Fleet:
         self._lock = threading.Lock()  # guards what follows
         self.cut = 0
         self.closed = 0
+        self.refused = 0  # clients behind proxies that were turned away
         self.closed_by: Counter[str] = Counter()
         self._ended = False
         self.lanes = [self._new_lane(number, dispatcher) for number in range(_lanes_wanted(dispatcher))]
@@ -94,7 +100,9 @@ class Fleet:
     def _new_lane(self, number: int, dispatcher: Dispatcher) -> Lane:
         lane = Lane(f"{self.protocol.name}-{number}", dispatcher, self.deadlines.period())
         lane.handling = Handling(lane, self.protocol, self.limits, self.when_full)
-        lane.service = Service(lane, self.limits, self.deadlines, partial(self._left, lane))
+        proxies = self.proxies
+        reception = None if proxies is None else Reception(lane, self.gate, self.limits, proxies)
+        lane.service = Service(lane, self.limits, self.deadlines, partial(self._left, lane), reception)
         lane.keeper = Keeper(lane, self.deadlines)
         return lane
 
@@ -174,11 +182,14 @@ class Fleet:
 
     def _left(self, lane: Lane, conn: Connection, why: str) -> None:
         """A connection is about to be closed."""
-        self.gate.leave(conn.peer.address)
+        self.gate.leave(conn.peer.address, behind=conn.peer.proxy is not None)
         with self._lock:
-            self.closed += 1
-            if why:
-                self.closed_by[why] += 1
+            if why == REFUSED:
+                self.refused += 1
+            else:
+                self.closed += 1
+                if why:
+                    self.closed_by[why] += 1
         if why:
             self._tell_cut(conn, why)
         for acceptor in self.acceptors:
@@ -189,7 +200,8 @@ class Fleet:
     def _tell_cut(self, conn: Connection, why: str) -> None:
         """Log a connection that was cut: the first of many by the same limit, so that none looks like a hang."""
         if why in LIMITS and self._cuts[why].begins():
-            _log.log(LIMITS[why], "%s: cut by %s; those that follow soon are only counted", conn.peer, why)
+            by = why if conn.header is None else f"{why}, for its PROXY header is not complete"
+            _log.log(LIMITS[why], "%s: cut by %s; those that follow soon are only counted", conn.peer, by)
         else:
             _log.debug("%s: cut: %s", conn.peer, why)
 

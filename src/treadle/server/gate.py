@@ -8,6 +8,7 @@ from typing import Any
 
 from treadle import clock
 from treadle.server.limits import Limits
+from treadle.server.proxy import Proxies
 
 __all__ = ["Gate"]
 
@@ -15,10 +16,15 @@ IPV6_NETWORK = 64  # bits that one customer is given, and so all that tells two 
 
 
 class Gate:
-    """Counts connections against the limits. Safe to use from any thread."""
+    """Counts connections against the limits. Safe to use from any thread.
 
-    def __init__(self, limits: Limits) -> None:
+    Args:
+        proxies: whose connections count by the client that they are for, once that is known, and by no address before.
+    """
+
+    def __init__(self, limits: Limits, proxies: Proxies | None = None) -> None:
         self.limits = limits
+        self.proxies = proxies
         self._lock = Lock()
         # Below: guarded by _lock.
         self.connections = 0
@@ -60,19 +66,29 @@ class Gate:
         with self._lock:
             if self.connections >= limits.max_connections:
                 return f"all {limits.max_connections} connections are taken (max_connections)"
-            refusal = self._crowded(key)
+            refusal = self._add(key)
             if refusal is not None:
                 return refusal
-            if key is not None:
-                self._by_address[key] = self._by_address.get(key, 0) + 1
             self.connections += 1
             if limits.accept_rate is not None:
                 self._tokens -= 1.0
         return None
 
-    def leave(self, address: Any) -> bool:
-        """Count out a connection from `address`; return whether there was no room before."""
-        key = self._key(address)
+    def enter_behind(self, address: Any) -> str | None:
+        """Count a proxy's connection, which came in before, by its client's address; or return why it must not stay."""
+        key = self._key(address, behind=True)
+        with self._lock:
+            return self._add(key)
+
+    def _add(self, key: str | None) -> str | None:
+        refusal = self._crowded(key)
+        if refusal is None and key is not None:
+            self._by_address[key] = self._by_address.get(key, 0) + 1
+        return refusal
+
+    def leave(self, address: Any, *, behind: bool = False) -> bool:
+        """Count out a connection from `address`, or for it, `behind` a proxy; return whether there was no room."""
+        key = self._key(address, behind=behind)
         with self._lock:
             was_full = self.connections >= self.limits.max_connections
             self.connections -= 1
@@ -84,9 +100,11 @@ class Gate:
                     del self._by_address[key]
         return was_full
 
-    def _key(self, address: Any) -> str | None:
+    def _key(self, address: Any, *, behind: bool = False) -> str | None:
         """Return under what an address is counted; None: it is not."""
         if self.limits.max_connections_per_peer is None or not isinstance(address, tuple):
+            return None
+        if not behind and self.proxies is not None and address in self.proxies:
             return None
         host = str(address[0]).partition("%")[0]
         if ":" not in host:

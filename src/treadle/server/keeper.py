@@ -48,6 +48,8 @@ class Keeper:
             conn.shut_down(socket.SHUT_RD)  # so that it sees the end of it, as if the client had left
         elif conn.busy:
             self.disown(conn, why)
+        elif conn.phase is Phase.HEADER:
+            service.close(conn, "" if why == "the server stops" else why)
         elif why in ("max_age", "the server stops"):
             conn.last = True
             service.settle(conn)

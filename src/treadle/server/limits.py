@@ -22,7 +22,7 @@ class Limits:
     Args:
         max_connections: connections at a time, 1 or more.
         max_connections_per_peer: of them, from one address, 1 or more; an IPv6 address counts by its /64 (RFC 6177).
-            Behind a proxy that hides the clients' addresses this limits the proxy.
+            Behind a proxy that hides the clients' addresses this limits the proxy; see `Server(proxy=...)`.
         accept_rate: connections let in a second, more than 0; a second's worth may come at once.
         when_full: what happens to clients beyond `max_connections`. "pause": they wait in the kernel's queue. "reject":
             they are told `rejection` and closed. "evict_idle": the connection that has been idle for longest is closed
@@ -33,7 +33,7 @@ class Limits:
         max_message: bytes of one message, complete or not, 1 or more. A longer one closes its connection.
         write_buffer: bytes of answers, 0 or more, that may wait for a client that reads slowly before nothing more is
             read from it. One answer may be longer.
-        handshake_timeout: seconds for the TLS handshake, more than 0.
+        handshake_timeout: seconds, more than 0, for the TLS handshake, and a proxy's header before it, together.
         read_timeout: seconds from the first byte of a message to its last, more than 0.
         write_timeout: seconds, more than 0, from when an answer had to wait for the client until the kernel has it all.
         handler_timeout: seconds, more than 0, for the handler of one message. Then its connection is cut; the handler

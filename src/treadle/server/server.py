@@ -20,6 +20,7 @@ from treadle.server.fleet import Fleet
 from treadle.server.limits import Limits
 from treadle.server.listen import Listener, check_bind, open_listeners
 from treadle.server.protocol import Protocol
+from treadle.server.proxy import Proxies
 from treadle.server.signals import END, HANGUP, LOST, ORDERS, Signals
 from treadle.server.snapshot import ServerSnapshot, snapshot_of
 
@@ -51,6 +52,9 @@ class Server:
             comes than can be done; "fair" takes turns between the addresses of clients.
         limits: how many, how much, how long (see Limits).
         tls: an `ssl.SSLContext`, or a callable that returns one, which is called again by `reload`. None: no TLS.
+        proxy: whose connections begin with a PROXY protocol header (version 1 or 2) that says who the client is: an
+            address or a network, as in "10.0.0.0/8", or several; "unix" for all clients of a UNIX socket. They have to
+            send it, and nobody else may. None: nobody sends one.
 
     Raises:
         TypeError, ValueError: an argument is of the wrong type, or out of range.
@@ -70,6 +74,7 @@ class Server:
         order: str | Order | None = None,
         limits: Limits | None = None,
         tls: Tls | None = None,
+        proxy: str | Sequence[str] | None = None,
     ) -> None:
         if not all(hasattr(protocol, name) for name in ("handle", "converse", "cutter", "greeting", "speaks_first")):
             raise TypeError(f"protocol={protocol!r} is no protocol; allowed: Messages(handler, ...), Session(handler)")
@@ -94,6 +99,7 @@ class Server:
             checks.blocking("tls", tls)
         self.protocol = protocol
         self.limits = limits if limits is not None else Limits()
+        self._proxies = None if proxy is None else Proxies(proxy)
         self._bind = bind
         self._tls = tls
         self._own_pool = pool is None
@@ -140,7 +146,8 @@ class Server:
         context = self._tls if self._tls is None or isinstance(self._tls, ssl.SSLContext) else _context_from(self._tls)
         listeners = open_listeners(self._bind)
         try:
-            fleet = Fleet(self.protocol, self.limits, self._pool._task_home, self._over, self._pool._task_when_full)
+            home, when_full = self._pool._task_home, self._pool._task_when_full
+            fleet = Fleet(self.protocol, self.limits, home, self._over, when_full, self._proxies)
             fleet.start(listeners, context)
         except BaseException:
             for listener in listeners:

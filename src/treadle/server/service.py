@@ -21,6 +21,7 @@ from treadle.server.poller import READ, WRITE
 if TYPE_CHECKING:
     from treadle.server.lane import Lane, Lead
     from treadle.server.limits import Limits
+    from treadle.server.reception import Reception
 
 __all__ = ["Service"]
 
@@ -34,15 +35,22 @@ class Service:
 
     Args:
         left: called, from the leader, after a connection was closed.
+        reception: where connections begin when the server trusts proxies.
     """
 
     def __init__(
-        self, lane: Lane, limits: Limits, deadlines: Deadlines, left: Callable[[Connection, str], object]
+        self,
+        lane: Lane,
+        limits: Limits,
+        deadlines: Deadlines,
+        left: Callable[[Connection, str], object],
+        reception: Reception | None = None,
     ) -> None:
         self.lane = lane
         self.limits = limits
         self.deadlines = deadlines
         self.left = left
+        self.reception = reception
         self.cuts = Burst(10.0)
 
     # -- coming in ------------------------------------------------------------------------------------------------
@@ -51,11 +59,13 @@ class Service:
         """Begin to look after a connection that was accepted."""
         lane = self.lane
         lane.sources[conn.fd] = conn
+        if self.reception is not None:
+            self.reception.receive(conn)
         lane.timers.look_at(conn, self.deadlines.of(conn)[0], lane.now)
-        if conn.phase is Phase.SHAKING:
-            self.watch(conn, READ)
-        else:
+        if conn.phase is Phase.OPEN:
             self.welcome(conn)
+        else:
+            self.watch(conn, READ)
 
     def welcome(self, conn: Connection) -> None:
         """Greet a connection that is ready to talk."""
@@ -82,7 +92,12 @@ class Service:
         if conn.phase is Phase.OPEN and not conn.out and not conn.closing:
             return self.read(conn, lead)
         if conn.phase is Phase.SHAKING:
+            if conn.vet is not None and self.reception is not None and not self.reception.look(conn):
+                return True
             return self.shake_hands(conn, lead)
+        if conn.header is not None and self.reception is not None:
+            self.reception.hear(conn, conn.header)
+            return True
         if conn.phase is Phase.LINGERING:
             self.linger(conn)
             return True
@@ -149,6 +164,9 @@ class Service:
             data = self.read_all(conn) if conn.secure else conn.recv(CHUNK)
         except OSError as error:
             self.unreadable(conn, error)
+            return True
+        if conn.vet is not None and not conn.vet(conn, data):
+            self.settle(conn)
             return True
         return self.received(conn, data, self.cut(conn, data), lead)
 
@@ -279,7 +297,7 @@ class Service:
             self.lane.ready[conn] = None
         else:
             self.watch(conn, conn.wait_in)
-            conn.calm = not (conn.secure or conn.slow or conn.begun or conn.busy or self.lane.draining)
+            conn.calm = not (conn.secure or conn.slow or conn.begun or conn.busy or conn.vet or self.lane.draining)
             conn.calm = conn.calm and self.lane.handling.inline
 
     def sending(self, conn: Connection) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 from collections.abc import Callable
 from types import TracebackType
@@ -216,7 +217,11 @@ class Conversation:
                 connection.lull = clock.now()  # a server that stops ends it
             else:
                 sock.settimeout(self._reading.left(since, len(self._rest), clock.now()))
-            return sock.recv(most)
+            data = sock.recv(most)
+            if connection.vet is not None and not connection.vet(connection, data):
+                connection.shut_down(socket.SHUT_RDWR)
+                raise ConnectionAbortedError(errno.ECONNABORTED, connection.error)
+            return data
         except OSError as error:
             self._note(error, "idle_timeout" if since is None else self._reading.end(since, len(self._rest))[1])
             raise

@@ -55,7 +55,7 @@ def snapshot_of(name: str, state: str, fleet: Fleet | None, pool: Snapshot) -> S
         address=", ".join(acceptor.listener.address for acceptor in acceptors),
         connections=0 if fleet is None else fleet.gate.connections,
         accepted=sum(acceptor.accepted for acceptor in acceptors),
-        refused=sum(acceptor.refused for acceptor in acceptors),
+        refused=sum(acceptor.refused for acceptor in acceptors) + (0 if fleet is None else fleet.refused),
         closed=0 if fleet is None else fleet.closed,
         closed_by={} if fleet is None else dict(fleet.closed_by.items()),
         messages=sum(lane.turns - lane.shakes + lane.handling.followed for lane in lanes),
