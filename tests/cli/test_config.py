@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from treadle.cli.config import ConfiguredCommand
-from treadle.cli.values import Seconds
+from treadle.cli.values import Seconds, Trusted
 
 
 @click.group(context_settings={"auto_envvar_prefix": "TREADLE"})
@@ -25,6 +25,13 @@ def group() -> None:
 def serve(threads: int, max_connections: int, idle_timeout: float, host: str) -> None:
     """Say what it was given."""
     click.echo(f"{threads} {max_connections} {idle_timeout} {host}")
+
+
+@group.command(cls=ConfiguredCommand)
+@click.option("--trust", type=Trusted(), multiple=True)
+def trust(trust: tuple[tuple[str, ...], ...]) -> None:
+    """Say what it was given, as often as it was."""
+    click.echo(" ".join(name for names in trust for name in names))
 
 
 group.add_command(click.Command("other"))
@@ -78,6 +85,38 @@ def test_a_mistake_in_the_file_is_status_2_and_names_file_and_key(tmp_path: Path
     assert (result.exit_code, result.stdout) == (2, "")
     assert complaint in result.stderr
     assert str(path) in result.stderr
+
+
+@pytest.mark.parametrize("value", ['["::1", "10.0.0.0/8,unix"]', '"::1,10.0.0.0/8,unix"'])
+def test_what_may_be_given_several_times_is_a_list_in_the_file_or_a_single_value(tmp_path: Path, value: str) -> None:
+    path = tmp_path / "my.toml"
+    path.write_text(f"[trust]\ntrust = {value}\n")
+    command = ["trust", "--config", str(path)]
+    assert CliRunner().invoke(group, command).output == "::1 10.0.0.0/8 unix\n"
+    assert CliRunner().invoke(group, command, env={"TREADLE_TRUST_TRUST": "::2,::3 ::4"}).output == "::2 ::3 ::4\n"
+    assert CliRunner().invoke(group, [*command, "--trust", "::5", "--trust", "::6,::7"]).output == "::5 ::6 ::7\n"
+
+
+@pytest.mark.parametrize(
+    ("value", "complaint"),
+    [
+        ('["::1", 5]', "[trust] trust = 5 is of the wrong type; expected ADDRESS"),
+        ('["::1", "proxy"]', "[trust] trust: 'proxy' is not an address"),
+        ("true", "[trust] trust = True is of the wrong type"),
+    ],
+)
+def test_each_value_of_a_list_in_the_file_is_checked(tmp_path: Path, value: str, complaint: str) -> None:
+    path = tmp_path / "my.toml"
+    path.write_text(f"[trust]\ntrust = {value}\n")
+    result = CliRunner().invoke(group, ["trust", "--config", str(path)])
+    assert result.exit_code == 2
+    assert complaint in result.stderr
+
+
+def test_a_list_is_for_what_may_be_given_several_times_only(tmp_path: Path) -> None:
+    path = tmp_path / "my.toml"
+    path.write_text('[serve]\nhost = ["a", "b"]\n')
+    assert "[serve] host = ['a', 'b'] is of the wrong type" in invoke(config=path).stderr
 
 
 def test_a_flag_does_not_hide_a_mistake_in_the_file(tmp_path: Path) -> None:

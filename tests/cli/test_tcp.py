@@ -33,6 +33,9 @@ def talk(conn):
     conn.sendall(b"hello\\n")
     conn.sendall(conn.readline())
 
+def who(line, peer):
+    return f"{peer}\\n".encode()
+
 made = Messages(shout, Lines(), greeting=b"welcome\\n")
 number = 3
 
@@ -193,6 +196,31 @@ def ask_secretly(context: ssl.SSLContext, plain: socket.socket) -> None:
             raise ConnectionError("closed without a word")
 
 
+@pytest.mark.parametrize("processes", ["1", "2"])
+@pytest.mark.usefixtures("here")
+def test_a_trusted_proxy_says_who_the_client_is(processes: str) -> None:
+    trust = ("--proxy-trust", "10.0.0.0/8,unix", "--proxy-trust", "127.0.0.0/8")
+    with tcp("app:who", "--framing", "lines", "--processes", processes, *trust) as server:
+        for _ in range(4):
+            with connect(server) as client:
+                assert ask(client, b"PROXY TCP4 192.0.2.7 192.0.2.1 5 443\r\n?\n", 12) == b"192.0.2.7:5\n"
+        assert "printf 'PROXY UNKNOWN\\r\\nhello\\n' | nc" in server.output  # what is to be tried is to work
+        server.send(signal.SIGTERM)
+        assert server.wait() == 0, server.output
+
+
+@pytest.mark.usefixtures("here")
+def test_who_is_not_a_trusted_proxy_is_served_and_may_not_say_who_the_client_is() -> None:
+    with tcp("app:who", "--framing", "lines", "--proxy-trust", "::1") as server:
+        assert "printf 'hello" in server.wait_for("talk to it.*").group()
+        with connect(server) as client:
+            assert ask(client, b"?\n", 9) == b"127.0.0.1"
+        with connect(server) as client:
+            client.sendall(b"PROXY TCP4 192.0.2.7 192.0.2.1 5 443\r\n?\n")
+            assert receive_all(client) == b""
+        server.wait_for("to trust it: .*--proxy-trust 127.0.0.1")
+
+
 @pytest.mark.usefixtures("here")
 def test_limits_are_enforced() -> None:
     limits = ("--max-message", "10", "--idle-timeout", "0.3", "--max-connections-per-peer", "2", "--threads", "2")
@@ -214,7 +242,7 @@ def test_limits_are_enforced() -> None:
         (("app:",), 2, "'app:' is not MODULE:HANDLER"),
         ((".app:shout",), 2, "'.app:shout' is not MODULE:HANDLER"),
         (("nothing:shout",), 2, "there is no module 'nothing'; is nothing.py in "),
-        (("app:shoot",), 2, "app:shoot: no 'shoot' in it; it has shout, reverse, pid, talk, made"),
+        (("app:shoot",), 2, "app:shoot: no 'shoot' in it; it has shout, reverse, pid, talk, who, made"),
         (("app:number",), 2, "app:number is int, and cannot be called"),
         (("app:later",), 2, "is a coroutine function; handler must be an ordinary one, which may block"),
         (("app:later", "--session"), 2, "is a coroutine function"),
@@ -236,6 +264,11 @@ def test_limits_are_enforced() -> None:
         (("app:shout", "--certfile", "none.pem"), 66, "Error: --certfile: none.pem: No such file or directory"),
         (("app:shout", "--certfile", "app.py"), 66, "Error: --certfile: app.py: it holds no certificate"),
         (("app:shout", "--certfile", "app.py", "--keyfile", "none.key"), 66, "Error: --keyfile: none.key: No such"),
+        (
+            ("app:shout", "--proxy-trust", "me"),
+            2,
+            "Invalid value for '--proxy-trust': 'me' is not an address or a network",
+        ),
         (("app:shout", "--client-ca", "app.py"), 2, "Error: --client-ca is of no use without --certfile"),
         (("nothing.py:shout",), 2, "there is no module 'nothing'; did you mean nothing:shout?"),
         (("app.py:shout",), 2, "there is no module 'app.py'; did you mean app:shout?"),

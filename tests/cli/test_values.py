@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 import pytest
 
-from treadle.cli.values import BindTo, Count, Escaped, FramingNamed, PerSecond, Seconds, is_toml_value_for
+from treadle.cli.values import BindTo, Count, Escaped, FramingNamed, PerSecond, Seconds, Trusted, is_toml_value_for
 
 
 def test_where_to_listen_is_parsed_and_what_is_wrong_in_it_is_said() -> None:
@@ -14,6 +14,13 @@ def test_where_to_listen_is_parsed_and_what_is_wrong_in_it_is_said() -> None:
     assert BindTo().convert(where, None, None) is where
     with pytest.raises(click.BadParameter, match=r"^'5000' is not HOST:PORT"):
         BindTo().convert("5000", None, None)
+
+
+def test_whom_to_trust_is_parsed_by_commas_and_what_is_wrong_in_it_is_said() -> None:
+    assert Trusted().convert("10.0.0.0/8, ::1,unix", None, None) == ("10.0.0.0/8", "::1", "unix")
+    assert Trusted().convert(("::1",), None, None) == ("::1",)
+    with pytest.raises(click.BadParameter, match=r"^'proxy.example' is not an address or a network"):
+        Trusted().convert("::1,proxy.example", None, None)
 
 
 @pytest.mark.parametrize(

@@ -174,6 +174,6 @@ def test_a_peer_tells_who_it_is() -> None:
         assert (six.host, six.port, str(six)) == ("::1", 5, "[::1]:5")
         unix = Peer("", ours)
         assert (unix.host, unix.port, str(unix)) == ("", 0, "a UNIX socket")
-        assert (unix.certificate, unix.alpn) == (None, None)
+        assert (unix.certificate, unix.alpn, unix.proxy) == (None, None, None)
         unix.state["a"] = 1
         assert unix.state == {"a": 1}

@@ -28,6 +28,8 @@ LIMITS = Limits(handshake_timeout=1, read_timeout=2, write_timeout=3, idle_timeo
 def test_each_phase_has_its_own(conn: Connection) -> None:
     deadlines = Deadlines(LIMITS)
     assert deadlines.of(conn) == (104.0, "idle_timeout")
+    conn.phase = Phase.HEADER
+    assert deadlines.of(conn) == (101.0, "handshake_timeout")
     conn.phase = Phase.SHAKING
     assert deadlines.of(conn) == (101.0, "handshake_timeout")
     conn.phase = Phase.LINGERING
@@ -50,6 +52,14 @@ def test_between_messages_the_nearest_holds(conn: Connection) -> None:
     assert deadlines.of(conn) == (598.0 + GRACE, "the server stops")
     conn.active, deadlines.drained_at = 598.5, 598.0  # it came, or said something, since the server began to stop
     assert deadlines.of(conn) == (598.5 + GRACE, "the server stops")
+
+
+def test_a_header_is_not_awaited_longer_than_a_first_message_when_the_server_stops(conn: Connection) -> None:
+    deadlines = Deadlines(Limits(handshake_timeout=50))
+    conn.phase = Phase.HEADER
+    assert deadlines.of(conn) == (150.0, "handshake_timeout")
+    deadlines.drained_at = 120.0
+    assert deadlines.of(conn) == (120.0 + GRACE, "the server stops")
 
 
 def test_without_limits_there_is_none(conn: Connection) -> None:

@@ -11,6 +11,7 @@ import pytest
 from treadle.server import Limits
 from treadle.server import gate as module
 from treadle.server.gate import Gate
+from treadle.server.proxy import Proxies
 
 
 def test_the_ceiling_is_exact_and_leaving_makes_room() -> None:
@@ -58,6 +59,27 @@ def test_the_ceiling_of_one_address_is_exact_and_nothing_is_remembered_of_those_
     for _ in range(2):
         gate.leave(address)
     assert gate._by_address == {}  # or every address that ever came would stay in memory
+
+
+def test_a_proxy_counts_by_its_clients_and_not_at_all_before() -> None:
+    gate, proxy, other = (
+        Gate(Limits(max_connections_per_peer=1), Proxies("10.0.0.0/8")),
+        ("10.0.0.1", 1),
+        ("8.8.8.8", 1),
+    )
+    for _ in range(3):
+        assert gate.crowded(proxy) is None
+        assert gate.enter(proxy) is None
+    assert gate.connections == 3
+    for client in (other, ("10.0.0.1", 5)):  # the second one has an address that is trusted, and counts all the same
+        assert gate.enter_behind(client) is None
+        assert "has 1 connections already" in str(gate.enter_behind(client))
+    assert gate.crowded(other) is not None  # nor may it come without the proxy
+    assert gate.connections == 3  # they are in already
+    for client in (other, ("10.0.0.1", 5)):
+        gate.leave(client, behind=True)
+    gate.leave(proxy)
+    assert (gate.connections, gate._by_address) == (0, {})
 
 
 def test_a_seconds_worth_may_come_at_once_and_then_no_faster_than_the_rate(monkeypatch: pytest.MonkeyPatch) -> None:
