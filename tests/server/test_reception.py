@@ -253,7 +253,7 @@ def test_after_the_first_bytes_nothing_is_looked_at_any_more() -> None:
 
 @pytest.mark.parametrize("secure", [False, True])
 @pytest.mark.parametrize("end", [socket.socket.close, reset])
-@pytest.mark.parametrize("header", [b"", LOCAL, b"PROXY UNKNOWN\r\n"], ids=["none", "local", "unknown"])
+@pytest.mark.parametrize("header", [b"", LOCAL, b"PROXY UNKNOWN\r\n", LINE], ids=["none", "local", "unknown", "named"])
 def test_a_health_check_leaves_no_line_in_the_log(
     header: bytes, end: Callable[[socket.socket], None], secure: bool, certificates: Any, caplog: Any
 ) -> None:

@@ -83,7 +83,7 @@ class Reception:
                 return
             conn.peer.proxy, conn.peer.address = conn.peer.address, header.client
         if conn.secure:
-            conn.vet = self.vet if header.client is None else None  # a check of the proxy's own often ends here
+            conn.vet = self.vet  # proxies' checks often end here, and are no handshakes that failed
             conn.phase = Phase.SHAKING
         else:
             self.lane.service.welcome(conn)
@@ -121,13 +121,13 @@ class Reception:
     def vet(self, conn: Connection, data: bytes) -> bool:
         """Return whether `conn`, which sent `data` first, may go on. Called by the thread that has `conn`."""
         conn.vet = None
-        address = conn.peer.address
-        if not begins_with_header(data) or address in self.proxies:
+        peer = conn.peer
+        if not begins_with_header(data) or peer.proxy is not None or peer.address in self.proxies:
             return True
         conn.give_up(UNTRUSTED)
         if self.untrusted.begins():
-            who = conn.peer.host.partition("%")[0] or "unix"
+            who = peer.host.partition("%")[0] or "unix"
             what = "a forged one, or it is a proxy that is not trusted"
             how = f"to trust it: Server(proxy={who!r}), --proxy-trust {who}"
-            _log.warning("%s: closed, for it begins with a PROXY header: %s; %s", conn.peer, what, how)
+            _log.warning("%s: closed, for it begins with a PROXY header: %s; %s", peer, what, how)
         return False
