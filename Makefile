@@ -92,7 +92,7 @@ $(VENV)/.cli: $(VENV)/.made pyproject.toml
 
 # Compiled libraries have no wheels for every build of Python, and are not compiled here; tests and peers that need them
 # are skipped then.
-# The tests make their certificates with the openssl command.
+# The tests make their certificates with the openssl command, and put servers behind haproxy where there is one.
 $(VENV)/.test $(VENV)/.bench: $(VENV)/.%: $(VENV)/.made pyproject.toml
 	@command -v openssl >/dev/null || { \
 	    if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
@@ -101,6 +101,13 @@ $(VENV)/.test $(VENV)/.bench: $(VENV)/.%: $(VENV)/.made pyproject.toml
 	    else \
 	        echo "make: the tests need the openssl command; on Debian and Ubuntu: sudo apt-get install openssl" >&2; exit 1; \
 	    fi; }
+	@[ $* != test ] || PATH=$$PATH:/usr/sbin command -v haproxy >/dev/null || { \
+	    if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	        echo "make: installing haproxy, behind which the tests put servers"; \
+	        apt-get update -qq && apt-get install -qq -y haproxy >/dev/null; \
+	    fi || true; \
+	    PATH=$$PATH:/usr/sbin command -v haproxy >/dev/null || \
+	        echo "make: there is no haproxy, so tests that need it are skipped; on Debian and Ubuntu: sudo apt-get install haproxy"; }
 	@echo "installing treadle[$*] into $(VENV)"
 	@$(PIP) --editable '.[$*]'
 	@$(PIP) --only-binary :all: --editable '.[$*-compiled]' >/dev/null 2>&1 || \
