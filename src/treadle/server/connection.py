@@ -19,11 +19,13 @@ if TYPE_CHECKING:
     from treadle.server.framing import Cutter
     from treadle.server.proxy import Header
 
-__all__ = ["BLOCKED", "CHUNK", "Connection", "Peer", "Phase"]
+__all__ = ["BLOCKED", "CHUNK", "RECORD", "Connection", "Peer", "Phase"]
 
 T = TypeVar("T")
 
 CHUNK = 256 * 1024  # bytes read at once, at most, as the event loops do; see `treadle.server.fleet` for what it costs
+KERNEL = 16 << 20  # bytes that the kernel holds for one connection, at most; its own limit (net.ipv4.tcp_rmem) is 6 MiB
+RECORD = 22  # bytes of a TLS record beside what it carries, at least (RFC 8446, section 5.2; a tag of 16 bytes)
 BLOCKED = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 
@@ -124,6 +126,7 @@ class Connection:
         "header",
         "held",
         "last",
+        "late",
         "looked",
         "lull",
         "number",
@@ -173,6 +176,7 @@ class Connection:
         self.ended = False  # the peer will send no more
         self.closing = False  # to be closed when what is answered is sent
         self.last = False  # to be closed after the message at hand, for it is too old
+        self.late = False  # its time is over; to be looked at once more before it is judged
         self.looked = True  # read from since the server began to stop, or since it was too old
         self.error: str | None = None  # why it is broken beyond use
         self.header: Header | None = None  # of a trusted proxy, as far as it came
@@ -245,6 +249,27 @@ class Connection:
             self.out.popleft()
         return self.unsent < before or not before
 
+    def unread(self, most: int = KERNEL) -> int:
+        """Return how many bytes, `most` at most, have come and were not read. The socket must not block.
+
+        With TLS, of its records; what is deciphered already does not count.
+        """
+        try:
+            return len(socket.socket.recv(self.sock, most, socket.MSG_PEEK))
+        except OSError:
+            return 0
+
+    def begin_again(self, since: float, now: float) -> None:
+        """Count from `now` what began at `since` or later: we did not run in between, as it turns out."""
+        if self.active >= since:
+            self.active = now
+        if self.begun >= since:
+            self.begun, self.received = now, 0
+        if self.out_since >= since:
+            self.out_since, self.sent = now, 0
+        if self.since >= since and self.phase is not Phase.OPEN:
+            self.since = now
+
     def shut_down(self, how: int) -> bool:
         """Shut the socket down, one way or both, from any thread; False: the peer was faster.
 
@@ -256,6 +281,10 @@ class Connection:
         except OSError:
             return False
         return True
+
+    def said_hello(self) -> bool:
+        """Whether the client's part of a TLS handshake has begun, and was answered."""
+        return self.sock.shared_ciphers() is not None  # type: ignore[attr-defined]  # an SSLSocket
 
     def say_goodbye(self) -> None:
         """Send what ends a TLS stream (close_notify, RFC 8446, section 6.1), so that the client knows it has all.
@@ -282,6 +311,10 @@ class Connection:
     def idle(self) -> bool:
         """Whether nothing is under way, as far as we know: what may be closed without loss."""
         return not (self.busy or self.waiting or self.out or self.held) and self.phase is Phase.OPEN
+
+    def is_silent(self) -> bool:
+        """Whether nothing has come that was not read. For the leader that has it."""
+        return not (self.unread(1) or (self.secure and self.sock.pending()))  # type: ignore[attr-defined]  # an SSLSocket
 
     def __repr__(self) -> str:
         return f"<Connection {self.peer} {self.phase.value}>"

@@ -30,11 +30,15 @@ class Eviction:
 
     def evict(self, then: Callable[[], object]) -> None:
         """Close that connection, if any is idle; then have the first lane's leader call `then`, perhaps at once."""
-        while self._longest_idle or self._search():
+        spared: set[Connection] = set()  # a message of theirs is in the kernel
+        while self._longest_idle or self._search(spared):
             active, lane, conn = self._longest_idle.pop()
             if conn.active != active or not conn.idle():
                 continue
             if lane is self.lanes[0]:
+                if not conn.is_silent():
+                    spared.add(conn)
+                    continue
                 lane.service.close(conn, "evicted")
                 break
             lane.post(partial(self._evict_there, lane, conn, active, then))
@@ -43,14 +47,23 @@ class Eviction:
 
     def _evict_there(self, lane: Lane, conn: Connection, active: float, then: Callable[[], object]) -> None:
         """Close `conn` if it is still idle, else look for another one. Called by the leader of `lane`."""
-        if conn.active == active and conn.idle():
+        if conn.active == active and conn.idle() and conn.is_silent():
             lane.service.close(conn, "evicted")
             self.lanes[0].post(then)
         else:
             self.lanes[0].post(partial(self.evict, then))
 
-    def _search(self) -> bool:
-        """Find the longest idle; False: none is. It costs a look at each, so it is made for several evictions."""
-        idle = [(conn.active, lane, conn) for lane in self.lanes for conn in lane.connections() if conn.idle()]
-        self._longest_idle = nsmallest(1 + len(idle) // SHARE, idle, key=itemgetter(0))[::-1] if idle else []
+    def _search(self, spared: set[Connection]) -> bool:
+        """Find the longest idle; False: none is. It costs a look at each, so it is made for several evictions.
+
+        If some were `spared`, all are found, for the next may be spared as well.
+        """
+        idle = [
+            (conn.active, lane, conn)
+            for lane in self.lanes
+            for conn in lane.connections()
+            if conn.idle() and conn not in spared
+        ]
+        most = len(idle) if spared else 1 + len(idle) // SHARE
+        self._longest_idle = nsmallest(most, idle, key=itemgetter(0))[::-1] if idle else []
         return bool(idle)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["Keeper"]
 
 AT_LEAST = 0.001  # seconds until something is looked at again that was due just now
+STALL = 0.1  # seconds after the time of something that we came to it: we did not run in between; a guess
 
 
 class Keeper:
@@ -25,21 +26,44 @@ class Keeper:
         self.deadlines = deadlines
 
     def expire(self, now: float) -> None:
-        """Look at everything whose time has come."""
+        """Look at everything whose time has come; the lane's `now` is still that of the turn before.
+
+        A client is not cut before its socket was looked at once more, with the others that have something left to do:
+        what it sent in time may be in the kernel, for a stall of ours (a handler that keeps the interpreter's lock, a
+        process that was stopped) is not its fault.
+        """
+        before, self.lane.now = self.lane.now, now
+        stalled = now - self.lane.timers.next > STALL
         for timed in self.lane.timers.expired(now):
             if type(timed) is not Connection:
                 timed.attend(0)  # a listener that paused, or an alarm
                 continue
+            if stalled and not timed.busy:  # who was served in the turn before may have been so just now
+                timed.begin_again(before, now)
             if not (timed.last or timed.busy) and self.deadlines.aged(timed, now):
                 timed.last, timed.looked, timed.calm = True, False, False
             end, why = self.deadlines.of(timed)
-            if end <= now:
+            if end <= now and timed.busy:
                 self.cut(timed, why)
                 end = max(self.deadlines.of(timed)[0], now + AT_LEAST)
+            elif end <= now:
+                timed.late, timed.calm = True, False
+                self.lane.ready[timed] = None
+                end = inf  # its judge says when
             if self.lane.draining:
                 end = min(end, now + GRACE)  # conversations come to a pause without our being told
             if timed.phase is not Phase.CLOSED and timed.due == inf:  # else it was hastened just now
                 self.lane.timers.look_at(timed, end, now)
+
+    def judge(self, conn: Connection) -> None:
+        """Cut a connection that was looked at, if its time is over nevertheless."""
+        now = self.lane.now
+        end, why = self.deadlines.of(conn)
+        if end <= now:
+            self.cut(conn, why)
+            end = max(self.deadlines.of(conn)[0], now + AT_LEAST)
+        if conn.phase is not Phase.CLOSED:
+            self.lane.timers.hasten(conn, end)
 
     def cut(self, conn: Connection, why: str) -> None:
         """End a connection whose time is over."""

@@ -187,9 +187,10 @@ class Lane:
         lent = lent_here(self.dispatcher)
         while not lead.recalled:
             events = poll(self.patience())
-            self.now = now = clock()
+            now = clock()
             if now >= timers.next:
                 keeper.expire(now)
+            self.now = now
             plain, turns = 0 if self.spread else READ, self.turns
             for fd, event in events:
                 conn = get(fd)
@@ -250,9 +251,10 @@ class Lane:
         """Poll once, and do what there is to do, but for handlers: the caretaker's turn."""
         service = self.service
         events = self.poller.poll(self.patience())
-        self.now = clock()
-        if self.now >= self.timers.next:
-            self.keeper.expire(self.now)
+        now = clock()
+        if now >= self.timers.next:
+            self.keeper.expire(now)
+        self.now = now
         for fd, event in events:
             conn = self.sources.get(fd)
             if conn is not None:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from treadle.server.burst import Burst
-from treadle.server.connection import BLOCKED, CHUNK, Connection, Phase
+from treadle.server.connection import BLOCKED, CHUNK, RECORD, Connection, Phase
 from treadle.server.deadlines import GRACE, Deadlines
 from treadle.server.poller import READ, WRITE
 
@@ -240,12 +240,65 @@ class Service:
         ready = self.lane.ready
         for conn in list(ready):
             del ready[conn]
-            if conn.busy or conn.phase is not Phase.OPEN:
+            if conn.late:
+                on = self.look(conn, lead)
+            elif conn.busy or conn.phase is not Phase.OPEN:
                 continue
-            on = self.proceed(conn, lead) if conn.waiting else self.read(conn, lead)
+            else:
+                on = self.proceed(conn, lead) if conn.waiting else self.read(conn, lead)
             if not on:
                 return False
         return True
+
+    # -- looking once more ----------------------------------------------------------------------------------------
+
+    def look(self, conn: Connection, lead: Lead | None) -> bool:
+        """Go on with a connection whose time is over, as if it were not, and have it judged; False: the lead was lost.
+
+        What is in the kernel now counts as come in time, and nothing else, so that dripping bytes gains no time.
+        """
+        conn.late = False
+        if conn.busy or conn.phase is Phase.CLOSED:
+            return True
+        if conn.phase is Phase.SHAKING:
+            on = self.shake_on(conn, lead)
+        elif conn.waiting and not conn.out:  # it was us who did not go on
+            self.excuse(conn)
+            on = self.proceed(conn, lead)
+        else:
+            on = self.attend(conn, conn.watched, lead)
+            left = conn.unread() if on and self.is_late(conn) else 0
+            while on and left > 0 and self.is_late(conn):
+                before = conn.received
+                on = self.read(conn, lead)
+                if conn.received <= before:
+                    break
+                left -= conn.received - before + (RECORD if conn.secure else 0)
+        if on:
+            self.lane.keeper.judge(conn)
+        return on
+
+    def is_late(self, conn: Connection) -> bool:
+        """Whether a message is to be read from `conn`, and should have been by now."""
+        half = conn.begun and conn.phase is Phase.OPEN and not (conn.busy or conn.waiting or conn.out or conn.closing)
+        return bool(half) and self.deadlines.of(conn)[0] <= self.lane.now
+
+    def excuse(self, conn: Connection) -> None:
+        """Count the time of `conn` from now on."""
+        conn.active = self.lane.now
+        if conn.begun:
+            conn.begun, conn.received = self.lane.now, 0
+
+    def shake_on(self, conn: Connection, lead: Lead | None) -> bool:
+        """Go on with a handshake whose time is over; False if the lead was lost over it.
+
+        Who has been silent only because its hello was not answered has its time for the rest, once.
+        """
+        said = conn.said_hello()
+        on = self.shake_hands(conn, lead)
+        if on and conn.phase is Phase.SHAKING and conn.said_hello() and not said:
+            conn.since = self.lane.now
+        return on
 
     # -- sending --------------------------------------------------------------------------------------------------
 
@@ -281,9 +334,8 @@ class Service:
         if conn.out:
             self.sending(conn)
         elif conn.out_since:  # the client has taken its answers; from here on its own messages are timed again
-            conn.out_since, conn.active = 0.0, self.lane.now
-            if conn.begun:
-                conn.begun, conn.received = self.lane.now, 0
+            conn.out_since = 0.0
+            self.excuse(conn)
         if phase is Phase.CLOSING or conn.closing or (conn.ended and not conn.waiting):
             self.finish(conn)
         elif conn.idle() and self.is_over(conn):

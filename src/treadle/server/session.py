@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from treadle import checks, clock
 from treadle.calls import name_of
 from treadle.errors import MessageTooLong
+from treadle.server.connection import BLOCKED, RECORD
 from treadle.server.framing import Cutter, RawCutter
 from treadle.server.limits import Limits
 from treadle.server.messages import CloseConnection
@@ -101,6 +102,7 @@ class Conversation:
         self._rest = bytearray(b"".join(connection.waiting))  # read, and not taken
         connection.waiting.clear()
         self._closed = False
+        self._pulled = 0.0  # when a message that was late was looked for in the kernel last
         self.gone: OSError | EOFError | None = None  # what a method raised last
         self.why = ""  # by which limit, or fault of the network
 
@@ -166,8 +168,16 @@ class Conversation:
         view, since, sent = memoryview(data).cast("B"), clock.now(), 0
         try:
             while sent < len(view):
-                self._sock.settimeout(self._writing.left(since, sent, clock.now()))
-                sent += self._sock.send(view[sent : sent + CHUNK])
+                try:
+                    self._sock.settimeout(self._writing.left(since, sent, clock.now()))
+                    sent += self._sock.send(view[sent : sent + CHUNK])
+                except TimeoutError as error:
+                    taken = self._push(view[sent:]) if _is_late(error) else 0
+                    if not taken:
+                        raise
+                    sent += taken
+                    if sent < len(view):
+                        self._writing.left(since, sent, clock.now())  # raises, if it is late nevertheless
         except OSError as error:
             self._note(error, self._writing.end(since, sent)[1])
             raise
@@ -223,16 +233,50 @@ class Conversation:
                 raise ConnectionAbortedError(errno.ECONNABORTED, connection.error)
             return data
         except OSError as error:
+            data = self._pull(most, since) if _is_late(error) else None
+            if data is not None:
+                return data
             self._note(error, "idle_timeout" if since is None else self._reading.end(since, len(self._rest))[1])
             raise
         finally:
             connection.lull = 0.0
 
+    def _pull(self, most: int, since: float | None) -> bytes | None:
+        """Return what is in the kernel now that the time is over, for perhaps it was us who did not run; None: nothing.
+
+        Of a message that has begun, all of it, and once only, so that dripping bytes gains no time.
+        """
+        connection, data = self._connection, bytearray()
+        if since is not None:
+            if self._reading.end(since, len(self._rest))[0] <= self._pulled:
+                return None
+            self._pulled = clock.now()
+            most = CHUNK
+        try:
+            self._sock.setblocking(False)
+            left = 1 if since is None else max(1, connection.unread())
+            while left > 0 and (chunk := self._sock.recv(most)):
+                data += chunk
+                left -= len(chunk) + (RECORD if connection.secure else 0)
+        except OSError:
+            return bytes(data) or None
+        return bytes(data)
+
+    def _push(self, view: memoryview) -> int:
+        """Return how much the kernel takes now that the time is over: perhaps it was us who did not run."""
+        sent = 0
+        try:
+            self._sock.setblocking(False)
+            while sent < len(view):
+                sent += self._sock.send(view[sent : sent + CHUNK])
+        except BLOCKED:
+            pass
+        return sent
+
     def _note(self, error: OSError, limit: str) -> None:
         """Remember why the client cannot be served on."""
         self.gone = error
-        late = isinstance(error, TimeoutError) and error.errno is None
-        self.why = limit if late else error.strerror or type(error).__name__
+        self.why = limit if _is_late(error) else error.strerror or type(error).__name__
 
     def __enter__(self) -> Conversation:
         return self
@@ -244,3 +288,8 @@ class Conversation:
 
     def __repr__(self) -> str:
         return f"<Conversation with {self.peer}>"
+
+
+def _is_late(error: OSError) -> bool:
+    """Whether it is a limit's, and not one of the network's own time-outs."""
+    return isinstance(error, TimeoutError) and error.errno is None
