@@ -399,15 +399,17 @@ class Faulty:
 
 
 @pytest.mark.parametrize(
-    ("feed", "held"), [(lambda data: None, int), (lambda data: 5, int), (lambda data: [data], lambda: 1 // 0)]
+    ("feed", "held", "answer"),
+    [(lambda data: None, int, b""), (lambda data: 5, int, b""), (lambda data: [data], lambda: 1 // 0, b"x")],
 )
 def test_a_framing_that_is_none_closes_its_connection_and_harms_nobody(
-    feed: Any, held: Any, caplog: pytest.LogCaptureFixture
+    feed: Any, held: Any, answer: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """What it has found before it fails is answered."""
     server = Server(Messages(lambda data, peer: data, Faulty(feed, held)), "127.0.0.1:0", max_workers=1)
     with server, client(server) as sock:
         sock.sendall(b"x")
-        assert receive_all(sock) == b""
+        assert receive_all(sock) == answer
         assert server.snapshot().connections <= 1
     assert "makes no message" in caplog.text
     assert "lead of" not in caplog.text

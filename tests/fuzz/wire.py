@@ -184,6 +184,12 @@ class Wire:
         del self.incoming[:size]
         return data
 
+    def peek(self, size: int) -> bytes:
+        """Return what has come, and leave it there."""
+        if self.cut or self.reset or self.eof or self.incoming:
+            return bytes(self.incoming[:size])
+        raise self.again()
+
     def send(self, data: Any) -> int:
         """Take what there is room for."""
         view = memoryview(data).cast("B")
@@ -244,6 +250,7 @@ class SecureWire(Wire):
         self.plain = bytearray()  # decrypted, and not taken
         self.flights = net.dice.randrange(1, 4)  # of the handshake, still to come
         self.greeted = False
+        self.heard = False  # something of the handshake
 
     def greet(self) -> None:
         """The client begins the handshake, with all of its flights."""
@@ -259,6 +266,10 @@ class SecureWire(Wire):
         """Return what a call raises that would block."""
         return ssl.SSLWantReadError("want read")
 
+    def shared_ciphers(self) -> list[Any] | None:
+        """Return none before the client has said hello."""
+        return [] if self.heard else None
+
     def do_handshake(self) -> None:
         """Go on with the handshake: each flight is one byte of the client's."""
         self._enter("do_handshake")
@@ -273,6 +284,7 @@ class SecureWire(Wire):
             if not self.incoming:
                 raise ssl.SSLWantReadError("want read")
             del self.incoming[:1]
+            self.heard = True
             self.flights -= 1
             if self.net.odds(self.net.faults.soft):
                 raise ssl.SSLWantWriteError("want write")

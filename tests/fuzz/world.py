@@ -142,7 +142,7 @@ class World(Judge):
         """Return something to answer."""
         dice = self.dice
         if dice.random() < 0.15:
-            return dice.choice([None, b"", bytearray(), 0, "", []]) if dice.random() < 0.5 else None
+            return dice.choice([None, b"", bytearray(), memoryview(b"")]) if dice.random() < 0.5 else None
         size = dice.randrange(1, LARGEST) if dice.random() < self.large_answers else dice.randrange(1, 30)
         answer = (b"<%d:%d>" % (client.number, len(client.answers))).ljust(size, b"=")
         return dice.choice([bytes, bytes, bytes, bytearray, memoryview])(answer)
@@ -165,7 +165,7 @@ class World(Judge):
             raise self.dice.choice(
                 [BlockingIOError(11, "x"), ssl.SSLWantReadError("x"), ConnectionResetError(104, "x")]
             )
-        return self.dice.choice(["text", 1, [1], object(), 1.5, {1: 2}, Ambiguous()])
+        return self.dice.choice(["text", 1, [1], object(), 1.5, {1: 2}, 0, "", [], False, Ambiguous()])
 
     # -- what happens ----------------------------------------------------------------------------------------------
 
@@ -302,8 +302,10 @@ class World(Judge):
             return stage.add(name, target).thread
 
         system = SimpleNamespace(
-            socket=SimpleNamespace(recv=lambda wire, size: wire.take(size), shutdown=Wire.shutdown),
-            SHUT_WR=socket.SHUT_WR, SOL_SOCKET=socket.SOL_SOCKET, SO_LINGER=socket.SO_LINGER,
+            socket=SimpleNamespace(
+                recv=lambda wire, size, flags=0: wire.peek(size) if flags else wire.take(size), shutdown=Wire.shutdown
+            ),
+            MSG_PEEK=socket.MSG_PEEK, SHUT_WR=socket.SHUT_WR, SOL_SOCKET=socket.SOL_SOCKET, SO_LINGER=socket.SO_LINGER,
         )  # fmt: skip
         count = dice.choice([1, 1, 1, 2, 3])
         return [

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import array
 import threading
 import time
+from typing import Any
 
-from tcp import PATIENCE, ask, client, lane_of
+import pytest
+
+from tcp import PATIENCE, ask, client, lane_of, receive_all
 from treadle import Pool
 from treadle.server import Lines, Messages, Peer, Server
 from treadle.server.handling import PAROLE
@@ -121,3 +125,73 @@ def test_a_pool_that_was_shut_down_cuts_connections_and_says_why(caplog: object)
             sock.sendall(b"quick\n")
             assert sock.recv(1) == b""
         assert server.snapshot().closed_by == {"the pool dropped its message": 1}
+
+
+class Raises:
+    """An answer that raises when it is asked for its truth."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def __bool__(self) -> bool:
+        raise self.error
+
+
+def handed_over(server: Server) -> None:
+    """Have the pool handle what comes next."""
+    assert server._fleet is not None
+    for lane in server._fleet.lanes:
+        for conn in lane.connections():
+            conn.slow, conn.calm = PAROLE, False
+
+
+def depose(server: Server) -> None:
+    """Take the lead away from whoever is in a handler."""
+    assert server._fleet is not None
+    for lane in server._fleet.lanes:
+        lead = lane.lead
+        if lead is not None and lead.slot:
+            lane.depose(lead)
+            lane.rouse()
+
+
+WAYS = ["inline", "in a burst", "by the pool", "deposed"]
+
+
+def answered(way: str, answer: Any, caplog: pytest.LogCaptureFixture) -> tuple[bytes, int]:
+    """Return what a client reads that is to get `answer`, and an answer behind it; and how many failures there were."""
+
+    def handle(line: bytes, peer: Peer) -> Any:
+        if line != b"odd":
+            return line + b"\n"
+        if way == "deposed":
+            depose(server)
+        return answer
+
+    with Server(Messages(handle, Lines()), "127.0.0.1:0", max_workers=2) as server, client(server) as sock:
+        assert ask(sock, b"first\n") == b"first\n"
+        if way == "by the pool":
+            handed_over(server)
+        sock.sendall(b"odd\n" if way == "inline" else b"odd\nlast\n")
+        if way == "inline":
+            sock.sendall(b"last\n")
+        sock.shutdown(1)
+        return receive_all(sock), server.snapshot().failures
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    "answer",
+    [0, "", [], False, 0.0, (), {}, "text", Raises(ValueError()), Raises(BlockingIOError()), Raises(OSError())],
+)
+def test_an_answer_that_is_neither_bytes_nor_none_is_a_failure_also_a_false_one(
+    way: str, answer: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert answered(way, answer, caplog) == (b"", 1)
+    assert f"returned {type(answer).__name__}; allowed: bytes, or None" in caplog.text
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("answer", [None, b"", bytearray(), memoryview(b""), array.array("H")])
+def test_no_answer_and_an_empty_one_are_none(way: str, answer: Any, caplog: pytest.LogCaptureFixture) -> None:
+    assert answered(way, answer, caplog) == (b"last\n", 0)

@@ -6,13 +6,16 @@ import array
 import socket
 import struct
 import threading
+from collections.abc import Iterator
+from contextlib import ExitStack
 from contextvars import ContextVar
 from typing import Any
 
 import pytest
 
+from certificates import Authority
 from tcp import PATIENCE, ask, client, lane_of, receive, receive_all
-from treadle.server import Limits, Lines, Messages, Peer, Server
+from treadle.server import Certificates, CloseConnection, Limits, Lines, Messages, Peer, Server
 
 RESET = struct.pack("ii", 1, 0)
 
@@ -158,3 +161,79 @@ def test_an_answer_is_what_the_handler_returned_whatever_it_does_with_the_object
             for line in burst.split():
                 assert receive(slow, size) == line * size
     assert server.snapshot().failures == 0
+
+
+class Words:
+    """A framing of a test's own, which ends at a word that it does not like, in one of several ways."""
+
+    held = 0
+
+    def __init__(self, error: Exception, way: str) -> None:
+        self.error = error
+        self.way = way
+        self.bad = False
+
+    def cutter(self, limit: int) -> Words:
+        return Words(self.error, self.way)
+
+    def words(self, data: bytes) -> Iterator[bytes]:
+        for word in data.split():
+            if word == b"bad":
+                raise self.error
+            yield word
+
+    def feed(self, data: bytes) -> Any:
+        if self.way == "iterating":
+            return self.words(data)
+        if self.bad:
+            raise self.error
+        before, bad, _ = data.partition(b"bad")
+        self.bad = bool(bad)
+        if self.bad and self.way == "at once" and not before.split():
+            raise self.error
+        return before.split()
+
+    def finish(self) -> list[bytes]:
+        if self.bad:
+            raise self.error
+        return []
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority(tmp_path_factory.mktemp("ca"))
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+@pytest.mark.parametrize("where", ["inline", "by the pool"])
+@pytest.mark.parametrize("way", ["at once", "later", "iterating", "at the end"])
+@pytest.mark.parametrize("error", [CloseConnection(b"bye"), ValueError("no word")])
+def test_a_framing_that_ends_a_connection_ends_it_after_the_answers_to_what_came_before(
+    authority: Authority, caplog: pytest.LogCaptureFixture, error: Exception, way: str, where: str, tls: bool
+) -> None:
+    if tls and way == "at the end":
+        pytest.skip("with TLS nothing can be sent after the client's end")
+    files = authority.issue("127.0.0.1") if tls else None
+    certificates = None if files is None else Certificates(files.certfile, files.keyfile)
+    protocol = Messages(lambda word, peer: word * 10_000 + b";", Words(error, way))
+    with Server(protocol, "127.0.0.1:0", max_workers=2, tls=certificates) as server, ExitStack() as stack:
+        sock = stack.enter_context(client(server))
+        if tls:
+            sock = stack.enter_context(authority.client_context().wrap_socket(sock, server_hostname="127.0.0.1"))
+        assert ask(sock, b"a", 10_001) == b"a" * 10_000 + b";"
+        if where == "by the pool":
+            assert server._fleet is not None
+            for lane in server._fleet.lanes:
+                lane.spread = True
+        words = [] if way == "at once" else [b"%d" % number for number in range(200)]
+        sock.sendall(b" ".join([*words, b"bad", *[b"unread"] * 1000]))
+        if way == "at the end":
+            socket.socket.shutdown(sock, socket.SHUT_WR)
+        said = b"bye" if isinstance(error, CloseConnection) else b""
+        expected = b"".join(word * 10_000 + b";" for word in words)
+        assert receive(sock, len(expected)) == expected
+        if way == "later":
+            sock.sendall(b"more")
+        assert receive(sock, len(said)) == said
+        assert sock.recv(1) == b""
+    assert ("makes no message: no word" in caplog.text) is (not said)

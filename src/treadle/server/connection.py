@@ -120,6 +120,7 @@ class Connection:
         "due",
         "ended",
         "error",
+        "farewell",
         "fd",
         "feed",
         "handled",
@@ -174,6 +175,7 @@ class Connection:
         self.number = 0  # messages so far
         self.waiting: deque[bytes] = deque()  # messages that were read and not handled
         self.ended = False  # the peer will send no more
+        self.farewell: bytes | None = None  # the last bytes, for the client sends what makes no message; None: go on
         self.closing = False  # to be closed when what is answered is sent
         self.last = False  # to be closed after the message at hand, for it is too old
         self.late = False  # its time is over; to be looked at once more before it is judged

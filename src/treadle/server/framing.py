@@ -27,6 +27,8 @@ class Cutter(Protocol):
 
         Raises:
             MessageTooLong: the next message is longer than allowed, and none is complete before it.
+            CloseConnection: the connection is to end with that answer, after those to all messages before.
+            Exception: anything else ends it so, too, without an answer, and is logged.
         """
 
     @property

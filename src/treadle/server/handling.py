@@ -137,14 +137,16 @@ class Handling:
         _log.error("%s: handler %s failed on message %d", conn.peer, self.name, conn.number, exc_info=what)
         return None
 
-    def answer(self, conn: Connection, answer: Any) -> None:
-        """Send what the handler returned."""
+    def answer(self, conn: Connection, answer: Any) -> bool:
+        """Send what the handler returned; False: that cannot be sent, which is a failure of it."""
         try:
-            if answer:
+            if answer is not None and memoryview(answer).nbytes:  # what is false, but no bytes, is no empty answer
                 conn.write(answer)
-        except Exception:  # whatever an object of the user's does when it is asked for its truth or its bytes
+        except Exception:  # whatever an object of the user's does when it is asked for its bytes
             kind = type(answer).__name__
             self.failed(conn, TypeError(f"handler {self.name} returned {kind}; allowed: bytes, or None for no answer"))
+            return False
+        return True
 
     # -- the leader's way -----------------------------------------------------------------------------------------
 
@@ -177,9 +179,10 @@ class Handling:
         try:
             answers = [b"".join(answers)] if len(answers) > 1 else answers
         except TypeError:
-            pass  # one of them is no bytes; the others are sent
+            pass  # one of them is no bytes; those before it are sent
         for answer in answers:
-            self.answer(conn, answer)
+            if not self.answer(conn, answer):
+                break  # the client could not tell which message those behind it answer
 
     def delegate(self, conn: Connection) -> None:
         """Hand what waits in `conn` to the pool, which may make it wait, and so stops reading from it."""
@@ -310,6 +313,7 @@ class Handling:
         if conn.begun:  # nothing was read meanwhile, and that was not the client's fault
             conn.begun, conn.received = conn.active, 0
         plain = not (conn.closing or conn.error or conn.out or conn.waiting or conn.ended or conn.last or conn.secure)
+        plain = plain and conn.farewell is None
         with lane.lock:
             if plain and not lane.draining and not lane.over and self.watched_again(conn):
                 conn.calm = not conn.slow and not conn.begun

@@ -208,7 +208,7 @@ class Lane:
                     continue
                 if conn.feed is not None or not data:
                     messages = service.cut(conn, data)
-                    if len(messages) != 1 or conn.held or not data:
+                    if len(messages) != 1 or conn.held or not data or conn.farewell is not None:
                         if not service.received(conn, data, messages, lead):
                             return
                         turns = self.turns
@@ -233,8 +233,11 @@ class Lane:
                     handling.deposed(conn, answer, lead)
                     return
                 try:
-                    if answer and (sent := conn.send(answer)) != len(answer):
-                        service.keep(conn, answer, sent)
+                    if answer:
+                        if (sent := conn.send(answer)) != len(answer):
+                            service.keep(conn, answer, sent)
+                    elif answer is not None:
+                        handling.answer(conn, answer)  # nothing to send, or nothing that can be sent
                 except Exception as error:
                     service.unsent(conn, answer, error)
                 if conn.closing:

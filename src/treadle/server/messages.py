@@ -15,7 +15,7 @@ __all__ = ["CloseConnection", "Messages"]
 
 
 class CloseConnection(Exception):
-    """Raised by a handler to end the connection, after `answer` is sent. It is no failure and is not logged.
+    """Raised by a handler, or a framing, to end the connection after `answer` is sent. No failure, and not logged.
 
     Args:
         answer: the last bytes for the peer.

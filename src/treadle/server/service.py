@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from treadle.server.burst import Burst
 from treadle.server.connection import BLOCKED, CHUNK, RECORD, Connection, Phase
 from treadle.server.deadlines import GRACE, Deadlines
+from treadle.server.messages import CloseConnection
 from treadle.server.poller import READ, WRITE
 
 if TYPE_CHECKING:
@@ -171,16 +172,29 @@ class Service:
         return self.received(conn, data, self.cut(conn, data), lead)
 
     def cut(self, conn: Connection, data: bytes) -> Sequence[Any]:
-        """Return the messages that are complete with `data`, or with the end, b""; a framing that fails closes it."""
+        """Return the messages that are complete with `data`, or with the end, b"".
+
+        A framing that fails, or raises CloseConnection, closes it after what came before is answered.
+        """
+        messages: Sequence[Any] = ()
         try:
-            messages = conn.cutter.feed(data) if data else conn.cutter.finish()
+            found = conn.cutter.feed(data) if data else conn.cutter.finish()
+            if type(found) in (list, tuple):
+                messages = found
+            else:
+                messages = whole = []
+                for message in found:  # one by one, so that those before an error are kept
+                    whole.append(message)
             conn.held = conn.cutter.held
-            return messages if type(messages) in (list, tuple) else list(messages)
+        except CloseConnection as closing:
+            conn.farewell = closing.answer
         except Exception as error:  # MessageTooLong, or whatever a framing of the user's does
+            conn.farewell = b""
             if self.cuts.begins():
                 _log.warning("%s: closed, for what it sent makes no message: %s", conn.peer, error)
-            conn.closing, conn.held = True, 0
-            return ()
+        if conn.farewell is not None:
+            conn.begun, conn.held = 0.0, 0
+        return messages
 
     def read_all(self, conn: Connection) -> bytes:
         """Read what TLS has decrypted or can at once; b"": the peer sends no more. Raises as recv does.
@@ -304,13 +318,13 @@ class Service:
 
     def unsent(self, conn: Connection, answer: Any, error: Exception) -> None:
         """An answer could not be sent."""
-        if isinstance(error, BLOCKED):
+        if not isinstance(error, OSError) or not can_be_sent(answer):
+            self.lane.handling.answer(conn, answer)  # says what is wrong with it
+        elif isinstance(error, BLOCKED):
             self.keep(conn, answer, 0)
             return
-        if isinstance(error, OSError):
-            conn.give_up(error)
         else:
-            self.lane.handling.answer(conn, answer)  # says what is wrong with it
+            conn.give_up(error)
         self.settle(conn)
 
     def keep(self, conn: Connection, answer: Any, sent: int) -> None:
@@ -328,6 +342,9 @@ class Service:
         if phase is Phase.CLOSED or phase is Phase.LINGERING:
             return
         conn.calm = False
+        if conn.farewell is not None and not (conn.waiting or conn.closing):
+            conn.closing = True
+            conn.write(conn.farewell)
         if conn.error is not None:
             self.close(conn, conn.error)
             return
@@ -373,7 +390,9 @@ class Service:
             self.watch(conn, WRITE)
             return
         conn.say_goodbye()
-        unspoken = self.lane.draining and not (conn.number or conn.received)  # there is no answer to be lost
+        unspoken = self.lane.draining and not (
+            conn.number or conn.received or conn.farewell
+        )  # there is no answer to be lost
         if conn.ended or unspoken:
             self.close(conn, "")
             return
@@ -461,3 +480,12 @@ class Service:
         conn.busy = False
         conn.give_up(why)
         self.settle(conn)
+
+
+def can_be_sent(answer: Any) -> bool:
+    """Whether an answer is bytes, or like them: if not, the error is of its own making."""
+    try:
+        memoryview(answer)
+    except Exception:
+        return False
+    return True
