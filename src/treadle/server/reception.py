@@ -95,9 +95,7 @@ class Reception:
         try:
             if not conn.secure:
                 conn.send(self.limits.rejection)
-                conn.recv(
-                    CHUNK
-                )  # what came already, or the kernel would send a reset for it, and the rejection be lost
+                conn.recv(CHUNK)  # or the kernel would send a reset for what came already, and the rejection be lost
         except OSError:
             pass  # it is gone already, or sent nothing yet
         self.lane.service.close(conn, REFUSED)
