@@ -14,8 +14,10 @@ from typing import Any
 import pytest
 
 from certificates import Authority
+from socketservers import until
 from tcp import PATIENCE, ask, client, lane_of, receive, receive_all
 from treadle.server import Certificates, CloseConnection, Limits, Lines, Messages, Peer, Server
+from treadle.server.service import Service
 
 RESET = struct.pack("ii", 1, 0)
 
@@ -237,3 +239,36 @@ def test_a_framing_that_ends_a_connection_ends_it_after_the_answers_to_what_came
         assert receive(sock, len(said)) == said
         assert sock.recv(1) == b""
     assert ("makes no message: no word" in caplog.text) is (not said)
+
+
+def fail(*args: object) -> bool:
+    raise RuntimeError("a fault of ours")
+
+
+@pytest.mark.parametrize(("step", "message"), [("linger", b"bye\n"), ("go_on", b"x\n" * 1000)])
+def test_a_fault_over_one_connection_ends_that_one_and_is_told_once(
+    step: str, message: bytes, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def handle(line: bytes, peer: Peer) -> bytes:
+        if line == b"bye":
+            raise CloseConnection(b"bye")
+        return line
+
+    with Server(Messages(handle, Lines()), "127.0.0.1:0", max_workers=1) as server, client(server) as other:
+        with client(server) as sock, monkeypatch.context() as patch:
+            patch.setattr(Service, step, fail)
+            sock.sendall(message)
+            assert receive(sock, 3)
+            sock.sendall(b"more\n")
+            until(lambda: server.snapshot().connections == 1)
+        assert ask(other, b"y\n", 1) == b"y"
+        assert server.snapshot().closed_by == {"a fault in treadle itself": 1}
+    assert caplog.text.count("a fault in treadle itself") == 1
+    assert "a fault of ours" in caplog.text
+
+
+def test_a_fault_in_what_was_posted_keeps_nobody_from_the_rest(caplog: pytest.LogCaptureFixture) -> None:
+    with Server(Messages(lambda line, peer: line, Lines()), "127.0.0.1:0", max_workers=1) as server:
+        lane_of(server).inbox.append(fail)
+        settled(server)
+    assert "a fault of ours" in caplog.text

@@ -36,6 +36,7 @@ from treadle.server.connection import CHUNK, Connection
 from treadle.server.poller import READ, Poller, new_poller
 from treadle.server.timers import Timers
 from treadle.standing import Standing
+from treadle.words import log
 from treadle.worker import lent_here
 
 if TYPE_CHECKING:
@@ -369,4 +370,7 @@ class Mailbox:
         self.lane.poller.waker.clear()
         inbox = self.lane.inbox
         for _ in range(len(inbox)):
-            inbox.popleft()()
+            try:
+                inbox.popleft()()
+            except Exception as error:  # the others are not to be forgotten over it
+                log(_log, logging.ERROR, "%s: a fault in treadle itself; serving goes on", self.lane.name, error=error)

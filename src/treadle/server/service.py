@@ -18,6 +18,7 @@ from treadle.server.connection import BLOCKED, CHUNK, RECORD, Connection, Phase
 from treadle.server.deadlines import GRACE, Deadlines
 from treadle.server.messages import CloseConnection
 from treadle.server.poller import READ, WRITE
+from treadle.words import log
 
 if TYPE_CHECKING:
     from treadle.server.lane import Lane, Lead
@@ -81,6 +82,22 @@ class Service:
             self.settle(conn)
 
     def attend(self, source: Any, event: int, lead: Lead | None) -> bool:
+        """Do what `event` asks for; False: the lead was lost. What goes wrong with one connection ends that one."""
+        try:
+            return self.do(source, event, lead)
+        except Exception as error:
+            self.fault(source, lead, error)
+            return True
+
+    def fault(self, source: Any, lead: Lead | None, error: Exception) -> None:
+        """A fault in treadle itself, or in what it stands on: else the poller would tell of it again and again."""
+        if lead is not None and (lead.slot or lead.lost is not None):
+            raise error  # it is in the middle of a handler, and the lead goes with it
+        log(_log, logging.ERROR, "%s: a fault in treadle itself; serving goes on", self.lane.name, error=error)
+        if type(source) is Connection and not source.busy:
+            self.close(source, "a fault in treadle itself")
+
+    def do(self, source: Any, event: int, lead: Lead | None) -> bool:
         """Do what `event` asks for; False: the lead was lost."""
         if type(source) is not Connection:
             source.attend(event)
@@ -254,15 +271,22 @@ class Service:
         ready = self.lane.ready
         for conn in list(ready):
             del ready[conn]
-            if conn.late:
-                on = self.look(conn, lead)
-            elif conn.busy or conn.phase is not Phase.OPEN:
+            try:
+                on = self.go_on(conn, lead)
+            except Exception as error:
+                self.fault(conn, lead, error)
                 continue
-            else:
-                on = self.proceed(conn, lead) if conn.waiting else self.read(conn, lead)
             if not on:
                 return False
         return True
+
+    def go_on(self, conn: Connection, lead: Lead | None) -> bool:
+        """Do what is left to do in a connection; False: the lead was lost."""
+        if conn.late:
+            return self.look(conn, lead)
+        if conn.busy or conn.phase is not Phase.OPEN:
+            return True
+        return self.proceed(conn, lead) if conn.waiting else self.read(conn, lead)
 
     # -- looking once more ----------------------------------------------------------------------------------------
 

@@ -228,18 +228,24 @@ class Conversation:
             else:
                 sock.settimeout(self._reading.left(since, len(self._rest), clock.now()))
             data = sock.recv(most)
-            if connection.vet is not None and not connection.vet(connection, data):
-                connection.shut_down(socket.SHUT_RDWR)
-                raise ConnectionAbortedError(errno.ECONNABORTED, connection.error)
-            return data
         except OSError as error:
-            data = self._pull(most, since) if _is_late(error) else None
-            if data is not None:
-                return data
+            late = self._pull(most, since) if _is_late(error) else None
+            if late is not None:
+                return self._vetted(late)
             self._note(error, "idle_timeout" if since is None else self._reading.end(since, len(self._rest))[1])
             raise
         finally:
             connection.lull = 0.0
+        return self._vetted(data)
+
+    def _vetted(self, data: bytes) -> bytes:
+        """Return what was read, unless the client may not go on after that."""
+        connection = self._connection
+        if connection.vet is None or connection.vet(connection, data):
+            return data
+        connection.shut_down(socket.SHUT_RDWR)
+        self.gone = ConnectionAbortedError(errno.ECONNABORTED, connection.error)
+        raise self.gone
 
     def _pull(self, most: int, since: float | None) -> bytes | None:
         """Return what is in the kernel now that the time is over, for perhaps it was us who did not run; None: nothing.
