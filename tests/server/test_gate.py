@@ -35,6 +35,7 @@ def test_the_ceiling_is_exact_and_leaving_makes_room() -> None:
         (("2001:db8:1:2::1", 1, 0, 0), ("2001:db8:1:3::1", 1, 0, 0), False),
         (("::ffff:10.0.0.1", 1, 0, 0), ("10.0.0.1", 2), True),
         (("fe80::1%eth0", 1, 0, 2), ("fe80::2%eth0", 1, 0, 2), True),
+        (("fe80::1", 1, 0, 98765432), ("fe80::1", 1, 0, 98765433), False),  # of another link
         ("", "", False),  # UNIX sockets have no address
     ],
 )

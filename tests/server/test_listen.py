@@ -9,6 +9,8 @@ import stat
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
+from ipaddress import IPv6Address
 from pathlib import Path
 
 import pytest
@@ -88,6 +90,8 @@ def talk(listener: Listener, family: int, address: object) -> None:
         ("unix:/run/app.sock", Bind("unix:/run/app.sock", "unix", path="/run/app.sock", mode=0o600)),
         ("unix:a?mode=660", Bind("unix:a?mode=660", "unix", path="a", mode=0o660)),
         ("unix:a?mode=0666", Bind("unix:a?mode=0666", "unix", path="a", mode=0o666)),
+        ("unix:@app", Bind("unix:@app", "unix", path="@app")),
+        ("unix:./@app?mode=660", Bind("unix:./@app?mode=660", "unix", path="./@app", mode=0o660)),
         ("fd://3", Bind("fd://3", "fd", port=3)),
         ("systemd", Bind("systemd", "systemd")),
         ("systemd:web", Bind("systemd:web", "systemd", path="web")),
@@ -115,6 +119,8 @@ def test_each_form_is_understood(text: str, bind: Bind) -> None:
         ("127.0.0.1:٣", "'٣' is no port"),
         ("unix:", "names no path; allowed: unix:PATH"),
         ("unix:?mode=660", "names no path"),
+        ("unix:@", "names nothing; allowed: unix:@NAME"),
+        ("unix:@a?mode=660", "an abstract name has no mode, everybody may connect; a file: unix:./@a"),
         ("unix:a?mode=888", "'mode=888' is no mode; allowed: three octal digits"),
         ("unix:a?mod=660", "'mod=660' is no mode"),
         ("unix:a\0b", "a path cannot hold a NUL byte"),
@@ -184,6 +190,52 @@ def test_double_colon_takes_ipv4_clients_too(opened: list[Listener]) -> None:
     assert listener.address == f"[::]:{port}"
     talk(listener, socket.AF_INET6, ("::1", port))
     talk(listener, socket.AF_INET, ("127.0.0.1", port))
+
+
+@needs_ipv6
+@pytest.mark.parametrize("host", ["[::0]", "[0:0:0:0:0:0:0:0]", "[0000::]"])
+def test_however_double_colon_is_spelled_it_takes_ipv4_clients_too(host: str, opened: list[Listener]) -> None:
+    opened += open_listeners(f"{host}:0")
+    listener = only(opened)
+    port = listener.sock.getsockname()[1]
+    assert listener.address == f"[::]:{port}"
+    talk(listener, socket.AF_INET, ("127.0.0.1", port))
+
+
+@needs_ipv6
+def test_an_ipv4_address_in_the_form_of_ipv6_is_listened_at(opened: list[Listener]) -> None:
+    opened += open_listeners("[::ffff:127.0.0.1]:0")
+    listener = only(opened)
+    port = listener.sock.getsockname()[1]
+    assert listener.address == f"127.0.0.1:{port}"
+    talk(listener, socket.AF_INET, ("127.0.0.1", port))
+
+
+def link_local() -> str | None:
+    """Return a link-local address of this machine, with its interface; None: it has none."""
+    try:
+        lines = Path("/proc/net/if_inet6").read_text().splitlines()
+    except OSError:
+        return None
+    for digits, _, _, scope, flags, name in map(str.split, lines):
+        if scope == "20" and not int(flags, 16) & 0x40:  # nor tentative
+            host = ":".join(digits[at : at + 4] for at in range(0, 32, 4))
+            return f"{IPv6Address(host)}%{name}"
+    return None
+
+
+def test_a_link_local_address_keeps_its_interface(opened: list[Listener]) -> None:
+    """Without which it is no address: another server could not listen there, nor a client come."""
+    host = link_local()
+    if host is None:
+        pytest.skip("this machine has no link-local address")
+    opened += open_listeners(f"[{host}]:0")
+    listener = only(opened)
+    assert listener.address == f"[{host}]:{listener.sock.getsockname()[1]}"
+    talk(listener, socket.AF_INET6, listener.sock.getsockname())
+    listener.close()
+    opened += open_listeners(listener.address)
+    assert opened[-1].address == listener.address
 
 
 @needs_ipv6
@@ -283,6 +335,145 @@ def test_a_stale_socket_file_is_replaced(folder: Path, opened: list[Listener]) -
     assert (folder / "s").is_socket(), "as a server that was killed leaves it"
     opened += open_listeners(f"unix:{folder}/s")
     talk(only(opened), socket.AF_UNIX, f"{folder}/s")
+
+
+BEGIN = """
+import sys
+from treadle.errors import BindError
+from treadle.server.listen import open_listeners
+print("ready", flush=True)
+for path in sys.stdin:
+    try:
+        listeners = open_listeners("unix:" + path.strip())
+    except BindError as error:
+        print("lost", error, flush=True)
+    else:
+        print("won", flush=True)
+        input()
+        listeners[0].close()
+"""
+
+
+@needs_unix
+def test_of_servers_that_begin_together_at_one_stale_file_one_wins(folder: Path) -> None:
+    """It is reachable, and nothing of it stays when it has ended."""
+    with ExitStack() as stack:
+        servers = [
+            stack.enter_context(
+                subprocess.Popen(
+                    [sys.executable, "-c", BEGIN], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
+                )
+            )
+            for _ in range(4)
+        ]
+        ends = []
+        for server in servers:
+            assert server.stdin is not None
+            assert server.stdout is not None
+            assert server.stdout.readline() == "ready\n"
+            ends.append((server.stdin, server.stdout))
+        for _ in range(15):
+            with socket.socket(socket.AF_UNIX) as gone:
+                gone.bind(f"{folder}/s")
+            for order, _ in ends:
+                order.write(f"{folder}/s\n")
+            said = [answer.readline() for _, answer in ends]
+            winner = said.index("won\n")
+            assert all(
+                "another server listens there" in line or "begins to listen there just now" in line
+                for line in said[:winner] + said[winner + 1 :]
+            )
+            with socket.socket(socket.AF_UNIX) as sock:
+                sock.settimeout(PATIENCE)
+                sock.connect(f"{folder}/s")
+                assert [left.name for left in folder.iterdir()] == ["s"]
+                ends[winner][0].write("\n")
+                with pytest.raises(ConnectionResetError):
+                    sock.recv(1)  # it is closed, unserved
+            assert list(folder.iterdir()) == []
+        for order, _ in ends:
+            order.close()
+
+
+@needs_unix
+def test_while_a_server_begins_to_listen_its_file_is_not_taken_for_a_stale_one(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, opened: list[Listener]
+) -> None:
+    listen, met = socket.socket.listen, []
+
+    def another_begins_as_well(sock: socket.socket, backlog: int) -> None:
+        monkeypatch.undo()
+        with pytest.raises(BindError, match="another server begins to listen there just now") as caught:
+            open_listeners(f"unix:{folder}/s")
+        met.append(caught.value)
+        listen(sock, backlog)
+
+    monkeypatch.setattr(socket.socket, "listen", another_begins_as_well)
+    opened += open_listeners(f"unix:{folder}/s")
+    assert met
+    talk(only(opened), socket.AF_UNIX, f"{folder}/s")
+
+
+@needs_unix
+def test_a_lock_that_was_removed_before_it_was_taken_is_made_anew(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, opened: list[Listener]
+) -> None:
+    """Else two would hold one each, of the same name."""
+    fcntl = pytest.importorskip("fcntl")
+    flock, taken = fcntl.flock, []
+
+    def too_late(descriptor: int, how: int) -> None:
+        flock(descriptor, how)
+        taken.append(how)
+        if len(taken) == 1:
+            (folder / "s.treadle-lock").unlink()
+
+    monkeypatch.setattr(fcntl, "flock", too_late)
+    opened += open_listeners(f"unix:{folder}/s")
+    assert len(taken) == 3, "twice taken, once let go"
+    assert [left.name for left in folder.iterdir()] == ["s"]
+
+
+@needs_unix
+def test_the_lock_of_a_server_that_died_is_in_nobodys_way(folder: Path, opened: list[Listener]) -> None:
+    (folder / "s.treadle-lock").touch()
+    opened += open_listeners(f"unix:{folder}/s")
+    assert [left.name for left in folder.iterdir()] == ["s"]
+
+
+@needs_unix
+def test_what_lies_in_the_place_of_the_lock_and_is_none_is_named(folder: Path) -> None:
+    (folder / "s.treadle-lock").symlink_to(folder / "of great value")
+    with pytest.raises(BindError, match=r"s\.treadle-lock is in the way .*; remove it"):
+        open_listeners(f"unix:{folder}/s")
+    assert (folder / "s.treadle-lock").is_symlink()
+    assert not (folder / "of great value").exists()
+
+
+@needs_unix
+def test_a_symbolic_link_is_named_and_never_removed(folder: Path, opened: list[Listener]) -> None:
+    link = folder / "link"
+    link.symlink_to(folder / "s")
+    with pytest.raises(BindError, match=f"link is a symbolic link to {folder}/s, which does not exist; remove"):
+        open_listeners(f"unix:{link}")
+    opened += open_listeners(f"unix:{folder}/s")
+    with pytest.raises(BindError, match="another server listens there"):
+        open_listeners(f"unix:{link}")
+    only(opened).share()
+    only(opened).close()
+    with pytest.raises(BindError, match=f"link is a symbolic link to {folder}/s; listen there, or remove the link"):
+        open_listeners(f"unix:{link}")
+    assert link.is_symlink()
+    assert (folder / "s").is_socket()
+
+
+@needs_unix
+def test_the_file_is_removed_wherever_the_program_has_gone(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    listener = only(open_listeners("unix:s"))
+    monkeypatch.chdir("/")
+    listener.close()
+    assert list(folder.iterdir()) == []
 
 
 @needs_unix
@@ -402,6 +593,51 @@ def test_an_abstract_name_is_printable(opened: list[Listener]) -> None:
         owner.bind(name)
         opened += open_listeners(owner)
         assert only(opened).address == f"unix:@{name[1:]}"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has abstract names")
+def test_an_abstract_name_is_listened_at_and_its_address_may_be_passed_back(opened: list[Listener]) -> None:
+    bind = f"unix:@treadle-{os.getpid()}谢".ljust(LONGEST_PATH, "x")
+    opened += open_listeners(bind)
+    assert only(opened).address == bind
+    talk(only(opened), socket.AF_UNIX, f"\0{bind[6:]}")
+    with pytest.raises(BindError, match="another server listens there; stop it first"):
+        open_listeners(only(opened).address)
+    only(opened).close()
+    opened += open_listeners(bind)
+
+
+@needs_unix
+def test_where_there_are_no_abstract_names_it_says_how_to_write_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "darwin")
+    with pytest.raises(BindError, match=r"only Linux has abstract names; .* write unix:\./@app"):
+        open_listeners("unix:@app")
+
+
+@needs_unix
+def test_a_file_whose_name_looks_abstract_keeps_its_address(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, opened: list[Listener]
+) -> None:
+    monkeypatch.chdir(folder)
+    opened += open_listeners("unix:./@s")
+    assert only(opened).address == "unix:./@s"
+    assert (folder / "@s").is_socket()
+    only(opened).close()
+    with socket.socket(socket.AF_UNIX) as owner:
+        owner.bind("@s")
+        opened += open_listeners(owner)
+        assert opened[-1].address == "unix:./@s"
+
+
+def test_what_was_closed_behind_its_back_is_not_closed_again() -> None:
+    """The number may be that of something else by now."""
+    listener = only(open_listeners("127.0.0.1:0"))
+    number = listener.sock.fileno()
+    reader, writer = os.pipe()
+    os.dup2(reader, number)
+    listener.close()
+    for descriptor in (number, reader, writer):
+        os.close(descriptor)
 
 
 def test_a_descriptor_is_used_and_stays_open(opened: list[Listener]) -> None:

@@ -12,6 +12,7 @@ from math import inf
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from treadle.server.framing import RawCutter
+from treadle.server.hosts import host_of, text_of
 from treadle.server.poller import READ
 from treadle.worker import current_worker
 
@@ -67,8 +68,8 @@ class Peer:
 
     @property
     def host(self) -> str:
-        """The peer's IP address; "" for a UNIX socket."""
-        return str(self.address[0]) if isinstance(self.address, tuple) else ""
+        """The peer's IP address, an IPv4 client's as such also at [::], a link-local one as fe80::1%eth0; UNIX: ""."""
+        return host_of(self.address)
 
     @property
     def port(self) -> int:
@@ -96,7 +97,7 @@ class Peer:
     def __str__(self) -> str:
         if not isinstance(self.address, tuple):
             return "a UNIX socket"
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+        return text_of(self.address)
 
     def __repr__(self) -> str:
         return f"<Peer {self}>"

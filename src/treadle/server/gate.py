@@ -7,6 +7,7 @@ from threading import Lock
 from typing import Any
 
 from treadle import clock
+from treadle.server.hosts import host_of
 from treadle.server.limits import Limits
 from treadle.server.proxy import Proxies
 
@@ -106,10 +107,7 @@ class Gate:
             return None
         if not behind and self.proxies is not None and address in self.proxies:
             return None
-        host = str(address[0]).partition("%")[0]
+        host, _, scope = host_of(address).partition("%")
         if ":" not in host:
             return host
-        ip = ipaddress.IPv6Address(host)
-        if ip.ipv4_mapped is not None:
-            return str(ip.ipv4_mapped)
-        return str(ipaddress.IPv6Network((ip, IPV6_NETWORK), strict=False))
+        return f"{ipaddress.IPv6Network((host, IPV6_NETWORK), strict=False)}{scope and '%'}{scope}"

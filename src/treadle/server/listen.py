@@ -8,12 +8,19 @@ import re
 import socket
 import stat
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from ipaddress import IPv6Address
 from typing import Any, TypeGuard
 
 from treadle.errors import BindError
+from treadle.server.hosts import text_of
+
+try:
+    import fcntl
+except ImportError:  # Windows, which has no UNIX sockets that Python knows of
+    fcntl = None  # type: ignore[assignment]
 
 __all__ = ["Bind", "Listener", "check_bind", "open_listeners", "parse_bind"]
 
@@ -21,7 +28,9 @@ BACKLOG = 65535  # what the kernel may hold until it is accepted; it takes its o
 FIRST_SYSTEMD_FD = 3  # SD_LISTEN_FDS_START, sd_listen_fds(3)
 MAX_FD = 2**31 - 1  # a C int
 MODE = 0o600  # of a UNIX socket: its owner's alone, unless bind says otherwise
-FORMS = '"HOST:PORT", "[IPV6]:PORT", "unix:PATH", "unix:PATH?mode=660", "fd://N", "systemd", "systemd:NAME"'
+FORMS = (
+    '"HOST:PORT", "[IPV6]:PORT", "unix:PATH", "unix:PATH?mode=660", "unix:@NAME", "fd://N", "systemd", "systemd:NAME"'
+)
 WHAT_TO_DO = {
     errno.EADDRINUSE: "it is in use; stop the other server, or choose another port (0: any free one)",
     errno.EACCES: "permission denied; ports below 1024, and folders of others, are for privileged users",
@@ -44,7 +53,7 @@ class Bind:
         kind: "tcp", "unix", "fd" or "systemd".
         host: of "tcp".
         port: of "tcp"; the number of "fd".
-        path: of "unix"; the name of "systemd", or "".
+        path: of "unix", with "@" before a name of Linux's abstract namespace; the name of "systemd", or "".
         mode: of "unix": permissions.
     """
 
@@ -91,8 +100,12 @@ def _parse_unix(text: str) -> Bind:
         raise ValueError(f"bind={text!r} names no path; allowed: unix:PATH, as in unix:/run/app.sock")
     if "\0" in path:
         raise ValueError(f"bind={text!r}: a path cannot hold a NUL byte")
+    if path == "@":
+        raise ValueError(f"bind={text!r} names nothing; allowed: unix:@NAME, as in unix:@app (a file: unix:./@)")
     if not query:
         return Bind(text, "unix", path=path)
+    if path.startswith("@"):
+        raise ValueError(f"bind={text!r}: an abstract name has no mode, everybody may connect; a file: unix:./{path}")
     found = re.fullmatch("mode=(0?[0-7]{3})", query)
     if not found:
         raise ValueError(f"bind={text!r}: {query!r} is no mode; allowed: three octal digits, as in mode=660")
@@ -135,8 +148,9 @@ class Listener:
         self.sock = sock
         self.inherited = inherited
         self.address = _address_of(sock)
-        self._own_path = own_path
-        self._inode = os.stat(own_path).st_ino if own_path is not None else None
+        self._identity = _identity(os.fstat, sock.fileno())
+        self._own_path = os.path.abspath(own_path) if own_path is not None else None  # wherever the program goes
+        self._file = _identity(os.lstat, self._own_path)
 
     def close(self) -> None:
         """Close it; a UNIX socket's file that we made goes too, unless another server has replaced it."""
@@ -144,10 +158,13 @@ class Listener:
             # Before the socket is closed: from then on another server may take the file for a stale one, and replace it
             # by one with the same inode number, which would be taken for ours.
             with suppress(OSError):
-                if os.stat(self._own_path).st_ino == self._inode:
+                if _identity(os.lstat, self._own_path) == self._file:
                     os.unlink(self._own_path)
             self._own_path = None
-        self.sock.close()
+        if _identity(os.fstat, self.sock.fileno()) == self._identity:
+            self.sock.close()
+        else:  # somebody has closed it behind our back, and the number may be that of something else by now
+            self.sock.detach()
 
     def share(self) -> None:
         """Leave the file of a UNIX socket to the parent process, in a forked child."""
@@ -157,12 +174,22 @@ class Listener:
         return f"<Listener {self.address}>"
 
 
+def _identity(look: Callable[[Any], os.stat_result], what: Any) -> tuple[int, int] | None:
+    """Return what tells a file, or a socket, from all others of the system; None: there is none, or nobody can tell."""
+    try:
+        found = look(what)
+    except (OSError, ValueError, TypeError):  # of a closed socket, -1; of no path, None
+        return None
+    return found.st_dev, found.st_ino
+
+
 def _address_of(sock: socket.socket) -> str:
     name = sock.getsockname()
-    if sock.family == getattr(socket, "AF_UNIX", None):
-        path = name.decode(errors="replace") if isinstance(name, bytes) else name
-        return f"unix:{path.replace(chr(0), '@')}"  # an abstract name begins with NUL, which ss and netstat show as @
-    return f"[{name[0]}]:{name[1]}" if sock.family == socket.AF_INET6 else f"{name[0]}:{name[1]}"
+    if sock.family != getattr(socket, "AF_UNIX", None):
+        return text_of(name)
+    if isinstance(name, bytes):  # an abstract name begins with NUL, which ss and netstat show as @
+        return f"unix:{name.decode(errors='replace').replace(chr(0), '@')}"
+    return f"unix:{'./' if name.startswith('@') else ''}{name}"
 
 
 def check_bind(bind: str | socket.socket | Sequence[Listener]) -> None:
@@ -229,8 +256,10 @@ def _listen_at(where: Bind, family: int, kind: int, protocol: int, address: Any)
     try:
         if os.name == "posix":  # elsewhere it would let two servers share a port
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:  # [::] is for IPv4 as well, on every system
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(where.host != "::"))
+        if family == socket.AF_INET6:  # [::] is for IPv4 as well, on every system, and [::ffff:127.0.0.1] for it alone
+            ip = IPv6Address(address[0])
+            both = ip.is_unspecified or ip.ipv4_mapped is not None
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(not both))
         sock.bind(address)
         sock.listen(BACKLOG)
         return Listener(sock, inherited=False)
@@ -242,38 +271,121 @@ def _listen_at(where: Bind, family: int, kind: int, protocol: int, address: Any)
 def _listen_unix(where: Bind) -> Listener:
     if not hasattr(socket, "AF_UNIX"):
         raise BindError(where.text, "this platform has no UNIX sockets")
-    size = len(os.fsencode(where.path))
+    abstract = where.path.startswith("@")
+    size = len(os.fsencode(where.path)) - abstract
     if size > LONGEST_PATH:
         raise BindError(
             where.text, f"its path has {size} bytes, and the system allows {LONGEST_PATH}; take a shorter one"
         )
-    _remove_stale(where)
+    if abstract:
+        return _listen_abstract(where)
+    with _alone_at(where):
+        _remove_stale(where)
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            sock.bind(where.path)
+            os.chmod(where.path, where.mode)  # before it listens, so nobody comes in between
+            sock.listen(BACKLOG)
+            # The program may go to another folder.
+            return Listener(sock, inherited=False, own_path=os.path.abspath(where.path))
+        except BaseException:
+            sock.close()
+            raise
+
+
+def _listen_abstract(where: Bind) -> Listener:
+    """Listen at a name that is no file: it is gone with the socket (unix(7))."""
+    if sys.platform != "linux":
+        raise BindError(where.text, f"only Linux has abstract names; for a file of that name write unix:./{where.path}")
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        sock.bind(where.path)
-        os.chmod(where.path, where.mode)  # before it listens, so nobody comes in between
+        sock.bind(f"\0{where.path[1:]}")
         sock.listen(BACKLOG)
-        return Listener(sock, inherited=False, own_path=os.path.abspath(where.path))  # the program may change folders
-    except BaseException:
+        return Listener(sock, inherited=False)
+    except BaseException as error:
         sock.close()
+        if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
+            raise BindError(where.text, "another server listens there; stop it first") from error
         raise
+
+
+@contextmanager
+def _alone_at(where: Bind) -> Iterator[None]:
+    """Keep other servers from listening at a path while this one begins to.
+
+    A server that is about to listen looks like one that is gone, and between a look at a file and its removal another
+    server may have replaced it. So each holds a lock meanwhile, beside the path. The kernel lets it go when a process
+    dies, and what then stays of it, an empty file, is in nobody's way: the next one takes it, and removes it.
+
+    Raises:
+        BindError: another server begins to listen there just now.
+        OSError: no file can be made there.
+    """
+    if fcntl is None:
+        yield
+        return
+    path = f"{where.path}.treadle-lock"  # a name that nobody else thinks of, for it is removed
+    lock = _take_lock(where, path)
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            os.unlink(path)  # while it is held: what lies there afterwards is somebody else's
+        fcntl.flock(lock, fcntl.LOCK_UN)  # also for a child that was forked meanwhile, and has a copy of it
+        os.close(lock)
+
+
+def _take_lock(where: Bind, path: str) -> int:
+    """Return the descriptor of the file at `path`, locked."""
+    while True:
+        # Of nothing but a file of our own, for any user who may be there; no reader is waited for, should it be a pipe.
+        try:
+            lock = os.open(path, os.O_RDONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o444)
+        except OSError as error:
+            if not os.path.lexists(path):
+                raise
+            why = f"{path} is in the way ({error.strerror}); remove it, if no server begins to listen there"
+            raise BindError(where.text, why) from error
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if _identity(os.fstat, lock) == _identity(os.lstat, path):
+                return lock
+        except BlockingIOError as error:
+            os.close(lock)
+            raise BindError(where.text, "another server begins to listen there just now; stop it first") from error
+        except BaseException:
+            os.close(lock)
+            raise
+        os.close(lock)  # whoever had it has removed it, between our two steps
 
 
 def _remove_stale(where: Bind) -> None:
     """Remove the file of a server that is gone; a living one's stays, and so does everything that is no socket."""
     try:
-        mode = os.stat(where.path).st_mode
+        mode = os.lstat(where.path).st_mode
     except FileNotFoundError:
         return
-    if not stat.S_ISSOCK(mode):
+    if stat.S_ISLNK(mode) and not os.path.exists(where.path):
+        target = os.readlink(where.path)
+        raise BindError(
+            where.text, f"{where.path} is a symbolic link to {target}, which does not exist; remove the link"
+        )
+    if not stat.S_ISSOCK(os.stat(where.path).st_mode):
         raise BindError(where.text, f"{where.path} exists, and is no socket")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.setblocking(False)
         try:
             probe.connect(where.path)
         except ConnectionRefusedError:
+            if stat.S_ISLNK(mode):  # somebody has put it there on purpose, and the kernel does not bind through it
+                target = os.readlink(where.path)
+                raise BindError(
+                    where.text, f"{where.path} is a symbolic link to {target}; listen there, or remove the link"
+                ) from None
             os.unlink(where.path)
             return
+        except FileNotFoundError:
+            return  # a server that came to its end has removed it just now
         except BlockingIOError:
             pass  # somebody listens, and is busy
     raise BindError(where.text, "another server listens there; stop it first")
