@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import socket
@@ -160,6 +161,32 @@ def test_a_port_in_use_is_named_with_status_69() -> None:
         status, out, error = run(*TREADLE, "echo", "--bind", f"127.0.0.1:{port}")
     assert (status, out) == (69, "")
     assert f"cannot listen on 127.0.0.1:{port}: it is in use; stop the other server, or choose another port" in error
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_when_somebody_shuts_its_socket_down_it_ends_with_status_69(processes: int) -> None:
+    """Also if several processes share it: those that are started anew have no better one."""
+    with socket.create_server(("127.0.0.1", 0)) as owner:
+        command = (*TREADLE, "echo", "--bind", "fd://0", "--processes", str(processes))
+        with subprocess.Popen(
+            command, stdin=owner.fileno(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        ) as server:
+            with connect(owner.getsockname()[1]) as client:
+                talk(client)
+                owner.shutdown(socket.SHUT_RDWR)
+                assert client.recv(1) == b""
+            output, _ = server.communicate(timeout=PATIENCE)
+    assert server.returncode == 69
+    assert "no more clients are accepted here" in output
+    assert "it was shut down or closed by somebody else" in output
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has abstract names")
+def test_it_says_how_to_talk_to_an_abstract_name() -> None:
+    name = f"treadle-{os.getpid()}"
+    with Program([*TREADLE, "echo", "--bind", f"unix:@{name}"]) as server:
+        server.wait_for(rf"listens on unix:@{name}\n")
+        server.wait_for(rf"\| socat - ABSTRACT-CONNECT:{name}\n")
 
 
 @pytest.mark.parametrize(

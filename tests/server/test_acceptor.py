@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 import socket
 import threading
+from functools import partial
 from typing import Any
 
 import pytest
 
 from certificates import Authority
+from socketservers import until
 from tcp import PATIENCE, ask, client, lane_of, receive_all
 from treadle.server import Certificates, Limits, Messages, Server
-from treadle.server.acceptor import FIRST_PAUSE, LONGEST_PAUSE
-from treadle.server.listen import Listener
+from treadle.server.acceptor import AT_ONCE, FIRST_PAUSE, LONGEST_PAUSE
+from treadle.server.listen import Listener, open_listeners
+from treadle.server.poller import READ, EpollPoller, SelectorPoller
+
+ERROR = 8  # EPOLLERR
 
 
 class Scripted(socket.socket):
@@ -44,7 +50,7 @@ def serving(sock: Scripted, **limits: object) -> Server:
 def test_rule_5_when_the_system_is_out_of_something_it_pauses_says_so_once_and_goes_on(
     number: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    listener = Scripted(number, number, number, number)
+    listener = Scripted(number, number, number)
     with serving(listener) as server, client(server) as sock:
         assert ask(sock, b"x") == b"x"
         assert listener.accepts < 20, "it spins"
@@ -63,7 +69,7 @@ def test_rule_5_pauses_grow_to_a_second_and_begin_anew_after_a_success() -> None
         def fail() -> None:
             for _ in range(7):
                 pauses.append(acceptor.pause)
-                acceptor.out_of_it(OSError(errno.ENOBUFS, "scripted"))
+                acceptor.back_off(OSError(errno.ENOBUFS, "scripted"))
             acceptor.resume()
 
         lane_of(server).post(fail)
@@ -73,7 +79,21 @@ def test_rule_5_pauses_grow_to_a_second_and_begin_anew_after_a_success() -> None
         assert acceptor.pause == FIRST_PAUSE
 
 
-@pytest.mark.parametrize("number", [errno.ECONNABORTED, errno.EPROTO, errno.EPERM, errno.ETIMEDOUT])
+@pytest.mark.parametrize("number", [errno.EOPNOTSUPP, errno.EIO])
+def test_rule_5_what_nobody_foresaw_is_tried_again_after_a_pause(number: int, caplog: pytest.LogCaptureFixture) -> None:
+    listener = Scripted()
+    with serving(listener) as server:
+        listener.failures = [number] * 3
+        with client(server) as sock:
+            assert ask(sock, b"x") == b"x"
+        assert listener.accepts < 10, "it spins"
+    assert caplog.text.count("cannot accept") == 1
+
+
+@pytest.mark.parametrize(
+    "number",
+    [errno.ECONNABORTED, errno.EPROTO, errno.EPERM, errno.ETIMEDOUT, errno.ENETDOWN, errno.EHOSTUNREACH],
+)
 def test_rule_5_a_client_that_left_while_it_waited_is_passed_over(number: int) -> None:
     listener = Scripted(number, number)
     with serving(listener) as server, client(server) as sock:
@@ -97,6 +117,36 @@ def test_rule_5_it_resumes_at_once_when_a_connection_leaves() -> None:
                 assert ask(second, b"y") == b"y"
 
 
+def test_rule_5_an_error_of_the_listener_without_a_client_is_no_reason_to_spin(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with serving(Scripted()) as server:
+        assert server._fleet is not None
+        (acceptor,) = server._fleet.acceptors
+        watched: list[int] = []
+
+        def tell_of_an_error() -> None:
+            acceptor.attend(READ | ERROR)
+            watched.append(acceptor.watched)
+
+        lane_of(server).post(tell_of_an_error)
+        with client(server) as sock:
+            assert ask(sock, b"x") == b"x"
+        assert watched == [0]
+    assert "cannot accept" in caplog.text
+
+
+def test_rule_5_nobody_is_turned_away_before_a_pause_has_passed() -> None:
+    """Others may be just leaving."""
+    listener = Scripted()
+    with serving(listener) as server, client(server) as first:
+        assert ask(first, b"x") == b"x"
+        listener.failures = [errno.EMFILE]
+        with client(server) as second:
+            assert ask(second, b"y") == b"y"
+        assert server.snapshot().refused == 0
+
+
 def test_rule_5_the_reserve_lets_a_client_know_that_there_is_no_place() -> None:
     listener = Scripted()
     with serving(listener) as server, client(server) as first:
@@ -104,7 +154,7 @@ def test_rule_5_the_reserve_lets_a_client_know_that_there_is_no_place() -> None:
         assert server._fleet is not None
         (acceptor,) = server._fleet.acceptors
         assert acceptor.reserve >= 0
-        listener.failures = [errno.EMFILE]
+        listener.failures = [errno.EMFILE, errno.EMFILE]
         with client(server) as second:
             assert second.recv(1) == b""
         settled = threading.Event()
@@ -171,6 +221,78 @@ def test_rule_9_those_that_wait_at_a_ceiling_are_served_before_the_end(limits: d
     assert server.stop(0) == 0
     assert in_time, "it waited for nobody, until its time was over"
     stopper.join(PATIENCE)
+
+
+@pytest.mark.parametrize("waiting", [AT_ONCE - 1, AT_ONCE, 2 * AT_ONCE])
+def test_rule_9_the_end_comes_when_all_that_waited_are_served_however_many_they_were(waiting: int) -> None:
+    """After a full turn of accepting nobody waits any more, so the poller has nothing to tell."""
+    listener = Scripted()
+    listener.listen(100)
+    server = serving(listener, linger=0.1).start()
+    held, asleep = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        asleep.set()
+        assert held.wait(PATIENCE)
+
+    lane_of(server).post(hold)
+    assert asleep.wait(PATIENCE)
+    socks = [socket.create_connection(listener.getsockname(), PATIENCE) for _ in range(waiting)]
+    stopper = threading.Thread(target=server.stop, args=(100 * PATIENCE,))
+    stopper.start()
+    while not lane_of(server).inbox:  # which the stop is posted to
+        stopper.join(0.001)
+    held.set()
+    for sock in socks:
+        sock.sendall(b"x")
+        assert receive_all(sock) == b"x"
+        sock.close()
+    stopper.join(PATIENCE)
+    in_time = not stopper.is_alive()
+    assert server.stop(0) == 0
+    assert in_time, "it waited for nobody, until its time was over"
+
+
+# -- a listener that somebody shut down, or closed ---------------------------------------------------------------------
+
+
+def echo(data: bytes, peer: object) -> bytes:
+    return data
+
+
+# What a test closes behind the back of a socket is nobody's afterwards: epoll forgets it, and the leader is told so.
+
+
+@pytest.mark.parametrize("kind", [SelectorPoller, *([EpollPoller] if hasattr(select, "epoll") else [])])
+@pytest.mark.parametrize("how", ["shut down", "closed", "something else's"])
+def test_a_listener_that_is_none_any_more_is_let_go_and_the_others_serve_on(
+    how: str, kind: type[Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Else it would be tried again and again, for the poller tells of it for ever."""
+    monkeypatch.setattr("treadle.server.lane.new_poller", kind)
+    ours, other = open_listeners("127.0.0.1:0") + open_listeners("127.0.0.1:0")
+    server = Server(Messages(echo), [ours, other], max_workers=1).start()
+    assert server._fleet is not None
+    acceptor = server._fleet.acceptors[0]
+    with client(server, to=ours.address) as sock:
+        assert ask(sock, b"x") == b"x"
+        if how == "shut down":
+            ours.sock.shutdown(socket.SHUT_RDWR)
+        elif how == "closed":
+            os.close(ours.sock.fileno())
+            lane_of(server).post(partial(acceptor.attend, 0))
+        else:
+            os.dup2(sock.fileno(), ours.sock.fileno())
+            lane_of(server).post(partial(acceptor.attend, 0))
+        until(lambda: acceptor.closed)
+        assert ask(sock, b"y") == b"y"
+        with client(server, to=other.address) as another:
+            assert ask(another, b"z") == b"z"
+        if how == "something else's":
+            os.close(acceptor.fd)  # which it must not be: it was not the server's any more
+    assert server.stop(PATIENCE) == 0
+    assert caplog.text.count("no more clients are accepted here") == 1
+    assert f"{ours.address}: no more clients" in caplog.text
 
 
 def test_rule_9_those_that_wait_at_a_ceiling_until_the_end_are_counted() -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import random
+import socket
 import threading
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+from socketservers import until
 from tcp import PATIENCE, ask, client, lane_of, receive
 from treadle import Pool
 from treadle.server import Lines, Messages, Peer, Server, lane
@@ -263,3 +265,16 @@ def test_a_worker_that_waits_to_lead_goes_on_when_the_lane_ends() -> None:
                 of.baton.release()
                 heir.join(PATIENCE)
             of.close()
+
+
+@pytest.mark.parametrize("end", ["reader", "writer"])
+def test_a_waker_that_somebody_shut_down_is_replaced_and_the_server_stops_as_ever(end: str) -> None:
+    with Server(Messages(lambda data, peer: data), "127.0.0.1:0", max_workers=1) as server, client(server) as sock:
+        assert ask(sock, b"x") == b"x"
+        poller = lane_of(server).poller
+        broken = poller.waker
+        getattr(broken, end).shutdown(socket.SHUT_RDWR)
+        until(lambda: poller.waker is not broken)
+        assert ask(sock, b"y") == b"y"
+        sock.close()
+        assert server.stop(PATIENCE) == 0

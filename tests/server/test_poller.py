@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import select
+import selectors
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -17,7 +19,16 @@ import pytest
 from tcp import PATIENCE, ask, client, receive_all
 from treadle.server import Lines, Messages, Server
 from treadle.server import poller as module
-from treadle.server.poller import READ, WRITE, EpollPoller, KqueuePoller, Poller, SelectorPoller, new_poller
+from treadle.server.poller import (
+    READ,
+    WRITE,
+    EpollPoller,
+    KqueuePoller,
+    Poller,
+    SelectorPoller,
+    new_poller,
+    renew_waker,
+)
 
 
 class Kqueue:
@@ -144,7 +155,47 @@ def test_wake_ends_a_poll_under_way_and_the_next_one(poller: Poller) -> None:
     assert not waiting.is_alive()
     while poller.poll(0):
         poller.waker.clear()
-    poller.waker.clear()  # of nothing
+    assert poller.waker.clear(), "of nothing"
+
+
+@pytest.mark.parametrize("how", ["shut down", "one end closed"])
+def test_a_waker_that_somebody_broke_is_replaced(poller: Poller, how: str) -> None:
+    """It would be readable for ever."""
+    if how == "shut down":
+        poller.waker.reader.shutdown(socket.SHUT_RDWR)
+    else:
+        os.close(poller.waker.writer.fileno())
+    assert [fd for fd, _ in poller.poll(PATIENCE)] == [poller.waker.fd]
+    assert not poller.waker.clear()
+    renew_waker(poller)
+    assert poller.poll(0) == []
+    poller.wake()
+    assert [fd for fd, _ in poller.poll(PATIENCE)] == [poller.waker.fd]
+    assert poller.waker.clear()
+
+
+def test_what_was_closed_behind_its_back_need_not_be_watched_any_more(poller: Poller) -> None:
+    ours, theirs = socket.socketpair()
+    with theirs:
+        poller.add(ours.fileno(), READ)
+        os.close(ours.fileno())
+        poller.remove(ours.detach(), READ)
+        assert poller.poll(0) == []
+
+
+def test_select_fails_for_one_that_is_closed_and_so_all_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(selectors, "PollSelector", raising=False)
+    poller = SelectorPoller()
+    (ours, theirs), (mine, yours) = socket.socketpair(), socket.socketpair()
+    with theirs, mine, yours:
+        poller.add(ours.fileno(), READ)
+        poller.add(mine.fileno(), READ)
+        os.close(ours.fileno())
+        assert {ours.fileno(), mine.fileno()} <= {fd for fd, _ in poller.poll(PATIENCE)}
+        poller.remove(ours.detach(), READ)
+        assert poller.poll(0) == []
+        poller.remove(mine.fileno(), READ)
+    poller.close()
 
 
 def test_what_another_thread_changes_holds_for_a_poll_under_way(

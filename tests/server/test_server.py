@@ -10,8 +10,10 @@ import threading
 
 import pytest
 
+from socketservers import until
 from tcp import PATIENCE, ask, client, receive_all
 from treadle import Pool
+from treadle.errors import BindError
 from treadle.server import (
     CloseConnection,
     Conversation,
@@ -24,6 +26,7 @@ from treadle.server import (
     Server,
     Session,
 )
+from treadle.server.listen import open_listeners
 
 
 def checking() -> ssl.SSLContext:
@@ -272,6 +275,48 @@ def test_stop_is_idempotent_and_start_is_not() -> None:
     with pytest.raises(RuntimeError, match="the server is stopped"):
         server.start()
     assert Server(Messages(echo)).stop() == 0
+
+
+def test_without_a_listener_it_serves_those_who_are_connected_and_stops() -> None:
+    (listener,) = open_listeners("127.0.0.1:0")
+    with Server(Messages(echo), [listener], max_workers=1, limits=Limits(linger=0.1)) as server:
+        with client(server) as sock:
+            assert ask(sock, b"x") == b"x"
+            listener.sock.shutdown(socket.SHUT_RDWR)
+            assert server._fleet is not None
+            until(lambda: server._fleet.acceptors[0].closed)  # type: ignore[union-attr]
+            assert ask(sock, b"y") == b"y"
+        assert server.stop(PATIENCE) == 0
+
+
+@pytest.mark.parametrize("lost", ["before", "meanwhile"])
+def test_run_ends_when_nobody_can_come_any_more(lost: str) -> None:
+    """Else a service manager would not know that there is something to start anew."""
+    (listener,) = open_listeners("127.0.0.1:0")
+    server = Server(Messages(echo), [listener], max_workers=1, limits=Limits(linger=0.1))
+    errors: list[BindError] = []
+
+    def run() -> None:
+        with pytest.raises(BindError, match=r"cannot listen on 127.*: it was shut down or closed") as caught:
+            server.run(PATIENCE)
+        errors.append(caught.value)
+
+    server.start()
+    with client(server) as sock:
+        assert ask(sock, b"x") == b"x"
+        assert server._fleet is not None
+        if lost == "before":
+            listener.sock.shutdown(socket.SHUT_RDWR)
+            until(lambda: server._fleet.acceptors[0].closed)  # type: ignore[union-attr]
+            assert ask(sock, b"y") == b"y"
+        runner = threading.Thread(target=run)
+        runner.start()
+        if lost == "meanwhile":
+            until(lambda: server._drain is not None)
+            listener.sock.shutdown(socket.SHUT_RDWR)
+        assert receive_all(sock) == b""
+    runner.join(PATIENCE)
+    assert [error.bind for error in errors] == [server.address]
 
 
 def test_snapshot_counts() -> None:

@@ -45,7 +45,7 @@ OPTIONS = (
         type=BindTo(),
         default="127.0.0.1:5000",
         show_default=True,
-        help="Where to listen: HOST:PORT, [::]:PORT, unix:PATH, fd://N, systemd.",
+        help="Where to listen: HOST:PORT, [::]:PORT, unix:PATH, unix:@NAME, fd://N, systemd.",
     ),
     click.option("--processes", type=Count(), default=1, show_default=True, help="Processes that serve."),
     click.option("--certfile", type=click.Path(), help="Serve TLS: PEM file with the certificate chain."),
@@ -222,7 +222,11 @@ def _run(
         tls=tls,
         proxy=options["proxy"],
     )
-    cut = server.run(options["drain"], watch=lambda now: view.update(_status(now)), lifeline=lifeline)
+    try:
+        cut = server.run(options["drain"], watch=lambda now: view.update(_status(now)), lifeline=lifeline)
+    except BindError as error:  # somebody has shut its sockets down
+        CannotListen(str(error)).show()
+        return CannotListen.exit_code
     last = server.snapshot()
     say(
         f"stopped: {last.messages} messages, {last.accepted} connections, {last.refused} refused, {cut} cut"
@@ -275,7 +279,8 @@ def _banner(
     family, first = listeners[0].sock.family.name, listeners[0].address
     address: Any = ""
     if family == "AF_UNIX":
-        way = f"nc -q1 -U {first.removeprefix('unix:')}"
+        path = first.removeprefix("unix:")
+        way = f"socat - ABSTRACT-CONNECT:{path[1:]}" if path.startswith("@") else f"nc -q1 -U {path}"
     else:
         host, _, port = first.rpartition(":")
         host = {"0.0.0.0": "127.0.0.1", "[::]": "::1"}.get(host, host.strip("[]"))

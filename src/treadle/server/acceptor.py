@@ -27,12 +27,27 @@ _log = logging.getLogger("treadle.server")
 LONGEST_QUEUE = 1 << 16  # clients that the kernel may hold; its own limit (net.core.somaxconn) is lower
 AT_ONCE = 16  # connections accepted before the others have their turn; peers take 4 to 128
 QUIET = 10.0  # seconds without a like event after which it is logged again; a guess
-FIRST_PAUSE, LONGEST_PAUSE = (
-    0.05,
-    1.0,
-)  # seconds without accepting when the system is out of something; Go's and Tomcat's
-OUT_OF_IT = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+# Seconds without accepting when the system is out of something, or does what nobody foresaw; Go's and Tomcat's.
+FIRST_PAUSE, LONGEST_PAUSE = 0.05, 1.0
 OUT_OF_FILES = {errno.EMFILE, errno.ENFILE}
+# What is the matter with one client, who left or whom a firewall keeps out, and is told by accept (accept(2), Linux).
+# EOPNOTSUPP is one of these, too, but might be said of the listener: it has a pause, as what nobody foresaw has.
+OF_A_CLIENT = {
+    errno.ECONNABORTED,
+    errno.ECONNRESET,
+    errno.EHOSTDOWN,
+    errno.EHOSTUNREACH,
+    errno.ENETDOWN,
+    errno.ENETUNREACH,
+    errno.ENOPROTOOPT,
+    errno.EPERM,
+    errno.EPROTO,
+    errno.ETIMEDOUT,
+    getattr(errno, "ENONET", errno.EPROTO),
+}
+# It is no listening socket any more: shut down, by whoever shares it; or closed, so that its number is nobody's, or
+# that of something else. UNIX sockets that were shut down still say that they listen (SO_ACCEPTCONN).
+FOR_GOOD = {errno.EINVAL, errno.EBADF, errno.ENOTSOCK}
 
 
 class Acceptor:
@@ -46,7 +61,7 @@ class Acceptor:
         welcome: takes an accepted socket and its address.
         evict: makes room by closing the connection that has been idle for longest, if one is idle; then, perhaps later,
             calls what it is given.
-        emptied: called when, after `empty`, nobody waits any more, and the listener is closed.
+        emptied: called when the listener is closed: after `empty` nobody waits any more, or it was shut down by others.
     """
 
     calm = False
@@ -111,17 +126,31 @@ class Acceptor:
                     self.close()
                     self.emptied()
                     return
+                if event & ~READ:  # the poller tells of an error, or an end, and would go on to
+                    number = self.listener.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)  # which clears it
+                    self.back_off(OSError(number, os.strerror(number)))
+                    return
                 break
             except OSError as error:
-                if error.errno in OUT_OF_IT:
-                    self.out_of_it(error)
+                if error.errno in FOR_GOOD:
+                    self.lost(error)
                     return
-                if self.failures.begins():  # ECONNABORTED and its kin: the client left while it waited
+                if error.errno not in OF_A_CLIENT:
+                    self.back_off(error, again=event == 0 and self.pause > FIRST_PAUSE)
+                    return
+                if self.failures.begins():
                     _log.info("%s: a client left before it was accepted: %s", self.listener.address, error.strerror)
                 continue
             self.pause = FIRST_PAUSE
             self.let_in(sock, address)
-        self.watch(READ)
+        self.go_on_later()
+
+    def go_on_later(self) -> None:
+        """Attend to the listener again when there is reason to, the others having had their turn."""
+        if self.emptying:  # perhaps nobody waits any more, and then the poller would never tell of it
+            self.lane.post(partial(self.attend, READ))
+        else:
+            self.watch(READ)
 
     def may_accept(self) -> bool:
         """Whether there is room, made if need be; else the listener is paused."""
@@ -183,10 +212,15 @@ class Acceptor:
             pass  # it is gone already
         sock.close()
 
-    def out_of_it(self, error: OSError) -> None:
-        """The system is out of descriptors, or of memory: accept no more for a while."""
+    def back_off(self, error: OSError, *, again: bool = False) -> None:
+        """Accept no more for a while: the system is out of descriptors, or of memory, or nobody knows why.
+
+        Args:
+            again: it was so before the last pause as well, and nobody has left in it. So whoever comes while others
+                are just leaving is not turned away.
+        """
         self.failed(error)
-        if error.errno in OUT_OF_FILES and self.reserve >= 0:
+        if again and error.errno in OUT_OF_FILES and self.reserve >= 0:
             os.close(self.reserve)
             self.reserve = -1
             try:
@@ -204,6 +238,17 @@ class Acceptor:
             every = f"{FIRST_PAUSE:g} to {LONGEST_PAUSE:g} s"
             _log.error("%s: cannot accept: %s; trying again every %s", self.listener.address, error.strerror, every)
 
+    def lost(self, error: OSError) -> None:
+        """There is no listening socket any more: let it go, for accept would fail at once, again and again."""
+        _log.error(
+            "%s: no more clients are accepted here, for the listening socket was shut down or closed by somebody else "
+            "(%s); whoever is connected is served on",
+            self.listener.address,
+            error.strerror,
+        )
+        self.close()
+        self.emptied()
+
     def sleep(self, seconds: float) -> None:
         """Accept nothing for `seconds`, or until a connection leaves."""
         self.watch(0)
@@ -214,10 +259,7 @@ class Acceptor:
         if self.watched or self.closed:
             return
         self.lane.timers.forget(self)
-        if self.emptying:  # perhaps nobody waits any more, and then the poller would never tell of it
-            self.lane.post(partial(self.attend, READ))
-        else:
-            self.watch(READ)
+        self.go_on_later()
 
     def empty(self) -> None:
         """Accept all that wait in the kernel's queue, unless others will, as there is room for them; then close it."""
@@ -249,8 +291,9 @@ class Acceptor:
             return
         self.closed = True
         self.lane.timers.forget(self)
-        self.watch(0)
-        del self.lane.sources[self.fd]
+        if self.lane.sources.get(self.fd) is self:  # else somebody has closed it, and a connection has its number
+            self.watch(0)
+            del self.lane.sources[self.fd]
         self.listener.close()
         if self.reserve >= 0:
             os.close(self.reserve)

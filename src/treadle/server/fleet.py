@@ -65,6 +65,7 @@ class Fleet:
     Args:
         over: called once, by a leader, when all lanes have ended.
         proxies: who is trusted to say who the client is; None: nobody, and PROXY headers are bytes like others.
+        deaf: called by a leader when the last listener is closed: at the end, or because others have shut it down.
     """
 
     def __init__(
@@ -75,10 +76,12 @@ class Fleet:
         over: Callable[[], object],
         when_full: str = "wait",
         proxies: Proxies | None = None,
+        deaf: Callable[[], object] = lambda: None,
     ) -> None:
         self.protocol = protocol
         self.limits = limits
         self.over = over
+        self.deaf = deaf
         self.when_full = when_full  # what happens to messages that the pool has no room for
         self.proxies = proxies
         self.gate = Gate(limits, proxies)
@@ -221,6 +224,8 @@ class Fleet:
 
     def _all_accepted(self) -> None:
         """Nobody waits at a listener any more."""
+        if all(acceptor.closed for acceptor in self.acceptors):
+            self.deaf()
         for lane in self.lanes:
             lane.post(partial(self._note_empty, lane))
 

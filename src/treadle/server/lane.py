@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from treadle.clock import now as clock
 from treadle.clock import thread_clock
 from treadle.server.connection import CHUNK, Connection
-from treadle.server.poller import READ, Poller, new_poller
+from treadle.server.poller import READ, Poller, new_poller, renew_waker
 from treadle.server.timers import Timers
 from treadle.standing import Standing
 from treadle.words import log
@@ -367,8 +367,12 @@ class Mailbox:
 
     def attend(self, event: int) -> None:
         """Run what was posted."""
-        self.lane.poller.waker.clear()
-        inbox = self.lane.inbox
+        lane = self.lane
+        if not lane.poller.waker.clear():
+            del lane.sources[lane.poller.waker.fd]
+            renew_waker(lane.poller)
+            lane.sources[lane.poller.waker.fd] = self
+        inbox = lane.inbox  # also what was posted to the waker before this one
         for _ in range(len(inbox)):
             try:
                 inbox.popleft()()

@@ -286,8 +286,7 @@ def _listen_unix(where: Bind) -> Listener:
             sock.bind(where.path)
             os.chmod(where.path, where.mode)  # before it listens, so nobody comes in between
             sock.listen(BACKLOG)
-            # The program may go to another folder.
-            return Listener(sock, inherited=False, own_path=os.path.abspath(where.path))
+            return Listener(sock, inherited=False, own_path=where.path)
         except BaseException:
             sock.close()
             raise

@@ -12,12 +12,13 @@ import select
 import selectors
 import socket
 from collections import deque
+from contextlib import suppress
 from threading import Lock
 from typing import Any, Protocol
 
 from treadle.threads import GREENLETS, check_unpatched, made_anew
 
-__all__ = ["READ", "WRITE", "EpollPoller", "KqueuePoller", "Poller", "SelectorPoller", "new_poller"]
+__all__ = ["READ", "WRITE", "EpollPoller", "KqueuePoller", "Poller", "SelectorPoller", "new_poller", "renew_waker"]
 
 READ, WRITE = (
     1,
@@ -46,25 +47,26 @@ class Waker:
         except OSError:
             pass  # full, so it is readable; or closed, so nobody waits
 
-    def clear(self) -> None:
-        """Make it unreadable."""
+    def clear(self) -> bool:
+        """Make it unreadable; False: that cannot be done, for somebody has shut it down, or closed one end."""
         try:
-            self.reader.recv(4096)
-        except BlockingIOError:
-            pass  # somebody was faster
+            return bool(self.reader.recv(4096))
+        except BlockingIOError:  # somebody was faster
+            return True
+        except OSError:
+            return False
 
     def close(self) -> None:
         """Close it."""
-        self.reader.close()
-        self.writer.close()
+        for sock in (self.reader, self.writer):
+            with suppress(OSError):  # it is closed already
+                sock.close()
 
 
 class Poller(Protocol):
     """What the leader asks of a poller. One thread polls at a time; all else may be called from any thread."""
 
-    @property
-    def waker(self) -> Waker:
-        """What `wake` makes readable; it is reported like any other descriptor."""
+    waker: Waker  # what `wake` makes readable; it is reported like any other descriptor
 
     def add(self, fd: int, events: int) -> None:
         """Watch a descriptor that is not watched; `events` is READ, WRITE or both."""
@@ -73,7 +75,7 @@ class Poller(Protocol):
         """Watch `fd`, watched for `before`, for `events`."""
 
     def remove(self, fd: int, before: int) -> None:
-        """Watch `fd` no more; it is still open."""
+        """Watch `fd` no more; it is still open, unless somebody has closed it behind our back."""
 
     def poll(self, timeout: float, /) -> list[tuple[int, int]]:
         """Wait until something is ready or `timeout` seconds have passed; return descriptors and events."""
@@ -105,7 +107,8 @@ class EpollPoller:
 
     def remove(self, fd: int, before: int) -> None:
         """Watch `fd` no more."""
-        self._epoll.unregister(fd)
+        with suppress(OSError):  # somebody has closed it behind our back, and so epoll has forgotten it
+            self._epoll.unregister(fd)
 
     def wake(self) -> None:
         """Make `poll` return."""
@@ -196,7 +199,10 @@ class SelectorPoller:
             while self._changes:
                 self._make(*self._changes.popleft())
             self._sleeping = True
-        told = self._selector.select(timeout)
+        try:
+            told = self._selector.select(timeout)
+        except (OSError, ValueError):  # select(): one was closed behind our back; whoever tries to use it finds out
+            told = [(key, key.events) for key in list(self._selector.get_map().values())]
         with self._lock:
             self._sleeping = False
         return [
@@ -221,6 +227,14 @@ class SelectorPoller:
         """Let the descriptors go."""
         self._selector.close()
         self.waker.close()
+
+
+def renew_waker(poller: Poller) -> None:
+    """Give `poller` another waker, for the one it has would be readable for ever. For the leader."""
+    poller.remove(poller.waker.fd, READ)
+    poller.waker.close()  # before there is another: if it was closed behind our back, that one may have its number
+    poller.waker = Waker()
+    poller.add(poller.waker.fd, READ)
 
 
 def new_poller() -> Poller:

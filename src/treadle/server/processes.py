@@ -28,6 +28,7 @@ SOON = 5.0  # seconds: a child that ends sooner has not begun properly; a guess
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0  # seconds before such a child is started again
 PATIENCE = 5  # such children in a row, in each place, with none that has begun properly, after which it is given up
 HOPELESS = {2, 64, 66, 69, 77, 78}  # statuses of sysexits.h, and of wrong usage, that another try does not change
+DEAF = 69  # of those, that of a child whose listening sockets, which are everybody's, were shut down
 GRACE = 5.0  # seconds beyond the drain that children are given to end
 
 
@@ -222,7 +223,7 @@ class Parent:
         """A child has ended unasked."""
         how = f"with status {code}" if code >= 0 else f"by {_name_of(-code)}"
         _log.error("process %d ended %s after %.1f s", process, how, lived)
-        if code in HOPELESS and lived < SOON and not self.has_served():
+        if code in HOPELESS and lived < SOON and (code == DEAF or not self.has_served()):
             self.status = code
             self.stop()
         elif lived >= SOON:

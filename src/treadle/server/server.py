@@ -14,6 +14,7 @@ from functools import partial
 from types import TracebackType
 
 from treadle import checks, clock, lifecycle
+from treadle.errors import BindError
 from treadle.orders import Order
 from treadle.pool import Pool
 from treadle.server.fleet import Fleet
@@ -110,6 +111,8 @@ class Server:
         self._fleet: Fleet | None = None  # until it was started
         self._process: int | None = None  # that it was started in
         self._signals: Signals | None = None  # while `run` is under way
+        self._drain: float | None = None  # that `run` was given
+        self._lost = False  # all listeners were, to somebody who shut them down
 
     # -- beginning ------------------------------------------------------------------------------------------------
 
@@ -147,7 +150,7 @@ class Server:
         listeners = open_listeners(self._bind)
         try:
             home, when_full = self._pool._task_home, self._pool._task_when_full
-            fleet = Fleet(self.protocol, self.limits, home, self._over, when_full, self._proxies)
+            fleet = Fleet(self.protocol, self.limits, home, self._over, when_full, self._proxies, self._deaf)
             fleet.start(listeners, context)
         except BaseException:
             for listener in listeners:
@@ -200,6 +203,13 @@ class Server:
         if self._signals is not None:
             self._signals.end()
 
+    def _deaf(self) -> None:
+        """No listener is left. If nobody has asked for that, it ends `run`: whoever started it is to know."""
+        with self._lock:
+            self._lost = self._lost or self._state == "serving"
+        if self._lost and self._drain is not None:
+            self._begin_to_stop(self._drain)
+
     def _wait(self) -> int:
         """Wait for the end; return how many connections were cut."""
         self._stopped.wait()
@@ -242,7 +252,8 @@ class Server:
     ) -> int:
         """Start, serve until SIGTERM or SIGINT (Ctrl-C), and stop; a second signal cuts at once. SIGHUP: `reload`.
 
-        From a thread other than the main one no signals are heard; `stop` ends it there.
+        From a thread other than the main one no signals are heard; `stop` ends it there. It also stops when nobody can
+        come any more, for every listening socket was shut down, or closed, by somebody else.
 
         Args:
             drain: seconds for what was begun, see `stop`.
@@ -254,13 +265,14 @@ class Server:
             How many connections had to be cut.
 
         Raises:
+            BindError: it has stopped because nobody could come any more.
             As `start` and `stop`.
         """
         seconds = checks.duration("drain", drain)
         if threading.current_thread() is not threading.main_thread():
-            return self._begin()._wait()
+            return self._begin(seconds)._run_over()
         with Signals(lifeline) as self._signals:
-            self._begin()
+            self._begin(seconds)
             stopping = False
             while (number := self._signals.hear(None if watch is None else watch(self.snapshot()))) != END:
                 if number == HANGUP:
@@ -274,11 +286,23 @@ class Server:
                     elif number == LOST or lifeline is None:
                         self._begin_to_stop(0.0)
                     stopping = True
-            return self._wait()
+            return self._run_over()
 
-    def _begin(self) -> Server:
+    def _begin(self, drain: float) -> Server:
         """Start, unless that was done and it still serves."""
-        return self if self._state in ("serving", "stopping") else self.start()
+        self._drain = drain
+        if self._state not in ("serving", "stopping"):
+            self.start()
+        if self._lost:  # already
+            self._begin_to_stop(drain)
+        return self
+
+    def _run_over(self) -> int:
+        """Wait for the end of `run`; return what it does."""
+        cut = self._wait()
+        if self._lost:
+            raise BindError(self.address, "it was shut down or closed by somebody else while it was served; start anew")
+        return cut
 
     def reload(self) -> None:
         """Ask `tls` for its context again: new handshakes use it, connections that stand are not touched.
