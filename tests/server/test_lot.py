@@ -5,11 +5,14 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import select
 import socket
 import socketserver
 import threading
-from contextlib import ExitStack
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -32,6 +35,7 @@ from socketservers import (
 from tcp import ask, receive_all
 from treadle import clock
 from treadle.server.lot import FIRST_PAUSE, LONGEST_PAUSE
+from treadle.server.socketserver import PoolMixIn
 
 
 def test_beyond_max_connections_clients_wait_for_one_to_leave(caplog: pytest.LogCaptureFixture) -> None:
@@ -80,7 +84,10 @@ def test_datagrams_are_bounded_like_connections() -> None:
             assert entered.acquire(timeout=PATIENCE)
 
 
-@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM])
+UNKNOWN = [errno.EINVAL, errno.EBADF, errno.EIO]  # while the listener is as it should be
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, *UNKNOWN])
 def test_out_of_something_it_pauses_ever_longer_and_says_so_once(number: int, caplog: pytest.LogCaptureFixture) -> None:
     class Server(TCP):
         def __init__(self) -> None:
@@ -121,6 +128,83 @@ def test_pauses_end_with_the_longest_and_when_a_client_leaves() -> None:
             assert lot_of(server).pause == LONGEST_PAUSE
             first.close()
             assert ask(second, b"y\n") == b"y\n"
+
+
+# -- listeners that somebody broke --------------------------------------------------------------------------------
+
+
+class UNIX(PoolMixIn, socketserver.UnixStreamServer):
+    pass
+
+
+BREAKS: dict[str, Callable[[socket.socket], object]] = {
+    "shut down": lambda sock: sock.shutdown(socket.SHUT_RDWR),
+    "closed": lambda sock: sock.close(),
+}
+
+
+@pytest.mark.parametrize("how", BREAKS)
+@pytest.mark.parametrize("kind", [TCP, UDP, UNIX])
+def test_a_broken_listener_is_told_of_once_and_watched_no_more(
+    kind: Any, how: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Server(kind):  # type: ignore[misc]
+        tries = 0
+        turns = 0
+
+        def get_request(self) -> Any:
+            self.tries += 1
+            return super().get_request()
+
+        def service_actions(self) -> None:
+            self.turns += 1
+
+        def verify_request(self, request: Any, client_address: Any) -> bool:
+            assert client_address is not None
+            return True
+
+    server = Server(str(tmp_path / "socket") if kind is UNIX else ANYWHERE, Echo)
+    with serving(server, poll_interval=0.01):
+        until(lambda: server.turns)
+        with suppress(OSError):  # of datagrams it fails, and is done nevertheless
+            BREAKS[how](server.socket)
+        until(lambda: lot_of(server).deaf)
+        turns = server.turns
+        until(lambda: server.turns > turns + 3)
+        assert server.tries <= 2
+    told = [(record.levelname, "nobody is let in any more" in record.message) for record in caplog.records]
+    assert told == [("ERROR", True)]
+
+
+def test_whoever_is_in_when_the_listener_breaks_is_served_on() -> None:
+    with serving(TCP(ANYWHERE, Echo), poll_interval=0.01) as server, connect(server) as sock:
+        assert ask(sock, b"x\n") == b"x\n"
+        server.socket.shutdown(socket.SHUT_RDWR)
+        until(lambda: lot_of(server).deaf)
+        assert ask(sock, b"y\n") == b"y\n"
+
+
+@pytest.mark.parametrize("error", [ConnectionResetError(), TimeoutError(), OSError(errno.EPROTO, ""), OSError("mine")])
+def test_an_error_of_one_client_makes_no_other_wait(error: OSError, caplog: pytest.LogCaptureFixture) -> None:
+    class Server(TCP):
+        failures = 3
+
+        def get_request(self) -> Any:
+            request, address = super().get_request()
+            if self.failures:
+                self.failures -= 1
+                request.close()
+                raise error
+            return request, address
+
+    with serving(Server(ANYWHERE, Echo)) as server:
+        for _ in range(3):
+            with connect(server) as sock:
+                assert receive_all(sock) == b""
+        assert lot_of(server).resume_at == 0.0
+        with connect(server) as sock:
+            assert ask(sock, b"x\n") == b"x\n"
+    assert not caplog.records
 
 
 def test_handle_request_pauses_as_well() -> None:
@@ -179,6 +263,65 @@ def test_a_conversation_that_is_idle_for_idle_timeout_is_finished_and_closed() -
         assert receive_all(client.sock) == b""
         until(lambda: not lot_of(server).visits)
     assert threads == ["Server-0"]  # the user's code, so not the thread that polls for everybody
+
+
+class Stalled:
+    """A server that stands still while a client sends: when it goes on, it has not seen that, and it is too late."""
+
+    def __init__(self, server: Any, data: bytes) -> None:
+        self.parking = parking_of(server)
+        self.data = data
+        self.ready = self.parking.ready
+        self.parking.ready = self  # type: ignore[method-assign, assignment]
+        self.client: Any = None
+
+    def __call__(self, until_: float) -> Any:
+        visits = list(self.parking.visits.values())
+        if self.client is None or not visits:
+            yield from self.ready(min(until_, clock.now() + 0.001))
+            return
+        client, self.client = self.client, None
+        client.sendall(self.data)
+        assert select.select([visits[0].descriptor()], [], [], PATIENCE)[0]
+        self.parking.ready = self.ready  # type: ignore[method-assign]
+        until(lambda: clock.now() >= visits[0].due)
+
+
+@pytest.mark.parametrize("before", [b"", b"GET / HTTP/1.1\r\n\r\n"], ids=["at first", "between requests"])
+@pytest.mark.parametrize("begun", [b"", b"GET / HTTP/1.1\r\nHost"], ids=["idle", "in a head"])
+def test_who_was_on_time_is_served_though_the_server_was_late(before: bytes, begun: bytes) -> None:
+    class Server(HTTP):
+        idle_timeout = 0.2
+        read_timeout = 0.2
+
+        def verify_request(self, request: Any, client_address: Any) -> bool:
+            self.stalled = Stalled(self, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"[len(begun) :])
+            return True
+
+    with serving(Server(ANYWHERE, Hello)) as server, connect(server) as sock:
+        sock.sendall(before + begun)
+        until(lambda: hasattr(server, "stalled"))
+        server.stalled.client = sock
+        parking_of(server).wake()
+        answer = b""
+        while not answer.endswith(b"2 /" if before else b"1 /"):
+            answer += sock.recv(1000) or pytest.fail(f"it was cut after {answer!r}")
+
+
+def test_who_was_on_time_but_not_to_the_end_is_cut() -> None:
+    class Server(HTTP):
+        read_timeout = 0.2
+
+        def verify_request(self, request: Any, client_address: Any) -> bool:
+            self.stalled = Stalled(self, b": x\r\n")
+            return True
+
+    with serving(Server(ANYWHERE, Hello)) as server, connect(server) as sock:
+        sock.sendall(b"GET / HTTP/1.1\r\nHost")
+        until(lambda: hasattr(server, "stalled"))
+        until(lambda: any(visit.head_by for visit in parking_of(server).visits.values()))
+        server.stalled.client = sock
+        assert receive_all(sock) == b""
 
 
 def test_who_is_served_is_not_idle() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import socket
 import socketserver
 import threading
@@ -15,8 +16,8 @@ import pytest
 
 from socketservers import ANYWHERE, PATIENCE, TCP, lot_of
 from treadle import clock
-from treadle.server.parking import Parking
-from treadle.server.poller import READ
+from treadle.server.parking import Parking, ended
+from treadle.server.poller import READ, WRITE
 from treadle.server.visit import Visit
 
 
@@ -104,6 +105,23 @@ def test_a_visit_that_left_and_came_again_has_its_new_deadline_only(parking: Par
     assert list(parking.late()) == []
 
 
+@pytest.mark.parametrize("can_poll", [True, False])
+def test_a_look_tells_who_was_on_time_nevertheless(
+    can_poll: bool, parking: Parking, stack: ExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("treadle.server.parking.CAN_POLL", can_poll and hasattr(select, "poll"))
+    mine, other = pair(stack)
+    visit = visit_of(mine, stack)
+    parking.add(visit, clock.now() - 1)
+    assert [parking.look(late) for late in parking.late()] == [0]
+    other.send(b"x")
+    assert parking.look(visit) == READ
+    parking.remove(visit)
+    visit.wants = WRITE
+    parking.add(visit, clock.now() - 1)
+    assert parking.look(visit) == WRITE
+
+
 def test_wake_ends_the_wait_once(parking: Parking) -> None:
     waker = threading.Thread(target=parking.wake)
     waker.start()
@@ -128,6 +146,41 @@ def test_the_listener_is_polled_only_while_it_is_watched(parking: Parking, stack
     parking.unwatch()
     assert list(parking.ready(0.0)) == []
     assert not parking.knocked
+
+
+def test_a_clients_descriptor_that_was_the_listeners_is_the_clients(parking: Parking, stack: ExitStack) -> None:
+    """Somebody has closed the listener behind its back, and the kernel gave the number anew."""
+    listener = socket.create_server(ANYWHERE)
+    number = listener.fileno()
+    parking.watch(number)
+    mine, other = pair(stack)
+    listener.close()
+    os.dup2(mine.fileno(), number)
+    visit = visit_of(stack.enter_context(socket.socket(fileno=number)), stack)
+    parking.add(visit, inf)
+    other.send(b"x")
+    assert [given for given, _ in parking.ready(soon())] == [visit]
+    assert not parking.knocked
+    parking.unwatch()
+    assert [given for given, _ in parking.ready(soon())] == [visit]
+
+
+@pytest.mark.skipif(not hasattr(select, "poll"), reason="without poll() nobody can tell")
+def test_a_listener_has_ended_when_it_is_closed_or_shut_down(stack: ExitStack) -> None:
+    for listener in (socket.create_server(ANYWHERE), socket.socket(type=socket.SOCK_DGRAM)):
+        stack.enter_context(listener)
+        if listener.type == socket.SOCK_DGRAM:
+            listener.bind(ANYWHERE)
+        assert not ended(listener.fileno())
+        try:
+            listener.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            assert listener.type == socket.SOCK_DGRAM  # it is nevertheless
+        assert ended(listener.fileno())
+        number = listener.fileno()
+        listener.close()
+        assert ended(number)
+    assert ended(-1)
 
 
 def test_a_socket_closed_behind_its_back_can_be_removed(parking: Parking, stack: ExitStack) -> None:

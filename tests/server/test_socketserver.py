@@ -280,7 +280,19 @@ def test_a_handler_or_server_with_an_end_of_its_own_keeps_its_thread() -> None:
             super().finish_request(request, client_address)
             order.append("finished")
 
-    for server, expected in ((HTTP(ANYWHERE, Handler), "after 2"), (Server(ANYWHERE, Hello), "finished")):
+    class Base(http.server.HTTPServer):
+        def finish_request(self, request: Any, client_address: Any) -> None:
+            Hello(request, client_address, self)
+            order.append("finished")
+
+    class Mixed(PoolMixIn, Base):
+        pass
+
+    for server, expected in (
+        (HTTP(ANYWHERE, Handler), "after 2"),
+        (Server(ANYWHERE, Hello), "finished"),
+        (Mixed(ANYWHERE, Hello), "finished"),
+    ):
         with serving(server), web(server) as client:
             assert (get(client), get(client)) == (b"1 /", b"2 /")
             assert len(server._threads) == 1
@@ -570,6 +582,8 @@ def test_only_one_thread_serves() -> None:
         ({"max_workers": 0}, ValueError),
         ({"max_connections": 0}, ValueError),
         ({"idle_timeout": -1}, ValueError),
+        ({"read_timeout": -1}, ValueError),
+        ({"read_timeout": "30"}, TypeError),
         ({"drain": "10"}, TypeError),
         ({"pool": "pool"}, TypeError),
     ],

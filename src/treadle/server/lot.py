@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from math import inf
@@ -12,8 +13,8 @@ from treadle import checks, clock
 from treadle.errors import PoolClosed
 from treadle.pool import Pool
 from treadle.server.burst import Burst
-from treadle.server.parking import Parking
-from treadle.server.visit import Visit
+from treadle.server.parking import Parking, ended
+from treadle.server.visit import Visit, can_wait
 
 if TYPE_CHECKING:
     from treadle.server.socketserver import PoolMixIn
@@ -41,7 +42,8 @@ class Lot:
     def __init__(self, server: PoolMixIn, let_in: Callable[[], object]) -> None:
         self.server = server
         self.let_in = let_in
-        self.handler: Any = None  # makes the handlers
+        self.handler: Any = None  # makes the handlers; see `set_handler`
+        self.converses = True  # handlers keep their threads between two messages of a client
         self.lock = threading.Lock()
         self.changed = threading.Condition(self.lock)  # a visit is over
         self.idle = threading.Event()  # nobody serves
@@ -58,7 +60,13 @@ class Lot:
         # Below: for the serving thread.
         self.resume_at = 0.0  # when to accept again, after the system was out of something
         self.pause = FIRST_PAUSE
-        self.bursts = {what: Burst(QUIET) for what in ("full", "accept", "handshake")}
+        self.deaf = False  # its listener lets nobody in any more
+        self.bursts = {what: Burst(QUIET) for what in ("full", "accept", "handshake", "talk")}
+
+    def set_handler(self, handler: Any) -> None:
+        """Have `handler` make the handlers."""
+        self.handler = handler
+        self.converses = not can_wait(handler)
 
     # -- from any thread --------------------------------------------------------------------------------------------
 
@@ -115,6 +123,17 @@ class Lot:
         visit.task = task = pool.options(name=type(self.server).__name__)._task_made(visit.run, (), {})
         pool._task_home.admission.enter_later(task, "wait")
         task.add_done_callback(visit.settled)
+        if self.converses and visit.shake_by is None and isinstance(visit.request, socket.socket):
+            self._tell_if_all_talk(pool)
+
+    def _tell_if_all_talk(self, pool: Pool) -> None:
+        """Say that every thread is in a conversation, so that clients which wait for one do not look forgotten."""
+        home = pool._task_home
+        with home.lock:
+            all_talk = not home.staff.free()
+        if all_talk and self.bursts["talk"].begins():
+            most = home.staff.max_workers
+            _log.warning("%s: all %d threads are taken by conversations, so others wait (max_workers)", self, most)
 
     def _open_pool(self) -> Pool:
         with self.lock:
@@ -159,12 +178,20 @@ class Lot:
         with self.changed:
             return self.changed.wait_for(lambda: len(self.visits) < self.server.max_connections, timeout)
 
+    def is_deaf(self) -> bool:
+        """Whether nobody can be let in any more, for somebody has closed the listener, or shut it down; say so once."""
+        if not self.deaf and not self.closed and ended(cast(Any, self.server).fileno()):
+            self.deaf = True
+            _log.error("%s: somebody has closed its socket, or shut it down, so nobody is let in any more", self)
+        return self.deaf
+
     def hold_off(self, error: OSError) -> None:
-        """Accept nothing for a while, or until a visit is over: the system is out of something."""
+        """Accept nothing for a while, or until a visit is over: it would fail at once again."""
+        if self.owner is not None and self.is_deaf():
+            return
         if self.bursts["accept"].begins():
-            _log.error(
-                "%s: cannot accept: %s; trying again every %g to %g s", self, error.strerror, FIRST_PAUSE, LONGEST_PAUSE
-            )
+            what = error.strerror or error
+            _log.error("%s: cannot accept: %s; trying again every %g to %g s", self, what, FIRST_PAUSE, LONGEST_PAUSE)
         with self.lock:
             self.resume_at = clock.now() + self.pause
         self.pause = min(self.pause * 2, LONGEST_PAUSE)
@@ -212,6 +239,7 @@ class Lot:
                 return False
             if self.parking is None:
                 self.parking = Parking()
+            self.deaf = False
             self.idle.clear()
             self.owner = threading.get_ident()
         return True
@@ -219,7 +247,7 @@ class Lot:
     def _check_attributes(self) -> None:
         server = self.server
         checks.integer_or_none("max_workers", server.max_workers, least=1)
-        for name in ("idle_timeout", "handshake_timeout", "drain"):
+        for name in ("idle_timeout", "handshake_timeout", "read_timeout", "drain"):
             checks.seconds(name, getattr(server, name))
         pool: object = server.pool
         if not isinstance(pool, Pool | None):
@@ -248,7 +276,7 @@ class Lot:
         for visit in self._returned():
             self._park(visit)
         for visit in parking.late():
-            visit.attend(0)
+            visit.attend(parking.look(visit))  # its client may have been on time, and this process late
         if parking.knocked and not self.stopping:
             self.let_in()
 
@@ -268,8 +296,11 @@ class Lot:
             self._parking().unwatch()
             return self.resume_at
         self.resume_at = 0.0
-        if self.has_room():
-            self._parking().watch(cast(Any, self.server).fileno())
+        listener = cast(Any, self.server).fileno()
+        if listener < 0:
+            self.is_deaf()
+        if listener >= 0 and not self.deaf and self.has_room():
+            self._parking().watch(listener)
         else:
             self._parking().unwatch()
         return inf
@@ -284,10 +315,8 @@ class Lot:
         if stranger is not None:  # somebody has closed its socket behind our back, so the number was given anew
             parking.remove(stranger)
             stranger.leave()
-        timeout = self.server.idle_timeout
-        due = visit.shake_by if visit.shake_by is not None else inf if timeout is None else clock.now() + timeout
         try:
-            parking.add(visit, due)
+            parking.add(visit, visit.patience_ends())
         except (OSError, ValueError):  # the handler will see
             self.hand_over(visit)
 

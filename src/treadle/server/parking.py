@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 from collections.abc import Iterator
 from math import inf
 from typing import TYPE_CHECKING
@@ -13,7 +14,9 @@ from treadle.server.timers import Timers
 if TYPE_CHECKING:
     from treadle.server.visit import Visit
 
-__all__ = ["Parking"]
+__all__ = ["Parking", "ended"]
+
+CAN_POLL = hasattr(select, "poll")
 
 
 class Parking:
@@ -37,14 +40,25 @@ class Parking:
         for fd, event in poller.poll(max(0.0, until - clock.now())):
             if fd == poller.waker.fd:
                 poller.waker.clear()
-            elif fd == self.listener:
-                self.knocked = True
             elif (visit := self.visits.get(fd)) is not None:  # looked up now: it may have gone since `poll` returned
                 yield visit, event or READ
+            elif fd == self.listener:
+                self.knocked = True
 
     def late(self) -> Iterator[Visit]:
         """Give the visits, still parked, whose deadline has passed."""
         yield from self.timers.expired(clock.now())  # type: ignore[misc]  # all that is timed here are visits
+
+    def look(self, visit: Visit) -> int:
+        """Return what a parked visit, whose deadline has passed, is ready for nevertheless; 0: nothing."""
+        if CAN_POLL:
+            poll = select.poll()
+            poll.register(visit.fd, select.POLLIN if visit.wants == READ else select.POLLOUT)
+            ready = bool(poll.poll(0))
+        else:
+            reading, writing = ([visit.fd], []) if visit.wants == READ else ([], [visit.fd])
+            ready = any(select.select(reading, writing, [], 0))
+        return visit.wants if ready else 0
 
     def add(self, visit: Visit, due: float) -> None:
         """Poll a visit's socket, with a deadline; nobody else may be parked under its descriptor.
@@ -75,7 +89,7 @@ class Parking:
     def unwatch(self) -> None:
         """Do not poll the listener."""
         fd, self.listener = self.listener, -1
-        if fd >= 0:
+        if fd >= 0 and fd not in self.visits:  # if it was closed behind our back, the number may be a client's by now
             self._forget(fd, READ)
 
     def _forget(self, fd: int, events: int) -> None:
@@ -87,3 +101,15 @@ class Parking:
     def close(self) -> None:
         """Let the poller go. Nobody is parked."""
         self.poller.close()
+
+
+def ended(listener: int) -> bool:
+    """Whether a listener is closed, or shut down: then it is "ready" for ever, and lets nobody in."""
+    if listener < 0:
+        return True
+    if not CAN_POLL:
+        return False
+    poll = select.poll()
+    half = getattr(select, "POLLRDHUP", 0)
+    poll.register(listener, select.POLLIN | half)
+    return any(event & (select.POLLHUP | select.POLLNVAL | half) for _, event in poll.poll(0))

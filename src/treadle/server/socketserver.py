@@ -8,14 +8,14 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from errno import EMFILE, ENFILE, ENOBUFS, ENOMEM
+from errno import EHOSTUNREACH, ENETDOWN, ENETUNREACH, ENOPROTOOPT, EPERM, EPROTO
 from socketserver import BaseServer, TCPServer
 from typing import TYPE_CHECKING, Any, cast
 
 from treadle import clock
 from treadle.pool import Pool
 from treadle.server.lot import FIRST_PAUSE, Lot
-from treadle.server.visit import current_visit, keeping
+from treadle.server.visit import check_handler, current_visit, handle
 
 if TYPE_CHECKING:
     Base = BaseServer
@@ -26,7 +26,9 @@ __all__ = ["PoolMixIn"]
 
 AT_ONCE = 16  # requests let in before the others have their turn; peers take 4 to 128
 LONGEST_QUEUE = 65535  # of clients, in the kernel; the kernel takes what it can
-OUT_OF_IT = {EMFILE, ENFILE, ENOBUFS, ENOMEM}
+# Whoever came has gone, and may be followed by others at once; see accept(2).
+PASSING = (BlockingIOError, ConnectionError, InterruptedError, TimeoutError, ssl.SSLError)
+PASSING_NUMBERS = {None, EHOSTUNREACH, ENETDOWN, ENETUNREACH, ENOPROTOOPT, EPERM, EPROTO}
 INHERITS = not sys.platform.startswith("linux")  # whether an accepted socket is non-blocking because its listener is
 
 
@@ -36,13 +38,15 @@ class PoolMixIn(Base):
         class MyServer(PoolMixIn, socketserver.TCPServer): ...
 
     Request handlers run unchanged, on the threads of a pool, and no other thread is started. A client that has not sent
-    anything yet holds no thread: the thread in `serve_forever` waits for all of them. So it does between two requests
-    of an HTTP/1.1 client, and during TLS handshakes. All hooks of BaseServer are called as ThreadingMixIn calls them,
-    `finish_request`, `handle_error` and `shutdown_request` on a thread of the pool.
+    anything yet holds no thread: the thread in `serve_forever` waits for all of them. So it does during TLS handshakes,
+    and for an HTTP client until the head of a request is there, of the first one and of each that follows. All hooks of
+    BaseServer are called as ThreadingMixIn calls them, `finish_request`, `handle_error` and `shutdown_request` on a
+    thread of the pool.
 
-    Between requests a client holds no thread if the request handler is a BaseHTTPRequestHandler with `handle` and
-    `__init__`, and the server one with `finish_request`, as in the standard library. Any other handler keeps its thread
-    until its `handle` returns; give it a `timeout`, as always. `handle_request` waits for no client without a thread.
+    An HTTP client holds no thread before and between requests if the request handler is a BaseHTTPRequestHandler with
+    `handle` and `__init__`, and the server one with `finish_request`, as in the standard library. Any other handler
+    keeps its thread from the client's first byte until its `handle` returns; how long it may wait for the client there
+    is limited by `read_timeout`. `handle_request` waits for no client without a thread.
 
     Attributes, of the class or set before serving:
         max_workers: threads of the server's own pool, 1 or more; None: as for Pool.
@@ -54,6 +58,11 @@ class PoolMixIn(Base):
         idle_timeout: seconds, 0 or more, that a client may wait without a thread before it is closed; None: no limit.
         handshake_timeout: seconds, 0 or more, for a TLS handshake, in all; None: no limit. (For a TLS server, wrap
             its `socket`, or let `get_request` wrap with `do_handshake_on_connect=False`.)
+        read_timeout: seconds, 0 or more, from the first byte of an HTTP request's head to its last; on a thread, for
+            each line, or each 64 KiB, that a handler reads from its `rfile`, and for each `recv`, unless the handler
+            sets a time-out of its own. Then TimeoutError is raised. None: no limit. Where the handler is no
+            StreamRequestHandler, or the client's socket is a TLS one, this is the socket's time-out, and so limits
+            each `sendall` too.
         drain: seconds, 0 or more, that `server_close` waits for running handlers before it cuts their clients off;
             None: as long as it takes.
         block_on_close: whether `server_close` waits, and cuts, at all.
@@ -66,6 +75,7 @@ class PoolMixIn(Base):
     max_connections: int = 10_000
     idle_timeout: float | None = 60.0
     handshake_timeout: float | None = 10.0
+    read_timeout: float | None = 30.0
     drain: float | None = 10.0
     block_on_close: bool = True
     daemon_threads: bool = False
@@ -81,13 +91,14 @@ class PoolMixIn(Base):
 
     @property
     def RequestHandlerClass(self) -> Any:
-        """What makes the handler of a request: what was given, or a subclass that can wait without a thread."""
+        """What makes the handler of a request."""
         return self.__lot.handler
 
     @RequestHandlerClass.setter
     def RequestHandlerClass(self, handler: Any) -> None:
         """Take what makes the handlers."""
-        self.__lot.handler = keeping(handler)
+        check_handler(handler)
+        self.__lot.set_handler(handler)
 
     @property
     def _threads(self) -> list[threading.Thread]:
@@ -136,6 +147,16 @@ class PoolMixIn(Base):
         """Handle a request on a thread of the pool, once the client has sent something."""
         self.__lot.take(request, client_address)
 
+    def finish_request(self, request: Any, client_address: Any) -> None:
+        """Make a handler, which handles the request; for an HTTP/1.1 client, the first of its requests."""
+        visit, standard = current_visit(), super().finish_request
+        if visit is None or getattr(standard, "__func__", None) is not BaseServer.finish_request:
+            standard(request, client_address)
+            return
+        # What a method of the user's own does after this one would come too early if the handler waited.
+        outermost = type(self).finish_request is PoolMixIn.finish_request and "finish_request" not in vars(self)
+        handle(visit, self.RequestHandlerClass, request, client_address, self, waits=outermost)
+
     def _handle_request_noblock(self) -> bool:
         """Let one request in; return False if there is none."""
         listener = getattr(self, "socket", None)
@@ -144,8 +165,10 @@ class PoolMixIn(Base):
         try:
             request, client_address = self.get_request()
         except OSError as error:
-            if error.errno in OUT_OF_IT:
+            if not isinstance(error, PASSING) and error.errno not in PASSING_NUMBERS:
                 self.__lot.hold_off(error)
+            return False
+        if client_address is None and self.__lot.is_deaf():  # of datagrams it lets in empty ones for ever then
             return False
         self.__lot.pause = FIRST_PAUSE
         if INHERITS and isinstance(request, socket.socket) and request.gettimeout() is None:
@@ -168,8 +191,12 @@ class PoolMixIn(Base):
         # Several where it is certain that none does not mean waiting.
         standard: Any = TCPServer.get_request
         certain = type(self).get_request is standard and cast(TCPServer, self).socket.gettimeout() == 0.0
-        for _ in range(AT_ONCE if certain else 1):
-            if not self._handle_request_noblock() or self.__lot.stopping or not self.__lot.has_room():
+        for number in range(AT_ONCE if certain else 1):
+            if not self._handle_request_noblock():
+                if number == 0:  # somebody was there, or it was no client that made the listener ready
+                    self.__lot.is_deaf()
+                return
+            if self.__lot.stopping or not self.__lot.has_room():
                 return
 
     # -- the end ----------------------------------------------------------------------------------------------------

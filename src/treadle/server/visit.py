@@ -14,26 +14,26 @@ So no descriptor is closed while the poller knows it, and none is closed by a th
 from __future__ import annotations
 
 import functools
-import io
 import socket
 import ssl
 import sys
 import threading
-from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler
 from math import inf
-from socketserver import BaseRequestHandler, BaseServer
+from socketserver import BaseRequestHandler, StreamRequestHandler
 from typing import TYPE_CHECKING, Any
 
 from treadle import checks, clock
 from treadle.server.poller import READ, WRITE
+from treadle.server.rfile import Reader, Source, limit_receiving, take_over
 
 if TYPE_CHECKING:
     from treadle.futures import Future
     from treadle.server.lot import Lot
 
-__all__ = ["Visit", "keeping"]
+__all__ = ["Visit", "can_wait", "check_handler", "current_visit", "handle"]
 
+LEAST = 1e-6  # seconds; for sockets, 0 is another mode
 STANDARD_INITS = (BaseRequestHandler.__init__, SimpleHTTPRequestHandler.__init__)  # that call `handle`
 
 _here = threading.local()
@@ -54,8 +54,11 @@ class Visit:
         "ending",
         "fd",
         "handler",
+        "head_by",
+        "limited",
         "lot",
         "polled",
+        "ready",
         "request",
         "shake_by",
         "task",
@@ -69,6 +72,9 @@ class Visit:
         self.address = address
         self.polled = polled
         self.handler: Any = None
+        self.ready = False  # all that its handler needs of its next request has been received
+        self.head_by: float | None = None  # when it is too late for the rest of a request's head, once that has begun
+        self.limited: float | None = None  # the time-out that its socket was given, for `read_timeout`
         self.wants = READ  # what it waits for while it is parked
         self.fd = -1  # the descriptor under which it is parked
         self.due = inf  # see Timers
@@ -77,8 +83,7 @@ class Visit:
         self.ending = False  # its socket is being closed; guarded by the lot's lock
         self.shake_by: float | None = None  # the deadline of the TLS handshake, until that is done
         if isinstance(request, ssl.SSLSocket) and request.version() is None:
-            timeout = lot.server.handshake_timeout
-            self.shake_by = inf if timeout is None else clock.now() + timeout
+            self.shake_by = _from_now(lot.server.handshake_timeout)
 
     def attend(self, event: int) -> None:
         """Go on, for it is ready; `event` 0: it is too late. For the serving thread."""
@@ -98,6 +103,13 @@ class Visit:
         """Return the descriptor to poll; -1 if there is none."""
         holder = self.request if self.handler is None else self.handler.connection
         return holder.fileno() if isinstance(holder, socket.socket) else -1
+
+    def patience_ends(self) -> float:
+        """Return when it is too late for what it waits for now."""
+        for deadline in (self.shake_by, self.head_by):
+            if deadline is not None:
+                return deadline
+        return _from_now(self.lot.server.idle_timeout)
 
     # -- in a thread of the pool ------------------------------------------------------------------------------------
 
@@ -119,7 +131,7 @@ class Visit:
         finally:
             _here.visit, self.thread = outer, None
             if back:
-                self.lot.give_back(self, ready=self.handler is not None and _has_more(self.handler))
+                self.lot.give_back(self, ready=self.ready)
             else:
                 self.lot.forget(self)
 
@@ -128,7 +140,9 @@ class Visit:
         if self.shake_by is not None:
             try:
                 if not self._shake():
-                    return True
+                    if clock.now() < self.shake_by:
+                        return True
+                    raise TimeoutError(f"it took longer than handshake_timeout={self.lot.server.handshake_timeout:g} s")
             except OSError as error:
                 self.lot.tell_failed_handshake(self, error)
                 return False
@@ -136,10 +150,23 @@ class Visit:
             if self.waits() and not self.request.pending():
                 return True
         if self.handler is None:
-            self.lot.server.finish_request(self.request, self.address)
+            self._begin()
         else:
             self._resume()
         return self.handler is not None
+
+    def _begin(self) -> None:
+        """Have the server make a handler, which handles the request, or its first one."""
+        request, limit = self.request, self.lot.server.read_timeout
+        if limit is not None and isinstance(request, socket.socket) and request.gettimeout() is None:
+            request.settimeout(max(limit, LEAST))
+            self.limited = request.gettimeout()
+        try:
+            self.lot.server.finish_request(request, self.address)
+        except BlockingIOError as error:
+            if self.limited is not None and request.gettimeout() is None:  # see limit_receiving
+                raise TimeoutError(f"the client has sent nothing for read_timeout={limit} s") from error
+            raise
 
     def _shake(self) -> bool:
         """Go on with the TLS handshake; return whether it is done."""
@@ -158,31 +185,60 @@ class Visit:
             self.request.settimeout(timeout)
         return True
 
-    def _resume(self) -> None:
-        """Let the handler handle one more request, or finish if the client was idle for too long."""
-        handler, again = self.handler, False
-        try:
-            if self.wants:
-                handler.handle_one_request()
-                again = not handler.close_connection
-        finally:
-            if not again:
-                self.handler = None
-                handler.finish()
+    def prepare(self, handler: Any) -> None:
+        """Limit how long a handler that was set up waits for its client, and have it able to wait without a thread."""
+        request = self.request
+        plain = handler.connection is request and not isinstance(request, ssl.SSLSocket)
+        if plain and self.limited is not None and request.gettimeout() == self.limited:  # not the handler's own
+            request.settimeout(None)
+            limit_receiving(request, self.limited)
+        take_over(handler, self.lot.server.read_timeout)
 
-    def keeps(self, handler: Any) -> bool:
-        """Whether `handler` may wait for its next request without a thread."""
+    def may_wait(self, handler: Any) -> bool:
+        """Whether `handler` may wait for its requests without a thread."""
         lot = self.lot
         return (
             self.polled
             and lot.server.park
             and handler.server is lot.server
-            # What a server or a handler of the user's own does after the conversation would come too early.
-            and type(lot.server).finish_request is BaseServer.finish_request
-            and "finish_request" not in vars(lot.server)
             and isinstance(getattr(handler, "connection", None), socket.socket)
-            and isinstance(handler.rfile, (io.BufferedReader, socket.SocketIO))
+            and isinstance(handler.rfile, (Reader, Source))
         )
+
+    def converse(self, handler: Any) -> bool:
+        """Let the handler handle a request, if one is there; return whether the conversation goes on."""
+        if self.ready or self._gathered(handler):
+            self.ready, self.head_by = False, None
+            handler.handle_one_request()
+            if handler.close_connection:
+                return False
+            self.ready = self._gathered(handler)
+        if self.head_by is None or self.ready or clock.now() < self.head_by:
+            return True
+        _tell_late(handler)
+        return False
+
+    def _gathered(self, handler: Any) -> bool:
+        """Receive what is there; return whether the handler has all that it needs of a request."""
+        rfile = handler.rfile
+        if not isinstance(rfile, (Reader, Source)) or rfile.gather():
+            return True
+        if self.head_by is None and rfile.started:
+            self.head_by = _from_now(self.lot.server.read_timeout)
+        return False
+
+    def _resume(self) -> None:
+        """Let the handler handle one more request, or finish if the client took too long."""
+        handler, again = self.handler, False
+        try:
+            if self.wants:
+                again = self.converse(handler)
+            elif self.head_by is not None:
+                _tell_late(handler)
+        finally:
+            if not again:
+                self.handler = None
+                handler.finish()
 
     # -- the end ----------------------------------------------------------------------------------------------------
 
@@ -227,25 +283,16 @@ def current_visit() -> Visit | None:
     return getattr(_here, "visit", None)
 
 
-def keeping(handler: Any) -> Any:
-    """Return a handler class that waits for the next request of a conversation without a thread, if that can be done.
-
-    It can with a subclass of BaseHTTPRequestHandler that leaves `handle` and `__init__` as they are, for one of its
-    own may do more after the last request, and would do it after the first. A `functools.partial` of one will do.
+def check_handler(handler: Any) -> None:
+    """Check what makes the handlers of requests.
 
     Raises:
         TypeError: a method is async which the standard library would call, and not await.
     """
     if isinstance(handler, functools.partial):
-        return functools.partial(keeping(handler.func), *handler.args, **handler.keywords)
-    _refuse_async(handler)
-    standard = (
-        isinstance(handler, type)
-        and issubclass(handler, BaseHTTPRequestHandler)
-        and handler.handle is BaseHTTPRequestHandler.handle
-        and handler.__init__ in STANDARD_INITS
-    )
-    return _kept(handler) if standard else handler
+        check_handler(handler.func)
+    else:
+        _refuse_async(handler)
 
 
 def _refuse_async(handler: Any) -> None:
@@ -264,45 +311,74 @@ def _refuse_async(handler: Any) -> None:
         checks.blocking(f"{handler.__name__}.{name}", getattr(handler, name))
 
 
-def _kept(base: Any) -> type:
-    """Return a subclass of `base` that ends `handle` after each request, and `finish`es after the last one."""
+def can_wait(handler: Any) -> bool:
+    """Whether handlers can wait for the requests of a conversation without a thread.
 
-    def handle(self: Any) -> None:
-        visit = current_visit()
-        if visit is None or not visit.keeps(self):
-            base.handle(self)
-            return
-        self.close_connection = True
-        self.handle_one_request()
-        if not self.close_connection:
-            visit.handler = self
-
-    def finish(self: Any) -> None:
-        visit = current_visit()
-        if visit is None or visit.handler is not self:
-            base.finish(self)
-
-    names = {"__module__": base.__module__, "__qualname__": base.__qualname__, "__doc__": base.__doc__}
-    make: Callable[..., type] = type(base)
-    return make(base.__name__, (base,), {**names, "handle": handle, "finish": finish})
-
-
-def _has_more(handler: Any) -> bool:
-    """Whether some of the client's next request has been read already, by the handler's file or by the TLS layer.
-
-    The poller sees neither.
+    Those of a subclass of BaseHTTPRequestHandler can that leaves `handle` and `__init__` as they are, for one of its
+    own may do more after the last request, and would do it after the first. A `functools.partial` of one will do.
     """
-    connection = handler.connection
-    if not isinstance(handler.rfile, io.BufferedReader):
-        return isinstance(connection, ssl.SSLSocket) and connection.pending() > 0
+    if isinstance(handler, functools.partial):
+        return can_wait(handler.func)
+    return (
+        isinstance(handler, type)
+        and issubclass(handler, BaseHTTPRequestHandler)
+        and handler.handle is BaseHTTPRequestHandler.handle
+        and handler.__init__ in STANDARD_INITS
+    )
+
+
+def handle(visit: Visit, make: Any, request: Any, address: Any, server: Any, *, waits: bool) -> None:
+    """Make a handler, as `make(request, address, server)` does, with hooks that limit it.
+
+    The hooks are attributes of the handler itself, not of a class of ours in the place of the user's: each takes itself
+    away before the method of its name is called, so that the user's code finds the handler as it would be without.
+
+    Args:
+        waits: whether nothing of the user's comes after the handler's end, so that it may wait without a thread.
+    """
+    kind: Any = make
+    args: tuple[Any, ...] = (request, address, server)
+    keywords: dict[str, Any] = {}
+    while isinstance(kind, functools.partial):
+        args, keywords, kind = kind.args + args, {**kind.keywords, **keywords}, kind.func
+    hookable = isinstance(kind, type) and issubclass(kind, StreamRequestHandler)
+    if not hookable or type(kind).__call__ is not type.__call__:
+        make(request, address, server)
+        return
+    handler: Any = kind.__new__(kind, *args, **keywords)
+    if not isinstance(handler, kind):
+        return
+    own = vars(handler)
+
+    def setup() -> None:
+        del own["setup"]
+        handler.setup()
+        visit.prepare(handler)
+        if waits and can_wait(type(handler)) and "handle" not in own and visit.may_wait(handler):
+            own["handle"] = converse
+
+    def converse() -> None:
+        del own["handle"]
+        handler.close_connection = True
+        if visit.converse(handler):
+            own["finish"] = pass_by
+            visit.handler = handler
+
+    def pass_by() -> None:
+        del own["finish"]
+
+    own["setup"] = setup
     try:
-        timeout = connection.gettimeout()
-        connection.settimeout(0.0)
-        try:
-            return bool(handler.rfile.peek(1))  # reads from the socket, and so from the TLS layer, if it has nothing
-        finally:
-            connection.settimeout(timeout)
-    except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
-        return False
-    except Exception:
-        return True  # the handler is to meet the error
+        type(handler).__init__(handler, *args, **keywords)
+    finally:
+        own.pop("setup", None)
+
+
+def _tell_late(handler: Any) -> None:
+    """Say, as http.server does, that a request did not come in time."""
+    limit = handler.server.read_timeout
+    handler.log_error("Request timed out: %r", TimeoutError(f"its head took longer than read_timeout={limit:g} s"))
+
+
+def _from_now(timeout: float | None) -> float:
+    return inf if timeout is None else clock.now() + timeout
