@@ -4,16 +4,18 @@
     python driver_socketserver.py run  MODULE:MIXIN TEST LIMIT   run one of them; LIMIT is in seconds
 
 Either writes its answer to standard output, as JSON in the last line. The tests are those of the interpreter that runs
-this; none is copied. They come by the mixin in three ways, and in each of them they find the one under test:
+this; none is copied. They come by the mixin in four ways, and in each of them they find the one under test:
 
     socketserver.ThreadingMixIn             what the tests mix into servers of their own
     socketserver.Threading...Server         the servers that are mixed already
     http.server.HTTPServer                  which has no mixin, and has the one under test here
+    xmlrpc.server...XMLRPCServer            likewise
 """
 
 from __future__ import annotations
 
 import faulthandler
+import gc
 import http.server
 import importlib
 import inspect
@@ -25,10 +27,22 @@ import sys
 import tempfile
 import threading
 import unittest
+import xmlrpc.server
 from typing import Any
 
-MODULES = ("test.test_socketserver", "test.test_httpservers", "test.test_logging", "test.test_urllib2_localnet")
-WITH_SERVERS = re.compile("(Socket|Datagram|SysLog|HTTP)HandlerTest")  # those of test_logging
+MODULES = (
+    "test.test_socketserver",
+    "test.test_httpservers",
+    "test.test_logging",
+    "test.test_urllib2_localnet",
+    "test.test_xmlrpc",
+    "test.test_docxmlrpc",
+    "test.test_robotparser",
+)
+WITH_SERVERS = {  # the test cases that have one, where most have none
+    "test.test_logging": re.compile("(Socket|Datagram|SysLog|HTTP)HandlerTest"),
+    "test.test_robotparser": re.compile("(PasswordProtectedSite|LocalNetwork|HttpErrors)TestCase"),
+}
 PATIENCE = 5.0  # seconds for a thread that is on its way out
 
 
@@ -45,6 +59,9 @@ def place(spec: str) -> None:
             setattr(standard, f"Threading{base}", type(f"Threading{base}", bases, {"__module__": "socketserver"}))
     web: Any = http.server
     web.HTTPServer = type("HTTPServer", (mixin, web.HTTPServer), {"__module__": "http.server"})
+    calls: Any = xmlrpc.server
+    for name in ("SimpleXMLRPCServer", "MultiPathXMLRPCServer", "DocXMLRPCServer"):
+        setattr(calls, name, type(name, (mixin, getattr(calls, name)), {"__module__": "xmlrpc.server"}))
 
 
 def tests_in(module: str) -> list[str]:
@@ -53,7 +70,7 @@ def tests_in(module: str) -> list[str]:
         f"{module}.{name}.{method}"
         for name, case in sorted(vars(importlib.import_module(module)).items())
         if inspect.isclass(case) and issubclass(case, unittest.TestCase)
-        if module != "test.test_logging" or WITH_SERVERS.search(name)
+        if module not in WITH_SERVERS or WITH_SERVERS[module].search(name)
         for method in unittest.defaultTestLoader.getTestCaseNames(case)
     ]
 
@@ -65,6 +82,7 @@ def run(test: str) -> dict[str, str]:
     faults = [text for _, text in result.errors + result.failures]
     if result.skipped and not faults:
         return {"verdict": "skipped", "detail": result.skipped[0][1]}
+    gc.collect()  # servers that nobody has closed, as test_xmlrpc's, go with their threads
     for thread in set(threading.enumerate()) - {threading.main_thread()}:
         thread.join(PATIENCE)
         if thread.is_alive():
