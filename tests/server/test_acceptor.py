@@ -164,6 +164,22 @@ def test_rule_5_the_reserve_lets_a_client_know_that_there_is_no_place() -> None:
         assert server.snapshot().refused == 1
 
 
+def test_rule_9_a_stop_without_descriptors_ends_when_nobody_waits(caplog: pytest.LogCaptureFixture) -> None:
+    """Linux wants one before it looks whether somebody does."""
+    listener = Scripted()
+    with serving(listener) as server, client(server) as sock:
+        assert ask(sock, b"x") == b"x"
+        ends: list[int] = []
+        listener.failures = [errno.EMFILE]
+        stopping = threading.Thread(target=lambda: ends.append(server.stop(10 * PATIENCE)))
+        stopping.start()
+        assert sock.recv(1) == b""
+        stopping.join(PATIENCE)
+        assert ends == [0]
+        assert not server.snapshot().refused
+    assert "cannot accept" not in caplog.text
+
+
 def test_several_are_accepted_in_one_turn() -> None:
     listener = Scripted()
     with serving(listener) as server:

@@ -219,16 +219,21 @@ class Acceptor:
             again: it was so before the last pause as well, and nobody has left in it. So whoever comes while others
                 are just leaving is not turned away.
         """
-        self.failed(error)
-        if again and error.errno in OUT_OF_FILES and self.reserve >= 0:
+        if (again or self.emptying) and error.errno in OUT_OF_FILES and self.reserve >= 0:
             os.close(self.reserve)
             self.reserve = -1
             try:
                 self.listener.sock.accept()[0].close()
                 self.refused += 1
+            except BlockingIOError:
+                if self.emptying:  # Linux wants a descriptor before it looks whether somebody waits: nobody does
+                    self.close()
+                    self.emptied()
+                    return
             except OSError:
-                pass  # somebody else was faster, with the client or with the descriptor
+                pass  # somebody else was faster, with the descriptor
             self.reserve = open_reserve()
+        self.failed(error)
         self.sleep(self.pause)
         self.pause = min(self.pause * 2, LONGEST_PAUSE)
 
