@@ -246,6 +246,35 @@ def test_whatever_fails_at_exit_keeps_no_other_pool_from_ending() -> None:
 
 
 @fork
+@pytest.mark.parametrize("where", ["while it runs", "at exit"])
+def test_a_forked_child_tells_orphans_before_it_gives_up_tasks_and_whatever_one_raises(where: str) -> None:
+    """At exit too, while what was accepted still runs: the tasks that are given up may reach for what they hold."""
+    done = python(f"""
+        import os, threading
+        from treadle import Pool, lifecycle
+        pool, gate = Pool(2), threading.Event()
+        class Orphan:
+            def forget_threads(self):
+                os.write(1, b"told " + (b"late" if task.done() else b"first") + b"\\n")
+                raise ValueError
+        orphans = [Orphan(), Orphan()]
+        for orphan in orphans:
+            lifecycle.after_fork(orphan)
+        task = pool.submit(gate.wait, 60)
+        def forks():
+            while {where == "at exit"} and not lifecycle.exiting():
+                threading.Event().wait(0.001)
+            if os.fork() == 0:
+                os.write(1, b"done\\n" if task.done() else b"not done\\n")
+                os._exit(0)
+            os.wait()
+            gate.set()
+        pool.submit(forks)
+    """)
+    assert done.stdout.split("\n")[:-1] == ["told first", "told first", "done"], done.stderr
+
+
+@fork
 def test_the_counts_of_a_forked_child_are_its_own() -> None:
     done = python("""
         import os, threading

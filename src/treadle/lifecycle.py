@@ -35,13 +35,14 @@ if TYPE_CHECKING:
     from treadle.dispatch import Dispatcher
     from treadle.feed import Feed
 
-__all__ = ["before_exit", "exiting", "join", "register"]
+__all__ = ["after_fork", "before_exit", "exiting", "join", "register"]
 
 _log = logging.getLogger("treadle")
 
 _lock = Lock()
 _dispatchers: weakref.WeakSet[Dispatcher] = weakref.WeakSet()  # guarded by _lock
 _leavers: weakref.WeakSet[Leaver] = weakref.WeakSet()  # guarded by _lock
+_orphans: weakref.WeakSet[Orphan] = weakref.WeakSet()  # guarded by _lock
 _exiting = False
 
 
@@ -53,14 +54,27 @@ def register(dispatcher: Dispatcher) -> None:
         dispatcher.close(AT_EXIT, cancel=False)
 
 
-class Leaver(Protocol):
+class Orphan(Protocol):
+    """Something that a forked child has no part in."""
+
+    def forget_threads(self) -> None:
+        """In a forked child, be at the end: the threads, and what they held or wait for, stayed in the parent."""
+
+
+class Leaver(Orphan, Protocol):
     """Something whose tasks run until it is told to leave."""
 
     def leave(self) -> None:
         """Let the tasks end, because Python exits; without waiting for them."""
 
-    def forget_threads(self) -> None:
-        """In a forked child, be at the end: the threads, and what they held or wait for, stayed in the parent."""
+
+def after_fork(orphan: Orphan) -> None:
+    """See that `orphan` is told in every forked child, at exit too, before the pools' tasks are given up there.
+
+    Pools' locks are held then, which it may not use.
+    """
+    with _lock:
+        _orphans.add(orphan)
 
 
 def before_exit(leaver: Leaver) -> None:
@@ -233,6 +247,7 @@ def _start_afresh(dispatcher: Dispatcher) -> dict[Feed, None]:
 def _after_fork_in_child() -> None:
     """Leave the child an empty, working pool: the threads, and so the tasks, stayed in the parent."""
     maps = []
+    _each(orphan.forget_threads for orphan in _orphans)  # first, for their tasks reach for what threads may have held
     for dispatcher in _forking:
         lost = [task for worker in dispatcher.staff.workers for task in worker.stack()]
         waiting = (*dispatcher.tasks, *dispatcher.aside.tasks, *dispatcher.out, *dispatcher.admission.entrants)
@@ -241,7 +256,7 @@ def _after_fork_in_child() -> None:
                 task._orphan()
         maps.append(_start_afresh(dispatcher))
     _forking.clear()
-    orphans = list(_leavers)
+    orphans = list(_leavers - _orphans)
     _leavers.clear()
     rate.let_go()  # not before: the alarm may have a thread again, and would call tasks of the parent's
     deadlock.let_go(forget=True)

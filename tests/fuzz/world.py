@@ -49,6 +49,22 @@ class Listening(logging.Handler):
             self.world.stage.fail(error)
 
 
+class UnderTls:
+    """A wire without the TLS on it."""
+
+    def __init__(self, wire: Any) -> None:
+        self.wire = wire
+
+    def recv(self, size: int, flags: int = 0) -> bytes:
+        """Return what has come, or show it."""
+        data: bytes = self.wire.peek(size) if flags else self.wire.take(size)
+        return data
+
+    def shutdown(self, how: int) -> None:
+        """End one direction, or both."""
+        Wire.shutdown(self.wire, how)
+
+
 class World(Judge):
     """See above."""
 
@@ -302,10 +318,8 @@ class World(Judge):
             return stage.add(name, target).thread
 
         system = SimpleNamespace(
-            socket=SimpleNamespace(
-                recv=lambda wire, size, flags=0: wire.peek(size) if flags else wire.take(size), shutdown=Wire.shutdown
-            ),
-            MSG_PEEK=socket.MSG_PEEK, SHUT_WR=socket.SHUT_WR, SOL_SOCKET=socket.SOL_SOCKET, SO_LINGER=socket.SO_LINGER,
+            MSG_PEEK=socket.MSG_PEEK, SHUT_WR=socket.SHUT_WR, SHUT_RDWR=socket.SHUT_RDWR,
+            SOL_SOCKET=socket.SOL_SOCKET, SO_LINGER=socket.SO_LINGER,
         )  # fmt: skip
         count = dice.choice([1, 1, 1, 2, 3])
         return [
@@ -320,6 +334,7 @@ class World(Judge):
             (lanes, "allocate_lock", lambda: StageMail(stage)),
             (services, "socket", system),
             (connections, "socket", system),
+            (connections, "plain_of", UnderTls),
             (fleets, "_lanes_wanted", lambda dispatcher: count),
         ]
 

@@ -139,3 +139,17 @@ def test_a_handler_that_python_did_not_set_is_replaced_by_the_default() -> None:
         assert signal.getsignal(signal.SIGHUP) == signal.SIG_DFL
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+def test_a_forked_child_that_comes_back_hears_the_end_and_keeps_what_it_has_set_since() -> None:
+    """As from a `watch` or a signal handler that forks, in the middle of `Server.run`."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        with Signals() as signals:
+            signals.leave_to_parent()
+            signals.leave_to_parent()
+            assert signals.hear(0.0) == END
+            signal.signal(signal.SIGTERM, _of_our_own)
+        assert signal.getsignal(signal.SIGTERM) is _of_our_own
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -12,6 +12,7 @@ from math import inf
 from typing import TYPE_CHECKING, Any
 
 from treadle.server.burst import Burst
+from treadle.server.connection import hang_up
 from treadle.server.gate import Gate
 from treadle.server.poller import READ
 
@@ -190,7 +191,7 @@ class Acceptor:
         """Room was made for a client, if it could be."""
         self.evicting -= 1
         if self.closed:  # meanwhile, at the end of a stop
-            sock.close()
+            hang_up(sock)
             return
         self.admit(sock, address)
         self.resume()
@@ -210,7 +211,7 @@ class Acceptor:
                 sock.send(self.rejection)
         except OSError:
             pass  # it is gone already
-        sock.close()
+        hang_up(sock)
 
     def back_off(self, error: OSError, *, again: bool = False) -> None:
         """Accept no more for a while: the system is out of descriptors, or of memory, or nobody knows why.
@@ -220,10 +221,9 @@ class Acceptor:
                 are just leaving is not turned away.
         """
         if (again or self.emptying) and error.errno in OUT_OF_FILES and self.reserve >= 0:
-            os.close(self.reserve)
-            self.reserve = -1
+            self.close_reserve()
             try:
-                self.listener.sock.accept()[0].close()
+                hang_up(self.listener.sock.accept()[0])
                 self.refused += 1
             except BlockingIOError:
                 if self.emptying:  # Linux wants a descriptor before it looks whether somebody waits: nobody does
@@ -283,7 +283,7 @@ class Acceptor:
             return waiting
         for _ in range(LONGEST_QUEUE):
             try:
-                self.listener.sock.accept()[0].close()
+                hang_up(self.listener.sock.accept()[0])
             except OSError:
                 break
             waiting += 1
@@ -300,9 +300,20 @@ class Acceptor:
             self.watch(0)
             del self.lane.sources[self.fd]
         self.listener.close()
-        if self.reserve >= 0:
-            os.close(self.reserve)
-            self.reserve = -1
+        self.close_reserve()
+
+    def close_reserve(self) -> None:
+        """Give up the descriptor that is held in reserve."""
+        reserve, self.reserve = self.reserve, -1  # at no time is there a number here that may be another file's by now
+        if reserve >= 0:
+            os.close(reserve)
+
+    def abandon(self) -> None:
+        """In a forked child, close this copy; a UNIX socket's file is the parent's."""
+        self.closed = True
+        self.listener.share()
+        self.listener.close()
+        self.close_reserve()
 
 
 def open_reserve() -> int:

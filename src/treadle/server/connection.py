@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from treadle.server.framing import Cutter
     from treadle.server.proxy import Header
 
-__all__ = ["BLOCKED", "CHUNK", "RECORD", "Connection", "Peer", "Phase"]
+__all__ = ["BLOCKED", "CHUNK", "RECORD", "Connection", "Peer", "Phase", "hang_up"]
 
 T = TypeVar("T")
 
@@ -258,7 +258,7 @@ class Connection:
         With TLS, of its records; what is deciphered already does not count.
         """
         try:
-            return len(socket.socket.recv(self.sock, most, socket.MSG_PEEK))
+            return len(self.plain.recv(most, socket.MSG_PEEK))
         except OSError:
             return 0
 
@@ -289,6 +289,13 @@ class Connection:
         """Whether the client's part of a TLS handshake has begun, and was answered."""
         return self.sock.shared_ciphers() is not None  # type: ignore[attr-defined]  # an SSLSocket
 
+    def unblock(self) -> None:
+        """Have the socket not block any more, after a conversation. In a forked child it is closed."""
+        try:
+            self.sock.setblocking(False)
+        except OSError:
+            pass
+
     def say_goodbye(self) -> None:
         """Send what ends a TLS stream (close_notify, RFC 8446, section 6.1), so that the client knows it has all.
 
@@ -306,6 +313,13 @@ class Connection:
         self.calm = False
         self.out.clear()
         self.unsent = 0
+
+    def abandon(self) -> None:
+        """In a forked child, close this copy, and have whoever still uses it find it broken; the client is not told."""
+        self.phase = Phase.CLOSED
+        self.cutter = None  # type: ignore[assignment]  # see Service.cut: a framing that has forked is not to go on
+        self.give_up("the process forked")
+        self.sock.close()
 
     def attend(self, event: int) -> None:
         """Never called: the leader attends to connections itself."""
@@ -326,3 +340,15 @@ class Connection:
 def plain_of(sock: socket.socket) -> socket.socket:
     """Return the socket under TLS. Not by way of `socket.socket`, which other libraries replace."""
     return super(ssl.SSLSocket, sock) if isinstance(sock, ssl.SSLSocket) else sock  # type: ignore[return-value]  # a proxy
+
+
+def hang_up(sock: socket.socket) -> None:
+    """Close a client's socket so that the client sees the end, though a child process may hold a copy.
+
+    What was sent is delivered all the same. Not for a forked child itself, for it would end the parent's connection.
+    """
+    try:
+        plain_of(sock).shutdown(socket.SHUT_RDWR)  # not SSLSocket's own way, see Connection.shut_down
+    except OSError:
+        pass  # the peer was faster
+    sock.close()

@@ -15,10 +15,10 @@ from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, Any
 
-from treadle import clock
+from treadle import clock, lifecycle
 from treadle.server.acceptor import Acceptor
 from treadle.server.burst import Burst
-from treadle.server.connection import CHUNK, Connection, Peer
+from treadle.server.connection import CHUNK, Connection, Peer, hang_up
 from treadle.server.deadlines import Deadlines
 from treadle.server.eviction import Eviction
 from treadle.server.gate import Gate
@@ -99,6 +99,7 @@ class Fleet:
         self.closed_by: Counter[str] = Counter()
         self._ended = False
         self.lanes = [self._new_lane(number, dispatcher) for number in range(_lanes_wanted(dispatcher))]
+        lifecycle.after_fork(self)  # not by way of the server, which does not know it before `start` has returned
 
     def _new_lane(self, number: int, dispatcher: Dispatcher) -> Lane:
         lane = Lane(f"{self.protocol.name}-{number}", dispatcher, self.deadlines.period())
@@ -150,7 +151,7 @@ class Fleet:
             cutter = None
         if cutter is None:
             self.gate.leave(address)
-            sock.close()
+            hang_up(sock)
             return
         lane = self.lanes[self._turn % len(self.lanes)]
         self._turn += 1
@@ -172,7 +173,7 @@ class Fleet:
         with self._lock:  # the time was over before the lane had its turn
             self.cut += 1
         lane.service.left(conn, CUT)
-        conn.sock.close()
+        hang_up(conn.sock)
 
     def _cutter(self) -> Cutter | None:
         """Return a cutter for a new connection; None if the framing, which may be the user's, fails."""
@@ -261,6 +262,15 @@ class Fleet:
         for other in self.lanes:
             other.end()
         self.over()
+
+    def forget_threads(self) -> None:
+        """In a forked child, be over, and let go of everything; the parent's clients notice nothing."""
+        self._lock = threading.Lock()
+        self.gate = Gate(self.limits)
+        for lane in self.lanes:
+            lane.forget_threads()
+        for acceptor in self.acceptors:
+            acceptor.abandon()
 
     def join(self) -> None:
         """Wait until the watchdogs, who end last, have ended."""

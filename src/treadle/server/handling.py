@@ -18,7 +18,7 @@ from treadle.futures import Future
 from treadle.orders import Fair
 from treadle.scope import SCOPE, Scope
 from treadle.server.burst import Burst
-from treadle.server.connection import Connection, Peer
+from treadle.server.connection import Connection, Peer, hang_up
 from treadle.server.messages import CloseConnection
 from treadle.server.poller import READ
 from treadle.traits import Traits
@@ -132,6 +132,8 @@ class Handling:
         if self.timeout is not None and isinstance(error, DeadlineExceeded):
             conn.give_up("handler_timeout")
             return None
+        if self.lane.orphaned and isinstance(error, SystemExit):
+            return None  # a forked child is done, which is no failure
         self.failures += 1
         what = (type(error), error, error.__traceback__)
         _log.error("%s: handler %s failed on message %d", conn.peer, self.name, conn.number, exc_info=what)
@@ -247,7 +249,7 @@ class Handling:
             if not self.lane.over:
                 self.lane.post(job)
                 return
-        conn.sock.close()  # nobody else will
+        hang_up(conn.sock)  # nobody else will
 
     # -- the way of other threads ---------------------------------------------------------------------------------
 

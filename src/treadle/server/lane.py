@@ -26,6 +26,7 @@ import logging
 from _thread import allocate_lock
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from threading import Event, Lock
 from typing import TYPE_CHECKING, Any, Protocol
@@ -108,6 +109,7 @@ class Lane:
         "mail",
         "name",
         "now",
+        "orphaned",
         "over",
         "poller",
         "ready",
@@ -143,6 +145,7 @@ class Lane:
         self.baton.acquire()
         self.vacant = True  # nobody leads, and the watchdog is told so
         self.over = False
+        self.orphaned = False  # this is a forked child, and the lane is the parent's
         self.dealt = 0  # connections that are on their way to it
         self.draining = False
         # Between the leader and the watchdog, each written before the other side is looked at.
@@ -347,6 +350,26 @@ class Lane:
         while self.inbox:
             self.inbox.popleft()()
         self.poller.close()
+
+    def forget_threads(self) -> None:
+        """In a forked child, be over: what is left of the lane here, its descriptors, is closed, and nothing else.
+
+        The poller and the connections are the parent's as well, so nobody may be unregistered, shut down or answered.
+        The thread that has forked may come back here from a handler. It finds that it is deposed, and its connection
+        broken, and so leaves.
+        """
+        self.lock = Lock()  # another thread may have had the old one
+        self.over = self.orphaned = True
+        lead, self.lead, self.heir = self.lead, None, None
+        if lead is not None:
+            lead.recalled = True
+            lead.slot.clear()
+        self.inbox.clear()
+        for conn in self.connections():
+            conn.abandon()
+        self.sources.clear()
+        with suppress(OSError):  # a kqueue is not inherited
+            self.poller.close()
 
     def connections(self) -> list[Connection]:
         """Return the connections of this instant."""

@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterator
 from math import inf
 from typing import TYPE_CHECKING, Any, cast
 
-from treadle import checks, clock
+from treadle import checks, clock, lifecycle
 from treadle.errors import PoolClosed
 from treadle.pool import Pool
 from treadle.server.burst import Burst
 from treadle.server.parking import Parking, ended
-from treadle.server.visit import Visit, can_wait
+from treadle.server.visit import Visit, can_wait, current_visit
 
 if TYPE_CHECKING:
     from treadle.server.socketserver import PoolMixIn
@@ -62,6 +62,7 @@ class Lot:
         self.pause = FIRST_PAUSE
         self.deaf = False  # its listener lets nobody in any more
         self.bursts = {what: Burst(QUIET) for what in ("full", "accept", "handshake", "talk")}
+        lifecycle.after_fork(self)
 
     def set_handler(self, handler: Any) -> None:
         """Have `handler` make the handlers."""
@@ -384,6 +385,36 @@ class Lot:
             task = visit.task
             if task is None or not task.cancel():
                 visit.cut()
+
+    def forget_threads(self) -> None:
+        """In a forked child, have no requests: they are the parent's, and their clients are to notice nothing.
+
+        If a thread serves in the parent, nobody does here any more. A server that was not served yet can be, as is done
+        in several processes that share a listener. The visit of the thread that has forked keeps its socket until its
+        handler returns, as in ThreadingMixIn.
+        """
+        self.lock = threading.Lock()  # another thread may have had the old one
+        self.changed = threading.Condition(self.lock)
+        self.idle = threading.Event()
+        self.idle.set()
+        served, self.owner = self.owner is not None, None
+        self.stopping = self.closed = served or self.closed
+        visits = {*self.visits, *self.inbox}
+        self.visits.clear()
+        self.inbox.clear()
+        self.full, self.resume_at = False, 0.0
+        if self.parking is not None:
+            visits.update(self.parking.visits.values())
+            self.parking.abandon()
+            self.parking = self.parking if served else None
+        here = current_visit()
+        for visit in visits:
+            visit.orphaned = True
+            if visit is not here:
+                visit.abandon()
+        listener = getattr(self.server, "socket", None)
+        if served and isinstance(listener, socket.socket) and listener.type == socket.SOCK_STREAM:
+            listener.close()  # datagrams' handlers answer through it
 
     def close_pool(self, wait: bool) -> None:
         """Close the server's own pool, and wait until its threads have ended if nothing runs any more."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import select
 from collections.abc import Iterator
+from contextlib import suppress
 from math import inf
 from typing import TYPE_CHECKING
 
@@ -97,6 +98,14 @@ class Parking:
             self.poller.remove(fd, events)
         except OSError:
             pass  # somebody has closed it behind our back, and the poller has forgotten it
+
+    def abandon(self) -> None:
+        """In a forked child, know nobody any more; the poller is the parent's, too, and is told nothing."""
+        self.visits.clear()
+        self.timers = Timers(inf)
+        self.listener = -1
+        with suppress(OSError):  # a kqueue is not inherited
+            self.poller.close()
 
     def close(self) -> None:
         """Let the poller go. Nobody is parked."""

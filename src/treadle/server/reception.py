@@ -50,7 +50,7 @@ class Reception:
     def hear(self, conn: Connection, header: Header) -> None:
         """Read what has come of the header, and not a byte more: TLS, or a Session, reads the rest from the socket."""
         try:
-            data = socket.socket.recv(conn.sock, MOST, socket.MSG_PEEK)
+            data = conn.plain.recv(MOST, socket.MSG_PEEK)
         except BLOCKED:
             return
         except OSError:
@@ -61,7 +61,7 @@ class Reception:
         try:
             if not data:
                 raise ValueError(f"it ends after {len(header.seen)} bytes; it begins with {header.seen[:32]!r}")
-            socket.socket.recv(conn.sock, header.feed(data))
+            conn.plain.recv(header.feed(data))
         except ValueError as error:
             if self.malformed.begins():
                 _log.warning("%s: closed, for its PROXY header is not valid: %s", conn.peer, error)
@@ -103,7 +103,7 @@ class Reception:
     def look(self, conn: Connection) -> bool:
         """Look at what comes before TLS has it; False: there is nothing yet, or the connection is over."""
         try:
-            data = socket.socket.recv(conn.sock, MOST, socket.MSG_PEEK)
+            data = conn.plain.recv(MOST, socket.MSG_PEEK)
         except BLOCKED:
             return False
         except OSError:

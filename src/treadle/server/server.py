@@ -135,6 +135,7 @@ class Server:
                 raise RuntimeError(f"the server is {self._state}; make a new one to serve again")
             self._state = "serving"
         self._process = os.getpid()
+        lifecycle.after_fork(self)
         try:
             self._fleet = self._launch()
         except BaseException:
@@ -231,7 +232,13 @@ class Server:
         self.stop(0.0 if isinstance(getattr(sys, "last_value", None), KeyboardInterrupt) else DRAIN)
 
     def forget_threads(self) -> None:
-        """In a forked child, do nothing: `stop` knows that the server is the parent's."""
+        """In a forked child, be stopped: the server is the parent's."""
+        self._lock = threading.Lock()  # another thread may have had the old one
+        self._state = "stopped"
+        self._stopped = threading.Event()
+        self._stopped.set()
+        if self._signals is not None:
+            self._signals.leave_to_parent()
 
     def __enter__(self) -> Server:
         return self if self._state == "serving" else self.start()

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from treadle.server.burst import Burst
-from treadle.server.connection import BLOCKED, CHUNK, RECORD, Connection, Phase
+from treadle.server.connection import BLOCKED, CHUNK, RECORD, Connection, Phase, hang_up
 from treadle.server.deadlines import GRACE, Deadlines
 from treadle.server.messages import CloseConnection
 from treadle.server.poller import READ, WRITE
@@ -207,7 +207,7 @@ class Service:
             conn.farewell = closing.answer
         except Exception as error:  # MessageTooLong, or whatever a framing of the user's does
             conn.farewell = b""
-            if self.cuts.begins():
+            if not self.lane.orphaned and self.cuts.begins():
                 _log.warning("%s: closed, for what it sent makes no message: %s", conn.peer, error)
         if conn.farewell is not None:
             conn.begun, conn.held = 0.0, 0
@@ -438,6 +438,7 @@ class Service:
             return
         except OSError:
             data = b""
+        conn.ended = not data
         conn.received += len(data)
         if not data or conn.received > self.limits.linger_bytes:
             self.close(conn, "")
@@ -447,6 +448,7 @@ class Service:
         lane = self.lane
         if conn.phase is Phase.CLOSED:
             return
+        over = conn.phase is Phase.LINGERING and conn.ended  # both sides have said so
         conn.phase = Phase.CLOSED
         conn.calm = False
         if conn.watched:
@@ -457,7 +459,10 @@ class Service:
         conn.out.clear()
         conn.waiting.clear()
         self.left(conn, why)  # before the client can know that it is over
-        conn.sock.close()
+        if over:
+            conn.sock.close()
+        else:
+            hang_up(conn.sock)
 
     def abort(self, conn: Connection, why: str) -> None:
         """Close a connection that does not take what it is sent; the kernel is to forget that as well."""

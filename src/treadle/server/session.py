@@ -75,7 +75,7 @@ class Session:
         finally:
             conversation.gone = None  # its traceback holds the conversation
             connection.closing = True
-            connection.sock.setblocking(False)
+            connection.unblock()
 
     def __repr__(self) -> str:
         return f"Session({self.name})"
@@ -197,7 +197,7 @@ class Conversation:
         self._connection.closing = True
         if not self._closed:
             self._closed = True
-            self._sock.setblocking(False)
+            self._connection.unblock()
             self._connection.say_goodbye()
             self._connection.shut_down(socket.SHUT_WR)
 

@@ -38,10 +38,16 @@ class Signals:
             self._selector.register(lifeline, selectors.EVENT_READ)
         self._before: dict[int, Any] = {}
         self._old_fd = -1
+        self._left = False
 
     def hear(self, timeout: float | None) -> int | None:
         """Return the number of the next signal, END, LOST (once), or None when `timeout` seconds have passed."""
-        ready = [key.fd for key, _ in self._selector.select(timeout)]
+        try:
+            ready = [key.fd for key, _ in self._selector.select(timeout)]
+        except (OSError, ValueError):
+            if not self._left:
+                raise
+            return END
         if self._reader.fileno() in ready:
             return self._reader.recv(1)[0]
         if not ready:
@@ -57,8 +63,9 @@ class Signals:
             pass  # closed; or full of signals, the second of which ends it anyway
 
     def leave_to_parent(self) -> None:
-        """Hear nothing any more, in a forked child."""
-        self.__exit__(None, None, None)
+        """Hear nothing any more, in a forked child; the parent is not to be told of the child's signals either."""
+        if not self._left:
+            self.__exit__(None, None, None)
 
     def __enter__(self) -> Signals:
         self._old_fd = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
@@ -71,6 +78,9 @@ class Signals:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        if self._left:  # in a forked child, whose signals are its own
+            return
+        self._left = True
         for number, handler in self._before.items():
             # None: what stood there was not set by Python, and cannot be put back by it.
             signal.signal(number, signal.SIG_DFL if handler is None else handler)

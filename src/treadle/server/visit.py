@@ -14,6 +14,7 @@ So no descriptor is closed while the poller knows it, and none is closed by a th
 from __future__ import annotations
 
 import functools
+import os
 import socket
 import ssl
 import sys
@@ -57,6 +58,7 @@ class Visit:
         "head_by",
         "limited",
         "lot",
+        "orphaned",
         "polled",
         "ready",
         "request",
@@ -80,6 +82,7 @@ class Visit:
         self.due = inf  # see Timers
         self.task: Future[Any] | None = None
         self.thread: threading.Thread | None = None  # the one that runs it
+        self.orphaned = False  # this is a forked child, and the visit is the parent's
         self.ending = False  # its socket is being closed; guarded by the lot's lock
         self.shake_by: float | None = None  # the deadline of the TLS handshake, until that is done
         if isinstance(request, ssl.SSLSocket) and request.version() is None:
@@ -120,7 +123,7 @@ class Visit:
         back = False
         try:
             try:
-                back = self._advance()
+                back = self._advance() and not self.orphaned
             except Exception:
                 self.lot.server.handle_error(self.request, self.address)
             finally:
@@ -257,10 +260,20 @@ class Visit:
             self.lot.forget(self)
 
     def close(self) -> None:
-        """Close the socket. The only place where that is done."""
+        """Close the socket. The only place where that is done, but for `abandon`."""
+        if self.orphaned:
+            self.abandon()
+            return
         with self.lot.lock:
             self.ending = True
         self.lot.server.shutdown_request(self.request)
+
+    def abandon(self) -> None:
+        """In a forked child, close this copy of the socket, and neither shut it down nor say anything to the client."""
+        for holder in (self.request, getattr(self.handler, "connection", None)):
+            # Detached, for files of the handler's keep it open; and what they hold back is not for the child to send.
+            if isinstance(holder, socket.socket) and holder.fileno() >= 0:
+                os.close(holder.detach())
 
     def cut(self) -> None:
         """Have a handler that waits for its client see the end of it; its owner closes the socket."""

@@ -1,0 +1,512 @@
+"""Fork in a server: in the child there is none, and no client of the parent's ever notices that there is a child."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from behaviour.scripts import CHILD_PATIENCE, PRELUDE, script
+from certificates import Authority
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+
+SERVERS = f"""
+import http.client, logging, multiprocessing, socket, socketserver, ssl, subprocess
+from treadle import Pool
+from treadle.server import *
+from treadle.server.listen import open_listeners
+from treadle.server.processes import serve_in_processes
+
+logging.basicConfig(format="%(message)s")
+ME = os.getpid()
+HOST = "127.0.0.1:0"
+SOON = threading.Event()  # never set
+children = []
+
+def connect(address, context=None):
+    if address.startswith("unix:"):
+        sock = socket.socket(socket.AF_UNIX)
+        sock.settimeout(20)
+        sock.connect(address[5:])
+        return sock
+    host, _, port = address.rpartition(":")
+    sock = socket.create_connection((host, int(port)), 20)
+    return sock if context is None else context.wrap_socket(sock)
+
+def ask(sock, line):
+    sock.sendall(line + b"\\n")
+    with sock.makefile("rb") as answers:
+        return answers.readline().strip()
+
+def who(address, context=None, count=30):
+    "Ask so many new clients which process answers."
+    found = set()
+    for _ in range(count):
+        with connect(address, context) as sock:
+            found.add(int(ask(sock, b"who") or 0))
+    return found
+
+def forked():
+    "Fork; return whether this is the child, which cannot outlive the test."
+    pid = os.fork()
+    if pid:
+        children.append(pid)
+    else:
+        signal.alarm({CHILD_PATIENCE})
+    return pid == 0
+
+def status_of(pid):
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+"""
+
+
+def serving(source: str, *arguments: str) -> list[str]:
+    """Run a program with servers, that must end well; return the lines that it prints. What is logged is one, too."""
+    lines = "\n".join(f"{name} = {value}" for name, _, value in (argument.partition("=") for argument in arguments))
+    done = script(source, prelude=f"{PRELUDE}{SERVERS}{lines}\n")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout.splitlines() + done.stderr.splitlines()
+
+
+WAYS = {
+    "inline": ("serves(Messages(handle, Lines()))", ["fork"]),
+    "by a leader that was deposed": ("serves(Messages(handle, Lines()))", ["block and fork"]),
+    "by another thread": ("serves(Messages(handle, Lines()))", ["block", "fork"]),
+    "several messages at once": ("serves(Messages(handle, Lines()))", ["who\nfork\nwho"]),
+    "in time": ("serves(Messages(handle, Lines()), limits=Limits(handler_timeout=20))", ["fork"]),
+    "with a refusal": ("serves(Messages(handle, Lines()), limits=Limits(refusal=b'no'))", ["block", "fork"]),
+    "in a conversation": ("serves(Session(converse))", ["fork"]),
+    "with TLS": ("serves(Messages(handle, Lines()), tls=Certificates(CERT, KEY))", ["fork"]),
+    "in a conversation with TLS": ("serves(Session(converse), tls=Certificates(CERT, KEY))", ["fork"]),
+}
+
+
+@pytest.mark.parametrize("end", ["sys.exit(3)", "return"])
+@pytest.mark.parametrize(("server", "lines"), WAYS.values(), ids=list(WAYS))
+def test_the_child_of_a_handler_serves_nobody_and_ends_with_it(
+    tmp_path: Path, server: str, lines: Sequence[str], end: str
+) -> None:
+    """Silently, and with status 0, as it ends with a thread of ThreadingMixIn."""
+    tls = ["CERT=None", "KEY=None", "CONTEXT=None"]
+    if "tls" in server:
+        files, ca = Authority(tmp_path).issue("localhost"), tmp_path / "authority.pem"
+        tls = [f"CERT={str(files.certfile)!r}", f"KEY={str(files.keyfile)!r}", f"CONTEXT=trusting({str(ca)!r})"]
+    said = serving(
+        f"""
+        def serves(protocol, **options):
+            return Server(protocol, HOST, max_workers=16, **options)
+        def handle(line, peer):
+            if b"block" in line:
+                lane = server._fleet.lanes[0]
+                for _ in range(2000):
+                    if lane.lead is None or not lane.lead.slot:
+                        break
+                    SOON.wait(0.01)
+            if b"fork" in line and forked():
+                {end}
+            return b"%d\\n" % os.getpid()
+        def converse(conn):
+            with conn:
+                for line in iter(conn.readline, b""):
+                    if b"fork" in line and forked():
+                        {end}
+                    conn.sendall(b"%d\\n" % os.getpid())
+        server = {server}
+        with server, connect(server.address, CONTEXT) as idle:
+            with connect(server.address, CONTEXT) as sock:
+                for line in {lines!r}:
+                    for _ in line.splitlines():
+                        sock.sendall(b"")
+                    sock.sendall(line.encode() + b"\\n")
+                    with sock.makefile("rb") as answers:
+                        for _ in line.splitlines():
+                            assert int(answers.readline()) == ME
+                print(status_of(children[0]), len(children))
+                assert who(server.address, CONTEXT) == {{ME}}
+                assert int(ask(sock, b"who")) == ME, "the client of the handler that has forked"
+            assert int(ask(idle, b"who")) == ME
+            print(server.stop(5))
+        """,
+        "import_ssl=ssl",
+        "trusting=lambda ca: (c := ssl.create_default_context(cafile=ca), setattr(c, 'check_hostname', False))[0]",
+        *tls,
+    )
+    assert said == ["0 1", "0"]
+
+
+def test_what_a_handler_raises_in_the_child_is_logged_there() -> None:
+    """A program that cannot be executed, above all."""
+    said = serving("""
+        def handle(line, peer):
+            if line == b"fork" and forked():
+                os.execvp("/there/is/no/such/program", ["it"])
+            return b"%d\\n" % os.getpid()
+        with Server(Messages(handle, Lines()), HOST, max_workers=2) as server:
+            with connect(server.address) as sock:
+                assert int(ask(sock, b"fork")) == ME
+                print(status_of(children[0]))
+            assert who(server.address) == {ME}
+    """)
+    assert said[0] == "0"
+    assert "FileNotFoundError" in said[-1]
+
+
+def test_sigterm_ends_the_child_of_a_handler_and_its_parent_hears_nothing_of_it() -> None:
+    said = serving("""
+        def handle(line, peer):
+            if line == b"fork" and forked():
+                os.write(up, b"x")
+                SOON.wait()
+            return b"%d\\n" % os.getpid()
+        ready, up = os.pipe()
+        server = Server(Messages(handle, Lines()), HOST, max_workers=2).start()
+        def kills():
+            try:
+                with connect(server.address) as sock:
+                    ask(sock, b"fork")
+                assert os.read(ready, 1)
+                os.kill(children[0], signal.SIGTERM)
+                print(status_of(children[0]) == -signal.SIGTERM)
+                print(who(server.address) == {ME}, server.snapshot().state)
+            finally:
+                os.kill(ME, signal.SIGTERM)
+        threading.Thread(target=kills).start()
+        print(server.run())
+    """)
+    assert said == ["True", "True serving", "0"]
+
+
+def test_a_process_that_a_handler_starts_by_multiprocessing_does_its_work_and_no_other() -> None:
+    said = serving("""
+        def handle(line, peer):
+            if line == b"fork":
+                process = multiprocessing.get_context("fork").Process(target=print, args=("its work",))
+                process.start()
+                process.join(20)
+                return b"%d\\n" % process.exitcode
+            return b"%d\\n" % os.getpid()
+        with Server(Messages(handle, Lines()), HOST, max_workers=2) as server, connect(server.address) as sock:
+            print(ask(sock, b"fork").decode())
+            print(who(server.address) == {ME}, ask(sock, b"who") == b"%d" % ME)
+    """)
+    assert said == ["its work", "0", "True True"]
+
+
+def test_programs_that_a_handler_starts_in_whatever_way_are_started() -> None:
+    said = serving("""
+        def handle(line, peer):
+            if line == b"preexec":
+                run = subprocess.run(["echo", "it"], stdout=subprocess.PIPE, preexec_fn=os.getpid, timeout=20)
+                return run.stdout
+            if line == b"pty":
+                pid, terminal = os.forkpty()
+                if pid == 0:
+                    os.execvp("true", ["true"])
+                status = status_of(pid)
+                os.close(terminal)
+                return b"%d\\n" % status
+            return b"%d\\n" % os.getpid()
+        with Server(Messages(handle, Lines()), HOST, max_workers=2) as server, connect(server.address) as sock:
+            print(ask(sock, b"preexec").decode(), ask(sock, b"pty").decode())
+            print(who(server.address) == {ME})
+    """)
+    assert said == ["it 0", "True"]
+
+
+def test_a_child_of_another_thread_goes_on_with_its_own_program(tmp_path: Path) -> None:
+    """It has no server, whatever locks were held, and may have one of its own on the same pool."""
+    said = serving(f"""
+        path = {str(tmp_path / "s")!r}
+        pool = Pool(4)
+        def handle(line, peer):
+            return b"%d\\n" % os.getpid()
+        def child():
+            print(server, server.stop(), server.snapshot().connections)
+            server.__exit__(None, None, None)
+            with Server(Messages(handle, Lines()), HOST, pool=pool) as own:
+                assert who(own.address) == {{os.getpid()}}
+            pool.shutdown()
+        with Server(Messages(handle, Lines()), "unix:" + path, pool=pool) as server, connect(server.address) as idle:
+            assert int(ask(idle, b"who")) == ME
+            fleet = server._fleet
+            with fleet.lanes[0].lock, fleet._lock, fleet.gate._lock, server._lock:
+                status = fork(child)
+            print(status, os.path.exists(path), int(ask(idle, b"who")) == ME, who(server.address) == {{ME}})
+            print(server.stop())
+    """)
+    assert said == [
+        f"<Server Messages(handle, Lines()) stopped on unix:{tmp_path / 's'}> 0 0",
+        "0 True True True",
+        "0",
+    ], "\n".join(said)
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="only Linux tells what is open")
+@pytest.mark.parametrize("kind", ["Messages", "Session", "PoolMixIn"])
+def test_the_child_holds_no_descriptor_of_the_server(kind: str) -> None:
+    said = serving(
+        f"""
+        def open_here():
+            kinds = []
+            for name in os.listdir("/proc/self/fd"):
+                try:
+                    kinds.append(os.readlink("/proc/self/fd/" + name))
+                except OSError:
+                    pass  # the listing's own
+            return [kind for kind in kinds if "socket" in kind or "eventpoll" in kind]
+        inside, go = threading.Event(), threading.Event()
+        def handle(line, peer):
+            inside.set()
+            go.wait(20)
+            return b"1\\n"
+        def converse(conn):
+            conn.readline()
+            conn.sendall(handle(b"", None))
+        class Handler(socketserver.StreamRequestHandler):
+            def handle(self):
+                self.rfile.readline()
+                self.wfile.write(handle(b"", None))
+        class Mixed(PoolMixIn, socketserver.TCPServer):
+            def stop(self):
+                self.shutdown()
+                self.server_close()
+        def mixed():
+            server = Mixed(("127.0.0.1", 0), Handler)
+            threading.Thread(target=server.serve_forever).start()
+            return server, "%s:%d" % server.server_address
+        def of_treadle(protocol):
+            server = Server(protocol, HOST, max_workers=8).start()
+            return server, server.address
+        make = {{"Messages": lambda: of_treadle(Messages(handle, Lines())),
+                "Session": lambda: of_treadle(Session(converse)), "PoolMixIn": mixed}}
+        before = len(open_here())
+        server, address = make[{kind!r}]()
+        clients = [connect(address) for _ in range(3)]
+        clients[0].sendall(b"one\\n")
+        assert inside.wait(20)
+        clients[1].sendall(b"half")
+        def child():
+            for sock in clients:
+                sock.close()
+            assert len(open_here()) == before, open_here()
+        print(fork(child))
+        go.set()
+        for sock in clients[::-1]:
+            sock.sendall(b"\\n")
+            assert sock.makefile("rb").readline() == b"1\\n"
+            sock.close()
+        server.stop()
+        """
+    )
+    assert said == ["0"]
+
+
+def test_a_child_of_one_of_several_processes_serves_nobody() -> None:
+    said = serving("""
+        def handle(line, peer):
+            if line == b"fork":
+                if forked():
+                    sys.exit()
+                return b"%d\\n" % status_of(children[-1])
+            return b"%d\\n" % os.getpid()
+        def serve(listeners, lifeline):
+            return Server(Messages(handle, Lines()), listeners, max_workers=2).run(lifeline=lifeline)
+        listeners = open_listeners(HOST)
+        if os.fork() == 0:
+            try:
+                signal.alarm(60)
+                address = listeners[0].address
+                for _ in range(10):
+                    with connect(address) as sock:
+                        assert ask(sock, b"fork") == b"0"
+                print(len(who(address)) <= 2)
+            finally:
+                os.kill(ME, signal.SIGTERM)
+                os._exit(0)
+        print(serve_in_processes(2, listeners, serve, drain=5))
+    """)
+    assert said == ["True", "0"], "\n".join(said)
+
+
+def test_a_framing_that_has_forked_does_not_go_on_in_the_child() -> None:
+    said = serving("""
+        class Cutter:
+            held = 0
+            def feed(self, data):
+                if data == b"fork\\n":
+                    forked()
+                return [data]
+            def finish(self):
+                return []
+        class Framing:
+            def cutter(self, limit):
+                return Cutter()
+        def handle(line, peer):
+            return b"%d\\n" % os.getpid()
+        with Server(Messages(handle, Framing()), HOST, max_workers=2) as server, connect(server.address) as sock:
+            assert int(ask(sock, b"fork")) == ME
+            print(status_of(children[0]), who(server.address) == {ME}, int(ask(sock, b"who")) == ME)
+    """)
+    assert said == ["0 True True"]
+
+
+def test_a_child_that_comes_back_to_run_ends_it() -> None:
+    """As from `watch`; what the program does next, it does."""
+    said = serving("""
+        def handle(line, peer):
+            return b"%d\\n" % os.getpid()
+        def watch(now):
+            if now.state == "serving" and not children:
+                forked()
+            return 0.01
+        def client():
+            while not children:
+                SOON.wait(0.01)
+            try:
+                print(status_of(children[0]), who(server.address) == {ME})
+            finally:
+                os.kill(ME, signal.SIGTERM)
+        server = Server(Messages(handle, Lines()), HOST, max_workers=2).start()
+        threading.Thread(target=client).start()
+        cut = server.run(watch=watch)
+        if os.getpid() == ME:
+            print(cut)
+        else:
+            os._exit(cut)
+    """)
+    assert said == ["0 True", "0"]
+
+
+# -- PoolMixIn --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("end", ["sys.exit(3)", "return"])
+@pytest.mark.parametrize("kind", ["lines", "http"])
+def test_the_child_of_a_request_handler_ends_with_it_and_the_conversation_goes_on(kind: str, end: str) -> None:
+    said = serving(
+        f"""
+        import http.server
+        class Handler(socketserver.StreamRequestHandler):
+            def handle(self):
+                for line in self.rfile:
+                    if line == b"fork\\n" and forked():
+                        {end}
+                    if children:
+                        print(status_of(children.pop()))
+                    self.wfile.write(b"%d\\n" % os.getpid())
+        class Web(http.server.BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+            def do_GET(self):
+                if self.path == "/fork" and forked():
+                    {end}
+                if children:
+                    print(status_of(children.pop()))
+                body = b"%d" % os.getpid()
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+            def log_message(self, *args):
+                pass
+        class Mixed(PoolMixIn, socketserver.TCPServer):
+            max_workers = 4
+        def talk(address, path):
+            web = http.client.HTTPConnection(*address, timeout=20)
+            def asks(path):
+                web.request("GET", path)
+                return int(web.getresponse().read())
+            return asks
+        def lines(address, path):
+            sock = connect("%s:%d" % address)
+            return lambda path: int(ask(sock, path[1:].encode()) or 0)
+        begin, handler = {{"lines": (lines, Handler), "http": (talk, Web)}}[{kind!r}]
+        with Mixed(("127.0.0.1", 0), handler) as server:
+            serving = threading.Thread(target=server.serve_forever)
+            serving.start()
+            parked = begin(server.server_address, "")
+            forks = begin(server.server_address, "")
+            for path in "/who", "/fork", "/who":
+                assert forks(path) == ME
+            for _ in range(20):
+                assert begin(server.server_address, "")("/who") == ME
+            assert parked("/who") == ME
+            server.drain = 0.0
+            server.shutdown()
+            serving.join()
+        """
+    )
+    assert [line for line in said if "requests are cut off" not in line] == ["0"]
+
+
+def test_a_request_handler_may_have_a_child_talk_to_the_client() -> None:
+    """As with ThreadingMixIn, as long as it waits for it."""
+    said = serving("""
+        class Handler(socketserver.StreamRequestHandler):
+            def handle(self):
+                self.rfile.readline()
+                if forked():
+                    self.wfile.write(b"the child's\\n")
+                    return
+                print(status_of(children[0]))
+                self.wfile.write(b"the parent's\\n")
+        class Mixed(PoolMixIn, socketserver.TCPServer):
+            pass
+        with Mixed(("127.0.0.1", 0), Handler) as server:
+            threading.Thread(target=server.serve_forever).start()
+            with connect("%s:%d" % server.server_address) as sock:
+                sock.sendall(b"x\\n")
+                print(sock.makefile("rb").read().decode().split("\\n"))
+            server.shutdown()
+    """)
+    assert said == ["0", "[\"the child's\", \"the parent's\", '']"]
+
+
+def test_a_child_of_another_thread_leaves_a_socketserver_to_its_parent() -> None:
+    said = serving("""
+        class Handler(socketserver.StreamRequestHandler):
+            def handle(self):
+                for line in self.rfile:
+                    self.wfile.write(b"%d\\n" % os.getpid())
+        class Mixed(PoolMixIn, socketserver.TCPServer):
+            pass
+        def child():
+            server.serve_forever()
+            server.shutdown()
+            server.server_close()
+        with Mixed(("127.0.0.1", 0), Handler) as server:
+            serving = threading.Thread(target=server.serve_forever)
+            serving.start()
+            address = "%s:%d" % server.server_address
+            with connect(address) as parked, connect(address) as busy:
+                assert int(ask(busy, b"who")) == ME
+                with server._PoolMixIn__lot.lock:
+                    status = fork(child)
+                print(status, int(ask(busy, b"who")) == ME, int(ask(parked, b"who")) == ME, who(address) == {ME})
+            server.shutdown()
+            serving.join()
+    """)
+    assert said == ["0 True True True"]
+
+
+def test_a_child_that_is_forked_before_a_socketserver_serves_may_serve_it() -> None:
+    said = serving("""
+        class Handler(socketserver.StreamRequestHandler):
+            def handle(self):
+                self.rfile.readline()
+                self.wfile.write(b"%d\\n" % os.getpid())
+                threading.Thread(target=self.server.shutdown).start()
+        class Mixed(PoolMixIn, socketserver.TCPServer):
+            pass
+        with Mixed(("127.0.0.1", 0), Handler) as server:
+            with server._PoolMixIn__lot.lock:
+                pid = os.fork()
+            if pid == 0:
+                server.serve_forever()
+                server.server_close()
+                os._exit(0)
+            print(who("%s:%d" % server.server_address, count=1) == {pid}, status_of(pid))
+    """)
+    assert said == ["True 0"]
