@@ -22,6 +22,8 @@ __all__ = ["Judge"]
 
 SHORT = 0.02  # seconds that may pass without a look at whether anything is stuck
 
+GENTLE = {"", "linger", "linger_bytes", "max_age", "max_message", "framing"}  # ways of closing that lose no answer
+
 
 class Judge:
     """The part of a World that looks at the rest."""
@@ -174,10 +176,10 @@ class Judge:
         else:
             assert seen == whole[: len(seen)], f"handled {seen!r}, sent {whole!r}"
         assert client.answers.startswith(client.received), f"told {client.received!r}, answered {client.answers!r}"
-        faulty = wire.broken or wire.reset or client.why != [""]
+        faulty = wire.broken or wire.reset or not client.why or not GENTLE.issuperset(client.why)
         if not (wire.broken or wire.reset or self.net.faults.odd or self.session):
             allowed = {"", "handshake_timeout", "read_timeout", "write_timeout", "idle_timeout", "min_read_rate"}
-            allowed |= {"min_write_rate", "evicted", "cut at the end", "TLS handshake failed"}
+            allowed |= {"min_write_rate", "evicted", "cut at the end", "TLS handshake failed"} | GENTLE
             assert set(client.why) <= allowed, "closed without a reason"
         if faulty:
             return

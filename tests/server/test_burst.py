@@ -1,18 +1,76 @@
-"""Burst: the first of a run, and the first after a quiet time."""
+"""Burst and Bursts: one in so many seconds is told, with how many were not."""
 
 from __future__ import annotations
 
+import threading
 from types import SimpleNamespace
 
 import pytest
 
 from treadle.server import burst as module
-from treadle.server.burst import Burst
+from treadle.server.burst import MOST, Burst, Bursts, kind_of
 
 
-def test_a_burst_begins_once_and_again_after_quiet(monkeypatch: pytest.MonkeyPatch) -> None:
-    times = iter([0.0, 9.0, 18.0, 28.0, 29.0])
-    monkeypatch.setattr(module, "clock", SimpleNamespace(now=lambda: next(times)))
+@pytest.fixture
+def time(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    time = SimpleNamespace(now=1000.0)
+    monkeypatch.setattr(module, "clock", SimpleNamespace(now=lambda: time.now))
+    return time
+
+
+def test_one_event_in_so_many_seconds_is_told_with_how_many_were_left_out(time: SimpleNamespace) -> None:
     burst = Burst(10.0)
-    assert [burst.begins() for _ in range(5)] == [True, False, False, True, False]
-    assert burst.count == 5
+    told = []
+    for time.now in (0.0, 9.0, 9.5, 10.0, 12.0, 30.0, 50.0):
+        if burst.begins():
+            told.append((time.now, burst.rest))
+    more = " ({} more like it since the last such line)"
+    assert told == [(0.0, ""), (10.0, more.format(2)), (30.0, more.format(1)), (50.0, "")]
+    assert burst.count == 7
+
+
+def test_events_of_many_threads_are_all_counted_and_one_is_told() -> None:
+    burst = Burst(1e6)
+    told: list[bool] = []
+
+    def happen() -> None:
+        told.extend(burst.begins() for _ in range(1000))
+
+    threads = [threading.Thread(target=happen) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert burst.count == 4000
+    assert sum(told) == 1
+
+
+def test_each_kind_is_told_apart_up_to_a_bound_beyond_which_they_share_one(time: SimpleNamespace) -> None:
+    bursts = Bursts(10.0)
+    assert [bursts.of("a", "x", 1).begins() for _ in range(3)] == [True, False, False]
+    assert bursts.of("a", "y", 1).begins()
+    assert bursts.of("b", "x", 1).begins()
+    assert sum(bursts.of("many", number).begins() for number in range(1000)) == MOST + 1
+    assert bursts.of("b", "z").begins()
+    time.now += 10.0
+    assert bursts.of("many", "new").begins()  # those that are over make room
+    assert bursts.of("a", "x", 1).begins()
+    assert bursts.of("a", "x", 1).rest == " (2 more like it since the last such line)"
+    assert sum(map(len, bursts._tables.values())) <= 2 * MOST
+
+
+def raised(zero: int, text: str) -> BaseException:
+    try:
+        if text:
+            int(text)
+        1 // zero
+    except (ValueError, ZeroDivisionError) as error:
+        return error
+    raise AssertionError
+
+
+def test_errors_are_alike_that_are_of_one_type_and_raised_by_one_line() -> None:
+    assert kind_of(raised(0, "")) == kind_of(raised(0, ""))
+    assert kind_of(raised(0, "x")) == kind_of(raised(0, "y"))
+    assert kind_of(raised(0, "")) != kind_of(raised(0, "x"))
+    assert kind_of(ValueError()) == kind_of(ValueError("never raised"))

@@ -195,3 +195,27 @@ def test_an_answer_that_is_neither_bytes_nor_none_is_a_failure_also_a_false_one(
 @pytest.mark.parametrize("answer", [None, b"", bytearray(), memoryview(b""), array.array("H")])
 def test_no_answer_and_an_empty_one_are_none(way: str, answer: Any, caplog: pytest.LogCaptureFixture) -> None:
     assert answered(way, answer, caplog) == (b"last\n", 0)
+
+
+@pytest.mark.parametrize("way", ["inline", "by the pool"])
+def test_a_handler_that_keeps_failing_is_told_of_once_for_each_way_of_failing_and_all_are_counted(
+    way: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In whichever lane and thread; the first one with its traceback."""
+
+    def handle(line: bytes, peer: Peer) -> bytes:
+        if line == b"zero":
+            return b"%d" % (1 // 0)
+        return b"%d" % int(line)
+
+    with Server(Messages(handle, Lines()), "127.0.0.1:0", max_workers=8) as server:
+        for lane in server._fleet.lanes if server._fleet is not None else ():
+            lane.spread = way == "by the pool"
+        for _ in range(50):
+            for line in (b"zero\n", b"no number\n"):
+                with client(server) as sock:
+                    sock.sendall(line)
+                    assert receive_all(sock) == b""
+        assert server.snapshot().failures == 100
+    told = [record for record in caplog.records if "failed on message" in record.getMessage()]
+    assert [record.exc_info and record.exc_info[0] for record in told] == [ZeroDivisionError, ValueError]

@@ -16,7 +16,7 @@ import pytest
 from certificates import Authority
 from socketservers import until
 from tcp import PATIENCE, ask, client, lane_of, receive, receive_all
-from treadle.server import Certificates, CloseConnection, Limits, Lines, Messages, Peer, Server
+from treadle.server import Certificates, CloseConnection, Limits, Lines, Messages, Peer, Raw, Server
 from treadle.server.service import Service
 
 RESET = struct.pack("ii", 1, 0)
@@ -272,3 +272,42 @@ def test_a_fault_in_what_was_posted_keeps_nobody_from_the_rest(caplog: pytest.Lo
         lane_of(server).inbox.append(fail)
         settled(server)
     assert "a fault of ours" in caplog.text
+
+
+def test_what_a_connection_is_closed_by_is_counted_whichever_limit_it_is_also_when_it_is_closed_gently() -> None:
+    class Wrong:
+        held = 0
+
+        def cutter(self, limit: int) -> Wrong:
+            return self
+
+        def feed(self, data: bytes) -> list[bytes]:
+            if data == b"wrong":
+                raise ValueError
+            return [data]
+
+        def finish(self) -> list[bytes]:
+            return []
+
+    def echo(data: bytes, peer: Peer) -> bytes:
+        if data == b"bye":
+            raise CloseConnection(data)
+        return data
+
+    def closed_by(framing: Any, send: bytes, stays: bool = False, **limits: Any) -> dict[str, int]:
+        with Server(Messages(echo, framing), "127.0.0.1:0", max_workers=1, limits=Limits(**limits)) as server:
+            with client(server) as sock:
+                sock.sendall(send)
+                receive_all(sock)
+                if not stays:
+                    sock.close()
+                while server.snapshot().connections:
+                    settled(server)
+            return dict(server.snapshot().closed_by)
+
+    assert closed_by(Lines(), b"x" * 20, max_message=10) == {"max_message": 1}
+    assert closed_by(Wrong(), b"wrong") == {"framing": 1}
+    assert closed_by(Lines(), b"whole\n", max_age=0.1) == {"max_age": 1}
+    assert closed_by(Raw(), b"bye") == {}
+    assert closed_by(Raw(), b"bye", stays=True, linger=0.1) == {"linger": 1}
+    assert closed_by(Lines(), b"x" * 20, stays=True, max_message=10, linger=0.1) == {"max_message": 1}

@@ -59,6 +59,14 @@ def test_what_is_too_long_is_an_error() -> None:
         assert ask(sock, b"x" * 102, 2) == b"ok"
 
 
+def test_a_conversation_that_ends_at_a_message_that_is_too_long_is_counted_as_closed_by_that() -> None:
+    with serving(lambda conn: conn.readline(), max_message=100) as server, client(server) as sock:
+        sock.sendall(b"x" * 102)
+        assert receive_all(sock) == b""
+        sock.close()
+    assert server.snapshot().closed_by == {"max_message": 1}
+
+
 def test_a_client_that_leaves_is_no_failure_of_the_handler(caplog: pytest.LogCaptureFixture) -> None:
     def talk(conn: Conversation) -> None:
         conn.recv()

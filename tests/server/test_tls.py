@@ -10,7 +10,10 @@ import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
+from time import monotonic
+from types import SimpleNamespace
 
 import pytest
 
@@ -28,6 +31,7 @@ from treadle.server import (
     Server,
     Session,
 )
+from treadle.server import burst as bursts
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +56,13 @@ def ask_secretly(server: Server, context: ssl.SSLContext) -> None:
         sock.sendall(b"?\n")
         if not sock.recv(1):
             raise ConnectionError("closed without a word")
+
+
+def send_secretly(server: Server, context: ssl.SSLContext, times: int) -> None:
+    with secure(server, context) as sock:
+        for _ in range(times):
+            sock.sendall(b"hello\n" * 1000)
+        sock.recv(1)
 
 
 def echo_line(line: bytes, peer: Peer) -> bytes:
@@ -120,6 +131,65 @@ def test_rule_7_what_is_no_handshake_is_cut_and_said_once(
                 sock.sendall(b"GET / HTTP/1.1\r\n\r\n")
                 receive_all(sock)
     assert caplog.text.count("TLS handshake failed") == 1
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_rule_7_every_client_that_is_refused_reads_why(authority: Authority, version: ssl.TLSVersion) -> None:
+    """Also one that takes itself for connected, as TLS 1.3 has it, and has sent something: a reset takes the alert."""
+    files, context = authority.issue("127.0.0.1"), authority.client_context()
+    context.minimum_version = context.maximum_version = version
+    wants = Certificates(files.certfile, files.keyfile, client_ca=authority.ca)
+    with lines(wants) as server:
+        for number in range(100):
+            with pytest.raises(ssl.SSLError, match=r"(?i)certificate.required|handshake.failure"):
+                send_secretly(server, context, number % 4)
+        assert server.snapshot().messages == 0
+    assert server.snapshot().closed_by == {"TLS handshake failed": 100}
+
+
+def test_rule_7_a_client_that_sends_no_tls_amid_a_connection_reads_why(
+    authority: Authority, certificates: Certificates
+) -> None:
+    with lines(certificates) as server, secure(server, authority.client_context()) as sock:
+        assert ask(sock, b"hello\n") == b"hello\n"
+        for _ in range(3):  # who sends on to a server that is gone is told of a reset, and nothing else
+            socket.socket.sendall(sock, b"GET / HTTP/1.1\r\n\r\n")
+            for lane in server._fleet.lanes if server._fleet is not None else ():
+                turn = threading.Event()
+                lane.post(partial(lane.post, turn.set))
+                assert turn.wait(PATIENCE)
+        with pytest.raises(ssl.SSLError, match=r"(?i)alert"):
+            sock.recv(1)
+
+
+def test_rule_7_handshakes_that_fail_for_different_reasons_are_told_apart(
+    authority: Authority, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And nothing else that happens uses up their lines; each says how many like it were left out."""
+    ahead = [0.0]
+    monkeypatch.setattr(bursts, "clock", SimpleNamespace(now=lambda: monotonic() + ahead[0]))
+    files, old = authority.issue("127.0.0.1"), authority.client_context()
+    old.maximum_version = ssl.TLSVersion.TLSv1_2
+    context = Certificates(files.certfile, files.keyfile)()
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    with lines(context, max_message=10) as server:
+        with secure(server, authority.client_context()) as sock:
+            sock.sendall(b"too long a message\n")
+            assert receive_all(sock) == b""
+        for _ in range(2):
+            for _ in range(3):
+                with client(server) as plain:
+                    plain.sendall(b"GET / HTTP/1.1\r\n\r\n")
+                    receive_all(plain)
+                with pytest.raises(ssl.SSLError):
+                    secure(server, old).__enter__()
+            while server.snapshot().connections:  # a client may know it before it is logged
+                threading.Event().wait(0.001)
+            ahead[0] += 1000.0
+    told = [record.getMessage() for record in caplog.records if "TLS handshake failed" in record.getMessage()]
+    assert len(told) == 4
+    assert [line.endswith("(2 more like it since the last such line)") for line in told] == [False, False, True, True]
+    assert server.snapshot().closed_by == {"TLS handshake failed": 12, "max_message": 1}
 
 
 @pytest.mark.parametrize("first", [1, 100, 8192, 16383, 16000])

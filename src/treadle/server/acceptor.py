@@ -11,7 +11,7 @@ from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, Any
 
-from treadle.server.burst import Burst
+from treadle.server.burst import Bursts
 from treadle.server.connection import hang_up
 from treadle.server.gate import Gate
 from treadle.server.poller import READ
@@ -93,7 +93,7 @@ class Acceptor:
         self.pause = FIRST_PAUSE
         self.closed = False
         self.accepted = self.refused = 0
-        self.full, self.refusals, self.failures = Burst(QUIET), Burst(QUIET), Burst(QUIET)
+        self.bursts = Bursts(QUIET)
         self.reserve = open_reserve()
         self.fd = listener.sock.fileno()
         lane.sources[self.fd] = self
@@ -139,8 +139,10 @@ class Acceptor:
                 if error.errno not in OF_A_CLIENT:
                     self.back_off(error, again=event == 0 and self.pause > FIRST_PAUSE)
                     return
-                if self.failures.begins():
-                    _log.info("%s: a client left before it was accepted: %s", self.listener.address, error.strerror)
+                burst = self.bursts.of("left", error.errno)  # while it waited
+                if burst.begins():
+                    said = "%s: a client left before it was accepted: %s%s"
+                    _log.info(said, self.listener.address, error.strerror, burst.rest)
                 continue
             self.pause = FIRST_PAUSE
             self.let_in(sock, address)
@@ -159,20 +161,21 @@ class Acceptor:
             self.watch(0)  # until they are in
             return False
         if self.limits.when_full == "pause" and self.gate.full():
-            if self.full.begins():
+            if (burst := self.bursts.of("full")).begins():
                 _log.warning(
-                    "%s: all %d connections are taken, so others wait in the kernel's queue (max_connections)",
+                    "%s: all %d connections are taken, so others wait in the kernel's queue (max_connections)%s",
                     self.listener.address,
                     self.limits.max_connections,
+                    burst.rest,
                 )
             self.watch(0)  # until one leaves
             if self.gate.full():  # still: who left before we stopped watching did not know that we wait for it
                 return False
         delay = 0.0 if self.emptying else self.gate.delay()
         if delay > 0:
-            if self.full.begins():
-                rate = self.limits.accept_rate
-                _log.warning("%s: clients come faster than %g a second (accept_rate)", self.listener.address, rate)
+            if (burst := self.bursts.of("fast")).begins():
+                rate, said = self.limits.accept_rate, "%s: clients come faster than %g a second (accept_rate)%s"
+                _log.warning(said, self.listener.address, rate, burst.rest)
             self.sleep(delay)
             return False
         return True
@@ -203,8 +206,9 @@ class Acceptor:
             self.welcome(sock, address)
             return
         self.refused += 1
-        if self.refusals.begins():
-            _log.warning("%s: clients are refused: %s", self.listener.address, refusal)
+        burst = self.bursts.of("refused", refusal.rpartition(" ")[2])  # which limit it is, and not whose address
+        if burst.begins():
+            _log.warning("%s: clients are refused: %s%s", self.listener.address, refusal, burst.rest)
         try:
             sock.setblocking(False)
             if self.rejection:
@@ -239,9 +243,10 @@ class Acceptor:
 
     def failed(self, error: OSError) -> None:
         """Say, once, why nothing is accepted for now."""
-        if self.failures.begins():
-            every = f"{FIRST_PAUSE:g} to {LONGEST_PAUSE:g} s"
-            _log.error("%s: cannot accept: %s; trying again every %s", self.listener.address, error.strerror, every)
+        burst = self.bursts.of("failed", error.errno)
+        if burst.begins():
+            every, said = f"{FIRST_PAUSE:g} to {LONGEST_PAUSE:g} s", "%s: cannot accept: %s; trying again every %s%s"
+            _log.error(said, self.listener.address, error.strerror, every, burst.rest)
 
     def lost(self, error: OSError) -> None:
         """There is no listening socket any more: let it go, for accept would fail at once, again and again."""

@@ -150,6 +150,7 @@ class Connection:
         "wait_in",
         "waiting",
         "watched",
+        "why",
     )
 
     feed: Callable[[bytes], Any] | None
@@ -184,6 +185,7 @@ class Connection:
         self.error: str | None = None  # why it is broken beyond use
         self.header: Header | None = None  # of a trusted proxy, as far as it came
         self.vet: Callable[[Connection, bytes], bool] | None = None  # tells by its first bytes whether it may go on
+        self.why = ""  # by which limit or fault it is closed, though that is done gently; "": by none
         # What is answered and not sent.
         self.out: deque[memoryview] = deque()
         self.unsent = 0  # bytes

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from treadle import clock, lifecycle
 from treadle.server.acceptor import Acceptor
-from treadle.server.burst import Burst
+from treadle.server.burst import Burst, Bursts, kind_of
 from treadle.server.connection import CHUNK, Connection, Peer, hang_up
 from treadle.server.deadlines import Deadlines
 from treadle.server.eviction import Eviction
@@ -89,7 +89,7 @@ class Fleet:
         self.context: ssl.SSLContext | None = None  # of TLS; replaced by reload
         self.acceptors: list[Acceptor] = []
         self.watchdogs: list[Watchdog] = []
-        self._faults = Burst(QUIET)
+        self._bursts = Bursts(QUIET)
         self._cuts = {limit: Burst(QUIET) for limit in LIMITS}
         self._turn = 0  # the lane that is dealt the next connection; the first lane's leader's
         self._lock = threading.Lock()  # guards what follows
@@ -103,10 +103,10 @@ class Fleet:
 
     def _new_lane(self, number: int, dispatcher: Dispatcher) -> Lane:
         lane = Lane(f"{self.protocol.name}-{number}", dispatcher, self.deadlines.period())
-        lane.handling = Handling(lane, self.protocol, self.limits, self.when_full)
+        lane.handling = Handling(lane, self.protocol, self.limits, self._bursts, self.when_full)
         proxies = self.proxies
         reception = None if proxies is None else Reception(lane, self.gate, self.limits, proxies)
-        lane.service = Service(lane, self.limits, self.deadlines, partial(self._left, lane), reception)
+        lane.service = Service(lane, self.limits, self.deadlines, partial(self._left, lane), self._bursts, reception)
         lane.keeper = Keeper(lane, self.deadlines)
         return lane
 
@@ -179,9 +179,10 @@ class Fleet:
         """Return a cutter for a new connection; None if the framing, which may be the user's, fails."""
         try:
             return self.protocol.cutter(self.limits)
-        except Exception:
-            if self._faults.begins():
-                _log.exception("%s: clients are closed, for the framing fails", self.protocol.name)
+        except Exception as error:
+            burst = self._bursts.of("cutter", *kind_of(error))
+            if burst.begins():
+                _log.exception("%s: clients are closed, for the framing fails%s", self.protocol.name, burst.rest)
             return None
 
     def _left(self, lane: Lane, conn: Connection, why: str) -> None:
@@ -203,9 +204,10 @@ class Fleet:
 
     def _tell_cut(self, conn: Connection, why: str) -> None:
         """Log a connection that was cut: the first of many by the same limit, so that none looks like a hang."""
-        if why in LIMITS and self._cuts[why].begins():
+        if why in LIMITS and (burst := self._cuts[why]).begins():
             by = why if conn.header is None else f"{why}, for its PROXY header is not complete"
-            _log.log(LIMITS[why], "%s: cut by %s; those that follow soon are only counted", conn.peer, by)
+            said = "%s: cut by %s; those that follow soon are only counted%s"
+            _log.log(LIMITS[why], said, conn.peer, by, burst.rest)
         else:
             _log.debug("%s: cut: %s", conn.peer, why)
 
@@ -267,6 +269,7 @@ class Fleet:
         """In a forked child, be over, and let go of everything; the parent's clients notice nothing."""
         self._lock = threading.Lock()
         self.gate = Gate(self.limits)
+        self._bursts.forget_threads()
         for lane in self.lanes:
             lane.forget_threads()
         for acceptor in self.acceptors:

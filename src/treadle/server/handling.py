@@ -17,11 +17,12 @@ from treadle.errors import DeadlineExceeded, PoolFull, TreadleError
 from treadle.futures import Future
 from treadle.orders import Fair
 from treadle.scope import SCOPE, Scope
-from treadle.server.burst import Burst
+from treadle.server.burst import Burst, Bursts, kind_of
 from treadle.server.connection import Connection, Peer, hang_up
 from treadle.server.messages import CloseConnection
 from treadle.server.poller import READ
 from treadle.traits import Traits
+from treadle.words import log
 
 if TYPE_CHECKING:
     from treadle.server.lane import Lane, Lead
@@ -89,7 +90,7 @@ class Handling:
 
     slow_pace = SLOW
 
-    def __init__(self, lane: Lane, protocol: Protocol, limits: Limits, when_full: str = "wait") -> None:
+    def __init__(self, lane: Lane, protocol: Protocol, limits: Limits, bursts: Bursts, when_full: str = "wait") -> None:
         self.lane = lane
         self.protocol = protocol
         self.timeout = limits.handler_timeout
@@ -103,10 +104,11 @@ class Handling:
         self.handed_over = 0  # messages that were, whether beforehand or by deposing the leader; never exact
         self.inline = protocol.converse is None  # whether the leader may run it
         self.followed = 0  # messages that were handled by other threads than the leader; never exact
-        self.failures = 0
+        self.failures = 0  # changed with the lane's lock held
         self.refused = 0  # messages that the pool would not handle
         self.pace = SLOW  # seconds in a handler, of late, while all messages go to the pool
-        self.drops, self.talks = Burst(10.0), Burst(10.0)
+        self.bursts = bursts
+        self.drops, self.refusals, self.talks = Burst(10.0), Burst(10.0), Burst(10.0)
 
     def call(self, conn: Connection, message: Any) -> Any:
         """Run the handler on one message; return its answer."""
@@ -134,9 +136,12 @@ class Handling:
             return None
         if self.lane.orphaned and isinstance(error, SystemExit):
             return None  # a forked child is done, which is no failure
-        self.failures += 1
-        what = (type(error), error, error.__traceback__)
-        _log.error("%s: handler %s failed on message %d", conn.peer, self.name, conn.number, exc_info=what)
+        with self.lane.lock:
+            self.failures += 1
+        burst = self.bursts.of("handler", *kind_of(error))
+        if burst.begins():
+            said = "%s: handler %s failed on message %d%s"
+            log(_log, logging.ERROR, said, str(conn.peer), self.name, conn.number, burst.rest, error=error)
         return None
 
     def answer(self, conn: Connection, answer: Any) -> bool:
@@ -201,7 +206,8 @@ class Handling:
             pass  # it was refused, see `dropped`
         except (TreadleError, RuntimeError) as error:
             if self.drops.begins():
-                _log.error("%s: connections are cut, for the pool takes no messages: %s", self.lane.name, error)
+                said = "%s: connections are cut, for the pool takes no messages: %s%s"
+                _log.error(said, self.lane.name, error, self.drops.rest)
 
     def tell_if_all_talk(self) -> None:
         """Say that every thread is in a conversation, so that clients which wait for one do not look forgotten."""
@@ -210,7 +216,8 @@ class Handling:
             all_talk = not dispatcher.staff.free()
         if all_talk and self.talks.begins():
             most = dispatcher.staff.max_workers
-            _log.warning("%s: all %d threads are taken by conversations, so others wait", self.lane.name, most)
+            said = "%s: all %d threads are taken by conversations, so others wait%s"
+            _log.warning(said, self.lane.name, most, self.talks.rest)
 
     def dropped(self, conn: Connection) -> None:
         """The pool will not handle what waits in `conn`. The pool's lock may be held."""
@@ -222,8 +229,9 @@ class Handling:
 
     def refuse(self, conn: Connection, refusal: bytes) -> None:
         """Tell a client, for each message that waits, that it will not be handled. For the thread that has `conn`."""
-        if self.drops.begins():
-            _log.warning("%s: messages are refused, for the pool has no room for them in time", self.lane.name)
+        if self.refusals.begins():
+            said = "%s: messages are refused, for the pool has no room for them in time%s"
+            _log.warning(said, self.lane.name, self.refusals.rest)
         room = (self.write_buffer - conn.unsent) // max(1, len(refusal))  # for more, it has to take these first
         count = min(len(conn.waiting), max(1, room))
         self.refused += count

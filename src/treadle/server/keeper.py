@@ -80,7 +80,7 @@ class Keeper:
         elif conn.out:
             service.abort(conn, why)
         else:
-            service.close(conn, "" if why == "linger" else why)
+            service.close(conn, conn.why or why)
 
     def disown(self, conn: Connection, why: str) -> None:
         """Cut a connection that another thread has; it is closed when that gives it back."""

@@ -39,7 +39,7 @@ class Messages:
         handler: takes the message, `bytes` without what frames it (or what a framing of your own cuts), and the `Peer`;
             returns bytes to send as they are, or None. CloseConnection, raised, ends the connection after a last
             answer. Any other exception closes that connection only, and is logged with the peer, the number of the
-            message, and the traceback.
+            message, and the traceback: once in ten seconds for each line that raises it.
         framing: where a message ends: Raw(), Lines(), Delimiter(b"..."), LengthPrefix(4), or an object like them.
         greeting: sent to each client as soon as it has come in (and has ended the TLS handshake).
 

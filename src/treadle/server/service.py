@@ -13,7 +13,8 @@ import struct
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from treadle.server.burst import Burst
+from treadle.errors import MessageTooLong
+from treadle.server.burst import Bursts, kind_of
 from treadle.server.connection import BLOCKED, CHUNK, RECORD, Connection, Phase, hang_up
 from treadle.server.deadlines import GRACE, Deadlines
 from treadle.server.messages import CloseConnection
@@ -37,6 +38,7 @@ class Service:
 
     Args:
         left: called, from the leader, after a connection was closed.
+        bursts: which faults of clients are told.
         reception: where connections begin when the server trusts proxies.
     """
 
@@ -46,14 +48,15 @@ class Service:
         limits: Limits,
         deadlines: Deadlines,
         left: Callable[[Connection, str], object],
+        bursts: Bursts,
         reception: Reception | None = None,
     ) -> None:
         self.lane = lane
         self.limits = limits
         self.deadlines = deadlines
         self.left = left
+        self.bursts = bursts
         self.reception = reception
-        self.cuts = Burst(10.0)
 
     # -- coming in ------------------------------------------------------------------------------------------------
 
@@ -169,9 +172,11 @@ class Service:
         elif isinstance(error, BLOCKED):
             self.watch(conn, READ)
         else:
-            if self.cuts.begins():
-                _log.warning("%s: TLS handshake failed: %s", conn.peer, error)
-            self.close(conn, "TLS handshake failed")
+            burst = self.bursts.of("handshake", *reason_of(error))
+            if burst.begins():
+                _log.warning("%s: TLS handshake failed: %s%s", conn.peer, error, burst.rest)
+            conn.why = "TLS handshake failed"
+            self.part(conn)  # so that the alert, which says why, is not lost to a reset
 
     # -- reading --------------------------------------------------------------------------------------------------
 
@@ -207,8 +212,10 @@ class Service:
             conn.farewell = closing.answer
         except Exception as error:  # MessageTooLong, or whatever a framing of the user's does
             conn.farewell = b""
-            if not self.lane.orphaned and self.cuts.begins():
-                _log.warning("%s: closed, for what it sent makes no message: %s", conn.peer, error)
+            conn.why = "max_message" if isinstance(error, MessageTooLong) else "framing"
+            burst = self.bursts.of("framing", *kind_of(error))
+            if not self.lane.orphaned and burst.begins():
+                _log.warning("%s: closed, for what it sent makes no message: %s%s", conn.peer, error, burst.rest)
         if conn.farewell is not None:
             conn.begun, conn.held = 0.0, 0
         return messages
@@ -238,7 +245,11 @@ class Service:
                 self.settle(conn)
             return
         conn.give_up(error)
-        self.settle(conn)
+        if isinstance(error, ssl.SSLError) and not isinstance(error, ssl.SSLEOFError):  # of which an alert has told it
+            conn.why = conn.error or ""
+            self.part(conn)
+        else:
+            self.settle(conn)
 
     def received(self, conn: Connection, data: bytes, messages: Sequence[Any], lead: Lead | None) -> bool:
         """Have handled what was read; False: the lead was lost."""
@@ -381,6 +392,8 @@ class Service:
             self.finish(conn)
         elif conn.idle() and self.is_over(conn):
             if conn.looked:
+                if self.deadlines.aged(conn, self.lane.now):
+                    conn.why = "max_age"
                 self.finish(conn)
             else:  # what had come by then is answered, also behind a message that was under way
                 self.lane.ready[conn] = None
@@ -420,7 +433,14 @@ class Service:
         if conn.ended or unspoken:
             self.close(conn, "")
             return
-        # A close while bytes of the peer's are unread would have the kernel send RST, and take back what was answered.
+        self.part(conn)
+
+    def part(self, conn: Connection) -> None:
+        """Close a connection that has been sent its last.
+
+        A close while bytes of the peer's are unread would have the kernel send RST, and take back what was answered. So
+        our half is closed, and the end of the peer's awaited.
+        """
         conn.phase = Phase.LINGERING
         conn.received = 0
         conn.since = self.lane.now
@@ -440,8 +460,10 @@ class Service:
             data = b""
         conn.ended = not data
         conn.received += len(data)
-        if not data or conn.received > self.limits.linger_bytes:
+        if not data:
             self.close(conn, "")
+        elif conn.received > self.limits.linger_bytes:
+            self.close(conn, conn.why or "linger_bytes")
 
     def close(self, conn: Connection, why: str) -> None:
         """Close, and forget; `why` is "" for an orderly end. The only place where a connection's socket is closed."""
@@ -458,7 +480,7 @@ class Service:
         lane.timers.forget(conn)
         conn.out.clear()
         conn.waiting.clear()
-        self.left(conn, why)  # before the client can know that it is over
+        self.left(conn, why or conn.why)  # before the client can know that it is over
         if over:
             conn.sock.close()
         else:
@@ -509,6 +531,11 @@ class Service:
         conn.busy = False
         conn.give_up(why)
         self.settle(conn)
+
+
+def reason_of(error: Exception) -> tuple[str | int | None, ...]:
+    """Return what handshakes have in common that fail alike."""
+    return type(error).__name__, *(getattr(error, name, None) for name in ("errno", "reason", "verify_code"))
 
 
 def can_be_sent(answer: Any) -> bool:

@@ -65,6 +65,9 @@ class Session:
         conversation = Conversation(connection, limits)
         try:
             connection.run(self.handler, conversation)
+        except MessageTooLong:
+            connection.why = "max_message"
+            raise
         except CloseConnection as closing:
             conversation.say_last(closing.answer)
         except (OSError, EOFError) as error:
