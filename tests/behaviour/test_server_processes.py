@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from time import monotonic, sleep
 
 import pytest
 
-from programs import PATIENCE, Program, run
+from programs import PATIENCE, TREADLE, Program, run
 from tcp import ask, receive_all
 
 SERVER = """
@@ -99,6 +104,172 @@ def test_rule_9_a_restart_on_an_inherited_socket_loses_no_connection() -> None:
                 process.kill()
                 process.wait()
         assert not wrong
+
+
+def storm(server: Program, number: signal.Signals) -> int:
+    """Send a signal again and again until the program has ended; return its status."""
+    deadline = monotonic() + PATIENCE
+    while server._process.poll() is None:
+        assert monotonic() < deadline, server.output
+        server.send(number)
+        sleep(0.0005)
+    return server.wait()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_many_signals_in_a_row_end_a_program_with_status_0(number: signal.Signals) -> None:
+    """Also those that come when it has stopped, and Python ends."""
+    with served() as server:
+        server.wait_for("on 127")
+        assert storm(server, number) == 0, server.output
+        assert "Traceback" not in server.output
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_many_signals_in_a_row_end_the_command_with_status_0(number: signal.Signals, processes: str) -> None:
+    """From the moment that it says where it listens."""
+    with Program([*TREADLE, "echo", "--bind", "127.0.0.1:0", "--processes", processes]) as server:
+        server.wait_for("listens on")
+        assert storm(server, number) == 0, server.output
+        assert "Traceback" not in server.output
+
+
+KEEPS_SIGCHLD = """
+import os, signal, socket, sys, threading, time
+from treadle.server import Lines, Messages, Server
+
+def handle(line, peer):
+    pid = os.posix_spawn("/bin/true", ["true"], os.environ)
+    until = time.monotonic() + 30
+    while os.path.exists(f"/proc/{pid}") and time.monotonic() < until:
+        time.sleep(0.01)
+    return b"%d\\n" % os.path.exists(f"/proc/{pid}")
+
+def ask():
+    while server._fleet is None or not server._fleet.watchdogs:
+        time.sleep(0.01)
+    host, port = server.address.split(":")
+    with socket.create_connection((host, int(port)), 40) as sock:
+        sock.sendall(b"x\\n")
+        print("zombies:", sock.makefile().readline(), end="", flush=True)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+server = Server(Messages(handle, Lines()), "127.0.0.1:0", max_workers=2)
+threading.Thread(target=ask).start()
+sys.exit(server.run())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="it looks into /proc")
+def test_a_program_that_ignores_sigchld_has_no_zombies_while_it_serves() -> None:
+    status, out, err = run(sys.executable, "-c", KEEPS_SIGCHLD)
+    assert (status, out) == (0, "zombies: 0\n"), err
+
+
+@contextmanager
+def full_pipe() -> Iterator[int]:
+    """Yield the writing end of a pipe that is full, and that nobody reads."""
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    for size in (4096, 1):
+        with suppress(BlockingIOError):
+            while os.write(writer, bytes(size)):
+                pass
+    os.set_blocking(writer, True)
+    try:
+        yield writer
+    finally:
+        os.close(reader)
+        os.close(writer)
+
+
+def connect_to(path: Path) -> socket.socket:
+    """Connect to a UNIX socket, as soon as somebody listens there."""
+    deadline = monotonic() + PATIENCE
+    while True:
+        sock = socket.socket(socket.AF_UNIX)
+        try:
+            sock.connect(str(path))
+            sock.settimeout(PATIENCE)
+            return sock
+        except OSError:
+            sock.close()
+            assert monotonic() < deadline
+            sleep(0.01)
+
+
+HANDLERS = """
+def handle(line, peer):
+    if line == b"print":
+        print("x")
+    if line == b"fail":
+        raise ValueError
+    return line + b"\\n"
+"""
+
+
+@pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="there are no UNIX sockets")
+@pytest.mark.parametrize("processes", ["1", "2"])
+@pytest.mark.parametrize(("line", "status"), [(b"", 0), (b"fail\n", 1), (b"print\n", 1)])
+def test_a_command_whose_output_nobody_reads_ends_by_a_signal(
+    line: bytes, status: int, processes: str, tmp_path: Path
+) -> None:
+    (tmp_path / "app.py").write_text(HANDLERS)
+    path = tmp_path / "socket"
+    drain = "0.2" if status else "30"
+    options = ("--framing", "lines", "--bind", f"unix:{path}", "--drain", drain, "--processes", processes)
+    with full_pipe() as pipe:
+        command = [*TREADLE, "tcp", "app:handle", *options]
+        environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+        process = subprocess.Popen(command, cwd=tmp_path, stdout=pipe, stderr=pipe, env=environment)
+        try:
+            with connect_to(path) as quick, connect_to(path) as slow:
+                assert ask(quick, b"x\n") == b"x\n"
+                slow.sendall(line)
+                assert ask(quick, b"y\n") == b"y\n"
+                process.send_signal(signal.SIGTERM)
+                assert receive_all(quick) == b""
+                assert receive_all(slow) == b""
+            assert process.wait(PATIENCE) == status
+        finally:
+            process.kill()
+            process.wait()
+
+
+WATCHES = """
+import logging, os, sys
+from treadle.server import Lines, Messages, Server
+
+stuck = open(int(sys.argv[2]), "w", buffering=1)
+logging.basicConfig(level=logging.DEBUG, stream=stuck)
+
+def watch(now):
+    print("watched", file=stuck)
+    return 0.0
+
+server = Server(Messages(lambda line, peer: line + b"\\n", Lines()), sys.argv[1], max_workers=2)
+os._exit(server.run(30.0, watch=watch))
+"""
+
+
+@pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="there are no UNIX sockets")
+def test_run_obeys_though_its_log_and_its_watch_are_stuck(tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    with full_pipe() as pipe:
+        command = [sys.executable, "-c", WATCHES, f"unix:{path}", str(pipe)]
+        process = subprocess.Popen(command, pass_fds=[pipe])
+        try:
+            with connect_to(path) as sock:
+                assert ask(sock, b"x\n") == b"x\n"
+                process.send_signal(signal.SIGHUP)
+                process.send_signal(signal.SIGTERM)
+                assert receive_all(sock) == b""
+            assert process.wait(PATIENCE) == 0
+        finally:
+            process.kill()
+            process.wait()
 
 
 EXIT = """

@@ -405,3 +405,33 @@ def test_nothing_is_kept_of_clients_that_have_left() -> None:
         until(lambda: not lot_of(server).visits)
         assert not parking_of(server).visits
         assert len(parking_of(server).timers.heap) < 100
+
+
+def test_who_is_stuck_in_a_log_handler_is_cut_off_first_and_does_not_keep_server_close() -> None:
+    gate, inside = threading.Event(), threading.Event()
+
+    class Stuck(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            inside.set()
+            gate.wait(PATIENCE)
+
+    class Logs(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            self.request.recv(1)
+            logging.getLogger("treadle.server").error("stuck")
+
+    stuck, logger = Stuck(), logging.getLogger("treadle.server")
+    server = TCP(ANYWHERE, Logs)
+    server.drain = 0.0
+    logger.addHandler(stuck)
+    try:
+        with serving(server), connect(server) as sock:
+            sock.sendall(b"x")
+            assert inside.wait(PATIENCE)
+            server.shutdown()
+            server.server_close()
+            assert not gate.is_set()
+            assert receive_all(sock) == b""
+    finally:
+        gate.set()
+        logger.removeHandler(stuck)

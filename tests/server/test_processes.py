@@ -8,7 +8,9 @@ import select
 import signal
 import socket
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from time import monotonic, sleep
 from types import TracebackType
 
 import pytest
@@ -177,11 +179,178 @@ def deaf(listeners, lifeline):
 main(2, deaf, drain=0.05)
 """
     with Family(source, tmp_path) as parent:
-        children(parent, 2)
+        pids = children(parent, 2)
         parent.send(signal.SIGTERM)
         assert parent.wait() == 0
-        assert parent.output.count("2 processes did not end in time, and are killed") == 1
+        for pid in pids:
+            assert parent.output.count(f"process {pid} did not end in time, and is killed\n") == 1
         assert "ends with 1\n" in parent.output
+
+
+def test_a_child_that_is_stopped_goes_on_and_ends_in_order(tmp_path: Path) -> None:
+    with Family("main(3, idle)", tmp_path) as parent:
+        first, second, _ = children(parent, 3)
+        os.kill(first, signal.SIGSTOP)
+        os.kill(second, signal.SIGTSTP)
+        parent.send(signal.SIGTERM)
+        ends_in_order(parent)
+        assert "killed" not in parent.output
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="it looks into /proc")
+def test_a_second_signal_has_a_child_go_on_that_was_stopped_meanwhile(tmp_path: Path) -> None:
+    source = """
+def serve(listeners, lifeline):
+    with Signals(lifeline) as signals:
+        said("child", os.getpid())
+        while signals.hear(None) != LOST:
+            pass
+    return 0
+
+main(1, serve, drain=3600.0)
+"""
+    with Family(source, tmp_path) as parent:
+        (pid,) = children(parent, 1)
+        parent.send(signal.SIGTERM)
+        parent.wait_for("SIGTERM: stopping")
+        os.kill(pid, signal.SIGSTOP)
+        wait_until(lambda: ") T " in stat_of(pid))
+        parent.send(signal.SIGTERM)
+        ends_in_order(parent)
+        assert "killed" not in parent.output
+
+
+def test_a_child_that_stays_stopped_is_killed_and_the_others_say_how_it_ended(tmp_path: Path) -> None:
+    source = """
+processes.GRACE = 0.05
+
+def serve(listeners, lifeline):
+    if first_alone("stopped"):
+        def stop(number, frame):
+            while True:
+                os.kill(os.getpid(), signal.SIGSTOP)
+        signal.signal(signal.SIGTERM, stop)
+        said("child", os.getpid())
+        while True:
+            select.select([], [], [], 3600)
+    return idle(listeners, lifeline)
+
+main(2, serve, drain=1.0)
+"""
+    with Family(source, tmp_path) as parent:
+        children(parent, 2)
+        parent.send(signal.SIGTERM)
+        ends_in_order(parent)
+        assert len(re.findall(r"process \d+ was stopped and did not go on, and is killed\n", parent.output)) == 1
+
+
+def test_a_child_that_not_even_sigkill_ends_does_not_keep_its_parent(tmp_path: Path) -> None:
+    """As one that waits for a broken disk."""
+    source = """
+processes.GRACE = 0.05
+kill = os.kill
+os.kill = lambda pid, number: number == signal.SIGKILL or kill(pid, number)
+
+def deaf(listeners, lifeline):
+    signal.signal(signal.SIGTERM, lambda number, frame: None)
+    said("child", os.getpid())
+    while not select.select([lifeline], [], [], 3600)[0]:
+        pass
+
+main(1, deaf, drain=0.05)
+"""
+    with Family(source, tmp_path) as parent:
+        (pid,) = children(parent, 1)
+        parent.send(signal.SIGTERM)
+        assert parent.wait() == 0
+        assert f"processes that were killed do not end, and are left behind: {pid}\n" in parent.output
+        assert "ends with 1\n" in parent.output
+
+
+def test_signals_that_were_ignored_stay_so_in_parent_and_children(tmp_path: Path) -> None:
+    source = """
+def serve(listeners, lifeline):
+    said("ignored:", signal.getsignal(signal.SIGHUP) == signal.getsignal(signal.SIGINT) == signal.SIG_IGN)
+    return idle(listeners, lifeline)
+
+signal.signal(signal.SIGHUP, signal.SIG_IGN)
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+main(1, serve)
+"""
+    with Family(source, tmp_path) as parent:
+        parent.wait_for("ignored: True")
+        children(parent, 1)
+        parent.send(signal.SIGINT)
+        parent.send(signal.SIGHUP)
+        parent.send(signal.SIGTERM)
+        ends_in_order(parent)
+        assert "SIGINT" not in parent.output
+
+
+SUBREAPER = """
+import ctypes
+assert ctypes.CDLL(None).prctl(36, 1, 0, 0, 0) == 0  # PR_SET_CHILD_SUBREAPER: orphans are ours, as process 1's are
+
+def serve(listeners, lifeline):
+    reader, writer = os.pipe()
+    if os.fork() == 0:
+        if os.fork() == 0:
+            os.close(writer)
+            os.read(reader, 1)  # until its parent has ended
+        os._exit(0)
+    os.wait()
+    os.close(writer)
+    said("orphaned")
+    return idle(listeners, lifeline)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="there is no PR_SET_CHILD_SUBREAPER")
+def test_orphans_are_reaped_by_the_parent(tmp_path: Path) -> None:
+    with Family(SUBREAPER + "main(2, serve)", tmp_path) as parent:
+        parent.wait_for(r"(?:orphaned[\s\S]*){2}")
+        pids = children(parent, 2)
+        wait_until(lambda: set(children_of(parent.pid)) == set(pids))
+        parent.send(signal.SIGTERM)
+        ends_in_order(parent)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="there is no PR_SET_CHILD_SUBREAPER")
+def test_a_child_that_the_program_had_before_is_the_programs_to_wait_for(tmp_path: Path) -> None:
+    source = """
+before = os.fork() or os._exit(7)
+os.waitid(os.P_PID, before, os.WEXITED | os.WNOWAIT)
+main(2, idle)
+said("its status was", os.waitstatus_to_exitcode(os.waitpid(before, 0)[1]))
+"""
+    with Family(source, tmp_path) as parent:
+        first, *_ = children(parent, 2)
+        os.kill(first, signal.SIGKILL)
+        children(parent, 3)
+        parent.send(signal.SIGTERM)
+        ends_in_order(parent)
+        assert "its status was 7\n" in parent.output
+
+
+def children_of(pid: int) -> list[int]:
+    """Return the process ids of those that have `pid` for a parent, zombies included."""
+    found = [int(path.name) for path in Path("/proc").glob("[0-9]*")]
+    return [each for each in found if stat_of(each).rpartition(")")[2].split()[1:2] == [str(pid)]]
+
+
+def stat_of(pid: int) -> str:
+    """Return what the system says of a process; nothing if it has ended."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return ""
+
+
+def wait_until(true: Callable[[], bool]) -> None:
+    deadline = monotonic() + PATIENCE
+    while not true():
+        assert monotonic() < deadline
+        sleep(0.01)
 
 
 def test_a_child_that_was_killed_is_replaced(tmp_path: Path) -> None:

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import array
 import logging
+import re
 import socket
 import ssl
+import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
+from programs import run
 from socketservers import until
 from tcp import PATIENCE, ask, client, receive_all
 from treadle import Pool
@@ -265,6 +270,126 @@ def test_stop_from_a_handler_does_not_wait_for_itself() -> None:
         assert receive_all(sock) == b"stopping"
 
 
+class Stuck(logging.Handler):
+    """A log handler that blocks, and with it all who log meanwhile, from the first record on that matches."""
+
+    def __init__(self, pattern: str) -> None:
+        super().__init__()
+        self.pattern = pattern
+        self.inside, self.gate = threading.Event(), threading.Event()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if re.search(self.pattern, record.getMessage()):
+            self.inside.set()
+            self.gate.wait(PATIENCE)
+
+
+@contextmanager
+def stuck(pattern: str, server: Server) -> Iterator[Stuck]:
+    """Have the server's threads get stuck in what matches; they are let go, and have ended, afterwards."""
+    handler, logger = Stuck(pattern), logging.getLogger("treadle.server")
+    logger.addHandler(handler)
+    try:
+        yield handler
+    finally:
+        handler.gate.set()
+        logger.removeHandler(handler)
+        server.stop(0.0)
+        server._pool.shutdown(timeout=PATIENCE)
+        assert server._fleet is not None
+        for watchdog in server._fleet.watchdogs:
+            watchdog.thread.join(PATIENCE)
+            assert not watchdog.thread.is_alive()
+
+
+@pytest.mark.parametrize("lanes", [1, 2])
+def test_a_leader_that_is_stuck_in_a_log_handler_does_not_keep_stop(
+    lanes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its clients are cut and counted, and nobody can connect any more, though it closes nothing itself."""
+    monkeypatch.setattr("treadle.server.fleet._lanes_wanted", lambda dispatcher: lanes)
+    server = Server(Messages(shout, Lines()), "127.0.0.1:0", max_workers=2 * lanes, limits=Limits(max_message=10))
+    with stuck("makes no message", server.start()) as handler, client(server) as bad, client(server) as idle:
+        assert ask(idle, b"x\n") == b"X\n"
+        bad.sendall(bytes(100))
+        assert handler.inside.wait(PATIENCE)
+        assert server.stop(0.0) == 2
+        assert server.snapshot().state == "stopped"
+        assert receive_all(idle) == b""
+        with pytest.raises(ConnectionRefusedError), client(server):
+            pass
+        assert server.stop() == 2
+
+
+def test_clients_that_wait_in_the_queue_of_a_stuck_leader_are_counted_too() -> None:
+    server = Server(Messages(shout, Lines()), "127.0.0.1:0", max_workers=2, limits=Limits(max_message=10))
+    with stuck("makes no message", server.start()) as handler, client(server) as bad:
+        bad.sendall(bytes(100))
+        assert handler.inside.wait(PATIENCE)
+        with client(server) as late, client(server) as later:
+            assert server.stop(0.0) == 3
+            assert receive_all(late) == receive_all(later) == b""
+
+
+def test_threads_that_are_stuck_in_the_log_of_a_failing_handler_do_not_keep_stop() -> None:
+    def fail(line: bytes, peer: Peer) -> bytes:
+        raise ValueError(line)
+
+    server = Server(Messages(fail, Lines()), "127.0.0.1:0", max_workers=2)
+    with stuck("failed on message", server.start()) as handler:
+        with client(server) as a, client(server) as b, client(server) as c:
+            for sock in (a, b, c):
+                sock.sendall(b"x\n")
+            assert handler.inside.wait(PATIENCE)
+            assert server.stop(0.5) == 3
+            assert receive_all(a) == receive_all(b) == receive_all(c) == b""
+
+
+def test_a_log_handler_that_waits_for_a_lock_which_a_handler_holds_does_not_keep_stop() -> None:
+    lock, inside, gate = threading.Lock(), threading.Event(), threading.Event()
+
+    def handle(line: bytes, peer: Peer) -> bytes:
+        with lock:
+            inside.set()
+            gate.wait(PATIENCE)
+        return line
+
+    class Wants(Stuck):
+        def emit(self, record: logging.LogRecord) -> None:
+            with lock:
+                pass
+
+    server = Server(Messages(handle, Lines()), "127.0.0.1:0", max_workers=2, limits=Limits(max_message=10)).start()
+    with stuck("nothing", server), client(server) as sock:
+        logging.getLogger("treadle.server").addHandler(wants := Wants(""))
+        try:
+            sock.sendall(b"x\n")
+            assert inside.wait(PATIENCE)
+            assert server.stop(0.0) == 1
+        finally:
+            gate.set()
+            logging.getLogger("treadle.server").removeHandler(wants)
+
+
+def test_stop_from_a_handler_ends_in_time_though_the_leader_is_stuck() -> None:
+    """Nobody waits for it but `run`, in whichever thread that is."""
+
+    def stop(line: bytes, peer: Peer) -> bytes:
+        assert handler.inside.wait(PATIENCE)
+        server.stop(0.0)
+        return b"stopping"
+
+    cut: list[int] = []
+    server = Server(Messages(stop, Lines()), "127.0.0.1:0", max_workers=2, limits=Limits(max_message=10)).start()
+    with stuck("makes no message", server) as handler, client(server) as sock, client(server) as bad:
+        runs = threading.Thread(target=lambda: cut.append(server.run()))
+        runs.start()
+        sock.sendall(b"x\n")
+        bad.sendall(bytes(100))
+        runs.join(PATIENCE)
+        assert len(cut) == 1
+
+
 def test_stop_is_idempotent_and_start_is_not() -> None:
     server = Server(Messages(echo), "127.0.0.1:0", max_workers=1)
     with pytest.raises(RuntimeError, match="no address before start"):
@@ -386,3 +511,23 @@ def test_a_reload_that_makes_no_context_leaves_the_old_one_in_use(caplog: pytest
 def test_what_is_no_pool_is_refused() -> None:
     with pytest.raises(TypeError, match="pool=4"):
         Server(Messages(lambda data, peer: data), pool=4)  # type: ignore[arg-type]  # that is the point
+
+
+def test_a_watch_that_raises_is_not_called_again_and_ends_nothing() -> None:
+    source = """
+import logging, os, signal, sys
+from treadle.server import Messages, Server
+logging.basicConfig(level=logging.ERROR, stream=sys.stdout, format="%(message)s")
+
+def watch(now):
+    print("watched", now.state, flush=True)
+    os.kill(os.getpid(), signal.SIGTERM)
+    raise ValueError
+
+print(Server(Messages(lambda data, peer: data), "127.0.0.1:0", max_workers=1).run(1e8, watch=watch))
+"""
+    status, out, _ = run(sys.executable, "-c", source)
+    assert status == 0
+    assert out.count("watched serving") == 1
+    assert "ValueError" in out
+    assert out.endswith("\n0\n")

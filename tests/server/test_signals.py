@@ -11,7 +11,8 @@ from contextlib import suppress
 import pytest
 
 from tcp import PATIENCE
-from treadle.server.signals import END, HANGUP, LOST, Signals
+from treadle.server import signals as module
+from treadle.server.signals import HANGUP, LOST, ORDERS, WOKEN, Signals
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, HANGUP])
@@ -44,11 +45,11 @@ def test_a_signal_that_another_thread_takes_is_heard() -> None:
     other.join()
 
 
-def test_the_end_is_heard_from_any_thread_and_may_be_told_too_late() -> None:
+def test_any_thread_may_wake_it_even_too_late() -> None:
     with Signals() as signals:
-        threading.Thread(target=signals.end).start()
-        assert signals.hear(PATIENCE) == END
-    signals.end()
+        threading.Thread(target=signals.wake).start()
+        assert signals.hear(PATIENCE) == WOKEN
+    signals.wake()
 
 
 def test_when_nothing_more_fits_in_nobody_complains(capfd: pytest.CaptureFixture[str]) -> None:
@@ -60,7 +61,7 @@ def test_when_nothing_more_fits_in_nobody_complains(capfd: pytest.CaptureFixture
             while True:
                 signals._writer.send(bytes([signal.SIGTERM]))
         os.kill(os.getpid(), signal.SIGINT)
-        signals.end()
+        signals.wake()
         assert signals.hear(0) == signal.SIGTERM
     assert capfd.readouterr().err == ""
 
@@ -141,15 +142,105 @@ def test_a_handler_that_python_did_not_set_is_replaced_by_the_default() -> None:
         signal.signal(signal.SIGHUP, before)
 
 
-def test_a_forked_child_that_comes_back_hears_the_end_and_keeps_what_it_has_set_since() -> None:
+def test_a_forked_child_that_comes_back_hears_that_it_is_to_look_and_keeps_what_it_has_set_since() -> None:
     """As from a `watch` or a signal handler that forks, in the middle of `Server.run`."""
     before = signal.getsignal(signal.SIGTERM)
     try:
         with Signals() as signals:
             signals.leave_to_parent()
             signals.leave_to_parent()
-            assert signals.hear(0.0) == END
+            assert signals.hear(0.0) == WOKEN
             signal.signal(signal.SIGTERM, _of_our_own)
         assert signal.getsignal(signal.SIGTERM) is _of_our_own
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_what_is_ignored_when_it_begins_stays_so(number: signal.Signals) -> None:
+    """As `nohup` has it, and a shell for what it starts in the background. Their own children are to inherit it."""
+    before = signal.signal(number, signal.SIG_IGN)
+    try:
+        with Signals() as signals:
+            assert signal.getsignal(number) == signal.SIG_IGN
+            os.kill(os.getpid(), number)
+            assert signals.hear(0) is None
+        assert signal.getsignal(number) == signal.SIG_IGN
+    finally:
+        signal.signal(number, before)
+
+
+def test_sigterm_is_heard_though_it_was_ignored() -> None:
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        with Signals() as signals:
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert signals.hear(PATIENCE) == signal.SIGTERM
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.parametrize("handler", [signal.SIG_DFL, signal.SIG_IGN])
+def test_sigchld_is_the_programs_unless_it_is_asked_for(handler: signal.Handlers) -> None:
+    before = signal.signal(signal.SIGCHLD, handler)
+    try:
+        with Signals():
+            assert signal.getsignal(signal.SIGCHLD) == handler
+        with Signals(children=True) as signals:
+            os.kill(os.getpid(), signal.SIGCHLD)
+            assert signals.hear(PATIENCE) == signal.SIGCHLD
+        assert signal.getsignal(signal.SIGCHLD) == handler
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+
+
+@pytest.mark.parametrize(
+    ("number", "default"), [(signal.SIGTERM, signal.SIG_DFL), (signal.SIGINT, signal.default_int_handler)]
+)
+def test_the_same_order_again_just_after_the_end_is_passed_over_and_later_it_is_not(
+    number: signal.Signals, default: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = signal.signal(number, default)  # type: ignore[arg-type]
+    try:
+        with Signals() as signals:
+            os.kill(os.getpid(), number)
+            assert signals.hear(PATIENCE) == number
+        late = signal.getsignal(number)
+        assert isinstance(late, module.Late)
+        os.kill(os.getpid(), number)
+        raised: list[int] = []
+        monkeypatch.setattr(signal, "raise_signal", raised.append)
+        late(number, None)
+        assert raised == []
+        late.until = 0.0
+        late(number, None)
+        assert raised == [number]
+        assert signal.getsignal(number) == default
+    finally:
+        signal.signal(number, before)
+
+
+def test_without_an_order_the_default_is_put_back() -> None:
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        with Signals() as signals:
+            signals.wake()
+            assert signals.hear(PATIENCE) == WOKEN
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.parametrize(("until", "after"), [(float("inf"), signal.SIG_IGN), (0.0, signal.SIG_DFL)])
+def test_when_python_exits_at_once_late_orders_are_ignored_to_its_end(until: float, after: signal.Handlers) -> None:
+    """Python lays its own handlers down before the process is gone, and SIGTERM would kill it."""
+    late = module.Late(signal.SIG_DFL)
+    late.until = until
+    before = {number: signal.signal(number, late) for number in ORDERS}
+    try:
+        module._pass_over_to_the_end()
+        assert [signal.getsignal(number) for number in ORDERS] == [after, after]
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -13,6 +13,7 @@ import click
 
 from treadle.cli.config import spelled
 from treadle.cli.descriptors import reserve_descriptors
+from treadle.cli.leaving import Leaving
 from treadle.cli.once import Once
 from treadle.cli.status import Status, View, say, status_view
 from treadle.cli.values import NONE, BindTo, Count, Escaped, PerSecond, Seconds, Trusted
@@ -161,17 +162,19 @@ def serve(name: str, make: Callable[[], Protocol], options: dict[str, Any]) -> N
     listeners = _listen(options["bind"])
     options["proxy"] = [one for given in options["proxy_trust"] for one in given] or None
     banner = _banner(name, listeners, options["threads"], limits, options["processes"], options["proxy"])
+    leaving = Leaving()
     with status_view(live=not several) as view:
         if files is not None and files < limits.max_connections + SPARE_DESCRIPTORS:
             _log.warning("the limit on open files, %d, comes before %d connections", files, limits.max_connections)
-        run = partial(_run, view, limits, tls, options)
+        run = partial(_run, view, leaving, limits, tls, options)
         if protocol is not None:
-            say(banner)
-            status = run(protocol, listeners)
+            status = run(banner, protocol, listeners)
         else:
             with Once() as served, Once() as complained:
                 child = partial(_be_a_child, make, banner, served, complained, run)
                 status = serve_in_processes(options["processes"], listeners, child, drain=options["drain"])
+            leaving.begin(status)
+    leaving.end()
     raise SystemExit(status)
 
 
@@ -180,7 +183,7 @@ def _be_a_child(
     banner: str,
     served: Once,
     complained: Once,
-    run: Callable[[Protocol, Sequence[Listener], int], int],
+    run: Callable[[str, Protocol, Sequence[Listener], int], int],
     listeners: Sequence[Listener],
     lifeline: int,
 ) -> int:
@@ -196,21 +199,31 @@ def _be_a_child(
         if served.taken or complained.take():
             error.show()
         return error.exit_code
-    if served.take():
-        say(banner)
-    return run(protocol, listeners, lifeline)
+    return run(banner if served.take() else "", protocol, listeners, lifeline)
 
 
 def _run(
     view: View,
+    leaving: Leaving,
     limits: Limits,
     tls: Certificates | None,
     options: dict[str, Any],
+    banner: str,
     protocol: Protocol,
     listeners: Sequence[Listener],
     lifeline: int | None = None,
 ) -> int:
-    """Serve in this process; return its status."""
+    """Serve in this process; return its status.
+
+    The banner, if there is one, is said when signals are heard: whoever reads it may send one.
+    """
+    unsaid = [banner] if banner else []
+
+    def watch(now: ServerSnapshot) -> float:
+        while unsaid:
+            say(unsaid.pop())
+        return view.update(_status(now))
+
     server = Server(
         protocol,
         listeners,
@@ -223,16 +236,18 @@ def _run(
         proxy=options["proxy"],
     )
     try:
-        cut = server.run(options["drain"], watch=lambda now: view.update(_status(now)), lifeline=lifeline)
+        cut = server.run(options["drain"], watch=watch, lifeline=lifeline)
     except BindError as error:  # somebody has shut its sockets down
+        status = leaving.begin(CannotListen.exit_code)
         CannotListen(str(error)).show()
-        return CannotListen.exit_code
+        return status
+    status = leaving.begin(int(cut > 0))
     last = server.snapshot()
     say(
         f"stopped: {last.messages} messages, {last.accepted} connections, {last.refused} refused, {cut} cut"
         + (f", {last.refused_messages} messages refused" if last.refused_messages else "")
     )
-    return int(cut > 0)
+    return status
 
 
 def _status(now: ServerSnapshot) -> Status:

@@ -286,13 +286,27 @@ class Acceptor:
         waiting = self.evicting
         if self.closed:
             return waiting
-        for _ in range(LONGEST_QUEUE):
+        waiting += self.drop_waiting()
+        self.close()
+        return waiting
+
+    def drop_waiting(self) -> int:
+        """Close all clients that wait in the listener's queue; return how many did. Safe from any thread."""
+        for waiting in range(LONGEST_QUEUE):
             try:
                 hang_up(self.listener.sock.accept()[0])
             except OSError:
-                break
-            waiting += 1
-        self.close()
+                return waiting
+        return LONGEST_QUEUE
+
+    def abandon(self) -> int:
+        """As `turn_away`, for a leader that is stuck, and from another thread."""
+        closed, self.closed = self.closed, True  # and so the leader leaves it alone
+        if closed:
+            return self.evicting
+        waiting = self.evicting + (0 if self.listener.inherited else self.drop_waiting())
+        self.listener.close()
+        self.close_reserve()
         return waiting
 
     def close(self) -> None:
@@ -313,7 +327,7 @@ class Acceptor:
         if reserve >= 0:
             os.close(reserve)
 
-    def abandon(self) -> None:
+    def forget_threads(self) -> None:
         """In a forked child, close this copy; a UNIX socket's file is the parent's."""
         self.closed = True
         self.listener.share()

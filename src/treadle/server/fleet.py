@@ -97,6 +97,7 @@ class Fleet:
         self.closed = 0
         self.refused = 0  # clients behind proxies that were turned away
         self.closed_by: Counter[str] = Counter()
+        self._counted: set[Lane] = set()  # whose connections are in `cut`
         self._ended = False
         self.lanes = [self._new_lane(number, dispatcher) for number in range(_lanes_wanted(dispatcher))]
         lifecycle.after_fork(self)  # not by way of the server, which does not know it before `start` has returned
@@ -240,14 +241,26 @@ class Fleet:
         """The time is over."""
         if lane.emptied.is_set():
             return
-        cut = lane.keeper.cut_all(CUT)
+        cut = self._count_cut(lane)  # first: what follows tells of each, and may be stuck in that
+        lane.keeper.cut_all(CUT)
         if lane is self.lanes[0]:
-            cut += sum(acceptor.turn_away() for acceptor in self.acceptors)
-        with self._lock:
-            self.cut += cut
+            turned_away = sum(acceptor.turn_away() for acceptor in self.acceptors)
+            with self._lock:
+                self.cut += turned_away
+            cut += turned_away
+        self._empty(lane)
         if cut:
             _log.warning("%s: %d connections were not done in time, and are cut", self.protocol.name, cut)
-        self._empty(lane)
+
+    def _count_cut(self, lane: Lane) -> int:
+        """Count the connections of a lane as cut, once; return how many there were."""
+        left = len(lane.connections())
+        with self._lock:
+            if lane in self._counted:
+                return 0
+            self._counted.add(lane)
+            self.cut += left
+        return left
 
     def _note_empty(self, lane: Lane) -> None:
         accepted = all(acceptor.closed for acceptor in self.acceptors)  # looked at first: the rest is dealt by then
@@ -273,13 +286,33 @@ class Fleet:
         for lane in self.lanes:
             lane.forget_threads()
         for acceptor in self.acceptors:
-            acceptor.abandon()
+            acceptor.forget_threads()
 
-    def join(self) -> None:
-        """Wait until the watchdogs, who end last, have ended."""
+    def abandon(self) -> None:
+        """End without the leaders, who are stuck, as in a log handler that blocks. Called by whoever waits for the end.
+
+        A leader may only have been slow, as when the whole process was stopped, and go on at the same time: so what is
+        a leader's alone is left to it, to be ended when it comes to.
+        """
+        with self._lock:
+            if self._ended:
+                return
+            self._ended = True
+        others = sum(acceptor.abandon() for acceptor in self.acceptors) + sum(lane.dealt for lane in self.lanes)
+        with self._lock:
+            self.cut += others
+        for lane in self.lanes:
+            lane.emptied.set()
+            self._count_cut(lane)
+            for conn in lane.connections():
+                conn.shut_down(socket.SHUT_RDWR)
+            lane.end()
+
+    def join(self, until: float) -> None:
+        """Wait, but not beyond `until`, for the watchdogs, who end last."""
         for watchdog in self.watchdogs:
             if watchdog.thread is not threading.current_thread():
-                watchdog.thread.join()
+                watchdog.thread.join(None if until == inf else max(0.0, until - clock.now()))
 
 
 class Alarm:

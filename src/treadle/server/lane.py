@@ -349,6 +349,9 @@ class Lane:
         """Let everything go, once nobody leads any more: what is left belongs to handlers that still run."""
         while self.inbox:
             self.inbox.popleft()()
+        for conn in self.connections():
+            if not conn.busy:  # it was the leader's, who was stuck when all were cut, see `Fleet.abandon`
+                self.service.abort(conn, "cut at the end")
         self.poller.close()
 
     def forget_threads(self) -> None:

@@ -6,6 +6,7 @@ import logging
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, Any, cast
 
@@ -14,6 +15,7 @@ from treadle.errors import PoolClosed
 from treadle.pool import Pool
 from treadle.server.burst import Burst
 from treadle.server.parking import Parking, ended
+from treadle.server.teller import Teller
 from treadle.server.visit import Visit, can_wait, current_visit
 
 if TYPE_CHECKING:
@@ -23,6 +25,7 @@ __all__ = ["FIRST_PAUSE", "LONGEST_PAUSE", "QUIET", "Lot"]
 
 _log = logging.getLogger("treadle.server")
 
+LAST_WORDS = 0.5  # seconds that log handlers are given to take what is said at the end
 QUIET = 10.0  # seconds without a like event after which it is logged again; a guess
 LONGEST_POLL = 3600.0  # seconds; any, for the poller is woken when there is something to do
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 1.0  # seconds without accepting when the system is out of something; Go's, Tomcat's
@@ -379,12 +382,15 @@ class Lot:
             if self.changed.wait_for(lambda: not self.visits, timeout):
                 return
             left = list(self.visits)
-        drain = self.server.drain
-        _log.warning("%s: %d requests are cut off, for they still run after drain=%s s", self, len(left), drain)
         for visit in left:
             task = visit.task
             if task is None or not task.cancel():
                 visit.cut()
+        # They may still run because they are stuck in a log handler, which is not to keep us as well.
+        message = "%s: %d requests are cut off, for they still run after drain=%s s"
+        teller = Teller()
+        teller.tell(partial(_log.warning, message, self, len(left), self.server.drain))
+        teller.quiet(LAST_WORDS)
 
     def forget_threads(self) -> None:
         """In a forked child, have no requests: they are the parent's, and their clients are to notice nothing.

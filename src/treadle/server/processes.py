@@ -13,12 +13,15 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from functools import partial
 from math import inf
 from types import FrameType
 
 from treadle.clock import now
 from treadle.server.listen import Listener
+from treadle.server.orphans import has_children
 from treadle.server.signals import CHILD, HANGUP, ORDERS, Signals
+from treadle.server.teller import Teller
 
 __all__ = ["serve_in_processes"]
 
@@ -30,6 +33,7 @@ PATIENCE = 5  # such children in a row, in each place, with none that has begun 
 HOPELESS = {2, 64, 66, 69, 77, 78}  # statuses of sysexits.h, and of wrong usage, that another try does not change
 DEAF = 69  # of those, that of a child whose listening sockets, which are everybody's, were shut down
 GRACE = 5.0  # seconds beyond the drain that children are given to end
+LAST_WORDS = 0.5  # seconds that whoever reads what is said is given to take it
 
 
 def serve_in_processes(
@@ -38,7 +42,7 @@ def serve_in_processes(
     """Call `serve` in `count` forked children, and see to it that there are always so many, until SIGTERM or SIGINT.
 
     Call it from the main thread, before any other thread is started. SIGHUP is passed on. A second SIGTERM or SIGINT
-    cuts at once.
+    cuts at once. In process 1, the first in a container, orphans are reaped, as an init does.
 
     Args:
         count: children, 1 or more.
@@ -48,7 +52,8 @@ def serve_in_processes(
         drain: seconds that a child may need to stop.
 
     Returns:
-        The exit status: 0 if all children ended in order, 1 if not, or if they cannot be started.
+        The exit status: 0 if all children ended in order, 1 if not, or if they cannot be started. A child that is
+        stopped (SIGSTOP) when the time is over is killed, and does not count: it is not the server that failed.
 
     Raises:
         OSError: the platform has no fork.
@@ -81,10 +86,15 @@ class Parent:
         self.start_at = -inf  # when the next child may be started
         self.false_starts = 0
         self.proven = False  # a child has begun properly
+        self.killed = False  # whoever did not end in time
+        self.excused: set[int] = set()  # of them, those that somebody had stopped
+        self.teller = Teller()
+        # Then whatever ends is either a child of ours or an orphan; else the others are the program's to wait for.
+        self.alone = not has_children()
 
     def run(self) -> int:
         """Start children, and look after them until the last has ended; return the exit status."""
-        with Signals() as signals:
+        with Signals(children=True) as signals:
             try:
                 while not self.over():
                     self.start_missing(signals)
@@ -95,15 +105,20 @@ class Parent:
                     os.waitpid(process, 0)
                 os.close(self.lifeline)
                 self.let_go()
+            self.teller.quiet(LAST_WORDS)
         return self.status
+
+    def tell(self, level: int, message: str, *args: object) -> None:
+        """Log something, without waiting for it: nobody may read it, and signals and deadlines are to be minded."""
+        self.teller.tell(partial(_log.log, level, message, *args))
 
     def over(self) -> bool:
         """Whether there is nothing left to look after."""
         hopeless = self.false_starts >= PATIENCE * self.count
         if hopeless and not self.stopping and not self.has_served():
-            _log.error("the processes end as soon as they begin; giving up after %d", self.false_starts)
             self.status = 1
             self.stop()
+            self.tell(logging.ERROR, "the processes end as soon as they begin; giving up after %d", self.false_starts)
         return self.stopping and not self.children
 
     def has_served(self) -> bool:
@@ -117,8 +132,12 @@ class Parent:
 
     def start_missing(self, signals: Signals) -> None:
         """Start as many children as are missing, unless it is too soon."""
+        before = set(self.children)
         while not self.stopping and len(self.children) < self.count and now() >= self.start_at:
-            _flush()  # or the child would write it once more
+            self.teller.tell(_flush)  # or the child would write it once more
+            if not self.teller.quiet(LAST_WORDS):  # the child would inherit the locks of whoever is stuck in writing
+                self.start_at = now() + FIRST_PAUSE
+                break
             # Held back until the child has handlers of its own: it would take what is meant for it for nothing.
             mask = signal.pthread_sigmask(signal.SIG_BLOCK, {*ORDERS, signal.SIGHUP})
             try:
@@ -126,13 +145,14 @@ class Parent:
                 if process == 0:
                     self.be_a_child(signals, mask)
             except OSError as error:
-                _log.error("cannot start a process: %s; trying again", error.strerror)
+                self.tell(logging.ERROR, "cannot start a process: %s; trying again", error.strerror)
                 self.put_off()
-                return
+                break
             finally:
                 signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             self.children[process] = now()
-            _log.info("process %d serves", process)
+        for process in self.children.keys() - before:
+            self.tell(logging.INFO, "process %d serves", process)
 
     def put_off(self) -> None:
         """Start the next child later, and the later the more often that was done."""
@@ -143,11 +163,13 @@ class Parent:
     def be_a_child(self, signals: Signals, mask: set[signal.Signals | int]) -> None:
         """Serve, in a forked child, and end it. Never returns, or it would go on as a second parent."""
         status = 1
+        teller = Teller()
         try:
             signals.leave_to_parent()
             # Between here and the server's own handlers SIGTERM ends it, in order, and SIGHUP asks for what is done
             # next anyway. No SIG_IGN: programs that handlers start would inherit that.
-            signal.signal(signal.SIGHUP, _pass_over)
+            if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+                signal.signal(signal.SIGHUP, _pass_over)
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             os.setpgid(0, 0)  # so that Ctrl-C on a terminal reaches the parent alone, which passes it on once
             os.close(self.held)
@@ -156,21 +178,21 @@ class Parent:
             status = _status_of(self.serve(self.listeners, self.lifeline))
         except SystemExit as leaving:
             status = _status_of(leaving.code)
-        except BaseException:
-            traceback.print_exc()
+        except KeyboardInterrupt:  # before it served, so nothing was cut
+            status = 0
+        except BaseException as error:
+            teller.tell(partial(traceback.print_exception, error))
         finally:
             try:
-                _flush()
+                teller.tell(_flush)
+                teller.quiet(LAST_WORDS)
             finally:
                 os._exit(status)
 
     def obey(self, number: int | None) -> None:
         """Do what a signal asks for; None: the time-out has passed."""
         if now() >= self.deadline:
-            self.deadline = inf
-            self.status = 1
-            _log.error("%d processes did not end in time, and are killed", len(self.children))
-            self.pass_on(signal.SIGKILL)
+            self.give_up()
         if number is None:
             return
         if number == CHILD:
@@ -180,11 +202,12 @@ class Parent:
         elif number not in ORDERS:
             pass  # one that the program has a handler for, which has run by now
         elif self.stopping:
-            self.deadline = now() + GRACE
+            self.deadline = min(self.deadline, now() + GRACE)
             self.let_go()  # which they take for an order to cut
+            self.pass_on(signal.SIGCONT)
         else:
-            _log.info("%s: stopping; a second signal cuts at once", signal.Signals(number).name)
             self.stop()
+            self.tell(logging.INFO, "%s: stopping; a second signal cuts at once", signal.Signals(number).name)
 
     def let_go(self) -> None:
         """Close our end of the lifeline."""
@@ -197,6 +220,7 @@ class Parent:
         self.stopping = True
         self.deadline = now() + self.drain + GRACE
         self.pass_on(signal.SIGTERM)
+        self.pass_on(signal.SIGCONT)  # one that is stopped would not hear it; systemd and runit do so, too
         for listener in self.listeners:  # or clients that come now would wait in a queue that nobody serves
             listener.close()
 
@@ -205,24 +229,62 @@ class Parent:
         for process in self.children:
             os.kill(process, number)  # it exists until it is waited for
 
+    def give_up(self) -> None:
+        """The time is over: kill the children that are left, and say which; then, if they do not die, leave them."""
+        if self.killed:  # the kernel does not let go of them, as of who waits for a broken disk
+            left = ", ".join(map(str, self.children))
+            self.status = 1
+            self.children.clear()
+            self.tell(logging.ERROR, "processes that were killed do not end, and are left behind: %s", left)
+            return
+        self.killed, self.deadline = True, now() + GRACE
+        for process in tuple(self.children):
+            changed, status = os.waitpid(process, os.WNOHANG | os.WUNTRACED)
+            if changed and not os.WIFSTOPPED(status):
+                self.ended(process, status)
+                continue
+            os.kill(process, signal.SIGKILL)
+            if changed:
+                self.excused.add(process)
+                self.tell(logging.ERROR, "process %d was stopped and did not go on, and is killed", process)
+            else:
+                self.tell(logging.ERROR, "process %d did not end in time, and is killed", process)
+
     def reap(self) -> None:
-        """Take note of the children that have ended."""
-        for process, started in list(self.children.items()):
-            ended, status = os.waitpid(process, os.WNOHANG)
-            if not ended:
-                continue
-            del self.children[process]
-            code = os.waitstatus_to_exitcode(status)
-            if self.stopping:
-                # By SIGTERM: it had not begun to serve, or it was done.
-                self.status = self.status or int(code not in (0, -signal.SIGTERM))
-                continue
+        """Take note of the children that have ended; if we are process 1, orphans are among them."""
+        if not self.alone:
+            for process in tuple(self.children):
+                self.wait_for(process)
+            return
+        try:
+            while self.wait_for(-1):
+                pass
+        except ChildProcessError:
+            pass  # none is left
+
+    def wait_for(self, process: int) -> bool:
+        """Take note of the end of a child, -1: of any; return whether one has ended."""
+        ended, status = os.waitpid(process, os.WNOHANG)
+        if ended in self.children:
+            self.ended(ended, status)
+        return ended != 0
+
+    def ended(self, process: int, status: int) -> None:
+        """A child has ended."""
+        started = self.children.pop(process)
+        code = os.waitstatus_to_exitcode(status)
+        if process in self.excused:
+            return
+        if self.stopping:
+            # By SIGTERM: it had not begun to serve, or it was done.
+            self.status = self.status or int(code not in (0, -signal.SIGTERM))
+        else:
             self.missed(process, code, now() - started)
 
     def missed(self, process: int, code: int, lived: float) -> None:
         """A child has ended unasked."""
         how = f"with status {code}" if code >= 0 else f"by {_name_of(-code)}"
-        _log.error("process %d ended %s after %.1f s", process, how, lived)
+        self.tell(logging.ERROR, "process %d ended %s after %.1f s", process, how, lived)
         if code in HOPELESS and lived < SOON and (code == DEAF or not self.has_served()):
             self.status = code
             self.stop()

@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from functools import partial
+from math import inf
 from types import TracebackType
 
 from treadle import checks, clock, lifecycle
@@ -20,17 +21,22 @@ from treadle.pool import Pool
 from treadle.server.fleet import Fleet
 from treadle.server.limits import Limits
 from treadle.server.listen import Listener, check_bind, open_listeners
+from treadle.server.orphans import Orphans
 from treadle.server.protocol import Protocol
 from treadle.server.proxy import Proxies
-from treadle.server.signals import END, HANGUP, LOST, ORDERS, Signals
+from treadle.server.signals import CHILD, HANGUP, LOST, ORDERS, Signals
 from treadle.server.snapshot import ServerSnapshot, snapshot_of
+from treadle.server.teller import Teller
+from treadle.snapshots import report_undone
 
 __all__ = ["Server"]
 
 _log = logging.getLogger("treadle.server")
 
 DRAIN = 10.0  # seconds
-LAST_WORDS = 0.5  # seconds that a cut connection's handler is given to notice
+GRACE = 1.0  # seconds beyond the drain that the leaders are given to end, before it is done without them
+LONGEST = 3600.0  # seconds of one sleep of `run`, at most; any that the system can count would do
+LAST_WORDS = 0.5  # seconds that handlers are given to notice that they were cut, and log handlers to tell it
 Tls = ssl.SSLContext | Callable[[], ssl.SSLContext]
 
 
@@ -105,9 +111,11 @@ class Server:
         self._tls = tls
         self._own_pool = pool is None
         self._pool = pool if pool is not None else Pool(name=f"server-{protocol.name}", **own)  # type: ignore[arg-type]  # they are typed above
-        self._lock = threading.Lock()  # guards the state
+        self._changed = threading.Condition(threading.Lock())  # guards the state, and the deadline
         self._state = "new"  # -> "serving" -> "stopping" -> "stopped"
-        self._stopped = threading.Event()
+        self._deadline = inf  # by which what was begun is to be finished
+        self._teller = Teller()  # so that no log handler keeps us from ending
+        self._look_at = 0.0  # when `watch` wants its next snapshot
         self._fleet: Fleet | None = None  # until it was started
         self._process: int | None = None  # that it was started in
         self._signals: Signals | None = None  # while `run` is under way
@@ -130,7 +138,12 @@ class Server:
             RuntimeError: the server was started before, or no thread can be started.
             OSError, ssl.SSLError: what `tls` raises.
         """
-        with self._lock:
+        self._start()
+        _log.info(*self._serving())
+        return self
+
+    def _start(self) -> None:
+        with self._changed:
             if self._state != "new":
                 raise RuntimeError(f"the server is {self._state}; make a new one to serve again")
             self._state = "serving"
@@ -140,11 +153,13 @@ class Server:
             self._fleet = self._launch()
         except BaseException:
             self._over()
-            self._pool_over(None)
+            self._pool_over(inf)
             raise
         lifecycle.before_exit(self)
-        _log.info("serving %s on %s", self.protocol.name, self.address)
-        return self
+
+    def _serving(self) -> tuple[str, str, str]:
+        """Return what to log of the beginning."""
+        return "serving %s on %s", self.protocol.name, self.address
 
     def _launch(self) -> Fleet:
         context = self._tls if self._tls is None or isinstance(self._tls, ssl.SSLContext) else _context_from(self._tls)
@@ -187,45 +202,75 @@ class Server:
 
     def _begin_to_stop(self, seconds: float) -> None:
         """Begin to stop, to be done `seconds` from now, or by then already. Does not block."""
-        with self._lock:
+        deadline = clock.now() + seconds
+        with self._changed:
             state = self._state
             if state == "serving":
                 self._state = "stopping"
+            self._deadline = min(self._deadline, deadline)
+            self._changed.notify_all()
         if state == "new":
             self._over()
         elif self._fleet is not None:
-            self._fleet.lanes[0].post(partial(self._fleet.drain, clock.now() + seconds))
+            self._fleet.lanes[0].post(partial(self._fleet.drain, deadline))
+        self._wake()
 
     def _over(self) -> None:
         """Nobody is served any more; called by whoever ends it, who need not be the one that waits."""
-        with self._lock:
+        with self._changed:
             self._state = "stopped"
-        self._stopped.set()
+            self._changed.notify_all()
+        self._wake()
+
+    def _wake(self) -> None:
+        """Have `run` look what has changed."""
         if self._signals is not None:
-            self._signals.end()
+            self._signals.wake()
+
+    def _time_left(self) -> float:
+        """Return the seconds until it is over, with the leaders or without them; 0 or less: it is."""
+        return 0.0 if self._state == "stopped" else self._deadline + GRACE - clock.now()
 
     def _deaf(self) -> None:
         """No listener is left. If nobody has asked for that, it ends `run`: whoever started it is to know."""
-        with self._lock:
+        with self._changed:
             self._lost = self._lost or self._state == "serving"
         if self._lost and self._drain is not None:
             self._begin_to_stop(self._drain)
 
     def _wait(self) -> int:
-        """Wait for the end; return how many connections were cut."""
-        self._stopped.wait()
-        cut = 0
-        if self._fleet is not None:
-            self._fleet.join()
-            cut = self._fleet.cut
-            if cut and self._own_pool:
-                self._pool._task_home.abandoned = True  # nobody waits for handlers that were cut, not even at exit
-        self._pool_over(LAST_WORDS if cut else None)
-        return cut
+        """Wait for the end; return how many connections were cut.
 
-    def _pool_over(self, timeout: float | None) -> None:
-        if self._own_pool:
-            self._pool.shutdown(cancel_futures=True, timeout=timeout)
+        Leaders log, and so they may be stuck in a log handler, all of them. After the last deadline it ends without
+        them; and from then on nothing is waited for without a limit.
+        """
+        with self._changed:
+            while (left := self._time_left()) > 0:
+                self._changed.wait(None if left == inf else left)
+            in_order = self._state == "stopped"
+        fleet = self._fleet
+        if not in_order:
+            if fleet is not None:
+                fleet.abandon()
+            self._over()
+        soon = clock.now() + LAST_WORDS
+        until = max(soon, self._deadline + GRACE) if in_order and (fleet is None or not fleet.cut) else soon
+        if fleet is not None:
+            fleet.join(until)
+        self._pool_over(until)
+        self._teller.quiet(max(0.0, soon - clock.now()))
+        return 0 if fleet is None else fleet.cut
+
+    def _pool_over(self, until: float) -> None:
+        """Close the server's own pool, and wait for its threads; handlers that still run then are left behind."""
+        if not self._own_pool:
+            return
+        dispatcher = self._pool._task_home
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        timeout = None if until == inf else max(0.0, until - clock.now())
+        if not dispatcher.is_inside() and not lifecycle.join(dispatcher, timeout):
+            dispatcher.abandoned = True  # nobody waits for them, not even at exit
+            self._teller.tell(partial(report_undone, dispatcher, timeout or 0.0))
 
     def leave(self) -> None:
         """Stop, because Python exits."""
@@ -233,10 +278,9 @@ class Server:
 
     def forget_threads(self) -> None:
         """In a forked child, be stopped: the server is the parent's."""
-        self._lock = threading.Lock()  # another thread may have had the old one
+        self._changed = threading.Condition(threading.Lock())  # another thread may have had the old one
+        self._teller = Teller()
         self._state = "stopped"
-        self._stopped = threading.Event()
-        self._stopped.set()
         if self._signals is not None:
             self._signals.leave_to_parent()
 
@@ -260,11 +304,13 @@ class Server:
         """Start, serve until SIGTERM or SIGINT (Ctrl-C), and stop; a second signal cuts at once. SIGHUP: `reload`.
 
         From a thread other than the main one no signals are heard; `stop` ends it there. It also stops when nobody can
-        come any more, for every listening socket was shut down, or closed, by somebody else.
+        come any more, for every listening socket was shut down, or closed, by somebody else. No log handler, stream or
+        `watch` that blocks keeps it from ending in time.
 
         Args:
             drain: seconds for what was begun, see `stop`.
-            watch: called in this thread now and then, with a snapshot; returns the seconds until it wants the next.
+            watch: called now and then, in a thread of its own, with a snapshot; returns the seconds until it wants the
+                next. If it raises, that is logged, and it is not called again.
             lifeline: the descriptor of a pipe whose other end the parent process holds. When that is gone, stop; while
                 stopping, cut. A second signal then does not cut.
 
@@ -278,18 +324,29 @@ class Server:
         seconds = checks.duration("drain", drain)
         if threading.current_thread() is not threading.main_thread():
             return self._begin(seconds)._run_over()
-        with Signals(lifeline) as self._signals:
+        orphans = Orphans()
+        with Signals(lifeline, children=orphans.ours) as self._signals:
             self._begin(seconds)
             stopping = False
-            while (number := self._signals.hear(None if watch is None else watch(self.snapshot()))) != END:
-                if number == HANGUP:
-                    self.reload()
+            while (left := self._time_left()) > 0:
+                now = clock.now()
+                if watch is not None and now >= self._look_at:
+                    self._look_at = inf
+                    self._teller.tell(partial(self._look, watch))
+                wait = min(left, inf if watch is None else self._look_at - now)
+                number = self._signals.hear(None if wait == inf else min(max(0.0, wait), LONGEST))
+                # Whatever blocks is left to the teller: a signal is obeyed though nobody reads what is said of it.
+                if number == CHILD:
+                    orphans.reap()
+                elif number == HANGUP:
+                    self._teller.tell(self.reload)
                 elif number == LOST or number in ORDERS:
                     # With a parent, only it may cut: service managers send SIGTERM to the parent and to us, and so
                     # does the parent, and these are not two orders.
                     if not stopping:
-                        _log.info("%s: stopping; a second signal cuts at once", _name_of(number))
                         self._begin_to_stop(seconds)
+                        message = "%s: stopping; a second signal cuts at once"
+                        self._teller.tell(partial(_log.info, message, _name_of(number)))
                     elif number == LOST or lifeline is None:
                         self._begin_to_stop(0.0)
                     stopping = True
@@ -299,7 +356,8 @@ class Server:
         """Start, unless that was done and it still serves."""
         self._drain = drain
         if self._state not in ("serving", "stopping"):
-            self.start()
+            self._start()
+            self._teller.tell(partial(_log.info, *self._serving()))
         if self._lost:  # already
             self._begin_to_stop(drain)
         return self
@@ -310,6 +368,10 @@ class Server:
         if self._lost:
             raise BindError(self.address, "it was shut down or closed by somebody else while it was served; start anew")
         return cut
+
+    def _look(self, watch: Callable[[ServerSnapshot], float]) -> None:
+        self._look_at = clock.now() + watch(self.snapshot())
+        self._wake()
 
     def reload(self) -> None:
         """Ask `tls` for its context again: new handshakes use it, connections that stand are not touched.

@@ -427,9 +427,8 @@ class Service:
             self.watch(conn, WRITE)
             return
         conn.say_goodbye()
-        unspoken = self.lane.draining and not (
-            conn.number or conn.received or conn.farewell
-        )  # there is no answer to be lost
+        answered = conn.number or conn.received or conn.farewell
+        unspoken = self.lane.draining and not answered  # there is no answer to be lost
         if conn.ended or unspoken:
             self.close(conn, "")
             return

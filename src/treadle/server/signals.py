@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
+import atexit
 import selectors
 import signal
 import socket
 from types import FrameType, TracebackType
 from typing import Any
 
-__all__ = ["CHILD", "END", "HANGUP", "LOST", "ORDERS", "Signals"]
+from treadle.clock import now
 
-END = 0  # what `hear` returns when nobody sent a signal, and yet it is over
+__all__ = ["CHILD", "HANGUP", "LOST", "ORDERS", "WOKEN", "Signals"]
+
+WOKEN = 0  # what `hear` returns after `wake`
 LOST = -1  # what it returns when the parent process is gone
 ORDERS = frozenset((signal.SIGINT, signal.SIGTERM))  # to stop
 CHILD: int | None = getattr(signal, "SIGCHLD", None)
 HANGUP: int | None = getattr(signal, "SIGHUP", None)
-NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGCHLD")
+IGNORABLE = {signal.SIGINT, HANGUP}
+SOON = 2.0  # seconds after the end in which an order is taken for the same one, given again; a guess
 
 
 class Signals:
-    """Hears SIGINT, SIGTERM, SIGHUP and SIGCHLD for as long as the block lasts. For the main thread; `end` for any.
+    """Hears SIGINT, SIGTERM and SIGHUP for as long as the block lasts. For the main thread; `wake` for any.
+
+    SIGINT and SIGHUP that are ignored when it begins stay so: `nohup` asks for that, and shells do, for what they start
+    in the background. (SIGTERM is not sent by terminals, so nobody needs to be kept from it.)
+
+    After an order, to stop, the same one may come again: service managers and people send it until the process is gone.
+    It is passed over for a moment, or the process would be killed by it, though it ends in order; see `Late`.
 
     A Python handler runs in the main thread, between instructions, so a thread that sleeps in a lock may not hear one
     that the system handed to another thread. So the interpreter writes the number of each signal to a socket
@@ -27,9 +37,11 @@ class Signals:
 
     Args:
         lifeline: a descriptor that becomes readable, at its end, when the parent process is gone.
+        children: whether to hear SIGCHLD, too. It is the program's, which may ignore it to have no zombies.
     """
 
-    def __init__(self, lifeline: int | None = None) -> None:
+    def __init__(self, lifeline: int | None = None, *, children: bool = False) -> None:
+        self._numbers = [signal.SIGINT, signal.SIGTERM, HANGUP, CHILD if children else None]
         self._reader, self._writer = socket.socketpair()
         self._writer.setblocking(False)
         self._selector = selectors.DefaultSelector()
@@ -38,29 +50,32 @@ class Signals:
             self._selector.register(lifeline, selectors.EVENT_READ)
         self._before: dict[int, Any] = {}
         self._old_fd = -1
+        self._ordered = False
         self._left = False
 
     def hear(self, timeout: float | None) -> int | None:
-        """Return the number of the next signal, END, LOST (once), or None when `timeout` seconds have passed."""
+        """Return the number of the next signal, WOKEN, LOST (once), or None when `timeout` seconds have passed."""
         try:
             ready = [key.fd for key, _ in self._selector.select(timeout)]
         except (OSError, ValueError):
             if not self._left:
                 raise
-            return END
+            return WOKEN
         if self._reader.fileno() in ready:
-            return self._reader.recv(1)[0]
+            number = self._reader.recv(1)[0]
+            self._ordered = self._ordered or number in ORDERS
+            return number
         if not ready:
             return None
         self._selector.unregister(ready[0])  # it stays readable
         return LOST
 
-    def end(self) -> None:
-        """Make `hear` return END. Callable from any thread, also after the block."""
+    def wake(self) -> None:
+        """Make `hear` return. Callable from any thread, also after the block."""
         try:
-            self._writer.send(bytes([END]))
+            self._writer.send(bytes([WOKEN]))
         except OSError:
-            pass  # closed; or full of signals, the second of which ends it anyway
+            pass  # closed; or full of signals, which wake it anyway
 
     def leave_to_parent(self) -> None:
         """Hear nothing any more, in a forked child; the parent is not to be told of the child's signals either."""
@@ -69,9 +84,8 @@ class Signals:
 
     def __enter__(self) -> Signals:
         self._old_fd = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
-        for name in NAMES:
-            if hasattr(signal, name):
-                number = getattr(signal, name)
+        for number in self._numbers:
+            if number is not None and (number not in IGNORABLE or signal.getsignal(number) != signal.SIG_IGN):
                 self._before[number] = signal.signal(number, _ignore)
         return self
 
@@ -83,7 +97,9 @@ class Signals:
         self._left = True
         for number, handler in self._before.items():
             # None: what stood there was not set by Python, and cannot be put back by it.
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+            handler = signal.SIG_DFL if handler is None else handler
+            late = self._ordered and number in ORDERS and handler in (signal.SIG_DFL, signal.default_int_handler)
+            signal.signal(number, Late(handler) if late else handler)
         signal.set_wakeup_fd(self._old_fd)
         self._selector.close()
         self._reader.close()
@@ -92,3 +108,28 @@ class Signals:
 
 def _ignore(number: int, frame: FrameType | None) -> None:
     """What counts is the byte that the interpreter has written."""
+
+
+class Late:
+    """A handler for orders that come after the end: passes over those that come soon.
+
+    What comes later meets the handler that was there before, which would have ended the process.
+    """
+
+    def __init__(self, before: Any) -> None:
+        self.before = before
+        self.until = now() + SOON
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        if now() >= self.until:
+            signal.signal(number, self.before)
+            signal.raise_signal(number)
+
+
+@atexit.register
+def _pass_over_to_the_end() -> None:
+    """Have orders that came late ignored until the process is gone: Python lays its own handlers down before that."""
+    for number in ORDERS:
+        handler = signal.getsignal(number)
+        if isinstance(handler, Late):
+            signal.signal(number, signal.SIG_IGN if now() < handler.until else handler.before)
