@@ -338,6 +338,46 @@ class Strict(Hello):
         super().__setattr__(name, value)
 
 
+class Elsewhere(socketserver.StreamRequestHandler):
+    """Sets up files of its own alone, and answers by them."""
+
+    def setup(self) -> None:
+        self.mine = self.request.makefile("rwb", 0)
+
+    def handle(self) -> None:
+        while line := self.mine.readline():
+            self.mine.write(line)
+
+    def finish(self) -> None:
+        self.mine.close()
+
+
+class Closed(Hello):
+    """Turns its client away before it begins."""
+
+    def setup(self) -> None:
+        super().setup()
+        self.request.shutdown(socket.SHUT_RDWR)
+        self.request.close()
+        self.rfile.close()
+
+    def handle(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize(("handler", "answer"), [(Elsewhere, b"x\n"), (Closed, b"")])
+def test_a_setup_of_its_own_may_do_as_it_likes(handler: Any, answer: bytes) -> None:
+    server = Impatient(handler)
+    server.read_timeout = 1e300
+    with serving(server):
+        for _ in range(2):
+            with connect(server) as sock:
+                sock.sendall(b"x\n")
+                sock.shutdown(socket.SHUT_WR)
+                assert receive_all(sock) == answer
+        assert not server.errors
+
+
 def made_by_a_function(*args: Any) -> Any:
     return Hello(*args)
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import http.client
+import re
 from http.server import BaseHTTPRequestHandler
 from typing import Any
 
 __all__ = ["Head"]
 
 LONGEST_LINE = 65536  # bytes; http.server's, with the end of the line: a longer one it answers with 414 or 431
+USUAL = re.compile(rb"[A-Z]+ [!-~]+ HTTP/1\.[01]\r?\n")  # what every version takes for a request, and most clients send
 MOST_HEADERS = 100  # http.client's, if it says nothing
 
 
@@ -47,7 +49,7 @@ class Head:
 
     def _is_last(self, line: bytes) -> bool:
         if self.lines == 1:
-            return not _Judge().wants_headers(line)
+            return USUAL.fullmatch(line) is None and not _Judge().wants_headers(line)
         most: int = getattr(http.client, "_MAXHEADERS", MOST_HEADERS)  # programs set it
         return line in (b"\r\n", b"\n") or self.lines > 1 + most
 

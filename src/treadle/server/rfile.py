@@ -22,6 +22,7 @@ __all__ = ["Reader", "Source", "limit_receiving", "take_over"]
 
 STRIDE = 1 << 16  # bytes of one call that start its time anew, so that who sends much may take longer: 2 KB/s in 30 s
 AT_ONCE = 1 << 16  # bytes received in one call
+NOW = getattr(socket, "MSG_DONTWAIT", 0)  # for a blocking socket, without two changes of its mode
 WINDOWS = sys.platform == "win32"
 
 
@@ -134,18 +135,11 @@ class Source(io.RawIOBase):
 
         Or all that it will get: what was received before an end or an error, which it is to meet.
         """
-        connection = self.connection
         try:
             whole = self.head.end_in(self.first) >= 0
-            if not whole:
-                timeout = connection.gettimeout()
-                connection.settimeout(0.0)
-                try:
-                    while not whole and (chunk := self._receive()):
-                        self.first += chunk
-                        whole = self.head.end_in(self.first) >= 0
-                finally:
-                    connection.settimeout(timeout)
+            while not whole and (chunk := self._receive_now()):
+                self.first += chunk
+                whole = self.head.end_in(self.first) >= 0
         except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
             return False
         except (OSError, ValueError) as error:
@@ -153,15 +147,27 @@ class Source(io.RawIOBase):
         self.head = Head()
         return True
 
-    def _receive(self) -> bytes:
+    def _receive_now(self) -> bytes:
+        """Receive what is there, or raise an error."""
+        connection = self.connection
+        timeout = connection.gettimeout()
+        if timeout is None and NOW and not isinstance(connection, ssl.SSLSocket):
+            return self._receive(NOW)
+        connection.settimeout(0.0)
+        try:
+            return self._receive()
+        finally:
+            connection.settimeout(timeout)
+
+    def _receive(self, flags: int = 0) -> bytes:
         """Receive what is there; without a buffer, of what is no longer head nothing, for it may not be the handler's.
 
         http.server's CGI handlers leave the rest to a child, on the socket itself.
         """
         connection = self.connection
         if self.buffered or isinstance(connection, ssl.SSLSocket):
-            return connection.recv(AT_ONCE)
-        chunk = connection.recv(AT_ONCE, socket.MSG_PEEK)
+            return connection.recv(AT_ONCE, flags)
+        chunk = connection.recv(AT_ONCE, flags | socket.MSG_PEEK)
         end = self.head.copy().end_in(self.first + chunk)
         return connection.recv(len(chunk) if end < 0 else end - len(self.first)) if chunk else b""
 

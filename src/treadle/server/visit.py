@@ -145,7 +145,7 @@ class Visit:
                 if not self._shake():
                     if clock.now() < self.shake_by:
                         return True
-                    raise TimeoutError(f"it took longer than handshake_timeout={self.lot.server.handshake_timeout:g} s")
+                    raise TimeoutError(f"it took longer than handshake_timeout={self.lot.server.handshake_timeout} s")
             except OSError as error:
                 self.lot.tell_failed_handshake(self, error)
                 return False
@@ -160,7 +160,7 @@ class Visit:
 
     def _begin(self) -> None:
         """Have the server make a handler, which handles the request, or its first one."""
-        request, limit = self.request, self.lot.server.read_timeout
+        request, limit = self.request, checks.seconds("read_timeout", self.lot.server.read_timeout)
         if limit is not None and isinstance(request, socket.socket) and request.gettimeout() is None:
             request.settimeout(max(limit, LEAST))
             self.limited = request.gettimeout()
@@ -190,8 +190,10 @@ class Visit:
 
     def prepare(self, handler: Any) -> None:
         """Limit how long a handler that was set up waits for its client, and have it able to wait without a thread."""
-        request = self.request
-        plain = handler.connection is request and not isinstance(request, ssl.SSLSocket)
+        request, connection = self.request, getattr(handler, "connection", None)
+        if not isinstance(connection, socket.socket) or connection.fileno() < 0:  # its `setup` has seen to it
+            return
+        plain = connection is request and not isinstance(request, ssl.SSLSocket)
         if plain and self.limited is not None and request.gettimeout() == self.limited:  # not the handler's own
             request.settimeout(None)
             limit_receiving(request, self.limited)
@@ -205,7 +207,7 @@ class Visit:
             and lot.server.park
             and handler.server is lot.server
             and isinstance(getattr(handler, "connection", None), socket.socket)
-            and isinstance(handler.rfile, (Reader, Source))
+            and isinstance(getattr(handler, "rfile", None), (Reader, Source))
         )
 
     def converse(self, handler: Any) -> bool:
@@ -390,7 +392,7 @@ def handle(visit: Visit, make: Any, request: Any, address: Any, server: Any, *, 
 def _tell_late(handler: Any) -> None:
     """Say, as http.server does, that a request did not come in time."""
     limit = handler.server.read_timeout
-    handler.log_error("Request timed out: %r", TimeoutError(f"its head took longer than read_timeout={limit:g} s"))
+    handler.log_error("Request timed out: %r", TimeoutError(f"its head took longer than read_timeout={limit} s"))
 
 
 def _from_now(timeout: float | None) -> float:
