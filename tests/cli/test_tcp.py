@@ -204,7 +204,7 @@ def test_a_trusted_proxy_says_who_the_client_is(processes: str) -> None:
         for _ in range(4):
             with connect(server) as client:
                 assert ask(client, b"PROXY TCP4 192.0.2.7 192.0.2.1 5 443\r\n?\n", 12) == b"192.0.2.7:5\n"
-        assert "printf 'PROXY UNKNOWN\\r\\nhello\\n' | nc" in server.output  # what is to be tried is to work
+        assert server.wait_for(re.escape("printf 'PROXY UNKNOWN\\r\\nhello\\n' | nc"))  # what is to be tried is to work
         server.send(signal.SIGTERM)
         assert server.wait() == 0, server.output
 

@@ -79,11 +79,12 @@ class FakeWaker:
         """Return what a poller tells."""
         return READ if self.awake else 0
 
-    def clear(self) -> None:
-        """Make it unreadable."""
+    def clear(self) -> bool:
+        """Make it unreadable; nobody shuts it down."""
         self.net.stage.step()
         self.awake = False
         self.net.stage.step()
+        return True
 
 
 class FakePoller:
