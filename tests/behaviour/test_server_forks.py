@@ -232,7 +232,7 @@ def test_a_child_of_another_thread_goes_on_with_its_own_program(tmp_path: Path) 
         with Server(Messages(handle, Lines()), "unix:" + path, pool=pool) as server, connect(server.address) as idle:
             assert int(ask(idle, b"who")) == ME
             fleet = server._fleet
-            with fleet.lanes[0].lock, fleet._lock, fleet.gate._lock, server._lock:
+            with fleet.lanes[0].lock, fleet._lock, fleet.gate._lock, server._changed:
                 status = fork(child)
             print(status, os.path.exists(path), int(ask(idle, b"who")) == ME, who(server.address) == {{ME}})
             print(server.stop())

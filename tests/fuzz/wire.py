@@ -250,7 +250,6 @@ class SecureWire(Wire):
         self.plain = bytearray()  # decrypted, and not taken
         self.flights = net.dice.randrange(1, 4)  # of the handshake, still to come
         self.greeted = False
-        self.heard = False  # something of the handshake
 
     def greet(self) -> None:
         """The client begins the handshake, with all of its flights."""
@@ -266,10 +265,6 @@ class SecureWire(Wire):
         """Return what a call raises that would block."""
         return ssl.SSLWantReadError("want read")
 
-    def shared_ciphers(self) -> list[Any] | None:
-        """Return none before the client has said hello."""
-        return [] if self.heard else None
-
     def do_handshake(self) -> None:
         """Go on with the handshake: each flight is one byte of the client's."""
         self._enter("do_handshake")
@@ -284,7 +279,6 @@ class SecureWire(Wire):
             if not self.incoming:
                 raise ssl.SSLWantReadError("want read")
             del self.incoming[:1]
-            self.heard = True
             self.flights -= 1
             if self.net.odds(self.net.faults.soft):
                 raise ssl.SSLWantWriteError("want write")

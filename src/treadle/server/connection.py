@@ -26,6 +26,7 @@ T = TypeVar("T")
 
 CHUNK = 256 * 1024  # bytes read at once, at most, as the event loops do; see `treadle.server.fleet` for what it costs
 KERNEL = 16 << 20  # bytes that the kernel holds for one connection, at most; its own limit (net.ipv4.tcp_rmem) is 6 MiB
+HANDSHAKE, LONGEST_RECORD = b"\x16", 5 + (1 << 14)  # how a record of one begins; bytes of a plain one, at most
 RECORD = 22  # bytes of a TLS record beside what it carries, at least (RFC 8446, section 5.2; a tag of 16 bytes)
 BLOCKED = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
@@ -287,9 +288,13 @@ class Connection:
             return False
         return True
 
-    def said_hello(self) -> bool:
-        """Whether the client's part of a TLS handshake has begun, and was answered."""
-        return self.sock.shared_ciphers() is not None  # type: ignore[attr-defined]  # an SSLSocket
+    def has_hello(self) -> bool:
+        """Whether a whole record of a TLS handshake has come, and was not read (RFC 8446, section 5.1)."""
+        try:
+            data = self.plain.recv(LONGEST_RECORD, socket.MSG_PEEK)
+        except OSError:
+            return False
+        return data[:1] == HANDSHAKE and len(data) >= 5 + int.from_bytes(data[3:5], "big")
 
     def unblock(self) -> None:
         """Have the socket not block any more, after a conversation. In a forked child it is closed."""

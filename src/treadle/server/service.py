@@ -341,11 +341,12 @@ class Service:
     def shake_on(self, conn: Connection, lead: Lead | None) -> bool:
         """Go on with a handshake whose time is over; False if the lead was lost over it.
 
-        Who has been silent only because its hello was not answered has its time for the rest, once.
+        Who has been silent only because its hello was not answered has its time for the rest. A handshake has few such
+        steps, so nobody gains more than that by them.
         """
-        said = conn.said_hello()
+        hello = conn.has_hello()
         on = self.shake_hands(conn, lead)
-        if on and conn.phase is Phase.SHAKING and conn.said_hello() and not said:
+        if on and conn.phase is Phase.SHAKING and hello:
             conn.since = self.lane.now
         return on
 
