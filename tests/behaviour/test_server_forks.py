@@ -438,7 +438,8 @@ def test_the_child_of_a_request_handler_ends_with_it_and_the_conversation_goes_o
             serving.join()
         """
     )
-    assert [line for line in said if "requests are cut off" not in line] == ["0"]
+    logged = ("requests are cut off", "taken by conversations")  # which is true: nobody closes those of its clients
+    assert [line for line in said if not any(words in line for words in logged)] == ["0"]
 
 
 def test_a_request_handler_may_have_a_child_talk_to_the_client() -> None:
