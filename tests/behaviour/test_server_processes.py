@@ -143,12 +143,12 @@ def handle(line, peer):
     pid = os.posix_spawn("/bin/true", ["true"], os.environ)
     until = time.monotonic() + 30
     while os.path.exists(f"/proc/{pid}") and time.monotonic() < until:
-        time.sleep(0.01)
+        time.sleep(0.01)  # why: the kernel tells nobody that a process is gone
     return b"%d\\n" % os.path.exists(f"/proc/{pid}")
 
 def ask():
     while server._fleet is None or not server._fleet.watchdogs:
-        time.sleep(0.01)
+        time.sleep(0.01)  # why: `run` holds the main thread, and tells nobody that it serves
     host, port = server.address.split(":")
     with socket.create_connection((host, int(port)), 40) as sock:
         sock.sendall(b"x\\n")

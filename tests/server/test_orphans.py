@@ -31,7 +31,7 @@ def is_gone(pid):
     while os.path.exists(f"/proc/{pid}"):
         if time.monotonic() > until:
             return False
-        time.sleep(0.01)
+        time.sleep(0.01)  # why: the kernel tells nobody that a process is gone
     return True
 """
 
@@ -48,7 +48,7 @@ server = Server(Messages(handle, Lines()), "127.0.0.1:0", max_workers=2)
 
 def ask():
     while server.snapshot().state != "serving" or server._fleet is None:
-        time.sleep(0.01)
+        time.sleep(0.01)  # why: `run` holds the main thread, and tells nobody that it serves
     host, port = server.address.split(":")
     with socket.create_connection((host, int(port)), 30) as sock:
         sock.sendall(b"x\\n")
