@@ -255,3 +255,45 @@ def test_receiving_is_limited_and_sending_is_not(pair: Any, seconds: float) -> N
     with pytest.raises(BlockingIOError):
         mine.recv(1)
     limit_receiving(mine, 1e300)
+
+
+@pytest.mark.parametrize("buffered", [True, False])
+def test_the_lines_of_a_head_have_the_time_of_one_from_its_first_byte_on(
+    buffered: bool, pair: Any, clock: FakeClock
+) -> None:
+    file = dripping(pair[0], Drip(clock, b"r\n" + b"h\n" * 20), buffered=buffered)
+    assert file.readline() == b"r\n"  # after 10 s and 20 s
+    file.begin_head()
+    assert file.readline() == b"h\n"  # after 40 s, when 30 of them are over
+    with pytest.raises(TimeoutError, match="read_timeout=30 s"):
+        file.readline()
+    file.end_head()
+    assert file.readline() == b"\n"
+    assert [file.readline() for _ in range(10)] == [b"h\n"] * 10  # whatever it reads then, each has its own
+
+
+def test_a_head_whose_first_line_had_come_before_has_its_time_from_then_on(pair: Any, clock: FakeClock) -> None:
+    drip = Drip(clock, b"b\nr\n" + b"h\n" * 20)
+    drip.size = 4
+    file = dripping(pair[0], drip, buffered=True)
+    assert file.readline() == b"b\n"
+    clock.pass_(100.0)  # in the handler
+    assert file.readline() == b"r\n"
+    file.begin_head()
+    drip.size = 2
+    assert [file.readline() for _ in range(3)] == [b"h\n"] * 3
+
+
+def test_a_longer_time_out_of_the_handlers_own_is_for_each_head_too(pair: Any, clock: FakeClock) -> None:
+    pair[0].settimeout(100.0)
+    file = dripping(pair[0], Drip(clock, b"r\nh\nh\nh\n"), buffered=True)
+    file.readline()
+    file.begin_head()
+    assert [file.readline() for _ in range(3)] == [b"h\n"] * 3
+
+
+def test_without_read_timeout_a_head_has_no_limit(pair: Any, clock: FakeClock) -> None:
+    file = Reader(Source(Drip(clock, b"r\n" + b"h\n" * 20), pair[0], None, buffered=True), 8192)  # type: ignore[arg-type]  # as good as one
+    file.readline()
+    file.begin_head()
+    assert [file.readline() for _ in range(20)] == [b"h\n"] * 20

@@ -60,6 +60,42 @@ def test_handlers_run_on_threads_of_the_pool() -> None:
         assert receive_all(sock) == b"TCP-0"
 
 
+@pytest.mark.parametrize("kind", [socketserver.ThreadingTCPServer, http.server.ThreadingHTTPServer])
+def test_before_a_server_with_threads_of_its_own_it_takes_their_place(kind: Any) -> None:
+    server = type("Server", (PoolMixIn, kind), {})(ANYWHERE, Once)
+    with serving(server), connect(server) as sock:
+        sock.sendall(b"?")
+        assert receive_all(sock) == b"Server-0"
+        pool = pool_of(server)
+    assert pool.snapshot().closed
+    assert server.socket.fileno() < 0
+
+
+@pytest.mark.parametrize(
+    "bases",
+    [
+        (http.server.HTTPServer, PoolMixIn),
+        (http.server.ThreadingHTTPServer, PoolMixIn),
+        (socketserver.ThreadingMixIn, PoolMixIn, socketserver.TCPServer),
+    ],
+)
+def test_a_class_in_which_it_would_do_nothing_is_refused(bases: Any) -> None:
+    with pytest.raises(TypeError, match=r"class Server: its process_request is .* name PoolMixIn first"):
+        type("Server", bases, {})
+
+
+def test_a_server_may_stand_before_a_class_that_has_it() -> None:
+    class Special(socketserver.TCPServer):
+        allow_reuse_address = True
+
+    class Server(Special, TCP):
+        pass
+
+    with serving(Server(ANYWHERE, Once)) as server, connect(server) as sock:
+        sock.sendall(b"?")
+        assert receive_all(sock) == b"Server-0"
+
+
 def test_no_more_threads_than_max_workers_and_no_other_thread() -> None:
     class Server(Gated):
         max_workers = 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import http.client
 import http.server
 import logging
@@ -12,8 +13,9 @@ import socketserver
 import ssl
 import sys
 import threading
+import weakref
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, ClassVar
 from wsgiref.simple_server import WSGIRequestHandler
 from xmlrpc.server import SimpleXMLRPCRequestHandler
@@ -296,7 +298,7 @@ def test_a_handler_is_of_the_class_that_was_given_and_has_no_attributes_of_ours(
         kind, found = server.told.get(timeout=PATIENCE)
     assert kind is Told
     assert Told.hits == 3
-    assert [{"setup", "handle", "finish"} & set(attributes) for attributes in found] == [set()] * 5
+    assert [{"setup", "handle", "finish", "parse_request"} & set(attributes) for attributes in found] == [set()] * 5
 
 
 class Registered(type):
@@ -373,7 +375,8 @@ def test_a_setup_of_its_own_may_do_as_it_likes(handler: Any, answer: bytes) -> N
         for _ in range(2):
             with connect(server) as sock:
                 sock.sendall(b"x\n")
-                sock.shutdown(socket.SHUT_WR)
+                with suppress(OSError):  # it has been turned away
+                    sock.shutdown(socket.SHUT_WR)
                 assert receive_all(sock) == answer
         assert not server.errors
 
@@ -548,19 +551,72 @@ def test_a_drip_does_not_prolong_the_time_for_a_head() -> None:
         until_cut(sock, HALF + b"X: y\r\n" * 90)
 
 
+class OnItsThread(Noted):
+    log: ClassVar[list[str]] = []
+
+    def handle(self) -> None:
+        super().handle()
+
+
+class OwnFinish(Impatient):
+    def finish_request(self, request: Any, client_address: Any) -> None:
+        super().finish_request(request, client_address)
+
+
+HOLD_A_THREAD = [
+    (Impatient, OnItsThread),
+    (Impatient, WSGIRequestHandler),
+    (Impatient, type("Unbuffered", (OnItsThread,), {"rbufsize": 0})),
+    (OwnFinish, Noted),
+    (type("Unparked", (Impatient,), {"park": False}), Noted),
+]
+
+
+@pytest.mark.parametrize(("kind", "handler"), HOLD_A_THREAD)
+@pytest.mark.parametrize("before", [b"", b"GET / HTTP/1.1\r\n\r\n"], ids=["first", "second"])
+def test_lines_do_not_prolong_it_for_a_head_that_a_handler_waits_for_on_its_thread(
+    before: bytes, kind: Any, handler: Any
+) -> None:
+    with serving(kind(type("Handler", (handler,), {"log": [], "log_message": lambda *args: None}))) as server:
+        with connect(server) as sock:
+            sock.sendall(before)
+            until_cut(sock, HALF, b"X: y\r\n", lines=90)
+
+
+def test_a_handler_that_waits_on_its_thread_is_let_go_when_it_ends() -> None:
+    """Its hooks make no circle that keeps it until the garbage collector comes."""
+    left: queue.Queue[Any] = queue.Queue()
+
+    class Kept(OnItsThread):
+        def handle(self) -> None:
+            super().handle()
+            left.put(weakref.ref(self))
+
+    with serving(HTTP(ANYWHERE, Kept)) as server:
+        gc.disable()
+        try:
+            with connect(server) as sock:
+                sock.sendall(b"GET / HTTP/1.0\r\n\r\n")
+                assert receive_all(sock).endswith(b"1 /")
+            kept = left.get(timeout=PATIENCE)
+            until(lambda: kept() is None)
+        finally:
+            gc.enable()
+
+
 def test_nor_for_a_line_of_any_other_handler() -> None:
     with serving(Impatient(Echo)) as server, connect(server) as sock:
         until_cut(sock, b"x" * 10_000)
         assert [type(error) for error in server.errors] == [TimeoutError]
 
 
-def until_cut(sock: socket.socket, data: bytes) -> None:
-    """Send byte after byte, at a leisurely pace, until the server has had enough."""
+def until_cut(sock: socket.socket, data: bytes, line: bytes = b"", lines: int = 0) -> None:
+    """Send byte after byte, or line after line, at a leisurely pace, until the server has had enough."""
     sock.settimeout(0.005)
-    for byte in data:
+    for part in [data, *[line] * lines] if lines else [bytes([byte]) for byte in data]:
         try:
-            sock.sendall(bytes([byte]))
-            if not sock.recv(1):
+            sock.sendall(part)
+            if not sock.recv(100):
                 return
         except TimeoutError:
             pass

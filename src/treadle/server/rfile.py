@@ -46,6 +46,8 @@ class Source(io.RawIOBase):
         self.single = not buffered  # each `readinto` is a call of its own
         self.due: float | None = None  # when the call under way has taken too long; None: from the next wait on
         self.left = STRIDE  # bytes until its time starts anew
+        self.begun: float | None = None  # when the first byte of the call came; None: it had come before
+        self.head_due: float | None = None  # when the head under way has taken too long, whatever calls read it
         self.first = bytearray()  # what is received already, and comes before all else
         self.dry = False  # nothing is read at all
         self.error: Exception | None = None  # what became of an earlier try to receive
@@ -97,19 +99,34 @@ class Source(io.RawIOBase):
     def _receive_into(self, buffer: Any, limit: float) -> int | None:
         now = clock.now()
         timeout = self.connection.gettimeout()
-        if self.due is None or self.single or self.left <= 0:
-            self.due, self.left = now + max(limit, timeout or 0.0), STRIDE
-        elif now >= self.due:
+        due = self.head_due
+        if due is None:
+            if self.due is None or self.single or self.left <= 0:
+                self.due, self.left = now + max(limit, timeout or 0.0), STRIDE
+            due = self.due
+        if now > due:
             raise TimeoutError(f"the client has sent too little for read_timeout={limit:g} s")
         size: int | None = self.inner.readinto(buffer)
         if size is None and timeout is None:  # see limit_receiving
             raise TimeoutError(f"the client has sent nothing for read_timeout={limit:g} s")
         self.left -= size or 0
+        if self.begun is None:
+            self.begun = clock.now()
         return size
+
+    def begin_head(self) -> None:
+        """Limit all that is read up to `end_head`, and the line before it, together, however many calls read it."""
+        if self.read_timeout is not None:
+            now, timeout = clock.now(), self.connection.gettimeout()
+            self.head_due = (now if self.begun is None else self.begun) + max(self.read_timeout, timeout or 0.0)
+
+    def end_head(self) -> None:
+        """Limit each call by itself again."""
+        self.head_due = None
 
     def readline(self, size: int | None = -1, /) -> bytes:
         """Read a line, in the time for one call."""
-        self.due, self.single = None, False
+        self.due, self.begun, self.single = None, None, False
         try:
             return super().readline(size)
         finally:
@@ -184,6 +201,14 @@ class Reader(io.BufferedReader):
         """Whether some of the next request has come."""
         return self.source.started
 
+    def begin_head(self) -> None:
+        """Do as Source does."""
+        self.source.begin_head()
+
+    def end_head(self) -> None:
+        """Do as Source does."""
+        self.source.end_head()
+
     def gather(self) -> bool:
         """Do as Source does, with what is in the buffer."""
         source = self.source
@@ -208,7 +233,7 @@ class Reader(io.BufferedReader):
 
     def readline(self, size: int | None = -1, /) -> bytes:
         """Read a line."""
-        self.source.due = None
+        self.source.due = self.source.begun = None
         return super().readline(size)
 
     def readinto(self, buffer: Any, /) -> int:

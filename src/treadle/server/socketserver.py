@@ -59,10 +59,10 @@ class PoolMixIn(Base):
         handshake_timeout: seconds, 0 or more, for a TLS handshake, in all; None: no limit. (For a TLS server, wrap
             its `socket`, or let `get_request` wrap with `do_handshake_on_connect=False`.)
         read_timeout: seconds, 0 or more, from the first byte of an HTTP request's head to its last; on a thread, for
-            each line, or each 64 KiB, that a handler reads from its `rfile`, and for each `recv`, unless the handler
-            sets a time-out of its own. Then TimeoutError is raised. None: no limit. Where the handler is no
-            StreamRequestHandler, or the client's socket is a TLS one, this is the socket's time-out, and so limits
-            each `sendall` too.
+            each line, or each 64 KiB, that a handler reads from its `rfile`, or the head that http.server's
+            `parse_request` does, and for each `recv`, unless the handler sets a time-out of its own. Then TimeoutError
+            is raised. None: no limit. Where the handler is no StreamRequestHandler, or the client's socket is a TLS
+            one, this is the socket's time-out, and so limits each `sendall` too.
         drain: seconds, 0 or more, that `server_close` waits for running handlers before it cuts their clients off;
             None: as long as it takes.
         block_on_close: whether `server_close` waits, and cuts, at all.
@@ -83,6 +83,21 @@ class PoolMixIn(Base):
     # Names of its own are mangled: subclasses have the ones with a single underscore, as of BaseServer.
     __lot: Lot
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Refuse a class whose other bases go before, for it would serve without the pool, and not say so.
+
+        Raises:
+            TypeError: the standard library's methods are found first.
+        """
+        super().__init_subclass__(**kwargs)
+        for name in ("process_request", "serve_forever"):
+            owner = next(base for base in cls.__mro__ if name in vars(base))
+            if owner.__module__ == "socketserver":
+                raise TypeError(
+                    f"class {cls.__name__}: its {name} is {owner.__name__}'s, so nothing runs on a pool; "
+                    f"name PoolMixIn first, as in class {cls.__name__}(PoolMixIn, ...)"
+                )
+
     def __new__(cls, *args: Any, **kwargs: Any) -> PoolMixIn:
         """Return a server that is not set up yet. Not in `__init__`, which subclasses may not call."""
         self = super().__new__(cls)
@@ -101,9 +116,9 @@ class PoolMixIn(Base):
         self.__lot.set_handler(handler)
 
     @property
-    def _threads(self) -> list[threading.Thread]:
+    def _threads(self) -> _Threads:
         """The threads that handle a request now, as in ThreadingMixIn."""
-        return self.__lot.threads()
+        return _Threads(self.__lot.threads())
 
     # -- serving ----------------------------------------------------------------------------------------------------
 
@@ -219,6 +234,13 @@ class PoolMixIn(Base):
         if datagrams:  # handlers answer through this very socket
             super().server_close()
         lot.close_pool(wait=waits)
+
+
+class _Threads(list[threading.Thread]):
+    """What ThreadingMixIn, in a server that has it as well, finds as its threads when it closes."""
+
+    def join(self) -> None:
+        """Wait for none: they are the pool's, and `server_close` waits for what they do."""
 
 
 @contextmanager

@@ -346,7 +346,8 @@ def handle(visit: Visit, make: Any, request: Any, address: Any, server: Any, *, 
     """Make a handler, as `make(request, address, server)` does, with hooks that limit it.
 
     The hooks are attributes of the handler itself, not of a class of ours in the place of the user's: each takes itself
-    away before the method of its name is called, so that the user's code finds the handler as it would be without.
+    away while the method of its name is called, so that the user's code finds the handler as it would be without. (But
+    for `parse_request`, which is called for each request: between two it is there.)
 
     Args:
         waits: whether nothing of the user's comes after the handler's end, so that it may wait without a thread.
@@ -371,6 +372,19 @@ def handle(visit: Visit, make: Any, request: Any, address: Any, server: Any, *, 
         visit.prepare(handler)
         if waits and can_wait(type(handler)) and "handle" not in own and visit.may_wait(handler):
             own["handle"] = converse
+        elif issubclass(kind, BaseHTTPRequestHandler):  # it waits for heads on its thread
+            rfile = getattr(handler, "rfile", None)
+            if isinstance(rfile, (Reader, Source)) and "parse_request" not in own:
+                own["parse_request"] = functools.partial(parse_request, rfile)
+
+    def parse_request(rfile: Reader | Source) -> bool:
+        hook = own.pop("parse_request")
+        rfile.begin_head()
+        try:
+            return bool(handler.parse_request())
+        finally:
+            rfile.end_head()
+            own["parse_request"] = hook
 
     def converse() -> None:
         del own["handle"]
@@ -387,6 +401,7 @@ def handle(visit: Visit, make: Any, request: Any, address: Any, server: Any, *, 
         type(handler).__init__(handler, *args, **keywords)
     finally:
         own.pop("setup", None)
+        own.pop("parse_request", None)
 
 
 def _tell_late(handler: Any) -> None:
