@@ -16,6 +16,8 @@ import threading
 import weakref
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from time import monotonic
+from types import SimpleNamespace
 from typing import Any, ClassVar
 from wsgiref.simple_server import WSGIRequestHandler
 from xmlrpc.server import SimpleXMLRPCRequestHandler
@@ -25,6 +27,7 @@ import pytest
 from certificates import Authority
 from socketservers import ANYWHERE, HTTP, PATIENCE, TCP, Echo, Hello, connect, lot_of, serving, until
 from tcp import ask, receive, receive_all
+from treadle.server import burst, visit
 from treadle.server.socketserver import PoolMixIn
 from treadle.server.visit import Visit, can_wait
 
@@ -130,8 +133,102 @@ def test_a_failed_handshake_is_one_line_of_the_log(
                     receive_all(sock)
             with secretly(server, authority) as good:
                 assert ask(good, b"hello\n") == b"hello\n"
-    assert [record.levelname for record in caplog.records] == ["INFO"]
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert "TLS handshake" in caplog.text
+
+
+def asking(authority: Authority) -> ssl.SSLContext:
+    """Return a server's context that asks clients for a certificate."""
+    files = authority.issue("127.0.0.1")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(files.certfile, files.keyfile)
+    context.load_verify_locations(authority.ca)
+    context.verify_mode = ssl.CERT_REQUIRED
+    return context
+
+
+def be_refused(server: Any, authority: Authority, sends: int = 1) -> None:
+    """Come without a certificate, and read why that will not do."""
+    with pytest.raises(ssl.SSLError, match=r"(?i)certificate.required"):
+        send_secretly(server, authority, sends)
+
+
+def send_secretly(server: Any, authority: Authority, times: int) -> None:
+    """Send as soon as one takes oneself for connected, as TLS 1.3 has it."""
+    with secretly(server, authority) as sock:
+        for _ in range(times):
+            sock.sendall(b"x" * 10_000)
+        sock.recv(1)
+
+
+def test_every_client_whose_handshake_fails_reads_why(authority: Authority) -> None:
+    """A reset would take the alert back."""
+    with serving(secure(One(ANYWHERE, Echo), asking(authority))) as server:
+        for number in range(100):
+            be_refused(server, authority, number % 4)
+        until(lambda: not lot_of(server).visits)
+
+
+def test_and_so_it_does_in_handle_request(authority: Authority) -> None:
+    with secure(One(ANYWHERE, Echo), asking(authority)) as server:
+        for number in range(20):
+            client = threading.Thread(target=be_refused, args=(server, authority, number % 4))
+            client.start()
+            server.handle_request()
+            client.join(PATIENCE)
+            assert not client.is_alive()
+
+
+@pytest.mark.parametrize("polled", [True, False])
+def test_who_is_refused_and_does_not_leave_is_closed(
+    polled: bool, authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(visit, "LINGER", 0.05)
+    with ExitStack() as stack:
+        server = secure(One(ANYWHERE, Echo), asking(authority))
+        stack.enter_context(serving(server) if polled else server)
+        sock = stack.enter_context(connect(server))
+        sock.sendall(b"GET / HTTP/1.1\r\n\r\n")
+        if not polled:
+            server.handle_request()
+        until(lambda: not lot_of(server).visits)
+
+
+def test_who_is_refused_holds_no_thread_and_sends_no_more_than_so_much(
+    authority: Authority, context: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(visit, "LINGER", 1e6)
+    with serving(secure(One(ANYWHERE, Echo), context)) as server, ExitStack() as stack:
+        refused = [stack.enter_context(connect(server)) for _ in range(4)]
+        for sock in refused:
+            sock.sendall(b"GET / HTTP/1.1\r\n\r\n")
+            receive_all(sock)  # our half is closed, and theirs is not
+        with secretly(server, authority) as good:
+            assert ask(good, b"hello\n") == b"hello\n"
+        until(lambda: len(lot_of(server).visits) == 4)
+        for sock in refused:
+            with suppress(ConnectionError):
+                for _ in range(2 * visit.LINGER_BYTES // 1000):
+                    sock.sendall(b"x" * 1000)
+        until(lambda: not lot_of(server).visits)
+
+
+def test_handshakes_that_fail_for_different_reasons_are_told_apart(
+    authority: Authority, context: ssl.SSLContext, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each line says how many like it were left out."""
+    ahead = [0.0]
+    monkeypatch.setattr(burst, "clock", SimpleNamespace(now=lambda: monotonic() + ahead[0]))
+    with serving(secure(One(ANYWHERE, Echo), context)) as server:
+        for _ in range(2):
+            for beginning in (b"GET / HTTP/1.1\r\n\r\n", b"\x16\x03\x01\x00\x02\x01\x00" + b"x" * 50) * 3:
+                with connect(server) as sock:
+                    sock.sendall(beginning)
+                    receive_all(sock)
+            until(lambda: not lot_of(server).visits)
+            ahead[0] += 1000.0
+    told = [record.getMessage() for record in caplog.records]
+    assert [line.endswith("(2 more like it since the last such line)") for line in told] == [False, False, True, True]
 
 
 def test_handle_request_shakes_hands_on_a_thread_of_the_pool(authority: Authority, context: ssl.SSLContext) -> None:

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, cast
 from treadle import checks, clock, lifecycle
 from treadle.errors import PoolClosed
 from treadle.pool import Pool
-from treadle.server.burst import Burst
+from treadle.server.burst import Bursts
 from treadle.server.parking import Parking, ended
+from treadle.server.service import reason_of
 from treadle.server.teller import Teller
 from treadle.server.visit import Visit, can_wait, current_visit
 
@@ -64,7 +65,7 @@ class Lot:
         self.resume_at = 0.0  # when to accept again, after the system was out of something
         self.pause = FIRST_PAUSE
         self.deaf = False  # its listener lets nobody in any more
-        self.bursts = {what: Burst(QUIET) for what in ("full", "accept", "handshake", "talk")}
+        self.bursts = Bursts(QUIET)
         lifecycle.after_fork(self)
 
     def set_handler(self, handler: Any) -> None:
@@ -135,9 +136,9 @@ class Lot:
         home = pool._task_home
         with home.lock:
             all_talk = not home.staff.free()
-        if all_talk and self.bursts["talk"].begins():
-            most = home.staff.max_workers
-            _log.warning("%s: all %d threads are taken by conversations, so others wait (max_workers)", self, most)
+        if all_talk and (burst := self.bursts.of("talk")).begins():
+            said = "%s: all %d threads are taken by conversations, so others wait (max_workers)%s"
+            _log.warning(said, self, home.staff.max_workers, burst.rest)
 
     def _open_pool(self) -> Pool:
         with self.lock:
@@ -167,8 +168,8 @@ class Lot:
         most = checks.integer("max_connections", self.server.max_connections, least=1)
         with self.lock:
             self.full = len(self.visits) >= most
-        if self.full and self.bursts["full"].begins():
-            _log.warning("%s: all %d places are taken, so others wait (max_connections)", self, most)
+        if self.full and (burst := self.bursts.of("full")).begins():
+            _log.warning("%s: all %d places are taken, so others wait (max_connections)%s", self, most, burst.rest)
         return not self.full
 
     def wait_for_room(self, timeout: float | None) -> bool:
@@ -193,17 +194,17 @@ class Lot:
         """Accept nothing for a while, or until a visit is over: it would fail at once again."""
         if self.owner is not None and self.is_deaf():
             return
-        if self.bursts["accept"].begins():
-            what = error.strerror or error
-            _log.error("%s: cannot accept: %s; trying again every %g to %g s", self, what, FIRST_PAUSE, LONGEST_PAUSE)
+        if (burst := self.bursts.of("accept", error.errno)).begins():
+            what, often = error.strerror or error, f"trying again every {FIRST_PAUSE:g} to {LONGEST_PAUSE:g} s"
+            _log.error("%s: cannot accept: %s; %s%s", self, what, often, burst.rest)
         with self.lock:
             self.resume_at = clock.now() + self.pause
         self.pause = min(self.pause * 2, LONGEST_PAUSE)
 
     def tell_failed_handshake(self, visit: Visit, error: OSError) -> None:
-        """Log a client's failure to shake hands."""
-        if self.bursts["handshake"].begins():
-            _log.info("%s: TLS handshake with %s failed: %s", self, visit.address, error)
+        """Log a client's failure to shake hands, one line a reason."""
+        if (burst := self.bursts.of("handshake", *reason_of(error))).begins():
+            _log.warning("%s: TLS handshake with %s failed: %s%s", self, visit.address, error, burst.rest)
 
     def _wake(self) -> None:
         """Wake the serving thread; with the lock held, so that nobody closes the parking meanwhile."""
@@ -400,6 +401,7 @@ class Lot:
         handler returns, as in ThreadingMixIn.
         """
         self.lock = threading.Lock()  # another thread may have had the old one
+        self.bursts.forget_threads()
         self.changed = threading.Condition(self.lock)
         self.idle = threading.Event()
         self.idle.set()

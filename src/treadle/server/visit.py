@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 __all__ = ["Visit", "can_wait", "check_handler", "current_visit", "handle"]
 
 LEAST = 1e-6  # seconds; for sockets, 0 is another mode
+LINGER, LINGER_BYTES = 2.0, 1 << 16  # seconds, and bytes, after a refusal; those of Limits
 STANDARD_INITS = (BaseRequestHandler.__init__, SimpleHTTPRequestHandler.__init__)  # that call `handle`
 
 _here = threading.local()
@@ -57,6 +58,7 @@ class Visit:
         "handler",
         "head_by",
         "limited",
+        "linger_by",
         "lot",
         "orphaned",
         "polled",
@@ -65,6 +67,7 @@ class Visit:
         "shake_by",
         "task",
         "thread",
+        "unheard",
         "wants",
     )
 
@@ -84,6 +87,8 @@ class Visit:
         self.thread: threading.Thread | None = None  # the one that runs it
         self.orphaned = False  # this is a forked child, and the visit is the parent's
         self.ending = False  # its socket is being closed; guarded by the lot's lock
+        self.linger_by: float | None = None  # when the end of a client is awaited no longer that was refused
+        self.unheard = 0  # bytes that it has sent since
         self.shake_by: float | None = None  # the deadline of the TLS handshake, until that is done
         if isinstance(request, ssl.SSLSocket) and request.version() is None:
             self.shake_by = _from_now(lot.server.handshake_timeout)
@@ -91,7 +96,12 @@ class Visit:
     def attend(self, event: int) -> None:
         """Go on, for it is ready; `event` 0: it is too late. For the serving thread."""
         self.lot.unpark(self)
-        if event or self.handler is not None:  # a handler says farewell in a thread of the pool: it is the user's code
+        if self.linger_by is not None:
+            if event and self._lingers():
+                self.lot.give_back(self)
+            else:
+                self.leave()
+        elif event or self.handler is not None:  # which says farewell in a thread of the pool: it is the user's code
             if not event:
                 self.wants = 0
             self.lot.hand_over(self)
@@ -109,7 +119,7 @@ class Visit:
 
     def patience_ends(self) -> float:
         """Return when it is too late for what it waits for now."""
-        for deadline in (self.shake_by, self.head_by):
+        for deadline in (self.linger_by, self.shake_by, self.head_by):
             if deadline is not None:
                 return deadline
         return _from_now(self.lot.server.idle_timeout)
@@ -148,7 +158,7 @@ class Visit:
                     raise TimeoutError(f"it took longer than handshake_timeout={self.lot.server.handshake_timeout} s")
             except OSError as error:
                 self.lot.tell_failed_handshake(self, error)
-                return False
+                return isinstance(error, ssl.SSLError) and self._refuse()
             self.shake_by, self.wants = None, READ
             if self.waits() and not self.request.pending():
                 return True
@@ -187,6 +197,37 @@ class Visit:
         finally:
             self.request.settimeout(timeout)
         return True
+
+    def _refuse(self) -> bool:
+        """Say no more, and await the client's end; return whether that is still to come.
+
+        An alert says why. A close while bytes of the client's are unread would have the kernel send RST, and take it
+        back. Below TLS, which has nothing more to say.
+        """
+        self.linger_by, self.wants = clock.now() + LINGER, READ
+        try:
+            socket.socket.shutdown(self.request, socket.SHUT_WR)
+            if self.polled:
+                self.request.settimeout(0.0)
+                return True
+            while (left := self.linger_by - clock.now()) > 0:
+                self.request.settimeout(left)
+                if not self._lingers():
+                    break
+        except OSError:
+            pass  # it has ended already
+        return False
+
+    def _lingers(self) -> bool:
+        """Throw away what a client sends that was refused; return False if it has ended, or sends too much."""
+        try:
+            size = len(socket.socket.recv(self.request, LINGER_BYTES))
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        self.unheard += size
+        return size > 0 and self.unheard <= LINGER_BYTES
 
     def prepare(self, handler: Any) -> None:
         """Limit how long a handler that was set up waits for its client, and have it able to wait without a thread."""
