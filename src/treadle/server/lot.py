@@ -252,7 +252,7 @@ class Lot:
     def _check_attributes(self) -> None:
         server = self.server
         checks.integer_or_none("max_workers", server.max_workers, least=1)
-        for name in ("idle_timeout", "handshake_timeout", "read_timeout", "drain"):
+        for name in ("idle_timeout", "handshake_timeout", "read_timeout", "write_timeout", "drain"):
             checks.seconds(name, getattr(server, name))
         pool: object = server.pool
         if not isinstance(pool, Pool | None):

@@ -18,7 +18,7 @@ from typing import Any, cast
 from treadle import clock
 from treadle.server.head import Head
 
-__all__ = ["Reader", "Source", "limit_receiving", "take_over"]
+__all__ = ["Reader", "Source", "limit_receiving", "limit_sending", "take_over"]
 
 STRIDE = 1 << 16  # bytes of one call that start its time anew, so that who sends much may take longer: 2 KB/s in 30 s
 AT_ONCE = 1 << 16  # bytes received in one call
@@ -285,7 +285,20 @@ def limit_receiving(sock: socket.socket, seconds: float) -> None:
     Not `settimeout`, which also limits how long a client may take for an answer, however large, and sets the socket
     non-blocking for programs that get it as their standard input or output. A time-out that is set goes before this.
     """
+    _limit(sock, socket.SO_RCVTIMEO, seconds)
+
+
+def limit_sending(sock: socket.socket, seconds: float) -> None:
+    """Have a blocking socket wait for so long only until its client has taken some more, and then raise likewise.
+
+    That is for each call of the system's, of which `sendall` makes as many as it takes: who takes all in good time may
+    take long.
+    """
+    _limit(sock, socket.SO_SNDTIMEO, seconds)
+
+
+def _limit(sock: socket.socket, option: int, seconds: float) -> None:
     # Zero is no limit there. A century overflows nothing.
     micros = max(1, int(min(seconds, 1e8) * 1e6))
     value = struct.pack("@L", micros // 1000 or 1) if WINDOWS else struct.pack("@ll", *divmod(micros, 1_000_000))
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, value)
+    sock.setsockopt(socket.SOL_SOCKET, option, value)

@@ -63,6 +63,9 @@ class PoolMixIn(Base):
             `parse_request` does, and for each `recv`, unless the handler sets a time-out of its own. Then TimeoutError
             is raised. None: no limit. Where the handler is no StreamRequestHandler, or the client's socket is a TLS
             one, this is the socket's time-out, and so limits each `sendall` too.
+        write_timeout: seconds, 0 or more, in which a client must have taken some more of what a StreamRequestHandler
+            sends, unless that sets a time-out of its own, or the socket is a TLS one. Then BlockingIOError, an OSError,
+            is raised. None: no limit.
         drain: seconds, 0 or more, that `server_close` waits for running handlers before it cuts their clients off;
             None: as long as it takes.
         block_on_close: whether `server_close` waits, and cuts, at all.
@@ -76,6 +79,7 @@ class PoolMixIn(Base):
     idle_timeout: float | None = 60.0
     handshake_timeout: float | None = 10.0
     read_timeout: float | None = 30.0
+    write_timeout: float | None = 30.0
     drain: float | None = 10.0
     block_on_close: bool = True
     daemon_threads: bool = False

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 from treadle import checks, clock
 from treadle.server.poller import READ, WRITE
-from treadle.server.rfile import Reader, Source, limit_receiving, take_over
+from treadle.server.rfile import Reader, Source, limit_receiving, limit_sending, take_over
 
 if TYPE_CHECKING:
     from treadle.futures import Future
@@ -162,10 +162,17 @@ class Visit:
             self.shake_by, self.wants = None, READ
             if self.waits() and not self.request.pending():
                 return True
-        if self.handler is None:
-            self._begin()
-        else:
-            self._resume()
+        try:
+            if self.handler is None:
+                self._begin()
+            else:
+                self._resume()
+        except BlockingIOError as error:
+            limits = self.lot.server.read_timeout, self.lot.server.write_timeout
+            if limits != (None, None) and isinstance(self.request, socket.socket) and self.request.gettimeout() is None:
+                said = "the client has sent nothing for read_timeout=%s s, or taken nothing for write_timeout=%s s"
+                raise TimeoutError(said % limits) from error  # see limit_receiving
+            raise
         return self.handler is not None
 
     def _begin(self) -> None:
@@ -174,12 +181,7 @@ class Visit:
         if limit is not None and isinstance(request, socket.socket) and request.gettimeout() is None:
             request.settimeout(max(limit, LEAST))
             self.limited = request.gettimeout()
-        try:
-            self.lot.server.finish_request(request, self.address)
-        except BlockingIOError as error:
-            if self.limited is not None and request.gettimeout() is None:  # see limit_receiving
-                raise TimeoutError(f"the client has sent nothing for read_timeout={limit} s") from error
-            raise
+        self.lot.server.finish_request(request, self.address)
 
     def _shake(self) -> bool:
         """Go on with the TLS handshake; return whether it is done."""
@@ -238,6 +240,8 @@ class Visit:
         if plain and self.limited is not None and request.gettimeout() == self.limited:  # not the handler's own
             request.settimeout(None)
             limit_receiving(request, self.limited)
+        if plain and request.gettimeout() is None and (limit := self.lot.server.write_timeout) is not None:
+            limit_sending(request, limit)
         take_over(handler, self.lot.server.read_timeout)
 
     def may_wait(self, handler: Any) -> bool:
