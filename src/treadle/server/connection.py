@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from treadle.server.framing import Cutter
     from treadle.server.proxy import Header
 
-__all__ = ["BLOCKED", "CHUNK", "RECORD", "Connection", "Peer", "Phase", "hang_up"]
+__all__ = ["BLOCKED", "CHUNK", "RECORD", "Connection", "Peer", "Phase", "hang_up", "plain_of"]
 
 T = TypeVar("T")
 

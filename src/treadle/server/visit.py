@@ -25,6 +25,7 @@ from socketserver import BaseRequestHandler, StreamRequestHandler
 from typing import TYPE_CHECKING, Any
 
 from treadle import checks, clock
+from treadle.server.connection import plain_of
 from treadle.server.poller import READ, WRITE
 from treadle.server.rfile import Reader, Source, limit_receiving, limit_sending, take_over
 
@@ -208,7 +209,7 @@ class Visit:
         """
         self.linger_by, self.wants = clock.now() + LINGER, READ
         try:
-            socket.socket.shutdown(self.request, socket.SHUT_WR)
+            plain_of(self.request).shutdown(socket.SHUT_WR)
             if self.polled:
                 self.request.settimeout(0.0)
                 return True
@@ -223,7 +224,7 @@ class Visit:
     def _lingers(self) -> bool:
         """Throw away what a client sends that was refused; return False if it has ended, or sends too much."""
         try:
-            size = len(socket.socket.recv(self.request, LINGER_BYTES))
+            size = len(plain_of(self.request).recv(LINGER_BYTES))
         except BlockingIOError:
             return True
         except OSError:
@@ -328,7 +329,7 @@ class Visit:
             if not self.ending and isinstance(self.request, socket.socket):
                 try:
                     # Not SSLSocket's, which takes the TLS layer from under the thread that uses it.
-                    socket.socket.shutdown(self.request, socket.SHUT_RDWR)
+                    plain_of(self.request).shutdown(socket.SHUT_RDWR)
                 except OSError:
                     pass  # it has ended already
 
