@@ -218,7 +218,7 @@ class Service:
                 _log.warning("%s: closed, for what it sent makes no message: %s%s", conn.peer, error, burst.rest)
         if conn.farewell is not None:
             conn.begun, conn.held = 0.0, 0
-        return messages
+        return () if self.lane.orphaned else messages  # the framing has forked, and the parent handles them
 
     def read_all(self, conn: Connection) -> bytes:
         """Read what TLS has decrypted or can at once; b"": the peer sends no more. Raises as recv does.
