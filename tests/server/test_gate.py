@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from types import SimpleNamespace
 from typing import Any
@@ -46,6 +47,15 @@ def test_an_ipv6_address_counts_by_its_64(one: Any, other: Any, same: bool) -> N
     gate.leave(one)
     if same:
         assert gate.enter(other) is None
+
+
+def test_a_client_is_counted_out_though_its_interface_has_another_name_by_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = iter(["before", "after"])
+    monkeypatch.setattr(socket, "if_indextoname", lambda index: next(names))
+    gate, address = Gate(Limits(max_connections_per_peer=1)), ("fe80::1", 1, 0, 7)
+    assert gate.enter(address) is None
+    gate.leave(address)
+    assert gate.enter(address) is None
 
 
 def test_the_ceiling_of_one_address_is_exact_and_nothing_is_remembered_of_those_who_left() -> None:

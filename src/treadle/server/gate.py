@@ -107,7 +107,9 @@ class Gate:
             return None
         if not behind and self.proxies is not None and address in self.proxies:
             return None
-        host, _, scope = host_of(address).partition("%")
+        host = host_of(address[:2]).partition("%")[0]
         if ":" not in host:
             return host
-        return f"{ipaddress.IPv6Network((host, IPV6_NETWORK), strict=False)}{scope and '%'}{scope}"
+        network = ipaddress.IPv6Network((host, IPV6_NETWORK), strict=False)
+        # The number of the interface: its name may be another one, or gone, by the time that the client leaves.
+        return f"{network}%{address[3]}" if address[3] else str(network)
