@@ -5,11 +5,13 @@ from __future__ import annotations
 import socket
 import struct
 import sys
+import threading
 from contextlib import ExitStack
 
 import pytest
 
-from tcp import ask, client, receive_all
+from socketservers import until
+from tcp import PATIENCE, ask, client, receive_all
 from treadle.server import Conversation, Lines, Messages, Server, Session, fleet
 
 
@@ -67,6 +69,31 @@ def test_without_a_thread_for_the_watchdog_nothing_is_left_open(monkeypatch: pyt
     with pytest.raises(RuntimeError, match="can't start new thread"):
         server.start()
     assert server.snapshot().state == "stopped"
+
+
+def test_a_client_that_is_dealt_and_cut_because_the_leaders_are_stuck_is_counted_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(fleet, "_lanes_wanted", lambda dispatcher: 2)
+    stuck, go_on = threading.Event(), threading.Event()
+
+    def wait() -> None:
+        stuck.set()
+        assert go_on.wait(PATIENCE)
+
+    server = Server(Messages(echo, Lines()), "127.0.0.1:0", max_workers=4).start()
+    found = server._fleet
+    assert found is not None
+    found.lanes[1].post(wait)
+    assert stuck.wait(PATIENCE)
+    with client(server) as first, client(server) as late:  # they are dealt in turn
+        assert ask(first, b"x\n", 1) == b"x"
+        until(lambda: found.lanes[1].dealt == 1)
+        found.abandon()
+        assert found.cut == 2
+        go_on.set()
+        assert receive_all(late) == b""
+    assert server.stop() == 2
 
 
 def test_a_client_that_is_dealt_to_a_lane_whose_time_is_over_is_closed_once_and_counted(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
 
 import pytest
 
@@ -30,3 +31,24 @@ def test_before_during_and_after() -> None:
 def test_it_is_frozen() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         Server(Messages(echo), pool=None).snapshot().messages = 3  # type: ignore[misc]
+
+
+def test_what_closed_connections_is_told_while_it_changes() -> None:
+    """In threads that run at the same time, above all."""
+    with Server(Messages(echo), "127.0.0.1:0", max_workers=1) as server:
+        found, done = server._fleet, threading.Event()
+        assert found is not None
+
+        def close() -> None:
+            for number in range(50_000):
+                with found._lock:
+                    found.closed_by[f"limit {number % 500}"] += 1
+                    if number % 500 == 499:
+                        found.closed_by.clear()
+            done.set()
+
+        closing = threading.Thread(target=close)
+        closing.start()
+        while not done.is_set():
+            assert len(server.snapshot().closed_by) <= 500
+        closing.join()

@@ -167,12 +167,14 @@ class Fleet:
     def _deal(self, lane: Lane, conn: Connection) -> None:
         """Have a lane adopt what it was dealt."""
         with lane.lock:
-            lane.dealt -= 1
-        if not lane.emptied.is_set():
+            counted = lane.dealt == 0  # among those that are cut, by `abandon`
+            lane.dealt -= not counted
+            over = lane.emptied.is_set()
+        if not over:
             lane.service.adopt(conn)
             return
         with self._lock:  # the time was over before the lane had its turn
-            self.cut += 1
+            self.cut += not counted
         lane.service.left(conn, CUT)
         hang_up(conn.sock)
 
@@ -211,6 +213,11 @@ class Fleet:
             _log.log(LIMITS[why], said, conn.peer, by, burst.rest)
         else:
             _log.debug("%s: cut: %s", conn.peer, why)
+
+    def causes(self) -> dict[str, int]:
+        """Return how many connections were closed by which limit or fault. From any thread."""
+        with self._lock:
+            return dict(self.closed_by)
 
     # -- the end, called by leaders -------------------------------------------------------------------------------
 
@@ -298,11 +305,14 @@ class Fleet:
             if self._ended:
                 return
             self._ended = True
-        others = sum(acceptor.abandon() for acceptor in self.acceptors) + sum(lane.dealt for lane in self.lanes)
+        others = sum(acceptor.abandon() for acceptor in self.acceptors)
+        for lane in self.lanes:
+            with lane.lock:
+                lane.emptied.set()
+                others, lane.dealt = others + lane.dealt, 0
         with self._lock:
             self.cut += others
         for lane in self.lanes:
-            lane.emptied.set()
             self._count_cut(lane)
             for conn in lane.connections():
                 conn.shut_down(socket.SHUT_RDWR)

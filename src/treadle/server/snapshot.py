@@ -58,7 +58,7 @@ def snapshot_of(name: str, state: str, fleet: Fleet | None, pool: Snapshot) -> S
         accepted=sum(acceptor.accepted for acceptor in acceptors),
         refused=sum(acceptor.refused for acceptor in acceptors) + (0 if fleet is None else fleet.refused),
         closed=0 if fleet is None else fleet.closed,
-        closed_by={} if fleet is None else dict(fleet.closed_by.items()),
+        closed_by={} if fleet is None else fleet.causes(),
         messages=sum(lane.turns - lane.shakes + lane.handling.followed for lane in lanes),
         handed_over=sum(lane.handling.handed_over for lane in lanes),
         refused_messages=sum(lane.handling.refused for lane in lanes),
