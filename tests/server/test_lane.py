@@ -278,3 +278,21 @@ def test_a_waker_that_somebody_shut_down_is_replaced_and_the_server_stops_as_eve
         assert ask(sock, b"y") == b"y"
         sock.close()
         assert server.stop(PATIENCE) == 0
+
+
+def test_a_fault_in_what_was_posted_last_leaves_nothing_open(caplog: pytest.LogCaptureFixture) -> None:
+    server = Server(Messages(lambda line, peer: line, Lines()), "127.0.0.1:0", max_workers=1).start()
+    of, done = lane_of(server), []
+    assert server._fleet is not None
+    end = server._fleet.over
+
+    def over() -> None:  # nobody leads any more
+        of.inbox.append(lambda: 1 // 0)
+        of.inbox.append(lambda: done.append(True))
+        end()
+
+    server._fleet.over = over
+    assert server.stop() == 0
+    assert done == [True]
+    assert of.poller.waker.writer.fileno() == -1
+    assert "ZeroDivisionError" in caplog.text

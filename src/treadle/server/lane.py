@@ -348,11 +348,19 @@ class Lane:
     def close(self) -> None:
         """Let everything go, once nobody leads any more: what is left belongs to handlers that still run."""
         while self.inbox:
-            self.inbox.popleft()()
+            self.run_posted()
         for conn in self.connections():
             if not conn.busy:  # it was the leader's, who was stuck when all were cut, see `Fleet.abandon`
                 self.service.abort(conn, "cut at the end")
         self.poller.close()
+
+    def run_posted(self) -> None:
+        """Run what was posted so far."""
+        for _ in range(len(self.inbox)):
+            try:
+                self.inbox.popleft()()
+            except Exception as error:  # the others are not to be forgotten over it
+                log(_log, logging.ERROR, "%s: a fault in treadle itself; serving goes on", self.name, error=error)
 
     def forget_threads(self) -> None:
         """In a forked child, be over: what is left of the lane here, its descriptors, is closed, and nothing else.
@@ -398,9 +406,4 @@ class Mailbox:
             del lane.sources[lane.poller.waker.fd]
             renew_waker(lane.poller)
             lane.sources[lane.poller.waker.fd] = self
-        inbox = lane.inbox  # also what was posted to the waker before this one
-        for _ in range(len(inbox)):
-            try:
-                inbox.popleft()()
-            except Exception as error:  # the others are not to be forgotten over it
-                log(_log, logging.ERROR, "%s: a fault in treadle itself; serving goes on", self.lane.name, error=error)
+        lane.run_posted()  # also what was posted to the waker before this one
