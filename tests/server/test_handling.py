@@ -137,6 +137,13 @@ class Raises:
         raise self.error
 
 
+class Unreadable:
+    """An answer that raises when it is asked for its bytes."""
+
+    def __buffer__(self, flags: int) -> memoryview:
+        raise ValueError
+
+
 def handed_over(server: Server) -> None:
     """Have the pool handle what comes next."""
     assert server._fleet is not None
@@ -182,7 +189,10 @@ def answered(way: str, answer: Any, caplog: pytest.LogCaptureFixture) -> tuple[b
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize(
     "answer",
-    [0, "", [], False, 0.0, (), {}, "text", Raises(ValueError()), Raises(BlockingIOError()), Raises(OSError())],
+    [
+        *(0, "", [], False, 0.0, (), {}, "text"),
+        *(Raises(ValueError()), Raises(BlockingIOError()), Raises(OSError()), Unreadable()),
+    ],
 )
 def test_an_answer_that_is_neither_bytes_nor_none_is_a_failure_also_a_false_one(
     way: str, answer: Any, caplog: pytest.LogCaptureFixture

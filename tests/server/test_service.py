@@ -267,6 +267,33 @@ def test_a_fault_over_one_connection_ends_that_one_and_is_told_once(
     assert "a fault of ours" in caplog.text
 
 
+@pytest.mark.parametrize("message", [b"x\n" * 3, b"half"])
+def test_a_fault_over_what_is_read_in_the_short_way_ends_that_connection_and_not_the_lead(
+    message: bytes, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Server(Messages(lambda line, peer: line, Lines()), "127.0.0.1:0", max_workers=1) as server:
+        with client(server) as sock, monkeypatch.context() as patch:
+            assert ask(sock, b"x\n", 1) == b"x"
+            patch.setattr(Service, "proceed", fail)
+            sock.sendall(message)
+            assert receive_all(sock) == b""
+        until(lambda: server.snapshot().connections == 0)
+        assert server.snapshot().closed_by == {"a fault in treadle itself": 1}
+    assert caplog.text.count("a fault in treadle itself") == 1
+
+
+def test_a_connection_is_closed_though_it_cannot_be_counted(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Server(Messages(lambda line, peer: line, Lines()), "127.0.0.1:0", max_workers=1) as server:
+        with client(server) as sock:
+            assert ask(sock, b"x\n", 1) == b"x"
+            monkeypatch.setattr(lane_of(server).service, "left", fail)
+            sock.shutdown(socket.SHUT_WR)
+            assert receive_all(sock) == b""
+    assert "a fault of ours" in caplog.text
+
+
 def test_a_fault_in_what_was_posted_keeps_nobody_from_the_rest(caplog: pytest.LogCaptureFixture) -> None:
     with Server(Messages(lambda line, peer: line, Lines()), "127.0.0.1:0", max_workers=1) as server:
         lane_of(server).inbox.append(fail)

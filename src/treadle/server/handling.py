@@ -336,7 +336,7 @@ def _own(answer: Any) -> Any:
     """Return a copy of an answer that the handler may change before it is sent; one that is no bytes, as it is."""
     try:
         return memoryview(answer).tobytes()
-    except TypeError:
+    except Exception:  # TypeError, or whatever an object of the user's raises; see Handling.answer
         return answer
 
 

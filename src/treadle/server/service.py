@@ -252,7 +252,15 @@ class Service:
             self.settle(conn)
 
     def received(self, conn: Connection, data: bytes, messages: Sequence[Any], lead: Lead | None) -> bool:
-        """Have handled what was read; False: the lead was lost."""
+        """Have handled what was read; False: the lead was lost. As `attend` does, it ends what goes wrong."""
+        try:
+            return self.take_in(conn, data, messages, lead)
+        except Exception as error:
+            self.fault(conn, lead, error)
+            return True
+
+    def take_in(self, conn: Connection, data: bytes, messages: Sequence[Any], lead: Lead | None) -> bool:
+        """Note what was read, and have it handled; False: the lead was lost."""
         now = self.lane.now
         conn.active = now
         if not data:
@@ -480,11 +488,13 @@ class Service:
         lane.timers.forget(conn)
         conn.out.clear()
         conn.waiting.clear()
-        self.left(conn, why or conn.why)  # before the client can know that it is over
-        if over:
-            conn.sock.close()
-        else:
-            hang_up(conn.sock)
+        try:
+            self.left(conn, why or conn.why)  # before the client can know that it is over
+        finally:
+            if over:
+                conn.sock.close()
+            else:
+                hang_up(conn.sock)
 
     def abort(self, conn: Connection, why: str) -> None:
         """Close a connection that does not take what it is sent; the kernel is to forget that as well."""
