@@ -7,6 +7,8 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+from treadle.server import Certificates
+
 __all__ = ["Authority", "Files"]
 
 
@@ -37,6 +39,11 @@ class Authority:
         alternatives = "subjectAltName=" + ("IP:127.0.0.1" if name == "127.0.0.1" else f"DNS:{name}")
         extensions = ("-addext", alternatives, "-addext", "keyUsage=critical,digitalSignature")
         return self._make(name, *authority, *extensions)
+
+    def certificates(self) -> Certificates:
+        """Return what a server at 127.0.0.1 shows."""
+        files = self.issue("127.0.0.1")
+        return Certificates(files.certfile, files.keyfile)
 
     def client_context(self, files: Files | None = None) -> ssl.SSLContext:
         """Return a client's context that trusts this authority, and shows a certificate."""

@@ -24,8 +24,10 @@ import hypothesis
 import hypothesis.internal.conjecture.optimiser  # or it is parsed amid a test's threads: fails on 3.11.2, see gh-106905
 import pytest
 
+from certificates import Authority
 from treadle import deadlock, lifecycle
 from treadle.alarm import ALARM
+from treadle.server import Certificates
 
 if TYPE_CHECKING:
     from treadle.dispatch import Dispatcher
@@ -61,6 +63,18 @@ def _multiprocessing_is_at_work() -> None:
     """Its locks want a helper process: the first one starts it, and the pipe to it stays open."""
     if os.name == "posix":
         resource_tracker.ensure_running()
+
+
+@pytest.fixture(scope="session")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    """Who signs the certificates of servers and clients under test; one that changes files has one of its own."""
+    return Authority(tmp_path_factory.mktemp("ca"))
+
+
+@pytest.fixture(scope="session")
+def certificates(authority: Authority) -> Certificates:
+    """What a server at 127.0.0.1 shows to clients that trust `authority`."""
+    return authority.certificates()
 
 
 @pytest.hookimpl(wrapper=True)

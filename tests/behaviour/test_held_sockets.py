@@ -11,7 +11,6 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -120,10 +119,8 @@ def test_the_end_of_a_conversation_is_seen(sends: bytes) -> None:
         assert receive_all(sock) in (b"closed", b"", b"a")
 
 
-def test_with_tls_the_end_is_seen_and_nothing_in_plain_text(tmp_path: Path) -> None:
-    authority = Authority(tmp_path)
-    files = authority.issue("127.0.0.1")
-    with holding(tls=Certificates(files.certfile, files.keyfile), idle_timeout=0.1) as (server, _):
+def test_with_tls_the_end_is_seen_and_nothing_in_plain_text(authority: Authority, certificates: Certificates) -> None:
+    with holding(tls=certificates, idle_timeout=0.1) as (server, _):
         for sends, answer in ((b"close\n", b"closed"), (b"a\n", b"a")):
             raw = connected(server)
             with authority.client_context().wrap_socket(raw, server_hostname="127.0.0.1") as sock:

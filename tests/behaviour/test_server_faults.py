@@ -18,11 +18,6 @@ from treadle.server.connection import CHUNK
 from treadle.server.handling import AT_ONCE
 
 
-@pytest.fixture(scope="module")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    return Authority(tmp_path_factory.mktemp("ca"))
-
-
 def echo(line: bytes, peer: Peer) -> bytes:
     return line + b"\n"
 

@@ -92,13 +92,13 @@ WAYS = {
 @pytest.mark.parametrize("end", ["sys.exit(3)", "return"])
 @pytest.mark.parametrize(("server", "lines"), WAYS.values(), ids=list(WAYS))
 def test_the_child_of_a_handler_serves_nobody_and_ends_with_it(
-    tmp_path: Path, server: str, lines: Sequence[str], end: str
+    authority: Authority, server: str, lines: Sequence[str], end: str
 ) -> None:
     """Silently, and with status 0, as it ends with a thread of ThreadingMixIn."""
     tls = ["CERT=None", "KEY=None", "CONTEXT=None"]
     if "tls" in server:
-        files, ca = Authority(tmp_path).issue("localhost"), tmp_path / "authority.pem"
-        tls = [f"CERT={str(files.certfile)!r}", f"KEY={str(files.keyfile)!r}", f"CONTEXT=trusting({str(ca)!r})"]
+        files, ca = authority.issue("localhost"), str(authority.ca)
+        tls = [f"CERT={str(files.certfile)!r}", f"KEY={str(files.keyfile)!r}", f"CONTEXT=trusting({ca!r})"]
     said = serving(
         f"""
         def serves(protocol, **options):

@@ -18,7 +18,7 @@ import pytest
 from certificates import Authority
 from tcp import PATIENCE, ask, client, receive, receive_all
 from treadle import clock
-from treadle.server import Certificates, Conversation, Limits, Lines, Messages, Peer, Server, Session, service
+from treadle.server import Conversation, Limits, Lines, Messages, Peer, Server, Session, service
 from treadle.server import lane as lanes
 
 LIMIT = 60.0  # seconds of each limit under test: it comes by a leap only
@@ -42,16 +42,6 @@ class Leaps:
 @pytest.fixture
 def leaps(monkeypatch: pytest.MonkeyPatch) -> Leaps:
     return Leaps(monkeypatch)
-
-
-@pytest.fixture(scope="module")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    return Authority(tmp_path_factory.mktemp("ca"))
-
-
-def certificates(authority: Authority) -> Certificates:
-    files = authority.issue("127.0.0.1")
-    return Certificates(files.certfile, files.keyfile)
 
 
 @contextmanager
@@ -109,7 +99,7 @@ secure = pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
 
 @secure
 def test_who_spoke_in_time_is_not_idle_and_who_did_not_is(authority: Authority, leaps: Leaps, tls: bool) -> None:
-    with lines(certificates(authority) if tls else None, idle_timeout=LIMIT) as server, ExitStack() as stack:
+    with lines(authority.certificates() if tls else None, idle_timeout=LIMIT) as server, ExitStack() as stack:
         trust = authority if tls else None
         silent = stack.enter_context(talking(server, trust))
         socks = [stack.enter_context(talking(server, trust)) for _ in range(20)]
@@ -143,7 +133,7 @@ def test_a_message_whose_rest_came_in_time_is_served_and_one_that_drips_on_is_cu
         monkeypatch.setattr(service, "CHUNK", 1000)
         monkeypatch.setattr(lanes, "CHUNK", 1000)
     rest = b"x" * 50_000 + b"\n"
-    with lines(certificates(authority) if tls else None, **limits) as server, ExitStack() as stack:
+    with lines(authority.certificates() if tls else None, **limits) as server, ExitStack() as stack:
         sock, drip = [stack.enter_context(talking(server, authority if tls else None)) for _ in range(2)]
         sock.sendall(b"half")
         drip.sendall(b"d")
@@ -172,7 +162,7 @@ def test_a_handshake_goes_on_whose_hello_came_in_time_and_one_that_drips_on_is_c
 ) -> None:
     context = authority.client_context()
     context.minimum_version = context.maximum_version = version
-    with lines(certificates(authority), handshake_timeout=LIMIT) as server, client(server) as silent:
+    with lines(authority.certificates(), handshake_timeout=LIMIT) as server, client(server) as silent:
         with client(server) as drip, client(server) as plain:
             sock = context.wrap_socket(plain, server_hostname="127.0.0.1", do_handshake_on_connect=False)
             with sock:
@@ -365,7 +355,7 @@ def test_a_conversation_reads_a_message_whose_rest_came_in_time_and_cuts_one_tha
 
     limits = Limits(read_timeout=LIMIT, idle_timeout=None, write_timeout=None)
     made = Server(
-        Session(talk), "127.0.0.1:0", max_workers=4, limits=limits, tls=certificates(authority) if tls else None
+        Session(talk), "127.0.0.1:0", max_workers=4, limits=limits, tls=authority.certificates() if tls else None
     )
     with made as server, ExitStack() as stack:
         socks = [stack.enter_context(client(server)) for _ in range(2)]

@@ -111,11 +111,10 @@ def test_a_server_that_speaks_first_knows_the_client(version: str, tmp_path: Pat
 
 
 @pytest.mark.parametrize("version", SENDS)
-def test_tls_that_haproxy_passes_through_is_ended_here(version: str, tmp_path: Path) -> None:
-    authority = Authority(tmp_path)
-    files = authority.issue("127.0.0.1")
-    tls = Certificates(files.certfile, files.keyfile)
-    with serving(tls=tls) as server, haproxy(server, SENDS[version], tmp_path) as connect:
+def test_tls_that_haproxy_passes_through_is_ended_here(
+    version: str, tmp_path: Path, authority: Authority, certificates: Certificates
+) -> None:
+    with serving(tls=certificates) as server, haproxy(server, SENDS[version], tmp_path) as connect:
         sock = connect()
         expected = name_of(sock) + b" by 127.0.0.1\n"
         with authority.client_context().wrap_socket(sock, server_hostname="127.0.0.1") as secure:
@@ -145,13 +144,10 @@ def test_haproxy_may_come_by_a_unix_socket(version: str, tmp_path: Path) -> None
 @pytest.mark.parametrize("kind", ["messages", "session", "speaks first", "tls"])
 @pytest.mark.parametrize("version", SENDS)
 def test_health_checks_are_let_in_and_leave_no_line_in_the_log(
-    version: str, kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    version: str, kind: str, certificates: Certificates, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    tls = None
-    if kind == "tls":
-        files = Authority(tmp_path).issue("127.0.0.1")
-        tls = Certificates(files.certfile, files.keyfile)
+    tls = certificates if kind == "tls" else None
     protocols = {"session": Session(greet), "speaks first": Session(greet, speaks_first=True)}
     with serving(protocols.get(kind), tls=tls, limits=Limits(max_connections_per_peer=1)) as server:
         with haproxy(server, f"{SENDS[version]} check inter 20ms", tmp_path):

@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 
-from certificates import Authority
 from socketservers import until
 from tcp import PATIENCE, ask, client, lane_of, receive_all
 from treadle.server import Certificates, Limits, Messages, Server
@@ -327,10 +326,9 @@ def test_rule_9_those_that_wait_at_a_ceiling_until_the_end_are_counted() -> None
         assert server.stop(0.0) == 3
 
 
-def test_rejections_are_no_plain_text_on_a_secure_port(tmp_path: Any) -> None:
-    files = Authority(tmp_path).issue("127.0.0.1")
+def test_rejections_are_no_plain_text_on_a_secure_port(certificates: Certificates) -> None:
     limits = Limits(max_connections=1, when_full="reject", rejection=b"busy")
-    protocol, tls = Messages(lambda data, peer: data), Certificates(files.certfile, files.keyfile)
-    with Server(protocol, "127.0.0.1:0", max_workers=1, limits=limits, tls=tls) as server:
+    protocol = Messages(lambda data, peer: data)
+    with Server(protocol, "127.0.0.1:0", max_workers=1, limits=limits, tls=certificates) as server:
         with client(server), client(server) as other:
             assert receive_all(other) == b""

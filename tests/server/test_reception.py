@@ -78,17 +78,6 @@ def settled(server: Server, condition: Callable[[], bool]) -> None:
     raise AssertionError(f"it did not happen in time: {server.snapshot()}")
 
 
-@pytest.fixture(scope="module")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    return Authority(tmp_path_factory.mktemp("ca"))
-
-
-@pytest.fixture(scope="module")
-def certificates(authority: Authority) -> Certificates:
-    files = authority.issue("127.0.0.1")
-    return Certificates(files.certfile, files.keyfile)
-
-
 PROTOCOLS: dict[str, tuple[Any, bytes]] = {
     "messages": (Messages(who, Lines()), b""),
     "messages with a greeting": (Messages(who, Lines(), greeting=b"hello\n"), b"hello\n"),

@@ -16,7 +16,7 @@ import pytest
 from certificates import Authority
 from socketservers import until
 from tcp import PATIENCE, ask, client, lane_of, receive, receive_all
-from treadle.server import Certificates, CloseConnection, Limits, Lines, Messages, Peer, Raw, Server
+from treadle.server import CloseConnection, Limits, Lines, Messages, Peer, Raw, Server
 from treadle.server.service import Service
 
 RESET = struct.pack("ii", 1, 0)
@@ -201,11 +201,6 @@ class Words:
         return []
 
 
-@pytest.fixture(scope="module")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    return Authority(tmp_path_factory.mktemp("ca"))
-
-
 @pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
 @pytest.mark.parametrize("where", ["inline", "by the pool"])
 @pytest.mark.parametrize("way", ["at once", "later", "iterating", "at the end"])
@@ -215,8 +210,7 @@ def test_a_framing_that_ends_a_connection_ends_it_after_the_answers_to_what_came
 ) -> None:
     if tls and way == "at the end":
         pytest.skip("with TLS nothing can be sent after the client's end")
-    files = authority.issue("127.0.0.1") if tls else None
-    certificates = None if files is None else Certificates(files.certfile, files.keyfile)
+    certificates = authority.certificates() if tls else None
     protocol = Messages(lambda word, peer: word * 10_000 + b";", Words(error, way))
     with Server(protocol, "127.0.0.1:0", max_workers=2, tls=certificates) as server, ExitStack() as stack:
         sock = stack.enter_context(client(server))

@@ -34,17 +34,6 @@ from treadle.server import (
 from treadle.server import burst as bursts
 
 
-@pytest.fixture(scope="module")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    return Authority(tmp_path_factory.mktemp("ca"))
-
-
-@pytest.fixture(scope="module")
-def certificates(authority: Authority) -> Certificates:
-    files = authority.issue("127.0.0.1")
-    return Certificates(files.certfile, files.keyfile)
-
-
 @contextmanager
 def secure(server: Server, context: ssl.SSLContext, name: str = "127.0.0.1") -> Iterator[ssl.SSLSocket]:
     with client(server) as sock, context.wrap_socket(sock, server_hostname=name) as wrapped:
