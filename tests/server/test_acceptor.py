@@ -7,6 +7,7 @@ import os
 import select
 import socket
 import threading
+from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
@@ -332,3 +333,35 @@ def test_rejections_are_no_plain_text_on_a_secure_port(certificates: Certificate
     with Server(protocol, "127.0.0.1:0", max_workers=1, limits=limits, tls=certificates) as server:
         with client(server), client(server) as other:
             assert receive_all(other) == b""
+
+
+def test_a_listener_that_was_closed_behind_our_back_takes_nobody_with_it() -> None:
+    """Its number may be a connection's by then."""
+    done = threading.Event()
+
+    def close() -> None:
+        lane.sources[acceptor.fd] = somebody
+        acceptor.close()
+        found.append(lane.sources.pop(acceptor.fd))
+        done.set()
+
+    found: list[object] = []
+    with Server(Messages(lambda data, peer: data), "127.0.0.1:0", max_workers=1) as server:
+        lane, somebody = lane_of(server), object()
+        assert server._fleet is not None
+        (acceptor,) = server._fleet.acceptors
+        lane.post(close)
+        assert done.wait(PATIENCE)
+    assert found == [somebody]
+
+
+def test_who_waits_when_the_server_stops_is_let_in_at_once_however_slow_the_rate() -> None:
+    limits = Limits(accept_rate=0.001)
+    server = Server(Messages(lambda data, peer: data), "127.0.0.1:0", max_workers=1, limits=limits).start()
+    with ExitStack() as stack:
+        socks = [stack.enter_context(client(server)) for _ in range(3)]
+        for sock in socks:
+            sock.sendall(b"x")
+            sock.shutdown(socket.SHUT_WR)
+        assert server.stop(PATIENCE) == 0
+        assert [receive_all(sock) for sock in socks] == [b"x"] * 3

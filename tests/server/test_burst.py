@@ -51,6 +51,8 @@ def test_each_kind_is_told_apart_up_to_a_bound_beyond_which_they_share_one(time:
     assert bursts.of("a", "y", 1).begins()
     assert bursts.of("b", "x", 1).begins()
     assert sum(bursts.of("many", number).begins() for number in range(1000)) == MOST + 1
+    known = [bursts.of("many", number) for number in range(1000)]
+    assert len(set(map(id, known))) == MOST + 1, "the first ones are still told apart"
     assert bursts.of("b", "z").begins()
     time.now += 10.0
     assert bursts.of("many", "new").begins()  # those that are over make room

@@ -13,6 +13,7 @@ import pytest
 from socketservers import until
 from tcp import PATIENCE, ask, client, receive_all
 from treadle.server import Conversation, Lines, Messages, Server, Session, fleet
+from treadle.server import server as servers
 
 
 def echo(line: bytes, peer: object) -> bytes:
@@ -75,6 +76,7 @@ def test_a_client_that_is_dealt_and_cut_because_the_leaders_are_stuck_is_counted
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(fleet, "_lanes_wanted", lambda dispatcher: 2)
+    monkeypatch.setattr(servers, "GRACE", 0.05)
     stuck, go_on = threading.Event(), threading.Event()
 
     def wait() -> None:
@@ -87,13 +89,13 @@ def test_a_client_that_is_dealt_and_cut_because_the_leaders_are_stuck_is_counted
     found.lanes[1].post(wait)
     assert stuck.wait(PATIENCE)
     with client(server) as first, client(server) as late:  # they are dealt in turn
-        assert ask(first, b"x\n", 1) == b"x"
+        assert ask(first, b"x\n") == b"x\n"
         until(lambda: found.lanes[1].dealt == 1)
         found.abandon()
         assert found.cut == 2
         go_on.set()
         assert receive_all(late) == b""
-    assert server.stop() == 2
+    assert server.stop(0) == 2
 
 
 def test_a_client_that_is_dealt_to_a_lane_whose_time_is_over_is_closed_once_and_counted(
@@ -116,3 +118,19 @@ def test_a_client_that_is_dealt_to_a_lane_whose_time_is_over_is_closed_once_and_
         assert server.snapshot().connections == 1
     assert server.stop() == 1
     assert len(begun) == 1
+
+
+def test_who_is_cut_by_a_leader_that_gets_stuck_over_it_is_counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(servers, "GRACE", 0.05)
+    go_on = threading.Event()
+    server = Server(Messages(echo, Lines()), "127.0.0.1:0", max_workers=1).start()
+    assert server._fleet is not None
+    with client(server) as sock:
+        assert ask(sock, b"x\n") == b"x\n"
+        for lane in server._fleet.lanes:
+            monkeypatch.setattr(lane.keeper, "cut_all", lambda why: go_on.wait(PATIENCE))
+        try:
+            assert server.stop(0) == 1
+        finally:
+            go_on.set()
+        assert receive_all(sock) == b""

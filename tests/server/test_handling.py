@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from tcp import PATIENCE, ask, client, lane_of, receive_all
-from treadle import Pool
+from treadle import Pool, clock
 from treadle.server import Lines, Messages, Peer, Server
-from treadle.server.handling import PAROLE
+from treadle.server.handling import PAROLE, Handling
 
 
 def names_itself(line: bytes, peer: Peer) -> bytes:
@@ -229,3 +229,43 @@ def test_a_handler_that_keeps_failing_is_told_of_once_for_each_way_of_failing_an
         assert server.snapshot().failures == 100
     told = [record for record in caplog.records if "failed on message" in record.getMessage()]
     assert [record.exc_info and record.exc_info[0] for record in told] == [ZeroDivisionError, ValueError]
+
+
+def test_the_time_of_half_a_message_begins_when_the_handler_of_the_one_before_has_ended() -> None:
+    """Nothing is read while it runs."""
+    ended: list[float] = []
+
+    def handle(line: bytes, peer: Peer) -> bytes:
+        depose(server)
+        ended.append(clock.now())
+        return line + b"\n"
+
+    with Server(Messages(handle, Lines()), "127.0.0.1:0", max_workers=2) as server, client(server) as sock:
+        assert ask(sock, b"whole\nhalf", 6) == b"whole\n"
+        assert server._fleet is not None
+        (conn,) = [conn for lane in server._fleet.lanes for conn in lane.connections()]
+        wait_for(lambda: not conn.busy)
+        assert conn.begun >= ended[0]
+        assert ask(sock, b"\n", 5) == b"half\n"
+
+
+@pytest.mark.parametrize("step", ["failed", "deposed"])
+def test_a_thread_that_ends_amid_a_message_leaves_nobody_waiting(step: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def handle(line: bytes, peer: Peer) -> bytes:
+        if line == b"bad":
+            if step == "deposed":
+                depose(server)
+            raise ValueError
+        return line + b"\n"
+
+    def fail(*args: object) -> None:
+        raise RuntimeError("a fault of ours")
+
+    with Server(Messages(handle, Lines()), "127.0.0.1:0", max_workers=2) as server, client(server) as other:
+        with client(server) as sock, monkeypatch.context() as patch:
+            assert ask(sock, b"first\n") == b"first\n"
+            patch.setattr(Handling, step, fail)
+            sock.sendall(b"bad\nlast\n")
+            assert receive_all(sock) == b""
+        assert ask(other, b"line\n") == b"line\n"
+        assert server.snapshot().closed_by == {"its thread was killed": 1}

@@ -296,3 +296,24 @@ def test_a_fault_in_what_was_posted_last_leaves_nothing_open(caplog: pytest.LogC
     assert done == [True]
     assert of.poller.waker.writer.fileno() == -1
     assert "ZeroDivisionError" in caplog.text
+
+
+def test_the_socket_of_a_handler_that_outlives_the_server_is_its_own_to_the_end() -> None:
+    gate, inside = threading.Event(), threading.Event()
+
+    def handle(line: bytes, peer: Peer) -> None:
+        inside.set()
+        assert gate.wait(PATIENCE)
+
+    server = Server(Messages(handle, Lines()), "127.0.0.1:0", max_workers=2).start()
+    with client(server) as sock:
+        sock.sendall(b"x\n")
+        assert inside.wait(PATIENCE)
+        assert server._fleet is not None
+        (conn,) = [conn for of in server._fleet.lanes for conn in of.connections()]
+        try:
+            assert server.stop(0) == 1
+            assert conn.sock.fileno() >= 0
+        finally:
+            gate.set()
+        until(lambda: conn.sock.fileno() < 0)

@@ -17,6 +17,8 @@ from certificates import Authority
 from socketservers import until
 from tcp import PATIENCE, ask, client, lane_of, receive, receive_all
 from treadle.server import CloseConnection, Limits, Lines, Messages, Peer, Raw, Server
+from treadle.server.connection import CHUNK, Connection
+from treadle.server.handling import Handling
 from treadle.server.service import Service
 
 RESET = struct.pack("ii", 1, 0)
@@ -332,3 +334,49 @@ def test_what_a_connection_is_closed_by_is_counted_whichever_limit_it_is_also_wh
     assert closed_by(Raw(), b"bye") == {}
     assert closed_by(Raw(), b"bye", stays=True, linger=0.1) == {"linger": 1}
     assert closed_by(Lines(), b"x" * 20, stays=True, max_message=10, linger=0.1) == {"max_message": 1}
+
+
+def test_a_fault_behind_a_hand_over_leaves_the_connection_to_whom_it_was_handed(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    faulted, delegate, fault = threading.Event(), Handling.delegate, Service.fault
+
+    def delegates(handling: Handling, conn: Connection) -> None:
+        delegate(handling, conn)
+        fail()
+
+    def faults(service: Service, *args: Any) -> None:
+        fault(service, *args)
+        faulted.set()
+
+    def handle(line: bytes, peer: Peer) -> bytes:
+        assert faulted.wait(PATIENCE)
+        return line
+
+    monkeypatch.setattr(Handling, "delegate", delegates)
+    monkeypatch.setattr(Service, "fault", faults)
+    with Server(Messages(handle, Lines()), "127.0.0.1:0", max_workers=4) as server, client(server) as sock:
+        assert server._fleet is not None
+        for lane in server._fleet.lanes:
+            lane.spread = True
+        assert ask(sock, b"x\n", 1) == b"x"
+    assert "a fault of ours" in caplog.text
+
+
+def test_no_more_is_read_from_a_client_whose_messages_still_wait() -> None:
+    """However fast it sends, no more than what was read at once is kept."""
+    size, most, count = 1024, [0], [0]
+
+    def handle(line: bytes, peer: Peer) -> bytes | None:
+        for conn in (conn for lane in fleet.lanes for conn in lane.connections()):
+            most[0] = max(most[0], len(conn.waiting))
+        count[0] += 1
+        return b"done" if line == b"end" else None
+
+    with Server(Messages(handle, Lines()), "127.0.0.1:0", max_workers=1) as server, client(server) as sock:
+        assert server._fleet is not None
+        fleet = server._fleet
+        sock.sendall((b"x" * (size - 1) + b"\n") * 4096 + b"end\n")
+        assert receive(sock, 4) == b"done"
+    assert count == [4097]
+    assert most[0] <= CHUNK // size + 1

@@ -144,16 +144,14 @@ class Handling:
             log(_log, logging.ERROR, said, str(conn.peer), self.name, conn.number, burst.rest, error=error)
         return None
 
-    def answer(self, conn: Connection, answer: Any) -> bool:
-        """Send what the handler returned; False: that cannot be sent, which is a failure of it."""
+    def answer(self, conn: Connection, answer: Any) -> None:
+        """Send what the handler returned; if that cannot be sent, it is a failure of it."""
         try:
             if answer is not None and memoryview(answer).nbytes:  # what is false, but no bytes, is no empty answer
                 conn.write(answer)
         except Exception:  # whatever an object of the user's does when it is asked for its bytes
             kind = type(answer).__name__
             self.failed(conn, TypeError(f"handler {self.name} returned {kind}; allowed: bytes, or None for no answer"))
-            return False
-        return True
 
     # -- the leader's way -----------------------------------------------------------------------------------------
 
@@ -186,10 +184,9 @@ class Handling:
         try:
             answers = [b"".join(answers)] if len(answers) > 1 else answers
         except TypeError:
-            pass  # one of them is no bytes; those before it are sent
+            pass  # the last one is no bytes, see `_size_of`; those before it are sent
         for answer in answers:
-            if not self.answer(conn, answer):
-                break  # the client could not tell which message those behind it answer
+            self.answer(conn, answer)
 
     def delegate(self, conn: Connection) -> None:
         """Hand what waits in `conn` to the pool, which may make it wait, and so stops reading from it."""
