@@ -27,7 +27,6 @@ _log = logging.getLogger("treadle.server")
 
 LONGEST_QUEUE = 1 << 16  # clients that the kernel may hold; its own limit (net.core.somaxconn) is lower
 AT_ONCE = 16  # connections accepted before the others have their turn; peers take 4 to 128
-QUIET = 10.0  # seconds without a like event after which it is logged again; a guess
 # Seconds without accepting when the system is out of something, or does what nobody foresaw; Go's and Tomcat's.
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 1.0
 OUT_OF_FILES = {errno.EMFILE, errno.ENFILE}
@@ -93,7 +92,7 @@ class Acceptor:
         self.pause = FIRST_PAUSE
         self.closed = False
         self.accepted = self.refused = 0
-        self.bursts = Bursts(QUIET)
+        self.bursts = Bursts()
         self.reserve = open_reserve()
         self.fd = listener.sock.fileno()
         lane.sources[self.fd] = self

@@ -9,6 +9,7 @@ from treadle import clock
 
 __all__ = ["Burst", "Bursts", "kind_of"]
 
+QUIET = 10.0  # seconds from an event that is told in which like ones are only counted; a guess
 MOST = 64  # kinds of events that are told apart; a guess
 
 
@@ -23,7 +24,7 @@ class Burst:
         left_out: of them, those between the one that is told now and the one that was told before.
     """
 
-    def __init__(self, quiet: float) -> None:
+    def __init__(self, quiet: float = QUIET) -> None:
         self.quiet = quiet
         self.count = 0
         self.left_out = 0
@@ -62,7 +63,7 @@ class Bursts:
         quiet: as for Burst.
     """
 
-    def __init__(self, quiet: float) -> None:
+    def __init__(self, quiet: float = QUIET) -> None:
         self.quiet = quiet
         self._lock = Lock()  # guards the tables
         self._tables: dict[str, dict[tuple[object, ...], Burst]] = {}

@@ -42,7 +42,6 @@ __all__ = ["Fleet"]
 _log = logging.getLogger("treadle.server")
 
 CUT = "cut at the end"
-QUIET = 10.0  # seconds without a like event after which it is logged again; a guess
 LIMITS = {
     "handshake_timeout": logging.WARNING,
     "read_timeout": logging.WARNING,
@@ -89,8 +88,8 @@ class Fleet:
         self.context: ssl.SSLContext | None = None  # of TLS; replaced by reload
         self.acceptors: list[Acceptor] = []
         self.watchdogs: list[Watchdog] = []
-        self._bursts = Bursts(QUIET)
-        self._cuts = {limit: Burst(QUIET) for limit in LIMITS}
+        self._bursts = Bursts()
+        self._cuts = {limit: Burst() for limit in LIMITS}
         self._turn = 0  # the lane that is dealt the next connection; the first lane's leader's
         self._lock = threading.Lock()  # guards what follows
         self.cut = 0

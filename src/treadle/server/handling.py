@@ -108,7 +108,7 @@ class Handling:
         self.refused = 0  # messages that the pool would not handle
         self.pace = SLOW  # seconds in a handler, of late, while all messages go to the pool
         self.bursts = bursts
-        self.drops, self.refusals, self.talks = Burst(10.0), Burst(10.0), Burst(10.0)
+        self.drops, self.refusals, self.talks = Burst(), Burst(), Burst()
 
     def call(self, conn: Connection, message: Any) -> Any:
         """Run the handler on one message; return its answer."""

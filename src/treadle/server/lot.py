@@ -22,12 +22,11 @@ from treadle.server.visit import Visit, can_wait, current_visit
 if TYPE_CHECKING:
     from treadle.server.socketserver import PoolMixIn
 
-__all__ = ["FIRST_PAUSE", "LONGEST_PAUSE", "QUIET", "Lot"]
+__all__ = ["FIRST_PAUSE", "LONGEST_PAUSE", "Lot"]
 
 _log = logging.getLogger("treadle.server")
 
 LAST_WORDS = 0.5  # seconds that log handlers are given to take what is said at the end
-QUIET = 10.0  # seconds without a like event after which it is logged again; a guess
 LONGEST_POLL = 3600.0  # seconds; any, for the poller is woken when there is something to do
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 1.0  # seconds without accepting when the system is out of something; Go's, Tomcat's
 
@@ -65,7 +64,7 @@ class Lot:
         self.resume_at = 0.0  # when to accept again, after the system was out of something
         self.pause = FIRST_PAUSE
         self.deaf = False  # its listener lets nobody in any more
-        self.bursts = Bursts(QUIET)
+        self.bursts = Bursts()
         lifecycle.after_fork(self)
 
     def set_handler(self, handler: Any) -> None:

@@ -19,7 +19,6 @@ __all__ = ["MALFORMED", "REFUSED", "UNTRUSTED", "Reception"]
 
 _log = logging.getLogger("treadle.server")
 
-QUIET = 10.0  # seconds without a like event after which it is logged again; a guess
 MALFORMED, UNTRUSTED = "no valid PROXY header", "PROXY header of an untrusted address"  # why connections are closed,
 REFUSED = "refused"  # or, of the client that a proxy speaks for, turned away
 
@@ -38,7 +37,7 @@ class Reception:
         self.gate = gate
         self.limits = limits
         self.proxies = proxies
-        self.malformed, self.untrusted, self.refusals = Burst(QUIET), Burst(QUIET), Burst(QUIET)
+        self.malformed, self.untrusted, self.refusals = Burst(), Burst(), Burst()
 
     def receive(self, conn: Connection) -> None:
         """Decide whether a connection that was just accepted has to begin with a header."""
