@@ -49,6 +49,8 @@ MAY_START_THREADS = {"threads.py", "server/processes.py", "engines/processes.py"
 MAY_READ_TIME = {"clock.py"}
 SOCKETS = {"socket", "_socket", "socketserver", "ssl"}
 MAY_TOUCH_SOCKETS = ("server/", "fetch/", "cli/echo.py")
+MUST_LOG_SAFELY = ("server/", "cli/")
+LEVELS = {"critical", "debug", "error", "exception", "fatal", "info", "log", "warn", "warning"}
 # The guard around the optional dependencies of the command line.
 MAY_IMPORT_IN_FUNCTIONS = {"cli/main.py"}
 
@@ -225,6 +227,35 @@ def test_only_server_and_fetch_touch_sockets(path: Path) -> None:
     assert not found or name_of(path).startswith(MAY_TOUCH_SOCKETS), (
         f"{name_of(path)} imports sockets, at lines {found}"
     )
+
+
+def log_calls_in(tree: ast.AST) -> list[int]:
+    """Return the lines that mention a logger's method, or the logging module's function, that logs."""
+    found = [node for node in ast.walk(tree) if isinstance(node, ast.Attribute) and node.attr in LEVELS]
+    return [node.lineno for node in found if last_name_of(node.value).strip("_") in {"log", "logger", "logging"}]
+
+
+@each_module
+def test_servers_log_by_way_of_words(path: Path) -> None:
+    """Their threads are everybody's, and must not die of what a filter, a handler or a formatter raises."""
+    found = log_calls_in(tree_of(path)) if name_of(path).startswith(MUST_LOG_SAFELY) else []
+    assert not found, f"{name_of(path)} calls a logger itself, not words.log, at lines {found}"
+
+
+@pytest.mark.parametrize(
+    ("source", "logs"),
+    [
+        ("_log.warning('text')", True),
+        ("tell(partial(_log.log, level))", True),
+        ("logging.exception('text')", True),
+        ("self._logger.info('text')", True),
+        ("log(_log, logging.WARNING, 'text')", False),
+        ("_log.addHandler(handler)", False),
+        ("math.log(2)", False),
+    ],
+)
+def test_log_rule_sees_a_call(source: str, logs: bool) -> None:
+    assert bool(log_calls_in(ast.parse(source))) is logs
 
 
 @each_module

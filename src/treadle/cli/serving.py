@@ -23,6 +23,7 @@ from treadle.server.listen import Bind, Listener, open_listeners
 from treadle.server.processes import serve_in_processes
 from treadle.server.protocol import Protocol
 from treadle.server.proxy import Proxies
+from treadle.words import log
 
 __all__ = ["serve", "serving_options"]
 
@@ -165,7 +166,8 @@ def serve(name: str, make: Callable[[], Protocol], options: dict[str, Any]) -> N
     leaving = Leaving()
     with status_view(live=not several) as view:
         if files is not None and files < limits.max_connections + SPARE_DESCRIPTORS:
-            _log.warning("the limit on open files, %d, comes before %d connections", files, limits.max_connections)
+            said = "the limit on open files, %d, comes before %d connections"
+            log(_log, logging.WARNING, said, files, limits.max_connections)
         run = partial(_run, view, leaving, limits, tls, options)
         if protocol is not None:
             status = run(banner, protocol, listeners)

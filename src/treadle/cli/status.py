@@ -15,6 +15,7 @@ from rich.live import Live
 from rich.text import Text
 
 from treadle.clock import now
+from treadle.words import log
 
 __all__ = ["Status", "View", "say", "status_view"]
 
@@ -77,7 +78,7 @@ def status_view(*, live: bool = True) -> Iterator[View]:
     console = Console()
     if not live or not sys.stdout.isatty() or console.is_dumb_terminal:
         with _logging_through(_PlainHandler(sys.stdout)):
-            yield View(lambda status: _log.info("%s", status), PLAIN_EVERY)
+            yield View(lambda status: log(_log, logging.INFO, "%s", status), PLAIN_EVERY)
         return
 
     def show(status: Status) -> None:

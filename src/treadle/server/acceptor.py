@@ -15,6 +15,7 @@ from treadle.server.burst import Bursts
 from treadle.server.connection import hang_up
 from treadle.server.gate import Gate
 from treadle.server.poller import READ
+from treadle.words import log
 
 if TYPE_CHECKING:
     from treadle.server.lane import Lane
@@ -141,7 +142,7 @@ class Acceptor:
                 burst = self.bursts.of("left", error.errno)  # while it waited
                 if burst.begins():
                     said = "%s: a client left before it was accepted: %s%s"
-                    _log.info(said, self.listener.address, error.strerror, burst.rest)
+                    log(_log, logging.INFO, said, self.listener.address, error.strerror, burst.rest)
                 continue
             self.pause = FIRST_PAUSE
             self.let_in(sock, address)
@@ -161,7 +162,9 @@ class Acceptor:
             return False
         if self.limits.when_full == "pause" and self.gate.full():
             if (burst := self.bursts.of("full")).begins():
-                _log.warning(
+                log(
+                    _log,
+                    logging.WARNING,
                     "%s: all %d connections are taken, so others wait in the kernel's queue (max_connections)%s",
                     self.listener.address,
                     self.limits.max_connections,
@@ -174,7 +177,7 @@ class Acceptor:
         if delay > 0:
             if (burst := self.bursts.of("fast")).begins():
                 rate, said = self.limits.accept_rate, "%s: clients come faster than %g a second (accept_rate)%s"
-                _log.warning(said, self.listener.address, rate, burst.rest)
+                log(_log, logging.WARNING, said, self.listener.address, rate, burst.rest)
             self.sleep(delay)
             return False
         return True
@@ -207,7 +210,7 @@ class Acceptor:
         self.refused += 1
         burst = self.bursts.of("refused", refusal.rpartition(" ")[2])  # which limit it is, and not whose address
         if burst.begins():
-            _log.warning("%s: clients are refused: %s%s", self.listener.address, refusal, burst.rest)
+            log(_log, logging.WARNING, "%s: clients are refused: %s%s", self.listener.address, refusal, burst.rest)
         try:
             sock.setblocking(False)
             if self.rejection:
@@ -245,11 +248,13 @@ class Acceptor:
         burst = self.bursts.of("failed", error.errno)
         if burst.begins():
             every, said = f"{FIRST_PAUSE:g} to {LONGEST_PAUSE:g} s", "%s: cannot accept: %s; trying again every %s%s"
-            _log.error(said, self.listener.address, error.strerror, every, burst.rest)
+            log(_log, logging.ERROR, said, self.listener.address, error.strerror, every, burst.rest)
 
     def lost(self, error: OSError) -> None:
         """There is no listening socket any more: let it go, for accept would fail at once, again and again."""
-        _log.error(
+        log(
+            _log,
+            logging.ERROR,
             "%s: no more clients are accepted here, for the listening socket was shut down or closed by somebody else "
             "(%s); whoever is connected is served on",
             self.listener.address,

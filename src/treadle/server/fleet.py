@@ -28,6 +28,7 @@ from treadle.server.lane import Lane
 from treadle.server.reception import REFUSED, Reception
 from treadle.server.service import Service
 from treadle.server.watchdog import Watchdog
+from treadle.words import log
 
 if TYPE_CHECKING:
     from treadle.dispatch import Dispatcher
@@ -184,7 +185,8 @@ class Fleet:
         except Exception as error:
             burst = self._bursts.of("cutter", *kind_of(error))
             if burst.begins():
-                _log.exception("%s: clients are closed, for the framing fails%s", self.protocol.name, burst.rest)
+                said = "%s: clients are closed, for the framing fails%s"
+                log(_log, logging.ERROR, said, self.protocol.name, burst.rest, error=error)
             return None
 
     def _left(self, lane: Lane, conn: Connection, why: str) -> None:
@@ -209,9 +211,9 @@ class Fleet:
         if why in LIMITS and (burst := self._cuts[why]).begins():
             by = why if conn.header is None else f"{why}, for its PROXY header is not complete"
             said = "%s: cut by %s; those that follow soon are only counted%s"
-            _log.log(LIMITS[why], said, conn.peer, by, burst.rest)
+            log(_log, LIMITS[why], said, conn.peer, by, burst.rest)
         else:
-            _log.debug("%s: cut: %s", conn.peer, why)
+            log(_log, logging.DEBUG, "%s: cut: %s", conn.peer, why)
 
     def causes(self) -> dict[str, int]:
         """Return how many connections were closed by which limit or fault. From any thread."""
@@ -256,7 +258,7 @@ class Fleet:
             cut += turned_away
         self._empty(lane)
         if cut:
-            _log.warning("%s: %d connections were not done in time, and are cut", self.protocol.name, cut)
+            log(_log, logging.WARNING, "%s: %d connections were not done in time, and are cut", self.protocol.name, cut)
 
     def _count_cut(self, lane: Lane) -> int:
         """Count the connections of a lane as cut, once; return how many there were."""

@@ -204,7 +204,7 @@ class Handling:
         except (TreadleError, RuntimeError) as error:
             if self.drops.begins():
                 said = "%s: connections are cut, for the pool takes no messages: %s%s"
-                _log.error(said, self.lane.name, error, self.drops.rest)
+                log(_log, logging.ERROR, said, self.lane.name, error, self.drops.rest)
 
     def tell_if_all_talk(self) -> None:
         """Say that every thread is in a conversation, so that clients which wait for one do not look forgotten."""
@@ -214,7 +214,7 @@ class Handling:
         if all_talk and self.talks.begins():
             most = dispatcher.staff.max_workers
             said = "%s: all %d threads are taken by conversations, so others wait%s"
-            _log.warning(said, self.lane.name, most, self.talks.rest)
+            log(_log, logging.WARNING, said, self.lane.name, most, self.talks.rest)
 
     def dropped(self, conn: Connection) -> None:
         """The pool will not handle what waits in `conn`. The pool's lock may be held."""
@@ -228,7 +228,7 @@ class Handling:
         """Tell a client, for each message that waits, that it will not be handled. For the thread that has `conn`."""
         if self.refusals.begins():
             said = "%s: messages are refused, for the pool has no room for them in time%s"
-            _log.warning(said, self.lane.name, self.refusals.rest)
+            log(_log, logging.WARNING, said, self.lane.name, self.refusals.rest)
         room = (self.write_buffer - conn.unsent) // max(1, len(refusal))  # for more, it has to take these first
         count = min(len(conn.waiting), max(1, room))
         self.refused += count

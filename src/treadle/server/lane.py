@@ -278,8 +278,8 @@ class Lane:
         while not self.over and not self.let_go():
             try:
                 self.turn()
-            except Exception:
-                _log.exception("%s: a fault in treadle itself; serving goes on", self.name)
+            except Exception as error:
+                log(_log, logging.ERROR, "%s: a fault in treadle itself; serving goes on", self.name, error=error)
 
     def offer_lead(self) -> bool:
         """Let the next worker that has nothing else to do lead; return whether one is on its way."""

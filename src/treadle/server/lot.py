@@ -18,6 +18,7 @@ from treadle.server.parking import Parking, ended
 from treadle.server.service import reason_of
 from treadle.server.teller import Teller
 from treadle.server.visit import Visit, can_wait, current_visit
+from treadle.words import log
 
 if TYPE_CHECKING:
     from treadle.server.socketserver import PoolMixIn
@@ -137,7 +138,7 @@ class Lot:
             all_talk = not home.staff.free()
         if all_talk and (burst := self.bursts.of("talk")).begins():
             said = "%s: all %d threads are taken by conversations, so others wait (max_workers)%s"
-            _log.warning(said, self, home.staff.max_workers, burst.rest)
+            log(_log, logging.WARNING, said, self, home.staff.max_workers, burst.rest)
 
     def _open_pool(self) -> Pool:
         with self.lock:
@@ -168,7 +169,14 @@ class Lot:
         with self.lock:
             self.full = len(self.visits) >= most
         if self.full and (burst := self.bursts.of("full")).begins():
-            _log.warning("%s: all %d places are taken, so others wait (max_connections)%s", self, most, burst.rest)
+            log(
+                _log,
+                logging.WARNING,
+                "%s: all %d places are taken, so others wait (max_connections)%s",
+                self,
+                most,
+                burst.rest,
+            )
         return not self.full
 
     def wait_for_room(self, timeout: float | None) -> bool:
@@ -186,7 +194,8 @@ class Lot:
         """Whether nobody can be let in any more, for somebody has closed the listener, or shut it down; say so once."""
         if not self.deaf and not self.closed and ended(cast(Any, self.server).fileno()):
             self.deaf = True
-            _log.error("%s: somebody has closed its socket, or shut it down, so nobody is let in any more", self)
+            said = "%s: somebody has closed its socket, or shut it down, so nobody is let in any more"
+            log(_log, logging.ERROR, said, self)
         return self.deaf
 
     def hold_off(self, error: OSError) -> None:
@@ -195,7 +204,7 @@ class Lot:
             return
         if (burst := self.bursts.of("accept", error.errno)).begins():
             what, often = error.strerror or error, f"trying again every {FIRST_PAUSE:g} to {LONGEST_PAUSE:g} s"
-            _log.error("%s: cannot accept: %s; %s%s", self, what, often, burst.rest)
+            log(_log, logging.ERROR, "%s: cannot accept: %s; %s%s", self, what, often, burst.rest)
         with self.lock:
             self.resume_at = clock.now() + self.pause
         self.pause = min(self.pause * 2, LONGEST_PAUSE)
@@ -203,7 +212,7 @@ class Lot:
     def tell_failed_handshake(self, visit: Visit, error: OSError) -> None:
         """Log a client's failure to shake hands, one line a reason."""
         if (burst := self.bursts.of("handshake", *reason_of(error))).begins():
-            _log.warning("%s: TLS handshake with %s failed: %s%s", self, visit.address, error, burst.rest)
+            log(_log, logging.WARNING, "%s: TLS handshake with %s failed: %s%s", self, visit.address, error, burst.rest)
 
     def _wake(self) -> None:
         """Wake the serving thread; with the lock held, so that nobody closes the parking meanwhile."""
@@ -389,7 +398,7 @@ class Lot:
         # They may still run because they are stuck in a log handler, which is not to keep us as well.
         message = "%s: %d requests are cut off, for they still run after drain=%s s"
         teller = Teller()
-        teller.tell(partial(_log.warning, message, self, len(left), self.server.drain))
+        teller.tell(partial(log, _log, logging.WARNING, message, self, len(left), self.server.drain))
         teller.quiet(LAST_WORDS)
 
     def forget_threads(self) -> None:

@@ -22,6 +22,7 @@ from treadle.server.listen import Listener
 from treadle.server.orphans import has_children
 from treadle.server.signals import CHILD, HANGUP, ORDERS, Signals
 from treadle.server.teller import Teller
+from treadle.words import log
 
 __all__ = ["serve_in_processes"]
 
@@ -110,7 +111,7 @@ class Parent:
 
     def tell(self, level: int, message: str, *args: object) -> None:
         """Log something, without waiting for it: nobody may read it, and signals and deadlines are to be minded."""
-        self.teller.tell(partial(_log.log, level, message, *args))
+        self.teller.tell(partial(log, _log, level, message, *args))
 
     def over(self) -> bool:
         """Whether there is nothing left to look after."""

@@ -11,6 +11,7 @@ from treadle.server.connection import BLOCKED, CHUNK, Connection, Phase
 from treadle.server.gate import Gate
 from treadle.server.limits import Limits
 from treadle.server.proxy import MOST, Header, Proxies, begins_with_header
+from treadle.words import log
 
 if TYPE_CHECKING:
     from treadle.server.lane import Lane
@@ -63,7 +64,7 @@ class Reception:
             conn.plain.recv(header.feed(data))
         except ValueError as error:
             if self.malformed.begins():
-                _log.warning("%s: closed, for its PROXY header is not valid: %s", conn.peer, error)
+                log(_log, logging.WARNING, "%s: closed, for its PROXY header is not valid: %s", conn.peer, error)
             self.lane.service.close(conn, MALFORMED)
             return
         except OSError as error:
@@ -90,7 +91,7 @@ class Reception:
     def turn_away(self, conn: Connection, refusal: str) -> None:
         """Refuse the client that a proxy speaks for, as it would have been when it was accepted."""
         if self.refusals.begins():
-            _log.warning("%s: clients behind it are refused: %s", conn.peer, refusal)
+            log(_log, logging.WARNING, "%s: clients behind it are refused: %s", conn.peer, refusal)
         try:
             if not conn.secure:
                 conn.send(self.limits.rejection)
@@ -126,5 +127,5 @@ class Reception:
             who = peer.host.partition("%")[0] or "unix"
             what = "a forged one, or it is a proxy that is not trusted"
             how = f"to trust it: Server(proxy={who!r}), --proxy-trust {who}"
-            _log.warning("%s: closed, for it begins with a PROXY header: %s; %s", peer, what, how)
+            log(_log, logging.WARNING, "%s: closed, for it begins with a PROXY header: %s; %s", peer, what, how)
         return False

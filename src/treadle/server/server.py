@@ -28,6 +28,7 @@ from treadle.server.signals import CHILD, HANGUP, LOST, ORDERS, Signals
 from treadle.server.snapshot import ServerSnapshot, snapshot_of
 from treadle.server.teller import Teller
 from treadle.snapshots import report_undone
+from treadle.words import log
 
 __all__ = ["Server"]
 
@@ -139,7 +140,7 @@ class Server:
             OSError, ssl.SSLError: what `tls` raises.
         """
         self._start()
-        _log.info(*self._serving())
+        log(_log, logging.INFO, *self._serving())
         return self
 
     def _start(self) -> None:
@@ -346,7 +347,7 @@ class Server:
                     if not stopping:
                         self._begin_to_stop(seconds)
                         message = "%s: stopping; a second signal cuts at once"
-                        self._teller.tell(partial(_log.info, message, _name_of(number)))
+                        self._teller.tell(partial(log, _log, logging.INFO, message, _name_of(number)))
                     elif number == LOST or lifeline is None:
                         self._begin_to_stop(0.0)
                     stopping = True
@@ -357,7 +358,7 @@ class Server:
         self._drain = drain
         if self._state not in ("serving", "stopping"):
             self._start()
-            self._teller.tell(partial(_log.info, *self._serving()))
+            self._teller.tell(partial(log, _log, logging.INFO, *self._serving()))
         if self._lost:  # already
             self._begin_to_stop(drain)
         return self
@@ -379,19 +380,20 @@ class Server:
         If that fails, it is logged, and the old one stays in use.
         """
         if self._tls is None or isinstance(self._tls, ssl.SSLContext):
-            _log.info("nothing to reload: tls is %s", "not used" if self._tls is None else "a context of your own")
+            what = "not used" if self._tls is None else "a context of your own"
+            log(_log, logging.INFO, "nothing to reload: tls is %s", what)
             return
         try:
             context = _context_from(self._tls)
         except OSError as error:  # ssl.SSLError is one; both name the file
-            _log.error("the certificates cannot be reloaded; the old ones stay in use: %s", error)
+            log(_log, logging.ERROR, "the certificates cannot be reloaded; the old ones stay in use: %s", error)
             return
-        except Exception:
-            _log.exception("the certificates cannot be reloaded; the old ones stay in use")
+        except Exception as error:
+            log(_log, logging.ERROR, "the certificates cannot be reloaded; the old ones stay in use", error=error)
             return
         if self._fleet is not None:
             self._fleet.context = context
-        _log.info("the certificates are reloaded")
+        log(_log, logging.INFO, "the certificates are reloaded")
 
     # -- looking ----------------------------------------------------------------------------------------------------
 

@@ -174,7 +174,7 @@ class Service:
         else:
             burst = self.bursts.of("handshake", *reason_of(error))
             if burst.begins():
-                _log.warning("%s: TLS handshake failed: %s%s", conn.peer, error, burst.rest)
+                log(_log, logging.WARNING, "%s: TLS handshake failed: %s%s", conn.peer, error, burst.rest)
             conn.why = "TLS handshake failed"
             self.part(conn)  # so that the alert, which says why, is not lost to a reset
 
@@ -215,7 +215,8 @@ class Service:
             conn.why = "max_message" if isinstance(error, MessageTooLong) else "framing"
             burst = self.bursts.of("framing", *kind_of(error))
             if not self.lane.orphaned and burst.begins():
-                _log.warning("%s: closed, for what it sent makes no message: %s%s", conn.peer, error, burst.rest)
+                said = "%s: closed, for what it sent makes no message: %s%s"
+                log(_log, logging.WARNING, said, conn.peer, error, burst.rest)
         if conn.farewell is not None:
             conn.begun, conn.held = 0.0, 0
         return () if self.lane.orphaned else messages  # the framing has forked, and the parent handles them

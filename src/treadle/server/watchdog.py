@@ -15,7 +15,6 @@ and from then on all messages go to the pool, until they turn out to be quick.
 
 from __future__ import annotations
 
-import logging
 from threading import Thread
 from typing import TYPE_CHECKING
 
@@ -26,8 +25,6 @@ if TYPE_CHECKING:
     from treadle.server.lane import Lane, Lead
 
 __all__ = ["Watchdog"]
-
-_log = logging.getLogger("treadle.server")
 
 LOOK = 0.001  # seconds between two looks, and so about how long one handler may hold up the others
 SELDOM = 0.005  # the same, at most, while all is quick: looks at 1 ms take 5 % of an echo server, these 2 % (measured)
