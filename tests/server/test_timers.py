@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import gc
 import random
+import sys
+import weakref
 from math import inf
 
 import pytest
 
-from treadle.server.timers import SLACK, Timers
+from treadle.server.timers import SLACK, Entry, Timers
 
 
 class Timed:
     def __init__(self) -> None:
         self.due = inf
+        self.entry: Entry | None = None
 
     def attend(self, event: int) -> None:
         """Not called here."""
@@ -68,6 +72,24 @@ def test_the_dead_are_swept_out() -> None:
         timers.forget(timed)
         assert len(timers.heap) <= 2 * SLACK + 2
     assert list(timers.expired(1000.0)) == []
+
+
+def test_what_is_forgotten_or_hastened_is_not_held_by_its_old_entries() -> None:
+    """A client's state may be large, and entries stay for as long as the longest time-out."""
+    timers, timed = Timers(100.0), Timed()
+    alive = weakref.ref(timed)
+    gc.disable()
+    try:
+        timers.look_at(timed, 50.0, 0.0)
+        timers.hasten(timed, 40.0)
+        timers.forget(timed)
+        del timed
+        if not getattr(sys, "_is_gil_enabled", lambda: True)():
+            gc.collect()
+        assert alive() is None
+        assert timers.dead == len(timers.heap) == 2
+    finally:
+        gc.enable()
 
 
 def test_a_sweep_costs_no_more_than_it_frees() -> None:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from treadle.server.lane import Lane
     from treadle.server.limits import Limits
     from treadle.server.listen import Listener
+    from treadle.server.timers import Entry
 
 __all__ = ["Acceptor"]
 
@@ -87,6 +88,7 @@ class Acceptor:
         self.evict = evict
         self.emptied = emptied
         self.due = inf  # when a pause ends
+        self.entry: Entry | None = None
         self.evicting = 0  # clients that were accepted, and wait until room is made for them
         self.emptying = False  # only those are accepted that wait already, and it is closed
         self.watched = 0

@@ -19,6 +19,7 @@ from treadle.worker import current_worker
 if TYPE_CHECKING:
     from treadle.server.framing import Cutter
     from treadle.server.proxy import Header
+    from treadle.server.timers import Entry
 
 __all__ = ["BLOCKED", "CHUNK", "RECORD", "Connection", "Peer", "Phase", "hang_up", "plain_of"]
 
@@ -121,6 +122,7 @@ class Connection:
         "cutter",
         "due",
         "ended",
+        "entry",
         "error",
         "farewell",
         "fd",
@@ -155,6 +157,7 @@ class Connection:
     )
 
     feed: Callable[[bytes], Any] | None
+    entry: Entry | None
 
     def __init__(self, sock: socket.socket, peer: Peer, cutter: Cutter, context: Context, now: float) -> None:
         self.sock = sock
@@ -193,7 +196,7 @@ class Connection:
         self.out_since = 0.0
         self.sent = 0  # bytes of it, so far
         # For the timers.
-        self.due = inf
+        self.due, self.entry = inf, None
         self.since = now
         self.active = now  # when it last gave a sign of life
         self.handled = 0.0  # when its handler began that runs in another thread than the leader's; 0: none does

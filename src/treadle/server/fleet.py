@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from treadle.server.listen import Listener
     from treadle.server.protocol import Protocol
     from treadle.server.proxy import Proxies
+    from treadle.server.timers import Entry
 
 __all__ = ["Fleet"]
 
@@ -332,6 +333,7 @@ class Alarm:
     def __init__(self, do: Callable[[], object]) -> None:
         self.do = do
         self.due = inf
+        self.entry: Entry | None = None
 
     def attend(self, event: int) -> None:
         """Do it."""

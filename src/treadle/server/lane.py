@@ -189,6 +189,7 @@ class Lane:
         push, pop, handle = lead.slot.append, lead.slot.pop, self.handling.handle
         handling, service, keeper, chunk = self.handling, self.service, self.keeper, CHUNK
         lent = lent_here(self.dispatcher)
+        messages: Any
         while not lead.recalled:
             events = poll(self.patience())
             now = clock()
@@ -212,7 +213,7 @@ class Lane:
                     continue
                 if conn.feed is not None or not data:
                     messages = service.cut(conn, data)
-                    if len(messages) != 1 or conn.held or not data or conn.farewell is not None:
+                    if len(messages) != 1 or conn.held or not data:
                         if not service.received(conn, data, messages, lead):
                             return
                         turns = self.turns
@@ -244,8 +245,10 @@ class Lane:
                         handling.answer(conn, answer)  # nothing to send, or nothing that can be sent
                 except Exception as error:
                     service.unsent(conn, answer, error)
+                answer = None  # or it would be kept while the next handler runs,
                 if conn.closing:
                     service.settle(conn)
+            conn = message = data = messages = None  # and these until somebody sends something
             if ready and not service.serve_ready(lead):
                 return
 

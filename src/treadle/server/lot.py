@@ -169,14 +169,8 @@ class Lot:
         with self.lock:
             self.full = len(self.visits) >= most
         if self.full and (burst := self.bursts.of("full")).begins():
-            log(
-                _log,
-                logging.WARNING,
-                "%s: all %d places are taken, so others wait (max_connections)%s",
-                self,
-                most,
-                burst.rest,
-            )
+            said = "%s: all %d places are taken, so others wait (max_connections)%s"
+            log(_log, logging.WARNING, said, self, most, burst.rest)
         return not self.full
 
     def wait_for_room(self, timeout: float | None) -> bool:

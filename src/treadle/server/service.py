@@ -196,18 +196,20 @@ class Service:
     def cut(self, conn: Connection, data: bytes) -> Sequence[Any]:
         """Return the messages that are complete with `data`, or with the end, b"".
 
-        A framing that fails, or raises CloseConnection, closes it after what came before is answered.
+        A framing that fails, or raises CloseConnection, closes it after what came before is answered, which waits then.
         """
         messages: Sequence[Any] = ()
         try:
             found = conn.cutter.feed(data) if data else conn.cutter.finish()
-            if type(found) in (list, tuple):
+            kind = type(found)
+            if kind is list or kind is tuple:
                 messages = found
             else:
                 messages = whole = []
                 for message in found:  # one by one, so that those before an error are kept
                     whole.append(message)
             conn.held = conn.cutter.held
+            return messages
         except CloseConnection as closing:
             conn.farewell = closing.answer
         except Exception as error:  # MessageTooLong, or whatever a framing of the user's does
@@ -217,9 +219,10 @@ class Service:
             if not self.lane.orphaned and burst.begins():
                 said = "%s: closed, for what it sent makes no message: %s%s"
                 log(_log, logging.WARNING, said, conn.peer, error, burst.rest)
-        if conn.farewell is not None:
-            conn.begun, conn.held = 0.0, 0
-        return () if self.lane.orphaned else messages  # the framing has forked, and the parent handles them
+        conn.begun, conn.held = 0.0, 0
+        if not self.lane.orphaned:  # else the framing has forked, and the parent handles them
+            conn.waiting.extend(messages)
+        return ()
 
     def read_all(self, conn: Connection) -> bytes:
         """Read what TLS has decrypted or can at once; b"": the peer sends no more. Raises as recv does.

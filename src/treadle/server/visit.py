@@ -32,6 +32,7 @@ from treadle.server.rfile import Reader, Source, limit_receiving, limit_sending,
 if TYPE_CHECKING:
     from treadle.futures import Future
     from treadle.server.lot import Lot
+    from treadle.server.timers import Entry
 
 __all__ = ["Visit", "can_wait", "check_handler", "current_visit", "handle"]
 
@@ -55,6 +56,7 @@ class Visit:
         "address",
         "due",
         "ending",
+        "entry",
         "fd",
         "handler",
         "head_by",
@@ -84,6 +86,7 @@ class Visit:
         self.wants = READ  # what it waits for while it is parked
         self.fd = -1  # the descriptor under which it is parked
         self.due = inf  # see Timers
+        self.entry: Entry | None = None
         self.task: Future[Any] | None = None
         self.thread: threading.Thread | None = None  # the one that runs it
         self.orphaned = False  # this is a forked child, and the visit is the parent's
