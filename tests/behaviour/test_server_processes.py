@@ -135,6 +135,25 @@ def test_many_signals_in_a_row_end_the_command_with_status_0(number: signal.Sign
         assert "Traceback" not in server.output
 
 
+BLOCKED = """
+import os, signal, sys
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD})
+os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_a_command_that_was_started_with_its_signals_blocked_hears_them(number: signal.Signals, processes: str) -> None:
+    command = (*TREADLE[1:], "echo", "--bind", "127.0.0.1:0", "--processes", processes)
+    with Program([TREADLE[0], "-c", BLOCKED, *command]) as server:
+        port = server.wait_for_port()
+        with socket.create_connection(("127.0.0.1", port), PATIENCE) as sock:
+            assert ask(sock, b"x\n") == b"x\n"
+        server.send(number)
+        assert server.wait() == 0, server.output
+
+
 KEEPS_SIGCHLD = """
 import os, signal, socket, sys, threading, time
 from treadle.server import Lines, Messages, Server

@@ -283,6 +283,17 @@ def test_what_is_wrong_is_said(options: tuple[str, ...], status: int, complaint:
     assert complaint in " ".join(error.split())
 
 
+@pytest.mark.usefixtures("here")
+def test_a_key_log_that_cannot_be_written_is_no_fault_of_the_certificate(tmp_path: Path) -> None:
+    files = Authority(tmp_path).issue("127.0.0.1")
+    options = ("--certfile", str(files.certfile), "--keyfile", str(files.keyfile))
+    ended, out, error = run(*TREADLE, "tcp", "app:shout", *options, env={"SSLKEYLOGFILE": "none/keys"})
+    said = " ".join(error.split())
+    assert (ended, out) == (73, "")
+    assert "Error: none/keys: No such file or directory; SSLKEYLOGFILE has TLS keys written there" in said
+    assert "certfile" not in said
+
+
 @pytest.mark.parametrize(
     ("table", "status", "complaint"),
     [

@@ -104,6 +104,27 @@ def test_handlers_and_descriptor_are_put_back() -> None:
     assert old == -1
 
 
+@pytest.mark.parametrize("forks", [False, True])
+def test_what_is_heard_is_let_through_and_blocked_again_at_the_end(forks: bool) -> None:
+    """Whoever starts a program may have blocked it, as some do that fork; and a program has its reasons afterwards."""
+    heard = {signal.SIGTERM, signal.SIGHUP}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {*heard, signal.SIGUSR2, signal.SIGCHLD})
+    try:
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+        os.kill(os.getpid(), signal.SIGTERM)
+        with Signals() as signals:
+            assert signals.hear(PATIENCE) == signal.SIGTERM  # which came before
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert signals.hear(PATIENCE) == signal.SIGHUP
+            assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == blocked - heard
+            if forks:
+                signals.leave_to_parent()
+                assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == blocked
+        assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == blocked
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def test_a_wakeup_descriptor_that_was_there_is_put_back() -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:

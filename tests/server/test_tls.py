@@ -336,6 +336,18 @@ def test_a_bad_file_is_named_with_what_is_wrong_in_it(
     assert culprit in str(caught.value)
 
 
+def test_a_key_log_that_cannot_be_written_is_named_with_the_variable_that_asks_for_it(
+    certificates: Certificates, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSLKEYLOGFILE", str(tmp_path / "none" / "keys"))
+    with pytest.raises(FileNotFoundError, match="SSLKEYLOGFILE has TLS keys written there") as caught:
+        Server(Messages(echo_line, Lines()), "127.0.0.1:0", tls=certificates).start()
+    assert caught.value.filename == str(tmp_path / "none" / "keys")
+    monkeypatch.setenv("SSLKEYLOGFILE", str(tmp_path / "keys"))
+    certificates()
+    assert (tmp_path / "keys").exists()
+
+
 def test_an_encrypted_key_is_read_with_its_password(authority: Authority) -> None:
     files, locked = authority.issue("127.0.0.1"), authority.folder / "secret.key"
     lock = ("openssl", "pkey", "-in", str(files.keyfile), "-aes256", "-passout", "pass:right", "-out", str(locked))

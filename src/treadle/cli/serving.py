@@ -147,6 +147,12 @@ class NoCertificate(click.ClickException):
     exit_code = 66  # EX_NOINPUT
 
 
+class CannotLogKeys(click.ClickException):
+    """The file that SSLKEYLOGFILE names cannot be written."""
+
+    exit_code = 73  # EX_CANTCREAT
+
+
 def serve(name: str, make: Callable[[], Protocol], options: dict[str, Any]) -> None:
     """Serve until a signal ends it; leave with the status that tells how.
 
@@ -270,9 +276,11 @@ def _certificates(options: dict[str, Any]) -> Certificates | None:
     try:
         certificates()
     except OSError as error:  # ssl.SSLError is one, whose text names the file
-        guilty = [name for name in ("keyfile", "client_ca") if options[name] == error.filename]
+        guilty = [name for name in ("keyfile", "client_ca", "certfile") if options[name] == error.filename]
         what = str(error) if str(error.filename) in str(error.strerror) else f"{error.filename}: {error.strerror}"
-        raise NoCertificate(f"{spelled(context, (*guilty, 'certfile')[0])}: {what}") from None
+        if not guilty:
+            raise CannotLogKeys(what) from None
+        raise NoCertificate(f"{spelled(context, guilty[0])}: {what}") from None
     return certificates
 
 

@@ -18,6 +18,7 @@ LOST = -1  # what it returns when the parent process is gone
 ORDERS = frozenset((signal.SIGINT, signal.SIGTERM))  # to stop
 CHILD: int | None = getattr(signal, "SIGCHLD", None)
 HANGUP: int | None = getattr(signal, "SIGHUP", None)
+CAN_BLOCK = hasattr(signal, "pthread_sigmask")
 IGNORABLE = {signal.SIGINT, HANGUP}
 SOON = 2.0  # seconds after the end in which an order is taken for the same one, given again; a guess
 
@@ -27,6 +28,9 @@ class Signals:
 
     SIGINT and SIGHUP that are ignored when it begins stay so: `nohup` asks for that, and shells do, for what they start
     in the background. (SIGTERM is not sent by terminals, so nobody needs to be kept from it.)
+
+    What is heard is also let through: whoever starts a program may have blocked signals, and it inherits that. The mask
+    is the calling thread's, and those that were blocked are again at the end.
 
     After an order, to stop, the same one may come again: service managers and people send it until the process is gone.
     It is passed over for a moment, or the process would be killed by it, though it ends in order; see `Late`.
@@ -49,6 +53,7 @@ class Signals:
         if lifeline is not None:
             self._selector.register(lifeline, selectors.EVENT_READ)
         self._before: dict[int, Any] = {}
+        self._blocked: set[int] = set()  # of them, those that were
         self._old_fd = -1
         self._ordered = False
         self._left = False
@@ -87,6 +92,8 @@ class Signals:
         for number in self._numbers:
             if number is not None and (number not in IGNORABLE or signal.getsignal(number) != signal.SIG_IGN):
                 self._before[number] = signal.signal(number, _ignore)
+        if CAN_BLOCK:
+            self._blocked = signal.pthread_sigmask(signal.SIG_UNBLOCK, self._before) & self._before.keys()
         return self
 
     def __exit__(
@@ -95,6 +102,8 @@ class Signals:
         if self._left:  # in a forked child, whose signals are its own
             return
         self._left = True
+        if self._blocked:
+            signal.pthread_sigmask(signal.SIG_BLOCK, self._blocked)
         for number, handler in self._before.items():
             # None: what stood there was not set by Python, and cannot be put back by it.
             handler = signal.SIG_DFL if handler is None else handler

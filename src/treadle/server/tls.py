@@ -47,10 +47,10 @@ class Certificates:
         """Read the files, and return a new context.
 
         Raises:
-            OSError: a file cannot be read.
+            OSError: a file cannot be read, or the one that SSLKEYLOGFILE names cannot be written; its `filename` is it.
             ssl.SSLError: a file holds something else, or the key is not the certificate's; its `filename` is that file.
         """
-        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context = _default_context()
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         for path in filter(None, (self.certfile, self.keyfile, self.client_ca)):
             with open(path, "rb"):  # its error names the file, which that of OpenSSL does not
@@ -89,6 +89,18 @@ class Certificates:
 
     def __repr__(self) -> str:
         return f"Certificates({self.certfile!r}, {self.keyfile!r})"
+
+
+def _default_context() -> ssl.SSLContext:
+    """Return Python's default context for servers, which logs keys to the file that SSLKEYLOGFILE names."""
+    try:
+        return ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    except OSError as error:
+        path = os.environ.get("SSLKEYLOGFILE")
+        if not path or error.errno is None:
+            raise
+        what = f"{error.strerror}; SSLKEYLOGFILE has TLS keys written there: make that possible, or unset it"
+        raise OSError(error.errno, what, path) from error
 
 
 def _read(path: str) -> bytes:
