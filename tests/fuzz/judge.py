@@ -43,6 +43,7 @@ class Judge:
     def __init__(self) -> None:
         self.turns = 0
         self.jumped = 0.0  # when time moved on last though somebody had something to do
+        self.unwelcome = 0  # clients that were accepted, and could not be taken in
         self.overdue: dict[Connection, tuple[str, float]] = {}  # by which limit, and since when we know
         self.not_read: dict[Connection, float] = {}  # when it was seen last that the server does not read
 
@@ -118,6 +119,17 @@ class Judge:
             late = lane.now - self.overdue[conn][1]
             assert late <= lane.timers.period or why == "max_age", f"{said}: {why} should have come {late} s ago"
 
+    def gone_already(self, plain: Callable[[Exception], str], error: Exception) -> str:
+        """A client cannot be taken in."""
+        self.unwelcome += 1
+        return plain(error)
+
+    def new_cutter(self, plain: Callable[[], Any]) -> Any:
+        """A client is about to be taken in, if its framing lets it."""
+        cutter = plain()
+        self.unwelcome += cutter is None
+        return cutter
+
     def left(self, plain: Callable[[Connection, str], object], conn: Connection, why: str) -> None:
         """A connection is about to be closed."""
         client: Client = conn.sock.client  # type: ignore[attr-defined]
@@ -146,9 +158,9 @@ class Judge:
             assert not lane.connections() or fleet.cut, f"known to the end: {lane.connections()}"
             for conn in lane.connections():
                 assert conn.busy, f"{conn} is left, and not busy"
-        cut_busy = sum(len(lane.connections()) for lane in fleet.lanes)
-        assert fleet.gate.connections == cut_busy, f"{fleet.gate.connections} counted, {cut_busy} left"
-        assert fleet.closed == sum(len(client.why) for client in self.clients), "not all were counted"
+        assert not fleet.gate.connections, f"{fleet.gate.connections} are counted still"
+        closed = self.unwelcome + sum(len(client.why) for client in self.clients)
+        assert fleet.closed == closed, f"{fleet.closed} were counted, and {closed} are over"
         for client in self.clients:
             try:
                 self.check_client(client)
@@ -179,7 +191,7 @@ class Judge:
         faulty = wire.broken or wire.reset or not client.why or not GENTLE.issuperset(client.why)
         if not (wire.broken or wire.reset or self.net.faults.odd or self.session):
             allowed = {"", "handshake_timeout", "read_timeout", "write_timeout", "idle_timeout", "min_read_rate"}
-            allowed |= {"min_write_rate", "evicted", "cut at the end", "TLS handshake failed"} | GENTLE
+            allowed |= {"min_write_rate", "evicted", "cut at the end", "TLS handshake failed", "TLS cut short"} | GENTLE
             assert set(client.why) <= allowed, "closed without a reason"
         if faulty:
             return

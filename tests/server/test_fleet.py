@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import ssl
 import struct
 import sys
 import threading
@@ -12,8 +13,10 @@ import pytest
 
 from socketservers import until
 from tcp import PATIENCE, ask, client, receive_all
+from treadle import Pool
 from treadle.server import Conversation, Lines, Messages, Server, Session, fleet
 from treadle.server import server as servers
+from treadle.server.framing import Framing
 
 
 def echo(line: bytes, peer: object) -> bytes:
@@ -51,7 +54,84 @@ def test_a_peer_that_is_gone_when_it_is_taken_in_is_counted_out_again() -> None:
         with client(server) as sock:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             assert sock.recv(1) == b""
-        assert server.snapshot().connections == 0
+        seen = server.snapshot()
+    assert (seen.connections, seen.closed) == (0, 1)
+    assert seen.closed_by == {"Transport endpoint is not connected": 1}
+
+
+class Featureless:
+    """A framing whose cutters cut nothing."""
+
+    def cutter(self, limit: int) -> object:
+        return self
+
+
+class Failing:
+    """A framing that makes no cutter."""
+
+    def cutter(self, limit: int) -> object:
+        raise ValueError("no cutter today")
+
+
+@pytest.mark.parametrize(
+    ("framing", "said"),
+    [
+        (Failing(), "ValueError: no cutter today"),
+        (Featureless(), "returned Featureless; allowed: an object with feed, held and"),
+    ],
+)
+def test_clients_whose_framing_makes_no_cutter_are_counted_and_the_reason_is_said_once(
+    framing: Framing, said: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Server(Messages(echo, framing), "127.0.0.1:0", max_workers=1) as server:
+        for _ in range(3):
+            with client(server) as sock:
+                assert receive_all(sock) == b""
+        seen = server.snapshot()
+    assert (seen.connections, seen.closed, seen.closed_by) == (0, 3, {"framing": 3})
+    assert caplog.text.count("clients are closed, for the framing fails") == caplog.text.count(said) == 1
+
+
+def test_clients_whom_the_tls_context_fails_are_counted_and_the_reason_is_said_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    with Server(Messages(echo, Lines()), "127.0.0.1:0", max_workers=1, tls=context) as server:
+        context.verify_mode = ssl.CERT_REQUIRED
+        context.check_hostname = True  # by its owner, later; wrap_socket then wants the name of a server
+        for _ in range(3):
+            with client(server) as sock:
+                assert receive_all(sock) == b""
+        seen = server.snapshot()
+    assert (seen.connections, seen.closed, seen.closed_by) == (0, 3, {"TLS handshake failed": 3})
+    assert caplog.text.count("for TLS fails before the handshake") == 1
+    assert "ValueError: check_hostname requires server_hostname" in caplog.text
+
+
+def test_clients_that_are_cut_amid_a_handler_are_counted_by_what_has_cut_them_first() -> None:
+    inside, gate = threading.Semaphore(0), threading.Event()
+
+    def handle(line: bytes, peer: object) -> None:
+        inside.release()
+        assert gate.wait(PATIENCE)
+
+    pool = Pool(2)
+    server = Server(Messages(handle, Lines()), "127.0.0.1:0", pool=pool).start()
+    with client(server) as first, client(server) as second:
+        for sock in (first, second):
+            sock.sendall(b"x\n")
+            assert inside.acquire(timeout=PATIENCE)
+        assert server._fleet is not None
+        conns = [conn for lane in server._fleet.lanes for conn in lane.connections()]
+        until(lambda: all(conn.busy for conn in conns))
+        conns[0].error = "handler_timeout"  # as if that had cut it, and its handler went on nevertheless
+        assert server.stop(0.0) == 2
+        seen = server.snapshot()
+        gate.set()
+        pool.shutdown()
+    assert (seen.connections, seen.closed) == (0, 2)
+    assert seen.closed_by == {"handler_timeout": 1, "cut at the end": 1}
+    assert server.snapshot().closed_by == seen.closed_by
 
 
 class Broken:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import logging
 import socket
+import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import pytest
 
-from tcp import ask, client, receive, receive_all
+from socketservers import until
+from tcp import PATIENCE, ask, client, receive, receive_all
 from treadle.errors import MessageTooLong
 from treadle.server import CloseConnection, Conversation, Limits, Server, Session
 
@@ -136,6 +139,40 @@ def test_a_session_may_end_with_a_last_word_or_half_closed() -> None:
             assert receive_all(sock) == b"first"
             sock.sendall(b"after")
         assert server.snapshot().failures == 0
+
+
+@pytest.mark.parametrize("when", ["at its deadline", "in a lull"])
+def test_half_a_line_that_a_stop_cuts_is_no_line(when: str) -> None:
+    seen: list[object] = []
+    goes_on = threading.Event()
+
+    def talk(conn: Conversation) -> None:
+        conn.sendall(conn.readline())
+        assert goes_on.wait(PATIENCE)
+        try:
+            seen.append(conn.readline())
+        except EOFError as error:
+            seen.append(type(error))
+            raise
+
+    server = serving(talk).start()
+    with client(server) as sock:
+        assert ask(sock, b"whole\npay 1", 6) == b"whole\n"
+        assert server._fleet is not None
+        ((lane, conn),) = [(lane, conn) for lane in server._fleet.lanes for conn in lane.connections()]
+        if when == "in a lull":  # which the half line has ended too late
+            lane.post(partial(lane.keeper.cut, conn, "the server stops"))
+            until(lambda: conn.last)
+            goes_on.set()
+        else:
+            goes_on.set()
+            assert server.stop(0.0) == 1
+        assert receive_all(sock) == b""
+    server.stop()
+    until(lambda: seen)
+    assert seen == [EOFError]
+    assert server.snapshot().failures == 0
+    assert server.snapshot().closed_by == ({} if when == "in a lull" else {"cut at the end": 1})
 
 
 def steps(conn: Conversation) -> Iterator[bytes]:

@@ -6,9 +6,10 @@ import gc
 import os
 import socket
 import ssl
+import struct
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
@@ -18,6 +19,7 @@ from types import SimpleNamespace
 import pytest
 
 from certificates import Authority
+from socketservers import until
 from tcp import PATIENCE, ask, client, receive, receive_all
 from treadle.server import (
     Certificates,
@@ -32,6 +34,7 @@ from treadle.server import (
     Session,
 )
 from treadle.server import burst as bursts
+from treadle.server.connection import Phase
 
 
 @contextmanager
@@ -136,19 +139,34 @@ def test_rule_7_every_client_that_is_refused_reads_why(authority: Authority, ver
     assert server.snapshot().closed_by == {"TLS handshake failed": 100}
 
 
+def echo_lines(conn: Conversation) -> None:
+    while line := conn.readline():
+        conn.sendall(line)
+
+
+@pytest.mark.parametrize("protocol", [Messages(echo_line, Lines()), Session(echo_lines)])
 def test_rule_7_a_client_that_sends_no_tls_amid_a_connection_reads_why(
-    authority: Authority, certificates: Certificates
+    authority: Authority, certificates: Certificates, protocol: Messages | Session
 ) -> None:
-    with lines(certificates) as server, secure(server, authority.client_context()) as sock:
+    server = Server(protocol, "127.0.0.1:0", max_workers=2, tls=certificates)
+    with server, secure(server, authority.client_context()) as sock:
         assert ask(sock, b"hello\n") == b"hello\n"
+        assert server._fleet is not None
+        (conn,) = [conn for lane in server._fleet.lanes for conn in lane.connections()]
         for _ in range(3):  # who sends on to a server that is gone is told of a reset, and nothing else
             socket.socket.sendall(sock, b"GET / HTTP/1.1\r\n\r\n")
-            for lane in server._fleet.lanes if server._fleet is not None else ():
+            until(lambda: conn.phase in (Phase.LINGERING, Phase.CLOSED))
+            for lane in server._fleet.lanes:
                 turn = threading.Event()
                 lane.post(partial(lane.post, turn.set))
                 assert turn.wait(PATIENCE)
         with pytest.raises(ssl.SSLError, match=r"(?i)alert"):
             sock.recv(1)
+        sock.close()
+        until(lambda: not server.snapshot().connections)
+        (why,) = server.snapshot().closed_by
+        assert "SSL" in why
+        assert server.snapshot().failures == 0
 
 
 def test_rule_7_handshakes_that_fail_for_different_reasons_are_told_apart(
@@ -293,6 +311,139 @@ def test_rule_10_half_closed_secure_clients_get_their_answer(authority: Authorit
         sock.sendall(b"one\ntwo\n")
         socket.socket.shutdown(sock, socket.SHUT_WR)  # without TLS's own goodbye, as many clients do
         assert receive(sock, 8) == b"one\ntwo\n"
+
+
+def tear(sock: ssl.SSLSocket) -> None:
+    """End the client's half without TLS's own goodbye, and await the server's answer to that."""
+    socket.socket.shutdown(sock, socket.SHUT_WR)
+    try:
+        while sock.recv(1):
+            pass
+    except OSError:  # OpenSSL answers it with an alert
+        pass
+
+
+def reset(sock: ssl.SSLSocket) -> None:
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    sock.close()
+
+
+def goodbye(sock: ssl.SSLSocket) -> None:
+    try:
+        sock.unwrap()
+    except ssl.SSLError:  # there is an answer still
+        pass
+
+
+def ended_by(
+    end: Callable[[ssl.SSLSocket], None],
+    authority: Authority,
+    protocol: Messages | Session,
+    tls: object,
+    sent: bytes = b"whole\npay 1",
+) -> dict[str, int]:
+    """Return what a connection is closed by whose client ends it so, after its first line was answered."""
+    server = Server(protocol, "127.0.0.1:0", max_workers=2, tls=tls)  # type: ignore[arg-type]
+    with server:
+        with secure(server, authority.client_context()) as sock:
+            assert ask(sock, sent, 6) == b"whole\n"
+            end(sock)
+        until(lambda: not server.snapshot().connections)
+        assert server.snapshot().failures == 0
+        return dict(server.snapshot().closed_by)
+
+
+def test_an_end_without_tlss_goodbye_ends_no_message(
+    authority: Authority, certificates: Certificates, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Else anybody on the way could have half a line taken for a whole one (RFC 8446, section 6.1)."""
+    handled: list[bytes] = []
+
+    def handle(line: bytes, peer: Peer) -> bytes:
+        handled.append(line)
+        return line + b"\n"
+
+    protocol = Messages(handle, Lines())
+    assert ended_by(tear, authority, protocol, certificates) == {"TLS cut short": 1}
+    assert caplog.text.count("its last 5 bytes, which may be") == 1
+    assert sum(ended_by(reset, authority, protocol, certificates).values()) == 1  # also before 3.12, which hides it
+    assert handled == [b"whole", b"whole"]
+    assert ended_by(goodbye, authority, protocol, certificates) == {}
+    assert handled == [b"whole", b"whole", b"whole", b"pay 1"]
+
+
+@pytest.mark.parametrize("end", [tear, goodbye])
+def test_an_end_between_two_messages_is_in_order_with_and_without_tlss_goodbye(
+    authority: Authority, certificates: Certificates, end: Callable[[ssl.SSLSocket], None]
+) -> None:
+    for protocol in (Messages(echo_line, Lines()), Session(echo_lines)):
+        assert ended_by(end, authority, protocol, certificates, b"whole\n") == {}
+
+
+def test_a_context_of_ones_own_may_take_every_end_for_the_clients(
+    authority: Authority, certificates: Certificates
+) -> None:
+    handled: list[bytes] = []
+
+    def handle(line: bytes, peer: Peer) -> bytes:
+        handled.append(line)
+        return line + b"\n"
+
+    context = certificates()
+    context.options |= ssl.OP_IGNORE_UNEXPECTED_EOF
+    assert ended_by(tear, authority, Messages(handle, Lines()), context) == {}
+    assert handled == [b"whole", b"pay 1"]
+
+
+def test_a_session_is_told_of_a_line_that_was_cut_off_without_tlss_goodbye(
+    authority: Authority, certificates: Certificates
+) -> None:
+    seen: list[object] = []
+
+    def talk(conn: Conversation) -> None:
+        conn.sendall(conn.readline())
+        try:
+            seen.append(conn.readline())
+        except EOFError as error:
+            seen.append(type(error))
+            try:
+                conn.recv_exactly(6)
+            finally:
+                seen.extend([conn.recv(), conn.recv()])  # as a plain socket of Python's has it
+
+    assert ended_by(tear, authority, Session(talk), certificates) == {"TLS cut short": 1}
+    assert seen == [EOFError, b"pay 1", b""]
+    assert ended_by(goodbye, authority, Session(talk), certificates) == {}
+    assert seen[3:] == [b"pay 1"]
+
+
+def test_a_session_whose_time_is_over_sees_the_end_that_is_there_by_then(
+    authority: Authority, certificates: Certificates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An end without a goodbye is an end there, too, and no idle client."""
+    seen: list[object] = []
+    torn = threading.Event()
+
+    def talk(conn: Conversation) -> None:
+        conn.sendall(conn.readline())
+        assert torn.wait(PATIENCE)
+        read = conn._receive
+        late = iter([TimeoutError("of the limit's")])
+
+        def receive(most: int) -> bytes:
+            for error in late:
+                raise error
+            return read(most)
+
+        monkeypatch.setattr(conn, "_receive", receive)
+        seen.append(conn.recv())
+
+    def leave(sock: ssl.SSLSocket) -> None:
+        socket.socket.shutdown(sock, socket.SHUT_WR)
+        torn.set()
+
+    assert ended_by(leave, authority, Session(talk), certificates, b"whole\n") == {}
+    assert seen == [b""]
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from treadle.server.proxy import Header
     from treadle.server.timers import Entry
 
-__all__ = ["BLOCKED", "CHUNK", "RECORD", "Connection", "Peer", "Phase", "hang_up", "plain_of"]
+__all__ = ["BLOCKED", "CHUNK", "CUT_SHORT", "RECORD", "Connection", "Peer", "Phase", "hang_up", "plain_of"]
 
 T = TypeVar("T")
 
@@ -29,6 +29,7 @@ CHUNK = 256 * 1024  # bytes read at once, at most, as the event loops do; see `t
 KERNEL = 16 << 20  # bytes that the kernel holds for one connection, at most; its own limit (net.ipv4.tcp_rmem) is 6 MiB
 HANDSHAKE, LONGEST_RECORD = b"\x16", 5 + (1 << 14)  # how a record of one begins; bytes of a plain one, at most
 RECORD = 22  # bytes of a TLS record beside what it carries, at least (RFC 8446, section 5.2; a tag of 16 bytes)
+CUT_SHORT = "TLS cut short"  # why a connection is closed that ended amid a message, without TLS's own goodbye
 BLOCKED = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 

@@ -142,17 +142,26 @@ class Fleet:
 
     def _welcome(self, sock: socket.socket, address: Any) -> None:
         """Take in an accepted socket."""
-        try:
-            sock.setblocking(False)
-            if sock.family != getattr(socket, "AF_UNIX", None):
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            if self.context is not None:
-                sock = self.context.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
-            cutter = self._cutter()
-        except (OSError, ValueError):  # the peer is gone already: ordinary
-            cutter = None
+        cutter, why = self._cutter(), "framing"
+        if cutter is not None:
+            try:
+                sock.setblocking(False)
+                if sock.family != getattr(socket, "AF_UNIX", None):
+                    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                if self.context is not None:
+                    sock = self.context.wrap_socket(
+                        sock,
+                        server_side=True,
+                        do_handshake_on_connect=False,
+                        suppress_ragged_eofs=False,  # see Service.cut_short
+                    )
+            except Exception as error:
+                cutter, why = None, self._fault_of(error)
         if cutter is None:
             self.gate.leave(address)
+            with self._lock:
+                self.closed += 1
+                self.closed_by[why] += 1
             hang_up(sock)
             return
         lane = self.lanes[self._turn % len(self.lanes)]
@@ -179,10 +188,26 @@ class Fleet:
         lane.service.left(conn, CUT)
         hang_up(conn.sock)
 
+    def _fault_of(self, error: Exception) -> str:
+        """Return by what a client is closed that could not be taken in, and say so if that is no fault of its own."""
+        if isinstance(error, OSError) and not isinstance(error, ssl.SSLError):  # it is gone already: ordinary
+            return error.strerror or type(error).__name__
+        burst = self._bursts.of("context", *kind_of(error))
+        if burst.begins():
+            said = "%s: clients are closed, for TLS fails before the handshake%s"
+            log(_log, logging.ERROR, said, self.protocol.name, burst.rest, error=error)
+        return "TLS handshake failed"
+
     def _cutter(self) -> Cutter | None:
         """Return a cutter for a new connection; None if the framing, which may be the user's, fails."""
         try:
-            return self.protocol.cutter(self.limits)
+            cutter = self.protocol.cutter(self.limits)
+            if not (hasattr(cutter, "feed") and hasattr(cutter, "finish")):
+                raise TypeError(
+                    f"the framing's cutter() returned {type(cutter).__name__}; allowed: an object with feed, held and "
+                    "finish, such as Lines().cutter(limit)"
+                )
+            return cutter
         except Exception as error:
             burst = self._bursts.of("cutter", *kind_of(error))
             if burst.begins():
@@ -317,7 +342,10 @@ class Fleet:
         for lane in self.lanes:
             self._count_cut(lane)
             for conn in lane.connections():
-                conn.shut_down(socket.SHUT_RDWR)
+                if conn.busy:
+                    lane.keeper.disown(conn, CUT)
+                else:
+                    conn.shut_down(socket.SHUT_RDWR)
             lane.end()
 
     def join(self, until: float) -> None:

@@ -36,7 +36,10 @@ class Cutter(Protocol):
         """Bytes of the message that is not complete yet."""
 
     def finish(self) -> Sequence[Any]:
-        """Return what counts as a message though the peer has ended the stream after it."""
+        """Return what counts as a message though the peer has ended the stream after it.
+
+        With TLS called only after the peer's goodbye: any other end may be somebody else's.
+        """
 
 
 class Framing(Protocol):

@@ -69,6 +69,7 @@ class Keeper:
         """End a connection whose time is over."""
         service = self.lane.service
         if conn.busy and why == "the server stops":  # a conversation that waits for its client's next message
+            conn.last = True
             conn.shut_down(socket.SHUT_RD)  # so that it sees the end of it, as if the client had left
         elif conn.busy:
             self.disown(conn, why)
@@ -84,8 +85,8 @@ class Keeper:
 
     def disown(self, conn: Connection, why: str) -> None:
         """Cut a connection that another thread has; it is closed when that gives it back."""
+        conn.error = conn.error or why  # first, so that a handler can tell this end; all else is the other thread's
         conn.shut_down(socket.SHUT_RDWR)  # the client knows at once, and the handler when it reads or writes
-        conn.error = why  # all else in it is the other thread's
 
     def drain(self) -> None:
         """Read what has come so far, have it handled, and close each connection when nothing is under way in it."""

@@ -353,7 +353,9 @@ class Lane:
         while self.inbox:
             self.run_posted()
         for conn in self.connections():
-            if not conn.busy:  # it was the leader's, who was stuck when all were cut, see `Fleet.abandon`
+            if conn.busy:  # cut, and closed by its handler when that is done, of which nobody is told any more
+                self.service.left(conn, conn.error or "cut at the end")
+            else:  # it was the leader's, who was stuck when all were cut, see `Fleet.abandon`
                 self.service.abort(conn, "cut at the end")
         self.poller.close()
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from treadle.errors import MessageTooLong
 from treadle.server.burst import Bursts, kind_of
-from treadle.server.connection import BLOCKED, CHUNK, RECORD, Connection, Phase, hang_up
+from treadle.server.connection import BLOCKED, CHUNK, CUT_SHORT, RECORD, Connection, Phase, hang_up
 from treadle.server.deadlines import GRACE, Deadlines
 from treadle.server.messages import CloseConnection
 from treadle.server.poller import READ, WRITE
@@ -248,12 +248,31 @@ class Service:
             if conn.wait_in != READ or not conn.calm:
                 self.settle(conn)
             return
+        if isinstance(error, ssl.SSLEOFError):
+            self.cut_short(conn)
+            return
         conn.give_up(error)
-        if isinstance(error, ssl.SSLError) and not isinstance(error, ssl.SSLEOFError):  # of which an alert has told it
+        if isinstance(error, ssl.SSLError):  # of which an alert has told it
             conn.why = conn.error or ""
             self.part(conn)
         else:
             self.settle(conn)
+
+    def cut_short(self, conn: Connection) -> None:
+        """The end has come without TLS's goodbye, as anybody on the way can make it (RFC 8446, section 6.1).
+
+        So it ends no message: what the framing holds back is dropped. When that is nothing, it is an end like others,
+        for many clients leave so.
+        """
+        conn.ended = True
+        if conn.held:
+            conn.why = CUT_SHORT
+            burst = self.bursts.of(CUT_SHORT)
+            if burst.begins():
+                what = "its last %d bytes, which may be half a message, are dropped"
+                said = f"%s: {what}, for it ended without TLS's goodbye (close_notify)%s"
+                _log.warning(said, conn.peer, conn.held, burst.rest)
+        self.settle(conn)
 
     def received(self, conn: Connection, data: bytes, messages: Sequence[Any], lead: Lead | None) -> bool:
         """Have handled what was read; False: the lead was lost. As `attend` does, it ends what goes wrong."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import socket
+import ssl
 from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from treadle import checks, clock
 from treadle.calls import name_of
 from treadle.errors import MessageTooLong
-from treadle.server.connection import BLOCKED, RECORD
+from treadle.server.connection import BLOCKED, CUT_SHORT, RECORD
 from treadle.server.framing import Cutter, RawCutter
 from treadle.server.limits import Limits
 from treadle.server.messages import CloseConnection
@@ -73,7 +74,9 @@ class Session:
         except (OSError, EOFError) as error:
             if error is not conversation.gone:
                 raise
-            if isinstance(error, OSError):  # the client was late, or left: no fault of the handler's
+            if isinstance(error, ssl.SSLError):  # of which an alert has told it, that is not to be lost to a reset
+                connection.why = connection.why or conversation.why
+            elif isinstance(error, OSError):  # the client was late, or left: no fault of the handler's
                 connection.error = connection.error or conversation.why
         finally:
             conversation.gone = None  # its traceback holds the conversation
@@ -105,12 +108,16 @@ class Conversation:
         self._rest = bytearray(b"".join(connection.waiting))  # read, and not taken
         connection.waiting.clear()
         self._closed = False
+        self._cut_short = False  # it was not the client who has ended it, as far as can be told
         self._pulled = 0.0  # when a message that was late was looked for in the kernel last
         self.gone: OSError | EOFError | None = None  # what a method raised last
         self.why = ""  # by which limit, or fault of the network
 
     def recv(self, most: int = CHUNK) -> bytes:
         """Return what has come, 1 to `most` bytes, or wait for it; b"" when the client sends no more.
+
+        With TLS also at an end without its goodbye (close_notify), as many clients leave, and anybody on the way can
+        make them: what was read by then may be half of what was sent.
 
         Raises:
             TimeoutError: nothing came for `Limits.idle_timeout` seconds.
@@ -145,12 +152,17 @@ class Conversation:
         r"""Return the next line with its "\n"; without one, what came before the client's end; b"" at the end.
 
         Raises:
+            EOFError: the connection was cut off amid the line: with TLS, by an end without its goodbye, which anybody
+                on the way can make; or by the server, at the end of a stop. `recv` returns what came of it.
             TimeoutError: the first byte did not come in `Limits.idle_timeout`, or the last in `Limits.read_timeout`
                 seconds.
             MessageTooLong: the line is longer than `Limits.max_message`, its "\n" not counted.
             OSError: the client is gone.
         """
-        self._collect(lambda searched: self._rest.find(b"\n", searched) >= 0)
+        whole = self._collect(lambda searched: self._rest.find(b"\n", searched) >= 0)
+        if self._rest and self._cut_short and not whole:
+            self.gone = EOFError(f"{self.peer} was cut off after {len(self._rest)} bytes of a line")
+            raise self.gone
         end = self._rest.find(b"\n") + 1 or len(self._rest)
         line = bytes(self._rest[:end])
         if len(line.removesuffix(b"\n")) > self._most:
@@ -230,7 +242,7 @@ class Conversation:
                 connection.lull = clock.now()  # a server that stops ends it
             else:
                 sock.settimeout(self._reading.left(since, len(self._rest), clock.now()))
-            data = sock.recv(most)
+            data = self._receive(most)
         except OSError as error:
             late = self._pull(most, since) if _is_late(error) else None
             if late is not None:
@@ -240,6 +252,20 @@ class Conversation:
         finally:
             connection.lull = 0.0
         return self._vetted(data)
+
+    def _receive(self, most: int) -> bytes:
+        """Return what comes; b"" at the end, and note if that may be somebody else's than the client's."""
+        connection = self._connection
+        try:
+            data = self._sock.recv(most)
+        except ssl.SSLEOFError:  # without TLS's goodbye
+            self._cut_short = True
+            if self._rest:
+                connection.why = connection.why or CUT_SHORT
+            return b""
+        if not data and (connection.error is not None or connection.last):  # the server has cut it
+            self._cut_short = True
+        return data
 
     def _vetted(self, data: bytes) -> bytes:
         """Return what was read, unless the client may not go on after that."""
@@ -264,7 +290,7 @@ class Conversation:
         try:
             self._sock.setblocking(False)
             left = 1 if since is None else max(1, connection.unread())
-            while left > 0 and (chunk := self._sock.recv(most)):
+            while left > 0 and (chunk := self._receive(most)):
                 data += chunk
                 left -= len(chunk) + (RECORD if connection.secure else 0)
         except OSError:

@@ -23,7 +23,8 @@ class ServerSnapshot:
         accepted: connections so far; `refused` of them were turned away.
         closed: connections that are over, of those that came in.
         closed_by: of them, how many by which limit or fault: a name of `Limits`, "evicted", "framing" (which failed),
-            "TLS handshake failed", "cut at the end", or what the system says. The others ended in order.
+            "TLS handshake failed", "TLS cut short" (ended amid a message, without TLS's goodbye), "cut at the end", or
+            what the system says. The others ended in order.
         messages: that were handled so far.
         handed_over: of them, those that were not handled inline.
         refused_messages: that the pool had no room for, or shed.
