@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+import ctypes
 import threading
 import time
 from typing import Any
@@ -199,6 +200,27 @@ def test_an_answer_that_is_neither_bytes_nor_none_is_a_failure_also_a_false_one(
 ) -> None:
     assert answered(way, answer, caplog) == (b"", 1)
     assert f"returned {type(answer).__name__}; allowed: bytes, or None" in caplog.text
+
+
+def released() -> memoryview:
+    view = memoryview(b"bytes")
+    view.release()
+    return view
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_view_that_was_released_is_no_answer(way: str, caplog: pytest.LogCaptureFixture) -> None:
+    assert answered(way, released(), caplog) == (b"", 1)
+    assert "fault in treadle" not in caplog.text
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("answer", [ctypes.c_uint32(0x0A3B3B3B), memoryview(b";.;.;.\n")[::2]], ids=["c", "strided"])
+def test_bytes_are_answered_once_though_they_have_no_length_or_lie_apart(
+    way: str, answer: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    once = bytes(answer)
+    assert answered(way, answer, caplog) == (once + b"last\n", 0)
 
 
 @pytest.mark.parametrize("way", WAYS)

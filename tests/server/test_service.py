@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+import ctypes
 import socket
 import struct
 import threading
@@ -32,14 +33,25 @@ def settled(server: Server) -> None:
 
 
 @pytest.mark.parametrize(
-    "answer", [b"bytes", bytearray(b"bytes"), memoryview(b"bytes"), memoryview(array.array("H", [1, 2])), b"", None]
+    "answer",
+    [
+        b"bytes",
+        bytearray(b"bytes"),
+        memoryview(b"bytes"),
+        memoryview(array.array("H", [1, 2])),
+        ctypes.c_uint32(7),  # which has no length
+        b"",
+        None,
+    ],
 )
-def test_answers_may_be_anything_like_bytes(answer: bytes | None) -> None:
+def test_answers_may_be_anything_like_bytes(answer: Any) -> None:
     size = 0 if answer is None else memoryview(answer).nbytes
     with Server(Messages(lambda line, peer: answer, Lines()), "127.0.0.1:0", max_workers=1) as server:
         with client(server) as sock:
             assert ask(sock, b"1\n", size) == bytes(answer or b"")
             assert ask(sock, b"2\n3\n", 2 * size) == bytes(answer or b"") * 2
+            sock.shutdown(socket.SHUT_WR)
+            assert receive_all(sock) == b""
 
 
 def test_a_large_answer_arrives_whole_and_in_order_behind_a_slow_reader() -> None:
@@ -172,7 +184,7 @@ class Words:
 
     held = 0
 
-    def __init__(self, error: Exception, way: str) -> None:
+    def __init__(self, error: BaseException, way: str) -> None:
         self.error = error
         self.way = way
         self.bad = False
@@ -206,9 +218,9 @@ class Words:
 @pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
 @pytest.mark.parametrize("where", ["inline", "by the pool"])
 @pytest.mark.parametrize("way", ["at once", "later", "iterating", "at the end"])
-@pytest.mark.parametrize("error", [CloseConnection(b"bye"), ValueError("no word")])
+@pytest.mark.parametrize("error", [CloseConnection(b"bye"), ValueError("no word"), SystemExit("no word")])
 def test_a_framing_that_ends_a_connection_ends_it_after_the_answers_to_what_came_before(
-    authority: Authority, caplog: pytest.LogCaptureFixture, error: Exception, way: str, where: str, tls: bool
+    authority: Authority, caplog: pytest.LogCaptureFixture, error: BaseException, way: str, where: str, tls: bool
 ) -> None:
     if tls and way == "at the end":
         pytest.skip("with TLS nothing can be sent after the client's end")

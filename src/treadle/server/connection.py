@@ -217,7 +217,8 @@ class Connection:
 
     def write(self, answer: bytes) -> None:
         """Send `answer` behind all before it; keep what the kernel does not take. It never blocks or raises OSError."""
-        view = memoryview(answer).cast("B")
+        view = memoryview(answer)
+        view = view.cast("B") if view.c_contiguous else memoryview(view.tobytes())
         if self.error is not None:
             return
         if not self.out:

@@ -183,7 +183,7 @@ class Handling:
         """Send what several messages were answered with."""
         try:
             answers = [b"".join(answers)] if len(answers) > 1 else answers
-        except TypeError:
+        except Exception:
             pass  # the last one is no bytes, see `_size_of`; those before it are sent
         for answer in answers:
             self.answer(conn, answer)
@@ -333,7 +333,7 @@ def _own(answer: Any) -> Any:
     """Return a copy of an answer that the handler may change before it is sent; one that is no bytes, as it is."""
     try:
         return memoryview(answer).tobytes()
-    except Exception:  # TypeError, or whatever an object of the user's raises; see Handling.answer
+    except Exception:  # it is no bytes, or a view that was released, or whatever an object of the user's raises
         return answer
 
 

@@ -239,7 +239,8 @@ class Lane:
                     return
                 try:
                     if answer:
-                        if (sent := conn.send(answer)) != len(answer):
+                        size = len(answer)  # before it is sent: what has no length is to be sent in the other way
+                        if (sent := conn.send(answer)) != size:
                             service.keep(conn, answer, sent)
                     elif answer is not None:
                         handling.answer(conn, answer)  # nothing to send, or nothing that can be sent
