@@ -358,6 +358,27 @@ def test_a_framing_that_has_forked_does_not_go_on_in_the_child(left: str) -> Non
     assert said == ["0 True True"]
 
 
+@pytest.mark.parametrize("end", ["sys.exit(3)", "return Lines().cutter(limit)", "raise ValueError", "return None"])
+def test_a_framing_that_forks_as_a_client_comes_leaves_it_to_the_parent(end: str) -> None:
+    """It is greeted once, and not closed; nor is anything logged."""
+    said = serving(f"""
+        class Framing:
+            def cutter(self, limit):
+                if not children and forked():
+                    {end}
+                return Lines().cutter(limit)
+        def handle(line, peer):
+            return b"%d\\n" % os.getpid()
+        protocol = Messages(handle, Framing(), greeting=b"220\\n")
+        with Server(protocol, HOST, max_workers=2) as server, connect(server.address) as sock:
+            answers = sock.makefile("rb")
+            print(answers.readline(), status_of(children[0]))
+            sock.sendall(b"who\\nwho\\n")
+            print([int(answers.readline()) == ME for _ in range(2)])
+    """)
+    assert said == ["b'220\\n' 0", "[True, True]"]
+
+
 def test_a_child_that_comes_back_to_run_ends_it() -> None:
     """As from a handler of the program's own for some signal; what the program does next, it does."""
     said = serving("""
@@ -468,6 +489,39 @@ def test_the_child_of_a_request_handler_ends_with_it_and_the_conversation_goes_o
     )
     logged = ("requests are cut off", "taken by conversations")  # which is true: nobody closes those of its clients
     assert [line for line in said if not any(words in line for words in logged)] == ["0"]
+
+
+@pytest.mark.parametrize("end", ["pass", "sys.exit(3)", "raise ValueError", "return False"])
+@pytest.mark.parametrize("hook", ["get_request", "verify_request", "process_request"])
+def test_a_child_of_a_hook_of_the_serving_thread_leaves_the_client_to_its_parent(hook: str, end: str) -> None:
+    if end == "return False" and hook != "verify_request":
+        pytest.skip("nothing that it may return")
+    said = serving(f"""
+        class Handler(socketserver.StreamRequestHandler):
+            def handle(self):
+                for line in self.rfile:
+                    self.wfile.write(b"%d\\n" % os.getpid())
+        class Mixed(PoolMixIn, socketserver.TCPServer):
+            max_workers = 4
+            def {hook}(self, *arguments):
+                done = super().{hook}(*arguments) if {hook!r} == "get_request" else None
+                if not children and forked():
+                    sys.stderr = open(os.devnull, "w")  # where it may tell of its own error
+                    {end}
+                return done or super().{hook}(*arguments)
+        with Mixed(("127.0.0.1", 0), Handler) as server:
+            serving = threading.Thread(target=server.serve_forever)
+            serving.start()
+            with connect("%s:%d" % server.server_address) as sock, sock.makefile("rb") as answers:
+                sock.sendall(b"who\\n")
+                first = int(answers.readline())
+                status_of(children[0])
+                sock.sendall(b"who\\n")
+                print(first == ME, int(answers.readline() or 0) == ME)
+            server.shutdown()
+            serving.join()
+    """)
+    assert said == ["True True"]
 
 
 def test_a_request_handler_may_have_a_child_talk_to_the_client() -> None:

@@ -16,7 +16,7 @@ from tcp import PATIENCE, ask, client, receive_all
 from treadle import Pool
 from treadle.server import Conversation, Lines, Messages, Server, Session, fleet
 from treadle.server import server as servers
-from treadle.server.framing import Framing
+from treadle.server.framing import Framing, RawCutter
 
 
 def echo(line: bytes, peer: object) -> bytes:
@@ -59,6 +59,16 @@ def test_a_peer_that_is_gone_when_it_is_taken_in_is_counted_out_again() -> None:
     assert seen.closed_by == {"Transport endpoint is not connected": 1}
 
 
+class Fails:
+    """A framing that fails."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+    def cutter(self, limit: int) -> RawCutter:
+        raise self.error
+
+
 class Featureless:
     """A framing whose cutters cut nothing."""
 
@@ -66,17 +76,10 @@ class Featureless:
         return self
 
 
-class Failing:
-    """A framing that makes no cutter."""
-
-    def cutter(self, limit: int) -> object:
-        raise ValueError("no cutter today")
-
-
 @pytest.mark.parametrize(
     ("framing", "said"),
     [
-        (Failing(), "ValueError: no cutter today"),
+        (Fails(ValueError("no cutter today")), "ValueError: no cutter today"),
         (Featureless(), "returned Featureless; allowed: an object with feed, held and"),
     ],
 )
@@ -132,6 +135,20 @@ def test_clients_that_are_cut_amid_a_handler_are_counted_by_what_has_cut_them_fi
     assert (seen.connections, seen.closed) == (0, 2)
     assert seen.closed_by == {"handler_timeout": 1, "cut at the end": 1}
     assert server.snapshot().closed_by == seen.closed_by
+
+
+@pytest.mark.parametrize("error", [ValueError(), SystemExit(), KeyboardInterrupt(), GeneratorExit()])
+def test_a_framing_that_fails_to_begin_closes_its_client_however_it_fails(
+    error: BaseException, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Server(Messages(echo, Fails(error)), "127.0.0.1:0", max_workers=1) as server:
+        for _ in range(2):
+            with client(server) as sock:
+                assert sock.recv(1) == b""
+        assert server.snapshot().connections == 0
+        assert server._fleet is not None
+        assert server._fleet.gate.connections == 0
+    assert "was killed" not in caplog.text
 
 
 class Broken:

@@ -120,7 +120,7 @@ class Acceptor:
         if self.closed:
             return
         for _ in range(AT_ONCE):
-            if not self.may_accept():
+            if self.closed or not self.may_accept():  # closed meanwhile, for the framing has forked
                 return
             try:
                 sock, address = self.listener.sock.accept()

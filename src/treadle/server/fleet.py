@@ -143,6 +143,9 @@ class Fleet:
     def _welcome(self, sock: socket.socket, address: Any) -> None:
         """Take in an accepted socket."""
         cutter, why = self._cutter(), "framing"
+        if self.lanes[0].orphaned:  # the framing has forked, and this is the child, where no server is
+            sock.close()
+            return
         if cutter is not None:
             try:
                 sock.setblocking(False)
@@ -208,9 +211,9 @@ class Fleet:
                     "finish, such as Lines().cutter(limit)"
                 )
             return cutter
-        except Exception as error:
+        except BaseException as error:
             burst = self._bursts.of("cutter", *kind_of(error))
-            if burst.begins():
+            if not self.lanes[0].orphaned and burst.begins():
                 said = "%s: clients are closed, for the framing fails%s"
                 log(_log, logging.ERROR, said, self.protocol.name, burst.rest, error=error)
             return None

@@ -58,6 +58,7 @@ class Lot:
         self.owner: int | None = None  # the identifier of the serving thread
         self.stopping = False
         self.closed = False
+        self.orphaned = False  # this is a forked child, and the server is the parent's
         self.full = False  # the listener is not polled, until a visit is over
         self.pool: Pool | None = None
         self.parking: Parking | None = None  # from when it is served first
@@ -87,7 +88,7 @@ class Lot:
             if not refused:
                 self.visits.add(visit)
         if refused:
-            self.server.shutdown_request(request)
+            self.dismiss(request)
         elif not visit.waits():
             try:
                 self._submit(visit)
@@ -98,6 +99,13 @@ class Lot:
             self._park(visit)
         else:
             self.give_back(visit)
+
+    def dismiss(self, request: Any) -> None:
+        """Close a request that does not stay; in a forked child this copy alone, for the client is the parent's."""
+        if self.orphaned:
+            Visit(self, request, None, polled=False).abandon()
+        else:
+            self.server.shutdown_request(request)
 
     def give_back(self, visit: Visit, *, ready: bool = False) -> None:
         """Take back a visit that waits for its client; or, if it is `ready`, for its next turn in the pool."""
@@ -194,7 +202,7 @@ class Lot:
 
     def hold_off(self, error: OSError) -> None:
         """Accept nothing for a while, or until a visit is over: it would fail at once again."""
-        if self.owner is not None and self.is_deaf():
+        if self.orphaned or (self.owner is not None and self.is_deaf()):
             return
         if (burst := self.bursts.of("accept", error.errno)).begins():
             what, often = error.strerror or error, f"trying again every {FIRST_PAUSE:g} to {LONGEST_PAUSE:g} s"
@@ -409,6 +417,7 @@ class Lot:
         self.idle.set()
         served, self.owner = self.owner is not None, None
         self.stopping = self.closed = served or self.closed
+        self.orphaned = served or self.orphaned
         visits = {*self.visits, *self.inbox}
         self.visits.clear()
         self.inbox.clear()

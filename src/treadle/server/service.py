@@ -212,7 +212,7 @@ class Service:
             return messages
         except CloseConnection as closing:
             conn.farewell = closing.answer
-        except Exception as error:  # MessageTooLong, or whatever a framing of the user's does
+        except BaseException as error:  # MessageTooLong, or whatever a framing of the user's does, as with handlers
             conn.farewell = b""
             conn.why = "max_message" if isinstance(error, MessageTooLong) else "framing"
             burst = self.bursts.of("framing", *kind_of(error))

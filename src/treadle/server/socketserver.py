@@ -193,15 +193,15 @@ class PoolMixIn(Base):
         if INHERITS and isinstance(request, socket.socket) and request.gettimeout() is None:
             request.setblocking(True)
         if not self.verify_request(request, client_address):
-            self.shutdown_request(request)
+            self.__lot.dismiss(request)
             return True
         try:
             self.process_request(request, client_address)
         except Exception:
             self.handle_error(request, client_address)
-            self.shutdown_request(request)
+            self.__lot.dismiss(request)
         except BaseException:
-            self.shutdown_request(request)
+            self.__lot.dismiss(request)
             raise
         return True
 
