@@ -5,21 +5,25 @@ from __future__ import annotations
 import array
 import logging
 import re
+import signal
 import socket
 import ssl
 import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
+from certificates import Authority
 from programs import run
 from socketservers import until
 from tcp import PATIENCE, ask, client, receive_all
 from treadle import Pool
 from treadle.errors import BindError
 from treadle.server import (
+    Certificates,
     CloseConnection,
     Conversation,
     Delimiter,
@@ -388,6 +392,62 @@ def test_stop_from_a_handler_ends_in_time_though_the_leader_is_stuck() -> None:
         bad.sendall(bytes(100))
         runs.join(PATIENCE)
         assert len(cut) == 1
+
+
+@pytest.mark.parametrize("drain", [0.0, 300.0])
+def test_what_start_calls_may_stop_the_server(tmp_path: Path, drain: float) -> None:
+    """So may a signal handler meanwhile; neither waits for what cannot come."""
+    files = Authority(tmp_path).issue("127.0.0.1")
+
+    def make() -> ssl.SSLContext:
+        assert server.stop(drain) == 0
+        return Certificates(files.certfile, files.keyfile)()
+
+    server = Server(Messages(echo), "127.0.0.1:0", max_workers=2, tls=make)
+    server.start()
+    assert server.snapshot().state == "stopped"
+    with pytest.raises(ConnectionRefusedError), client(server):
+        pass
+
+
+def test_a_server_that_is_stopped_while_another_thread_starts_it_does_not_serve(tmp_path: Path) -> None:
+    files = Authority(tmp_path).issue("127.0.0.1")
+    stoppers: list[threading.Thread] = []
+
+    def make() -> ssl.SSLContext:
+        stopper = threading.Thread(target=server.stop)
+        stopper.start()
+        stoppers.append(stopper)
+        until(lambda: server.snapshot().state == "stopping")
+        return Certificates(files.certfile, files.keyfile)()
+
+    server = Server(Messages(echo), "127.0.0.1:0", max_workers=2, tls=make)
+    server.start()
+    assert server.snapshot().state == "stopped"
+    stoppers[0].join(PATIENCE)
+    assert not stoppers[0].is_alive()
+    with pytest.raises(ConnectionRefusedError), client(server):
+        pass
+
+
+def test_a_signal_handler_may_stop_a_server_that_is_being_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    server = Server(Messages(echo), "127.0.0.1:0", max_workers=2).start()
+    heard: list[int] = []
+
+    def interrupt() -> None:
+        notify_all()
+        if not heard:
+            heard.append(1)
+            signal.raise_signal(signal.SIGTERM)
+
+    notify_all = server._changed.notify_all
+    monkeypatch.setattr(server._changed, "notify_all", interrupt)
+    before = signal.signal(signal.SIGTERM, lambda number, frame: heard.append(server.stop(0)))
+    try:
+        assert server.stop() == 0
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert heard == [1, 0]
 
 
 def test_stop_is_idempotent_and_start_is_not() -> None:

@@ -112,13 +112,15 @@ class Server:
         self._tls = tls
         self._own_pool = pool is None
         self._pool = pool if pool is not None else Pool(name=f"server-{protocol.name}", **own)  # type: ignore[arg-type]  # they are typed above
-        self._changed = threading.Condition(threading.Lock())  # guards the state, and the deadline
+        # Guards the state, and the deadline. A signal handler may call `stop` in the middle of another `stop`.
+        self._changed = threading.Condition(threading.RLock())
         self._state = "new"  # -> "serving" -> "stopping" -> "stopped"
         self._deadline = inf  # by which what was begun is to be finished
         self._teller = Teller()  # so that no log handler keeps us from ending
         self._look_at = 0.0  # when `watch` wants its next snapshot
         self._fleet: Fleet | None = None  # until it was started
         self._process: int | None = None  # that it was started in
+        self._starter: int | None = None  # the thread that is about to start it
         self._signals: Signals | None = None  # while `run` is under way
         self._drain: float | None = None  # that `run` was given
         self._lost = False  # all listeners were, to somebody who shut them down
@@ -148,6 +150,7 @@ class Server:
             if self._state != "new":
                 raise RuntimeError(f"the server is {self._state}; make a new one to serve again")
             self._state = "serving"
+            self._starter = threading.get_ident()
         self._process = os.getpid()
         lifecycle.after_fork(self)
         try:
@@ -156,7 +159,12 @@ class Server:
             self._over()
             self._pool_over(inf)
             raise
+        finally:
+            self._starter = None
         lifecycle.before_exit(self)
+        if self._state != "serving":  # `stop` was called meanwhile, and found nothing to stop
+            self._begin_to_stop(max(0.0, self._deadline - clock.now()))
+            self._wait()
 
     def _serving(self) -> tuple[str, str, str]:
         """Return what to log of the beginning."""
@@ -181,8 +189,9 @@ class Server:
         """Stop: let in those that wait in the kernel's queue, finish what was begun, close all, and end.
 
         A handler that is still running after `drain` seconds goes on in its thread; its connection is shut down. May
-        be called again, also to shorten the time. A handler of the server that calls it does not wait for the end. In a
-        forked child it does nothing: the server is the parent's.
+        be called again, also to shorten the time. A handler of the server that calls it does not wait for the end, nor
+        does what `start` calls, or a signal handler that interrupts it: `start` waits then. In a forked child it does
+        nothing: the server is the parent's.
 
         Args:
             drain: seconds, 0 or more, for what was begun.
@@ -197,7 +206,7 @@ class Server:
         if self._process not in (None, os.getpid()):
             return 0
         self._begin_to_stop(seconds)
-        if self._pool._task_home.is_ours():
+        if self._pool._task_home.is_ours() or self._starter == threading.get_ident():
             return 0
         return self._wait()
 
@@ -279,7 +288,7 @@ class Server:
 
     def forget_threads(self) -> None:
         """In a forked child, be stopped: the server is the parent's."""
-        self._changed = threading.Condition(threading.Lock())  # another thread may have had the old one
+        self._changed = threading.Condition(threading.RLock())  # another thread may have had the old one
         self._teller = Teller()
         self._state = "stopped"
         if self._signals is not None:
