@@ -181,6 +181,41 @@ def test_a_handshake_goes_on_whose_hello_came_in_time_and_one_that_drips_on_is_c
                 assert server.snapshot().closed_by == {"handshake_timeout": 2}
 
 
+def test_a_handshake_goes_on_whose_hello_came_in_time_behind_a_proxys_header(
+    authority: Authority, leaps: Leaps
+) -> None:
+    """Also if that was half there before; who sends the rest of a header only has its time over."""
+    context, header = authority.client_context(), b"PROXY TCP4 192.0.2.1 192.0.2.2 1000 2000\r\n"
+    server = Server(
+        Messages(lambda line, peer: peer.host.encode() + b"\n", Lines()),
+        "127.0.0.1:0",
+        max_workers=2,
+        limits=Limits(handshake_timeout=LIMIT, idle_timeout=None),
+        tls=certificates(authority),
+        proxy="127.0.0.1",
+    )
+    with server, client(server) as plain, client(server) as late:
+        plain.sendall(header[:9])
+        late.sendall(header[:9])
+        while not all(conn.header is not None and conn.header.seen for conn in connections(server)) or (
+            len(connections(server)) < 2
+        ):
+            settle(server)
+        with stall(server, leaps):
+            plain.sendall(header[9:])
+            late.sendall(header[9:])
+            sock = context.wrap_socket(plain, server_hostname="127.0.0.1", do_handshake_on_connect=False)
+            sock.setblocking(False)
+            with pytest.raises(ssl.SSLWantReadError):
+                sock.do_handshake()
+        with sock:
+            sock.settimeout(PATIENCE)
+            sock.do_handshake()
+            assert ask(sock, b"who\n", 10) == b"192.0.2.1\n"
+            assert receive_all(late) == b""
+            assert server.snapshot().closed_by == {"handshake_timeout": 1}
+
+
 class Stuck:
     """Sends nothing until it is let go, as the kernel does whose peer reads nothing."""
 

@@ -54,12 +54,23 @@ def test_between_messages_the_nearest_holds(conn: Connection) -> None:
     assert deadlines.of(conn) == (598.5 + GRACE, "the server stops")
 
 
-def test_a_header_is_not_awaited_longer_than_a_first_message_when_the_server_stops(conn: Connection) -> None:
+@pytest.mark.parametrize("phase", [Phase.HEADER, Phase.SHAKING])
+def test_what_comes_before_is_not_awaited_longer_than_a_first_message_when_the_server_stops(
+    conn: Connection, phase: Phase
+) -> None:
     deadlines = Deadlines(Limits(handshake_timeout=50))
-    conn.phase = Phase.HEADER
+    conn.phase = phase
     assert deadlines.of(conn) == (150.0, "handshake_timeout")
     deadlines.drained_at = 120.0
     assert deadlines.of(conn) == (120.0 + GRACE, "the server stops")
+
+
+def test_a_handshake_that_goes_on_has_its_time_when_the_server_stops(conn: Connection) -> None:
+    deadlines = Deadlines(Limits(handshake_timeout=50))
+    conn.phase, conn.active, deadlines.drained_at = Phase.SHAKING, 125.0, 120.0
+    assert deadlines.of(conn) == (125.0 + GRACE, "the server stops")
+    conn.busy = True  # a thread computes it
+    assert deadlines.of(conn) == (150.0, "handshake_timeout")
 
 
 def test_without_limits_there_is_none(conn: Connection) -> None:

@@ -49,7 +49,8 @@ class Deadlines:
             stopped = max(self.drained_at, conn.since) + GRACE
             return min((conn.since + self.handshake, "handshake_timeout"), (stopped, "the server stops"))
         if conn.phase is Phase.SHAKING:
-            return conn.since + self.handshake, "handshake_timeout"
+            stopped = inf if conn.busy else max(self.drained_at, conn.active) + GRACE
+            return min((conn.since + self.handshake, "handshake_timeout"), (stopped, "the server stops"))
         if conn.phase is Phase.LINGERING:
             return conn.since + self.linger, "linger"
         if conn.busy:

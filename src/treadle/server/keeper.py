@@ -73,7 +73,7 @@ class Keeper:
             conn.shut_down(socket.SHUT_RD)  # so that it sees the end of it, as if the client had left
         elif conn.busy:
             self.disown(conn, why)
-        elif conn.phase is Phase.HEADER:
+        elif conn.phase in (Phase.HEADER, Phase.SHAKING):
             service.close(conn, "" if why == "the server stops" else why)
         elif why in ("max_age", "the server stops"):
             conn.last = True

@@ -163,6 +163,7 @@ class Service:
         conn.busy, conn.handled = False, 0.0
         if conn.phase is not Phase.SHAKING:
             return  # cut in the meantime
+        conn.active = self.lane.now
         if conn.error is not None:
             self.close(conn, conn.error)
         elif error is None:
@@ -340,6 +341,9 @@ class Service:
         conn.late = False
         if conn.busy or conn.phase is Phase.CLOSED:
             return True
+        on = True
+        if conn.phase is Phase.HEADER:
+            on = self.attend(conn, conn.watched, lead)  # and what TLS has sent behind it
         if conn.phase is Phase.SHAKING:
             on = self.shake_on(conn, lead)
         elif conn.waiting and not conn.out:  # it was us who did not go on
@@ -375,10 +379,13 @@ class Service:
         Who has been silent only because its hello was not answered has its time for the rest. A handshake has few such
         steps, so nobody gains more than that by them.
         """
-        hello = conn.has_hello()
-        on = self.shake_hands(conn, lead)
-        if on and conn.phase is Phase.SHAKING and hello:
-            conn.since = self.lane.now
+        active, hello = conn.active, conn.has_hello()
+        on = self.attend(conn, READ, lead)
+        if on and conn.phase is Phase.SHAKING:
+            if hello:
+                conn.since = self.lane.now
+            else:
+                conn.active = active
         return on
 
     # -- sending --------------------------------------------------------------------------------------------------
