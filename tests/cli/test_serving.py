@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
+import socket
 import sys
 from dataclasses import fields
 from pathlib import Path
@@ -10,7 +13,8 @@ from pathlib import Path
 import click
 import pytest
 
-from programs import run
+from programs import TREADLE, Program, run
+from socketservers import until
 from treadle.cli.echo import echo
 from treadle.cli.tcp import tcp
 from treadle.server import Limits
@@ -104,3 +108,35 @@ def test_both_documents_give_the_same_choices() -> None:
             for name in ("server.md", "server.zh.md"):
                 (row,) = re.findall(rf"^\| `{option.opts[0]}` .*$", (DOCS / name).read_text(), re.MULTILINE)
                 assert all(f"`{choice}`" in row for choice in option.type.choices), row
+
+
+STREAMS = {
+    "no standard output": ">&-",
+    "no standard error": "2>&-",
+    "none at all": "<&- >&- 2>&-",
+    "a full disk": ">/dev/full",
+    "a full disk for both": ">/dev/full 2>/dev/full",
+}
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no disk that is always full")
+@pytest.mark.parametrize("processes", ["1", "2"])
+@pytest.mark.parametrize("streams", STREAMS.values(), ids=list(STREAMS))
+def test_a_command_serves_and_ends_in_order_though_nothing_can_be_said(
+    tmp_path: Path, streams: str, processes: str
+) -> None:
+    path = str(tmp_path / "s")
+
+    def answers() -> bool:
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.settimeout(30)
+            if sock.connect_ex(path):
+                return False
+            sock.sendall(b"hello")
+            return sock.recv(5) == b"hello"
+
+    command = ("sh", "-c", f'exec "$@" {streams}', "sh", *TREADLE, "echo", "--bind", f"unix:{path}")
+    with Program([*command, "--processes", processes]) as program:
+        until(answers)
+        program.send(signal.SIGTERM)
+        assert program.wait() == 0, program.output

@@ -1,13 +1,15 @@
-"""The process's limit on open files, which is also its limit on connections."""
+"""The process's open files: their limit, which is also its limit on connections, and the three standard streams."""
 
 from __future__ import annotations
 
+import os
 import sys
+from typing import TextIO
 
 if sys.platform != "win32":
     import resource
 
-__all__ = ["reserve_descriptors"]
+__all__ = ["fill_standard_streams", "lead_nowhere", "reserve_descriptors"]
 
 
 def reserve_descriptors(wanted: int) -> int | None:
@@ -29,3 +31,18 @@ def reserve_descriptors(wanted: int) -> int | None:
             return soft  # beyond the kernel's own limit, which stands above an infinite hard limit
         return raised
     return soft
+
+
+def fill_standard_streams() -> None:
+    """Have standard streams that are closed lead nowhere; else a socket would have the number of one of them."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            number = os.open(os.devnull, os.O_RDWR)  # the lowest that is free
+            setattr(sys, name, os.fdopen(number, mode, encoding="utf-8"))
+
+
+def lead_nowhere(stream: TextIO) -> None:
+    """Have a stream lead nowhere: its reader is gone, as `head` is after a line, which is no reason to stop."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)

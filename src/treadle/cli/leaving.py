@@ -9,6 +9,7 @@ from contextlib import suppress
 from functools import partial
 from threading import Event
 
+from treadle.cli.descriptors import lead_nowhere
 from treadle.threads import start_thread
 
 __all__ = ["Leaving"]
@@ -42,8 +43,11 @@ class Leaving:
                 handler.acquire()
                 handler.release()
         for stream in (sys.stdout, sys.stderr):
-            with suppress(OSError, ValueError, AttributeError):  # closed, or its reader is gone, or there is none
-                stream.flush()
+            with suppress(OSError, ValueError, AttributeError):  # closed, or there is none
+                try:
+                    stream.flush()
+                except OSError:  # its reader is gone, or its disk is full; Python would try again, and say 120 for it
+                    lead_nowhere(stream)
         self._said.set()
 
     def _watch(self, status: int) -> None:

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import click
 
 from treadle.cli.config import spelled
-from treadle.cli.descriptors import reserve_descriptors
+from treadle.cli.descriptors import fill_standard_streams, reserve_descriptors
 from treadle.cli.leaving import Leaving
 from treadle.cli.once import Once
 from treadle.cli.status import Status, View, say, status_view
@@ -161,6 +161,7 @@ def serve(name: str, make: Callable[[], Protocol], options: dict[str, Any]) -> N
         make: returns the protocol; called where it is to run, after the address is had.
         options: the values of `serving_options`, by name.
     """
+    fill_standard_streams()
     limits = Limits(**{field.name: options[field.name] for field in fields(Limits) if field.name in options})
     tls = _certificates(options)
     files = reserve_descriptors(limits.max_connections + SPARE_DESCRIPTORS)

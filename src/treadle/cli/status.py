@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from treadle.cli.descriptors import lead_nowhere
 from treadle.clock import now
 from treadle.words import log
 
@@ -107,14 +107,9 @@ def say(text: str) -> None:
     try:
         click.echo(text)
     except BrokenPipeError:
-        _print_nowhere()
-
-
-def _print_nowhere() -> None:
-    """Have standard output lead nowhere: its reader is gone, as `head` is after a line, which is no reason to stop."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())
-    os.close(nowhere)
+        lead_nowhere(sys.stdout)
+    except OSError:
+        pass  # the disk that it leads to is full; later lines may find room
 
 
 class _PlainHandler(logging.StreamHandler):  # type: ignore[type-arg]  # generic since Python 3.11 only
@@ -122,7 +117,7 @@ class _PlainHandler(logging.StreamHandler):  # type: ignore[type-arg]  # generic
 
     def handleError(self, record: logging.LogRecord) -> None:
         if isinstance(sys.exc_info()[1], BrokenPipeError):
-            _print_nowhere()
+            lead_nowhere(sys.stdout)
         else:
             super().handleError(record)
 
