@@ -311,6 +311,29 @@ def test_a_listener_that_is_none_any_more_is_let_go_and_the_others_serve_on(
     assert f"{ours.address}: no more clients" in caplog.text
 
 
+@pytest.mark.parametrize("drain", [PATIENCE, 0.0])
+def test_a_listener_whose_number_is_anothers_by_now_takes_no_client_of_that_one(drain: float) -> None:
+    server = Server(Messages(echo), "127.0.0.1:0", max_workers=1).start()
+    assert server._fleet is not None
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        other.settimeout(PATIENCE)
+        os.dup2(other.fileno(), server._fleet.acceptors[0].fd)
+        os.set_blocking(other.fileno(), True)
+        with socket.create_connection(other.getsockname()):
+            assert server.stop(drain) == 0
+            other.accept()[0].close()
+        os.close(server._fleet.acceptors[0].fd)
+
+
+def test_a_listener_that_others_have_too_and_had_block_keeps_nobody() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as shared:
+        with Server(Messages(echo), shared, max_workers=1) as server:
+            shared.settimeout(None)
+            for _ in range(2):
+                with client(server) as sock:
+                    assert ask(sock, b"x") == b"x"
+
+
 def test_rule_9_those_that_wait_at_a_ceiling_until_the_end_are_counted() -> None:
     gate, inside = threading.Event(), threading.Event()
 

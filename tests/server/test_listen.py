@@ -477,6 +477,25 @@ def test_the_file_is_removed_wherever_the_program_has_gone(folder: Path, monkeyp
 
 
 @needs_unix
+def test_a_file_that_another_server_removes_meanwhile_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has come to its end just now."""
+    path = tmp_path / "s"
+    (before,) = open_listeners(f"unix:{path}")
+    lstat = os.lstat
+
+    def see_and_lose(what: str) -> os.stat_result:
+        found = lstat(what)
+        if what == str(path):
+            monkeypatch.setattr(os, "lstat", lstat)
+            before.close()
+        return found
+
+    monkeypatch.setattr(os, "lstat", see_and_lose)
+    (listener,) = open_listeners(f"unix:{path}")
+    assert path.is_socket()
+    listener.close()
+
+
 def test_the_file_of_a_living_server_stays_even_if_its_queue_is_full(folder: Path) -> None:
     with socket.socket(socket.AF_UNIX) as living, socket.socket(socket.AF_UNIX) as client:
         living.bind(f"{folder}/s")

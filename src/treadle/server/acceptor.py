@@ -7,6 +7,7 @@ import logging
 import os
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, Any
@@ -119,6 +120,9 @@ class Acceptor:
         """Accept some; `event` 0: a pause is over."""
         if self.closed:
             return
+        if self.listener.inherited:  # whoever has it too may have had it block, which holds for all who have it
+            with suppress(OSError):
+                self.listener.sock.setblocking(False)
         for _ in range(AT_ONCE):
             if self.closed or not self.may_accept():  # closed meanwhile, for the framing has forked
                 return
@@ -281,7 +285,7 @@ class Acceptor:
         """Accept all that wait in the kernel's queue, unless others will, as there is room for them; then close it."""
         if self.closed or self.emptying:
             return
-        if self.listener.inherited:
+        if self.listener.inherited or not self.listener.is_there():  # others' clients are not ours to accept
             self.close()
             return
         self.emptying = True
@@ -298,6 +302,8 @@ class Acceptor:
 
     def drop_waiting(self) -> int:
         """Close all clients that wait in the listener's queue; return how many did. Safe from any thread."""
+        if not self.listener.is_there():
+            return 0
         for waiting in range(LONGEST_QUEUE):
             try:
                 hang_up(self.listener.sock.accept()[0])

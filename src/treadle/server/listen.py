@@ -161,10 +161,14 @@ class Listener:
                 if _identity(os.lstat, self._own_path) == self._file:
                     os.unlink(self._own_path)
             self._own_path = None
-        if _identity(os.fstat, self.sock.fileno()) == self._identity:
+        if self.is_there():
             self.sock.close()
-        else:  # somebody has closed it behind our back, and the number may be that of something else by now
+        else:
             self.sock.detach()
+
+    def is_there(self) -> bool:
+        """Whether it is open; else somebody has closed it behind our back, and the number may be another's by now."""
+        return _identity(os.fstat, self.sock.fileno()) == self._identity
 
     def share(self) -> None:
         """Leave the file of a UNIX socket to the parent process, in a forked child."""
@@ -280,7 +284,8 @@ def _listen_unix(where: Bind) -> Listener:
     if abstract:
         return _listen_abstract(where)
     with _alone_at(where):
-        _remove_stale(where)
+        with suppress(FileNotFoundError):  # there is none, or a server that came to its end has removed it just now
+            _remove_stale(where)
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             sock.bind(where.path)
@@ -359,11 +364,13 @@ def _take_lock(where: Bind, path: str) -> int:
 
 
 def _remove_stale(where: Bind) -> None:
-    """Remove the file of a server that is gone; a living one's stays, and so does everything that is no socket."""
-    try:
-        mode = os.lstat(where.path).st_mode
-    except FileNotFoundError:
-        return
+    """Remove the file of a server that is gone; a living one's stays, and so does everything that is no socket.
+
+    Raises:
+        BindError: it stays.
+        FileNotFoundError: there is none, or none any more.
+    """
+    mode = os.lstat(where.path).st_mode
     if stat.S_ISLNK(mode) and not os.path.exists(where.path):
         target = os.readlink(where.path)
         raise BindError(
@@ -383,8 +390,6 @@ def _remove_stale(where: Bind) -> None:
                 ) from None
             os.unlink(where.path)
             return
-        except FileNotFoundError:
-            return  # a server that came to its end has removed it just now
         except BlockingIOError:
             pass  # somebody listens, and is busy
     raise BindError(where.text, "another server listens there; stop it first")
