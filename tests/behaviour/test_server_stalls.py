@@ -191,7 +191,7 @@ def test_a_handshake_goes_on_whose_hello_came_in_time_behind_a_proxys_header(
         "127.0.0.1:0",
         max_workers=2,
         limits=Limits(handshake_timeout=LIMIT, idle_timeout=None),
-        tls=certificates(authority),
+        tls=authority.certificates(),
         proxy="127.0.0.1",
     )
     with server, client(server) as plain, client(server) as late:

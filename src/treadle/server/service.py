@@ -272,7 +272,7 @@ class Service:
             if burst.begins():
                 what = "its last %d bytes, which may be half a message, are dropped"
                 said = f"%s: {what}, for it ended without TLS's goodbye (close_notify)%s"
-                _log.warning(said, conn.peer, conn.held, burst.rest)
+                log(_log, logging.WARNING, said, conn.peer, conn.held, burst.rest)
         self.settle(conn)
 
     def received(self, conn: Connection, data: bytes, messages: Sequence[Any], lead: Lead | None) -> bool:
