@@ -33,6 +33,10 @@ class FakeListener:
         """Return the descriptor."""
         return self.fd
 
+    def is_there(self) -> bool:
+        """Whether it is open; nobody closes it behind the server's back."""
+        return not self.closed
+
     def readiness(self) -> int:
         """Return what a poller tells."""
         return READ if self.queue else 0

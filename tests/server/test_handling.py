@@ -223,6 +223,24 @@ def test_bytes_are_answered_once_though_they_have_no_length_or_lie_apart(
     assert answered(way, answer, caplog) == (once + b"last\n", 0)
 
 
+def test_of_an_answer_in_items_of_several_bytes_none_is_lost() -> None:
+    """Also where the system takes as many bytes as it has items."""
+    answer = array.array("I", [0x0A3B3B3B] * 8)
+
+    def handle(line: bytes, peer: Peer) -> Any:
+        assert server._fleet is not None
+        (conn,) = (conn for lane in server._fleet.lanes for conn in lane.connections())
+        send: Any = conn.send
+        scarce: Any = lambda data: send(memoryview(data).cast("B")[:8])  # noqa: E731  # as many as it has items
+        conn.send = scarce
+        return answer
+
+    with Server(Messages(handle, Lines()), "127.0.0.1:0", max_workers=2) as server, client(server) as sock:
+        sock.sendall(b"odd\n")
+        sock.shutdown(1)
+        assert receive_all(sock) == answer.tobytes()
+
+
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("answer", [None, b"", bytearray(), memoryview(b""), array.array("H")])
 def test_no_answer_and_an_empty_one_are_none(way: str, answer: Any, caplog: pytest.LogCaptureFixture) -> None:

@@ -239,7 +239,7 @@ class Lane:
                     return
                 try:
                     if answer:
-                        size = len(answer)  # before it is sent: what has no length is to be sent in the other way
+                        size = len(answer) if type(answer) is bytes else memoryview(answer).nbytes
                         if (sent := conn.send(answer)) != size:
                             service.keep(conn, answer, sent)
                     elif answer is not None:
