@@ -10,6 +10,7 @@ import pytest
 from tcp import PATIENCE, ask, client, lane_of, receive_all
 from treadle.server import Limits, Messages, Server
 from treadle.server import fleet as fleets
+from treadle.server.connection import Connection
 
 
 def test_the_longest_idle_are_evicted_first_and_a_search_serves_several() -> None:
@@ -57,6 +58,20 @@ def test_the_longest_idle_of_all_lanes_is_evicted(monkeypatch: pytest.MonkeyPatc
                 assert receive_all(socks[evicted]) == b""
             assert server.snapshot().closed_by == {"evicted": 6}
             assert server.snapshot().refused == 0
+
+
+def test_where_all_have_something_in_the_kernel_the_new_one_is_refused_however_many_lanes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Lanes ask one another for the longest idle; nobody is asked about twice."""
+    monkeypatch.setattr(fleets, "_lanes_wanted", lambda dispatcher: 3)
+    limits = Limits(max_connections=6, when_full="evict_idle", rejection=b"busy")
+    with Server(Messages(lambda data, peer: data), "127.0.0.1:0", max_workers=6, limits=limits) as server:
+        with ExitStack() as stack:
+            for _ in range(6):
+                assert ask(stack.enter_context(client(server)), b"x") == b"x"
+            monkeypatch.setattr(Connection, "is_silent", lambda conn: False)
+            assert receive_all(stack.enter_context(client(server))) == b"busy"
 
 
 def test_nobody_is_evicted_for_a_client_that_may_not_come_in_anyway() -> None:

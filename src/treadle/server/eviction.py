@@ -28,9 +28,12 @@ class Eviction:
         self.lanes = lanes
         self._longest_idle: list[tuple[float, Lane, Connection]] = []  # found by the last search, the longest last
 
-    def evict(self, then: Callable[[], object]) -> None:
-        """Close that connection, if any is idle; then have the first lane's leader call `then`, perhaps at once."""
-        spared: set[Connection] = set()  # a message of theirs is in the kernel
+    def evict(self, then: Callable[[], object], spared: set[Connection] | None = None) -> None:
+        """Close that connection, if any is idle; then have the first lane's leader call `then`, perhaps at once.
+
+        But for those that are `spared`, whose message was found in the kernel.
+        """
+        spared = set() if spared is None else spared
         while self._longest_idle or self._search(spared):
             active, lane, conn = self._longest_idle.pop()
             if conn.active != active or not conn.idle():
@@ -41,17 +44,25 @@ class Eviction:
                     continue
                 lane.service.close(conn, "evicted")
                 break
-            lane.post(partial(self._evict_there, lane, conn, active, then))
+            lane.post(partial(self._evict_there, lane, conn, active, then, spared))
             return
         then()
 
-    def _evict_there(self, lane: Lane, conn: Connection, active: float, then: Callable[[], object]) -> None:
+    def _evict_there(
+        self,
+        lane: Lane,
+        conn: Connection,
+        active: float,
+        then: Callable[[], object],
+        spared: set[Connection],
+    ) -> None:
         """Close `conn` if it is still idle, else look for another one. Called by the leader of `lane`."""
         if conn.active == active and conn.idle() and conn.is_silent():
             lane.service.close(conn, "evicted")
             self.lanes[0].post(then)
-        else:
-            self.lanes[0].post(partial(self.evict, then))
+        else:  # without it: it would be found again, and again
+            spared.add(conn)
+            self.lanes[0].post(partial(self.evict, then, spared))
 
     def _search(self, spared: set[Connection]) -> bool:
         """Find the longest idle; False: none is. It costs a look at each, so it is made for several evictions.
