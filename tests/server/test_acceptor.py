@@ -7,7 +7,8 @@ import os
 import select
 import socket
 import threading
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
@@ -388,3 +389,45 @@ def test_who_waits_when_the_server_stops_is_let_in_at_once_however_slow_the_rate
             sock.shutdown(socket.SHUT_WR)
         assert server.stop(PATIENCE) == 0
         assert [receive_all(sock) for sock in socks] == [b"x"] * 3
+
+
+@pytest.mark.parametrize("listens", ["alone", "with others"])
+def test_who_waits_for_room_when_the_server_stops_is_let_in_when_there_is_some(listens: str) -> None:
+    room: list[Callable[[], object]] = []
+    with client_waits_for_room(room, inherited=listens == "with others") as (server, first, second):
+        second.sendall(b"y")
+        stopping = threading.Thread(target=server.stop, args=(PATIENCE,))
+        stopping.start()
+        first.close()
+        until(lambda: server.snapshot().connections == 0)
+        lane_of(server).post(room.pop())
+        assert receive_all(second) == b"y"
+        second.close()
+        stopping.join(PATIENCE)
+        assert not stopping.is_alive()
+
+
+def test_who_waits_for_room_that_nobody_makes_in_time_is_turned_away_and_counted() -> None:
+    room: list[Callable[[], object]] = []
+    with client_waits_for_room(room, inherited=False) as (server, _, second):
+        assert server.stop(0.0) == 2
+        assert receive_all(second) == b""
+        room.pop()()  # too late
+
+
+@contextmanager
+def client_waits_for_room(
+    room: list[Callable[[], object]], *, inherited: bool
+) -> Iterator[tuple[Server, socket.socket, socket.socket]]:
+    """A server at its ceiling, its only client, and one for which room is to be made, by what is put into `room`."""
+    sock = socket.create_server(("127.0.0.1", 0))
+    limits = Limits(max_connections=1, when_full="evict_idle")
+    protocol = Messages(lambda data, peer: data)
+    listeners: Any = [Listener(sock, inherited=inherited)]
+    with Server(protocol, listeners, max_workers=1, limits=limits) as server, ExitStack() as stack:
+        assert server._fleet is not None
+        server._fleet.acceptors[0].evict = room.append
+        first, second = (stack.enter_context(client(server)) for _ in range(2))
+        assert ask(first, b"x") == b"x"
+        until(lambda: bool(room))
+        yield server, first, second

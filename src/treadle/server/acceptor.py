@@ -90,7 +90,7 @@ class Acceptor:
         self.emptied = emptied
         self.due = inf  # when a pause ends
         self.entry: Entry | None = None
-        self.evicting = 0  # clients that were accepted, and wait until room is made for them
+        self.evicting: set[socket.socket] = set()  # clients that were accepted, and wait until room is made for them
         self.emptying = False  # only those are accepted that wait already, and it is closed
         self.watched = 0
         self.pause = FIRST_PAUSE
@@ -195,17 +195,20 @@ class Acceptor:
         if not evicts:
             self.admit(sock, address)
             return
-        self.evicting += 1
+        self.evicting.add(sock)
         self.evict(partial(self.go_on, sock, address))
 
     def go_on(self, sock: socket.socket, address: Any) -> None:
         """Room was made for a client, if it could be."""
-        self.evicting -= 1
-        if self.closed:  # meanwhile, at the end of a stop
-            hang_up(sock)
+        try:
+            self.evicting.remove(sock)
+        except KeyError:  # it was turned away meanwhile
             return
         self.admit(sock, address)
-        self.resume()
+        if self.closed:
+            self.emptied()
+        else:
+            self.resume()
 
     def admit(self, sock: socket.socket, address: Any) -> None:
         """Count a client in if there is room, else turn it away."""
@@ -293,12 +296,21 @@ class Acceptor:
 
     def turn_away(self) -> int:
         """Close the listener though clients may wait in its queue; return how many did."""
-        waiting = self.evicting
+        waiting = self.drop_evicting()
         if self.closed:
             return waiting
         waiting += self.drop_waiting()
         self.close()
         return waiting
+
+    def drop_evicting(self) -> int:
+        """Close all clients that wait until room is made for them; return how many did. Safe from any thread."""
+        dropped = 0
+        while self.evicting:
+            with suppress(KeyError):  # somebody else was faster
+                hang_up(self.evicting.pop())
+                dropped += 1
+        return dropped
 
     def drop_waiting(self) -> int:
         """Close all clients that wait in the listener's queue; return how many did. Safe from any thread."""
@@ -314,12 +326,17 @@ class Acceptor:
     def abandon(self) -> int:
         """As `turn_away`, for a leader that is stuck, and from another thread."""
         closed, self.closed = self.closed, True  # and so the leader leaves it alone
+        waiting = self.drop_evicting()
         if closed:
-            return self.evicting
-        waiting = self.evicting + (0 if self.listener.inherited else self.drop_waiting())
+            return waiting
+        waiting += 0 if self.listener.inherited else self.drop_waiting()
         self.listener.close()
         self.close_reserve()
         return waiting
+
+    def done(self) -> bool:
+        """Whether everybody is in, or was turned away, and nobody comes any more."""
+        return self.closed and not self.evicting
 
     def close(self) -> None:
         """Accept no more."""
@@ -342,6 +359,8 @@ class Acceptor:
     def forget_threads(self) -> None:
         """In a forked child, close this copy; a UNIX socket's file is the parent's."""
         self.closed = True
+        while self.evicting:
+            self.evicting.pop().close()
         self.listener.share()
         self.listener.close()
         self.close_reserve()

@@ -300,7 +300,7 @@ class Fleet:
         return left
 
     def _note_empty(self, lane: Lane) -> None:
-        accepted = all(acceptor.closed for acceptor in self.acceptors)  # looked at first: the rest is dealt by then
+        accepted = all(acceptor.done() for acceptor in self.acceptors)  # looked at first: the rest is dealt by then
         if lane.draining and accepted and not lane.dealt and len(lane.sources) == 1:  # the waker
             self._empty(lane)
 
