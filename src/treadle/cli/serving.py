@@ -147,6 +147,12 @@ class NoCertificate(click.ClickException):
     exit_code = 66  # EX_NOINPUT
 
 
+class SystemFailed(click.ClickException):
+    """The system has no descriptors left, or somebody has closed one of the server's own."""
+
+    exit_code = 71  # EX_OSERR
+
+
 class CannotLogKeys(click.ClickException):
     """The file that SSLKEYLOGFILE names cannot be written."""
 
@@ -246,9 +252,11 @@ def _run(
     )
     try:
         cut = server.run(options["drain"], watch=watch, lifeline=lifeline)
-    except BindError as error:  # somebody has shut its sockets down
-        status = leaving.begin(CannotListen.exit_code)
-        CannotListen(str(error)).show()
+    except OSError as error:
+        # BindError: somebody has shut its sockets down.
+        complaint = (CannotListen if isinstance(error, BindError) else SystemFailed)(str(error))
+        status = leaving.begin(complaint.exit_code)
+        complaint.show()
         return status
     status = leaving.begin(int(cut > 0))
     last = server.snapshot()

@@ -354,7 +354,8 @@ class Acceptor:
         """Give up the descriptor that is held in reserve."""
         reserve, self.reserve = self.reserve, -1  # at no time is there a number here that may be another file's by now
         if reserve >= 0:
-            os.close(reserve)
+            with suppress(OSError):  # somebody has closed it behind our back
+                os.close(reserve)
 
     def forget_threads(self) -> None:
         """In a forked child, close this copy; a UNIX socket's file is the parent's."""

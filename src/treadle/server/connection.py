@@ -6,6 +6,7 @@ import socket
 import ssl
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from contextvars import Context
 from enum import Enum
 from math import inf
@@ -363,4 +364,5 @@ def hang_up(sock: socket.socket) -> None:
         plain_of(sock).shutdown(socket.SHUT_RDWR)  # not SSLSocket's own way, see Connection.shut_down
     except OSError:
         pass  # the peer was faster
-    sock.close()
+    with suppress(OSError):  # somebody has closed it behind our back
+        sock.close()

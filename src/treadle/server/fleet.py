@@ -66,6 +66,7 @@ class Fleet:
     Args:
         over: called once, by a leader, when all lanes have ended.
         proxies: who is trusted to say who the client is; None: nobody, and PROXY headers are bytes like others.
+        broken: called when nobody is served any more, for others have closed a descriptor of the server's own.
         deaf: called by a leader when the last listener is closed: at the end, or because others have shut it down.
     """
 
@@ -78,11 +79,13 @@ class Fleet:
         when_full: str = "wait",
         proxies: Proxies | None = None,
         deaf: Callable[[], object] = lambda: None,
+        broken: Callable[[Exception], object] = lambda error: None,
     ) -> None:
         self.protocol = protocol
         self.limits = limits
         self.over = over
         self.deaf = deaf
+        self.broken = broken
         self.when_full = when_full  # what happens to messages that the pool has no room for
         self.proxies = proxies
         self.gate = Gate(limits, proxies)
@@ -110,6 +113,7 @@ class Fleet:
         reception = None if proxies is None else Reception(lane, self.gate, self.limits, proxies)
         lane.service = Service(lane, self.limits, self.deadlines, partial(self._left, lane), self._bursts, reception)
         lane.keeper = Keeper(lane, self.deadlines)
+        lane.broken = self.lost
         return lane
 
     def start(self, listeners: Sequence[Listener], context: ssl.SSLContext | None) -> None:
@@ -350,6 +354,15 @@ class Fleet:
                 else:
                     conn.shut_down(socket.SHUT_RDWR)
             lane.end()
+
+    def lost(self, error: Exception) -> None:
+        """End at once, for nobody hears of anything any more: others have closed a descriptor of the server's own.
+
+        It is not made anew: who closes descriptors that are not theirs has probably closed clients' as well, and their
+        numbers may be those of other clients by now, or of files.
+        """
+        self.abandon()
+        self.broken(error)
 
     def join(self, until: float) -> None:
         """Wait, but not beyond `until`, for the watchdogs, who end last."""

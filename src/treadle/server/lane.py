@@ -96,6 +96,7 @@ class Lane:
     __slots__ = (
         "asleep",
         "baton",
+        "broken",
         "dealt",
         "dispatcher",
         "draining",
@@ -125,6 +126,7 @@ class Lane:
     handling: Handling
     keeper: Keeper
     service: Service
+    broken: Callable[[Exception], object]  # called when the poller is of no more use; ends the lane
 
     def __init__(self, name: str, dispatcher: Dispatcher, period: float) -> None:
         self.name = name
@@ -191,7 +193,11 @@ class Lane:
         lent = lent_here(self.dispatcher)
         messages: Any
         while not lead.recalled:
-            events = poll(self.patience())
+            try:
+                events = poll(self.patience())
+            except (OSError, ValueError) as error:  # somebody has closed it behind our back, and it would fail for ever
+                self.broken(error)
+                return
             now = clock()
             if now >= timers.next:
                 keeper.expire(now)
@@ -261,7 +267,11 @@ class Lane:
     def turn(self) -> None:
         """Poll once, and do what there is to do, but for handlers: the caretaker's turn."""
         service = self.service
-        events = self.poller.poll(self.patience())
+        try:
+            events = self.poller.poll(self.patience())
+        except (OSError, ValueError) as error:  # as in `run`
+            self.broken(error)
+            return
         now = clock()
         if now >= self.timers.next:
             self.keeper.expire(now)

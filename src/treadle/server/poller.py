@@ -116,7 +116,8 @@ class EpollPoller:
 
     def close(self) -> None:
         """Let the descriptors go."""
-        self._epoll.close()
+        with suppress(OSError):  # somebody has closed it behind our back
+            self._epoll.close()
         self.waker.close()
 
 
@@ -157,7 +158,8 @@ class KqueuePoller:
 
     def close(self) -> None:
         """Let the descriptors go."""
-        self._kqueue.close()
+        with suppress(OSError):  # somebody has closed it behind our back
+            self._kqueue.close()
         self.waker.close()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import signal
@@ -123,6 +124,7 @@ class Server:
         self._starter: int | None = None  # the thread that is about to start it
         self._signals: Signals | None = None  # while `run` is under way
         self._drain: float | None = None  # that `run` was given
+        self._broken: Exception | None = None  # what it said when somebody had closed a descriptor of its own
         self._lost = False  # all listeners were, to somebody who shut them down
 
     # -- beginning ------------------------------------------------------------------------------------------------
@@ -175,7 +177,9 @@ class Server:
         listeners = open_listeners(self._bind)
         try:
             home, when_full = self._pool._task_home, self._pool._task_when_full
-            fleet = Fleet(self.protocol, self.limits, home, self._over, when_full, self._proxies, self._deaf)
+            fleet = Fleet(
+                self.protocol, self.limits, home, self._over, when_full, self._proxies, self._deaf, self._break
+            )
             fleet.start(listeners, context)
         except BaseException:
             for listener in listeners:
@@ -247,6 +251,16 @@ class Server:
             self._lost = self._lost or self._state == "serving"
         if self._lost and self._drain is not None:
             self._begin_to_stop(self._drain)
+
+    def _break(self, error: Exception) -> None:
+        """Somebody has closed a descriptor of the server's own, which has ended all that it did."""
+        with self._changed:
+            first, self._broken = self._broken is None, self._broken or error
+            self._deadline = min(self._deadline, clock.now())
+        self._over()
+        if first:
+            said = "%s: nobody is served any more, for a descriptor of the server's own was closed by somebody else: %s"
+            log(_log, logging.ERROR, said, self.protocol.name, error)
 
     def _wait(self) -> int:
         """Wait for the end; return how many connections were cut.
@@ -329,6 +343,7 @@ class Server:
 
         Raises:
             BindError: it has stopped because nobody could come any more.
+            OSError: it has ended at once because a descriptor of its own was closed by somebody else (EBADF).
             As `start` and `stop`.
         """
         seconds = checks.duration("drain", drain)
@@ -344,7 +359,11 @@ class Server:
                     self._look_at = inf
                     self._teller.tell(partial(self._look, watch))
                 wait = min(left, inf if watch is None else self._look_at - now)
-                number = self._signals.hear(None if wait == inf else min(max(0.0, wait), LONGEST))
+                try:
+                    number = self._signals.hear(None if wait == inf else min(max(0.0, wait), LONGEST))
+                except (OSError, ValueError) as error:
+                    self._fleet.lost(error)  # type: ignore[union-attr]  # it was started
+                    break
                 # Whatever blocks is left to the teller: a signal is obeyed though nobody reads what is said of it.
                 if number == CHILD:
                     orphans.reap()
@@ -375,6 +394,9 @@ class Server:
     def _run_over(self) -> int:
         """Wait for the end of `run`; return what it does."""
         cut = self._wait()
+        if self._broken is not None:
+            what = "a descriptor of the server's own was closed by somebody else, as os.closerange does; start anew"
+            raise OSError(errno.EBADF, what) from self._broken
         if self._lost:
             raise BindError(self.address, "it was shut down or closed by somebody else while it was served; start anew")
         return cut

@@ -11,6 +11,7 @@ import socket
 import ssl
 import struct
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from treadle.errors import MessageTooLong
@@ -522,7 +523,8 @@ class Service:
             self.left(conn, why or conn.why)  # before the client can know that it is over
         finally:
             if over:
-                conn.sock.close()
+                with suppress(OSError):  # somebody has closed it behind our back
+                    conn.sock.close()
             else:
                 hang_up(conn.sock)
 

@@ -6,6 +6,8 @@ import atexit
 import selectors
 import signal
 import socket
+from contextlib import suppress
+from threading import Lock, get_ident
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -56,10 +58,16 @@ class Signals:
         self._blocked: set[int] = set()  # of them, those that were
         self._old_fd = -1
         self._ordered = False
-        self._left = False
+        self._left = False  # written with the lock held
+        self._lock = Lock()
+        self._thread = get_ident()
 
     def hear(self, timeout: float | None) -> int | None:
-        """Return the number of the next signal, WOKEN, LOST (once), or None when `timeout` seconds have passed."""
+        """Return the number of the next signal, WOKEN, LOST (once), or None when `timeout` seconds have passed.
+
+        Raises:
+            OSError, ValueError: somebody has closed what it waits for, behind our back.
+        """
         try:
             ready = [key.fd for key, _ in self._selector.select(timeout)]
         except (OSError, ValueError):
@@ -79,11 +87,16 @@ class Signals:
         """Make `hear` return. Callable from any thread, also after the block."""
         try:
             self._writer.send(bytes([WOKEN]))
-        except OSError:
-            pass  # closed; or full of signals, which wake it anyway
+        except BlockingIOError:
+            pass  # full of signals, which wake it anyway
+        except OSError:  # closed; if by others, behind our back, `hear` is not told, but finds out when it is disturbed
+            with self._lock:
+                if not self._left and CAN_BLOCK:
+                    signal.pthread_kill(self._thread, signal.SIGTERM)
 
     def leave_to_parent(self) -> None:
         """Hear nothing any more, in a forked child; the parent is not to be told of the child's signals either."""
+        self._lock = Lock()  # another thread may have had the old one
         if not self._left:
             self.__exit__(None, None, None)
 
@@ -101,7 +114,8 @@ class Signals:
     ) -> None:
         if self._left:  # in a forked child, whose signals are its own
             return
-        self._left = True
+        with self._lock:
+            self._left = True
         if self._blocked:
             signal.pthread_sigmask(signal.SIG_BLOCK, self._blocked)
         for number, handler in self._before.items():
@@ -110,9 +124,9 @@ class Signals:
             late = self._ordered and number in ORDERS and handler in (signal.SIG_DFL, signal.default_int_handler)
             signal.signal(number, Late(handler) if late else handler)
         signal.set_wakeup_fd(self._old_fd)
-        self._selector.close()
-        self._reader.close()
-        self._writer.close()
+        for ours in (self._selector, self._reader, self._writer):
+            with suppress(OSError):  # somebody has closed it behind our back
+                ours.close()
 
 
 def _ignore(number: int, frame: FrameType | None) -> None:
