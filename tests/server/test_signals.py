@@ -111,10 +111,10 @@ def test_what_is_heard_is_let_through_and_blocked_again_at_the_end(forks: bool) 
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {*heard, signal.SIGUSR2, signal.SIGCHLD})
     try:
         blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ())
-        os.kill(os.getpid(), signal.SIGTERM)
+        signal.pthread_kill(threading.get_ident(), signal.SIGTERM)  # ours, and no other thread's that may be there
         with Signals() as signals:
             assert signals.hear(1.0) == signal.SIGTERM  # which came before; so it is there at once
-            os.kill(os.getpid(), signal.SIGHUP)
+            signal.pthread_kill(threading.get_ident(), signal.SIGHUP)
             assert signals.hear(PATIENCE) == signal.SIGHUP
             assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == blocked - heard
             if forks:
