@@ -250,6 +250,7 @@ class SecureWire(Wire):
         self.plain = bytearray()  # decrypted, and not taken
         self.flights = net.dice.randrange(1, 4)  # of the handshake, still to come
         self.greeted = False
+        self.shaken = False  # the handshake is done
 
     def greet(self) -> None:
         """The client begins the handshake, with all of its flights."""
@@ -282,6 +283,7 @@ class SecureWire(Wire):
             self.flights -= 1
             if self.net.odds(self.net.faults.soft):
                 raise ssl.SSLWantWriteError("want write")
+        self.shaken = True
 
     def pending(self) -> int:
         """Return how many bytes are decrypted, and not taken."""
