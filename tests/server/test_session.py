@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import select
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -109,6 +111,41 @@ def test_a_line_that_is_too_long_is_an_error_however_it_comes() -> None:
 
     with serving(talk, max_message=100) as server, client(server) as sock:
         assert ask(sock, b"y" * 100 + b"\n" + b"x" * 101 + b"\n", 2) == b"ok"  # whole, in one piece
+
+
+def test_a_client_that_sends_too_much_is_no_failure_of_the_handlers(caplog: pytest.LogCaptureFixture) -> None:
+    """It is one line of the log for many, as with messages."""
+    with serving(lambda conn: conn.readline() and None, max_message=100) as server:
+        for _ in range(3):
+            with client(server) as sock:
+                sock.sendall(b"x" * 200)
+                assert receive_all(sock) == b""
+        until(lambda: server.snapshot().closed == 3)
+        seen = server.snapshot()
+    assert (seen.failures, seen.closed_by) == (0, {"max_message": 3})
+    assert [record.levelname for record in caplog.records if "message" in record.getMessage()] == ["WARNING"]
+    assert "Traceback" not in caplog.text
+
+
+@pytest.mark.parametrize("cut_by", ["write_timeout", "stop"])
+def test_who_has_got_a_part_of_an_answer_can_tell_that_it_is_one(cut_by: str) -> None:
+    """By a reset; else it would take the beginning of a file for the file. With TLS it can tell anyway."""
+    sending = threading.Event()
+
+    def talk(conn: Conversation) -> None:
+        conn.readline()
+        sending.set()
+        conn.sendall(bytes(1 << 26))
+
+    with serving(talk, write_timeout=0.2 if cut_by == "write_timeout" else None) as server, client(server) as sock:
+        sock.sendall(b"x\n")
+        assert sending.wait(PATIENCE)
+        if cut_by == "stop":
+            server.stop(0.2)
+        poller = select.poll()
+        poller.register(sock, 0)
+        until(lambda: poller.poll(0))
+        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == errno.ECONNRESET
 
 
 @pytest.mark.parametrize("error", [FileNotFoundError, EOFError])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import ssl
+import struct
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
@@ -31,6 +32,7 @@ KERNEL = 16 << 20  # bytes that the kernel holds for one connection, at most; it
 HANDSHAKE, LONGEST_RECORD = b"\x16", 5 + (1 << 14)  # how a record of one begins; bytes of a plain one, at most
 RECORD = 22  # bytes of a TLS record beside what it carries, at least (RFC 8446, section 5.2; a tag of 16 bytes)
 CUT_SHORT = "TLS cut short"  # why a connection is closed that ended amid a message, without TLS's own goodbye
+RESET = struct.pack("ii", 1, 0)  # SO_LINGER with no time: the kernel forgets what is unsent, and sends RST
 BLOCKED = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 
@@ -293,6 +295,16 @@ class Connection:
         except OSError:
             return False
         return True
+
+    def tear(self) -> None:
+        """Have the kernel forget what is unsent when this is closed, and send a reset, from any thread.
+
+        So the client does not take the beginning of an answer for the whole of it.
+        """
+        try:
+            self.plain.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+        except OSError:
+            pass  # then it takes the kernel a while
 
     def has_hello(self) -> bool:
         """Whether a whole record of a TLS handshake has come, and was not read (RFC 8446, section 5.1)."""

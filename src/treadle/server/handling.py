@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from treadle import clock
 from treadle.calls import Bare
-from treadle.errors import DeadlineExceeded, PoolFull, TreadleError
+from treadle.errors import DeadlineExceeded, MessageTooLong, PoolFull, TreadleError
 from treadle.futures import Future
 from treadle.orders import Fair
 from treadle.scope import SCOPE, Scope
@@ -133,6 +133,9 @@ class Handling:
             return error.answer
         if self.timeout is not None and isinstance(error, DeadlineExceeded):
             conn.give_up("handler_timeout")
+            return None
+        if self.converse is not None and isinstance(error, MessageTooLong):  # a client's fault, that Session has found
+            self.lane.service.tell_unfit(conn, error)
             return None
         if self.lane.orphaned and isinstance(error, SystemExit):
             return None  # a forked child is done, which is no failure

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import socket
 import ssl
-import struct
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -30,8 +29,6 @@ if TYPE_CHECKING:
 __all__ = ["Service"]
 
 _log = logging.getLogger("treadle.server")
-
-RESET = struct.pack("ii", 1, 0)  # SO_LINGER with no time: the kernel forgets what is unsent, and sends RST
 
 
 class Service:
@@ -217,14 +214,18 @@ class Service:
         except BaseException as error:  # MessageTooLong, or whatever a framing of the user's does, as with handlers
             conn.farewell = b""
             conn.why = "max_message" if isinstance(error, MessageTooLong) else "framing"
-            burst = self.bursts.of("framing", *kind_of(error))
-            if not self.lane.orphaned and burst.begins():
-                said = "%s: closed, for what it sent makes no message: %s%s"
-                log(_log, logging.WARNING, said, conn.peer, error, burst.rest)
+            self.tell_unfit(conn, error)
         conn.begun, conn.held = 0.0, 0
         if not self.lane.orphaned:  # else the framing has forked, and the parent handles them
             conn.waiting.extend(messages)
         return ()
+
+    def tell_unfit(self, conn: Connection, error: BaseException) -> None:
+        """Log that a client is closed for what it sent. From any thread."""
+        burst = self.bursts.of("framing", *kind_of(error))
+        if not self.lane.orphaned and burst.begins():
+            said = "%s: closed, for what it sent makes no message: %s%s"
+            log(_log, logging.WARNING, said, conn.peer, error, burst.rest)
 
     def read_all(self, conn: Connection) -> bytes:
         """Read what TLS has decrypted or can at once; b"": the peer sends no more. Raises as recv does.
@@ -530,10 +531,7 @@ class Service:
 
     def abort(self, conn: Connection, why: str) -> None:
         """Close a connection that does not take what it is sent; the kernel is to forget that as well."""
-        try:
-            conn.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
-        except OSError:
-            pass  # then it takes the kernel a while
+        conn.tear()
         self.close(conn, why)
 
     # -- watching -------------------------------------------------------------------------------------------------

@@ -36,7 +36,7 @@ class Session:
 
     Args:
         handler: takes a `Conversation`. What it raises closes the connection and is logged, but for CloseConnection,
-            and for what `conn` raised because the client was late or left.
+            and for what `conn` raised because the client was late, or left, or sent more than `Limits.max_message`.
         speaks_first: whether the handler is called as soon as the client has come in, for protocols in which the
             server greets. Each client then takes a thread before it has said anything, and when all threads are taken,
             the next ones are greeted only as threads come free.
@@ -91,7 +91,7 @@ class Conversation:
     """The client, for a Session's handler: read, write, close. For one thread at a time.
 
     Every method that waits raises TimeoutError when the server's Limits say so, and OSError when the client is gone.
-    A handler may let both pass: they close the connection and are no failure of it.
+    A handler may let both pass, and MessageTooLong and EOFError: they close the connection and are no failure of it.
 
     Attributes:
         peer: who the client is.
@@ -173,6 +173,8 @@ class Conversation:
     def sendall(self, data: bytes) -> None:
         """Send all of `data`, waiting for the client to take it.
 
+        What raises here leaves the client with a part: at the end the connection is reset, so that it can tell.
+
         Raises:
             TimeoutError: it did not in `Limits.write_timeout` seconds.
             OSError: the client is gone.
@@ -193,8 +195,11 @@ class Conversation:
                     sent += taken
                     if sent < len(view):
                         self._writing.left(since, sent, clock.now())  # raises, if it is late nevertheless
-        except OSError as error:
-            self._note(error, self._writing.end(since, sent)[1])
+        except BaseException as error:
+            if not isinstance(error, ssl.SSLError):  # whose alert says why, and is not to be forgotten
+                self._connection.tear()
+            if isinstance(error, OSError):
+                self._note(error, self._writing.end(since, sent)[1])
             raise
 
     def say_last(self, answer: bytes) -> None:
