@@ -60,6 +60,10 @@ class UnderTls:
         data: bytes = self.wire.peek(size) if flags else self.wire.take(size)
         return data
 
+    def setsockopt(self, *what: object) -> None:
+        """Set an option, or fail."""
+        self.wire.setsockopt(*what)
+
     def shutdown(self, how: int) -> None:
         """End one direction, or both."""
         Wire.shutdown(self.wire, how)
