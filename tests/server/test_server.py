@@ -591,3 +591,27 @@ print(Server(Messages(lambda data, peer: data), "127.0.0.1:0", max_workers=1).ru
     assert out.count("watched serving") == 1
     assert "ValueError" in out
     assert out.endswith("\n0\n")
+
+
+@pytest.mark.parametrize("error", ["ValueError('mine')", "OSError(5, 'mine')", "SystemExit('mine')"])
+def test_what_a_signal_handler_of_the_programs_own_raises_stops_run_and_is_raised_then(error: str) -> None:
+    source = f"""
+import os, signal
+from treadle.server import Messages, Server
+
+def handler(number, frame):
+    raise {error}
+
+def watch(snapshot):
+    os.kill(os.getpid(), signal.SIGUSR1)
+    return 1e9
+
+signal.signal(signal.SIGUSR1, handler)
+server = Server(Messages(lambda data, peer: data), "127.0.0.1:0", max_workers=1)
+try:
+    server.run(5, watch=watch)
+except BaseException as error:
+    print(server.snapshot().state, error.args[-1])
+"""
+    status, out, _ = run(sys.executable, "-c", source)
+    assert (status, out) == (0, "stopped mine\n")

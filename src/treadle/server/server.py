@@ -25,7 +25,7 @@ from treadle.server.listen import Listener, check_bind, open_listeners
 from treadle.server.orphans import Orphans
 from treadle.server.protocol import Protocol
 from treadle.server.proxy import Proxies
-from treadle.server.signals import CHILD, HANGUP, LOST, ORDERS, Signals
+from treadle.server.signals import CHILD, GONE, HANGUP, LOST, ORDERS, Signals
 from treadle.server.snapshot import ServerSnapshot, snapshot_of
 from treadle.server.teller import Teller
 from treadle.snapshots import report_undone
@@ -344,7 +344,7 @@ class Server:
         Raises:
             BindError: it has stopped because nobody could come any more.
             OSError: it has ended at once because a descriptor of its own was closed by somebody else (EBADF).
-            As `start` and `stop`.
+            As `start` and `stop`. What a signal handler of the program's own raises stops it, and is raised then.
         """
         seconds = checks.duration("drain", drain)
         if threading.current_thread() is not threading.main_thread():
@@ -352,34 +352,55 @@ class Server:
         orphans = Orphans()
         with Signals(lifeline, children=orphans.ours) as self._signals:
             self._begin(seconds)
-            stopping = False
-            while (left := self._time_left()) > 0:
-                now = clock.now()
-                if watch is not None and now >= self._look_at:
-                    self._look_at = inf
-                    self._teller.tell(partial(self._look, watch))
-                wait = min(left, inf if watch is None else self._look_at - now)
-                try:
-                    number = self._signals.hear(None if wait == inf else min(max(0.0, wait), LONGEST))
-                except (OSError, ValueError) as error:
-                    self._fleet.lost(error)  # type: ignore[union-attr]  # it was started
-                    break
-                # Whatever blocks is left to the teller: a signal is obeyed though nobody reads what is said of it.
-                if number == CHILD:
-                    orphans.reap()
-                elif number == HANGUP:
-                    self._teller.tell(self.reload)
-                elif number == LOST or number in ORDERS:
-                    # With a parent, only it may cut: service managers send SIGTERM to the parent and to us, and so
-                    # does the parent, and these are not two orders.
-                    if not stopping:
-                        self._begin_to_stop(seconds)
-                        message = "%s: stopping; a second signal cuts at once"
-                        self._teller.tell(partial(log, _log, logging.INFO, message, _name_of(number)))
-                    elif number == LOST or lifeline is None:
-                        self._begin_to_stop(0.0)
-                    stopping = True
+            obey = partial(self._obey, self._signals, seconds, watch, lifeline, orphans)
+            try:
+                obey(stopping=False)
+            except BaseException:  # of a signal handler of the program's own
+                self._begin_to_stop(seconds)
+                obey(stopping=True)
+                self._wait()
+                raise
             return self._run_over()
+
+    def _obey(
+        self,
+        signals: Signals,
+        drain: float,
+        watch: Callable[[ServerSnapshot], float] | None,
+        lifeline: int | None,
+        orphans: Orphans,
+        *,
+        stopping: bool,
+    ) -> None:
+        """Do what signals order, and whatever else `run` does, until it is over."""
+        while (left := self._time_left()) > 0:
+            now = clock.now()
+            if watch is not None and now >= self._look_at:
+                self._look_at = inf
+                self._teller.tell(partial(self._look, watch))
+            wait = min(left, inf if watch is None else self._look_at - now)
+            try:
+                number = signals.hear(None if wait == inf else min(max(0.0, wait), LONGEST))
+            except OSError as error:
+                if error.errno not in GONE or self._fleet is None:
+                    raise
+                self._fleet.lost(error)
+                break
+            # Whatever blocks is left to the teller: a signal is obeyed though nobody reads what is said of it.
+            if number == CHILD:
+                orphans.reap()
+            elif number == HANGUP:
+                self._teller.tell(self.reload)
+            elif number == LOST or number in ORDERS:
+                # With a parent, only it may cut: service managers send SIGTERM to the parent and to us, and so
+                # does the parent, and these are not two orders.
+                if not stopping:
+                    self._begin_to_stop(drain)
+                    message = "%s: stopping; a second signal cuts at once"
+                    self._teller.tell(partial(log, _log, logging.INFO, message, _name_of(number)))
+                elif number == LOST or lifeline is None:
+                    self._begin_to_stop(0.0)
+                stopping = True
 
     def _begin(self, drain: float) -> Server:
         """Start, unless that was done and it still serves."""

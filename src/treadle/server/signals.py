@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import errno
 import selectors
 import signal
 import socket
@@ -13,13 +14,14 @@ from typing import Any
 
 from treadle.clock import now
 
-__all__ = ["CHILD", "HANGUP", "LOST", "ORDERS", "WOKEN", "Signals"]
+__all__ = ["CHILD", "GONE", "HANGUP", "LOST", "ORDERS", "WOKEN", "Signals"]
 
 WOKEN = 0  # what `hear` returns after `wake`
 LOST = -1  # what it returns when the parent process is gone
 ORDERS = frozenset((signal.SIGINT, signal.SIGTERM))  # to stop
 CHILD: int | None = getattr(signal, "SIGCHLD", None)
 HANGUP: int | None = getattr(signal, "SIGHUP", None)
+GONE = frozenset((errno.EBADF, errno.EINVAL, errno.ENOTSOCK))  # of what is no longer ours
 CAN_BLOCK = hasattr(signal, "pthread_sigmask")
 IGNORABLE = {signal.SIGINT, HANGUP}
 SOON = 2.0  # seconds after the end in which an order is taken for the same one, given again; a guess
@@ -66,7 +68,8 @@ class Signals:
         """Return the number of the next signal, WOKEN, LOST (once), or None when `timeout` seconds have passed.
 
         Raises:
-            OSError, ValueError: somebody has closed what it waits for, behind our back.
+            OSError: somebody has closed what it waits for, behind our back (GONE).
+            As the signal handlers of the program do.
         """
         try:
             ready = [key.fd for key, _ in self._selector.select(timeout)]
