@@ -231,3 +231,10 @@ def test_who_is_cut_by_a_leader_that_gets_stuck_over_it_is_counted_once(monkeypa
         finally:
             go_on.set()
         assert receive_all(sock) == b""
+
+
+def test_a_signal_handler_may_look_at_a_server_whatever_it_has_interrupted() -> None:
+    with Server(Messages(echo, Lines()), "127.0.0.1:0", max_workers=1) as server:
+        assert server._fleet is not None
+        with server._fleet._lock:  # as where it counts, in this thread
+            assert server.snapshot().closed_by == {}

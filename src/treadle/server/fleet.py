@@ -96,7 +96,7 @@ class Fleet:
         self._bursts = Bursts()
         self._cuts = {limit: Burst() for limit in LIMITS}
         self._turn = 0  # the lane that is dealt the next connection; the first lane's leader's
-        self._lock = threading.Lock()  # guards what follows
+        self._lock = threading.RLock()  # guards what follows; a signal handler may look while it is held
         self.cut = 0
         self.closed = 0
         self.refused = 0  # clients behind proxies that were turned away
@@ -321,7 +321,7 @@ class Fleet:
 
     def forget_threads(self) -> None:
         """In a forked child, be over, and let go of everything; the parent's clients notice nothing."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self.gate = Gate(self.limits)
         self._bursts.forget_threads()
         for lane in self.lanes:
