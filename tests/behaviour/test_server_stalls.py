@@ -147,6 +147,22 @@ def test_a_message_whose_rest_came_in_time_is_served_and_one_that_drips_on_is_cu
         assert sum(server.snapshot().closed_by.values()) == 1
 
 
+@secure
+@pytest.mark.parametrize("limits", [{"read_timeout": LIMIT}, {"min_read_rate": 1e6, "rate_grace": LIMIT}])
+def test_who_has_sent_all_that_the_kernel_holds_has_its_time_for_the_rest(
+    authority: Authority, leaps: Leaps, tls: bool, limits: dict[str, Any]
+) -> None:
+    trust = authority if tls else None
+    with lines(authority.certificates() if tls else None, **limits) as server, talking(server, trust) as sock:
+        sock.sendall(b"half")
+        while not connections(server)[0].begun:
+            settle(server)
+        with stall(server, leaps):
+            sock.sendall(b"x" * 50_000)
+        settle(server)
+        assert ask(sock, b"end\n", 50_008) == b"half" + b"x" * 50_000 + b"end\n"
+
+
 def all_lanes(server: Server) -> list[lanes.Lane]:
     assert server._fleet is not None
     return server._fleet.lanes
@@ -243,6 +259,26 @@ def test_an_answer_that_was_taken_in_time_is_sent_to_its_end(leaps: Leaps, taken
             if taken:
                 stuck.free.set()
         assert receive_all_or(sock, 7) == (b"answer\n" if taken else b"")
+
+
+class Narrow(Stuck):
+    """Sends a few bytes at a time, as the kernel does for whom a large answer is on its way."""
+
+    def send(self, data: Any) -> int:
+        return super().send(data[:3])
+
+
+@pytest.mark.parametrize("limits", [{"write_timeout": LIMIT}, {"min_write_rate": 1.0, "rate_grace": LIMIT}])
+def test_who_has_taken_all_that_the_kernel_held_has_its_time_for_the_rest(leaps: Leaps, limits: dict[str, Any]) -> None:
+    with lines(**limits) as server, talking(server, None) as sock:
+        (conn,) = connections(server)
+        narrow = Narrow(conn.sock)
+        conn.send = narrow.send
+        sock.sendall(b"large answer\n")
+        assert narrow.tried.wait(PATIENCE)
+        with stall(server, leaps):
+            narrow.free.set()
+        assert receive_all_or(sock, 13) == b"large answer\n"
 
 
 def receive_all_or(sock: socket.socket, size: int) -> bytes:
@@ -409,3 +445,79 @@ def test_a_conversation_reads_a_message_whose_rest_came_in_time_and_cuts_one_tha
         assert receive(sock, 5) == b"50005"
         assert receive_all_of(drip) == b""
         assert server.snapshot().closed_by == {"read_timeout": 1}
+
+
+@secure
+@pytest.mark.parametrize("limits", [{"read_timeout": LIMIT}, {"min_read_rate": 1e6, "rate_grace": LIMIT}])
+def test_a_conversation_gives_who_has_sent_all_that_the_kernel_holds_its_time_for_the_rest(
+    authority: Authority, leaps: Leaps, tls: bool, limits: dict[str, Any]
+) -> None:
+    half, whole, looked = threading.Event(), threading.Event(), threading.Event()
+
+    def talk(conn: Conversation) -> None:
+        read = conn._read
+
+        def held_up(*arguments: Any) -> bytes:
+            if len(conn._rest) > 4:
+                looked.set()
+            elif conn._rest:
+                half.set()
+                assert whole.wait(PATIENCE)
+            return read(*arguments)
+
+        conn._read = held_up  # type: ignore[method-assign, assignment]
+        conn.sendall(b"%d" % len(conn.readline()))
+
+    limits = {"idle_timeout": None, "read_timeout": None, "write_timeout": None} | limits
+    certificates = authority.certificates() if tls else None
+    made = Server(Session(talk), "127.0.0.1:0", max_workers=2, limits=Limits(**limits), tls=certificates)
+    with made as server, ExitStack() as stack:
+        sock = stack.enter_context(client(server))
+        if tls:
+            context = authority.client_context()
+            sock = stack.enter_context(context.wrap_socket(sock, server_hostname="127.0.0.1"))
+        sock.sendall(b"half")
+        assert half.wait(PATIENCE)
+        sock.sendall(b"x" * 50_000)
+        leaps.leap()
+        whole.set()
+        assert looked.wait(PATIENCE)
+        sock.sendall(b"end\n")
+        assert receive(sock, 5) == b"50008"
+
+
+class Leaping:
+    """A socket whose client takes a few bytes while its server does not run, and later the rest."""
+
+    def __init__(self, sock: socket.socket, leaps: Leaps) -> None:
+        self.sock = sock
+        self.leaps = leaps
+        self.sends = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.sock, name)
+
+    def send(self, data: Any) -> int:
+        self.sends += 1
+        if self.sends == 1:
+            self.leaps.leap()
+            raise TimeoutError("timed out")
+        if self.sends == 3:
+            raise BlockingIOError
+        return self.sock.send(data[:3] if self.sends == 2 else data)
+
+
+@pytest.mark.parametrize("limits", [{"write_timeout": LIMIT}, {"min_write_rate": 1.0, "rate_grace": LIMIT}])
+def test_a_conversation_gives_who_has_taken_all_that_the_kernel_held_its_time_for_the_rest(
+    leaps: Leaps, limits: dict[str, Any]
+) -> None:
+    def talk(conn: Conversation) -> None:
+        conn.readline()
+        conn._sock = Leaping(conn._sock, leaps)  # type: ignore[assignment]
+        conn.sendall(b"large answer\n")
+
+    limits = {"idle_timeout": None, "read_timeout": None, "write_timeout": None} | limits
+    with Server(Session(talk), "127.0.0.1:0", max_workers=2, limits=Limits(**limits)) as server:
+        with client(server) as sock:
+            sock.sendall(b"hello\n")
+            assert receive_all_or(sock, 13) == b"large answer\n"

@@ -152,6 +152,7 @@ class Connection:
         "since",
         "slow",
         "sock",
+        "stalled",
         "unsent",
         "vet",
         "wait_in",
@@ -189,6 +190,7 @@ class Connection:
         self.closing = False  # to be closed when what is answered is sent
         self.last = False  # to be closed after the message at hand, for it is too old
         self.late = False  # its time is over; to be looked at once more before it is judged
+        self.stalled = False  # so late were we ourselves that we did not run by then
         self.looked = True  # read from since the server began to stop, or since it was too old
         self.error: str | None = None  # why it is broken beyond use
         self.header: Header | None = None  # of a trusted proxy, as far as it came

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from treadle.server.connection import Connection, Phase
 from treadle.server.deadlines import GRACE, Deadlines
+from treadle.server.pace import STALL
 
 if TYPE_CHECKING:
     from treadle.server.lane import Lane
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
 __all__ = ["Keeper"]
 
 AT_LEAST = 0.001  # seconds until something is looked at again that was due just now
-STALL = 0.1  # seconds after the time of something that we came to it: we did not run in between; a guess
 
 
 class Keeper:
@@ -47,7 +47,7 @@ class Keeper:
                 self.cut(timed, why)
                 end = max(self.deadlines.of(timed)[0], now + AT_LEAST)
             elif end <= now:
-                timed.late, timed.calm = True, False
+                timed.late, timed.stalled, timed.calm = True, stalled, False
                 self.lane.ready[timed] = None
                 end = inf  # its judge says when
             if self.lane.draining:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from math import inf
 
-__all__ = ["NEVER", "Pace"]
+__all__ = ["JAM", "NEVER", "STALL", "Pace"]
 
+STALL = 0.1  # seconds after the time of something that we came to it: we did not run in between; a guess
+# Bytes of one message in the kernel, at which that may have held no more, so that its client had to wait; a guess.
+JAM = 1 << 14
 NEVER: tuple[float, str] = (inf, "")
 
 

@@ -18,6 +18,7 @@ from treadle.server.burst import Bursts, kind_of
 from treadle.server.connection import BLOCKED, CHUNK, CUT_SHORT, RECORD, Connection, Phase, hang_up
 from treadle.server.deadlines import GRACE, Deadlines
 from treadle.server.messages import CloseConnection
+from treadle.server.pace import JAM
 from treadle.server.poller import READ, WRITE
 from treadle.words import log
 
@@ -352,6 +353,7 @@ class Service:
             self.excuse(conn)
             on = self.proceed(conn, lead)
         else:
+            received, sent = conn.received, conn.sent
             on = self.attend(conn, conn.watched, lead)
             left = conn.unread() if on and self.is_late(conn) else 0
             while on and left > 0 and self.is_late(conn):
@@ -360,6 +362,8 @@ class Service:
                 if conn.received <= before:
                     break
                 left -= conn.received - before + (RECORD if conn.secure else 0)
+            if on and conn.stalled:
+                self.make_up(conn, received, sent)
         if on:
             self.lane.keeper.judge(conn)
         return on
@@ -368,6 +372,18 @@ class Service:
         """Whether a message is to be read from `conn`, and should have been by now."""
         half = conn.begun and conn.phase is Phase.OPEN and not (conn.busy or conn.waiting or conn.out or conn.closing)
         return bool(half) and self.deadlines.of(conn)[0] <= self.lane.now
+
+    def make_up(self, conn: Connection, received: int, sent: int) -> None:
+        """Count the time of a transfer from now on that a stall of ours kept waiting: the client went on meanwhile.
+
+        As far as it could, for the kernel holds only so much for us. `received` and `sent` are of before it was looked
+        at. A client that only drips has filled no buffer of the kernel's, and one that takes nothing has emptied none.
+        """
+        if conn.out:
+            if conn.sent > sent:
+                conn.out_since, conn.sent = self.lane.now, 0
+        elif self.is_late(conn) and conn.received - received >= JAM:
+            self.excuse(conn)
 
     def excuse(self, conn: Connection) -> None:
         """Count the time of `conn` from now on."""

@@ -16,7 +16,7 @@ from treadle.server.connection import BLOCKED, CUT_SHORT, RECORD
 from treadle.server.framing import Cutter, RawCutter
 from treadle.server.limits import Limits
 from treadle.server.messages import CloseConnection
-from treadle.server.pace import Pace
+from treadle.server.pace import JAM, STALL, Pace
 
 if TYPE_CHECKING:
     from treadle.server.connection import Connection, Peer
@@ -110,6 +110,7 @@ class Conversation:
         self._closed = False
         self._cut_short = False  # it was not the client who has ended it, as far as can be told
         self._pulled = 0.0  # when a message that was late was looked for in the kernel last
+        self._excused = False  # it was us who kept it waiting: its time is counted from now on
         self.gone: OSError | EOFError | None = None  # what a method raised last
         self.why = ""  # by which limit, or fault of the network
 
@@ -182,24 +183,27 @@ class Conversation:
         """
         if not isinstance(data, (bytes, bytearray, memoryview)):
             raise TypeError(f"data={data!r} is {type(data).__name__}; allowed: bytes")
-        view, since, sent = memoryview(data).cast("B"), clock.now(), 0
+        view, since, sent, before = memoryview(data).cast("B"), clock.now(), 0, 0
         try:
             while sent < len(view):
                 try:
-                    self._sock.settimeout(self._writing.left(since, sent, clock.now()))
+                    self._sock.settimeout(self._writing.left(since, sent - before, clock.now()))
                     sent += self._sock.send(view[sent : sent + CHUNK])
                 except TimeoutError as error:
+                    stalled = clock.now() - self._writing.end(since, sent - before)[0] > STALL
                     taken = self._push(view[sent:]) if _is_late(error) else 0
                     if not taken:
                         raise
                     sent += taken
-                    if sent < len(view):
-                        self._writing.left(since, sent, clock.now())  # raises, if it is late nevertheless
+                    if stalled:  # and it went on meanwhile, see Service.make_up
+                        since, before = clock.now(), sent
+                    elif sent < len(view):
+                        self._writing.left(since, sent - before, clock.now())  # raises, if it is late nevertheless
         except BaseException as error:
             if not isinstance(error, ssl.SSLError):  # whose alert says why, and is not to be forgotten
                 self._connection.tear()
             if isinstance(error, OSError):
-                self._note(error, self._writing.end(since, sent)[1])
+                self._note(error, self._writing.end(since, sent - before)[1])
             raise
 
     def say_last(self, answer: bytes) -> None:
@@ -231,6 +235,8 @@ class Conversation:
             if searched > self._most:
                 raise MessageTooLong(self._most)
             data = self._read(CHUNK, since if searched else None)
+            if self._excused:
+                since, self._excused = clock.now(), False
             if not data:
                 return False
             self._rest += data
@@ -286,11 +292,13 @@ class Conversation:
 
         Of a message that has begun, all of it, and once only, so that dripping bytes gains no time.
         """
-        connection, data = self._connection, bytearray()
+        connection, data, stalled = self._connection, bytearray(), False
         if since is not None:
-            if self._reading.end(since, len(self._rest))[0] <= self._pulled:
+            end = self._reading.end(since, len(self._rest))[0]
+            if end <= self._pulled:
                 return None
             self._pulled = clock.now()
+            stalled = self._pulled - end > STALL
             most = CHUNK
         try:
             self._sock.setblocking(False)
@@ -299,7 +307,9 @@ class Conversation:
                 data += chunk
                 left -= len(chunk) + (RECORD if connection.secure else 0)
         except OSError:
-            return bytes(data) or None
+            if not data:
+                return None
+        self._excused = stalled and len(data) >= JAM  # it filled what the kernel has for it, see Service.make_up
         return bytes(data)
 
     def _push(self, view: memoryview) -> int:
