@@ -187,6 +187,27 @@ main(2, deaf, drain=0.05)
         assert "ends with 1\n" in parent.output
 
 
+def test_a_child_that_others_kill_while_all_stop_is_named(tmp_path: Path) -> None:
+    """As a system does that is out of memory; nobody else says why the status is 1."""
+    source = """
+def deaf(listeners, lifeline):
+    signal.signal(signal.SIGTERM, lambda number, frame: said("heard"))
+    said("child", os.getpid())
+    while True:
+        select.select([], [], [], 3600)
+
+main(1, deaf, drain=3600.0)
+"""
+    with Family(source, tmp_path) as parent:
+        (pid,) = children(parent, 1)
+        parent.send(signal.SIGTERM)
+        parent.wait_for("heard")
+        os.kill(pid, signal.SIGKILL)
+        assert parent.wait() == 0
+        assert parent.output.count(f"process {pid} was killed by SIGKILL before it was done\n") == 1
+        assert "ends with 1\n" in parent.output
+
+
 def test_a_child_that_is_stopped_goes_on_and_ends_in_order(tmp_path: Path) -> None:
     with Family("main(3, idle)", tmp_path) as parent:
         first, second, _ = children(parent, 3)

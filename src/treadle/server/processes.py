@@ -279,6 +279,10 @@ class Parent:
         if self.stopping:
             # By SIGTERM: it had not begun to serve, or it was done.
             self.status = self.status or int(code not in (0, -signal.SIGTERM))
+            if (
+                code < 0 and code != -signal.SIGTERM and not self.killed
+            ):  # by others, of which it cannot have said a word
+                self.tell(logging.ERROR, "process %d was killed by %s before it was done", process, _name_of(-code))
         else:
             self.missed(process, code, now() - started)
 
