@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import ssl
 from collections.abc import Iterator
 from contextlib import suppress
 from contextvars import Context
@@ -12,7 +13,7 @@ from math import inf
 import pytest
 
 from treadle.server import Lines, Peer, Raw
-from treadle.server.connection import CHUNK, Connection, Phase
+from treadle.server.connection import CHUNK, PIECE, Connection, Phase
 
 
 @pytest.fixture
@@ -34,6 +35,43 @@ def drained(conn: Connection, theirs: socket.socket) -> bytes:
         except BlockingIOError:
             if not conn.out:
                 return data
+
+
+class Tls:
+    """Sends as a TLS socket does: it says nothing before it has sent all, and then wants no less than the last time."""
+
+    def __init__(self, room: int) -> None:
+        self.room = room
+        self.sent = b""
+        self.least = 0
+
+    def send(self, data: memoryview) -> int:
+        assert len(data) >= self.least, "OpenSSL: bad write retry"
+        if len(data) > self.room:
+            self.least = len(data)
+            raise ssl.SSLWantWriteError
+        self.least = 0
+        self.room -= len(data)
+        self.sent += data
+        return len(data)
+
+
+def test_of_a_large_answer_over_tls_it_is_known_how_much_was_taken(ends: tuple[Connection, socket.socket]) -> None:
+    """Or who takes it in good time would be slower than any rate, up to its last byte."""
+    conn, _ = ends
+    tls = Tls(room=3 * PIECE + 5)
+    conn.secure, conn.send = True, tls.send  # type: ignore[assignment]
+    answer = os.urandom(5 * PIECE + 7)
+    conn.write(answer)
+    assert conn.unsent == 2 * PIECE + 7
+    conn.write(b"next")
+    tls.room, conn.sent = PIECE, 0
+    assert conn.flush()
+    assert (conn.sent, conn.unsent) == (PIECE, PIECE + 11)
+    tls.room = 2 * PIECE
+    assert conn.flush()
+    assert not conn.out
+    assert tls.sent == answer + b"next"
 
 
 def test_what_the_kernel_does_not_take_is_kept_in_order_and_counted(ends: tuple[Connection, socket.socket]) -> None:

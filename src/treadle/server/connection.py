@@ -30,6 +30,7 @@ T = TypeVar("T")
 CHUNK = 256 * 1024  # bytes read at once, at most, as the event loops do; see `treadle.server.fleet` for what it costs
 KERNEL = 16 << 20  # bytes that the kernel holds for one connection, at most; its own limit (net.ipv4.tcp_rmem) is 6 MiB
 HANDSHAKE, LONGEST_RECORD = b"\x16", 5 + (1 << 14)  # how a record of one begins; bytes of a plain one, at most
+PIECE = 1 << 16  # bytes given to TLS at once, which does not say how many of them it has sent before all are
 RECORD = 22  # bytes of a TLS record beside what it carries, at least (RFC 8446, section 5.2; a tag of 16 bytes)
 CUT_SHORT = "TLS cut short"  # why a connection is closed that ended amid a message, without TLS's own goodbye
 RESET = struct.pack("ii", 1, 0)  # SO_LINGER with no time: the kernel forgets what is unsent, and sends RST
@@ -226,6 +227,11 @@ class Connection:
         view = view.cast("B") if view.c_contiguous else memoryview(view.tobytes())
         if self.error is not None:
             return
+        if self.secure and len(view) > PIECE:
+            self.keep(view)
+            if len(self.out) == 1:
+                self.flush()
+            return
         if not self.out:
             try:
                 sent = self.send(view)
@@ -250,8 +256,9 @@ class Connection:
         before = self.unsent
         while self.out:
             view = self.out[0]
+            piece = view[:PIECE] if self.secure else view
             try:
-                sent = self.send(view)
+                sent = self.send(piece)
             except BLOCKED:
                 break
             except OSError as error:
@@ -259,10 +266,12 @@ class Connection:
                 return True
             self.unsent -= sent
             self.sent += sent
-            if sent < len(view):
-                self.out[0] = view[sent:]
+            if sent == len(view):
+                self.out.popleft()
+                continue
+            self.out[0] = view[sent:]
+            if sent < len(piece):
                 break
-            self.out.popleft()
         return self.unsent < before or not before
 
     def unread(self, most: int = KERNEL) -> int:
