@@ -44,7 +44,7 @@ class Judge:
         self.turns = 0
         self.jumped = 0.0  # when time moved on last though somebody had something to do
         self.unwelcome = 0  # clients that were accepted, and could not be taken in
-        self.overdue: dict[Connection, tuple[str, float]] = {}  # by which limit, and since when we know
+        self.overdue: dict[Connection, tuple[str, Any, float]] = {}  # by which limit, who led, since when we know
         self.not_read: dict[Connection, float] = {}  # when it was seen last that the server does not read
 
     def about_to_wait(self, seconds: float) -> None:
@@ -114,9 +114,10 @@ class Judge:
         if end > lane.now:
             self.overdue.pop(conn, None)
         else:  # a busy connection that came back, for one, is found so at the next look
-            if self.overdue.setdefault(conn, (why, lane.now))[0] != why:
-                self.overdue[conn] = (why, lane.now)
-            late = lane.now - self.overdue[conn][1]
+            # Who loses the lead amid others' turns leaves the rest to the next one, who has a period of its own for it.
+            if self.overdue.setdefault(conn, (why, lane.lead, lane.now))[:2] != (why, lane.lead):
+                self.overdue[conn] = (why, lane.lead, lane.now)
+            late = lane.now - self.overdue[conn][2]
             assert late <= lane.timers.period or why == "max_age", f"{said}: {why} should have come {late} s ago"
 
     def gone_already(self, plain: Callable[[Exception], str], error: Exception) -> str:
