@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import socket
@@ -197,7 +198,8 @@ class Fleet:
 
     def _fault_of(self, error: Exception) -> str:
         """Return by what a client is closed that could not be taken in, and say so if that is no fault of its own."""
-        if isinstance(error, OSError) and not isinstance(error, ssl.SSLError):  # it is gone already: ordinary
+        if isinstance(error, OSError) and (not isinstance(error, ssl.SSLError) or error.errno == errno.ENOTCONN):
+            # It is gone already, perhaps after it has sent something: ordinary.
             return error.strerror or type(error).__name__
         burst = self._bursts.of("context", *kind_of(error))
         if burst.begins():
