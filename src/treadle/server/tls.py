@@ -51,6 +51,7 @@ class Certificates:
             ssl.SSLError: a file holds something else, or the key is not the certificate's; its `filename` is that file.
         """
         context = _default_context()
+        context.options &= ~ssl.OP_IGNORE_UNEXPECTED_EOF  # older Pythons set it; see Service.cut_short
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         for path in filter(None, (self.certfile, self.keyfile, self.client_ca)):
             with open(path, "rb"):  # its error names the file, which that of OpenSSL does not
