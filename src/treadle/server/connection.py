@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from treadle.server.proxy import Header
     from treadle.server.timers import Entry
 
-__all__ = ["BLOCKED", "CHUNK", "CUT_SHORT", "RECORD", "Connection", "Peer", "Phase", "hang_up", "plain_of"]
+__all__ = ["BLOCKED", "CHUNK", "CUT_SHORT", "RECORD", "Connection", "Peer", "Phase", "hang_up", "is_ragged", "plain_of"]
 
 T = TypeVar("T")
 
@@ -371,6 +371,11 @@ class Connection:
 
     def __repr__(self) -> str:
         return f"<Connection {self.peer} {self.phase.value}>"
+
+
+def is_ragged(error: OSError) -> bool:
+    """Whether it is the end without TLS's own goodbye; Python 3.11.2, for one, has no class of its own for that."""
+    return isinstance(error, ssl.SSLEOFError) or getattr(error, "reason", None) == "UNEXPECTED_EOF_WHILE_READING"
 
 
 def plain_of(sock: socket.socket) -> socket.socket:

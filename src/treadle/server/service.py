@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from treadle.errors import MessageTooLong
 from treadle.server.burst import Bursts, kind_of
-from treadle.server.connection import BLOCKED, CHUNK, CUT_SHORT, RECORD, Connection, Phase, hang_up
+from treadle.server.connection import BLOCKED, CHUNK, CUT_SHORT, RECORD, Connection, Phase, hang_up, is_ragged
 from treadle.server.deadlines import GRACE, Deadlines
 from treadle.server.messages import CloseConnection
 from treadle.server.pace import JAM
@@ -252,7 +252,7 @@ class Service:
             if conn.wait_in != READ or not conn.calm:
                 self.settle(conn)
             return
-        if isinstance(error, ssl.SSLEOFError):
+        if is_ragged(error):
             self.cut_short(conn)
             return
         conn.give_up(error)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from treadle import checks, clock
 from treadle.calls import name_of
 from treadle.errors import MessageTooLong
-from treadle.server.connection import BLOCKED, CUT_SHORT, RECORD
+from treadle.server.connection import BLOCKED, CUT_SHORT, RECORD, is_ragged
 from treadle.server.framing import Cutter, RawCutter
 from treadle.server.limits import Limits
 from treadle.server.messages import CloseConnection
@@ -269,7 +269,9 @@ class Conversation:
         connection = self._connection
         try:
             data = self._sock.recv(most)
-        except ssl.SSLEOFError:  # without TLS's goodbye
+        except ssl.SSLError as error:
+            if not is_ragged(error):
+                raise
             self._cut_short = True
             if self._rest:
                 connection.why = connection.why or CUT_SHORT
