@@ -246,21 +246,6 @@ class Stuck:
         return self.sock.send(data)
 
 
-@pytest.mark.parametrize("taken", [True, False])
-@pytest.mark.parametrize("limits", [{"write_timeout": LIMIT}, {"min_write_rate": 1.0, "rate_grace": LIMIT}])
-def test_an_answer_that_was_taken_in_time_is_sent_to_its_end(leaps: Leaps, taken: bool, limits: dict[str, Any]) -> None:
-    with lines(**limits) as server, talking(server, None) as sock:
-        (conn,) = connections(server)
-        stuck = Stuck(conn.sock)
-        conn.send = stuck.send
-        sock.sendall(b"answer\n")
-        assert stuck.tried.wait(PATIENCE)
-        with stall(server, leaps):
-            if taken:
-                stuck.free.set()
-        assert receive_all_or(sock, 7) == (b"answer\n" if taken else b"")
-
-
 class Narrow(Stuck):
     """Sends a few bytes at a time, as the kernel does for whom a large answer is on its way."""
 
@@ -268,17 +253,23 @@ class Narrow(Stuck):
         return super().send(data[:3])
 
 
+@pytest.mark.parametrize("kernel", [Stuck, Narrow])
+@pytest.mark.parametrize("taken", [True, False])
 @pytest.mark.parametrize("limits", [{"write_timeout": LIMIT}, {"min_write_rate": 1.0, "rate_grace": LIMIT}])
-def test_who_has_taken_all_that_the_kernel_held_has_its_time_for_the_rest(leaps: Leaps, limits: dict[str, Any]) -> None:
+def test_an_answer_that_was_taken_in_time_is_sent_to_its_end(
+    leaps: Leaps, taken: bool, limits: dict[str, Any], kernel: type[Stuck]
+) -> None:
+    """Also if the kernel holds a part of it only: who has taken all of that has its time for the rest."""
     with lines(**limits) as server, talking(server, None) as sock:
         (conn,) = connections(server)
-        narrow = Narrow(conn.sock)
-        conn.send = narrow.send
-        sock.sendall(b"large answer\n")
-        assert narrow.tried.wait(PATIENCE)
+        stuck = kernel(conn.sock)
+        conn.send = stuck.send
+        sock.sendall(b"answer\n")
+        assert stuck.tried.wait(PATIENCE)
         with stall(server, leaps):
-            narrow.free.set()
-        assert receive_all_or(sock, 13) == b"large answer\n"
+            if taken:
+                stuck.free.set()
+        assert receive_all_or(sock, 7) == (b"answer\n" if taken else b"")
 
 
 def receive_all_or(sock: socket.socket, size: int) -> bytes:

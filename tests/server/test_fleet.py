@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import logging
 import socket
 import ssl
 import struct
@@ -47,16 +49,21 @@ def test_connections_are_dealt_out_to_the_lanes(lanes: int, monkeypatch: pytest.
         assert server.snapshot().pool.threads <= 2 * lanes
 
 
-def test_a_peer_that_is_gone_when_it_is_taken_in_is_counted_out_again() -> None:
+@pytest.mark.parametrize("kind", [OSError, ssl.SSLError])
+def test_a_peer_that_is_gone_when_it_is_taken_in_is_counted_out_again(
+    kind: type[OSError], caplog: pytest.LogCaptureFixture
+) -> None:
+    """That is ordinary, also where it has sent something before, which ssl has an error of its own for."""
     with Server(Messages(echo, Lines()), "127.0.0.1:0", max_workers=1) as server:
         assert server._fleet is not None
-        server._fleet.context = Broken()  # type: ignore[assignment]
+        server._fleet.context = Broken(kind)  # type: ignore[assignment]
         with client(server) as sock:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             assert sock.recv(1) == b""
         seen = server.snapshot()
     assert (seen.connections, seen.closed) == (0, 1)
     assert seen.closed_by == {"Transport endpoint is not connected": 1}
+    assert not [record for record in caplog.records if record.levelno > logging.INFO]
 
 
 class Fails:
@@ -154,8 +161,11 @@ def test_a_framing_that_fails_to_begin_closes_its_client_however_it_fails(
 class Broken:
     """A TLS context that finds the peer gone."""
 
+    def __init__(self, kind: type[OSError]) -> None:
+        self.kind = kind
+
     def wrap_socket(self, sock: socket.socket, **options: object) -> socket.socket:
-        raise OSError(107, "Transport endpoint is not connected")
+        raise self.kind(errno.ENOTCONN, "gone")
 
 
 def test_without_a_thread_for_the_watchdog_nothing_is_left_open(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -166,19 +166,17 @@ main(1, serve, drain=3600.0)
         assert "ends with 1\n" in parent.output
 
 
-def test_a_child_that_does_not_end_is_killed_when_the_time_is_over(tmp_path: Path) -> None:
-    source = """
-processes.GRACE = 0.05
-
+DEAF = """
 def deaf(listeners, lifeline):
     signal.signal(signal.SIGTERM, lambda number, frame: said("heard"))
     said("child", os.getpid())
     while True:
         select.select([], [], [], 3600)
-
-main(2, deaf, drain=0.05)
 """
-    with Family(source, tmp_path) as parent:
+
+
+def test_a_child_that_does_not_end_is_killed_when_the_time_is_over(tmp_path: Path) -> None:
+    with Family(f"processes.GRACE = 0.05\n{DEAF}\nmain(2, deaf, drain=0.05)", tmp_path) as parent:
         pids = children(parent, 2)
         parent.send(signal.SIGTERM)
         assert parent.wait() == 0
@@ -189,16 +187,7 @@ main(2, deaf, drain=0.05)
 
 def test_a_child_that_others_kill_while_all_stop_is_named(tmp_path: Path) -> None:
     """As a system does that is out of memory; nobody else says why the status is 1."""
-    source = """
-def deaf(listeners, lifeline):
-    signal.signal(signal.SIGTERM, lambda number, frame: said("heard"))
-    said("child", os.getpid())
-    while True:
-        select.select([], [], [], 3600)
-
-main(1, deaf, drain=3600.0)
-"""
-    with Family(source, tmp_path) as parent:
+    with Family(f"{DEAF}\nmain(1, deaf, drain=3600.0)", tmp_path) as parent:
         (pid,) = children(parent, 1)
         parent.send(signal.SIGTERM)
         parent.wait_for("heard")

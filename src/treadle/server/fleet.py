@@ -200,7 +200,7 @@ class Fleet:
         """Return by what a client is closed that could not be taken in, and say so if that is no fault of its own."""
         if isinstance(error, OSError) and (not isinstance(error, ssl.SSLError) or error.errno == errno.ENOTCONN):
             # It is gone already, perhaps after it has sent something: ordinary.
-            return error.strerror or type(error).__name__
+            return os.strerror(error.errno) if error.errno else type(error).__name__
         burst = self._bursts.of("context", *kind_of(error))
         if burst.begins():
             said = "%s: clients are closed, for TLS fails before the handshake%s"
