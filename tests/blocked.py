@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 
-from treadle import Pool, deadlock
+from treadle import Pool
+from treadle import _deadlock as deadlock
 
 __all__ = ["until_blocked", "until_noted"]
 
@@ -20,7 +21,7 @@ def until_blocked(pool: Pool, callers: int) -> None:
 
 
 def until_noted(threads: int) -> None:
-    """Return when so many threads wait where `treadle.deadlock` sees them."""
+    """Return when so many threads wait where `treadle._deadlock` sees them."""
     tick = threading.Event()
     for _ in range(3000):
         if len(deadlock._waits) == threads:

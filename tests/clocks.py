@@ -7,7 +7,9 @@ from time import monotonic
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from treadle import alarm, clock, submitter
+from treadle import _alarm as alarm
+from treadle import _clock as clock
+from treadle import _submitter as submitter
 
 if TYPE_CHECKING:
     import pytest

@@ -13,9 +13,9 @@ from time import monotonic
 from typing import Any
 
 from treadle import Pool
-from treadle.server.lot import Lot
-from treadle.server.parking import Parking
-from treadle.server.socketserver import PoolMixIn
+from treadle.server._lot import Lot
+from treadle.server._parking import Parking
+from treadle.server._socketserver import PoolMixIn
 
 __all__ = [
     "ANYWHERE",

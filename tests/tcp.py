@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from treadle.server import Server
-from treadle.server.lane import Lane
+from treadle.server._lane import Lane
 
 PATIENCE = 30.0  # seconds after which a test that waits for the other side has failed
 

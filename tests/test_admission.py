@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 
 from blocked import until_blocked
-from treadle import Future, Pool, admission, deadline
+from treadle import Future, Pool, deadline
+from treadle import _admission as admission
+from treadle._scope import SCOPE, Scope
 from treadle.errors import PoolClosed, PoolDeadlock, PoolFull
 from treadle.events import Observer, TaskEvent
-from treadle.scope import SCOPE, Scope
 
 
 class Blocked:

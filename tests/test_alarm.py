@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from behaviour.scripts import script
 from clocks import FakeClock
-from treadle import clock
-from treadle.alarm import ALARM, Alarm, Bell, call_out
+from treadle import _clock as clock
+from treadle._alarm import ALARM, Alarm, Bell, call_out
 
 PATIENCE = 30.0
 
@@ -29,7 +29,7 @@ def still(monkeypatch: pytest.MonkeyPatch) -> FakeClock:
 @pytest.fixture
 def alarm(monkeypatch: pytest.MonkeyPatch) -> Alarm:
     """An alarm without a thread: it is rung by hand."""
-    monkeypatch.setattr("treadle.alarm.start_thread", lambda target, name: threading.current_thread())
+    monkeypatch.setattr("treadle._alarm.start_thread", lambda target, name: threading.current_thread())
     return Alarm()
 
 
@@ -219,11 +219,11 @@ def test_what_is_the_users_is_called_in_order_and_by_the_alarm_itself_if_no_thre
             super().set(when, ring)
             raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr("treadle.alarm.start_thread", lambda target, name: threading.current_thread())
+    monkeypatch.setattr("treadle._alarm.start_thread", lambda target, name: threading.current_thread())
     here, elsewhere, called = Alarm(), Threadless(), list[int]()
     here.set(inf, int)  # it takes this thread for its own now
-    monkeypatch.setattr("treadle.alarm.ALARM", here)
-    monkeypatch.setattr("treadle.alarm.CALLBACKS", elsewhere)
+    monkeypatch.setattr("treadle._alarm.ALARM", here)
+    monkeypatch.setattr("treadle._alarm.CALLBACKS", elsewhere)
     for number in range(3):
         call_out(called.append, number)
     assert called == [0, 1, 2]
@@ -320,7 +320,7 @@ def test_a_thread_that_cannot_be_started_is_told_and_the_next_set_tries_again(mo
 
     alarm, rang = Alarm(), threading.Event()
     with monkeypatch.context() as patch:
-        patch.setattr("treadle.alarm.start_thread", refuse)
+        patch.setattr("treadle._alarm.start_thread", refuse)
         with pytest.raises(RuntimeError, match="can't start new thread"):
             alarm.set(clock.now(), int)
     alarm.set(clock.now(), rang.set)
@@ -349,7 +349,7 @@ def test_a_hundred_thousand_that_are_set_and_muted_leave_a_handful(alarm: Alarm,
 def test_what_is_set_and_not_muted_rings_in_time_and_in_order(steps: list[tuple[str, int]]) -> None:
     with pytest.MonkeyPatch.context() as patch:
         clock_, alarm = FakeClock(patch, start=0.0), Alarm()
-        patch.setattr("treadle.alarm.start_thread", lambda target, name: threading.current_thread())
+        patch.setattr("treadle._alarm.start_thread", lambda target, name: threading.current_thread())
         live: dict[int, tuple[float, Bell]] = {}
         rang: list[int] = []
         for serial, (step, number) in enumerate(steps):
@@ -381,7 +381,7 @@ def test_what_is_set_and_not_muted_rings_in_time_and_in_order(steps: list[tuple[
 def test_no_fork_comes_between_the_moments_a_bell_leaves_the_heap_and_is_noted_as_rung() -> None:
     """Or in the child it would be in no heap and yet look set; who waits for it there would never set it again."""
     done = script("""
-        from treadle import alarm, clock
+        from treadle import _alarm as alarm, _clock as clock
         heappop, popped, go_on = alarm.heappop, threading.Event(), threading.Event()
         class Lock:  # which says when the main thread asks for it
             def __init__(self, lock):
@@ -417,8 +417,8 @@ def test_no_fork_comes_between_the_moments_a_bell_leaves_the_heap_and_is_noted_a
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the platform cannot fork")
 def test_in_a_forked_child_it_rings_what_is_set_there_and_nothing_of_the_parents() -> None:
     done = script("""
-        from treadle import clock
-        from treadle.alarm import ALARM
+        from treadle import _clock as clock
+        from treadle._alarm import ALARM
         rang = threading.Event()
         parents = ALARM.set(clock.now() + 0.5, lambda: (print("the parent's"), rang.set()))
         far = ALARM.set(clock.now() + 600, int)

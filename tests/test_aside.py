@@ -13,9 +13,9 @@ from blocked import until_noted
 from clocks import FakeClock
 from orders.tasks import task_of
 from treadle import Future, Pool, Rate, TaskGroup
-from treadle.governed import Governed, new_task
-from treadle.staff import Staff
-from treadle.traits import PLAIN
+from treadle._governed import Governed, new_task
+from treadle._staff import Staff
+from treadle._traits import PLAIN
 
 
 def test_a_task_without_a_rate_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:

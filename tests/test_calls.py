@@ -8,7 +8,7 @@ from functools import partial
 
 import pytest
 
-from treadle.calls import Bare, Unseen, name_of
+from treadle._calls import Bare, Unseen, name_of
 
 
 class Callable:

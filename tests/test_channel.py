@@ -1,4 +1,4 @@
-"""treadle.channel: order, bounds, closing, time-outs and Ctrl-C, alone and under threads."""
+"""treadle._channel: order, bounds, closing, time-outs and Ctrl-C, alone and under threads."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import treadle.channel
-import treadle.checks
-from treadle.channel import Channel
+import treadle._channel
+import treadle._checks
+from treadle._channel import Channel
 from treadle.errors import ChannelClosed, ChannelEmpty, ChannelFull, DeadlineExceeded
 
 PATIENCE = 20.0  # seconds for what must happen
@@ -334,7 +334,7 @@ def sleeping(sleep: Callable[[], bool]) -> Iterator[None]:
         return ScriptedLock(scripts.pop()) if scripts else allocate_lock()
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(treadle.channel, "allocate_lock", allocate)
+        patch.setattr(treadle._channel, "allocate_lock", allocate)
         yield
 
 
@@ -501,7 +501,7 @@ def interruptions() -> Iterator[Callable[[], object]]:
         if frame is not None and frame.f_code.co_filename in places:  # in a finalizer, say, it would only be printed
             raise Interrupted
 
-    places = {treadle.channel.__file__, treadle.checks.__file__}
+    places = {treadle._channel.__file__, treadle._checks.__file__}
     previous = signal.signal(signal.SIGALRM, handle)
     try:
         yield lambda: signal.setitimer(signal.ITIMER_REAL, 0.00005)

@@ -17,7 +17,8 @@ from unittest.mock import AsyncMock, MagicMock, create_autospec
 
 import pytest
 
-from treadle import Pool, checks
+from treadle import Pool
+from treadle import _checks as checks
 
 
 async def answer() -> None:

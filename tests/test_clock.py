@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from treadle import clock
+from treadle import _clock as clock
 
 
 def test_both_readings_are_monotonic_and_of_one_clock() -> None:

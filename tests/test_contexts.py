@@ -11,9 +11,9 @@ from threading import Thread
 import pytest
 
 from programs import run
-from treadle import contexts
-from treadle.calls import Bare
-from treadle.contexts import LENT, Lent, copier, taken
+from treadle import _contexts as contexts
+from treadle._calls import Bare
+from treadle._contexts import LENT, Lent, copier, taken
 
 NAME: ContextVar[str] = ContextVar("name", default="nobody's")
 OTHER: ContextVar[str] = ContextVar("other", default="nobody's")
@@ -105,7 +105,7 @@ def test_decimal_is_imported_for_nobody() -> None:
 WARNINGS = """
 import warnings
 from contextvars import Context, copy_context
-from treadle.contexts import Lent, taken
+from treadle._contexts import Lent, taken
 
 def actions():
     return [entry[0] for entry in warnings._get_context()._filters]

@@ -1,4 +1,4 @@
-"""treadle.crew: workers that stay, survive and end when they should."""
+"""treadle._crew: workers that stay, survive and end when they should."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ import treadle
 from clocks import FakeClock
 from programs import run
 from treadle import Pool
-from treadle.alarm import ALARM
-from treadle.channel import Channel
-from treadle.crew import Crew, CrewSnapshot
+from treadle._alarm import ALARM
+from treadle._channel import Channel
+from treadle._crew import Crew, CrewSnapshot
 from treadle.errors import ChannelClosed, ChannelFull
 
 PATIENCE = 20.0  # seconds for what must happen
@@ -508,7 +508,7 @@ def test_crew_whose_threads_cannot_all_be_started_raises_and_leaves_none(monkeyp
 def test_crew_that_is_not_closed_handles_all_when_python_exits() -> None:
     program = """
         import os, threading
-        from treadle.crew import Crew
+        from treadle._crew import Crew
         def handle(item):
             while not crew.channel.closed:  # nobody but the exit closes it
                 threading.Event().wait(0.001)
@@ -528,7 +528,7 @@ def test_crew_that_is_not_closed_handles_all_when_python_exits() -> None:
 def test_ctrl_c_ends_the_program_whatever_its_handlers_wait_for(caught: bool) -> None:
     program = f"""
         import signal, threading
-        from treadle.crew import Crew
+        from treadle._crew import Crew
         inside = threading.Event()
         def handle(item):
             inside.set()

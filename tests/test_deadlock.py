@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 
 from blocked import until_blocked, until_noted
-from treadle import Future, Pool, TaskGroup, as_completed, deadlock, wait
-from treadle.dispatch import Dispatcher
+from treadle import Future, Pool, TaskGroup, as_completed, wait
+from treadle import _deadlock as deadlock
+from treadle._dispatch import Dispatcher
+from treadle._worker import current_worker
 from treadle.errors import PoolDeadlock
 from treadle.orders import Fair
-from treadle.worker import current_worker
 
 
 @pytest.mark.parametrize("threads", [1, 2])

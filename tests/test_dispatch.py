@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from treadle import Future, Pool, Rate, deadline
-from treadle import dispatch as dispatch_module
-from treadle.alarm import call_later
-from treadle.dispatch import Dispatcher
+from treadle import _dispatch as dispatch_module
+from treadle._alarm import call_later
+from treadle._dispatch import Dispatcher
 from treadle.errors import DeadlineExceeded
 
 

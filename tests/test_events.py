@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
-from treadle import Future, Pool, Rate, deadline, deadlock
-from treadle.alarm import call_later
+from treadle import Future, Pool, Rate, deadline
+from treadle import _deadlock as deadlock
+from treadle._alarm import call_later
+from treadle._governed import Governed
 from treadle.errors import DeadlineExceeded, PoolClosed, PoolFull
 from treadle.events import Observer, TaskEvent, observers_in
-from treadle.governed import Governed
 
 
 class Notes(Observer):

@@ -17,9 +17,10 @@ import pytest
 
 from blocked import until_noted
 from clocks import LeapingClock
-from treadle import Future, Pool, TaskGroup, as_completed, deadline, feed, wait
+from treadle import Future, Pool, TaskGroup, as_completed, deadline, wait
+from treadle import _feed as feed
+from treadle._feed import PATIENCE
 from treadle.errors import PoolClosed, PoolDeadlock
-from treadle.feed import PATIENCE
 
 TOTAL = 150  # items; far more than are read ahead of the results
 AHEAD = 4

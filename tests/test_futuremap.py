@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from treadle import Future, Pool
+from treadle._futuremap import FutureMap
 from treadle.errors import PoolClosed
-from treadle.futuremap import FutureMap
 
 
 class Counting(Pool):

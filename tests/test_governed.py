@@ -1,4 +1,4 @@
-"""treadle.governed: tasks of a scope, which are settled once: by their worker, or by the alarm at the deadline."""
+"""treadle._governed: tasks of a scope, which are settled once: by their worker, or by the alarm at the deadline."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ import pytest
 import treadle
 from clocks import FakeClock
 from treadle import Future, Pool
-from treadle import alarm as alarm_module
-from treadle import scope as scope_module
-from treadle import submitter as submitter_module
-from treadle.alarm import Alarm
+from treadle import _alarm as alarm_module
+from treadle import _scope as scope_module
+from treadle import _submitter as submitter_module
+from treadle._alarm import Alarm
+from treadle._futures import PENDING
+from treadle._governed import FREE, Governed, new_task
+from treadle._scope import SCOPE, Scope
+from treadle._submitter import BARE
+from treadle._traits import PLAIN
 from treadle.errors import Cancelled, DeadlineExceeded, PoolClosed, PoolFull
 from treadle.events import Observer, TaskEvent
-from treadle.futures import PENDING
-from treadle.governed import FREE, Governed, new_task
-from treadle.scope import SCOPE, Scope
-from treadle.submitter import BARE
-from treadle.traits import PLAIN
 
 PATIENCE = 30.0  # seconds for what must happen
 

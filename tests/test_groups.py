@@ -1,4 +1,4 @@
-"""treadle.groups: no task outlives its group, one failure ends them all, and nothing that was raised is lost."""
+"""treadle._groups: no task outlives its group, one failure ends them all, and nothing that was raised is lost."""
 
 from __future__ import annotations
 
@@ -20,14 +20,15 @@ from hypothesis import strategies as st
 import treadle
 from behaviour.scripts import script
 from clocks import LeapingClock
-from treadle import Channel, Future, Pool, TaskGroup, deadlock
-from treadle import alarm as alarm_module
-from treadle import scope as scope_module
-from treadle import watchers as watchers_module
-from treadle.alarm import Alarm
+from treadle import Channel, Future, Pool, TaskGroup
+from treadle import _alarm as alarm_module
+from treadle import _deadlock as deadlock
+from treadle import _scope as scope_module
+from treadle import _watchers as watchers_module
+from treadle._alarm import Alarm
+from treadle._governed import Governed
+from treadle._scope import SCOPE, Scope, current
 from treadle.errors import Cancelled, DeadlineExceeded, PoolClosed, PoolFull, Shed, WorkerLost
-from treadle.governed import Governed
-from treadle.scope import SCOPE, Scope, current
 
 PATIENCE = 30.0  # seconds for what must happen
 LONG = 600.0  # seconds that no test waits for
@@ -993,7 +994,7 @@ def test_what_the_program_cancels_itself_is_no_failure() -> None:
 def test_a_forked_child_leaves_a_block_whose_tasks_stayed_in_the_parent() -> None:
     """Also when, as the process forked, another thread was submitting to the group, or held its lock."""
     done = script("""
-        import treadle.groups
+        import treadle._groups
         from treadle import Pool, TaskGroup
         pool, began, gate, stop = Pool(1, queue_size=1), threading.Event(), threading.Event(), threading.Event()
         def running():
@@ -1151,7 +1152,7 @@ def test_ctrl_c_while_the_end_waits_cancels_the_group_and_waits_for_what_runs(mo
         with Raising(KeyboardInterrupt):
             with group:
                 running = group.submit(task)
-                monkeypatch.setattr("treadle.groups.deadlock.wait", interrupt_first)
+                monkeypatch.setattr("treadle._groups.deadlock.wait", interrupt_first)
         monkeypatch.undo()
         assert isinstance(running.exception(0), Cancelled)
     assert len(waits) == 2

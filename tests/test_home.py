@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from treadle import Future
-from treadle.home import Alone
+from treadle._home import Alone
 
 
 def test_a_future_made_by_hand_lives_alone_and_is_nobodys_to_run() -> None:

@@ -45,24 +45,29 @@ STRANGERS = {"server", "fetch", "engines"}  # side by side, and never importing 
 
 THREAD_CLASSES = {"Thread", "Timer"}
 THREAD_FUNCTIONS = {"start_new_thread", "start_new", "start_joinable_thread"}
-MAY_START_THREADS = {"threads.py", "server/processes.py", "engines/processes.py"}
-MAY_READ_TIME = {"clock.py"}
+MAY_START_THREADS = {"_threads.py", "server/_processes.py", "engines/_processes.py"}
+MAY_READ_TIME = {"_clock.py"}
 SOCKETS = {"socket", "_socket", "socketserver", "ssl"}
-MAY_TOUCH_SOCKETS = ("server/", "fetch/", "cli/echo.py")
-MUST_LOG_SAFELY = ("server/", "cli/")
+MAY_TOUCH_SOCKETS = ("server/", "fetch/", "_cli/echo.py")
+MUST_LOG_SAFELY = ("server/", "_cli/")
 LEVELS = {"critical", "debug", "error", "exception", "fatal", "info", "log", "warn", "warning"}
 # The guard around the optional dependencies of the command line.
-MAY_IMPORT_IN_FUNCTIONS = {"cli/main.py"}
+MAY_IMPORT_IN_FUNCTIONS = {"_cli/main.py"}
 
 
 def name_of(path: Path) -> str:
-    """Return the path below src/treadle, as in `cli/echo.py`."""
+    """Return the path below src/treadle, as in `_cli/echo.py`."""
     return path.relative_to(SOURCE).as_posix()
 
 
 def room_of(module: str) -> str:
-    """Return the name that the floors use: `server` for `treadle.server.lead`, `__init__` for `treadle`."""
-    return [*module.split("."), "__init__"][1]
+    """Return the name that the floors use: `server` for `treadle.server._lead`, `__init__` for `treadle`."""
+    return plain([*module.split("."), "__init__"][1])
+
+
+def plain(name: str) -> str:
+    """Return the name without the underscore that says it is nobody else's."""
+    return name if name.startswith("__") else name.removeprefix("_")
 
 
 def running_nodes(tree: ast.AST) -> Iterator[ast.AST]:
@@ -97,7 +102,7 @@ def floor_of(room: str) -> int:
 
 
 def upward_imports(path: Path, tree: ast.AST) -> list[str]:
-    own = name_of(path).removesuffix(".py").split("/")[0]
+    own = plain(name_of(path).removesuffix(".py").split("/")[0])
     faults = []
     for line, module in imports_in(tree):
         if module.split(".")[0] != "treadle":
@@ -148,14 +153,14 @@ def test_imports_go_downward_only(path: Path) -> None:
 @pytest.mark.parametrize(
     ("path", "source"),
     [
-        ("futures.py", "from treadle.pool import Pool"),
-        ("aio.py", "import treadle.pool"),
-        ("pool.py", "from treadle import Pool"),
-        ("dispatch.py", "from treadle import pool"),
-        ("server/lead.py", "from treadle.fetch.retry import Retry"),
+        ("_futures.py", "from treadle._pool import Pool"),
+        ("_aio.py", "import treadle._pool"),
+        ("_pool.py", "from treadle import Pool"),
+        ("_dispatch.py", "from treadle import _pool"),
+        ("server/_lead.py", "from treadle.fetch._retry import Retry"),
         ("engines/dask.py", "import treadle.server"),
-        ("watch/trace.py", "from treadle.cli.main import main"),
-        ("crew.py", "def f():\n    from treadle.server import Server"),
+        ("watch/trace.py", "from treadle._cli.main import main"),
+        ("_crew.py", "def f():\n    from treadle.server import Server"),
     ],
 )
 def test_layer_test_sees_an_upward_import(path: str, source: str) -> None:
@@ -262,7 +267,8 @@ def test_log_rule_sees_a_call(source: str, logs: bool) -> None:
 def test_each_module_has_its_test_module(path: Path) -> None:
     if path.name in {"__init__.py", "__main__.py"}:
         return
-    mirror = ROOT / "tests" / path.relative_to(SOURCE).with_name(f"test_{path.name}")
+    folders = [plain(folder) for folder in path.relative_to(SOURCE).parts[:-1]]
+    mirror = ROOT.joinpath("tests", *folders, f"test_{plain(path.name)}")
     assert mirror.exists(), f"{name_of(path)} wants {mirror.relative_to(ROOT)}"
 
 

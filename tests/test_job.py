@@ -17,10 +17,10 @@ import pytest
 
 import treadle
 from treadle import Pool
-from treadle import job as job_module
+from treadle import _job as job_module
+from treadle._job import NONE_YET, RETURNED, Item, Job
 from treadle.errors import WorkerLost
 from treadle.events import Observer
-from treadle.job import NONE_YET, RETURNED, Item, Job
 
 
 def test_items_that_block_are_spread_over_all_threads() -> None:

@@ -12,9 +12,10 @@ from threading import Thread
 
 import pytest
 
-from treadle import Pool, lifecycle
-from treadle.staff import Staff
-from treadle.worker import Worker
+from treadle import Pool
+from treadle import _lifecycle as lifecycle
+from treadle._staff import Staff
+from treadle._worker import Worker
 
 fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
 
@@ -111,8 +112,8 @@ def test_ctrl_c_while_the_interpreter_waits_for_tasks_ends_the_wait() -> None:
         from treadle import Pool
         pool = Pool(1)
         def task():
-            import treadle.lifecycle
-            while not treadle.lifecycle.exiting():
+            import treadle._lifecycle
+            while not treadle._lifecycle.exiting():
                 threading.Event().wait(0.01)
             while True:  # one that comes just before the main thread sleeps is seen when it wakes
                 os.kill(os.getpid(), signal.SIGINT)
@@ -203,7 +204,7 @@ def test_every_lost_exception_is_logged_at_exit_whatever_a_log_handler_raises() 
         pool = Pool(1)
         futures = [pool.submit(int, "x") for _ in range(3)]
         pool.shutdown()
-        from treadle import calls
+        from treadle import _calls as calls
         for error in errors:
             kept = [calls.Unseen(f"{type(error).__name__}-{n}", ValueError()) for n in range(2)]
             try:
@@ -221,7 +222,8 @@ def test_every_lost_exception_is_logged_at_exit_whatever_a_log_handler_raises() 
 def test_whatever_fails_at_exit_keeps_no_other_pool_from_ending() -> None:
     done = python("""
         import threading
-        from treadle import Pool, lifecycle
+        from treadle import Pool
+        from treadle import _lifecycle as lifecycle
         class Leaver:
             def __init__(self, error):
                 self.error = error
@@ -251,7 +253,8 @@ def test_a_forked_child_tells_orphans_before_it_gives_up_tasks_and_whatever_one_
     """At exit too, while what was accepted still runs: the tasks that are given up may reach for what they hold."""
     done = python(f"""
         import os, threading
-        from treadle import Pool, lifecycle
+        from treadle import Pool
+        from treadle import _lifecycle as lifecycle
         pool, gate = Pool(2), threading.Event()
         class Orphan:
             def forget_threads(self):

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from treadle import Pool, Rate
+from treadle._options import rate_of, traits_for
+from treadle._traits import PLAIN
 from treadle.errors import PoolFull
-from treadle.options import rate_of, traits_for
 from treadle.orders import Fair, Fifo, Order, Priority
-from treadle.traits import PLAIN
 
 PATIENCE = 30.0
 

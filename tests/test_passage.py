@@ -21,10 +21,11 @@ import pytest
 import treadle
 from behaviour.scripts import script
 from programs import Program
-from treadle import Future, Pool, TaskGroup, submitter
+from treadle import Future, Pool, TaskGroup
+from treadle import _submitter as submitter
+from treadle._passage import STANDARD, _standard
 from treadle.errors import DeadlineExceeded, PoolBroken, PoolClosed, PoolFull
 from treadle.events import Observer, TaskEvent
-from treadle.passage import STANDARD, _standard
 
 PATIENCE = 30.0
 

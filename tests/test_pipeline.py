@@ -1,4 +1,4 @@
-"""treadle.pipeline: order, bounds, errors and endings."""
+"""treadle._pipeline: order, bounds, errors and endings."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from hypothesis import strategies as st
 import treadle
 from clocks import FakeClock
 from programs import run
+from treadle._pipeline import Pipeline, _InOrder
 from treadle.errors import ChannelClosed, DeadlineExceeded
-from treadle.pipeline import Pipeline, _InOrder
 
 PATIENCE = 20.0  # seconds for what must happen
 
@@ -558,7 +558,7 @@ def test_ctrl_c_ends_the_wait_for_a_result_and_waits_for_nobody() -> None:
 def test_run_that_was_left_does_not_keep_python_from_exiting(end: str) -> None:
     program = """
         import threading
-        from treadle.pipeline import Pipeline
+        from treadle._pipeline import Pipeline
         def source():
             yield 1
             yield 2
@@ -575,8 +575,8 @@ def test_run_that_was_left_does_not_keep_python_from_exiting(end: str) -> None:
 def test_calls_under_way_when_a_run_failed_end_before_python_does() -> None:
     program = """
         import os, threading
-        from treadle import lifecycle
-        from treadle.pipeline import Pipeline
+        from treadle import _lifecycle as lifecycle
+        from treadle._pipeline import Pipeline
         begun = threading.Event()
         def function(item):
             if item:

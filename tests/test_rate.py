@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 import treadle
 from clocks import FakeClock
 from treadle import Future, Pool, Rate
-from treadle import alarm as alarm_module
-from treadle import rate as rate_module
-from treadle.alarm import ALARM, Alarm
+from treadle import _alarm as alarm_module
+from treadle import _rate as rate_module
+from treadle._alarm import ALARM, Alarm
 from treadle.errors import DeadlineExceeded, PoolFull
 
 PATIENCE = 30.0
@@ -62,7 +62,7 @@ def test_it_is_a_token_bucket_and_first_come_first_served(steps: list[Any], per_
     """The model: tokens fill up steadily to `burst`; each task takes one, as soon as there is one, in turn."""
     with pytest.MonkeyPatch.context() as patch:
         clock = FakeClock(patch)
-        patch.setattr("treadle.rate.ALARM.set", lambda when, ring: None)  # it is called by hand
+        patch.setattr("treadle._rate.ALARM.set", lambda when, ring: None)  # it is called by hand
         home = Home(Rate(per_second, burst))
         tokens, submitted, begun = float(burst), [], 0
         for step in steps:

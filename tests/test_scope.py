@@ -1,4 +1,4 @@
-"""treadle.scope: deadlines and cancellation as the context carries them, which scope is current, and who is woken."""
+"""treadle._scope: deadlines and cancellation as the context carries them, which scope is current, and who is woken."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 import treadle
 from clocks import FakeClock
 from treadle import Pool
-from treadle import alarm as alarm_module
-from treadle import scope as scope_module
-from treadle.alarm import Alarm
+from treadle import _alarm as alarm_module
+from treadle import _scope as scope_module
+from treadle._alarm import Alarm
+from treadle._scope import HERE, SCOPE, Scope, current
 from treadle.errors import Cancelled, DeadlineExceeded
-from treadle.scope import HERE, SCOPE, Scope, current
 
 PATIENCE = 30.0  # seconds for what must happen
 LONG = 600.0  # seconds that no test waits for
@@ -351,7 +351,7 @@ def test_what_runs_in_a_scope_runs_in_those_around_it() -> None:
 def test_what_ran_when_the_process_forked_is_not_counted_in_the_child(monkeypatch: pytest.MonkeyPatch) -> None:
     scope = Scope(None)
     before = [scope.begin(), scope.begin()]
-    monkeypatch.setattr("treadle.scope.os.getpid", lambda: -1)
+    monkeypatch.setattr("treadle._scope.os.getpid", lambda: -1)
     assert scope.running == 0
     began = scope.begin()
     scope.end(before[0])  # the function that forked has returned in the child
@@ -521,7 +521,7 @@ def test_a_callback_does_not_run_under_the_deadline_of_the_task_before_it() -> N
 
 def test_sleep_outside_of_everything_is_an_ordinary_one(monkeypatch: pytest.MonkeyPatch) -> None:
     slept: list[float] = []
-    monkeypatch.setattr("treadle.clock.pause", slept.append)
+    monkeypatch.setattr("treadle._clock.pause", slept.append)
     treadle.sleep(3)
     treadle.sleep(0)
     assert slept == [3, 0]

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from treadle import Pool, Rate
+from treadle._governed import Governed
+from treadle._worker import current_worker
 from treadle.errors import Shed
 from treadle.events import Observer, TaskEvent
-from treadle.governed import Governed
 from treadle.orders import Adaptive
-from treadle.worker import current_worker
 
 PATIENCE = 30.0
 

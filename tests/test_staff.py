@@ -10,9 +10,9 @@ import pytest
 
 from blocked import until_blocked, until_noted
 from treadle import Future, Limit, Pool, Rate
+from treadle._staff import Staff
+from treadle._worker import Worker
 from treadle.errors import PatchedTooLate
-from treadle.staff import Staff
-from treadle.worker import Worker
 
 
 class Refusing(threading.Thread):
@@ -225,7 +225,7 @@ def test_a_task_that_its_rate_calls_is_kept_though_no_thread_can_be_started(monk
         called = late.submit(int)
         until_gone(pool)
         with monkeypatch.context() as refusing:
-            refusing.setattr("treadle.worker.new_thread", lambda target, name: Refusing(target=target, name=name))
+            refusing.setattr("treadle._worker.new_thread", lambda target, name: Refusing(target=target, name=name))
             pool._task_home.resume(called)
         assert not called.done()
         pool.submit(int).result(30)

@@ -8,10 +8,10 @@ import threading
 import pytest
 
 from treadle import Pool
-from treadle.dispatch import Dispatcher
+from treadle._dispatch import Dispatcher
+from treadle._standing import Standing
 from treadle.errors import PoolClosed, PoolFull, WorkerLost
 from treadle.events import Observer, TaskEvent
-from treadle.standing import Standing
 
 PATIENCE = 30.0
 

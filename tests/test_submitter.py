@@ -10,12 +10,12 @@ import pytest
 
 import treadle
 from treadle import Future, Pool
-from treadle.contexts import EMPTY
+from treadle._contexts import EMPTY
+from treadle._futures import RUNNING
+from treadle._governed import Governed
+from treadle._options import Options
+from treadle._submitter import Submitter
 from treadle.errors import PoolFull
-from treadle.futures import RUNNING
-from treadle.governed import Governed
-from treadle.options import Options
-from treadle.submitter import Submitter
 
 PATIENCE = 30.0
 

@@ -1,4 +1,4 @@
-"""treadle.threads: daemons with a name, started at once or later."""
+"""treadle._threads: daemons with a name, started at once or later."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 import treadle
+from treadle._scope import SCOPE
+from treadle._threads import DAEMON, check_unpatched, made_anew, new_thread, start_thread
 from treadle.errors import PatchedTooLate
-from treadle.scope import SCOPE
-from treadle.threads import DAEMON, check_unpatched, made_anew, new_thread, start_thread
 
 
 def test_a_new_thread_has_its_name_and_waits_to_be_started() -> None:
@@ -90,5 +90,5 @@ def test_a_module_is_made_anew_without_what_others_have_done_to_it(monkeypatch: 
 
 
 def test_what_cannot_be_made_anew_is_taken_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("treadle.threads.find_spec", lambda name: None)
+    monkeypatch.setattr("treadle._threads.find_spec", lambda name: None)
     assert made_anew(select) is select

@@ -1,4 +1,4 @@
-"""treadle.traits: what options give a task, shared by all tasks of a view."""
+"""treadle._traits: what options give a task, shared by all tasks of a view."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from treadle import Pool
+from treadle._traits import PLAIN, Traits
 from treadle.orders import Fair, Priority
-from treadle.traits import PLAIN, Traits
 
 
 def test_plain_has_no_name_no_urgency_and_no_key() -> None:

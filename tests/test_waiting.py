@@ -10,8 +10,8 @@ import pytest
 
 from clocks import FakeClock
 from treadle import Future, Pool, as_completed, deadline, wait
+from treadle._waiting import FIRST_COMPLETED, FIRST_EXCEPTION
 from treadle.errors import Cancelled, DeadlineExceeded
-from treadle.waiting import FIRST_COMPLETED, FIRST_EXCEPTION
 
 
 @pytest.fixture

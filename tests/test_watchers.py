@@ -1,4 +1,4 @@
-"""treadle.watchers: gates, callbacks and the standard library's waiters of one future, each told once."""
+"""treadle._watchers: gates, callbacks and the standard library's waiters of one future, each told once."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
-from treadle import Future, clock
-from treadle.alarm import ALARM
-from treadle.watchers import Note, Rare, Watchers, call_back, why_dropped
+from treadle import Future
+from treadle import _clock as clock
+from treadle._alarm import ALARM
+from treadle._watchers import Note, Rare, Watchers, call_back, why_dropped
 
 
 def closed_gate() -> LockType:

@@ -1,4 +1,4 @@
-"""treadle.words: names, texts and log lines of objects that raise whatever they are asked."""
+"""treadle._words: names, texts and log lines of objects that raise whatever they are asked."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import NoReturn
 
 import pytest
 
-from treadle.words import LONGEST, LONGEST_NAME, cut, is_a, log, log_first, pass_on, show, traceback_of, type_name
+from treadle._words import LONGEST, LONGEST_NAME, cut, is_a, log, log_first, pass_on, show, traceback_of, type_name
 
 _log = logging.getLogger("treadle.test_words")
 
@@ -134,7 +134,7 @@ def test_what_a_log_handler_raises_is_dropped(error: BaseException, of_task: Exc
 
 
 def test_a_line_below_the_level_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("treadle.words.traceback.format_exception", refuse)
+    monkeypatch.setattr("treadle._words.traceback.format_exception", refuse)
     handler = Bad(OSError())
     _log.addHandler(handler)
     try:

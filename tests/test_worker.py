@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from treadle import Future, Pool
+from treadle._worker import Worker, current_worker
 from treadle.errors import WorkerLost
 from treadle.orders import Fair
-from treadle.worker import Worker, current_worker
 
 
 class Thing:

@@ -14,10 +14,11 @@ from typing import Any, cast
 import pytest
 
 import treadle
-from treadle import Pool, TaskGroup, workqueue
+from treadle import Pool, TaskGroup
+from treadle import _workqueue as workqueue
+from treadle._workqueue import WorkItem, WorkQueue
 from treadle.errors import PoolClosed
 from treadle.orders import Fair
-from treadle.workqueue import WorkItem, WorkQueue
 
 PATIENCE = 30.0
 

@@ -8,16 +8,16 @@ Errors are in `treadle.errors`, what pools tell in `treadle.events`.
 
 from __future__ import annotations
 
-from treadle.channel import Channel
-from treadle.crew import Crew
-from treadle.futures import Future
-from treadle.groups import TaskGroup
-from treadle.limit import Limit
-from treadle.pipeline import Pipeline
-from treadle.pool import Pool
-from treadle.rate import Rate
-from treadle.scope import cancelled, checkpoint, deadline, sleep, time_left
-from treadle.waiting import as_completed, wait
+from treadle._channel import Channel
+from treadle._crew import Crew
+from treadle._futures import Future
+from treadle._groups import TaskGroup
+from treadle._limit import Limit
+from treadle._pipeline import Pipeline
+from treadle._pool import Pool
+from treadle._rate import Rate
+from treadle._scope import cancelled, checkpoint, deadline, sleep, time_left
+from treadle._waiting import as_completed, wait
 
 __all__ = [
     "Channel",

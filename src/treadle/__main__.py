@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from treadle.cli.main import main
+from treadle._cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -24,7 +24,7 @@ from __future__ import annotations
 from concurrent.futures import CancelledError
 from concurrent.futures.thread import BrokenThreadPool
 
-from treadle.words import show
+from treadle._words import show
 
 __all__ = [
     "BindError",

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import cast
 
-from treadle import checks
-from treadle.words import log_first, show, type_name
+from treadle import _checks as checks
+from treadle._words import log_first, show, type_name
 
 __all__ = ["ENDS", "Observer", "Snapshot", "TaskEvent", "WorkerSnapshot", "observers_in", "tell"]
 

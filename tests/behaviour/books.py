@@ -19,14 +19,15 @@ from dataclasses import dataclass, field
 from itertools import count, islice
 from typing import Any
 
-from treadle import Future, Limit, Pool, Rate, TaskGroup, deadline, lifecycle, sleep
-from treadle.alarm import ALARM, call_later
-from treadle.dispatch import Dispatcher
+from treadle import Future, Limit, Pool, Rate, TaskGroup, deadline, sleep
+from treadle import _lifecycle as lifecycle
+from treadle._alarm import ALARM, call_later
+from treadle._dispatch import Dispatcher
+from treadle._options import Options
+from treadle._snapshots import snapshot_of
 from treadle.errors import TreadleError
 from treadle.events import Observer, TaskEvent
-from treadle.options import Options
 from treadle.orders import Adaptive, Fair, Fifo, Order, Priority
-from treadle.snapshots import snapshot_of
 
 POLICIES = ("wait", "reject", "run", "discard_oldest")
 ORDERS: dict[str, Callable[[], Order]] = {

@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from treadle import Future, Pool, Rate, TaskGroup, as_completed, deadline, wait
-from treadle.alarm import ALARM, call_later
+from treadle._alarm import ALARM, call_later
+from treadle._options import Options
 from treadle.errors import Cancelled, DeadlineExceeded, PoolClosed, PoolFull, Shed
-from treadle.options import Options
 from treadle.orders import Adaptive, Fair, Fifo, Order, Priority
 
 POLICIES = ("wait", "reject", "run", "discard_oldest")

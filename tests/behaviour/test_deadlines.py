@@ -21,14 +21,14 @@ import treadle
 from behaviour.scripts import script
 from clocks import LeapingClock
 from treadle import Channel, Future, Pool, TaskGroup
-from treadle import alarm as alarm_module
-from treadle import rate as rate_module
-from treadle import scope as scope_module
-from treadle import watchers as watchers_module
-from treadle.alarm import Alarm
+from treadle import _alarm as alarm_module
+from treadle import _rate as rate_module
+from treadle import _scope as scope_module
+from treadle import _watchers as watchers_module
+from treadle._alarm import Alarm
+from treadle._scope import SCOPE, Scope, current
 from treadle.errors import Cancelled, ChannelClosed, ChannelEmpty, DeadlineExceeded, PoolFull
 from treadle.events import Observer, TaskEvent
-from treadle.scope import SCOPE, Scope, current
 
 PATIENCE = 30.0  # seconds for what must happen
 LONG = 600.0  # seconds that no test waits for

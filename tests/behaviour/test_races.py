@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from treadle import Future, Pool
-from treadle import admission as admission_module
-from treadle import deadlock as deadlock_module
-from treadle import dispatch as dispatch_module
-from treadle import job as job_module
+from treadle import _admission as admission_module
+from treadle import _deadlock as deadlock_module
+from treadle import _dispatch as dispatch_module
+from treadle import _job as job_module
 
 
 class Held:

@@ -19,12 +19,13 @@ from hypothesis import strategies as st
 import treadle
 from behaviour.scripts import script
 from clocks import FakeClock
-from treadle import Future, Pool, Rate, TaskGroup, clock
-from treadle.alarm import Alarm, Bell
+from treadle import Future, Pool, Rate, TaskGroup
+from treadle import _clock as clock
+from treadle._alarm import Alarm, Bell
+from treadle._governed import FREE
+from treadle._options import Options
 from treadle.errors import DeadlineExceeded, PoolBroken, PoolClosed, PoolFull, WorkerLost
 from treadle.events import Observer, TaskEvent
-from treadle.governed import FREE
-from treadle.options import Options
 from treadle.orders import Fair
 
 PATIENCE = 20.0  # seconds after which a wait that ought to end is taken to hang
@@ -46,10 +47,10 @@ class Time:
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.clock = FakeClock(patch)
-        patch.setattr("treadle.alarm.start_thread", lambda target, name: threading.current_thread())
+        patch.setattr("treadle._alarm.start_thread", lambda target, name: threading.current_thread())
         self.alarm = TimelyAlarm()
-        patch.setattr("treadle.rate.ALARM", self.alarm)
-        patch.setattr("treadle.scope.ALARM", self.alarm)
+        patch.setattr("treadle._rate.ALARM", self.alarm)
+        patch.setattr("treadle._scope.ALARM", self.alarm)
 
     def pass_(self, seconds: float) -> None:
         self.clock.pass_(seconds)

@@ -14,8 +14,8 @@ import pytest
 from certificates import Authority
 from tcp import PATIENCE, ask, client, lane_of, receive, receive_all
 from treadle.server import Conversation, Limits, Lines, Messages, Peer, Server, Session
-from treadle.server.connection import CHUNK
-from treadle.server.handling import AT_ONCE
+from treadle.server._connection import CHUNK
+from treadle.server._handling import AT_ONCE
 
 
 def echo(line: bytes, peer: Peer) -> bytes:

@@ -23,9 +23,9 @@ from socketservers import TCP, connect, lot_of, until
 from socketservers import serving as serving_mixin
 from tcp import PATIENCE, ask, client, receive, receive_all
 from treadle import Pool
-from treadle.cli.status import status_view
+from treadle._cli.status import status_view
 from treadle.server import Certificates, Conversation, Limits, Lines, Messages, Peer, Server, Session
-from treadle.server.listen import Listener, open_listeners
+from treadle.server._listen import Listener, open_listeners
 
 JUNK = b"GET / HTTP/1.0\r\n\r\n"
 
@@ -314,7 +314,7 @@ def test_a_filter_that_raises_costs_a_server_with_certificates_nothing(bad: Bad,
 
 
 def test_a_filter_that_raises_costs_a_server_s_other_lanes_nothing(bad: Bad, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("treadle.server.fleet._lanes_wanted", lambda dispatcher: 2)
+    monkeypatch.setattr("treadle.server._fleet._lanes_wanted", lambda dispatcher: 2)
     with serving(max_message=10, max_workers=4) as server:
         for _ in range(2):
             assert send(server, bytes(100)) == b""

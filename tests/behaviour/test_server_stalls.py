@@ -17,9 +17,10 @@ import pytest
 
 from certificates import Authority
 from tcp import PATIENCE, ask, client, receive, receive_all
-from treadle import clock
-from treadle.server import Conversation, Limits, Lines, Messages, Peer, Server, Session, service
-from treadle.server import lane as lanes
+from treadle import _clock as clock
+from treadle.server import Conversation, Limits, Lines, Messages, Peer, Server, Session
+from treadle.server import _lane as lanes
+from treadle.server import _service as service
 
 LIMIT = 60.0  # seconds of each limit under test: it comes by a leap only
 

@@ -24,7 +24,7 @@ from behaviour.books import Ledger
 from treadle import Limit, Pool, Rate
 from treadle.errors import TreadleError
 from treadle.orders import Adaptive, Fair, Fifo, Order, Priority
-from treadle.orders.order import Task
+from treadle.orders._order import Task
 
 PATIENCE = 30.0
 

@@ -21,7 +21,8 @@ from typing import Any
 import pytest
 
 import treadle
-from treadle import Channel, Crew, Future, Pool, clock
+from treadle import Channel, Crew, Future, Pool
+from treadle import _clock as clock
 from treadle.errors import ChannelEmpty, ChannelFull, PoolFull
 
 PATIENCE = 30.0

@@ -8,7 +8,7 @@ import click
 import pytest
 
 from programs import TREADLE, run
-from treadle.cli.commands import commands
+from treadle._cli.commands import commands
 
 
 def test_help_lists_every_command() -> None:

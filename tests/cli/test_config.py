@@ -8,8 +8,8 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
-from treadle.cli.config import ConfiguredCommand
-from treadle.cli.values import Seconds, Trusted
+from treadle._cli.config import ConfiguredCommand
+from treadle._cli.values import Seconds, Trusted
 
 
 @click.group(context_settings={"auto_envvar_prefix": "TREADLE"})

@@ -14,7 +14,7 @@ if sys.platform == "win32":
 # In a process of its own, for a hard limit cannot be raised again.
 PROGRAM = """
 import resource
-from treadle.cli.descriptors import reserve_descriptors
+from treadle._cli.descriptors import reserve_descriptors
 resource.setrlimit(resource.RLIMIT_NOFILE, (100, 500))
 print(reserve_descriptors({wanted}), resource.getrlimit(resource.RLIMIT_NOFILE))
 """
@@ -29,7 +29,7 @@ def test_a_limit_that_the_system_will_not_grant_leaves_things_as_they_are() -> N
     """An infinite hard limit is still bounded by the kernel's own."""
     program = """
 import resource
-from treadle.cli import descriptors
+from treadle._cli import descriptors
 def refuse(kind, limits): raise ValueError("not allowed to raise maximum limit")
 resource.getrlimit = lambda kind: (100, resource.RLIM_INFINITY)
 resource.setrlimit = refuse

@@ -60,8 +60,8 @@ def test_a_signal_ends_it_with_status_0_though_clients_are_connected(number: sig
 
 DEAF = """
 import signal, sys, threading
-from treadle.cli import status
-from treadle.cli.main import main
+from treadle._cli import status
+from treadle._cli.main import main
 status.PLAIN_EVERY = 3600.0
 threading.Thread(target=threading.Event().wait, daemon=True).start()
 signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})

@@ -7,13 +7,13 @@ import sys
 import pytest
 
 from programs import run
-from treadle.cli import leaving as module
-from treadle.cli.leaving import Leaving
+from treadle._cli import leaving as module
+from treadle._cli.leaving import Leaving
 
 PRELUDE = """
 import atexit, logging, os, sys, threading
-from treadle.cli import leaving as module
-from treadle.cli.leaving import Leaving
+from treadle._cli import leaving as module
+from treadle._cli.leaving import Leaving
 atexit.register(lambda: os.write(2, b"at exit"))
 leaving = Leaving()
 """

@@ -9,7 +9,7 @@ import pytest
 from programs import TREADLE, run
 
 # A module that sys.modules holds as None is, to an import statement, not installed.
-WITHOUT = "import sys; sys.modules[{package!r}] = None; from treadle.cli.main import main; sys.exit(main())"
+WITHOUT = "import sys; sys.modules[{package!r}] = None; from treadle._cli.main import main; sys.exit(main())"
 
 
 @pytest.mark.parametrize("package", ["click", "rich"])
@@ -39,12 +39,12 @@ class Finder:
             os.kill(os.getpid(), signal.SIGINT)
 sys.meta_path.insert(0, Finder())
 sys.argv = ["treadle", "tcp", "app:handle", "--bind", "127.0.0.1:0"]
-from treadle.cli.main import main
+from treadle._cli.main import main
 sys.exit(main())
 """
 
 
-@pytest.mark.parametrize("module", ["click", "treadle.server.lot", "app"])
+@pytest.mark.parametrize("module", ["click", "treadle.server._lot", "app"])
 def test_ctrl_c_while_it_starts_ends_it_without_a_word(module: str) -> None:
     """While its own modules are imported, and while the user's is."""
     assert run(sys.executable, "-c", INTERRUPTED_AT.format(module=module)) == (130, "", "")

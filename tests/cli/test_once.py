@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from treadle.cli.once import Once
+from treadle._cli.once import Once
 
 if sys.platform == "win32":
     pytest.skip("there are no forked processes on Windows", allow_module_level=True)

@@ -15,8 +15,8 @@ import pytest
 
 from programs import TREADLE, Program, run
 from socketservers import until
-from treadle.cli.echo import echo
-from treadle.cli.tcp import tcp
+from treadle._cli.echo import echo
+from treadle._cli.tcp import tcp
 from treadle.server import Limits
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -61,8 +61,8 @@ def test_what_was_begun_may_be_given_no_time_at_all() -> None:
 
 INTERRUPTED_SPEAKER = """
 import os, signal, click
-from treadle.cli.once import Once
-from treadle.cli.serving import _be_a_child
+from treadle._cli.once import Once
+from treadle._cli.serving import _be_a_child
 class Wrong(click.ClickException):
     exit_code = 78
     def show(self, file=None):

@@ -9,8 +9,8 @@ from dataclasses import replace
 import pytest
 
 from programs import Program
-from treadle.cli import status as status_module
-from treadle.cli.status import PLAIN_EVERY, Status, View, status_view
+from treadle._cli import status as status_module
+from treadle._cli.status import PLAIN_EVERY, Status, View, status_view
 
 QUIET = Status(threads=1, max_threads=4, connections=0, messages=0, handed_over=0, closed=0, refused=0)
 
@@ -74,7 +74,7 @@ def test_on_a_terminal_log_lines_stand_as_they_are() -> None:
     program = """
 import logging
 import sys
-from treadle.cli.status import status_view
+from treadle._cli.status import status_view
 with status_view():
     logging.getLogger("treadle.echo").info("[bold]brackets[/bold] are no markup")
 """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 import pytest
 
-from treadle.cli.values import BindTo, Count, Escaped, FramingNamed, PerSecond, Seconds, Trusted, is_toml_value_for
+from treadle._cli.values import BindTo, Count, Escaped, FramingNamed, PerSecond, Seconds, Trusted, is_toml_value_for
 
 
 def test_where_to_listen_is_parsed_and_what_is_wrong_in_it_is_said() -> None:

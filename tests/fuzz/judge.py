@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 from fuzz.framings import cut
 from fuzz.parts import LARGEST, Client
 from treadle.server import Limits, Raw
-from treadle.server.connection import CHUNK, Connection, Phase
-from treadle.server.poller import READ, WRITE
+from treadle.server._connection import CHUNK, Connection, Phase
+from treadle.server._poller import READ, WRITE
 
 if TYPE_CHECKING:
     from fuzz.pollers import FakeListener, FakePoller
     from fuzz.stage import Stage
     from fuzz.wire import Net
-    from treadle.server.fleet import Fleet
+    from treadle.server._fleet import Fleet
 
 __all__ = ["Judge"]
 

@@ -6,7 +6,7 @@ import random
 from typing import TYPE_CHECKING, Any
 
 from treadle.server import LengthPrefix, Limits, Lines, Raw
-from treadle.server.connection import Connection
+from treadle.server._connection import Connection
 
 if TYPE_CHECKING:
     from fuzz.wire import Wire

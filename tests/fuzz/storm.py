@@ -14,11 +14,11 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest import mock
 
-from treadle import clock
+from treadle import _clock as clock
 from treadle.server import Limits, Lines, Messages, Peer, Server
-from treadle.server import lane as lanes
-from treadle.server.listen import Listener
-from treadle.server.poller import SelectorPoller, new_poller
+from treadle.server import _lane as lanes
+from treadle.server._listen import Listener
+from treadle.server._poller import SelectorPoller, new_poller
 
 __all__ = ["Storm", "play"]
 

@@ -21,13 +21,13 @@ from fuzz.parts import LARGEST, Ambiguous, Client, HandlerFault, Moody, random_l
 from fuzz.pollers import FakeListener, FakePoller
 from fuzz.stage import Stage, StageLock, StageMail
 from fuzz.wire import Net, Wire
-from treadle import clock
+from treadle import _clock as clock
 from treadle.server import CloseConnection, Messages, Session
-from treadle.server import connection as connections
-from treadle.server import fleet as fleets
-from treadle.server import lane as lanes
-from treadle.server import service as services
-from treadle.server import watchdog as watchdogs
+from treadle.server import _connection as connections
+from treadle.server import _fleet as fleets
+from treadle.server import _lane as lanes
+from treadle.server import _service as services
+from treadle.server import _watchdog as watchdogs
 
 __all__ = ["World", "play"]
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from treadle import Pool, checks
+from treadle import Pool
+from treadle import _checks as checks
 
 PATIENCE = 30.0
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from orders.tasks import task_of
 from treadle import Future
-from treadle.orders.census import Census
+from treadle.orders._census import Census
 
 
 def test_its_length_is_what_was_counted_and_it_iterates_over_what_the_order_says() -> None:

@@ -11,16 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orders.tasks import task_of
-from treadle.futures import CANCELLED_AND_NOTIFIED, PENDING, RUNNING
+from treadle._futures import CANCELLED_AND_NOTIFIED, PENDING, RUNNING
 from treadle.orders import Fair
-from treadle.orders.fair import KEPT
+from treadle.orders._fair import KEPT
 
 
 @pytest.fixture(autouse=True, params=[0, KEPT])
 def kept(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
     """How many keys are remembered though they have no tasks; nobody is to notice."""
     count: int = request.param
-    monkeypatch.setattr("treadle.orders.fair.KEPT", count)
+    monkeypatch.setattr("treadle.orders._fair.KEPT", count)
     return count
 
 

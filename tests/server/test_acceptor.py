@@ -17,9 +17,9 @@ import pytest
 from socketservers import until
 from tcp import PATIENCE, ask, client, lane_of, receive_all
 from treadle.server import Certificates, Limits, Messages, Server
-from treadle.server.acceptor import AT_ONCE, FIRST_PAUSE, LONGEST_PAUSE
-from treadle.server.listen import Listener, open_listeners
-from treadle.server.poller import READ, EpollPoller, SelectorPoller
+from treadle.server._acceptor import AT_ONCE, FIRST_PAUSE, LONGEST_PAUSE
+from treadle.server._listen import Listener, open_listeners
+from treadle.server._poller import READ, EpollPoller, SelectorPoller
 
 ERROR = 8  # EPOLLERR
 
@@ -286,7 +286,7 @@ def test_a_listener_that_is_none_any_more_is_let_go_and_the_others_serve_on(
     how: str, kind: type[Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Else it would be tried again and again, for the poller tells of it for ever."""
-    monkeypatch.setattr("treadle.server.lane.new_poller", kind)
+    monkeypatch.setattr("treadle.server._lane.new_poller", kind)
     ours, other = open_listeners("127.0.0.1:0") + open_listeners("127.0.0.1:0")
     server = Server(Messages(echo), [ours, other], max_workers=1).start()
     assert server._fleet is not None

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from treadle.server import burst as module
-from treadle.server.burst import MOST, Burst, Bursts, kind_of
+from treadle.server import _burst as module
+from treadle.server._burst import MOST, Burst, Bursts, kind_of
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from math import inf
 import pytest
 
 from treadle.server import Lines, Peer, Raw
-from treadle.server.connection import CHUNK, PIECE, Connection, Phase
+from treadle.server._connection import CHUNK, PIECE, Connection, Phase
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ from math import inf
 import pytest
 
 from treadle.server import Limits, Lines, Peer
-from treadle.server.connection import Connection, Phase
-from treadle.server.deadlines import GRACE, LAST_RESORT, Deadlines
+from treadle.server._connection import Connection, Phase
+from treadle.server._deadlines import GRACE, LAST_RESORT, Deadlines
 
 
 @pytest.fixture

@@ -16,9 +16,10 @@ import pytest
 from socketservers import until
 from tcp import PATIENCE, ask, client, receive_all
 from treadle import Pool
-from treadle.server import Conversation, Lines, Messages, Server, Session, fleet
-from treadle.server import server as servers
-from treadle.server.framing import Framing, RawCutter
+from treadle.server import Conversation, Lines, Messages, Server, Session
+from treadle.server import _fleet as fleet
+from treadle.server import _server as servers
+from treadle.server._framing import Framing, RawCutter
 
 
 def echo(line: bytes, peer: object) -> bytes:

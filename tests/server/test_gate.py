@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from treadle.server import Limits
-from treadle.server import gate as module
-from treadle.server.gate import Gate
-from treadle.server.proxy import Proxies
+from treadle.server import _gate as module
+from treadle.server._gate import Gate
+from treadle.server._proxy import Proxies
 
 
 def test_the_ceiling_is_exact_and_leaving_makes_room() -> None:

@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from tcp import PATIENCE, ask, client, lane_of, receive_all
-from treadle import Pool, clock
+from treadle import Pool
+from treadle import _clock as clock
 from treadle.server import Lines, Messages, Peer, Server
-from treadle.server.handling import PAROLE, Handling
+from treadle.server._handling import PAROLE, Handling
 
 
 def names_itself(line: bytes, peer: Peer) -> bytes:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from treadle.server.head import Head
+from treadle.server._head import Head
 
 LINE = b"GET / HTTP/1.1\r\n"
 LONG = 65536  # bytes of the longest line

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from treadle.server.hosts import host_of, text_of
+from treadle.server._hosts import host_of, text_of
 
 
 @pytest.mark.parametrize(

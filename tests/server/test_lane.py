@@ -13,7 +13,8 @@ import pytest
 from socketservers import until
 from tcp import PATIENCE, ask, client, lane_of, receive
 from treadle import Pool
-from treadle.server import Lines, Messages, Peer, Server, lane
+from treadle.server import Lines, Messages, Peer, Server
+from treadle.server import _lane as lane
 
 
 class Slot(list[Any]):

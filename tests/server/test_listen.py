@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 from treadle.errors import BindError
-from treadle.server import listen as module
-from treadle.server.listen import BACKLOG, LONGEST_PATH, Bind, Listener, open_listeners, parse_bind
+from treadle.server import _listen as module
+from treadle.server._listen import BACKLOG, LONGEST_PATH, Bind, Listener, open_listeners, parse_bind
 
 PATIENCE = 30.0  # seconds
 needs_unix = pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="this system has no UNIX sockets")
@@ -340,7 +340,7 @@ def test_a_stale_socket_file_is_replaced(folder: Path, opened: list[Listener]) -
 BEGIN = """
 import sys
 from treadle.errors import BindError
-from treadle.server.listen import open_listeners
+from treadle.server._listen import open_listeners
 print("ready", flush=True)
 for path in sys.stdin:
     try:
@@ -707,7 +707,7 @@ def test_other_descriptors_are_refused_and_none_is_lost() -> None:
 SYSTEMD = """
 import os, socket, sys
 from treadle.errors import BindError
-from treadle.server.listen import open_listeners
+from treadle.server._listen import open_listeners
 if os.fork() == 0:  # as systemd does: descriptors from 3 on, and the process that is to have them
     servers = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
     ports = [server.getsockname()[1] for server in servers]

@@ -33,9 +33,9 @@ from socketservers import (
     web,
 )
 from tcp import ask, receive_all
-from treadle import clock
-from treadle.server.lot import FIRST_PAUSE, LONGEST_PAUSE
-from treadle.server.socketserver import PoolMixIn
+from treadle import _clock as clock
+from treadle.server._lot import FIRST_PAUSE, LONGEST_PAUSE
+from treadle.server._socketserver import PoolMixIn
 
 
 def test_beyond_max_connections_clients_wait_for_one_to_leave(caplog: pytest.LogCaptureFixture) -> None:

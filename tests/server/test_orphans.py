@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from programs import run
-from treadle.server.orphans import Orphans, has_children
+from treadle.server._orphans import Orphans, has_children
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a thread's children apart")
 
@@ -85,7 +85,7 @@ def test_nothing_is_reaped_where_the_program_waits_itself() -> None:
     source = (
         PRELUDE
         + """
-from treadle.server.orphans import Orphans
+from treadle.server._orphans import Orphans
 print(Orphans().ours)
 child = subprocess.Popen([sys.executable, "-c", "pass"])
 print(Orphans().ours, child.wait(), Orphans().ours)

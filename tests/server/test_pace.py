@@ -6,7 +6,7 @@ from math import inf
 
 import pytest
 
-from treadle.server.pace import Pace
+from treadle.server._pace import Pace
 
 
 def test_without_limits_there_is_no_end() -> None:

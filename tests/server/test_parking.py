@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 
 from socketservers import ANYWHERE, PATIENCE, TCP, lot_of
-from treadle import clock
-from treadle.server.parking import Parking, ended
-from treadle.server.poller import READ, WRITE
-from treadle.server.visit import Visit
+from treadle import _clock as clock
+from treadle.server._parking import Parking, ended
+from treadle.server._poller import READ, WRITE
+from treadle.server._visit import Visit
 
 
 @pytest.fixture
@@ -109,7 +109,7 @@ def test_a_visit_that_left_and_came_again_has_its_new_deadline_only(parking: Par
 def test_a_look_tells_who_was_on_time_nevertheless(
     can_poll: bool, parking: Parking, stack: ExitStack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("treadle.server.parking.CAN_POLL", can_poll and hasattr(select, "poll"))
+    monkeypatch.setattr("treadle.server._parking.CAN_POLL", can_poll and hasattr(select, "poll"))
     mine, other = pair(stack)
     visit = visit_of(mine, stack)
     parking.add(visit, clock.now() - 1)

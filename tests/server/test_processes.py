@@ -17,8 +17,8 @@ import pytest
 
 from programs import PATIENCE, Program
 from tcp import ask, receive_all
-from treadle.server import processes as module
-from treadle.server.processes import serve_in_processes
+from treadle.server import _processes as module
+from treadle.server._processes import serve_in_processes
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
 
@@ -27,10 +27,11 @@ PRELUDE = """
 import errno, logging, os, select, signal, sys
 from pathlib import Path
 logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(message)s")
-from treadle.server import Lines, Messages, Server, processes
-from treadle.server.listen import open_listeners
-from treadle.server.processes import serve_in_processes
-from treadle.server.signals import LOST, Signals
+from treadle.server import Lines, Messages, Server
+from treadle.server import _processes as processes
+from treadle.server._listen import open_listeners
+from treadle.server._processes import serve_in_processes
+from treadle.server._signals import LOST, Signals
 
 folder = Path(sys.argv[1])
 alive = os.open(folder / "alive", os.O_WRONLY)  # and so do the children

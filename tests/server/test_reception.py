@@ -29,8 +29,8 @@ from treadle.server import (
     fleet,
     keeper,
 )
-from treadle.server.connection import Connection, Phase
-from treadle.server.proxy import Header
+from treadle.server._connection import Connection, Phase
+from treadle.server._proxy import Header
 
 LINE = b"PROXY TCP4 192.0.2.7 192.0.2.1 56324 443\r\n"
 SIGNATURE = b"\r\n\r\n\0\r\nQUIT\n"

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from clocks import FakeClock
-from treadle.server.rfile import STRIDE, Reader, Source, limit_receiving, take_over
+from treadle.server._rfile import STRIDE, Reader, Source, limit_receiving, take_over
 
 HEAD = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 

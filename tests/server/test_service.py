@@ -18,9 +18,9 @@ from certificates import Authority
 from socketservers import until
 from tcp import PATIENCE, ask, client, lane_of, receive, receive_all
 from treadle.server import CloseConnection, Limits, Lines, Messages, Peer, Raw, Server
-from treadle.server.connection import CHUNK, Connection
-from treadle.server.handling import Handling
-from treadle.server.service import Service
+from treadle.server._connection import CHUNK, Connection
+from treadle.server._handling import Handling
+from treadle.server._service import Service
 
 RESET = struct.pack("ii", 1, 0)
 

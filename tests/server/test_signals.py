@@ -11,8 +11,8 @@ from contextlib import suppress
 import pytest
 
 from tcp import PATIENCE
-from treadle.server import signals as module
-from treadle.server.signals import HANGUP, LOST, ORDERS, WOKEN, Signals
+from treadle.server import _signals as module
+from treadle.server._signals import HANGUP, LOST, ORDERS, WOKEN, Signals
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, HANGUP])

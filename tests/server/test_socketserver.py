@@ -18,7 +18,7 @@ import pytest
 from socketservers import ANYWHERE, HTTP, PATIENCE, TCP, UDP, Echo, Hello, connect, lot_of, pool_of, serving, until, web
 from tcp import ask, receive, receive_all
 from treadle import Pool
-from treadle.server.socketserver import PoolMixIn
+from treadle.server._socketserver import PoolMixIn
 
 
 def get(connection: Any, path: str = "/") -> bytes:

@@ -10,7 +10,7 @@ from math import inf
 
 import pytest
 
-from treadle.server.timers import SLACK, Entry, Timers
+from treadle.server._timers import SLACK, Entry, Timers
 
 
 class Timed:

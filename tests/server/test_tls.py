@@ -33,8 +33,8 @@ from treadle.server import (
     Server,
     Session,
 )
-from treadle.server import burst as bursts
-from treadle.server.connection import Phase
+from treadle.server import _burst as bursts
+from treadle.server._connection import Phase
 
 
 @contextmanager

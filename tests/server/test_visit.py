@@ -27,9 +27,10 @@ import pytest
 from certificates import Authority
 from socketservers import ANYWHERE, HTTP, PATIENCE, TCP, Echo, Hello, connect, lot_of, serving, until
 from tcp import ask, receive, receive_all
-from treadle.server import burst, visit
-from treadle.server.socketserver import PoolMixIn
-from treadle.server.visit import Visit, can_wait
+from treadle.server import _burst as burst
+from treadle.server import _visit as visit
+from treadle.server._socketserver import PoolMixIn
+from treadle.server._visit import Visit, can_wait
 
 
 @pytest.fixture(scope="module")

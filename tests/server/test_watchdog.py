@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from tcp import PATIENCE, ask, client, lane_of
-from treadle.server import Messages, Peer, Server, watchdog
-from treadle.server.lane import Lead
-from treadle.server.watchdog import INSIDE, SAMPLE, Sample, Watchdog
+from treadle.server import Messages, Peer, Server
+from treadle.server import _watchdog as watchdog
+from treadle.server._lane import Lead
+from treadle.server._watchdog import INSIDE, SAMPLE, Sample, Watchdog
 
 
 def echo(data: bytes, peer: Peer) -> bytes:

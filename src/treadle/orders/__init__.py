@@ -6,11 +6,11 @@
 "adaptive"  Adaptive()  first in, first out; when more is offered than can be done, newest first, and the rest is shed
 """
 
-from treadle.orders.adaptive import Adaptive
-from treadle.orders.fair import Fair
-from treadle.orders.fifo import Fifo
-from treadle.orders.named import order_named
-from treadle.orders.order import Order
-from treadle.orders.priority import Priority
+from treadle.orders._adaptive import Adaptive
+from treadle.orders._fair import Fair
+from treadle.orders._fifo import Fifo
+from treadle.orders._named import order_named
+from treadle.orders._order import Order
+from treadle.orders._priority import Priority
 
 __all__ = ["Adaptive", "Fair", "Fifo", "Order", "Priority", "order_named"]

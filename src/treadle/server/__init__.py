@@ -4,15 +4,15 @@ A protocol turns bytes into calls: `Messages` calls a function for each message,
 `Server` runs them on a pool, within `Limits`: one thread serves all connections until a handler blocks, then the next.
 """
 
-from treadle.server.connection import Peer
-from treadle.server.framing import Delimiter, LengthPrefix, Lines, Raw
-from treadle.server.limits import Limits
-from treadle.server.messages import CloseConnection, Messages
-from treadle.server.server import Server
-from treadle.server.session import Conversation, Session
-from treadle.server.snapshot import ServerSnapshot
-from treadle.server.socketserver import PoolMixIn
-from treadle.server.tls import Certificates
+from treadle.server._connection import Peer
+from treadle.server._framing import Delimiter, LengthPrefix, Lines, Raw
+from treadle.server._limits import Limits
+from treadle.server._messages import CloseConnection, Messages
+from treadle.server._server import Server
+from treadle.server._session import Conversation, Session
+from treadle.server._snapshot import ServerSnapshot
+from treadle.server._socketserver import PoolMixIn
+from treadle.server._tls import Certificates
 
 __all__ = [
     "Certificates",

@@ -1,0 +1,25 @@
+"""`treadle echo`: a TCP echo server."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from treadle._cli.config import ConfiguredCommand
+from treadle._cli.serving import serve, serving_options
+from treadle.server import Messages, Peer, Raw
+
+__all__ = ["echo"]
+
+
+def send_back(data: bytes, peer: Peer) -> bytes:
+    """Return what came."""
+    return data
+
+
+@click.command(cls=ConfiguredCommand)
+@serving_options(threads=128)
+def echo(**options: Any) -> None:
+    """Send back whatever each client sends, on a bounded number of threads."""
+    serve("echo", lambda: Messages(send_back, Raw()), options)

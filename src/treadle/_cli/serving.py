@@ -1,0 +1,329 @@
+"""What every command that serves has in common: its options, and how it runs."""
+
+from __future__ import annotations
+
+import logging
+import signal
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from functools import partial
+from typing import Any, TypeVar
+
+import click
+
+from treadle._cli.config import spelled
+from treadle._cli.descriptors import fill_standard_streams, reserve_descriptors
+from treadle._cli.leaving import Leaving
+from treadle._cli.once import Once
+from treadle._cli.status import Status, View, say, status_view
+from treadle._cli.values import NONE, BindTo, Count, Escaped, PerSecond, Seconds, Trusted
+from treadle._words import log
+from treadle.errors import BindError
+from treadle.server import Certificates, Limits, Server, ServerSnapshot
+from treadle.server._listen import Bind, Listener, open_listeners
+from treadle.server._processes import serve_in_processes
+from treadle.server._protocol import Protocol
+from treadle.server._proxy import Proxies
+
+__all__ = ["serve", "serving_options"]
+
+SPARE_DESCRIPTORS = 64  # beside the connections: standard streams, listener, poller, what Python itself opens
+
+_log = logging.getLogger("treadle.server")
+_defaults = Limits()
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def _limit(flag: str, kind: Any, what: str) -> Callable[[Command], Command]:
+    """Return an option for one of Limits, with its default."""
+    default = getattr(_defaults, flag[2:].replace("-", "_"))
+    shown: bool | str = True if default not in (None, b"") else "nothing" if isinstance(kind, Escaped) else NONE
+    return click.option(flag, type=kind, default=default, show_default=shown, help=what)
+
+
+OPTIONS = (
+    click.option(
+        "--bind",
+        type=BindTo(),
+        default="127.0.0.1:5000",
+        show_default=True,
+        help="Where to listen: HOST:PORT, [::]:PORT, unix:PATH, unix:@NAME, fd://N, systemd.",
+    ),
+    click.option("--processes", type=Count(), default=1, show_default=True, help="Processes that serve."),
+    click.option("--certfile", type=click.Path(), help="Serve TLS: PEM file with the certificate chain."),
+    click.option("--keyfile", type=click.Path(), help="PEM file with the private key, if not in --certfile."),
+    click.option(
+        "--client-ca", type=click.Path(), help="PEM file; clients must show a certificate of its authorities."
+    ),
+    click.option(
+        "--proxy-trust",
+        type=Trusted(),
+        multiple=True,
+        help="Proxies that say who the client is (PROXY protocol): addresses, networks, unix. May be repeated.",
+    ),
+    click.option(
+        "--drain",
+        type=Seconds(zero=True),
+        default=10.0,
+        show_default=True,
+        help="Time for what was begun when it is stopped.",
+    ),
+    _limit("--max-connections", Count(), "Clients at a time."),
+    _limit("--max-connections-per-peer", Count(none=True), "Clients at a time of one address."),
+    _limit("--accept-rate", PerSecond(none=True), "Clients let in a second."),
+    _limit(
+        "--when-full",
+        click.Choice(["pause", "reject", "evict_idle"]),
+        "What happens to clients beyond --max-connections.",
+    ),
+    _limit("--rejection", Escaped(), "What clients are told that are turned away."),
+    click.option(
+        "--order",
+        type=click.Choice(["fifo", "adaptive", "fair"]),
+        default="fifo",
+        show_default=True,
+        help="How messages wait for a thread; adaptive refuses what waited too long, fair goes by client address.",
+    ),
+    click.option(
+        "--queue-size",
+        type=Count(zero=True),
+        default=1000,
+        show_default=True,
+        help="Messages that may wait for a thread.",
+    ),
+    click.option(
+        "--queue-full",
+        type=click.Choice(["wait", "reject", "discard_oldest"]),
+        default="wait",
+        show_default=True,
+        help="What happens to messages beyond --queue-size.",
+    ),
+    _limit("--refusal", Escaped(), "What a client is told whose message is refused; without it, it is closed."),
+    _limit("--handler-timeout", Seconds(none=True), "Time for the handler of a message."),
+    _limit("--max-message", Count(), "Bytes of one message."),
+    _limit("--handshake-timeout", Seconds(), "Time for a TLS handshake, and a proxy's header before it."),
+    _limit("--read-timeout", Seconds(none=True), "Time from the first byte of a message to its last."),
+    _limit("--write-timeout", Seconds(none=True), "Time for a client to take an answer."),
+    _limit("--idle-timeout", Seconds(none=True), "Time between two messages."),
+    _limit("--max-age", Seconds(none=True), "Time after which a connection is closed between messages."),
+    _limit("--min-read-rate", PerSecond(none=True), "Bytes a second of a message, on average."),
+    _limit("--min-write-rate", PerSecond(none=True), "Bytes a second that a client takes, on average."),
+)
+
+
+def serving_options(threads: int) -> Callable[[Command], Command]:
+    """Return a decorator that gives a command the options of a server, with so many threads by default."""
+
+    def decorate(command: Command) -> Command:
+        for option in reversed(OPTIONS):
+            command = option(command)
+        ceiling = click.option(
+            "--threads",
+            type=Count(),
+            default=threads,
+            show_default=True,
+            help="Threads of a process, at most.",
+        )
+        return ceiling(command)
+
+    return decorate
+
+
+class CannotListen(click.ClickException):
+    """The address cannot be had."""
+
+    exit_code = 69  # EX_UNAVAILABLE of sysexits.h
+
+
+class NotPermitted(click.ClickException):
+    """The user may not have the address."""
+
+    exit_code = 77  # EX_NOPERM
+
+
+class NoCertificate(click.ClickException):
+    """A certificate, or its key, cannot be read."""
+
+    exit_code = 66  # EX_NOINPUT
+
+
+class SystemFailed(click.ClickException):
+    """The system has no descriptors left, or somebody has closed one of the server's own."""
+
+    exit_code = 71  # EX_OSERR
+
+
+class CannotLogKeys(click.ClickException):
+    """The file that SSLKEYLOGFILE names cannot be written."""
+
+    exit_code = 73  # EX_CANTCREAT
+
+
+def serve(name: str, make: Callable[[], Protocol], options: dict[str, Any]) -> None:
+    """Serve until a signal ends it; leave with the status that tells how.
+
+    Args:
+        name: of the command, for what it says.
+        make: returns the protocol; called where it is to run, after the address is had.
+        options: the values of `serving_options`, by name.
+    """
+    fill_standard_streams()
+    limits = Limits(**{field.name: options[field.name] for field in fields(Limits) if field.name in options})
+    tls = _certificates(options)
+    files = reserve_descriptors(limits.max_connections + SPARE_DESCRIPTORS)
+    several = options["processes"] > 1
+    protocol = None if several else make()
+    listeners = _listen(options["bind"])
+    options["proxy"] = [one for given in options["proxy_trust"] for one in given] or None
+    banner = _banner(name, listeners, options["threads"], limits, options["processes"], options["proxy"])
+    leaving = Leaving()
+    with status_view(live=not several) as view:
+        if files is not None and files < limits.max_connections + SPARE_DESCRIPTORS:
+            said = "the limit on open files, %d, comes before %d connections"
+            log(_log, logging.WARNING, said, files, limits.max_connections)
+        run = partial(_run, view, leaving, limits, tls, options)
+        if protocol is not None:
+            status = run(banner, protocol, listeners)
+        else:
+            with Once() as served, Once() as complained:
+                child = partial(_be_a_child, make, banner, served, complained, run)
+                status = serve_in_processes(options["processes"], listeners, child, drain=options["drain"])
+            leaving.begin(status)
+    leaving.end()
+    raise SystemExit(status)
+
+
+def _be_a_child(
+    make: Callable[[], Protocol],
+    banner: str,
+    served: Once,
+    complained: Once,
+    run: Callable[[str, Protocol, Sequence[Listener], int], int],
+    listeners: Sequence[Listener],
+    lifeline: int,
+) -> int:
+    """Serve in one of several processes; return its status.
+
+    The first that serves says so, for all. What is wrong is said once until then, for it is wrong in each of them.
+    """
+    try:
+        protocol = make()
+    except click.ClickException as error:  # click does not see it here
+        # Whoever speaks is to come to its end: the parent stops all as soon as another has ended.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        if served.taken or complained.take():
+            error.show()
+        return error.exit_code
+    return run(banner if served.take() else "", protocol, listeners, lifeline)
+
+
+def _run(
+    view: View,
+    leaving: Leaving,
+    limits: Limits,
+    tls: Certificates | None,
+    options: dict[str, Any],
+    banner: str,
+    protocol: Protocol,
+    listeners: Sequence[Listener],
+    lifeline: int | None = None,
+) -> int:
+    """Serve in this process; return its status.
+
+    The banner, if there is one, is said when signals are heard: whoever reads it may send one.
+    """
+    unsaid = [banner] if banner else []
+
+    def watch(now: ServerSnapshot) -> float:
+        while unsaid:
+            say(unsaid.pop())
+        return view.update(_status(now))
+
+    server = Server(
+        protocol,
+        listeners,
+        max_workers=options["threads"],
+        queue_size=options["queue_size"],
+        when_full=options["queue_full"],
+        order=options["order"],
+        limits=limits,
+        tls=tls,
+        proxy=options["proxy"],
+    )
+    try:
+        cut = server.run(options["drain"], watch=watch, lifeline=lifeline)
+    except OSError as error:
+        # BindError: somebody has shut its sockets down.
+        complaint = (CannotListen if isinstance(error, BindError) else SystemFailed)(str(error))
+        status = leaving.begin(complaint.exit_code)
+        complaint.show()
+        return status
+    status = leaving.begin(int(cut > 0))
+    last = server.snapshot()
+    say(
+        f"stopped: {last.messages} messages, {last.accepted} connections, {last.refused} refused, {cut} cut"
+        + (f", {last.refused_messages} messages refused" if last.refused_messages else "")
+    )
+    return status
+
+
+def _status(now: ServerSnapshot) -> Status:
+    return Status(
+        now.pool.threads, now.pool.max_workers, now.connections, now.messages, now.handed_over, now.closed, now.refused
+    )
+
+
+def _certificates(options: dict[str, Any]) -> Certificates | None:
+    """Return what makes the TLS context, which was tried once; None: no TLS."""
+    context = click.get_current_context()
+    if options["certfile"] is None:
+        for name in ("keyfile", "client_ca"):
+            if options[name] is not None:
+                raise click.UsageError(f"{spelled(context, name)} is of no use without --certfile")
+        return None
+    certificates = Certificates(options["certfile"], options["keyfile"], client_ca=options["client_ca"])
+    try:
+        certificates()
+    except OSError as error:  # ssl.SSLError is one, whose text names the file
+        guilty = [name for name in ("keyfile", "client_ca", "certfile") if options[name] == error.filename]
+        what = str(error) if str(error.filename) in str(error.strerror) else f"{error.filename}: {error.strerror}"
+        if not guilty:
+            raise CannotLogKeys(what) from None
+        raise NoCertificate(f"{spelled(context, guilty[0])}: {what}") from None
+    return certificates
+
+
+def _listen(bind: Bind) -> list[Listener]:
+    try:
+        return open_listeners(bind.text)
+    except BindError as error:
+        kind = NotPermitted if isinstance(error.__cause__, PermissionError) else CannotListen
+        raise kind(str(error)) from None
+
+
+def _banner(
+    name: str,
+    listeners: Sequence[Listener],
+    threads: int,
+    limits: Limits,
+    processes: int,
+    proxy: list[str] | None,
+) -> str:
+    addresses = ", ".join(listener.address for listener in listeners)
+    family, first = listeners[0].sock.family.name, listeners[0].address
+    address: Any = ""
+    if family == "AF_UNIX":
+        path = first.removeprefix("unix:")
+        way = f"socat - ABSTRACT-CONNECT:{path[1:]}" if path.startswith("@") else f"nc -q1 -U {path}"
+    else:
+        host, _, port = first.rpartition(":")
+        host = {"0.0.0.0": "127.0.0.1", "[::]": "::1"}.get(host, host.strip("[]"))
+        way, address = f"nc -q1 {host} {port}", (host, 0)
+    header = "PROXY UNKNOWN\\r\\n" if proxy is not None and address in Proxies(proxy) else ""
+    several = f" in each of {processes} processes" if processes > 1 else ""
+    return (
+        f"treadle {name} listens on {addresses}\n"
+        f"  talk to it:  printf '{header}hello\\n' | {way}\n"
+        f"  ceiling:     {threads} threads, {limits.max_connections} connections{several}\n"
+        "  stop it:     Ctrl-C"
+    )

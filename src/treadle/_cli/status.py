@@ -1,0 +1,133 @@
+"""What a running server shows: a live line on a terminal, plain log lines elsewhere."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import click
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+from treadle._cli.descriptors import lead_nowhere
+from treadle._clock import now
+from treadle._words import log
+
+__all__ = ["Status", "View", "say", "status_view"]
+
+LIVE_EVERY = 0.25  # seconds; four a second look alive, and cost nothing that can be measured
+PLAIN_EVERY = 5.0  # seconds between two plain lines at the least; a guess at what a log can bear
+
+_log = logging.getLogger("treadle")
+
+
+@dataclass(frozen=True)
+class Status:
+    """What a server does at this moment, and has done so far."""
+
+    threads: int
+    max_threads: int
+    connections: int
+    messages: int
+    handed_over: int
+    closed: int
+    refused: int
+
+    def __str__(self) -> str:
+        return (
+            f"threads {self.threads}/{self.max_threads}  connections {self.connections}  messages {self.messages}"
+            f"  handed over {self.handed_over}  closed {self.closed}  refused {self.refused}"
+        )
+
+
+class View:
+    """Shows a status when it is due and has changed. One thread uses it."""
+
+    def __init__(self, show: Callable[[Status], None], every: float) -> None:
+        self._show = show
+        self._every = every
+        self._due = now()
+        self._shown: Status | None = None
+
+    def update(self, status: Status) -> float:
+        """Show `status` if it has changed and the time has come; return the seconds until that time comes again."""
+        left = self._due - now()
+        if left > 0:
+            return left
+        self._due = now() + self._every
+        if status != self._shown:
+            self._shown = status
+            self._show(status)
+        return self._every
+
+
+@contextmanager
+def status_view(*, live: bool = True) -> Iterator[View]:
+    """Show, for as long as the block lasts, a status and what the `treadle` loggers say on standard output.
+
+    On a terminal the status is one line at the foot, rewritten in place, with log lines passing above it. Elsewhere,
+    and on a terminal that cannot move its cursor, it is a log line like any other, and seldom enough to be read.
+
+    Args:
+        live: False for plain lines everywhere, as when several processes share the terminal.
+    """
+    console = Console()
+    if not live or not sys.stdout.isatty() or console.is_dumb_terminal:
+        with _logging_through(_PlainHandler(sys.stdout)):
+            yield View(lambda status: log(_log, logging.INFO, "%s", status), PLAIN_EVERY)
+        return
+
+    def show(status: Status) -> None:
+        line.update(Text(str(status), no_wrap=True, overflow="ellipsis"), refresh=True)
+
+    # Refreshed by hand: rich would start a thread for it, outside every bound.
+    with Live(console=console, auto_refresh=False) as line, _logging_through(_ConsoleHandler(console)):
+        yield View(show, LIVE_EVERY)
+
+
+@contextmanager
+def _logging_through(handler: logging.Handler) -> Iterator[None]:
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    level = _log.level
+    _log.addHandler(handler)
+    _log.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        _log.setLevel(level)
+        _log.removeHandler(handler)
+
+
+def say(text: str) -> None:
+    """Print `text`, if anybody still reads it."""
+    try:
+        click.echo(text)
+    except BrokenPipeError:
+        lead_nowhere(sys.stdout)
+    except OSError:
+        pass  # the disk that it leads to is full; later lines may find room
+
+
+class _PlainHandler(logging.StreamHandler):  # type: ignore[type-arg]  # generic since Python 3.11 only
+    """Writes log lines to standard output, as long as anybody reads it."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if isinstance(sys.exc_info()[1], BrokenPipeError):
+            lead_nowhere(sys.stdout)
+        else:
+            super().handleError(record)
+
+
+class _ConsoleHandler(logging.Handler):
+    """Writes log lines through a rich console, which puts them above its live line."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__()
+        self._console = console
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._console.print(self.format(record), markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,131 @@
+"""`treadle tcp MODULE:HANDLER`: serve a function, or a protocol, that a module of the user's holds."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import traceback
+from functools import partial
+from typing import Any
+
+import click
+
+from treadle._cli.config import ConfiguredCommand, spelled
+from treadle._cli.serving import serve, serving_options
+from treadle._cli.values import FramingNamed
+from treadle.server import Messages, Session
+from treadle.server._framing import Framing
+from treadle.server._protocol import Protocol
+
+__all__ = ["tcp"]
+
+FORM = "MODULE:HANDLER, as in app:handle for `def handle(data, peer)` in app.py"
+
+
+@click.command(cls=ConfiguredCommand)
+@click.argument("handler", metavar="MODULE:HANDLER", envvar="TREADLE_TCP_HANDLER")  # of options click does so itself
+@click.option(
+    "--framing",
+    type=FramingNamed(),
+    help=f"Where a message ends: {FramingNamed.forms}.  [default: raw]",
+)
+@click.option("--session", is_flag=True, help="HANDLER takes a connection, not a message, and holds a thread.")
+@click.option("--speaks-first", is_flag=True, help="With --session: call HANDLER before the client has sent anything.")
+@serving_options(threads=32)
+def tcp(handler: str, framing: Framing | None, session: bool, speaks_first: bool, **options: Any) -> None:
+    """Serve TCP with a plain function of yours, which may block.
+
+    HANDLER(data, peer) is called for each message and returns the answer, as bytes, or None. It may also be a Messages
+    or a Session that your module made. Modules are looked for in the current folder first.
+    """
+    given = partial(spelled, click.get_current_context())
+    if session and framing is not None:
+        raise click.UsageError(f"{given('session')} reads for itself, and has no use for {given('framing')}; drop one")
+    if speaks_first and not session:
+        raise click.UsageError(f"{given('speaks_first')} needs --session")
+    module_name, _, path = handler.partition(":")
+    if not path or not module_name or module_name.startswith("."):
+        raise click.UsageError(f"{handler!r} is not {FORM}")
+
+    def make() -> Protocol:
+        found = load(handler)
+        if isinstance(found, (Messages, Session)):
+            if session or framing is not None:
+                useless = given("session" if session else "framing")
+                raise click.UsageError(f"{handler} is a {type(found).__name__} already; drop {useless}")
+            return found
+        try:
+            return Session(found, speaks_first=speaks_first) if session else Messages(found, framing)
+        except TypeError as error:  # it is async
+            raise click.UsageError(f"{handler}: {error}") from None
+
+    serve("tcp", make, options)
+
+
+class CannotImport(click.ClickException):
+    """The user's module raised `error` when it was imported."""
+
+    exit_code = 78  # EX_CONFIG of sysexits.h: another try does not change it
+
+    def __init__(self, module_name: str, error: Exception) -> None:
+        trace = error.__traceback__
+        while trace is not None and is_machinery(trace.tb_frame.f_code.co_filename):
+            trace = trace.tb_next
+        frames = traceback.extract_tb(trace)
+        where = f" ({os.path.basename(frames[-1].filename)}, line {frames[-1].lineno})" if frames else ""
+        if isinstance(error, SyntaxError):  # which says itself where it is
+            where = ""
+        super().__init__(f"cannot import {module_name}: {type(error).__name__}: {error}{where}")
+        self.story = "".join(traceback.format_exception(type(error), error, trace))
+
+    def show(self, file: Any = None) -> None:
+        """Print the frames of the user's own modules, and what is wrong last."""
+        click.echo(self.story, file=file, nl=False, err=True)
+        super().show(file)
+
+
+def is_machinery(filename: str) -> bool:
+    """Whether a frame of this file is what imports the user's module, and none of its own."""
+    return filename in (__file__, importlib.__file__) or filename.startswith("<frozen importlib")
+
+
+def is_own(value: object, module: object) -> bool:
+    """Whether `value` is something to serve that `module` defines itself."""
+    if isinstance(value, (Messages, Session)):
+        return True
+    own = getattr(value, "__module__", None) == getattr(module, "__name__", "")
+    return callable(value) and own and not getattr(value, "__name__", "_").startswith("_")
+
+
+def load(where: str) -> Any:
+    """Return the object that MODULE:HANDLER names.
+
+    Raises:
+        click.UsageError: there is no such thing, or it cannot be called.
+        CannotImport: the module raises an error when it is imported.
+    """
+    module_name, _, path = where.partition(":")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        found: Any = importlib.import_module(module_name)
+    except Exception as error:
+        missing = error.name or "" if isinstance(error, ModuleNotFoundError) else ""
+        if not missing or not f"{module_name}.".startswith(f"{missing}."):  # something that the module itself imports
+            raise CannotImport(module_name, error) from None
+        near = module_name.removesuffix(".py").replace("/", ".")
+        hint = (
+            f"is {missing}.py in {os.getcwd()}, or installed?"
+            if near == module_name
+            else f"did you mean {near}:{path}?"
+        )
+        raise click.UsageError(f"there is no module {missing!r}; {hint}") from None
+    for name in path.split("."):
+        if not hasattr(found, name):
+            names = [public for public, value in vars(found).items() if is_own(value, found)]
+            raise click.UsageError(f"{where}: no {name!r} in it; it has {', '.join(names) or 'nothing to call'}")
+        found = getattr(found, name)
+    if not callable(found) and not isinstance(found, (Messages, Session)):
+        raise click.UsageError(f"{where} is {type(found).__name__}, and cannot be called; allowed: {FORM}")
+    return found

@@ -1,0 +1,126 @@
+"""Rate: at most so many tasks begin in a second."""
+
+from __future__ import annotations
+
+from collections import deque
+from threading import RLock
+from typing import TYPE_CHECKING, Any
+
+from treadle import _checks as checks
+from treadle import _clock as clock
+from treadle._alarm import ALARM, Bell
+
+if TYPE_CHECKING:
+    from treadle._futures import Future
+
+__all__ = ["Rate", "hold", "let_go"]
+
+_lock = RLock()  # of every rate: held for an instant, and across a fork; taken after a pool's lock, never before
+hold, let_go = _lock.acquire, _lock.release  # around a fork, for which `treadle._lifecycle` holds every lock in turn
+
+
+class Rate:
+    """A token bucket: `per_second` tasks may begin in a second, and after a quiet time up to `burst` at once.
+
+    Tasks that have to wait for their turn hold no thread. They wait beside the queue, in the order in which they came
+    to its head, and count as waiting there: `queue_size` bounds them too. One Rate may be given to several pools and
+    views, which then share it. All methods may be called from any thread.
+
+    A task that is run inside another one, because that waits for its result, begins at once, and those after it wait
+    the longer for it.
+
+    Args:
+        per_second: tasks, more than 0; 0.1 is one in ten seconds.
+        burst: tasks, 1 or more.
+
+    Raises:
+        TypeError, ValueError: an argument is of the wrong type, or out of range.
+    """
+
+    def __init__(self, per_second: float, burst: int = 1) -> None:
+        self.per_second = checks.number("per_second", per_second, more_than=0)
+        self.burst = checks.integer("burst", burst, least=1)
+        # _lock guards what follows.
+        self._tokens = float(self.burst)
+        self._filled = clock.now()  # when they were counted last
+        self._line: deque[Future[Any]] = deque()  # tasks that wait
+        self._called: set[Future[Any]] = set()  # tasks that were put back to the queue, for there is a token for each
+        self._bell: Bell | None = None
+
+    def admit(self, task: Future[Any]) -> bool:
+        """Take a token for `task`, whose thread is about to run it; False: it is to wait, and was put in line."""
+        with _lock:
+            self._fill()
+            its_turn = task in self._called or not (self._line or self._called)
+            if its_turn and self._tokens >= 1:
+                self._tokens -= 1
+                self._called.discard(task)
+                return True
+            if task in self._called:
+                self._called.discard(task)
+                self._line.appendleft(task)
+            else:
+                self._line.append(task)
+            return False
+
+    def has_called(self, task: Future[Any]) -> bool:
+        """Whether it is the turn of `task`, which was in line."""
+        return task in self._called
+
+    def charge(self, task: Future[Any]) -> None:
+        """Take a token for `task`, which begins whether there is one or not."""
+        with _lock:
+            self._fill()
+            self._tokens -= 1
+            self.forget(task)
+
+    def forget(self, task: Future[Any]) -> None:
+        """Take `task` out of the line, for it will not run, or runs now."""
+        with _lock:
+            if task in self._called:
+                self._called.discard(task)
+                self._disarm()  # its token is the next one's, perhaps at once
+            if task in self._line:
+                self._line.remove(task)
+            if self._line:
+                self.arm()
+            else:
+                self._disarm()  # or the alarm's thread would stay for nothing, perhaps for hours
+
+    def arm(self) -> None:
+        """See that the first task in line is called when there is a token for it."""
+        with _lock:
+            if self._line and (self._bell is None or self._bell.ring is None):  # or the process forked
+                missing = 1 + len(self._called) - self._tokens
+                self._bell = ALARM.set(self._filled + max(0.0, missing / self.per_second), self._call)
+
+    def _disarm(self) -> None:
+        if self._bell is not None:
+            ALARM.mute(self._bell)
+            self._bell = None
+
+    def _fill(self) -> None:
+        now = clock.now()
+        self._tokens = min(float(self.burst), self._tokens + (now - self._filled) * self.per_second)
+        self._filled = now
+
+    def _call(self) -> None:
+        """Put the tasks for which there are tokens back to the queue."""
+        called = []
+        with _lock:
+            self._bell = None
+            self._fill()
+            # A token is kept for each that was called. But if none has been taken for so long that the bucket is full,
+            # those that were called are held up, perhaps by what waits for the next in line: so that one is called too.
+            wanted = min(1 + len(self._called), self.burst)
+            while self._line and self._tokens + 1e-9 >= wanted:
+                task = self._line.popleft()
+                self._called.add(task)
+                called.append(task)
+                wanted = 1 + len(self._called)
+            self.arm()
+        for task in called:
+            task._home.resume(task)
+
+    def __repr__(self) -> str:
+        return f"Rate({self.per_second:g}, burst={self.burst}, {len(self._line)} waiting)"

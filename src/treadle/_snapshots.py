@@ -1,0 +1,106 @@
+"""How a snapshot of a pool is taken, and what a shutdown has left."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import traceback
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from treadle import _clock as clock
+from treadle._futures import PENDING
+from treadle._words import log
+from treadle.events import Snapshot, WorkerSnapshot
+
+if TYPE_CHECKING:
+    from treadle._dispatch import Dispatcher, Task
+    from treadle._worker import Worker
+
+__all__ = ["report_undone", "snapshot_of", "stacks_of", "undone"]
+
+_log = logging.getLogger("treadle")
+
+
+def snapshot_of(dispatcher: Dispatcher) -> Snapshot:
+    """Return what the pool does now. The lock is held only while its fields are copied."""
+    with dispatcher.lock:
+        tasks = [*dispatcher.tasks, *dispatcher.aside.tasks]
+        looks = _look_at(dispatcher)
+        waiting, ended, inline = dispatcher.waiting(), dispatcher.ended, dispatcher.inline
+        blocked = len(dispatcher.admission.entrants)
+        cancelled, rejected, shed = dispatcher.cancelled, dispatcher.admission.rejected, dispatcher.shedding.count
+        ended += sum(worker.ended for worker in dispatcher.staff.workers)
+        closed = dispatcher.closed is not None
+        turns = [worker.turn() for worker in dispatcher.staff.workers]
+        told = waiting - sum(task._silent and task._state is PENDING for task in tasks)
+        told += sum(not task._silent for task in dispatcher.out)
+    workers = tuple(look() for look in looks)
+    busy = sum(worker.task is not None for worker in workers)
+    running = inline + sum(task is not None and not task._silent for task in turns)
+    now = clock.now()
+    return Snapshot(
+        name=dispatcher.name,
+        max_workers=dispatcher.staff.max_workers,
+        threads=len(workers),
+        busy=busy,
+        idle=len(workers) - busy,
+        waiting=waiting,
+        queue_size=dispatcher.queue_size,
+        blocked=blocked,
+        submitted=ended + running + told + cancelled + shed,
+        finished=ended,
+        cancelled=cancelled,
+        rejected=rejected,
+        shed=shed,
+        longest_wait=max((now - task._submitted for task in tasks if task._state == PENDING), default=0.0),
+        closed=closed,
+        workers=workers,
+    )
+
+
+def _look_at(dispatcher: Dispatcher) -> list[Callable[[], WorkerSnapshot]]:
+    """Return what makes the snapshot of each worker, with no lock held, for it asks the user's functions for names."""
+    return [_look(worker) for worker in sorted(dispatcher.staff.workers, key=lambda worker: worker.number)]
+
+
+def _look(worker: Worker) -> Callable[[], WorkerSnapshot]:
+    task, since, thread, nested, ended = worker.task, worker.since, worker.thread.name, len(worker.outer), worker.ended
+    if task is None:
+        return lambda: WorkerSnapshot(thread, None, 0.0, 0.0, 0, ended)
+    fn, seconds, overdue = task._fn, max(0.0, clock.now() - since), task._overdue()
+    return lambda: WorkerSnapshot(thread, task._name_for(fn), seconds, overdue, nested, ended)
+
+
+def stacks_of(dispatcher: Dispatcher) -> str:
+    """Return what each thread of the pool does now, with its task and its stack."""
+    with dispatcher.lock:
+        looks = _look_at(dispatcher)
+        idents = {worker.thread.name: worker.thread.ident for worker in dispatcher.staff.workers}
+    frames = sys._current_frames()
+    parts = []
+    for look in [look() for look in looks]:
+        if look.task is None:
+            parts.append(f"{look.name}: idle\n")
+            continue
+        overdue = f", overdue for {look.overdue:.3f} s" if look.overdue else ""
+        frame = frames.get(idents[look.name] or 0)
+        stack = "" if frame is None else "".join(traceback.format_stack(frame))
+        parts.append(f"{look.name}: {look.task} for {look.seconds:.3f} s{overdue}\n{stack}")
+    return "".join(parts)
+
+
+def undone(dispatcher: Dispatcher) -> tuple[Task, ...]:
+    """Return the futures of the tasks that run or wait."""
+    with dispatcher.lock:
+        running = [task for worker in dispatcher.staff.workers for task in worker.stack()]
+        waiting = (*dispatcher.tasks, *dispatcher.aside.tasks)
+        return tuple(task for task in (*running, *waiting) if not task.done())
+
+
+def report_undone(dispatcher: Dispatcher, timeout: float) -> None:
+    """Log what a shutdown left undone."""
+    left = undone(dispatcher)
+    names = ", ".join(sorted({task.name for task in left})[:10])
+    message = "pool %r: %d tasks were not done %g s after shutdown: %s"
+    log(_log, logging.WARNING, message, dispatcher.name, len(left), timeout, names)

@@ -1,0 +1,271 @@
+"""Worker: a thread that runs tasks until there is none left for it."""
+
+from __future__ import annotations
+
+import logging
+from _thread import allocate_lock
+from typing import TYPE_CHECKING, Any
+
+from treadle import _clock as clock
+from treadle._calls import Bare
+from treadle._contexts import Lent
+from treadle._futures import FINISHED, PENDING, RUNNING, Future
+from treadle._scope import HERE
+from treadle._threads import new_thread
+from treadle._words import log
+from treadle.errors import WorkerLost
+
+if TYPE_CHECKING:
+    from treadle._dispatch import Dispatcher
+
+__all__ = ["Worker", "current_worker", "lent_here", "settle_lost"]
+
+_log = logging.getLogger("treadle")
+_standard_log = logging.getLogger("concurrent.futures")
+
+Task = Future[Any]
+
+
+def current_worker() -> Worker | None:
+    """Return the worker whose thread this is, of whatever pool; None for a thread of nobody's."""
+    worker: Worker | None = HERE.worker
+    return worker
+
+
+def lent_here(dispatcher: Dispatcher) -> Lent | None:
+    """Return what its initializer has set in this thread; None if nothing, or if it is none of the pool's."""
+    worker = current_worker()
+    return worker.lent if worker is not None and worker.dispatcher is dispatcher else None
+
+
+def settle_lost(dispatcher: Dispatcher, task: Task, thread: str, reason: BaseException | None) -> None:
+    """Settle a claimed task that `reason` ended between any two lines, in the thread of that name."""
+    with dispatcher.lock:
+        dispatcher.taken_over(task)
+    if task.done():
+        task._tell()
+    elif task._context is None:  # it has run
+        task._finish()
+    else:
+        lost = WorkerLost(thread, task.name, reason)
+        try:
+            dispatcher.announce("finished", task, lost)
+        finally:
+            task._drop(lost)
+
+
+class Worker:
+    """One thread of a pool.
+
+    It marks itself idle before it delivers a result: else a submit in between would start a surplus thread. So it
+    settles one task and claims the next in one critical section, which also halves the locking.
+    """
+
+    __slots__ = (
+        "calling",
+        "dispatcher",
+        "ended",
+        "husk",
+        "last",
+        "lent",
+        "mail",
+        "number",
+        "outer",
+        "resting",
+        "since",
+        "task",
+        "thread",
+        "victims",
+    )
+
+    def __init__(self, dispatcher: Dispatcher, number: int, first: Task | None) -> None:
+        self.dispatcher = dispatcher
+        self.number = number
+        self.thread = new_thread(self._main, f"{dispatcher.thread_prefix}{number}")
+        self.mail = allocate_lock()  # released once to wake the worker from idleness
+        self.mail.acquire()
+        self.resting = False  # whether it fell idle, or found no reason to stay; guarded by the dispatcher's lock
+        # Written by the worker's thread alone; snapshots read them as they are.
+        self.task = first  # claimed for it already
+        self.last: Task | None = None  # the one before, while it is settled
+        self.lent: Lent | None = None  # what the initializer has set in the thread's context
+        self.outer: list[tuple[Task | None, float]] = []  # tasks that wait, further out in this thread, for `task`
+        self.since = clock.now()
+        self.ended = 0  # tasks that it has run
+        self.calling = False  # whether the last of them is over, and its callbacks run
+        self.victims: list[Task] | None = None  # tasks that it has claimed to shed them
+        self.husk: Task | None = None  # that was cancelled, or run elsewhere, and came to it in its turn
+
+    def push(self, task: Task) -> None:
+        """Note that `task` now runs inside the present one."""
+        self.outer.append((self.task, self.since))
+        self.task = task
+        self.since = clock.now()
+
+    def pop(self) -> None:
+        """Note that the innermost task is over."""
+        self.task, self.since = self.outer.pop()
+
+    def stack(self) -> list[Task]:
+        """Return the tasks that run in this thread, the innermost last."""
+        tasks = [*(task for task, _ in list(self.outer)), self.task]
+        return [task for task in tasks if task is not None]
+
+    def turn(self) -> Task | None:
+        """Return the outermost task that runs in this thread, and is not counted as ended; the lock is held."""
+        return None if self.calling else next((task for task, _ in self.outer), self.task)
+
+    def _main(self) -> None:
+        HERE.worker = self
+        dispatcher = self.dispatcher
+        reason: BaseException | None = None
+        try:
+            if self._initialize():
+                self._serve()
+        except BaseException as error:
+            reason = error
+            message = "worker %s of pool %r was killed"
+            log(_log, logging.CRITICAL, message, self.thread.name, dispatcher.name, error=error)
+        finally:
+            HERE.worker = None
+            try:
+                self._leave_nothing(reason)
+            finally:
+                dispatcher.staff.depart(self)
+
+    def _leave_nothing(self, reason: BaseException | None) -> None:
+        """Settle what a thread that was killed, between any two lines, had in its hands."""
+        for task in (self.last, *self.stack()):
+            if task is not None:
+                try:
+                    settle_lost(self.dispatcher, task, self.thread.name, reason)
+                except BaseException as error:  # of a callback, which cannot end this thread twice
+                    log(_log, logging.ERROR, "a callback of task %s raised", task.name, error=error)
+        self.task = self.last = None
+        if self.victims is not None:
+            self.dispatcher.shedding.shed(self.victims)
+
+    def _initialize(self) -> bool:
+        """Call the initializer; False if that failed, here or meanwhile in another thread: nothing begins any more."""
+        dispatcher = self.dispatcher
+        initializer = dispatcher.initializer
+        if initializer is None:
+            return True
+        try:
+            initializer(*dispatcher.initargs)
+        except BaseException as error:
+            log(_standard_log, logging.CRITICAL, "Exception in initializer:", error=error)
+        else:
+            self.lent = Lent.by_this_thread()
+            if dispatcher.broken is None:
+                return self is not dispatcher.staff.stray  # the initializer has forked, and returned here in the child
+        dispatcher.break_down(self)
+        return False
+
+    def _serve(self) -> None:
+        """Settle, claim, run, over and over."""
+        dispatcher = self.dispatcher
+        acquire, release = dispatcher.acquire, dispatcher.release
+        staff, entrants = dispatcher.staff, dispatcher.admission.entrants
+        ready, take, idle = dispatcher.ready, dispatcher.take, staff.idle
+        stale, after = dispatcher.shedding.stale, dispatcher.after
+        now, plain, lent = clock.now, not dispatcher.observers, self.lent
+        task, watchers = self.task, None
+        why: BaseException | None = None  # the last task went back to the queue, and cannot wait there
+        while True:
+            done = self.last = task  # is run, not settled; the last reference to the one before goes here, unlocked
+            if done is not None:
+                self.since = now()
+                try:
+                    if lent is not None and not isinstance(done._context, Bare):
+                        done._context = lent.to(done._context)
+                    again = done._invoke() if plain else dispatcher.observe(done)
+                except BaseException:  # the thread is killed
+                    self.ended += not done._silent
+                    raise
+            acquire()
+            try:
+                if done is not None:
+                    watchers = done._watchers
+                    if again:
+                        watchers = None
+                        why = dispatcher.put_back(done)
+                    else:
+                        if not done._silent:
+                            self.ended += 1  # as it is replaced below: a snapshot counts it once
+                        if watchers is None or watchers.condition is None:
+                            done._state = FINISHED
+                        if after is not None:
+                            after(done)
+                            dispatcher.after_claim()
+                if watchers is not None and watchers.callbacks:
+                    task = done  # claim nothing while callbacks run: who knows how long, and whom they wait for
+                    self.calling = True
+                elif stale is not None and ready and (victims := stale()):
+                    self.victims, task = dispatcher.shedding.take_over(victims), None
+                elif ready and not staff.surplus:
+                    task = take()
+                    if task._state is PENDING:
+                        task._state = RUNNING
+                        if entrants or (idle and not staff.waking):
+                            dispatcher.after_claim()
+                    else:
+                        dispatcher.skip_dead(self, task)
+                        task = None
+                else:
+                    task = dispatcher.claim_or_rest(self)
+                self.task = task
+            finally:
+                release()
+            if done is not None and why is not None:
+                dispatcher.give_up(done, why)
+                why = None
+            if watchers is not None:
+                self._deliver(done)
+                watchers = None
+                if task is done:
+                    self.calling = False
+                    task = self.task = None
+                    continue
+            if task is None:
+                done = self.last = None  # an idle worker holds no task
+                if not self._rest():
+                    return
+
+    def _deliver(self, done: Any) -> None:
+        """Tell those who wait for the last task. The next one is claimed, and must not go down with a callback."""
+        try:
+            if done._state is FINISHED:
+                done._tell()
+            else:
+                done._finish()
+        except BaseException:
+            dispatcher, why = self.dispatcher, None
+            with dispatcher.lock:
+                task, self.task = self.task, None
+                if task is not None and task is not done:
+                    why = dispatcher.put_back(task)
+            if task is not None and why is not None:
+                dispatcher.give_up(task, why)
+            raise
+
+    def _rest(self) -> bool:
+        """Tell those whose tasks were shed, or sleep until there is work. False: it is time to leave."""
+        dispatcher = self.dispatcher
+        if self.husk is not None:
+            self.husk = None
+            return True
+        if self.victims is not None:
+            dispatcher.shedding.shed(self.victims)
+            self.victims = None
+            return True
+        if not self.resting:
+            return False
+        timeout = -1.0 if dispatcher.idle_timeout is None else dispatcher.idle_timeout
+        while not self.mail.acquire(True, timeout):
+            if dispatcher.staff.may_leave(self):
+                return False
+            timeout = -1  # kept for as long as it takes
+        with dispatcher.lock:
+            dispatcher.staff.waking = False
+        return True

@@ -1,0 +1,163 @@
+"""Adaptive: first in, first out, until more is offered than can be done; then newest first, and the rest is shed."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from itertools import islice
+from math import inf
+
+from treadle import _checks as checks
+from treadle import _clock as clock
+from treadle.orders._order import Task
+
+__all__ = ["Adaptive"]
+
+RECENT = 16  # intervals for which a queue that stood is taken to stand again soon, as in controlled delay (RFC 8289)
+
+
+class Adaptive:
+    """First in, first out while the pool keeps up; under standing delay newest first, and what is too old is shed.
+
+    A queue whose head has waited longer than `target` at every look for `interval` is a standing one: it delays
+    everything and helps nobody, for what it holds has waited so long that whoever asked has gone. Then the newest task
+    runs first, and whatever waited longer than `target` is shed: its future fails with `Shed`, so whoever waits can do
+    something else. As many of the newest as the pool has threads are kept whatever their age, so that threads which
+    come free together find something to do. Once the queue has been empty, all is as before; but for a while, a delay
+    of `target` is enough to make it a standing one again, since the load has hardly gone.
+
+    Tasks are shed when a thread comes to take one, or when the queue is full, and while the queue stands also by
+    whoever submits: so those who offer too much do that work. `queue_size` bounds how many wait.
+
+    Sources: controlled delay (Nichols and Jacobson, "Controlling Queue Delay", ACM Queue 2012), with the simple rule
+    and the adaptive order of Maurer, "Fail at Scale", ACM Queue 2015.
+
+    Args:
+        target: seconds that a task may wait while the queue stands, 0 or more; about as long as tasks take.
+        interval: seconds of delay after which the queue stands, 0 or more; longer than a burst that the pool is to take
+            in its stride.
+
+    Raises:
+        TypeError, ValueError: an argument is of the wrong type, or out of range.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "apart",
+        "interval",
+        "late_since",
+        "put",
+        "ready",
+        "standing",
+        "stood_until",
+        "target",
+        "tasks",
+        "threads",
+    )
+
+    def __init__(self, target: float = 0.005, interval: float = 0.1) -> None:
+        self.target = checks.number("target", target, least=0)
+        self.interval = checks.number("interval", interval, least=0)
+        self.tasks = self.ready = deque[Task]()  # the oldest first
+        self.put = self.tasks.append
+        self.threads = 1
+        self.standing = False
+        # Tasks at the old end that were put there and are not judged by their age: while the queue stands, those that
+        # are to go on later; else those that are to run next.
+        self.apart = 0
+        self.late_since: float | None = None  # since when the head has been late at every look
+        self.stood_until = -inf  # when it last stopped standing
+
+    def put_again(self, task: Task) -> None:
+        """Add a task that was taken, and is to go on later: behind the others, in whichever order they are."""
+        if self.standing:
+            self.tasks.appendleft(task)
+            self.apart += 1
+        else:
+            self.tasks.append(task)
+
+    def put_first(self, task: Task) -> None:
+        """Add a task that was taken before its time, to run next: as the newest, for it has not waited here so long."""
+        task._submitted = clock.now()
+        if self.standing:
+            self.tasks.append(task)
+        else:
+            self.tasks.insert(self.apart, task)
+            self.apart += 1
+
+    def take(self) -> Task:
+        """Remove and return the oldest task, or, while the queue stands, the newest."""
+        if not self.standing:
+            task = self.tasks.popleft()
+            if self.apart:
+                self.apart -= 1
+            if not self.tasks:  # also if that was no live task, and nobody looks: the delay is over
+                self.late_since = None
+            return task
+        task = self.tasks.pop()
+        self._count_apart()
+        return task
+
+    def stale(self) -> Sequence[Task]:
+        """Remove and return the tasks to shed, if the queue stands."""
+        tasks = self.tasks
+        if len(tasks) < 2:
+            self._relax()
+            return ()
+        now = clock.now()
+        latest = now - self.target
+        if not self.standing:
+            others_late = len(tasks) > self.apart and tasks[self.apart]._submitted < latest
+            if not self._stands(now, late=others_late):
+                return ()
+            tasks.rotate(-self.apart)  # to the new end, where tasks run first from now on
+            self.apart = 0
+        shed = []
+        others = len(tasks) - self.apart
+        tasks.rotate(-self.apart)  # to the new end, for they have not waited long
+        while len(tasks) > self.threads and tasks[0]._submitted < latest:
+            shed.append(tasks.popleft())
+        self.apart -= max(0, len(shed) - others)
+        tasks.rotate(self.apart)
+        return shed
+
+    def _relax(self) -> None:
+        """Note that the queue does not stand any more."""
+        if self.standing:
+            self.stood_until = clock.now()
+        self.standing, self.late_since, self.apart = False, None, 0
+
+    def _count_apart(self) -> None:
+        """Note that some tasks may have been the last, or that all have gone."""
+        self.apart = min(self.apart, len(self.tasks))
+        if not self.tasks:
+            self._relax()
+
+    def _stands(self, now: float, *, late: bool) -> bool:
+        """Find out whether the queue stands, at a look that found its head late or not."""
+        if not late:
+            self.late_since = None
+        elif self.late_since is None:
+            self.late_since = now
+        else:
+            again = now - self.stood_until < RECENT * self.interval
+            self.standing = now - self.late_since > (min(self.target, self.interval) if again else self.interval)
+        return self.standing
+
+    def evict(self, newcomer: Task) -> Task:
+        """Remove and return the task that has waited longest."""
+        task = self.tasks.popleft()
+        self.apart = max(0, self.apart - 1)
+        self._count_apart()
+        return task
+
+    def purge(self, keep: Callable[[Task], bool]) -> None:
+        """Drop every task that `keep` refuses."""
+        kept = [task for task in self.tasks if keep(task)]
+        self.apart = sum(keep(task) for task in islice(self.tasks, self.apart))
+        self.tasks.clear()
+        self.tasks.extend(kept)
+        self._count_apart()
+
+    def __repr__(self) -> str:
+        return f"Adaptive(target={self.target:g}, interval={self.interval:g}, {len(self.tasks)} waiting)"

@@ -1,0 +1,80 @@
+"""Eviction: how room is made for a new client, by closing the connection that has been idle for longest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from heapq import nsmallest
+from operator import itemgetter
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from treadle.server._connection import Connection
+    from treadle.server._lane import Lane
+
+__all__ = ["Eviction"]
+
+SHARE = 64  # of the idle connections, one in so many is found by a search for the longest idle; a guess
+
+
+class Eviction:
+    """Finds the connection that has been idle for longest, in whichever lane, and has that lane close it.
+
+    For the leader of the first lane, who accepts. The others' connections are not its own: what it sees of them may be
+    out of date, so their lanes look again.
+    """
+
+    def __init__(self, lanes: Sequence[Lane]) -> None:
+        self.lanes = lanes
+        self._longest_idle: list[tuple[float, Lane, Connection]] = []  # found by the last search, the longest last
+
+    def evict(self, then: Callable[[], object], spared: set[Connection] | None = None) -> None:
+        """Close that connection, if any is idle; then have the first lane's leader call `then`, perhaps at once.
+
+        But for those that are `spared`, whose message was found in the kernel.
+        """
+        spared = set() if spared is None else spared
+        while self._longest_idle or self._search(spared):
+            active, lane, conn = self._longest_idle.pop()
+            if conn.active != active or not conn.idle():
+                continue
+            if lane is self.lanes[0]:
+                if not conn.is_silent():
+                    spared.add(conn)
+                    continue
+                lane.service.close(conn, "evicted")
+                break
+            lane.post(partial(self._evict_there, lane, conn, active, then, spared))
+            return
+        then()
+
+    def _evict_there(
+        self,
+        lane: Lane,
+        conn: Connection,
+        active: float,
+        then: Callable[[], object],
+        spared: set[Connection],
+    ) -> None:
+        """Close `conn` if it is still idle, else look for another one. Called by the leader of `lane`."""
+        if conn.active == active and conn.idle() and conn.is_silent():
+            lane.service.close(conn, "evicted")
+            self.lanes[0].post(then)
+        else:  # without it: it would be found again, and again
+            spared.add(conn)
+            self.lanes[0].post(partial(self.evict, then, spared))
+
+    def _search(self, spared: set[Connection]) -> bool:
+        """Find the longest idle; False: none is. It costs a look at each, so it is made for several evictions.
+
+        If some were `spared`, all are found, for the next may be spared as well.
+        """
+        idle = [
+            (conn.active, lane, conn)
+            for lane in self.lanes
+            for conn in lane.connections()
+            if conn.idle() and conn not in spared
+        ]
+        most = len(idle) if spared else 1 + len(idle) // SHARE
+        self._longest_idle = nsmallest(most, idle, key=itemgetter(0))[::-1] if idle else []
+        return bool(idle)

@@ -1,0 +1,97 @@
+"""Limits: how many clients, how much of them, and for how long."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+from treadle import _checks as checks
+
+__all__ = ["Limits"]
+
+AT_CEILING = ("pause", "reject", "evict_idle")
+COUNTS = {"max_connections": 1, "max_message": 1, "write_buffer": 0, "linger_bytes": 0}  # and the least of each
+LENGTHS = ("handshake_timeout", "rate_grace", "linger")  # seconds, never without limit
+TIMEOUTS = ("read_timeout", "write_timeout", "handler_timeout", "idle_timeout", "max_age")  # seconds, or None
+RATES = ("accept_rate", "min_read_rate", "min_write_rate")  # more than 0, or None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What a server allows its clients. None: no limit.
+
+    Args:
+        max_connections: connections at a time, 1 or more.
+        max_connections_per_peer: of them, from one address, 1 or more; an IPv6 address counts by its /64 (RFC 6177).
+            Behind a proxy that hides the clients' addresses this limits the proxy; see `Server(proxy=...)`.
+        accept_rate: connections let in a second, more than 0; a second's worth may come at once.
+        when_full: what happens to clients beyond `max_connections`. "pause": they wait in the kernel's queue. "reject":
+            they are told `rejection` and closed. "evict_idle": the connection that has been idle for longest is closed
+            for them; if none is idle, they are rejected. Clients beyond `max_connections_per_peer` are always rejected.
+        rejection: what rejected clients are told; it should fit into a packet.
+        refusal: what a client is told instead of an answer to a message that the pool has no room for, or sheds, as the
+            pool's `when_full` and `order` say; the client may go on then. None: its connection is closed.
+        max_message: bytes of one message, complete or not, 1 or more. A longer one closes its connection.
+        write_buffer: bytes of answers, 0 or more, that may wait for a client that reads slowly before nothing more is
+            read from it. One answer may be longer.
+        handshake_timeout: seconds, more than 0, for the TLS handshake, and a proxy's header before it, together.
+        read_timeout: seconds from the first byte of a message to its last, more than 0.
+        write_timeout: seconds, more than 0, from when an answer had to wait for the client until the kernel has it all.
+        handler_timeout: seconds, more than 0, for the handler of one message. Then its connection is cut; the handler
+            runs on, for no thread can be killed, but sees it as a deadline (see `treadle.deadline`), and so do the
+            tasks it submits. Not for a Session, whose handler lasts as long as the connection.
+        idle_timeout: seconds between messages, more than 0.
+        max_age: seconds, more than 0, after which a connection is closed when no message is under way in it.
+        min_read_rate: bytes a second of a message, more than 0, on average.
+        min_write_rate: the same for what waits for the client.
+        rate_grace: seconds, more than 0, before these rates are judged.
+        linger: seconds, 0 or more, that a client's end is awaited after the last answer; what it still sends is thrown
+            away, so that the answer is not lost to a reset (RFC 9112, section 9.6).
+        linger_bytes: bytes thrown away so, 0 or more, before the connection is closed anyway.
+
+    Raises:
+        TypeError, ValueError: a value is of the wrong type, or out of range.
+    """
+
+    max_connections: int = 10_000
+    max_connections_per_peer: int | None = None
+    accept_rate: float | None = None
+    when_full: str = "pause"
+    rejection: bytes = b""
+    refusal: bytes | None = None
+    max_message: int = 1 << 20
+    write_buffer: int = 1 << 16
+    handshake_timeout: float = 10.0
+    read_timeout: float | None = 30.0
+    write_timeout: float | None = 30.0
+    handler_timeout: float | None = None
+    idle_timeout: float | None = 75.0
+    max_age: float | None = None
+    min_read_rate: float | None = None
+    min_write_rate: float | None = None
+    rate_grace: float = 5.0
+    linger: float = 2.0
+    linger_bytes: int = 1 << 16
+
+    def __post_init__(self) -> None:
+        for name, least in COUNTS.items():
+            checks.integer(name, getattr(self, name), least=least)
+        checks.integer_or_none("max_connections_per_peer", self.max_connections_per_peer, least=1)
+        checks.one_of("when_full", self.when_full, AT_CEILING)
+        if not isinstance(self.rejection, bytes):
+            raise TypeError(f"rejection={self.rejection!r} is {type(self.rejection).__name__}; allowed: bytes")
+        if not isinstance(self.refusal, (bytes, type(None))):
+            raise TypeError(f"refusal={self.refusal!r} is {type(self.refusal).__name__}; allowed: bytes, or None")
+        for name in LENGTHS:
+            checks.duration(name, getattr(self, name))
+        for name in (*TIMEOUTS, *RATES, "handshake_timeout", "rate_grace"):
+            value = getattr(self, name)
+            if checks.seconds(name, value) == 0:
+                unit, none = (
+                    "a second" if name in RATES else "seconds",
+                    "" if name in LENGTHS else ", or None for no limit",
+                )
+                raise ValueError(f"{name}={value!r}; allowed: more than 0 {unit}{none}")
+
+    def __repr__(self) -> str:
+        changed = [field for field in fields(self) if getattr(self, field.name) != field.default]
+        return f"Limits({', '.join(f'{field.name}={getattr(self, field.name)!r}' for field in changed)})"

@@ -1,0 +1,41 @@
+"""Protocol: what turns bytes into calls, and all that differs between servers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+from typing import Protocol as _Protocol
+
+if TYPE_CHECKING:
+    from treadle.server._connection import Connection, Peer
+    from treadle.server._framing import Cutter
+    from treadle.server._limits import Limits
+
+__all__ = ["Protocol"]
+
+
+class Protocol(_Protocol):
+    """What a server asks of a protocol. Every method may be called from many threads at once."""
+
+    @property
+    def name(self) -> str:
+        """What logs and snapshots call the handler."""
+
+    @property
+    def greeting(self) -> bytes:
+        """What each client is sent when it has come in."""
+
+    @property
+    def speaks_first(self) -> bool:
+        """Whether a conversation begins before the client has sent anything."""
+
+    def cutter(self, limits: Limits) -> Cutter:
+        """Return what cuts one connection's bytes into messages."""
+
+    @property
+    def handle(self) -> Callable[[Any, Peer], bytes | None]:
+        """Return the answer to a message; it may block."""
+
+    @property
+    def converse(self) -> Callable[[Connection, Limits], None] | None:
+        """Serve a connection to its end, blocking; None: it is served message by message, by `handle`."""

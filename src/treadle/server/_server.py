@@ -1,0 +1,494 @@
+"""Server: listeners, connections and handlers, on one pool's threads."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import signal
+import socket
+import ssl
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from functools import partial
+from math import inf
+from types import TracebackType
+
+from treadle import _checks as checks
+from treadle import _clock as clock
+from treadle import _lifecycle as lifecycle
+from treadle._pool import Pool
+from treadle._snapshots import report_undone
+from treadle._words import log
+from treadle.errors import BindError
+from treadle.orders import Order
+from treadle.server._fleet import Fleet
+from treadle.server._limits import Limits
+from treadle.server._listen import Listener, check_bind, open_listeners
+from treadle.server._orphans import Orphans
+from treadle.server._protocol import Protocol
+from treadle.server._proxy import Proxies
+from treadle.server._signals import CHILD, GONE, HANGUP, LOST, ORDERS, Signals
+from treadle.server._snapshot import ServerSnapshot, snapshot_of
+from treadle.server._teller import Teller
+
+__all__ = ["Server"]
+
+_log = logging.getLogger("treadle.server")
+
+DRAIN = 10.0  # seconds
+GRACE = 1.0  # seconds beyond the drain that the leaders are given to end, before it is done without them
+LONGEST = 3600.0  # seconds of one sleep of `run`, at most; any that the system can count would do
+LAST_WORDS = 0.5  # seconds that handlers are given to notice that they were cut, and log handlers to tell it
+Tls = ssl.SSLContext | Callable[[], ssl.SSLContext]
+
+
+class Server:
+    """Serve TCP or UNIX sockets with blocking handlers, on a bounded number of threads.
+
+    One thread polls, reads and runs handlers inline, as an event loop would; as soon as a handler blocks, the next
+    thread goes on for all other connections. Idle and half-sent connections hold no thread.
+
+    Args:
+        protocol: what turns bytes into calls: Messages(...) or Session(...).
+        bind: where to listen: "HOST:PORT" (port 0: any free one), "[::]:PORT" (IPv6 and IPv4), "unix:PATH", "fd://N",
+            "systemd", "systemd:NAME"; a bound socket; or what `open_listeners` returned.
+        pool: whose threads run the handlers and lead; it is left open. None: one of its own.
+        max_workers: threads of that own pool, 1 or more; None: as for Pool. Not together with `pool`; nor are these:
+        queue_size: how many connections may wait there with a message each, because all threads are busy; see Pool.
+        when_full: what happens to further messages. "wait", or "run": their connections are not read from until there
+            is room. "reject": they are refused, see `Limits.refusal`. "discard_oldest": those that waited longest are.
+        order: in which order messages run that wait, see Pool. "adaptive" refuses those that waited too long when more
+            comes than can be done; "fair" takes turns between the addresses of clients.
+        limits: how many, how much, how long (see Limits).
+        tls: an `ssl.SSLContext`, or a callable that returns one, which is called again by `reload`. None: no TLS.
+        proxy: whose connections begin with a PROXY protocol header (version 1 or 2) that says who the client is: an
+            address or a network, as in "10.0.0.0/8", or several; "unix" for all clients of a UNIX socket. They have to
+            send it, and nobody else may. None: nobody sends one.
+
+    Raises:
+        TypeError, ValueError: an argument is of the wrong type, or out of range.
+
+    All methods may be called from any thread.
+    """
+
+    def __init__(
+        self,
+        protocol: Protocol,
+        bind: str | socket.socket | Sequence[Listener] = "127.0.0.1:5000",
+        *,
+        pool: Pool | None = None,
+        max_workers: int | None = None,
+        queue_size: int | None = None,
+        when_full: str | None = None,
+        order: str | Order | None = None,
+        limits: Limits | None = None,
+        tls: Tls | None = None,
+        proxy: str | Sequence[str] | None = None,
+    ) -> None:
+        if not all(hasattr(protocol, name) for name in ("handle", "converse", "cutter", "greeting", "speaks_first")):
+            raise TypeError(f"protocol={protocol!r} is no protocol; allowed: Messages(handler, ...), Session(handler)")
+        own = {"max_workers": max_workers, "queue_size": queue_size, "when_full": when_full, "order": order}
+        own = {name: value for name, value in own.items() if value is not None}
+        if pool is not None and own:
+            first = next(iter(own))
+            raise ValueError(f"both pool and {first} are given; {first} is for a pool of the server's own")
+        if pool is not None and not isinstance(pool, Pool):
+            raise TypeError(f"pool={pool!r} is {type(pool).__name__}; allowed: a treadle.Pool, or None")
+        if limits is not None and not isinstance(limits, Limits):
+            raise TypeError(f"limits={limits!r} is {type(limits).__name__}; allowed: Limits(...)")
+        check_bind(bind)
+        if isinstance(tls, ssl.SSLContext):
+            _for_servers(tls, tls)
+        elif tls is not None and not callable(tls):
+            raise TypeError(
+                f"tls={tls!r} is {type(tls).__name__}; allowed: an ssl.SSLContext, a callable that returns one, as "
+                "Certificates(certfile, keyfile) is, or None"
+            )
+        elif tls is not None:
+            checks.blocking("tls", tls)
+        self.protocol = protocol
+        self.limits = limits if limits is not None else Limits()
+        self._proxies = None if proxy is None else Proxies(proxy)
+        self._bind = bind
+        self._tls = tls
+        self._own_pool = pool is None
+        self._pool = pool if pool is not None else Pool(name=f"server-{protocol.name}", **own)  # type: ignore[arg-type]  # they are typed above
+        # Guards the state, and the deadline. A signal handler may call `stop` in the middle of another `stop`.
+        self._changed = threading.Condition(threading.RLock())
+        self._state = "new"  # -> "serving" -> "stopping" -> "stopped"
+        self._deadline = inf  # by which what was begun is to be finished
+        self._teller = Teller()  # so that no log handler keeps us from ending
+        self._look_at = 0.0  # when `watch` wants its next snapshot
+        self._fleet: Fleet | None = None  # until it was started
+        self._process: int | None = None  # that it was started in
+        self._starter: int | None = None  # the thread that is about to start it
+        self._signals: Signals | None = None  # while `run` is under way
+        self._drain: float | None = None  # that `run` was given
+        self._broken: Exception | None = None  # what it said when somebody had closed a descriptor of its own
+        self._lost = False  # all listeners were, to somebody who shut them down
+
+    # -- beginning ------------------------------------------------------------------------------------------------
+
+    def start(self) -> Server:
+        """Listen and serve, in the background.
+
+        The server does not keep the program alive: when the main thread ends, it is stopped, as by `stop()`. To serve
+        until then, wait for something in a `with` block, or call `run` instead.
+
+        Returns:
+            The server itself.
+
+        Raises:
+            BindError: the address cannot be had.
+            RuntimeError: the server was started before, or no thread can be started.
+            OSError, ssl.SSLError: what `tls` raises.
+        """
+        self._start()
+        log(_log, logging.INFO, *self._serving())
+        return self
+
+    def _start(self) -> None:
+        with self._changed:
+            if self._state != "new":
+                raise RuntimeError(f"the server is {self._state}; make a new one to serve again")
+            self._state = "serving"
+            self._starter = threading.get_ident()
+        self._process = os.getpid()
+        lifecycle.after_fork(self)
+        try:
+            self._fleet = self._launch()
+        except BaseException:
+            self._over()
+            self._pool_over(inf)
+            raise
+        finally:
+            self._starter = None
+        lifecycle.before_exit(self)
+        if self._state != "serving":  # `stop` was called meanwhile, and found nothing to stop
+            self._begin_to_stop(max(0.0, self._deadline - clock.now()))
+            self._wait()
+
+    def _serving(self) -> tuple[str, str, str]:
+        """Return what to log of the beginning."""
+        return "serving %s on %s", self.protocol.name, self.address
+
+    def _launch(self) -> Fleet:
+        context = self._tls if self._tls is None or isinstance(self._tls, ssl.SSLContext) else _context_from(self._tls)
+        listeners = open_listeners(self._bind)
+        try:
+            home, when_full = self._pool._task_home, self._pool._task_when_full
+            fleet = Fleet(
+                self.protocol, self.limits, home, self._over, when_full, self._proxies, self._deaf, self._break
+            )
+            fleet.start(listeners, context)
+        except BaseException:
+            for listener in listeners:
+                listener.close()
+            raise
+        return fleet
+
+    # -- ending ---------------------------------------------------------------------------------------------------
+
+    def stop(self, drain: float = DRAIN) -> int:
+        """Stop: let in those that wait in the kernel's queue, finish what was begun, close all, and end.
+
+        A handler that is still running after `drain` seconds goes on in its thread; its connection is shut down. May
+        be called again, also to shorten the time. A handler of the server that calls it does not wait for the end, nor
+        does what `start` calls, or a signal handler that interrupts it: `start` waits then. In a forked child it does
+        nothing: the server is the parent's.
+
+        Args:
+            drain: seconds, 0 or more, for what was begun.
+
+        Returns:
+            How many connections had to be cut; 0 when all ended in order.
+
+        Raises:
+            TypeError, ValueError: `drain` is not a number of seconds.
+        """
+        seconds = checks.duration("drain", drain)
+        if self._process not in (None, os.getpid()):
+            return 0
+        self._begin_to_stop(seconds)
+        if self._pool._task_home.is_ours() or self._starter == threading.get_ident():
+            return 0
+        return self._wait()
+
+    def _begin_to_stop(self, seconds: float) -> None:
+        """Begin to stop, to be done `seconds` from now, or by then already. Does not block."""
+        deadline = clock.now() + seconds
+        with self._changed:
+            state = self._state
+            if state == "serving":
+                self._state = "stopping"
+            self._deadline = min(self._deadline, deadline)
+            self._changed.notify_all()
+        if state == "new":
+            self._over()
+        elif self._fleet is not None:
+            self._fleet.lanes[0].post(partial(self._fleet.drain, deadline))
+        self._wake()
+
+    def _over(self) -> None:
+        """Nobody is served any more; called by whoever ends it, who need not be the one that waits."""
+        with self._changed:
+            self._state = "stopped"
+            self._changed.notify_all()
+        self._wake()
+
+    def _wake(self) -> None:
+        """Have `run` look what has changed."""
+        if self._signals is not None:
+            self._signals.wake()
+
+    def _time_left(self) -> float:
+        """Return the seconds until it is over, with the leaders or without them; 0 or less: it is."""
+        return 0.0 if self._state == "stopped" else self._deadline + GRACE - clock.now()
+
+    def _deaf(self) -> None:
+        """No listener is left. If nobody has asked for that, it ends `run`: whoever started it is to know."""
+        with self._changed:
+            self._lost = self._lost or self._state == "serving"
+        if self._lost and self._drain is not None:
+            self._begin_to_stop(self._drain)
+
+    def _break(self, error: Exception) -> None:
+        """Somebody has closed a descriptor of the server's own, which has ended all that it did."""
+        with self._changed:
+            first, self._broken = self._broken is None, self._broken or error
+            self._deadline = min(self._deadline, clock.now())
+        self._over()
+        if first:
+            said = "%s: nobody is served any more, for a descriptor of the server's own was closed by somebody else: %s"
+            log(_log, logging.ERROR, said, self.protocol.name, error)
+
+    def _wait(self) -> int:
+        """Wait for the end; return how many connections were cut.
+
+        Leaders log, and so they may be stuck in a log handler, all of them. After the last deadline it ends without
+        them; and from then on nothing is waited for without a limit.
+        """
+        with self._changed:
+            while (left := self._time_left()) > 0:
+                self._changed.wait(None if left == inf else left)
+            in_order = self._state == "stopped"
+        fleet = self._fleet
+        if not in_order:
+            if fleet is not None:
+                fleet.abandon()
+            self._over()
+        soon = clock.now() + LAST_WORDS
+        until = max(soon, self._deadline + GRACE) if in_order and (fleet is None or not fleet.cut) else soon
+        if fleet is not None:
+            fleet.join(until)
+        self._pool_over(until)
+        self._teller.quiet(max(0.0, soon - clock.now()))
+        return 0 if fleet is None else fleet.cut
+
+    def _pool_over(self, until: float) -> None:
+        """Close the server's own pool, and wait for its threads; handlers that still run then are left behind."""
+        if not self._own_pool:
+            return
+        dispatcher = self._pool._task_home
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        timeout = None if until == inf else max(0.0, until - clock.now())
+        if not dispatcher.is_inside() and not lifecycle.join(dispatcher, timeout):
+            dispatcher.abandoned = True  # nobody waits for them, not even at exit
+            self._teller.tell(partial(report_undone, dispatcher, timeout or 0.0))
+
+    def leave(self) -> None:
+        """Stop, because Python exits."""
+        self.stop(0.0 if isinstance(getattr(sys, "last_value", None), KeyboardInterrupt) else DRAIN)
+
+    def forget_threads(self) -> None:
+        """In a forked child, be stopped: the server is the parent's."""
+        self._changed = threading.Condition(threading.RLock())  # another thread may have had the old one
+        self._teller = Teller()
+        self._state = "stopped"
+        if self._signals is not None:
+            self._signals.leave_to_parent()
+
+    def __enter__(self) -> Server:
+        return self if self._state == "serving" else self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.stop(0.0 if isinstance(error, KeyboardInterrupt) else DRAIN)
+
+    # -- running ----------------------------------------------------------------------------------------------------
+
+    def run(
+        self,
+        drain: float = DRAIN,
+        *,
+        watch: Callable[[ServerSnapshot], float] | None = None,
+        lifeline: int | None = None,
+    ) -> int:
+        """Start, serve until SIGTERM or SIGINT (Ctrl-C), and stop; a second signal cuts at once. SIGHUP: `reload`.
+
+        From a thread other than the main one no signals are heard; `stop` ends it there. It also stops when nobody can
+        come any more, for every listening socket was shut down, or closed, by somebody else. No log handler, stream or
+        `watch` that blocks keeps it from ending in time.
+
+        Args:
+            drain: seconds for what was begun, see `stop`.
+            watch: called now and then, in a thread of its own, with a snapshot; returns the seconds until it wants the
+                next. If it raises, that is logged, and it is not called again.
+            lifeline: the descriptor of a pipe whose other end the parent process holds. When that is gone, stop; while
+                stopping, cut. A second signal then does not cut.
+
+        Returns:
+            How many connections had to be cut.
+
+        Raises:
+            BindError: it has stopped because nobody could come any more.
+            OSError: it has ended at once because a descriptor of its own was closed by somebody else (EBADF).
+            As `start` and `stop`. What a signal handler of the program's own raises stops it, and is raised then.
+        """
+        seconds = checks.duration("drain", drain)
+        if threading.current_thread() is not threading.main_thread():
+            return self._begin(seconds)._run_over()
+        orphans = Orphans()
+        with Signals(lifeline, children=orphans.ours) as self._signals:
+            self._begin(seconds)
+            obey = partial(self._obey, self._signals, seconds, watch, lifeline, orphans)
+            try:
+                obey(stopping=False)
+            except BaseException:  # of a signal handler of the program's own
+                self._begin_to_stop(seconds)
+                obey(stopping=True)
+                self._wait()
+                raise
+            return self._run_over()
+
+    def _obey(
+        self,
+        signals: Signals,
+        drain: float,
+        watch: Callable[[ServerSnapshot], float] | None,
+        lifeline: int | None,
+        orphans: Orphans,
+        *,
+        stopping: bool,
+    ) -> None:
+        """Do what signals order, and whatever else `run` does, until it is over."""
+        while (left := self._time_left()) > 0:
+            now = clock.now()
+            if watch is not None and now >= self._look_at:
+                self._look_at = inf
+                self._teller.tell(partial(self._look, watch))
+            wait = min(left, inf if watch is None else self._look_at - now)
+            try:
+                number = signals.hear(None if wait == inf else min(max(0.0, wait), LONGEST))
+            except OSError as error:
+                if error.errno not in GONE or self._fleet is None:
+                    raise
+                self._fleet.lost(error)
+                break
+            # Whatever blocks is left to the teller: a signal is obeyed though nobody reads what is said of it.
+            if number == CHILD:
+                orphans.reap()
+            elif number == HANGUP:
+                self._teller.tell(self.reload)
+            elif number == LOST or number in ORDERS:
+                # With a parent, only it may cut: service managers send SIGTERM to the parent and to us, and so
+                # does the parent, and these are not two orders.
+                if not stopping:
+                    self._begin_to_stop(drain)
+                    message = "%s: stopping; a second signal cuts at once"
+                    self._teller.tell(partial(log, _log, logging.INFO, message, _name_of(number)))
+                elif number == LOST or lifeline is None:
+                    self._begin_to_stop(0.0)
+                stopping = True
+
+    def _begin(self, drain: float) -> Server:
+        """Start, unless that was done and it still serves."""
+        self._drain = drain
+        if self._state not in ("serving", "stopping"):
+            self._start()
+            self._teller.tell(partial(log, _log, logging.INFO, *self._serving()))
+        if self._lost:  # already
+            self._begin_to_stop(drain)
+        return self
+
+    def _run_over(self) -> int:
+        """Wait for the end of `run`; return what it does."""
+        cut = self._wait()
+        if self._broken is not None:
+            what = "a descriptor of the server's own was closed by somebody else, as os.closerange does; start anew"
+            raise OSError(errno.EBADF, what) from self._broken
+        if self._lost:
+            raise BindError(self.address, "it was shut down or closed by somebody else while it was served; start anew")
+        return cut
+
+    def _look(self, watch: Callable[[ServerSnapshot], float]) -> None:
+        self._look_at = clock.now() + watch(self.snapshot())
+        self._wake()
+
+    def reload(self) -> None:
+        """Ask `tls` for its context again: new handshakes use it, connections that stand are not touched.
+
+        If that fails, it is logged, and the old one stays in use.
+        """
+        if self._tls is None or isinstance(self._tls, ssl.SSLContext):
+            what = "not used" if self._tls is None else "a context of your own"
+            log(_log, logging.INFO, "nothing to reload: tls is %s", what)
+            return
+        try:
+            context = _context_from(self._tls)
+        except OSError as error:  # ssl.SSLError is one; both name the file
+            log(_log, logging.ERROR, "the certificates cannot be reloaded; the old ones stay in use: %s", error)
+            return
+        except Exception as error:
+            log(_log, logging.ERROR, "the certificates cannot be reloaded; the old ones stay in use", error=error)
+            return
+        if self._fleet is not None:
+            self._fleet.context = context
+        log(_log, logging.INFO, "the certificates are reloaded")
+
+    # -- looking ----------------------------------------------------------------------------------------------------
+
+    @property
+    def address(self) -> str:
+        """Where the server listens, as in "127.0.0.1:5000"; with several sockets, separated by commas.
+
+        Raises:
+            RuntimeError: it was not started.
+        """
+        if self._fleet is None:
+            raise RuntimeError("the server has no address before start()")
+        return ", ".join(acceptor.listener.address for acceptor in self._fleet.acceptors)
+
+    def snapshot(self) -> ServerSnapshot:
+        """Return what the server does at this instant."""
+        return snapshot_of(self.protocol.name, self._state, self._fleet, self._pool.snapshot())
+
+    def __repr__(self) -> str:
+        return f"<Server {self.protocol!r} {self._state}{'' if self._fleet is None else ' on ' + self.address}>"
+
+
+def _name_of(number: int | None) -> str:
+    return "the parent process is gone" if number in (None, LOST) else signal.Signals(number or 0).name
+
+
+def _context_from(tls: Callable[[], ssl.SSLContext]) -> ssl.SSLContext:
+    """Return the context that `tls` makes; None, above all, must not be taken for "no TLS"."""
+    context = tls()
+    if not isinstance(context, ssl.SSLContext):
+        raise TypeError(f"tls={tls!r} returned {type(context).__name__}; allowed: an ssl.SSLContext")
+    return _for_servers(context, tls)
+
+
+def _for_servers(context: ssl.SSLContext, tls: object) -> ssl.SSLContext:
+    """Return `context`, with which every handshake would fail if it were for clients, or made to check their names."""
+    if context.protocol == ssl.PROTOCOL_TLS_CLIENT:
+        raise ValueError(
+            f"tls={tls!r} makes a context for clients; make one with Certificates(certfile, keyfile), or "
+            "ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)"
+        )
+    if context.check_hostname:
+        raise ValueError(f"tls={tls!r} makes a context with check_hostname, which is for clients; set it to False")
+    return context

@@ -1,0 +1,68 @@
+"""What a server shows of itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from treadle.events import Snapshot
+from treadle.server._fleet import Fleet
+
+__all__ = ["ServerSnapshot", "snapshot_of"]
+
+
+@dataclass(frozen=True)
+class ServerSnapshot:
+    """A server at one instant.
+
+    Attributes:
+        name: the handler's name.
+        state: "new", "serving", "stopping" or "stopped".
+        address: where it listens.
+        connections: that are open now.
+        accepted: connections so far; `refused` of them were turned away.
+        closed: connections that are over, of those that came in.
+        closed_by: of them, how many by which limit or fault: a name of `Limits`, "evicted", "framing" (which failed),
+            "TLS handshake failed", "TLS cut short" (ended amid a message, without TLS's goodbye), "cut at the end", or
+            what the system says. The others ended in order.
+        messages: that were handled so far.
+        handed_over: of them, those that were not handled inline.
+        refused_messages: that the pool had no room for, or shed.
+        failures: handlers that raised, or returned what is no answer.
+        pool: the threads.
+    """
+
+    name: str
+    state: str
+    address: str
+    connections: int
+    accepted: int
+    refused: int
+    closed: int
+    closed_by: Mapping[str, int]
+    messages: int
+    handed_over: int
+    refused_messages: int
+    failures: int
+    pool: Snapshot
+
+
+def snapshot_of(name: str, state: str, fleet: Fleet | None, pool: Snapshot) -> ServerSnapshot:
+    """Return what a server does now; `fleet` is None before it was started."""
+    acceptors = [] if fleet is None else fleet.acceptors
+    lanes = [] if fleet is None else fleet.lanes
+    return ServerSnapshot(
+        name=name,
+        state=state,
+        address=", ".join(acceptor.listener.address for acceptor in acceptors),
+        connections=0 if fleet is None else fleet.gate.connections,
+        accepted=sum(acceptor.accepted for acceptor in acceptors),
+        refused=sum(acceptor.refused for acceptor in acceptors) + (0 if fleet is None else fleet.refused),
+        closed=0 if fleet is None else fleet.closed,
+        closed_by={} if fleet is None else fleet.causes(),
+        messages=sum(lane.turns - lane.shakes + lane.handling.followed for lane in lanes),
+        handed_over=sum(lane.handling.handed_over for lane in lanes),
+        refused_messages=sum(lane.handling.refused for lane in lanes),
+        failures=sum(lane.handling.failures for lane in lanes),
+        pool=pool,
+    )
