@@ -202,7 +202,7 @@ def serve_treadle(options: argparse.Namespace) -> None:
         return server.run(1, lifeline=lifeline)
 
     if options.processes > 1:
-        sys.exit(serve_in_processes(options.processes, listeners, run, drain=1.0))
+        sys.exit(serve_in_processes(options.processes, listeners, run, drain_timeout=1.0))
     run(listeners)
 
 

@@ -21,7 +21,10 @@ SLOWER = 10  # times
 OFFERED = 1.2  # of what the backend can do
 WITHIN = 0.3  # seconds to answer: a call takes 80 ms while the backend is slow
 
-LIMITS: dict[str, Callable[[], treadle.Limit | None]] = {"limit": treadle.Limit, "without": lambda: None}
+LIMITS: dict[str, Callable[[], treadle.ConcurrencyLimit | None]] = {
+    "limit": treadle.ConcurrencyLimit,
+    "without": lambda: None,
+}
 
 
 class Backend:

@@ -44,7 +44,9 @@ def answer(message: bytes, peer: Any) -> bytes:
 def served(order: str, rate: float, settings: Settings) -> Values:
     """Serve clients that send `rate` messages a second, whatever became of those before."""
     with treadle.Pool(THREADS, order=order) as pool:
-        server = Server(Messages(answer, Lines()), "127.0.0.1:0", pool=pool, limits=Limits(refusal=REFUSAL)).start()
+        server = Server(
+            Messages(answer, Lines()), "127.0.0.1:0", pool=pool, limits=Limits(reject_messages_with=REFUSAL)
+        ).start()
         try:
             return clients(int(server.address.rpartition(":")[2]), rate, settings)
         finally:

@@ -20,7 +20,7 @@ from treadle.events import Observer, TaskEvent
 class Blocked:
     """A pool of one thread that is held by a task until the gate opens, and `queue_size` tasks behind it."""
 
-    def __init__(self, queue_size: int, when_full: str = "wait") -> None:
+    def __init__(self, queue_size: int, when_full: str = "block") -> None:
         self.gate = threading.Event()
         self.pool = Pool(1, queue_size=queue_size, when_full=when_full, name="narrow")
         began = threading.Event()
@@ -53,7 +53,7 @@ def test_a_full_pool_says_its_name_its_limit_and_how_many_wait(blocked: Blocked)
 
 def test_waiting_for_room_ends_when_the_time_allowed_is_over(blocked: Blocked) -> None:
     with pytest.raises(PoolFull, match=r"after waiting 0\.01 s"):
-        blocked.pool.options(timeout=0.01).submit(int)
+        blocked.pool.options(block_timeout=0.01).submit(int)
     assert blocked.pool.snapshot().blocked == 0
     assert blocked.pool.snapshot().rejected == 1
 
@@ -163,7 +163,7 @@ def test_a_caller_whose_key_fails_when_there_is_room_is_told(awaits: bool) -> No
 
 
 def test_run_runs_in_the_caller(blocked: Blocked) -> None:
-    future = blocked.pool.options(when_full="run").submit(threading.get_ident)
+    future = blocked.pool.options(when_full="caller_runs").submit(threading.get_ident)
     assert future.result(0) == threading.get_ident()
 
 
@@ -240,7 +240,7 @@ def test_a_caller_is_let_in_by_the_claim_that_makes_room_and_not_only_when_the_q
 
 def test_a_caller_whose_task_is_cancelled_by_somebody_else_waits_no_longer(blocked: Blocked) -> None:
     futures: list[Future[int]] = []
-    caller = threading.Thread(target=lambda: futures.append(blocked.pool.options(timeout=60).submit(int)))
+    caller = threading.Thread(target=lambda: futures.append(blocked.pool.options(block_timeout=60).submit(int)))
     caller.start()
     until_blocked(blocked.pool, 1)
     (task,) = blocked.pool._task_home.admission.entrants
@@ -332,7 +332,7 @@ def test_an_event_loop_never_waits_for_room_and_the_log_says_so_once(caplog: pyt
     assert "beyond the bound" in caplog.text
 
 
-@pytest.mark.parametrize("policy", ["wait", "run"])
+@pytest.mark.parametrize("policy", ["block", "caller_runs"])
 @pytest.mark.parametrize("order", ["fifo", "priority", "fair", "adaptive"])
 def test_no_policy_that_blocks_holds_up_an_event_loop(policy: str, order: str) -> None:
     gate, began = threading.Event(), threading.Event()
@@ -344,7 +344,7 @@ def test_no_policy_that_blocks_holds_up_an_event_loop(policy: str, order: str) -
     async def main() -> None:
         assert began.wait(30)
         futures = [pool.submit(threading.get_ident) for _ in range(4)]
-        futures.append(pool.options(timeout=30).submit(threading.get_ident))
+        futures.append(pool.options(block_timeout=30).submit(threading.get_ident))
         numbers = pool.map(abs, [-1, -2])
         assert pool.snapshot().waiting == 6
         assert pool.snapshot().blocked == 0
@@ -375,7 +375,7 @@ def test_policies_that_do_not_block_hold_for_event_loops_too(blocked: Blocked) -
         with pytest.raises(PoolFull):
             blocked.pool.options(when_full="reject").submit(int)
         with pytest.raises(PoolFull):
-            blocked.pool.options(timeout=0).submit(int)
+            blocked.pool.options(block_timeout=0).submit(int)
         blocked.pool.options(when_full="discard_oldest").submit(int)
         assert blocked.waiting[0].cancelled()
         assert blocked.pool.snapshot().waiting == 2
@@ -391,7 +391,7 @@ def test_the_bound_holds_again_for_others_when_a_loop_has_exceeded_it(blocked: B
     asyncio.run(main())
     assert blocked.pool.snapshot().waiting == 5
     with pytest.raises(PoolFull):
-        blocked.pool.options(timeout=0.01).submit(int)
+        blocked.pool.options(block_timeout=0.01).submit(int)
     blocked.gate.set()
     assert blocked.pool.submit(abs, -1).result(30) == 1
     assert blocked.pool.snapshot().blocked == 0

@@ -55,7 +55,7 @@ def test_run_awaits_the_result_and_raises_what_was_raised() -> None:
     run(main())
 
 
-@pytest.mark.parametrize("policy", ["wait", "run"])
+@pytest.mark.parametrize("policy", ["block", "caller_runs"])
 def test_awaiting_room_does_not_block_the_loop(policy: str) -> None:
     async def main() -> None:
         with Pool(1, queue_size=1, when_full=policy) as pool:
@@ -92,10 +92,10 @@ def test_the_time_allowed_for_room_ends_the_await() -> None:
         with Pool(1, queue_size=0, name="narrow") as pool:
             gate = Gate(pool)
             with pytest.raises(PoolFull, match=r"'narrow' is full after waiting 0\.01 s"):
-                await pool.options(timeout=0.01).run(int)
+                await pool.options(block_timeout=0.01).run(int)
             assert pool.snapshot().blocked == 0
             gate.open.set()
-            assert await pool.options(timeout=30).run(int) == 0
+            assert await pool.options(block_timeout=30).run(int) == 0
 
     run(main())
 
@@ -109,7 +109,7 @@ def test_those_refused_for_time_leave_the_counts_and_the_bound_as_they_were() ->
             await until(lambda: pool.snapshot().blocked == 1)
             for _ in range(5):
                 with pytest.raises(PoolFull):
-                    await pool.options(timeout=0.001).run(int)
+                    await pool.options(block_timeout=0.001).run(int)
                 now = pool.snapshot()
                 assert (now.waiting, now.blocked, now.cancelled) == (2, 1, 0)
             assert pool._task_home.dead == 0

@@ -244,7 +244,7 @@ def test_a_task_that_is_run_by_another_pool_to_untie_a_knot_does_not_wait_for_it
         a.submit(in_a).result(30)
 
 
-@pytest.mark.parametrize("policy", ["wait", "run"])
+@pytest.mark.parametrize("policy", ["block", "caller_runs"])
 def test_a_group_that_waits_for_a_submit_runs_what_is_in_its_way(policy: str) -> None:
     """Its block is left by the only thread of the pool, in which a submit of another thread waits for room."""
     entered, inside, futures = threading.Event(), threading.Event(), list[Future[int]]()
@@ -252,7 +252,7 @@ def test_a_group_that_waits_for_a_submit_runs_what_is_in_its_way(policy: str) ->
     def leave() -> None:
         with group:
             entered.set()
-            if policy == "run":
+            if policy == "caller_runs":
                 assert inside.wait(30)
             until_blocked(pool, 1)
 
@@ -261,10 +261,10 @@ def test_a_group_that_waits_for_a_submit_runs_what_is_in_its_way(policy: str) ->
         return pool.submit(abs, -5).result()
 
     def submit() -> None:
-        futures.append(group.submit(abs, -5) if policy == "wait" else group.submit(child))
+        futures.append(group.submit(abs, -5) if policy == "block" else group.submit(child))
 
     with Pool(1, queue_size=1) as pool:
-        group = TaskGroup(pool if policy == "wait" else pool.options(when_full="run"))
+        group = TaskGroup(pool if policy == "block" else pool.options(when_full="caller_runs"))
         left = pool.submit(leave)
         assert entered.wait(30)
         pool.submit(int)

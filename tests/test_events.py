@@ -52,9 +52,9 @@ def test_a_task_is_submitted_started_and_finished_in_time() -> None:
     assert [what for what, _ in notes.events] == ["submitted", "started", "finished"]
     at = dict(notes.events)
     assert {event.pool for event in at.values()} == {"db"}
-    assert len({event.task for event in at.values()}) == 1
-    assert at["submitted"].at <= at["started"].at <= at["finished"].at
-    assert at["started"].worker == "db-0"
+    assert len({event.task_id for event in at.values()}) == 1
+    assert at["submitted"].time_ns <= at["started"].time_ns <= at["finished"].time_ns
+    assert at["started"].thread == "db-0"
     assert at["finished"].error is None
 
 
@@ -63,7 +63,7 @@ def test_each_item_of_a_map_is_a_task() -> None:
     with Pool(2, observers=[notes]) as pool:
         assert list(pool.map(abs, range(5))) == [0, 1, 2, 3, 4]
     for what in ("submitted", "started", "finished"):
-        assert len({event.task for told, event in notes.events if told == what}) == 5
+        assert len({event.task_id for told, event in notes.events if told == what}) == 5
 
 
 def test_what_is_refused_cancelled_or_shed_is_told() -> None:

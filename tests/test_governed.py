@@ -444,7 +444,7 @@ def test_a_task_that_is_shed_for_another_leaves_its_scope(clock: FakeClock) -> N
 
 
 @pytest.mark.parametrize("used", [True, False])
-@pytest.mark.parametrize("when_full", ["wait", "reject", "run", "discard_oldest"])
+@pytest.mark.parametrize("when_full", ["block", "reject", "caller_runs", "discard_oldest"])
 def test_a_deadline_that_passes_while_a_task_is_submitted_leaves_the_pool_sound(
     monkeypatch: pytest.MonkeyPatch, clock: FakeClock, alarm: Alarm, used: bool, when_full: str
 ) -> None:

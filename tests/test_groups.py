@@ -284,8 +284,8 @@ def test_a_group_needs_a_pool(argument: Any) -> None:
 
 
 def test_collect_is_yes_or_no(pool: Pool) -> None:
-    with pytest.raises(TypeError, match="collect=1 is int"):
-        TaskGroup(pool, collect=1)  # type: ignore[arg-type]  # that is the point
+    with pytest.raises(TypeError, match="keep_going=1 is int"):
+        TaskGroup(pool, keep_going=1)  # type: ignore[arg-type]  # that is the point
 
 
 # -- failures -------------------------------------------------------------------------------------------------------
@@ -377,7 +377,7 @@ def test_submitting_to_a_group_that_has_failed_says_so_and_adds_nothing() -> Non
             with TaskGroup(pool) as group:
                 failed = group.submit(fail, ValueError("first"))
                 until(failed.done)
-                until(treadle.cancelled)
+                until(treadle.should_stop)
                 with pytest.raises(Cancelled):
                     group.submit(int)
         assert len(raised(caught.value)) == 1
@@ -491,7 +491,7 @@ def test_a_group_that_is_cancelled_before_its_block_takes_no_task(pool: Pool) ->
     group, ran = TaskGroup(pool), list[int]()
     group.cancel()
     with group:
-        assert treadle.cancelled()
+        assert treadle.should_stop()
         group.submit(ran.append, 1)
         ran.append(2)
     assert ran == []
@@ -502,7 +502,7 @@ def test_a_task_that_looks_sees_that_its_group_was_cancelled() -> None:
 
     def task() -> bool:
         looks.set()
-        while not treadle.cancelled():
+        while not treadle.should_stop():
             threading.Event().wait(0.001)
         with pytest.raises(Cancelled):
             treadle.checkpoint()
@@ -790,7 +790,7 @@ def test_the_block_is_not_left_while_a_function_runs_on_after_a_deadline_inside_
 
 
 def test_collecting_lets_all_go_on_and_tells_what_came_of_each(pool: Pool) -> None:
-    with TaskGroup(pool, collect=True) as group:
+    with TaskGroup(pool, keep_going=True) as group:
         group.submit(abs, -1)
         group.submit(fail, ValueError("second"))
         group.submit(abs, -3)
@@ -804,7 +804,7 @@ def test_collecting_lets_all_go_on_and_tells_what_came_of_each(pool: Pool) -> No
 def test_collecting_tells_of_what_was_cancelled_too() -> None:
     gate = threading.Event()
     with Pool(1) as pool:
-        with TaskGroup(pool, collect=True) as group:
+        with TaskGroup(pool, keep_going=True) as group:
             group.submit(gate.wait, PATIENCE)
             group.submit(int)
             group.cancel()
@@ -818,7 +818,7 @@ def test_collecting_under_a_deadline_tells_which_were_late(leaping: LeapingClock
     late = threading.Event()
     with Pool(2) as pool:
         with Raising(DeadlineExceeded):
-            with treadle.deadline(LONG), TaskGroup(pool, collect=True) as group:
+            with treadle.deadline(LONG), TaskGroup(pool, keep_going=True) as group:
                 assert group.submit(abs, -1).result(PATIENCE) == 1
                 group.submit(late.wait, PATIENCE)
                 leaping.leap(LONG)
@@ -830,7 +830,7 @@ def test_collecting_under_a_deadline_tells_which_were_late(leaping: LeapingClock
 
 def test_the_blocks_own_exception_is_raised_when_collecting_too(pool: Pool) -> None:
     with Raising(ExceptionGroup) as caught:
-        with TaskGroup(pool, collect=True) as group:
+        with TaskGroup(pool, keep_going=True) as group:
             group.submit(until_told)
             raise ValueError("from the block")
     assert [str(error) for error in raised(caught.value)] == ["from the block"]
@@ -840,7 +840,7 @@ def test_the_blocks_own_exception_is_raised_when_collecting_too(pool: Pool) -> N
 def test_outcomes_are_for_groups_that_collect(pool: Pool) -> None:
     with TaskGroup(pool) as group:
         group.submit(int)
-    with pytest.raises(RuntimeError, match="was not made with collect=True"):
+    with pytest.raises(RuntimeError, match="was not made with keep_going=True"):
         _ = group.outcomes
 
 
@@ -852,7 +852,7 @@ def test_outcomes_are_for_groups_that_collect(pool: Pool) -> None:
     st.sampled_from([None, 0, 2]),
 )
 def test_whatever_tasks_do_the_group_accounts_for_each_of_them(
-    kinds: list[str], threads: int, collect: bool, queue_size: int | None
+    kinds: list[str], threads: int, keep_going: bool, queue_size: int | None
 ) -> None:
     began: list[str] = []
     ended: list[str] = []
@@ -874,8 +874,8 @@ def test_whatever_tasks_do_the_group_accounts_for_each_of_them(
             ended.append(kind)
 
     failures: list[BaseException] = []
-    with Pool(threads, queue_size=queue_size, when_full="wait") as pool:
-        group = TaskGroup(pool, collect=collect)
+    with Pool(threads, queue_size=queue_size, when_full="block") as pool:
+        group = TaskGroup(pool, keep_going=keep_going)
         try:
             with group:
                 for kind in kinds:
@@ -883,8 +883,8 @@ def test_whatever_tasks_do_the_group_accounts_for_each_of_them(
         except ExceptionGroup as error:
             failures = raised(error)
         assert sorted(began) == sorted(ended), "all that began has ended"
-        assert len(failures) == (0 if collect else began.count("raise"))
-        if collect:
+        assert len(failures) == (0 if keep_going else began.count("raise"))
+        if keep_going:
             assert len(group.outcomes) == len(began) == len(kinds) + kinds.count("submit")
             assert sum(isinstance(each, ValueError) for each in group.outcomes) == kinds.count("raise")
     now = pool.snapshot()
@@ -1068,7 +1068,7 @@ def test_a_group_whose_tasks_wait_for_room_is_cancelled_at_once() -> None:
 def test_tasks_that_the_submitter_runs_itself_belong_to_the_group() -> None:
     gate = threading.Event()
     me = threading.get_ident()
-    with Pool(1, queue_size=0, when_full="run") as pool:
+    with Pool(1, queue_size=0, when_full="caller_runs") as pool:
         holding = pool.submit(gate.wait, PATIENCE)
         with Raising(ExceptionGroup) as caught:
             with TaskGroup(pool) as group:
@@ -1091,7 +1091,7 @@ def test_what_waits_is_cancelled_before_what_runs_can_see_that_it_should_stop() 
 
     def look() -> None:
         began.set()
-        while not treadle.cancelled():
+        while not treadle.should_stop():
             never.wait(0.001)
         over.set()
 

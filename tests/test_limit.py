@@ -1,4 +1,4 @@
-"""Limit: a ceiling on tasks in flight that finds itself."""
+"""ConcurrencyLimit: a ceiling on tasks in flight that finds itself."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from treadle import Limit, Pool
+from treadle import ConcurrencyLimit, Pool
 
 
-def limited(most: int = 64, **arguments: Any) -> Limit:
-    limit = Limit(**arguments)
+def limited(most: int = 64, **arguments: Any) -> ConcurrencyLimit:
+    limit = ConcurrencyLimit(**arguments)
     limit.serve(most)
     return limit
 
 
-def work(limit: Limit, runs: int, *, slots: int, seconds: float) -> None:
+def work(limit: ConcurrencyLimit, runs: int, *, slots: int, seconds: float) -> None:
     """Run tasks on a backend that serves so many at once, in so many seconds each, with the ceiling fully used."""
     for _ in range(runs):
         in_flight = limit.ceiling
@@ -26,7 +26,7 @@ def work(limit: Limit, runs: int, *, slots: int, seconds: float) -> None:
 
 @given(runs=st.lists(st.tuples(st.floats(1e-6, 100), st.integers(0, 70)), max_size=200), least=st.integers(1, 5))
 def test_the_ceiling_stays_between_its_bounds(runs: list[Any], least: int) -> None:
-    limit = limited(64, least=least)
+    limit = limited(64, min_limit=least)
     for seconds, in_flight in runs:
         assert least <= limit.learn(seconds, in_flight) <= 64
 
@@ -89,7 +89,7 @@ def test_it_does_not_fall_by_more_than_a_tenth_a_step() -> None:
 
 
 def test_a_pool_has_as_many_threads_as_the_ceiling_says() -> None:
-    limit = Limit(initial=2)
+    limit = ConcurrencyLimit(initial=2)
     with Pool(8, limit=limit) as pool:
         assert pool.snapshot().max_workers == limit.ceiling == 2
         list(pool.map(abs, range(100)))
@@ -100,7 +100,7 @@ def test_a_pool_has_as_many_threads_as_the_ceiling_says() -> None:
 
 
 def test_one_limit_serves_one_pool() -> None:
-    limit = Limit()
+    limit = ConcurrencyLimit()
     with Pool(2, limit=limit), pytest.raises(ValueError, match="limits another pool"):
         Pool(2, limit=limit)
 
@@ -116,11 +116,11 @@ def test_one_limit_serves_one_pool() -> None:
 )
 def test_bad_arguments_are_named(arguments: dict[str, Any], words: str) -> None:
     with pytest.raises((TypeError, ValueError), match=words):
-        Limit(**arguments)
+        ConcurrencyLimit(**arguments)
 
 
 def test_what_is_no_limit_and_one_that_does_not_fit_are_refused() -> None:
     with pytest.raises(TypeError, match="limit=5"):
         Pool(8, limit=5)  # type: ignore[arg-type]  # that is the point
-    with pytest.raises(ValueError, match="least=10"):
-        Pool(8, limit=Limit(least=10))
+    with pytest.raises(ValueError, match="min_limit=10"):
+        Pool(8, limit=ConcurrencyLimit(min_limit=10))

@@ -293,7 +293,7 @@ class Tally(Observer):
 
     def note(self, what: str, event: TaskEvent) -> None:
         with self.lock:
-            self.told.setdefault(event.task, []).append(what)
+            self.told.setdefault(event.task_id, []).append(what)
 
     submitted = partialmethod(note, "submitted")
     started = partialmethod(note, "started")
@@ -449,7 +449,7 @@ FORMS: dict[str, Callable[[Pool], Any]] = {
     "chunks": lambda pool: partial(pool.map, chunksize=2),
     "options": lambda pool: pool.options(name="named").map,
     "rate": lambda pool: pool.options(rate=1e6).map,
-    "run by the caller": lambda pool: pool.options(when_full="run").map,
+    "run by the caller": lambda pool: pool.options(when_full="caller_runs").map,
 }
 
 

@@ -84,7 +84,7 @@ def test_a_number_makes_a_rate_of_its_own_and_a_rate_is_shared() -> None:
 
 def test_a_view_submits_maps_and_runs_with_the_pools_own_threads() -> None:
     with Pool(2, order="priority", name="loom") as pool:
-        view = pool.options(name="weft", priority=2, when_full="run", timeout=1.5)
+        view = pool.options(name="weft", priority=2, when_full="caller_runs", block_timeout=1.5)
         assert view.submit(abs, -1).name == "weft"
         assert list(view.map(abs, [-1, -2])) == [1, 2]
         assert asyncio.run(view.run(abs, -3)) == 3

@@ -147,7 +147,7 @@ DOORS: dict[str, Callable[[Pool], Any]] = {
     "a view's map": lambda pool: next(pool.options(name="a").map(abs, [-1])),
     "unordered map": lambda pool: next(pool.map(abs, [-1], ordered=False)),
     "run": lambda pool: asyncio.run(pool.run(abs, -1)),
-    "a view's run": lambda pool: asyncio.run(pool.options(timeout=9, name="a").run(abs, -1)),
+    "a view's run": lambda pool: asyncio.run(pool.options(block_timeout=9, name="a").run(abs, -1)),
     "group": in_a_group,
     "the method itself": lambda pool: ThreadPoolExecutor.submit(pool, abs, -1).result(PATIENCE),
     "the standard map": lambda pool: next(ThreadPoolExecutor.map(pool, abs, [-1])),
@@ -274,9 +274,9 @@ def test_a_view_waits_for_room_no_longer_than_it_says() -> None:
     full = Held(queue_size=0)
     with marking("a"):
         with pytest.raises(PoolFull, match="after waiting 0 s"):
-            full.pool.options(timeout=0).submit(abs, -1)
+            full.pool.options(block_timeout=0).submit(abs, -1)
         with pytest.raises(PoolFull, match="after waiting"):
-            asyncio.run(full.pool.options(timeout=0.01).run(abs, -1))
+            asyncio.run(full.pool.options(block_timeout=0.01).run(abs, -1))
     full.let_go()
 
 
@@ -671,7 +671,7 @@ def test_a_group_whose_submit_returns_what_is_no_future_waits_for_the_others_all
 
     def work() -> None:
         began.set()
-        while not treadle.cancelled():
+        while not treadle.should_stop():
             treadle.sleep(PATIENCE)
 
     def block() -> None:

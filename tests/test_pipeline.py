@@ -110,8 +110,8 @@ def ctrl_c() -> Iterator[Callable[[], None]]:
     [
         ({"function": 7}, TypeError, "function=7 is int; function must be a callable"),
         ({"function": asyncio.sleep}, TypeError, "is a coroutine function; function must be an ordinary one"),
-        ({"width": 0}, ValueError, "width=0: width must be greater than 0"),
-        ({"width": None}, TypeError, "width=None is NoneType; allowed: an integer, 1 or more"),
+        ({"workers": 0}, ValueError, "workers=0: workers must be greater than 0"),
+        ({"workers": None}, TypeError, "workers=None is NoneType; allowed: an integer, 1 or more"),
         ({"capacity": 0}, ValueError, "capacity=0: capacity must be greater than 0"),
         ({"capacity": 1.0}, TypeError, "capacity=1.0 is float"),
         ({"name": 7}, TypeError, "name=7 is int; allowed: a string"),
@@ -133,12 +133,12 @@ def test_bad_argument_of_a_run_fails_at_the_call() -> None:
 
 
 def test_pipeline_is_a_plan_that_never_changes() -> None:
-    doubling = Pipeline(name="mill").stage(double, width=2, name="double")
+    doubling = Pipeline(name="mill").stage(double, workers=2, name="double")
     both = doubling.stage(increment, capacity=None)
     for _ in range(2):
         assert list(doubling.run(range(5))) == [0, 2, 4, 6, 8]
         assert list(both.run(range(5))) == [1, 3, 5, 7, 9]
-    assert repr(both) == "<Pipeline 'mill': source -> double (width 2, capacity 16) -> 2 (width 1, capacity None)>"
+    assert repr(both) == "<Pipeline 'mill': source -> double (workers 2, capacity 16) -> 2 (workers 1, capacity None)>"
 
 
 # -- results and order ---------------------------------------------------------------------------------------------
@@ -157,8 +157,8 @@ def test_result_is_that_of_the_functions_one_after_another(
     plan: list[tuple[Callable[[Any], Any], int, int | None]], source: list[int], ordered: bool
 ) -> None:
     pipeline, expected = Pipeline(), list(source)
-    for function, width, capacity in plan:
-        pipeline = pipeline.stage(function, width=width, capacity=capacity)
+    for function, workers, capacity in plan:
+        pipeline = pipeline.stage(function, workers=workers, capacity=capacity)
         expected = [function(item) for item in expected]
     results = list(pipeline.run(source, ordered=ordered))
     if ordered:
@@ -187,7 +187,7 @@ def test_run_that_waits_keeps_nothing_of_the_items_that_passed(ordered: bool) ->
         assert gate.wait(PATIENCE)
         yield Item()
 
-    results = Pipeline().stage(lambda item: item, width=2).stage(lambda item: item).run(source(), ordered=ordered)
+    results = Pipeline().stage(lambda item: item, workers=2).stage(lambda item: item).run(source(), ordered=ordered)
     assert isinstance(next(results), Item)
     consumer = threading.Thread(target=list, args=(results,), daemon=True)
     consumer.start()
@@ -225,7 +225,7 @@ def test_stage_works_on_width_items_at_once_and_on_no_more(ordered: bool) -> Non
         with gauges[1]:
             return item
 
-    results = list(Pipeline().stage(first, width=4).stage(second, width=2).run(range(300), ordered=ordered))
+    results = list(Pipeline().stage(first, workers=4).stage(second, workers=2).run(range(300), ordered=ordered))
     assert sorted(results) == list(range(300))
     assert gauges[0].high_water == 4
     assert gauges[1].high_water <= 2
@@ -246,7 +246,7 @@ def test_every_stage_of_an_ordered_run_gets_the_order_of_the_source() -> None:
                 assert turn.wait_for(lambda: item + 1 in begun, PATIENCE)
         return item
 
-    pipeline = Pipeline().stage(swap_neighbours, width=2, capacity=2).stage(seen.append)
+    pipeline = Pipeline().stage(swap_neighbours, workers=2, capacity=2).stage(seen.append)
     assert list(pipeline.run(range(100))) == [None] * 100
     assert seen == list(range(100))
 
@@ -266,7 +266,7 @@ def test_reorder_window_behind_a_slow_item_is_full_but_bounded() -> None:
             enough.set()
         return item
 
-    assert list(Pipeline().stage(slow_first, width=2, capacity=4).run(range(50))) == list(range(50))
+    assert list(Pipeline().stage(slow_first, workers=2, capacity=4).run(range(50))) == list(range(50))
 
 
 def test_unordered_results_do_not_wait_for_a_slow_item() -> None:
@@ -277,7 +277,7 @@ def test_unordered_results_do_not_wait_for_a_slow_item() -> None:
         return item
 
     results = []
-    for result in Pipeline().stage(slow_first, width=2, capacity=3).run(range(100), ordered=False):
+    for result in Pipeline().stage(slow_first, workers=2, capacity=3).run(range(100), ordered=False):
         results.append(result)
         if len(results) == 99:
             others_came.set()
@@ -325,11 +325,11 @@ class Source:
 @pytest.mark.parametrize("plan", [[(1, 1)], [(3, 2)], [(2, 5), (1, 1)], [(4, 1), (2, 3), (1, 2)]])
 def test_source_is_read_lazily_exactly_as_far_as_the_bounds_allow(ordered: bool, plan: list[tuple[int, int]]) -> None:
     source, pipeline = Source(), Pipeline()
-    for width, capacity in plan:
-        pipeline = pipeline.stage(increment, width=width, capacity=capacity)
+    for workers, capacity in plan:
+        pipeline = pipeline.stage(increment, workers=workers, capacity=capacity)
     results = pipeline.run(source, ordered=ordered)
     assert source.read == 0, "nothing is read before the first next"
-    ahead = 2 + sum(width + capacity for width, capacity in plan)
+    ahead = 2 + sum(workers + capacity for workers, capacity in plan)
     for step in range(1, 60):
         source.taken = step  # before it is: so the mark can only be too low by what this step lets in
         next(results)
@@ -368,7 +368,7 @@ def test_error_of_a_stage_or_the_source_stops_all_and_is_raised_once(
         return function
 
     items = map(failing_at(0), source)
-    pipeline = Pipeline().stage(failing_at(1), width=3, capacity=2).stage(failing_at(2), width=2, capacity=2)
+    pipeline = Pipeline().stage(failing_at(1), workers=3, capacity=2).stage(failing_at(2), workers=2, capacity=2)
     results = pipeline.run(items, ordered=ordered)
     taken: deque[int] = deque()  # which keeps what came before an error, as a list does not
     with pytest.raises(kind) as caught:
@@ -403,7 +403,7 @@ def test_error_is_raised_at_once_whatever_else_blocks(ordered: bool) -> None:
         return item
 
     with pytest.raises(ValueError, match="the second"):
-        next(Pipeline().stage(fail_second, width=2).run(source(), ordered=ordered))
+        next(Pipeline().stage(fail_second, workers=2).run(source(), ordered=ordered))
     assert {thread.name for thread in threads_of_pipelines()} >= {"pipeline-source-0"}
     gate.set()
     until(lambda: not threads_of_pipelines())
@@ -419,7 +419,7 @@ def test_errors_after_the_first_are_logged(caplog: pytest.LogCaptureFixture) -> 
         raise ValueError(f"number {item}")
 
     with pytest.raises(ValueError, match="number 0"):
-        list(Pipeline(name="pipeline-x").stage(fail, width=2, name="failing").run(range(9)))
+        list(Pipeline(name="pipeline-x").stage(fail, workers=2, name="failing").run(range(9)))
     assert not caplog.records
     gate.set()
     until(lambda: not threads_of_pipelines())
@@ -450,7 +450,7 @@ def test_run_whose_threads_cannot_all_be_started_raises_and_leaves_none(monkeypa
     source = Source()
     monkeypatch.setattr(threading.Thread, "start", start_three)
     with pytest.raises(RuntimeError, match="can't start new thread") as caught:  # keeps the run alive, as a caller may
-        next(Pipeline().stage(double, width=2).stage(double).run(source))
+        next(Pipeline().stage(double, workers=2).stage(double).run(source))
     for thread in started:
         thread.join(PATIENCE)
         assert not thread.is_alive()
@@ -465,7 +465,7 @@ def test_run_whose_threads_cannot_all_be_started_raises_and_leaves_none(monkeypa
 @pytest.mark.parametrize("taken", [1, 7])
 def test_closing_early_stops_everything_and_leaves_no_thread(ordered: bool, taken: int) -> None:
     source = Source()
-    pipeline = Pipeline().stage(double, width=3, capacity=2).stage(increment, width=2, capacity=1)
+    pipeline = Pipeline().stage(double, workers=3, capacity=2).stage(increment, workers=2, capacity=1)
     results = pipeline.run(source, ordered=ordered)
     for _ in range(taken):
         next(results)
@@ -479,14 +479,14 @@ def test_closing_early_stops_everything_and_leaves_no_thread(ordered: bool, take
 
 
 def test_leaving_the_loop_is_closing() -> None:
-    for result in Pipeline().stage(double, width=3).run(itertools.count()):
+    for result in Pipeline().stage(double, workers=3).run(itertools.count()):
         if result == 10:
             break
     until(lambda: not threads_of_pipelines())
 
 
 def test_no_thread_is_left_after_the_last_result() -> None:
-    assert sum(Pipeline().stage(double, width=3).stage(increment, width=3).run(range(100))) == 10_000
+    assert sum(Pipeline().stage(double, workers=3).stage(increment, workers=3).run(range(100))) == 10_000
     assert not threads_of_pipelines()
 
 
@@ -563,7 +563,7 @@ def test_run_that_was_left_does_not_keep_python_from_exiting(end: str) -> None:
             yield 1
             yield 2
             threading.Event().wait()  # for ever
-        results = Pipeline().stage(str, width=2, capacity=1).run(source())
+        results = Pipeline().stage(str, workers=2, capacity=1).run(source())
         print(next(results), flush=True)
     """
     status, out, err = run(sys.executable, "-c", textwrap.dedent(program) + end)
@@ -588,7 +588,7 @@ def test_calls_under_way_when_a_run_failed_end_before_python_does() -> None:
             threading.Event().wait(0.3)  # give Python the time to end first, if it does not wait
             os.write(1, b"the call ended")
         try:
-            list(Pipeline().stage(function, width=2).run(range(2)))
+            list(Pipeline().stage(function, workers=2).run(range(2)))
         except ValueError:
             os.write(1, b"the run failed, ")
     """
@@ -603,7 +603,7 @@ def test_many_runs_end_in_every_way(ordered: bool) -> None:
     """Full, closed at each length, and failed at each item: nothing hangs, and what came is right."""
     for number in range(60):
         source = list(range(number % 20))
-        pipeline = Pipeline().stage(double, width=1 + number % 4, capacity=1 + number % 3).stage(increment, width=2)
+        pipeline = Pipeline().stage(double, workers=1 + number % 4, capacity=1 + number % 3).stage(increment, workers=2)
         expected = [2 * item + 1 for item in source]
         results = pipeline.run(source, ordered=ordered)
         assert sorted(results) == expected
@@ -611,7 +611,7 @@ def test_many_runs_end_in_every_way(ordered: bool) -> None:
         came = list(itertools.islice(partial, number % 7))
         partial.close()
         assert set(came) <= set(expected)
-        failing = Pipeline().stage(double, width=2, capacity=1).stage(lambda item: 1 // (item - 20), width=2)
+        failing = Pipeline().stage(double, workers=2, capacity=1).stage(lambda item: 1 // (item - 20), workers=2)
         with pytest.raises(ZeroDivisionError):
             list(failing.run(itertools.count(), ordered=ordered))
 

@@ -23,7 +23,7 @@ from treadle.errors import PoolBroken, PoolClosed
         ({"max_workers": "4"}, TypeError, ("max_workers='4'", "str", "integer")),
         ({"queue_size": -1}, ValueError, ("queue_size=-1", "None or >= 0")),
         ({"queue_size": 1.5}, TypeError, ("queue_size=1.5", "integer or None")),
-        ({"when_full": "drop"}, ValueError, ("when_full='drop'", "'wait', 'reject', 'run', 'discard_oldest'")),
+        ({"when_full": "drop"}, ValueError, ("when_full='drop'", "'block', 'reject', 'caller_runs', 'discard_oldest'")),
         ({"order": "lifo"}, ValueError, ("order='lifo'", "'fifo'")),
         ({"min_workers": -1}, ValueError, ("min_workers=-1",)),
         ({"max_workers": 2, "min_workers": 3}, ValueError, ("min_workers=3", "max_workers=2")),
@@ -57,7 +57,7 @@ def test_all_keywords_belong_to_the_function() -> None:
     with Pool(1) as pool:
         keywords = {"self": 1, "fn": 2, "timeout": 3}
         assert pool.submit(dict, **keywords).result(30) == keywords
-        assert pool.options(timeout=1).submit(dict, **keywords).result(30) == keywords
+        assert pool.options(block_timeout=1).submit(dict, **keywords).result(30) == keywords
 
 
 def test_a_pool_is_a_thread_pool_executor_by_name() -> None:
@@ -364,7 +364,7 @@ def test_a_negative_timeout_of_shutdown_means_that_no_time_is_left(
 @pytest.mark.parametrize(
     ("arguments", "error", "words"),
     [
-        ({"timeout": "x"}, TypeError, "timeout='x'"),
+        ({"block_timeout": "x"}, TypeError, "block_timeout='x'"),
         ({"when_full": "x"}, ValueError, "when_full='x'"),
         ({"name": 1}, TypeError, "name=1"),
         ({"priority": "1"}, TypeError, "priority='1'"),

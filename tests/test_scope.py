@@ -382,7 +382,7 @@ def test_outside_of_everything_there_is_none() -> None:
     assert current() is None
     assert SCOPE.get() is None
     assert treadle.time_left() is None
-    assert not treadle.cancelled()
+    assert not treadle.should_stop()
     treadle.checkpoint()
 
 
@@ -410,8 +410,8 @@ def test_a_block_that_raises_ends_its_deadline_too() -> None:
 def test_leaving_a_block_late_raises_nothing(clock: FakeClock) -> None:
     with treadle.deadline(1):
         clock.pass_(2)
-        assert treadle.cancelled()
-    assert not treadle.cancelled()
+        assert treadle.should_stop()
+    assert not treadle.should_stop()
 
 
 def test_the_time_begins_when_the_block_is_entered_each_time(clock: FakeClock) -> None:
@@ -430,7 +430,7 @@ def test_the_time_begins_when_the_block_is_entered_each_time(clock: FakeClock) -
 def test_a_deadline_of_no_time_has_passed(clock: FakeClock) -> None:
     with treadle.deadline(0):
         assert treadle.time_left() == 0
-        assert treadle.cancelled()
+        assert treadle.should_stop()
         with pytest.raises(DeadlineExceeded, match="the deadline of 0 s"):
             treadle.checkpoint()
 
@@ -473,7 +473,7 @@ def test_a_task_that_is_run_inside_another_has_its_own_scope_and_gives_way_again
 
 def test_a_task_that_its_submitter_runs_itself_has_its_own_scope_and_leaves_no_trace() -> None:
     gate = threading.Event()
-    with Pool(1, queue_size=0, when_full="run") as pool:
+    with Pool(1, queue_size=0, when_full="caller_runs") as pool:
         holding = pool.submit(gate.wait, PATIENCE)
         ident, scope = pool.submit(lambda: (threading.get_ident(), current())).result(PATIENCE)
         gate.set()
@@ -509,7 +509,7 @@ def test_a_callback_does_not_run_under_the_deadline_of_the_task_before_it() -> N
     with Pool(1) as pool:
         with treadle.deadline(LONG):
             future = pool.submit(gate.wait, PATIENCE)
-        future.add_done_callback(lambda _: seen.append((treadle.time_left(), treadle.cancelled())))
+        future.add_done_callback(lambda _: seen.append((treadle.time_left(), treadle.should_stop())))
         assert future.request_cancel()
         gate.set()
     assert future.result(PATIENCE) is True

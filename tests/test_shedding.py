@@ -120,7 +120,7 @@ def test_what_a_closing_pool_seizes_is_cancelled(monkeypatch: pytest.MonkeyPatch
     pool.shutdown()
 
 
-@pytest.mark.parametrize("policy", ["discard_oldest", "wait"])
+@pytest.mark.parametrize("policy", ["discard_oldest", "block"])
 def test_what_a_callback_raises_is_not_raised_by_the_submit_whose_task_is_in(
     policy: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -133,7 +133,7 @@ def test_what_a_callback_raises_is_not_raised_by_the_submit_whose_task_is_in(
     first = pool.submit(int)
     first.add_done_callback(leave)
     pool.submit(int)
-    if policy == "wait":
+    if policy == "block":
         pool._task_home.order.standing = True  # type: ignore[attr-defined]  # as after a look that found the head late
     assert not pool.submit(int).cancelled()
     assert first.done()

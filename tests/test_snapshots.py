@@ -9,7 +9,7 @@ import pytest
 
 from treadle import Future, Pool, deadline
 from treadle.errors import Cancelled
-from treadle.events import Snapshot
+from treadle.events import PoolSnapshot
 
 
 def test_the_numbers_of_a_busy_pool_add_up() -> None:
@@ -87,7 +87,7 @@ def test_stacks_say_which_task_runs_where_and_since_when() -> None:
 
 
 def test_a_task_is_counted_once_while_its_callbacks_run() -> None:
-    seen: list[Snapshot] = []
+    seen: list[PoolSnapshot] = []
     gate = threading.Event()
     with Pool(1) as pool:
         future = pool.submit(gate.wait, 30)

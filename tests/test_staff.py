@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from blocked import until_blocked, until_noted
-from treadle import Future, Limit, Pool, Rate
+from treadle import ConcurrencyLimit, Future, Pool, Rate
 from treadle._staff import Staff
 from treadle._worker import Worker
 from treadle.errors import PatchedTooLate
@@ -199,7 +199,7 @@ def test_more_threads_let_callers_in_that_wait_for_room(queue_size: int) -> None
 
 
 def test_threads_that_are_kept_warm_are_no_more_than_a_limit_allows() -> None:
-    with Pool(16, limit=Limit(initial=3), min_workers=8) as pool:
+    with Pool(16, limit=ConcurrencyLimit(initial=3), min_workers=8) as pool:
         assert pool.snapshot().threads == 3
 
 

@@ -81,7 +81,7 @@ def test_a_view_waits_for_room_no_longer_than_it_says() -> None:
         while held._state != RUNNING:
             treadle.sleep(0.001)
         with pytest.raises(PoolFull, match="after waiting"):
-            pool.options(timeout=0.01).submit(int)
+            pool.options(block_timeout=0.01).submit(int)
         gate.put(None)
 
 

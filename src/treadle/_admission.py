@@ -93,7 +93,7 @@ class Admission:
         victim = entrant = full = None
         stale: list[Task] = []
         beyond = False
-        would_block = when_full == "run" or (when_full == "wait" and timeout != 0)
+        would_block = when_full == "caller_runs" or (when_full == "block" and timeout != 0)
         on_loop = would_block and _get_running_loop() is not None
         try:
             self.dispatcher.announce("submitted", task)
@@ -107,14 +107,14 @@ class Admission:
                     beyond = True
                     self.admit(task)
                     when_full = ""
-                elif when_full == "wait" and not self.dispatcher.is_ours():
+                elif when_full == "block" and not self.dispatcher.is_ours():
                     entrant = self.queue_up(task, blocking=True)
                 elif when_full == "discard_oldest" and (victim := self.dispatcher.shedding.evict(task)) is not None:
                     self.admit(task)
-                elif when_full in ("run", "wait"):  # a worker never waits for its own pool
+                elif when_full in ("caller_runs", "block"):  # a worker never waits for its own pool
                     task._state = RUNNING
                     self.dispatcher.inline += not task._silent
-                    when_full = "run"
+                    when_full = "caller_runs"
                 else:
                     full = self.full(task)
             if full is not None:
@@ -129,7 +129,7 @@ class Admission:
             self.dispatcher.shedding.shed_by_caller(stale)
         if beyond:
             log_first(self.dispatcher.told, BEYOND, _log, logging.WARNING, BEYOND, self.dispatcher.name)
-        if when_full == "run":
+        if when_full == "caller_runs":
             self.dispatcher.run_here(task)
         elif victim is not None:
             self.dispatcher.shedding.discard(victim)

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from _thread import LockType
 
     from treadle._feed import Feed
-    from treadle._limit import Limit
+    from treadle._limit import ConcurrencyLimit
 
 __all__ = ["Dispatcher", "Task"]
 
@@ -109,7 +109,7 @@ class Dispatcher:
         initializer: Callable[..., object] | None,
         initargs: tuple[Any, ...],
         observers: tuple[Observer, ...],
-        limit: Limit | None,
+        limit: ConcurrencyLimit | None,
     ) -> None:
         self.lock = RLock()
         # Half the cost of `with`. Whoever uses them keeps `acquire` inside the `try`, see Submitter.submit.

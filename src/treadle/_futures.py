@@ -235,7 +235,7 @@ class Future(_base.Future[T]):
     def request_cancel(self) -> bool:
         """Cancel the task if it has not begun; else ask it to stop.
 
-        A running task sees that in `treadle.cancelled` and `treadle.checkpoint`, and is woken from `treadle.sleep`,
+        A running task sees that in `treadle.should_stop` and `treadle.checkpoint`, and is woken from `treadle.sleep`,
         `Channel`, `treadle.wait` and `Future.result`, which raise Cancelled. It goes on if it does not look. What it
         has submitted under a `deadline` or in a group is asked to stop too.
 

@@ -46,7 +46,7 @@ class TaskGroup:
     """Run tasks of a pool that belong together, and leave the `with` block only when all of them are done.
 
     When one fails, or the block raises, the others are cancelled: what has not begun never will, and what runs is asked
-    to stop (see `treadle.cancelled`). The block is left when every function has returned, also one whose future has
+    to stop (see `treadle.should_stop`). The block is left when every function has returned, also one whose future has
     failed at its deadline before; so no task outlives the group. All methods may be called from any thread; tasks may
     submit more to their group. Groups can be nested, and used inside tasks of the same pool, whose thread then runs
     what has not begun.
@@ -60,17 +60,17 @@ class TaskGroup:
 
     Args:
         pool: a Pool, or what its `options` returns.
-        collect: whether to let all tasks go on when one fails, and raise nothing for them; see `outcomes`.
+        keep_going: whether to let all tasks go on when one fails, and raise nothing for them; see `outcomes`.
 
     Raises:
-        TypeError: `pool` or `collect` is something else.
+        TypeError: `pool` or `keep_going` is something else.
     """
 
-    def __init__(self, pool: Pool | Options, *, collect: bool = False) -> None:
+    def __init__(self, pool: Pool | Options, *, keep_going: bool = False) -> None:
         if not is_a(pool, (Pool, Options)):
             raise TypeError(f"pool={show(pool)} is {type_name(pool)}; allowed: a treadle.Pool, or its options(...)")
         self._pool: Pool | Options | None = pool  # until the block is left
-        self._collect = checks.boolean("collect", collect)
+        self._keep_going = checks.boolean("keep_going", keep_going)
         # _lock guards what follows.
         self._state = NEW
         self._waiting: dict[Future[Any], None] = {}  # tasks that are not done
@@ -107,7 +107,7 @@ class TaskGroup:
             call_back = future.add_done_callback  # first: a `submit` that was replaced may return what has none
             with _lock:
                 self._waiting[future] = None
-                if self._collect:
+                if self._keep_going:
                     self._futures.append(future)
             call_back(self._note)
             return future
@@ -144,10 +144,10 @@ class TaskGroup:
         """What each task returned, or raised, in the order of their submission; once the block is left.
 
         Raises:
-            RuntimeError: it is not left yet, or the group was not made with `collect=True`.
+            RuntimeError: it is not left yet, or the group was not made with `keep_going=True`.
         """
-        if not self._collect or self._state != CLOSED:
-            why = "is not left yet" if self._collect else "was not made with collect=True"
+        if not self._keep_going or self._state != CLOSED:
+            why = "is not left yet" if self._keep_going else "was not made with keep_going=True"
             raise RuntimeError(f"no outcomes: the group {why}")
         return tuple(_outcome(future) for future in self._futures)
 
@@ -230,7 +230,7 @@ class TaskGroup:
         failure = why_dropped(future) if future.cancelled() else future.exception()
         asked = future.cancelled() or issubclass(type(failure), CancelledError)
         stopped = issubclass(type(failure), Cancelled) or (asked and self._cancelling)
-        failed = not self._collect and failure is not None and not stopped
+        failed = not self._keep_going and failure is not None and not stopped
         with _lock:
             if self._waiting.pop(future, self) is self:
                 return  # told before

@@ -1,6 +1,7 @@
 """Inline: tasks that are run in a caller's thread, inside whatever runs there already.
 
-So a worker never waits for its own pool: it runs what it would wait for. And so does a caller whose policy is "run".
+So a worker never waits for its own pool: it runs what it would wait for. And so does a caller whose policy is
+"caller_runs".
 """
 
 from __future__ import annotations

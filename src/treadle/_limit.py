@@ -1,4 +1,4 @@
-"""Limit: a ceiling on tasks in flight that finds itself, from how long they take."""
+"""ConcurrencyLimit: a ceiling on tasks in flight that finds itself, from how long they take."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from math import sqrt
 
 from treadle import _checks as checks
 
-__all__ = ["Limit"]
+__all__ = ["ConcurrencyLimit"]
 
 SMOOTHING = 0.2  # how much of each step is taken
 SHORTEST = 10  # runs whose average is compared, at least; else as many as may be in flight
 FEW = 6  # in flight, which are not taken to be in each other's way; the ceiling at first, where nobody says otherwise
 
 
-class Limit:
+class ConcurrencyLimit:
     """Lets as many tasks run at once as what they share can serve: a database, an API, a disk.
 
     The average run time of the last few tasks is compared with the lowest average seen. While it is no longer than
@@ -23,28 +23,38 @@ class Limit:
     tasks at a time take longer than they did, that is how long they take now, and the ceiling rises from there. It
     settles at about `tolerance` times what the backend serves at once without delay, and a few more.
 
-    Give it to one pool, `Pool(64, limit=Limit())`, whose `max_workers` is then its upper bound. A server that is given
-    such a pool has the messages limited likewise that wait for a thread.
+    Give it to one pool, `Pool(64, limit=ConcurrencyLimit())`, whose `max_workers` is then its upper bound. A server
+    that is given such a pool has the messages limited likewise that wait for a thread.
 
     Source: the gradient limit of Netflix's concurrency-limits, with averages in the place of single runs, so that tasks
     of several kinds do not look like a backend that slows down, and without its probes, which stall the pool now and
     then.
 
     Args:
-        initial: the ceiling at first, `least` or more; None: 6, or the pool's `max_workers` if that is less. The
+        initial: the ceiling at first, `min_limit` or more; None: 6, or the pool's `max_workers` if that is less. The
             first tasks show how long a run takes without delay, so it should be few.
-        least: the ceiling never falls below it, 1 or more.
+        min_limit: the ceiling never falls below it, 1 or more.
         tolerance: how many times the lowest run time is still taken for usual, 1 or more.
 
     Raises:
         TypeError, ValueError: an argument is of the wrong type, or out of range.
     """
 
-    __slots__ = ("_ceiling", "_initial", "_most_in_flight", "_runs", "_seconds", "_usual", "least", "most", "tolerance")
+    __slots__ = (
+        "_ceiling",
+        "_initial",
+        "_most_in_flight",
+        "_runs",
+        "_seconds",
+        "_usual",
+        "min_limit",
+        "most",
+        "tolerance",
+    )
 
-    def __init__(self, initial: int | None = None, *, least: int = 1, tolerance: float = 1.5) -> None:
-        self.least = checks.integer("least", least, least=1)
-        self._initial = None if initial is None else checks.integer("initial", initial, least=self.least)
+    def __init__(self, initial: int | None = None, *, min_limit: int = 1, tolerance: float = 1.5) -> None:
+        self.min_limit = checks.integer("min_limit", min_limit, least=1)
+        self._initial = None if initial is None else checks.integer("initial", initial, least=self.min_limit)
         self.tolerance = checks.number("tolerance", tolerance, least=1)
         self.most = 0  # that its pool allows; 0 until it has one
         self._ceiling = 0.0
@@ -61,7 +71,7 @@ class Limit:
         """Begin to limit a pool of `most` threads; return the ceiling.
 
         Raises:
-            ValueError: it has a pool already, or `most` is less than `least`.
+            ValueError: it has a pool already, or `most` is less than `min_limit`.
         """
         if self.most:
             raise ValueError(f"limit={self!r} limits another pool; give each pool a limit of its own")
@@ -73,10 +83,10 @@ class Limit:
         """Have the ceiling bounded by `most` from now on; return it.
 
         Raises:
-            ValueError: `most` is less than `least`.
+            ValueError: `most` is less than `min_limit`.
         """
-        if most < self.least:
-            raise ValueError(f"max_workers={most} is less than the limit's least={self.least}")
+        if most < self.min_limit:
+            raise ValueError(f"max_workers={most} is less than the limit's min_limit={self.min_limit}")
         self.most = most
         self._ceiling = min(self._ceiling, float(most))
         return self.ceiling
@@ -98,7 +108,7 @@ class Limit:
     def _look(self, average: float, in_flight: int) -> None:
         """Take a step, after runs that took `average` seconds, with so many in flight at most."""
         usual = average if self._usual is None else min(self._usual, average)
-        if average > self.tolerance * usual and self._ceiling <= max(self.least, FEW):
+        if average > self.tolerance * usual and self._ceiling <= max(self.min_limit, FEW):
             usual = average  # they are not in each other's way: the backend is as slow as that
         self._usual = usual
         if in_flight * 2 < self._ceiling:  # it is not what holds anybody up
@@ -106,7 +116,7 @@ class Limit:
         gradient = max(0.5, min(1.0, self.tolerance * usual / average)) if average > 0 else 1.0
         wanted = self._ceiling * gradient + max(1.0, sqrt(self._ceiling))
         ceiling = self._ceiling + (wanted - self._ceiling) * SMOOTHING
-        self._ceiling = max(float(self.least), min(float(self.most), ceiling))
+        self._ceiling = max(float(self.min_limit), min(float(self.most), ceiling))
 
     def __repr__(self) -> str:
-        return f"Limit({self.ceiling} at once, {self.least} to {self.most or 'any'})"
+        return f"ConcurrencyLimit({self.ceiling} at once, {self.min_limit} to {self.most or 'any'})"

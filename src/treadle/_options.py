@@ -88,21 +88,23 @@ class Options(Submitter):
     """A view of a pool whose tasks are submitted with other options; made by `Pool.options`."""
 
     __slots__ = (
+        "_task_block_timeout",
         "_task_context",
         "_task_home",
         "_task_pool",
         "_task_rate",
-        "_task_timeout",
         "_task_traits",
         "_task_vetted",
         "_task_when_full",
     )
 
-    def __init__(self, pool: Pool, *, timeout: float | None, when_full: str, traits: Traits, rate: Rate | None) -> None:
+    def __init__(
+        self, pool: Pool, *, block_timeout: float | None, when_full: str, traits: Traits, rate: Rate | None
+    ) -> None:
         self._task_pool = pool
         self._task_home = pool._task_home
         self._task_context = pool._task_context
-        self._task_timeout = timeout
+        self._task_block_timeout = block_timeout
         self._task_when_full = when_full
         self._task_traits = traits
         self._task_rate = rate
@@ -161,7 +163,7 @@ class Options(Submitter):
             chunksize=chunksize,
             ordered=ordered,
             context=context,
-            enter=(self._task_when_full, self._task_timeout),
+            enter=(self._task_when_full, self._task_block_timeout),
             traits=self._task_traits,
         )
         return MapIterator(pool, job, timeout)
@@ -174,18 +176,19 @@ class Options(Submitter):
             self._enter_later(task)
         else:
             task = pass_through(self, fn, args, kwargs, self._enter_later)
-        outcome = aio.outcome(self._task_home, task, self._task_timeout)
+        outcome = aio.outcome(self._task_home, task, self._task_block_timeout)
         # The traceback of what the task raises holds this frame, and the task that. Nor is it to keep the pool.
         del self, task
         return await outcome
 
     def _enter_later(self, task: Future[Any]) -> None:
-        """Admit a task without blocking the event loop; where the policy is "run", it waits."""
+        """Admit a task without blocking the event loop; where the policy is "caller_runs", it waits."""
         self._task_home.admission.enter_later(task, self._task_when_full)
 
     def __repr__(self) -> str:
         name, priority, key = self._task_traits
         return (
-            f"<Options of {self._task_pool!r}: timeout={self._task_timeout}, when_full={self._task_when_full!r}, "
-            f"name={name!r}, priority={priority}, key={show(key)}, rate={self._task_rate}>"
+            f"<Options of {self._task_pool!r}: block_timeout={self._task_block_timeout}, "
+            f"when_full={self._task_when_full!r}, name={name!r}, priority={priority}, key={show(key)}, "
+            f"rate={self._task_rate}>"
         )

@@ -1,6 +1,6 @@
 """Pipeline: items flow through stages, each on threads of its own, with bounded channels in between.
 
-    source --1 thread--> channel --> stage: `width` threads --> channel --> stage: `width` threads --> channel --> you
+    source --1 thread--> channel --> stage: `workers` threads --> channel --> ... --> channel --> you
 
 Every thread waits when the channel before it is empty or the one behind it is full: that is the back-pressure, and it
 reaches back to the source.
@@ -35,15 +35,15 @@ Entry = tuple[int, Any]  # an item and its number in the source
 @dataclass(frozen=True)
 class _Stage:
     function: Callable[[Any], Any]
-    width: int
+    workers: int
     capacity: int | None
     name: str
 
 
 class Pipeline:
-    """Pass items through one function after another, each on `width` threads of its own.
+    """Pass items through one function after another, each on `workers` threads of its own.
 
-        for page in Pipeline().stage(fetch, width=8).stage(parse).run(urls):
+        for page in Pipeline().stage(fetch, workers=8).stage(parse).run(urls):
             ...
 
     A pipeline is a plan, which never changes: `stage` returns a longer one, `run` may be called any number of times,
@@ -61,13 +61,13 @@ class Pipeline:
         self._stages: tuple[_Stage, ...] = ()
 
     def stage(
-        self, function: Callable[[Any], Any], *, width: int = 1, capacity: int | None = 16, name: str | None = None
+        self, function: Callable[[Any], Any], *, workers: int = 1, capacity: int | None = 16, name: str | None = None
     ) -> Pipeline:
         """Return a pipeline with one more stage at its end, which turns each item into `function(item)`.
 
         Args:
             function: called with one item, in a fresh copy of the context in which `run` was called.
-            width: how many threads call it, 1 or more: at most so many items are in it at once.
+            workers: how many threads call it, 1 or more: at most so many items are in it at once.
             capacity: how many results may wait behind it, 1 or more, for the next stage, for the consumer, or (in an
                 ordered run) for the result of a slower item before them. None: no limit. (16 is a guess.)
             name: what logs and threads call the stage; None: its position, from 1.
@@ -78,7 +78,7 @@ class Pipeline:
         checks.blocking("function", function)
         stage = _Stage(
             function,
-            checks.integer("width", width, least=1),
+            checks.integer("workers", workers, least=1),
             None if capacity is None else checks.integer("capacity", capacity, least=1),
             str(len(self._stages) + 1) if name is None else checks.text("name", name),
         )
@@ -93,7 +93,7 @@ class Pipeline:
         which `next` is called bounds that: the run is stopped, and the consumer gets DeadlineExceeded.
 
         Then `source` is read in one thread, of the run's own, ahead of the
-        results taken by at most 2 and the sum of `width + capacity` over the stages.
+        results taken by at most 2 and the sum of `workers + capacity` over the stages.
 
         What a stage or the source raises (SystemExit too) stops the run: nothing more is read or begun, what is under
         way is dropped, and the consumer's `next` raises it at once and once; calls that still run end by themselves,
@@ -125,7 +125,9 @@ class Pipeline:
         return _Run(self._name, self._stages, items, ordered=ordered).results()
 
     def __repr__(self) -> str:
-        stages = "".join(f" -> {stage.name} (width {stage.width}, capacity {stage.capacity})" for stage in self._stages)
+        stages = "".join(
+            f" -> {stage.name} (workers {stage.workers}, capacity {stage.capacity})" for stage in self._stages
+        )
         return f"<Pipeline {self._name!r}: source{stages}>"
 
 
@@ -226,7 +228,7 @@ class _Run:
         self._channels += [_InOrder(stage.capacity) if ordered else Channel(stage.capacity) for stage in stages]
         self._pools: list[Pool] = []  # the source's is the first
         self._lock = Lock()  # guards the following
-        self._working = [stage.width for stage in stages]  # threads that have not ended
+        self._working = [stage.workers for stage in stages]  # threads that have not ended
         self._stopped = False
         self._error: BaseException | None = None  # for the consumer to raise
         self._left = False  # Python exits, and the run goes with it
@@ -279,12 +281,12 @@ class _Run:
         lifecycle.before_exit(self)
         # Every thread is started before anything is read, or this raises: a stage without threads would stop all
         # others.
-        for name, width in [("source", 1), *((stage.name, stage.width) for stage in self._stages)]:
-            pool = Pool(width, min_workers=width, queue_size=width, name=f"{self._name}-{name}")
+        for name, workers in [("source", 1), *((stage.name, stage.workers) for stage in self._stages)]:
+            pool = Pool(workers, min_workers=workers, queue_size=workers, name=f"{self._name}-{name}")
             self._pools.append(pool)
         self._submit(self._pools[0], self._read)
         for number, stage in enumerate(self._stages):
-            for _ in range(stage.width):
+            for _ in range(stage.workers):
                 self._submit(self._pools[number + 1], self._work, number)
         for pool in self._pools:
             pool.shutdown(wait=False)

@@ -18,7 +18,7 @@ from treadle import _clock as clock
 from treadle import _lifecycle as lifecycle
 from treadle._dispatch import Dispatcher
 from treadle._futures import Future
-from treadle._limit import Limit
+from treadle._limit import ConcurrencyLimit
 from treadle._mapping import Results
 from treadle._options import Options, rate_of, traits_for
 from treadle._passage import ShutdownLock, looks_open
@@ -30,7 +30,7 @@ from treadle._traits import PLAIN
 from treadle._words import is_a, show, type_name
 from treadle._workqueue import WorkQueue
 from treadle.errors import PoolClosed
-from treadle.events import Observer, Snapshot, observers_in
+from treadle.events import Observer, PoolSnapshot, observers_in
 from treadle.orders import Order, order_named
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 Self = TypeVar("Self", bound="Pool")
 
-POLICIES = ("wait", "reject", "run", "discard_oldest")
+POLICIES = ("block", "reject", "caller_runs", "discard_oldest")
 
 _numbers = itertools.count()
 
@@ -63,13 +63,13 @@ class Pool(Submitter, ThreadPoolExecutor):
         initargs: its arguments; None: none.
         queue_size: the ceiling on tasks that wait because no thread is free, 0 or more. 0: a task is taken only if a
             thread is free for it. None: no ceiling.
-        when_full: what `submit` does at that ceiling. "wait": blocks until there is room (not for callers that hold a
-            lock which tasks or their callbacks need). "reject": raises PoolFull. "run": runs the task in the calling
-            thread. "discard_oldest": cancels the task that has waited longest.
+        when_full: what `submit` does at that ceiling. "block": blocks until there is room (not for callers that hold a
+            lock which tasks or their callbacks need). "reject": raises PoolFull. "caller_runs": runs the task in the
+            calling thread. "discard_oldest": cancels the task that has waited longest.
         order: in which order waiting tasks run: "fifo", "priority", "fair", "adaptive", or an object (see
             `treadle.orders`).
-        limit: a ceiling on tasks that run at once which finds itself, below `max_workers`; see `treadle.Limit`. None:
-            `max_workers` is the ceiling.
+        limit: a ceiling on tasks that run at once which finds itself, below `max_workers`; see
+            `treadle.ConcurrencyLimit`. None: `max_workers` is the ceiling.
         rate: how many tasks may begin in a second: a number, or a `treadle.Rate`, which several pools may share. None:
             no limit.
         min_workers: threads that are started at once and stay when idle, 0 to `max_workers`.
@@ -98,9 +98,9 @@ class Pool(Submitter, ThreadPoolExecutor):
         initargs: tuple[Any, ...] | None = (),
         *,
         queue_size: int | None = 1000,
-        when_full: str = "wait",
+        when_full: str = "block",
         order: str | Order = "fifo",
-        limit: Limit | None = None,
+        limit: ConcurrencyLimit | None = None,
         rate: float | Rate | None = None,
         min_workers: int = 0,
         idle_timeout: float | None = 60.0,
@@ -128,9 +128,9 @@ class Pool(Submitter, ThreadPoolExecutor):
             raise ValueError(
                 f"min_workers={min_workers} is more than max_workers={max_workers}; allowed: 0 to {max_workers}"
             )
-        if limit is not None and not is_a(limit, Limit):
-            raise TypeError(f"limit={show(limit)} is {type_name(limit)}; allowed: a treadle.Limit, or None")
-        self._task_timeout, self._task_traits, self._task_rate = None, PLAIN, rate_of(rate)
+        if limit is not None and not is_a(limit, ConcurrencyLimit):
+            raise TypeError(f"limit={show(limit)} is {type_name(limit)}; allowed: a treadle.ConcurrencyLimit, or None")
+        self._task_block_timeout, self._task_traits, self._task_rate = None, PLAIN, rate_of(rate)
         self._task_vetted = checks.Vetted()
         self._task_home = Dispatcher(
             name=name,
@@ -205,8 +205,9 @@ class Pool(Submitter, ThreadPoolExecutor):
     async def run(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Run `fn(*args, **kwargs)` on a thread of the pool, and await its result.
 
-        Waiting for room never blocks the event loop; so where the policy is "run", which would, it waits. Cancelling
-        the await cancels the task if it has not begun, and asks it to stop if it runs (see `treadle.cancelled`).
+        Waiting for room never blocks the event loop; so where the policy is "caller_runs", which would, it waits.
+        Cancelling the await cancels the task if it has not begun, and asks it to stop if it runs (see
+        `treadle.should_stop`).
 
         Raises:
             asyncio.CancelledError: the await was cancelled, and for no other reason.
@@ -218,13 +219,13 @@ class Pool(Submitter, ThreadPoolExecutor):
             And as `submit`, and whatever else `fn` raises.
         """
         call = Pool.options(self).run(fn, *args, **kwargs)
-        self = None  # type: ignore[assignment]  # a traceback that somebody keeps would hold the pool through this frame
+        self = None  # type: ignore[assignment]  # a traceback that is kept would hold the pool through this frame
         return await call
 
     def options(
         self,
         *,
-        timeout: float | None = None,
+        block_timeout: float | None = None,
         when_full: str | None = None,
         name: str | None = None,
         priority: int = 0,
@@ -234,8 +235,8 @@ class Pool(Submitter, ThreadPoolExecutor):
         """Return a view of this pool whose tasks are submitted with other options; light, and with the same threads.
 
         Args:
-            timeout: seconds, 0 or more, to wait for room where the policy is "wait"; then PoolFull is raised. None: no
-                limit.
+            block_timeout: seconds, 0 or more, to wait for room where the policy is "block"; then PoolFull is raised.
+                None: no limit.
             when_full: the policy, see the class; None: the pool's.
             name: what logs and snapshots call the tasks; None: the name of their function.
             priority: how urgent they are, -1000 to 1000, higher first; for pools with `order="priority"`.
@@ -249,7 +250,7 @@ class Pool(Submitter, ThreadPoolExecutor):
         """
         return Options(
             self,
-            timeout=checks.seconds("timeout", timeout),
+            block_timeout=checks.seconds("block_timeout", block_timeout),
             when_full=self._task_when_full if when_full is None else checks.one_of("when_full", when_full, POLICIES),
             traits=traits_for(self._task_home.order, name, priority, key),
             rate=self._task_rate if rate is None else rate_of(rate),
@@ -382,7 +383,7 @@ class Pool(Submitter, ThreadPoolExecutor):
 
     # -- looking --------------------------------------------------------------------------------------------------
 
-    def snapshot(self) -> Snapshot:
+    def snapshot(self) -> PoolSnapshot:
         """Return what the pool does at this instant."""
         return snapshot_of(self._task_home)
 

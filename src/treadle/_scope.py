@@ -4,7 +4,7 @@
         future = pool.submit(work)               fails with DeadlineExceeded when they are over
 
     def work():
-        while not treadle.cancelled():           the other half of cancellation: tasks have to look
+        while not treadle.should_stop():           the other half of cancellation: tasks have to look
             treadle.sleep(0.1)                   wakes at once when the deadline passes, or the task is cancelled
 
 Scopes are nested: each has the nearer deadline of its own and its parent's, and is cancelled when its parent is. Which
@@ -32,7 +32,18 @@ from treadle.errors import Cancelled, DeadlineExceeded
 if TYPE_CHECKING:
     from types import TracebackType
 
-__all__ = ["HERE", "SCOPE", "Scope", "cancelled", "checkpoint", "current", "deadline", "sleep", "time_left", "unscoped"]
+__all__ = [
+    "HERE",
+    "SCOPE",
+    "Scope",
+    "checkpoint",
+    "current",
+    "deadline",
+    "should_stop",
+    "sleep",
+    "time_left",
+    "unscoped",
+]
 
 
 _log = logging.getLogger("treadle")
@@ -321,7 +332,7 @@ def time_left() -> float | None:
     return None if scope is None else scope.left()
 
 
-def cancelled() -> bool:
+def should_stop() -> bool:
     """Return whether the caller should stop: it was asked to, or its deadline has passed."""
     scope = current()
     return scope is not None and scope.over() is not None

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from treadle import _clock as clock
 from treadle._futures import PENDING
 from treadle._words import log
-from treadle.events import Snapshot, WorkerSnapshot
+from treadle.events import PoolSnapshot, WorkerSnapshot
 
 if TYPE_CHECKING:
     from treadle._dispatch import Dispatcher, Task
@@ -22,7 +22,7 @@ __all__ = ["report_undone", "snapshot_of", "stacks_of", "undone"]
 _log = logging.getLogger("treadle")
 
 
-def snapshot_of(dispatcher: Dispatcher) -> Snapshot:
+def snapshot_of(dispatcher: Dispatcher) -> PoolSnapshot:
     """Return what the pool does now. The lock is held only while its fields are copied."""
     with dispatcher.lock:
         tasks = [*dispatcher.tasks, *dispatcher.aside.tasks]
@@ -39,7 +39,7 @@ def snapshot_of(dispatcher: Dispatcher) -> Snapshot:
     busy = sum(worker.task is not None for worker in workers)
     running = inline + sum(task is not None and not task._silent for task in turns)
     now = clock.now()
-    return Snapshot(
+    return PoolSnapshot(
         name=dispatcher.name,
         max_workers=dispatcher.staff.max_workers,
         threads=len(workers),

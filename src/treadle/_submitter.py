@@ -43,7 +43,7 @@ class Submitter:
     _task_home: Dispatcher
     _task_context: bool  # whether tasks run in a copy of their submitter's context
     _task_when_full: str
-    _task_timeout: float | None  # seconds to wait for room
+    _task_block_timeout: float | None  # seconds to wait for room
     _task_traits: Traits
     _task_rate: Rate | None
     _task_vetted: checks.Vetted  # what was submitted before; to look at each anew takes a fourth of a submit
@@ -84,7 +84,7 @@ class Submitter:
             context = EMPTY
         elif scope_here() is not None or rate is not None or (context is BARE and HERE.worker is not None):
             task = self._task_made(fn, args, kwargs)
-            self._task_home.enter(task, self._task_when_full, self._task_timeout)
+            self._task_home.enter(task, self._task_when_full, self._task_block_timeout)
             return task
         elif context is not BARE:
             context = detached(context)
@@ -110,7 +110,7 @@ class Submitter:
                 dispatcher.release()
             else:
                 dispatcher.release()
-                dispatcher.admission.enter(task, self._task_when_full, self._task_timeout)
+                dispatcher.admission.enter(task, self._task_when_full, self._task_block_timeout)
         except BaseException as error:
             dispatcher.admission.recover(task, error)
             raise
@@ -118,7 +118,7 @@ class Submitter:
 
     def _task_enter(self, task: Future[Any]) -> None:
         """Admit a task."""
-        self._task_home.enter(task, self._task_when_full, self._task_timeout)
+        self._task_home.enter(task, self._task_when_full, self._task_block_timeout)
 
     def _task_made(self, fn: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Future[T]:
         """Return a task that has not been admitted."""

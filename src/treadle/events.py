@@ -10,7 +10,7 @@ from typing import cast
 from treadle import _checks as checks
 from treadle._words import log_first, show, type_name
 
-__all__ = ["ENDS", "Observer", "Snapshot", "TaskEvent", "WorkerSnapshot", "observers_in", "tell"]
+__all__ = ["ENDS", "Observer", "PoolSnapshot", "TaskEvent", "WorkerSnapshot", "observers_in", "tell"]
 
 ENDS = ("finished", "cancelled", "rejected", "shed")  # of which each task has exactly one
 TOLD = ("submitted", "started", *ENDS)  # the methods of an Observer
@@ -24,19 +24,19 @@ class TaskEvent:
 
     Attributes:
         pool: the pool's name.
-        task: a number that is the task's own within its process; an item of `map` counts as a task.
+        task_id: a number that is the task's own within its process; an item of `map` counts as a task.
         name: the task's name.
-        at: when it happened, monotonic nanoseconds.
-        worker: the thread in which it happened.
+        time_ns: when it happened, monotonic nanoseconds.
+        thread: the name of the thread in which it happened.
         error: what the task raised (finished); why it was not taken (rejected); or why its pool gave it up (cancelled),
             such as PoolBroken or PoolClosed, and None if that was its caller's wish.
     """
 
     pool: str
-    task: int
+    task_id: int
     name: str
-    at: int
-    worker: str
+    time_ns: int
+    thread: str
     error: BaseException | None = None
 
 
@@ -143,7 +143,7 @@ class WorkerSnapshot:
 
 
 @dataclass(frozen=True)
-class Snapshot:
+class PoolSnapshot:
     """A pool at one instant.
 
     Attributes:

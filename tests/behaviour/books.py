@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from itertools import count, islice
 from typing import Any
 
-from treadle import Future, Limit, Pool, Rate, TaskGroup, deadline, sleep
+from treadle import ConcurrencyLimit, Future, Pool, Rate, TaskGroup, deadline, sleep
 from treadle import _lifecycle as lifecycle
 from treadle._alarm import ALARM, call_later
 from treadle._dispatch import Dispatcher
@@ -29,7 +29,7 @@ from treadle.errors import TreadleError
 from treadle.events import Observer, TaskEvent
 from treadle.orders import Adaptive, Fair, Fifo, Order, Priority
 
-POLICIES = ("wait", "reject", "run", "discard_oldest")
+POLICIES = ("block", "reject", "caller_runs", "discard_oldest")
 ORDERS: dict[str, Callable[[], Order]] = {
     "fifo": Fifo,
     "priority": lambda: Priority(0.01),
@@ -70,7 +70,7 @@ class Ledger(Observer):
 
     def note(self, what: str, event: TaskEvent) -> None:
         with self.lock:
-            self.told[event.task].append(what)
+            self.told[event.task_id].append(what)
 
     def submitted(self, event: TaskEvent) -> None:
         self.note("submitted", event)
@@ -157,7 +157,7 @@ class Audit:
             order=ORDERS[program.order](),
             context=program.context,
             rate=Rate(5000.0, burst=2) if program.rate else None,
-            limit=Limit() if program.limit else None,
+            limit=ConcurrencyLimit() if program.limit else None,
             initializer=self.initialize,
             idle_timeout=0.01,
             name="books",
@@ -249,8 +249,8 @@ class Audit:
 
     def view(self, number: int, **options: Any) -> Options:
         """Return what to submit to, so that the program cannot hang while tasks wait at its gate."""
-        if self.program.policy == "wait" and number % 2:
-            return self.pool.options(timeout=0.0, **options)
+        if self.program.policy == "block" and number % 2:
+            return self.pool.options(block_timeout=0.0, **options)
         self.open_gate()
         return self.pool.options(**options)
 
@@ -263,7 +263,7 @@ class Audit:
         self.add(self.view(number), self.work, number)
 
     def do_hold(self, number: int) -> None:
-        if self.program.policy == "wait":
+        if self.program.policy == "block":
             number |= 1  # or it would open the gate
         self.add(self.view(number), self.work_at_gate, self.gate, number)
 
@@ -274,7 +274,7 @@ class Audit:
             with may_be_refused():
                 pool.submit(self.work, number)
 
-        pool = self.pool.options(timeout=LONG)
+        pool = self.pool.options(block_timeout=LONG)
         thread = threading.Thread(target=submit)
         thread.start()
         self.blocked.append(thread)
@@ -329,7 +329,7 @@ class Audit:
             results.close()
 
     def do_group(self, number: int) -> None:
-        with TaskGroup(self.view(number | 1), collect=number % 3 == 0) as group:  # which does not wait for room
+        with TaskGroup(self.view(number | 1), keep_going=number % 3 == 0) as group:  # which does not wait for room
             try:
                 for index in range(number % 4):
                     self.add(group, self.work_at_gate, self.gate, number + index)
@@ -342,7 +342,7 @@ class Audit:
         """Submit from an event loop, and cancel, close the pool, or neither, before it goes on."""
 
         async def main() -> None:
-            view = self.pool.options(timeout=0.001 if number % 2 else None)
+            view = self.pool.options(block_timeout=0.001 if number % 2 else None)
             calls = [view.run(self.work_at_gate, self.gate, number + index) for index in range(number % 4 + 1)]
             runs = [asyncio.ensure_future(call) for call in calls]
             await asyncio.sleep(0)

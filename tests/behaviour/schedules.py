@@ -20,7 +20,7 @@ from treadle._options import Options
 from treadle.errors import Cancelled, DeadlineExceeded, PoolClosed, PoolFull, Shed
 from treadle.orders import Adaptive, Fair, Fifo, Order, Priority
 
-POLICIES = ("wait", "reject", "run", "discard_oldest")
+POLICIES = ("block", "reject", "caller_runs", "discard_oldest")
 STEPS = (
     "submit",
     "submit",
@@ -273,7 +273,7 @@ class Play:
 
     def grouped(self, number: int) -> None:
         try:
-            with TaskGroup(self.pool, collect=number % 2 == 0) as group:
+            with TaskGroup(self.pool, keep_going=number % 2 == 0) as group:
                 for _ in range(number % 5):
                     self.add_to(group, self.task, number % 3)
                 if number % 7 == 0:

@@ -45,8 +45,8 @@ class Notes(Observer):
 
     def check(self, pool: Pool) -> Counter[str]:
         """Check that each task was submitted once and ended once, as the snapshot has it; return the counts."""
-        for number in {event.task for _, event in self.events}:
-            told = [what for what, event in self.events if event.task == number]
+        for number in {event.task_id for _, event in self.events}:
+            told = [what for what, event in self.events if event.task_id == number]
             assert told[0] == "submitted"
             assert told.count("submitted") == 1
             assert len(ENDS.intersection(told)) == sum(what in ENDS for what in told) == 1, told
@@ -181,7 +181,7 @@ ORDERS: list[Callable[[], Any]] = [
 
 
 @pytest.mark.parametrize("order", ORDERS)
-@pytest.mark.parametrize("options", [{}, {"min_workers": 1, "idle_timeout": None, "when_full": "run"}])
+@pytest.mark.parametrize("options", [{}, {"min_workers": 1, "idle_timeout": None, "when_full": "caller_runs"}])
 @pytest.mark.parametrize("observed", [False, True])
 def test_a_task_that_its_rate_puts_aside_just_after_the_pool_broke_fails(
     order: Callable[[], Any], options: dict[str, Any], observed: bool
@@ -402,13 +402,13 @@ def test_an_observer_that_ends_a_caller_leaves_its_task_settled(what: str) -> No
         assert gate.wait(PATIENCE)
 
     done: list[Future[Any]] = []
-    with Pool(1, queue_size=0, when_full="run", observers=[notes]) as pool:
+    with Pool(1, queue_size=0, when_full="caller_runs", observers=[notes]) as pool:
         pool.submit(hold)
         assert began.wait(PATIENCE)
         task = pool.options(name="doomed")._task_made(int, (), {})
         task.add_done_callback(done.append)
         with pytest.raises(SystemExit):
-            pool._task_home.enter(task, "run", None)
+            pool._task_home.enter(task, "caller_runs", None)
         gate.set()
     assert done == [task]
     assert notes.check(pool)["finished"] == 2

@@ -138,7 +138,7 @@ def left_inside(pool: Pool, kind: str) -> float | None:
     if kind == "submit":
         return pool.submit(treadle.time_left).result(PATIENCE)
     if kind == "options":
-        return pool.options(name="x", timeout=PATIENCE).submit(treadle.time_left).result(PATIENCE)
+        return pool.options(name="x", block_timeout=PATIENCE).submit(treadle.time_left).result(PATIENCE)
     if kind == "rate":
         return pool.options(rate=1e6).submit(treadle.time_left).result(PATIENCE)
     if kind == "map":
@@ -556,10 +556,10 @@ def test_a_task_that_looks_sees_it_and_others_do_not() -> None:
     asked, told = threading.Event(), threading.Barrier(3)
 
     def task() -> tuple[bool, bool]:
-        before = treadle.cancelled()
+        before = treadle.should_stop()
         told.wait(PATIENCE)
         assert asked.wait(PATIENCE)
-        return before, treadle.cancelled()
+        return before, treadle.should_stop()
 
     with Pool(2) as pool:
         first, second = pool.submit(task), pool.submit(task)
@@ -568,7 +568,7 @@ def test_a_task_that_looks_sees_it_and_others_do_not() -> None:
         asked.set()
         assert first.result(PATIENCE) == (False, True)
         assert second.result(PATIENCE) == (False, False)
-        assert pool.submit(treadle.cancelled).result(PATIENCE) is False, "nor does the next one in that thread"
+        assert pool.submit(treadle.should_stop).result(PATIENCE) is False, "nor does the next one in that thread"
 
 
 def test_what_a_task_submitted_under_a_deadline_is_asked_to_stop_too() -> None:
@@ -789,7 +789,7 @@ def test_a_timeout_that_is_nearer_than_the_deadline_is_what_is_raised() -> None:
             held.running[0].result(0.01)
         assert not isinstance(caught.value, DeadlineExceeded)
         with pytest.raises(PoolFull):
-            held.pool.options(timeout=0.01).submit(int)
+            held.pool.options(block_timeout=0.01).submit(int)
         assert treadle.wait([held.running[0]], 0.01).not_done == {held.running[0]}
         assert held.pool.snapshot().blocked == 0
         assert is_clean(scope_here())
@@ -809,7 +809,7 @@ def test_a_deadline_that_is_nearer_than_the_timeout_is_what_is_raised() -> None:
                 wait()
         with treadle.deadline(0.01):
             with pytest.raises(DeadlineExceeded):
-                held.pool.options(timeout=LONG).submit(int).result()
+                held.pool.options(block_timeout=LONG).submit(int).result()
         assert held.pool.snapshot().blocked == 0
 
 

@@ -595,7 +595,7 @@ def test_a_child_of_a_pipelines_thread_ends_when_that_returns(place: str, ordere
             print(here())
             return at("stage", number)
         source = (at("source", number) for number in range(10))
-        print(sum(Pipeline().stage(abs, width=2).stage(stage).run(source, ordered={ordered})))
+        print(sum(Pipeline().stage(abs, workers=2).stage(stage).run(source, ordered={ordered})))
     """)
     assert sorted(done.stdout.splitlines()) == ["45", "ended 0", *["parent"] * 10], done.stderr
     assert not done.stderr

@@ -17,7 +17,7 @@ import pytest
 
 from certificates import Authority
 from tcp import PATIENCE, lane_of, receive, receive_all
-from treadle.server import Certificates, CloseConnection, Conversation, Limits, Lines, Messages, Peer, Server, Session
+from treadle.server import Certificates, CloseConnection, Connection, Limits, Lines, Messages, Peer, Server, Session
 from treadle.server._listen import Listener
 
 BIG = b"x" * 20_000_000
@@ -50,7 +50,7 @@ def handle(line: bytes, peer: Peer) -> bytes:
     return BIG if line == b"big" else line
 
 
-def converse(conn: Conversation) -> None:
+def converse(conn: Connection) -> None:
     conn.sendall(handle(conn.readline().strip(), conn.peer))
 
 
@@ -167,18 +167,21 @@ def out_of_files(server: Server, listener: Held) -> None:
 
 @pytest.mark.parametrize(
     ("prepare", "limits"),
-    [(turned_away, {"max_connections": 1, "when_full": "reject", "rejection": b"full"}), (out_of_files, {})],
+    [
+        (turned_away, {"max_connections": 1, "at_max_connections": "reject", "reject_connections_with": b"full"}),
+        (out_of_files, {}),
+    ],
 )
 def test_a_client_that_is_turned_away_sees_it(prepare: Callable[[Server, Held], None], limits: dict[str, Any]) -> None:
     with holding(**limits) as (server, listener), connected(server, b"a\n") as first:
         assert receive(first, 1) == b"a"
         prepare(server, listener)
         with connected(server) as second:
-            assert receive_all(second) == limits.get("rejection", b"")
+            assert receive_all(second) == limits.get("reject_connections_with", b"")
 
 
 def test_a_client_that_was_evicted_sees_it() -> None:
-    with holding(max_connections=1, when_full="evict_idle") as (server, _), connected(server, b"a\n") as first:
+    with holding(max_connections=1, at_max_connections="evict_idle") as (server, _), connected(server, b"a\n") as first:
         assert receive(first, 1) == b"a"
         with connected(server, b"b\n") as second:
             assert receive(second, 1) == b"b"

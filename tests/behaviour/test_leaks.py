@@ -65,7 +65,7 @@ def test_polling_giving_up_and_cancelling_leave_nothing_in_a_stuck_pool(growth: 
         running = pool.submit(hold)
         assert began.wait(30)
         waiting = [pool.submit(int) for _ in range(10)]
-        impatient = pool.options(timeout=0)
+        impatient = pool.options(block_timeout=0)
 
         def round_of_everything() -> None:
             with pytest.raises(concurrent.futures.TimeoutError):

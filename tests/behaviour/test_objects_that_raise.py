@@ -288,7 +288,7 @@ def bounded(pool: Pool, fn: Callable[..., Any]) -> Any:
 
 
 def grouped(pool: Pool, fn: Callable[..., Any]) -> Any:
-    with TaskGroup(pool, collect=True) as group:
+    with TaskGroup(pool, keep_going=True) as group:
         group.submit(fn)
     return group.outcomes[0]
 
@@ -296,7 +296,7 @@ def grouped(pool: Pool, fn: Callable[..., Any]) -> Any:
 def run_by_its_caller(pool: Pool, fn: Callable[..., Any]) -> Any:
     """In a pool of its own, which has no room."""
     gate = threading.Event()
-    with Pool(1, queue_size=0, when_full="run") as full:
+    with Pool(1, queue_size=0, when_full="caller_runs") as full:
         full.submit(gate.wait, PATIENCE)
         try:
             return outcome(full.submit(fn))

@@ -162,7 +162,7 @@ def submit_to_a_view(pool: Pool) -> Future[int]:
 def run(pool: Pool) -> Future[int]:
     """Submit as `Pool.run` does."""
     task = pool.options()._task_made(abs, (-1,), {})
-    assert pool._task_home.admission.enter_later(task, "wait")
+    assert pool._task_home.admission.enter_later(task, "block")
     return task
 
 
@@ -266,7 +266,7 @@ def test_a_worker_that_sheds_leaves_what_waits_to_those_that_are_idle(clock: Fak
         assert kept[-1].result(LONG) is None
 
 
-@pytest.mark.parametrize("when_full", ["wait", "reject", "run", "discard_oldest"])
+@pytest.mark.parametrize("when_full", ["block", "reject", "caller_runs", "discard_oldest"])
 def test_a_full_queue_sheds_before_it_refuses(when_full: str, clock: FakeClock) -> None:
     with Overload(clock, queue_size=5) as busy:
         busy.add(4)
@@ -281,7 +281,7 @@ def test_a_full_queue_sheds_before_it_refuses(when_full: str, clock: FakeClock) 
         assert newcomer.result(LONG) != threading.get_ident()
 
 
-@pytest.mark.parametrize("when_full", ["reject", "run", "discard_oldest"])
+@pytest.mark.parametrize("when_full", ["reject", "caller_runs", "discard_oldest"])
 def test_a_full_queue_that_does_not_stand_does_what_the_policy_says(when_full: str, clock: FakeClock) -> None:
     """A burst is no overload: nothing is shed for having waited, and no more wait than the queue holds."""
     with Overload(clock, queue_size=5) as busy:
@@ -291,7 +291,7 @@ def test_a_full_queue_that_does_not_stand_does_what_the_policy_says(when_full: s
             with pytest.raises(PoolFull):
                 policy.submit(int)
             assert busy.pool.snapshot().shed == 0
-        elif when_full == "run":
+        elif when_full == "caller_runs":
             assert policy.submit(threading.get_ident).result(0) == threading.get_ident()
             assert busy.pool.snapshot().shed == 0
         else:
@@ -644,7 +644,7 @@ def test_cancelling_a_waiting_task_lets_the_next_caller_of_its_key_in() -> None:
 def test_waiting_for_room_of_a_key_ends_when_the_time_allowed_is_over() -> None:
     pool = Pool(1, order=Fair(max_waiting=1))
     with held(pool):
-        a = pool.options(key="a", timeout=0.01)
+        a = pool.options(key="a", block_timeout=0.01)
         a.submit(int)
         with pytest.raises(PoolFull, match=r"full for key 'a' after waiting 0\.01 s") as caught:
             a.submit(int)
@@ -688,7 +688,7 @@ def test_discard_oldest_discards_of_the_key_that_is_full() -> None:
 
 
 def test_run_runs_what_has_no_room_in_the_caller() -> None:
-    pool = Pool(1, order=Fair(max_waiting=1), when_full="run")
+    pool = Pool(1, order=Fair(max_waiting=1), when_full="caller_runs")
     with held(pool):
         pool.options(key="a").submit(int)
         assert pool.options(key="a").submit(threading.get_ident).result(0) == threading.get_ident()
@@ -706,7 +706,7 @@ def test_a_task_that_submits_to_its_own_full_key_runs_that_itself() -> None:
         assert pool.options(key="a").submit(task).result(LONG) == 10
 
 
-@pytest.mark.parametrize("when_full", ["wait", "reject", "run", "discard_oldest"])
+@pytest.mark.parametrize("when_full", ["block", "reject", "caller_runs", "discard_oldest"])
 def test_of_no_key_more_wait_than_may_however_many_threads_submit(when_full: str) -> None:
     class Watched(Fair):
         mark = 0

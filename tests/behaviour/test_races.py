@@ -44,7 +44,7 @@ def test_a_submit_that_is_let_in_as_its_time_runs_out_is_in(monkeypatch: pytest.
             return False
 
     monkeypatch.setattr(admission_module, "deadlock", Scripted)
-    late = held.pool.options(timeout=5).submit(abs, -3)
+    late = held.pool.options(block_timeout=5).submit(abs, -3)
     held.gate.set()
     assert late.result(30) == 3
     held.pool.shutdown()
@@ -61,7 +61,7 @@ def test_a_submit_whose_time_runs_out_before_it_is_let_in_never_runs(monkeypatch
 
     monkeypatch.setattr(admission_module, "deadlock", Scripted)
     with pytest.raises(Exception, match="full after waiting 5 s"):
-        held.pool.options(timeout=5).submit(ran.append, 1)
+        held.pool.options(block_timeout=5).submit(ran.append, 1)
     held.gate.set()
     held.pool.shutdown()
     assert ran == []

@@ -798,7 +798,7 @@ def test_tasks_that_are_refused_or_fail_before_they_begin_are_not_kept(time: Tim
         with pytest.raises(PoolFull):
             pool.options(when_full="reject").submit(int)
         with pytest.raises(PoolFull):
-            pool.options(timeout=0.0).submit(int)
+            pool.options(block_timeout=0.0).submit(int)
         asyncio.run(refused_by_a_closed_pool())
         assert len(FREE._members) == before
 

@@ -16,7 +16,7 @@ import pytest
 from programs import PATIENCE, TREADLE, Program
 from socketservers import HTTP, Hello, parking_of, until
 from tcp import ask, client, lane_of, receive_all
-from treadle.server import Conversation, Lines, Messages, Peer, Server, Session
+from treadle.server import Connection, Lines, Messages, Peer, Server, Session
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="it lays hands on epoll's descriptor")
 
@@ -60,7 +60,7 @@ def test_a_poller_that_is_closed_under_its_leader_ends_the_server(
 def test_a_poller_that_is_closed_under_its_caretaker_ends_the_server(caplog: pytest.LogCaptureFixture) -> None:
     began, gate = threading.Event(), threading.Event()
 
-    def talk(conn: Conversation) -> None:
+    def talk(conn: Connection) -> None:
         began.set()
         assert gate.wait(PATIENCE)
 

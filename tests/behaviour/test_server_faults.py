@@ -13,7 +13,7 @@ import pytest
 
 from certificates import Authority
 from tcp import PATIENCE, ask, client, lane_of, receive, receive_all
-from treadle.server import Conversation, Limits, Lines, Messages, Peer, Server, Session
+from treadle.server import Connection, Limits, Lines, Messages, Peer, Server, Session
 from treadle.server._connection import CHUNK
 from treadle.server._handling import AT_ONCE
 
@@ -84,7 +84,7 @@ def test_refusals_are_bounded_for_a_client_that_does_not_take_them() -> None:
         max_workers=1,
         queue_size=0,
         when_full="reject",
-        limits=Limits(refusal=refusal),
+        limits=Limits(reject_messages_with=refusal),
     )
     with server, client(server) as busy, client(server) as flood:
         busy.sendall(b"x\n")
@@ -95,9 +95,9 @@ def test_refusals_are_bounded_for_a_client_that_does_not_take_them() -> None:
         wait_until(lambda: any(conn.unsent for conn in lane_of(server).connections()))
         for _ in range(100):
             most = max(conn.unsent for conn in lane_of(server).connections())
-            assert most <= server.limits.write_buffer + len(refusal)
+            assert most <= server.limits.max_unsent + len(refusal)
         assert receive(flood, count * len(refusal)) == refusal * count  # each is refused when it can be told
-        assert server.snapshot().refused_messages == count
+        assert server.snapshot().rejected_messages == count
         gate.set()
 
 
@@ -137,7 +137,7 @@ def test_half_a_message_behind_a_whole_one_is_finished_by_a_stop() -> None:
 
 
 def test_who_is_in_the_middle_of_a_message_behind_a_whole_one_is_not_evicted() -> None:
-    limits = Limits(max_connections=1, when_full="evict_idle", rejection=b"full\n")
+    limits = Limits(max_connections=1, at_max_connections="evict_idle", reject_connections_with=b"full\n")
     with Server(Messages(echo, Lines()), "127.0.0.1:0", max_workers=1, limits=limits) as server:
         with client(server) as sock:
             assert ask(sock, b"one\ntw", 4) == b"one\n"
@@ -236,7 +236,7 @@ def test_a_connection_that_is_cut_under_its_handler_stays_secure(authority: Auth
     """SSLSocket.shutdown would make a plain socket of it, and the handler would go on in plain text."""
     gate, outcome = threading.Event(), []
 
-    def talk(conn: Conversation) -> None:
+    def talk(conn: Connection) -> None:
         conn.readline()
         gate.wait(PATIENCE)
         sock: Any = conn._sock
@@ -360,7 +360,7 @@ def test_a_client_that_ended_its_half_is_told_the_end_of_ours(authority: Authori
 def test_a_conversation_ends_with_a_goodbye(authority: Authority, closes: bool) -> None:
     after = []
 
-    def talk(conn: Conversation) -> None:
+    def talk(conn: Connection) -> None:
         conn.sendall(conn.readline())
         if closes:
             conn.close()
@@ -413,7 +413,7 @@ def test_a_framing_that_is_none_closes_its_connection_and_harms_nobody(
 
 
 def test_text_is_no_answer_of_a_conversation(caplog: pytest.LogCaptureFixture) -> None:
-    def talk(conn: Conversation) -> None:
+    def talk(conn: Connection) -> None:
         conn.readline()
         conn.sendall("text")  # type: ignore[arg-type]
 
@@ -429,7 +429,7 @@ def test_text_is_no_answer_of_a_conversation(caplog: pytest.LogCaptureFixture) -
 def test_rule_6_clients_that_wait_because_all_threads_talk_are_mentioned_once(caplog: pytest.LogCaptureFixture) -> None:
     gate = threading.Event()
 
-    def talk(conn: Conversation) -> None:
+    def talk(conn: Connection) -> None:
         conn.readline()
         gate.wait(PATIENCE)
 
@@ -457,7 +457,7 @@ def test_rule_6_what_a_limit_cuts_is_said_once_and_counted(caplog: pytest.LogCap
 
 @pytest.mark.parametrize("late", ["idle_timeout", "read_timeout", "write_timeout"])
 def test_a_conversation_that_was_late_is_counted_by_its_limit(late: str) -> None:
-    def talk(conn: Conversation) -> None:
+    def talk(conn: Connection) -> None:
         conn.readline()
         if late == "write_timeout":
             conn.sendall(b"x" * (64 << 20))

@@ -82,7 +82,10 @@ WAYS = {
     "by another thread": ("serves(Messages(handle, Lines()))", ["block", "fork"]),
     "several messages at once": ("serves(Messages(handle, Lines()))", ["who\nfork\nwho"]),
     "in time": ("serves(Messages(handle, Lines()), limits=Limits(handler_timeout=20))", ["fork"]),
-    "with a refusal": ("serves(Messages(handle, Lines()), limits=Limits(refusal=b'no'))", ["block", "fork"]),
+    "with a refusal": (
+        "serves(Messages(handle, Lines()), limits=Limits(reject_messages_with=b'no'))",
+        ["block", "fork"],
+    ),
     "in a conversation": ("serves(Session(converse))", ["fork"]),
     "with TLS": ("serves(Messages(handle, Lines()), tls=Certificates(CERT, KEY))", ["fork"]),
     "in a conversation with TLS": ("serves(Session(converse), tls=Certificates(CERT, KEY))", ["fork"]),
@@ -328,7 +331,7 @@ def test_a_child_of_one_of_several_processes_serves_nobody() -> None:
             finally:
                 os.kill(ME, signal.SIGTERM)
                 os._exit(0)
-        print(serve_in_processes(2, listeners, serve, drain=5))
+        print(serve_in_processes(2, listeners, serve, drain_timeout=5))
     """)
     assert said == ["True", "0"], "\n".join(said)
 
@@ -482,7 +485,7 @@ def test_the_child_of_a_request_handler_ends_with_it_and_the_conversation_goes_o
             for _ in range(20):
                 assert begin(server.server_address, "")("/who") == ME
             assert parked("/who") == ME
-            server.drain = 0.0
+            server.drain_timeout = 0.0
             server.shutdown()
             serving.join()
         """

@@ -24,7 +24,7 @@ from socketservers import serving as serving_mixin
 from tcp import PATIENCE, ask, client, receive, receive_all
 from treadle import Pool
 from treadle._cli.status import status_view
-from treadle.server import Certificates, Conversation, Limits, Lines, Messages, Peer, Server, Session
+from treadle.server import Certificates, Connection, Limits, Lines, Messages, Peer, Server, Session
 from treadle.server._listen import Listener, open_listeners
 
 JUNK = b"GET / HTTP/1.0\r\n\r\n"
@@ -137,7 +137,7 @@ def idle() -> None:
 
 
 def refused() -> None:
-    with serving(max_connections_per_peer=1, when_full="reject", rejection=b"no\n") as server:
+    with serving(max_connections_per_host=1, at_max_connections="reject", reject_connections_with=b"no\n") as server:
         with client(server) as sock:
             assert ask(sock, b"x\n") == b"X\n"
             with client(server) as other:
@@ -188,7 +188,7 @@ def untrusted() -> None:
 
 def refused_behind() -> None:
     header = b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n"
-    limits: dict[str, Any] = {"max_connections_per_peer": 1, "rejection": b"no\n"}
+    limits: dict[str, Any] = {"max_connections_per_host": 1, "reject_connections_with": b"no\n"}
     with serving(Messages(shout, Lines()), proxy="127.0.0.1", **limits) as server, client(server) as sock:
         assert ask(sock, header + b"x\n", 2) == b"X\n"
         assert send(server, header) == b"no\n"
@@ -198,7 +198,7 @@ def refused_behind() -> None:
 def all_talk() -> None:
     gate = threading.Event()
 
-    def talk(conn: Conversation) -> None:
+    def talk(conn: Connection) -> None:
         conn.sendall(b"hello\n")
         gate.wait(PATIENCE)
 
@@ -220,7 +220,7 @@ def refusal() -> None:
         return message.upper() + b"\n"
 
     options: dict[str, Any] = {"max_workers": 1, "queue_size": 0, "when_full": "reject"}
-    server = Server(Messages(wait, Lines()), "127.0.0.1:0", limits=Limits(refusal=b"no\n"), **options)
+    server = Server(Messages(wait, Lines()), "127.0.0.1:0", limits=Limits(reject_messages_with=b"no\n"), **options)
     with server, client(server) as one, client(server) as two:
         one.sendall(b"x\n")
         assert began.wait(PATIENCE)
@@ -337,7 +337,7 @@ class Talk:
 class Waiting(TCP):
     """A server whose handlers wait."""
 
-    park = False
+    wait_for_first_byte = False
     daemon_threads = False
 
     def __init__(self) -> None:
@@ -387,7 +387,7 @@ def test_a_filter_that_raises_costs_a_pool_mix_in_no_listener(bad: Bad) -> None:
 
 def test_a_filter_that_raises_keeps_no_pool_mix_in_from_ending(bad: Bad) -> None:
     server = Waiting()
-    server.drain = 0.0
+    server.drain_timeout = 0.0
     with serving_mixin(server), connect(server) as sock:
         sock.sendall(b"x")
         assert receive(sock, 5) == b"hello"

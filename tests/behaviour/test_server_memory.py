@@ -15,7 +15,7 @@ import pytest
 from certificates import Authority
 from socketservers import until
 from tcp import PATIENCE, ask, client, receive, receive_all
-from treadle.server import Certificates, Conversation, Limits, Lines, Messages, Peer, Server, Session
+from treadle.server import Certificates, Connection, Limits, Lines, Messages, Peer, Server, Session
 
 
 def until_gone(left: Callable[[], object]) -> None:
@@ -99,7 +99,7 @@ def served(kind: str, authority: Authority) -> tuple[Server, Callable[[], bytes]
             threading.Event().wait(0.02)
         return message + b"\n"
 
-    def talk(conn: Conversation) -> None:
+    def talk(conn: Connection) -> None:
         keep(conn.peer)
         while line := conn.readline():
             conn.sendall(line + b"\n" if line[-1:] != b"\n" else line)

@@ -41,7 +41,7 @@ class Gate:
 def gated(**options: Any) -> tuple[Gate, Server]:
     gate = Gate()
     options.setdefault("max_workers", 1)
-    options.setdefault("limits", Limits(refusal=BUSY))
+    options.setdefault("limits", Limits(reject_messages_with=BUSY))
     return gate, Server(Messages(gate, Lines()), "127.0.0.1:0", **options)
 
 
@@ -64,7 +64,7 @@ def test_a_message_that_the_pool_has_no_room_for_is_refused_in_its_turn_and_the_
         while server.snapshot().pool.waiting == 0:
             threading.Event().wait(0.005)
         assert ask(late, b"late\n") == BUSY
-        assert server.snapshot().refused_messages == 1
+        assert server.snapshot().rejected_messages == 1
         gate.open.set()
         assert receive(holder, 5) == b"hold\n"
         assert receive(waiter, 6) == b"waits\n"
@@ -114,7 +114,7 @@ def test_under_standing_delay_the_newest_message_is_handled_and_older_ones_are_r
         assert answers[0] == b"0\n"  # before it was known that the queue stands
         assert answers[1:3] == [BUSY[:2]] * 2
         assert answers[3] == b"3\n"
-        assert server.snapshot().refused_messages == 2
+        assert server.snapshot().rejected_messages == 2
         assert server.snapshot().pool.shed == 2
 
 
@@ -139,7 +139,7 @@ def test_a_conversation_that_is_refused_is_told_so_and_closed() -> None:
         began.set()
         assert may_end.wait(PATIENCE)
 
-    protocol, limits = Session(talk), Limits(refusal=BUSY)
+    protocol, limits = Session(talk), Limits(reject_messages_with=BUSY)
     with Server(protocol, "127.0.0.1:0", max_workers=1, queue_size=0, when_full="reject", limits=limits) as server:
         with client(server) as holder, client(server) as late:
             holder.sendall(b"x")
@@ -219,7 +219,9 @@ def test_what_belongs_to_the_servers_own_pool_is_refused_beside_another() -> Non
         Server(Messages(Gate(), Lines()), "127.0.0.1:0", pool=pool, order="fair")
 
 
-@pytest.mark.parametrize(("name", "value"), [("refusal", "text"), ("handler_timeout", 0), ("handler_timeout", "1")])
+@pytest.mark.parametrize(
+    ("name", "value"), [("reject_messages_with", "text"), ("handler_timeout", 0), ("handler_timeout", "1")]
+)
 def test_bad_limits_are_named(name: str, value: object) -> None:
     with pytest.raises((TypeError, ValueError), match=name):
         Limits(**{name: value})  # type: ignore[arg-type]

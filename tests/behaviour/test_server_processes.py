@@ -30,7 +30,7 @@ def handle(line, peer):
     return line + b"\\n"
 
 server = Server(Messages(handle, Lines()), sys.argv[1], max_workers=2)
-sys.exit(server.run(drain=30.0))
+sys.exit(server.run(drain_timeout=30.0))
 """
 
 
@@ -238,7 +238,7 @@ def test_a_command_whose_output_nobody_reads_ends_by_a_signal(
     (tmp_path / "app.py").write_text(HANDLERS)
     path = tmp_path / "socket"
     drain = "0.2" if status else "30"
-    options = ("--framing", "lines", "--bind", f"unix:{path}", "--drain", drain, "--processes", processes)
+    options = ("--framing", "lines", "--bind", f"unix:{path}", "--drain-timeout", drain, "--processes", processes)
     with full_pipe() as pipe:
         command = [*TREADLE, "tcp", "app:handle", *options]
         environment = {**os.environ, "PYTHONUNBUFFERED": "1"}

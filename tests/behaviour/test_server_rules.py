@@ -14,7 +14,7 @@ import pytest
 from tcp import PATIENCE, ask, client, lane_of, receive, receive_all
 from treadle.server import (
     CloseConnection,
-    Conversation,
+    Connection,
     LengthPrefix,
     Limits,
     Lines,
@@ -79,7 +79,7 @@ def test_rule_1_half_messages_hold_no_thread() -> None:
 
 
 def test_rule_1_silent_clients_hold_no_thread_of_a_session() -> None:
-    def talk(conn: Conversation) -> None:
+    def talk(conn: Connection) -> None:
         conn.sendall(conn.readline())
 
     with Server(Session(talk), "127.0.0.1:0", max_workers=1) as server, ExitStack() as stack:
@@ -134,7 +134,7 @@ def test_rule_2_idle_connections_are_closed() -> None:
 
 
 def test_rule_2_old_connections_are_closed_between_messages() -> None:
-    with lines(max_age=0.3, linger=0.1) as server, client(server) as sock:
+    with lines(max_age=0.3, linger_timeout=0.1) as server, client(server) as sock:
         said = 0
         try:
             while ask(sock, b"x\n") == b"x\n":
@@ -156,7 +156,7 @@ def test_rule_2_an_answer_has_a_deadline_however_steadily_it_is_taken() -> None:
 
 
 def test_rule_2_a_minimum_rate_cuts_those_who_send_too_slowly() -> None:
-    with lines(min_read_rate=1_000_000, rate_grace=0.1) as server, client(server) as slow, client(server) as quick:
+    with lines(min_read_rate=1_000_000, min_rate_grace=0.1) as server, client(server) as slow, client(server) as quick:
         slow.sendall(b"xx")
         assert receive_all(slow) == b""
         assert ask(quick, b"x\n") == b"x\n"
@@ -165,7 +165,7 @@ def test_rule_2_a_minimum_rate_cuts_those_who_send_too_slowly() -> None:
 
 def test_rule_2_a_minimum_rate_cuts_those_who_read_too_slowly() -> None:
     big = b"x" * (16 << 20)
-    limits = Limits(min_write_rate=1_000_000_000, rate_grace=0.1)
+    limits = Limits(min_write_rate=1_000_000_000, min_rate_grace=0.1)
     with Server(Messages(lambda data, peer: big), "127.0.0.1:0", max_workers=1, limits=limits) as server:
         with client(server) as sock:
             sock.sendall(b"go")
@@ -175,7 +175,7 @@ def test_rule_2_a_minimum_rate_cuts_those_who_read_too_slowly() -> None:
 def test_rule_2_deadlines_of_a_session() -> None:
     heard: list[type[BaseException]] = []
 
-    def talk(conn: Conversation) -> None:
+    def talk(conn: Connection) -> None:
         try:
             conn.readline()
         except TimeoutError as error:
@@ -309,18 +309,21 @@ def test_rule_6_at_the_ceiling_others_wait_and_it_is_said_once(caplog: pytest.Lo
 
 
 def test_rule_6_at_the_ceiling_others_are_refused_with_a_word(caplog: pytest.LogCaptureFixture) -> None:
-    with lines(max_connections=1, when_full="reject", rejection=b"busy\n") as server, client(server) as first:
+    with (
+        lines(max_connections=1, at_max_connections="reject", reject_connections_with=b"busy\n") as server,
+        client(server) as first,
+    ):
         assert ask(first, b"1\n") == b"1\n"
         for _ in range(5):
             with client(server) as sock:
                 assert receive_all(sock) == b"busy\n"
         assert ask(first, b"1\n") == b"1\n"
-        assert server.snapshot().refused == 5
+        assert server.snapshot().rejected_connections == 5
     assert caplog.text.count("clients are refused: all 1 connections are taken (max_connections)") == 1
 
 
 def test_rule_6_at_the_ceiling_the_longest_idle_makes_room() -> None:
-    with lines(max_connections=3, when_full="evict_idle") as server, ExitStack() as stack:
+    with lines(max_connections=3, at_max_connections="evict_idle") as server, ExitStack() as stack:
         socks = [stack.enter_context(client(server)) for _ in range(3)]
         for sock in (socks[1], socks[2], socks[0]):
             assert ask(sock, b"x\n") == b"x\n"
@@ -332,7 +335,7 @@ def test_rule_6_at_the_ceiling_the_longest_idle_makes_room() -> None:
 
 
 def test_rule_6_one_address_has_a_ceiling_of_its_own(caplog: pytest.LogCaptureFixture) -> None:
-    with lines(max_connections_per_peer=2, rejection=b"enough\n") as server, ExitStack() as stack:
+    with lines(max_connections_per_host=2, reject_connections_with=b"enough\n") as server, ExitStack() as stack:
         for _ in range(2):
             assert ask(stack.enter_context(client(server)), b"x\n") == b"x\n"
         assert receive_all(stack.enter_context(client(server))) == b"enough\n"
@@ -480,7 +483,7 @@ def test_rule_9_a_client_that_sends_on_and_on_is_not_waited_for() -> None:
     def handle(line: bytes, peer: Peer) -> bytes:
         raise CloseConnection(b"bye\n")
 
-    limits = Limits(linger=3600.0, linger_bytes=10_000)
+    limits = Limits(linger_timeout=3600.0, max_linger_bytes=10_000)
     with Server(Messages(handle, Lines()), "127.0.0.1:0", limits=limits) as server:
         with client(server) as sock, pytest.raises(OSError, match=GONE):
             sock.sendall(b"on and on\n" * 2_000_000)

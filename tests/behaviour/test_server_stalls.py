@@ -18,7 +18,7 @@ import pytest
 from certificates import Authority
 from tcp import PATIENCE, ask, client, receive, receive_all
 from treadle import _clock as clock
-from treadle.server import Conversation, Limits, Lines, Messages, Peer, Server, Session
+from treadle.server import Connection, Limits, Lines, Messages, Peer, Server, Session
 from treadle.server import _lane as lanes
 from treadle.server import _service as service
 
@@ -125,7 +125,7 @@ def receive_all_of(sock: socket.socket) -> bytes:
 
 
 @secure
-@pytest.mark.parametrize("limits", [{"read_timeout": LIMIT}, {"min_read_rate": 1e6, "rate_grace": LIMIT}])
+@pytest.mark.parametrize("limits", [{"read_timeout": LIMIT}, {"min_read_rate": 1e6, "min_rate_grace": LIMIT}])
 def test_a_message_whose_rest_came_in_time_is_served_and_one_that_drips_on_is_cut(
     authority: Authority, leaps: Leaps, monkeypatch: pytest.MonkeyPatch, tls: bool, limits: dict[str, Any]
 ) -> None:
@@ -149,7 +149,7 @@ def test_a_message_whose_rest_came_in_time_is_served_and_one_that_drips_on_is_cu
 
 
 @secure
-@pytest.mark.parametrize("limits", [{"read_timeout": LIMIT}, {"min_read_rate": 1e6, "rate_grace": LIMIT}])
+@pytest.mark.parametrize("limits", [{"read_timeout": LIMIT}, {"min_read_rate": 1e6, "min_rate_grace": LIMIT}])
 def test_who_has_sent_all_that_the_kernel_holds_has_its_time_for_the_rest(
     authority: Authority, leaps: Leaps, tls: bool, limits: dict[str, Any]
 ) -> None:
@@ -256,7 +256,7 @@ class Narrow(Stuck):
 
 @pytest.mark.parametrize("kernel", [Stuck, Narrow])
 @pytest.mark.parametrize("taken", [True, False])
-@pytest.mark.parametrize("limits", [{"write_timeout": LIMIT}, {"min_write_rate": 1.0, "rate_grace": LIMIT}])
+@pytest.mark.parametrize("limits", [{"write_timeout": LIMIT}, {"min_write_rate": 1.0, "min_rate_grace": LIMIT}])
 def test_an_answer_that_was_taken_in_time_is_sent_to_its_end(
     leaps: Leaps, taken: bool, limits: dict[str, Any], kernel: type[Stuck]
 ) -> None:
@@ -313,7 +313,7 @@ def test_messages_that_wait_for_their_turn_are_no_sign_of_an_idle_client(leaps: 
 
 
 def test_who_has_spoken_is_not_evicted_for_being_idle(leaps: Leaps) -> None:
-    with lines(max_connections=2, when_full="evict_idle") as server, ExitStack() as stack:
+    with lines(max_connections=2, at_max_connections="evict_idle") as server, ExitStack() as stack:
         speaks, silent = [stack.enter_context(talking(server, None)) for _ in range(2)]
         with stall(server, leaps):
             newcomer = stack.enter_context(client(server))
@@ -325,7 +325,10 @@ def test_who_has_spoken_is_not_evicted_for_being_idle(leaps: Leaps) -> None:
 
 
 def test_when_all_have_spoken_nobody_is_evicted_and_the_newcomer_is_told(leaps: Leaps) -> None:
-    with lines(max_connections=3, when_full="evict_idle", rejection=b"busy") as server, ExitStack() as stack:
+    with (
+        lines(max_connections=3, at_max_connections="evict_idle", reject_connections_with=b"busy") as server,
+        ExitStack() as stack,
+    ):
         socks = [stack.enter_context(talking(server, None)) for _ in range(3)]
         with stall(server, leaps):
             newcomer = stack.enter_context(client(server))
@@ -373,7 +376,7 @@ class Late:
 def test_a_conversation_looks_once_more_before_its_client_is_idle_or_takes_nothing() -> None:
     sent = threading.Event()
 
-    def talk(conn: Conversation) -> None:
+    def talk(conn: Connection) -> None:
         assert conn.recv() == b"hello"
         sock = conn._sock
         assert sent.wait(PATIENCE)
@@ -404,7 +407,7 @@ def test_a_conversation_reads_a_message_whose_rest_came_in_time_and_cuts_one_tha
 ) -> None:
     half, whole = threading.Semaphore(0), threading.Semaphore(0)
 
-    def talk(conn: Conversation) -> None:
+    def talk(conn: Connection) -> None:
         read = conn._read
 
         def held_up(*arguments: Any) -> bytes:
@@ -440,13 +443,13 @@ def test_a_conversation_reads_a_message_whose_rest_came_in_time_and_cuts_one_tha
 
 
 @secure
-@pytest.mark.parametrize("limits", [{"read_timeout": LIMIT}, {"min_read_rate": 1e6, "rate_grace": LIMIT}])
+@pytest.mark.parametrize("limits", [{"read_timeout": LIMIT}, {"min_read_rate": 1e6, "min_rate_grace": LIMIT}])
 def test_a_conversation_gives_who_has_sent_all_that_the_kernel_holds_its_time_for_the_rest(
     authority: Authority, leaps: Leaps, tls: bool, limits: dict[str, Any]
 ) -> None:
     half, whole, looked = threading.Event(), threading.Event(), threading.Event()
 
-    def talk(conn: Conversation) -> None:
+    def talk(conn: Connection) -> None:
         read = conn._read
 
         def held_up(*arguments: Any) -> bytes:
@@ -499,11 +502,11 @@ class Leaping:
         return self.sock.send(data[:3] if self.sends == 2 else data)
 
 
-@pytest.mark.parametrize("limits", [{"write_timeout": LIMIT}, {"min_write_rate": 1.0, "rate_grace": LIMIT}])
+@pytest.mark.parametrize("limits", [{"write_timeout": LIMIT}, {"min_write_rate": 1.0, "min_rate_grace": LIMIT}])
 def test_a_conversation_gives_who_has_taken_all_that_the_kernel_held_its_time_for_the_rest(
     leaps: Leaps, limits: dict[str, Any]
 ) -> None:
-    def talk(conn: Conversation) -> None:
+    def talk(conn: Connection) -> None:
         conn.readline()
         conn._sock = Leaping(conn._sock, leaps)  # type: ignore[assignment]
         conn.sendall(b"large answer\n")

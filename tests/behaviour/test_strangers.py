@@ -21,7 +21,7 @@ import pytest
 
 import treadle
 from behaviour.books import Ledger
-from treadle import Limit, Pool, Rate
+from treadle import ConcurrencyLimit, Pool, Rate
 from treadle.errors import TreadleError
 from treadle.orders import Adaptive, Fair, Fifo, Order, Priority
 from treadle.orders._order import Task
@@ -359,7 +359,7 @@ def test_strangers_and_workers_at_the_same_time_leave_true_counts_and_one_end_ea
 
 
 def test_a_pool_with_a_limit_learns_nothing_wrong_of_what_was_settled() -> None:
-    ours = Audited("fifo", None, limit=Limit())
+    ours = Audited("fifo", None, limit=ConcurrencyLimit())
     ours.case.running.set_result(1)
     ours.case.tasks[0].set_result(1)
     ours.end()

@@ -167,7 +167,7 @@ def queue_of_a_pool(stack: ExitStack) -> Way:
 
 def room(stack: ExitStack) -> Way:
     busy = Busy(stack, queue_size=0)
-    call = lambda timeout: busy.pool.options(timeout=timeout).submit(abs, -1)  # noqa: E731
+    call = lambda timeout: busy.pool.options(block_timeout=timeout).submit(abs, -1)  # noqa: E731
     blocked = lambda: busy.pool.snapshot().blocked  # noqa: E731
     return Way(call, blocked, busy.gate.set, PoolFull, lambda: busy.pool.snapshot().submitted == 1, is_new=True)
 

@@ -18,7 +18,7 @@ import treadle
 from tcp import ask, client
 from treadle import Crew, Pipeline, Pool, TaskGroup
 from treadle.events import Observer
-from treadle.server import Conversation, Lines, Messages, Server, Session
+from treadle.server import Connection, Lines, Messages, Server, Session
 
 PATIENCE = 30.0
 NAME: ContextVar[str] = ContextVar("name", default="nobody's")
@@ -90,7 +90,7 @@ def by_map_at_a_rate(pool: Pool, fn: Call) -> list[Any]:
 
 
 def by_group(pool: Pool, fn: Call) -> list[Any]:
-    with TaskGroup(pool, collect=True) as group:
+    with TaskGroup(pool, keep_going=True) as group:
         for number in range(3):
             group.submit(fn, number)
     return list(group.outcomes)
@@ -159,13 +159,13 @@ def full(pool: Pool) -> Iterator[None]:
 def in_the_caller(pool: Pool, fn: Call) -> list[Any]:
     """The pool is full, and its policy is to run tasks in the caller's thread."""
     with full(pool):
-        futures = [pool.options(when_full="run").submit(fn, number) for number in range(3)]
+        futures = [pool.options(when_full="caller_runs").submit(fn, number) for number in range(3)]
         assert all(future.done() for future in futures)
         return [future.result() for future in futures]
 
 
 def mapped_in_the_caller(pool: Pool, fn: Call) -> list[Any]:
-    with full(pool), closing(pool.options(when_full="run").map(fn, range(3))) as results:
+    with full(pool), closing(pool.options(when_full="caller_runs").map(fn, range(3))) as results:
         return [next(results)]  # which ran as it was read
 
 
@@ -259,7 +259,7 @@ def test_a_pipelines_source_and_items_do_not_set_each_others_precision(width: in
         return digits, before
 
     decimal.getcontext().prec = 5
-    pipeline = Pipeline().stage(stage, width=width).stage(lambda pair: (*pair, decimal.getcontext().prec))
+    pipeline = Pipeline().stage(stage, workers=width).stage(lambda pair: (*pair, decimal.getcontext().prec))
     assert list(pipeline.run(source())) == [(digits, 5, 5) for digits in (5, *range(10, 15))]
     assert decimal.getcontext().prec == 5
 
@@ -400,7 +400,7 @@ def test_another_pools_tasks_do_not_see_it(outer_context: bool, inner_context: b
     seen = "nobody's", decimal.DefaultContext.prec
     with (
         Pool(1, initializer=initialize, context=outer_context) as one,
-        Pool(1, queue_size=1, when_full="run", context=inner_context) as other,
+        Pool(1, queue_size=1, when_full="caller_runs", context=inner_context) as other,
     ):
         assert one.submit(lambda: other.submit(look).result(PATIENCE)).result(PATIENCE) == seen
         with full(other):
@@ -462,7 +462,7 @@ def test_handlers_see_what_the_initializer_set_in_their_own_thread() -> None:
         OTHER.set("connection's")
         return seen
 
-    def converse(conn: Conversation) -> None:
+    def converse(conn: Connection) -> None:
         while conn.readline():
             conn.sendall(answer())
 

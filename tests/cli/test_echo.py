@@ -54,7 +54,7 @@ def test_a_signal_ends_it_with_status_0_though_clients_are_connected(number: sig
             assert silent.recv(1) == b""
             silent.close()
             assert server.wait() == 0, server.output
-        assert "stopped: 1 messages, 2 connections, 0 refused, 0 cut" in server.output
+        assert "stopped: 1 messages, 2 connections, 0 rejected, 0 cut" in server.output
         assert "Traceback" not in server.output
 
 
@@ -94,16 +94,16 @@ def test_elsewhere_than_on_a_terminal_it_logs_plain_lines() -> None:
 
 
 def test_on_a_terminal_it_keeps_a_live_line_with_log_lines_above() -> None:
-    options = ("--threads", "2", "--max-connections", "2", "--when-full", "reject")
+    options = ("--threads", "2", "--max-connections", "2", "--at-max-connections", "reject")
     with echo(*options, terminal=True) as server:
         port = server.wait_for_port()
-        server.wait_for("connections 0  messages 0  handed over 0  closed 0  refused 0")
+        server.wait_for("connections 0  messages 0  handed over 0  closed 0  rejected 0")
         with connect(port) as client, connect(port), connect(port) as refused:
             talk(client)
             assert refused.recv(1) == b""
             server.wait_for("clients are refused: all 2 connections are taken")
-            server.wait_for("connections 2 .* refused 1")
-        server.wait_for("connections 0  messages 1 .* closed 2  refused 1")
+            server.wait_for("connections 2 .* rejected 1")
+        server.wait_for("connections 0  messages 1 .* closed 2  rejected 1")
         server.send(signal.SIGINT)
         assert server.wait() == 0
         assert re.search(r"\x1b\[(1A\x1b\[)?2K", server.output), "the line was not rewritten in place"
@@ -141,7 +141,7 @@ def test_rule_5_running_out_of_descriptors_ends_nothing_and_is_said_once() -> No
 
 def test_nobody_need_read_what_it_says() -> None:
     """As behind `| head -1`: it serves on, and says nothing of what it cannot say."""
-    command = (*TREADLE, "echo", "--bind", "127.0.0.1:0", "--max-connections", "1", "--when-full", "reject")
+    command = (*TREADLE, "echo", "--bind", "127.0.0.1:0", "--max-connections", "1", "--at-max-connections", "reject")
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
         port = int(server.stdout.readline().rpartition(":")[2])
@@ -199,7 +199,7 @@ def test_it_says_how_to_talk_to_an_abstract_name() -> None:
         (("--max-connections", "none"), "'none' is not a whole number"),
         (("--idle-timeout", "0"), "allowed: more than 0, or none for no limit"),
         (("--accept-rate", "fast"), "'fast' is not a rate"),
-        (("--when-full", "panic"), "'panic' is not one of"),
+        (("--at-max-connections", "panic"), "'panic' is not one of"),
         (("--bind", "5000"), "'5000' is not HOST:PORT"),
         (("--bind", "127.0.0.1:http"), "'http' is no port"),
         (("--keyfile", "x"), "of no use without --certfile"),

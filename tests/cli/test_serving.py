@@ -20,7 +20,7 @@ from treadle._cli.tcp import tcp
 from treadle.server import Limits
 
 DOCS = Path(__file__).parents[2] / "docs"
-BY_CODE_ONLY = {"write_buffer", "rate_grace", "linger", "linger_bytes"}  # few need them
+BY_CODE_ONLY = {"max_unsent", "min_rate_grace", "linger_timeout", "max_linger_bytes"}  # few need them
 
 
 def test_every_limit_is_an_option_with_the_same_default() -> None:
@@ -38,8 +38,12 @@ def test_both_commands_have_the_same_options() -> None:
 
 @pytest.mark.parametrize(
     "name",
-    # Not `refusal`: it is bytes, and an empty one is written as such.
-    [field.name for field in fields(Limits) if str(field.type).endswith("| None") and field.name != "refusal"],
+    # Not `reject_messages_with`: it is bytes, and an empty one is written as such.
+    [
+        field.name
+        for field in fields(Limits)
+        if str(field.type).endswith("| None") and field.name != "reject_messages_with"
+    ],
 )
 def test_a_limit_that_may_be_none_is_set_so_by_flag_and_environment_and_file(name: str, tmp_path: Path) -> None:
     flag = name.replace("_", "-")
@@ -55,8 +59,8 @@ def test_a_limit_that_may_be_none_is_set_so_by_flag_and_environment_and_file(nam
 
 def test_what_was_begun_may_be_given_no_time_at_all() -> None:
     """As `stop(0)` does."""
-    context = tcp.make_context("tcp", ["app:f", "--drain", "0", "--queue-size", "0"])
-    assert (context.params["drain"], context.params["queue_size"]) == (0, 0)
+    context = tcp.make_context("tcp", ["app:f", "--drain-timeout", "0", "--queue-size", "0"])
+    assert (context.params["drain_timeout"], context.params["queue_size"]) == (0, 0)
 
 
 INTERRUPTED_SPEAKER = """
@@ -98,7 +102,7 @@ def test_every_option_stands_in_the_table_of_the_documents_and_no_other(name: st
         assert key == ("" if flag == "--config" else option.opts[0].lstrip("-"))
         if type(option.default) in (int, float, str):
             assert default == f"`{str(option.default).removesuffix('.0')}`", flag
-        elif option.name in Limits.__slots__ and option.name not in ("rejection", "refusal"):
+        elif option.name in Limits.__slots__ and option.name not in ("reject_connections_with", "reject_messages_with"):
             assert default == "`none`", flag
 
 

@@ -12,7 +12,7 @@ from programs import Program
 from treadle._cli import status as status_module
 from treadle._cli.status import PLAIN_EVERY, Status, View, status_view
 
-QUIET = Status(threads=1, max_threads=4, connections=0, messages=0, handed_over=0, closed=0, refused=0)
+QUIET = Status(threads=1, max_threads=4, connections=0, messages=0, handed_over=0, closed=0, rejected=0)
 
 
 class Clock:
@@ -47,8 +47,8 @@ def test_a_status_is_shown_when_it_has_changed_and_is_due(clock: Clock) -> None:
 
 
 def test_a_status_reads_as_one_line() -> None:
-    busy = Status(threads=3, max_threads=4, connections=7, messages=12, handed_over=4, closed=2, refused=1)
-    assert str(busy) == "threads 3/4  connections 7  messages 12  handed over 4  closed 2  refused 1"
+    busy = Status(threads=3, max_threads=4, connections=7, messages=12, handed_over=4, closed=2, rejected=1)
+    assert str(busy) == "threads 3/4  connections 7  messages 12  handed over 4  closed 2  rejected 1"
 
 
 def test_a_flood_of_changes_is_a_line_every_few_seconds(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
@@ -58,7 +58,7 @@ def test_a_flood_of_changes_is_a_line_every_few_seconds(clock: Clock, capsys: py
             clock.now += PLAIN_EVERY / 100
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 10
-    assert lines[0].endswith("threads 1/4  connections 0  messages 0  handed over 0  closed 0  refused 0")
+    assert lines[0].endswith("threads 1/4  connections 0  messages 0  handed over 0  closed 0  rejected 0")
 
 
 def test_the_library_logs_through_the_view_while_it_lasts(capsys: pytest.CaptureFixture[str]) -> None:

@@ -111,7 +111,7 @@ def receive_line(client: socket.socket) -> bytes:
 
 @pytest.mark.usefixtures("here")
 def test_processes_end_when_their_parent_is_killed() -> None:
-    with tcp("app:pid", "--framing", "lines", "--processes", "1", "--drain", "5") as alone:
+    with tcp("app:pid", "--framing", "lines", "--processes", "1", "--drain-timeout", "5") as alone:
         alone.wait_for_port()
     with tcp("app:pid", "--framing", "lines", "--processes", "2") as server:
         found = server.wait_for(r"process (\d+) serves[\s\S]*process (\d+) serves")
@@ -223,7 +223,7 @@ def test_who_is_not_a_trusted_proxy_is_served_and_may_not_say_who_the_client_is(
 
 @pytest.mark.usefixtures("here")
 def test_limits_are_enforced() -> None:
-    limits = ("--max-message", "10", "--idle-timeout", "0.3", "--max-connections-per-peer", "2", "--threads", "2")
+    limits = ("--max-message", "10", "--idle-timeout", "0.3", "--max-connections-per-host", "2", "--threads", "2")
     with tcp("app:shout", "--framing", "lines", *limits) as server:
         with connect(server) as long, connect(server) as idle:
             long.sendall(b"x" * 12)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from fuzz.framings import cut
 from fuzz.parts import LARGEST, Client
 from treadle.server import Limits, Raw
-from treadle.server._connection import CHUNK, Connection, Phase
+from treadle.server._connection import CHUNK, ClientConnection, Phase
 from treadle.server._poller import READ, WRITE
 
 if TYPE_CHECKING:
@@ -22,7 +22,14 @@ __all__ = ["Judge"]
 
 SHORT = 0.02  # seconds that may pass without a look at whether anything is stuck
 
-GENTLE = {"", "linger", "linger_bytes", "max_age", "max_message", "framing"}  # ways of closing that lose no answer
+GENTLE = {
+    "",
+    "linger_timeout",
+    "max_linger_bytes",
+    "max_age",
+    "max_message",
+    "framing",
+}  # ways of closing that lose no answer
 
 
 class Judge:
@@ -44,8 +51,8 @@ class Judge:
         self.turns = 0
         self.jumped = 0.0  # when time moved on last though somebody had something to do
         self.unwelcome = 0  # clients that were accepted, and could not be taken in
-        self.overdue: dict[Connection, tuple[str, Any, float]] = {}  # by which limit, who led, since when we know
-        self.not_read: dict[Connection, float] = {}  # when it was seen last that the server does not read
+        self.overdue: dict[ClientConnection, tuple[str, Any, float]] = {}  # by which limit, who led, since when we know
+        self.not_read: dict[ClientConnection, float] = {}  # when it was seen last that the server does not read
 
     def about_to_wait(self, seconds: float) -> None:
         """Nobody can go on before `seconds` have passed: is anything left undone?"""
@@ -55,7 +62,7 @@ class Judge:
             for conn in lane.connections():
                 self.check_not_stuck(lane, conn)
 
-    def check_not_stuck(self, lane: Any, conn: Connection) -> None:
+    def check_not_stuck(self, lane: Any, conn: ClientConnection) -> None:
         """Fail if a connection has something to do, and nobody knows."""
         wire: Any = conn.sock
         if conn.busy or conn.phase is not Phase.OPEN:
@@ -77,7 +84,7 @@ class Judge:
             return
         try:
             for fd, conn in list(lane.sources.items()):
-                if type(conn) is Connection:
+                if type(conn) is ClientConnection:
                     self.check_connection(lane, poller, fd, conn)
             for fd in poller.watched:
                 assert fd in lane.sources, f"{fd} is watched, and nobody's"
@@ -85,7 +92,7 @@ class Judge:
         except AssertionError as error:
             self.stage.tear(f"{error}; after {self.turns} turns")
 
-    def check_connection(self, lane: Any, poller: FakePoller, fd: int, conn: Connection) -> None:
+    def check_connection(self, lane: Any, poller: FakePoller, fd: int, conn: ClientConnection) -> None:
         """Look at one connection that the lane knows."""
         wire: Any = conn.sock
         said = f"{wire} {conn.phase.name} watched={conn.watched} busy={conn.busy} calm={conn.calm} due={conn.due}"
@@ -95,7 +102,7 @@ class Judge:
         assert (poller.watched.get(fd) or 0) == conn.watched, f"{said}: the poller watches for {poller.watched.get(fd)}"
         assert conn.due < inf, f"{said}: no timer"
         assert any(entry[2] is conn and entry[0] == conn.due for entry in lane.timers.heap), f"{said}: not in the heap"
-        assert conn.unsent <= self.limits.write_buffer + LARGEST + 3, f"{said}: {conn.unsent} bytes to send"
+        assert conn.unsent <= self.limits.max_unsent + LARGEST + 3, f"{said}: {conn.unsent} bytes to send"
         if conn.busy or conn.out:
             self.overdue.pop(conn, None)
             self.not_read[conn] = lane.now
@@ -131,13 +138,13 @@ class Judge:
         self.unwelcome += cutter is None
         return cutter
 
-    def left(self, plain: Callable[[Connection, str], object], conn: Connection, why: str) -> None:
+    def left(self, plain: Callable[[ClientConnection, str], object], conn: ClientConnection, why: str) -> None:
         """A connection is about to be closed."""
         client: Client = conn.sock.client  # type: ignore[attr-defined]
         client.why.append(why)
         limits = self.limits
         least = {"read_timeout": limits.read_timeout, "idle_timeout": limits.idle_timeout}.get(why)
-        least = limits.rate_grace if why == "min_read_rate" else least
+        least = limits.min_rate_grace if why == "min_read_rate" else least
         if self.session and conn.number:  # that was the conversation's own time, in which the server does not read
             least = None
         passed = self.stage.now - self.not_read.get(conn, 0.0)
@@ -174,7 +181,7 @@ class Judge:
         wire, limit = client.wire, self.limits.max_message
         if wire is None:
             return
-        first_words = (self.limits.rejection, self.greeting)
+        first_words = (self.limits.reject_connections_with, self.greeting)
         if not (client.conn or client.seen) and any(words.startswith(client.received) for words in first_words):
             return  # refused; or its handler was still running when the server ended
         stream = cut(self.framing, bytes(client.sent), limit, ended=client.ended or wire.reset)

@@ -6,7 +6,7 @@ import random
 from typing import TYPE_CHECKING, Any
 
 from treadle.server import LengthPrefix, Limits, Lines, Raw
-from treadle.server._connection import Connection
+from treadle.server._connection import ClientConnection
 
 if TYPE_CHECKING:
     from fuzz.wire import Wire
@@ -86,7 +86,7 @@ class Client:
         self.inside = False
         self.closing = False  # the handler has said so
         # What the server did.
-        self.conn: Connection | None = None
+        self.conn: ClientConnection | None = None
         self.why: list[str] = []
         self.while_draining = False
 
@@ -99,12 +99,12 @@ def random_limits(dice: random.Random) -> Limits:
 
     return Limits(
         max_connections=dice.choice([1, 2, 5, 100]),
-        max_connections_per_peer=seconds(None, None, 1, 3),
+        max_connections_per_host=seconds(None, None, 1, 3),
         accept_rate=seconds(None, None, 0.5, 20.0),
-        when_full=dice.choice(["pause", "reject", "evict_idle"]),
-        rejection=dice.choice([b"", b"full\n"]),
+        at_max_connections=dice.choice(["pause", "reject", "evict_idle"]),
+        reject_connections_with=dice.choice([b"", b"full\n"]),
         max_message=dice.choice([8, 40, 200, 100_000]),
-        write_buffer=dice.choice([0, 1, 100, 1000, 65536]),
+        max_unsent=dice.choice([0, 1, 100, 1000, 65536]),
         handshake_timeout=seconds(0.05, 1.0, 10.0),
         read_timeout=seconds(None, 0.05, 1.0, 30.0),
         write_timeout=seconds(None, 0.05, 1.0, 30.0),
@@ -112,9 +112,9 @@ def random_limits(dice: random.Random) -> Limits:
         max_age=seconds(None, None, None, 0.1, 2.0),
         min_read_rate=seconds(None, None, 1.0, 1000.0),
         min_write_rate=seconds(None, None, 1.0, 1000.0),
-        rate_grace=seconds(0.01, 5.0),
-        linger=seconds(0.0, 0.1, 2.0),
-        linger_bytes=dice.choice([0, 10, 65536]),
+        min_rate_grace=seconds(0.01, 5.0),
+        linger_timeout=seconds(0.0, 0.1, 2.0),
+        max_linger_bytes=dice.choice([0, 10, 65536]),
     )
 
 

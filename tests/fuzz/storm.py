@@ -171,8 +171,8 @@ class Storm:
         self.large = dice.choice([0.0, 0.05])
         self.limits = Limits(
             max_connections=dice.choice([2, 100]),
-            write_buffer=dice.choice([0, 100, 65536]),
-            linger=dice.choice([0.0, 0.05]),
+            max_unsent=dice.choice([0, 100, 65536]),
+            linger_timeout=dice.choice([0.0, 0.05]),
             idle_timeout=30.0,
         )
         self.talkers = [Talker(self, number) for number in range(dice.choice([1, 3, 8]))]
@@ -266,7 +266,9 @@ class Storm:
         assert not self.wrong, "; ".join(self.wrong)
         shown = server.snapshot()
         assert shown.connections == 0 or self.cut, shown
-        assert shown.closed + shown.refused + shown.connections == shown.accepted or self.faults.accept, shown
+        assert shown.closed + shown.rejected_connections + shown.connections == shown.accepted or self.faults.accept, (
+            shown
+        )
         calm = not (self.early or self.jumps or self.faults.hard or self.cut)
         for talker in self.talkers:
             said = f"talker {talker.number}"

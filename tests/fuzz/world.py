@@ -285,7 +285,7 @@ class World(Judge):
         kind = self.dice.randrange(6)
         if kind < 3 and not self.hands.closed:
             with suppress(RuntimeError):
-                self.hands.enter_later(Errand(do=lambda: self.stage.sleep(self.dice.choice([0.0, 0.01, 1.0]))), "wait")
+                self.hands.enter_later(Errand(do=lambda: self.stage.sleep(self.dice.choice([0.0, 0.01, 1.0]))), "block")
         elif kind == 3 and self.hands.on_stand:
             self.hands.recall_one()
         elif kind == 4 and self.net.faults.odd:

@@ -217,7 +217,7 @@ def test_run_with_a_timeout_for_room_raises_pool_full() -> None:
         gate.wait_until_held()
         pool.submit(thread_name)
         with pytest.raises(PoolFull, match=r"is full after waiting 0\.01 s for room"):
-            await pool.options(timeout=0.01).run(thread_name)
+            await pool.options(block_timeout=0.01).run(thread_name)
         gate.open()
 
     with Pool(1, queue_size=1) as pool, Gate() as gate:
@@ -247,7 +247,7 @@ def test_run_never_runs_in_the_loops_thread_where_the_policy_is_run() -> None:
         gate.open()
         return await asyncio.gather(*calls)
 
-    with Pool(1, queue_size=1, when_full="run", name="work") as pool, Gate() as gate:
+    with Pool(1, queue_size=1, when_full="caller_runs", name="work") as pool, Gate() as gate:
         assert asyncio.run(main(pool, gate)) == ["work-0"] * 5
 
 

@@ -17,7 +17,7 @@ import pytest
 
 from certificates import Authority
 from tcp import PATIENCE, ask, receive, receive_all
-from treadle.server import Certificates, Conversation, Limits, Lines, Messages, Peer, Server, Session
+from treadle.server import Certificates, Connection, Limits, Lines, Messages, Peer, Server, Session
 
 PATH = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/usr/local/sbin"])  # where Debian puts it
 HAPROXY = shutil.which("haproxy", path=PATH)
@@ -68,7 +68,7 @@ def who(line: bytes, peer: Peer) -> bytes:
     return f"{peer} by {peer.proxy and peer.proxy[0]}\n".encode()
 
 
-def greet(conn: Conversation) -> None:
+def greet(conn: Connection) -> None:
     conn.sendall(b"hello\n")
     while conn.readline():
         conn.sendall(f"{conn.peer}\n".encode())
@@ -149,24 +149,24 @@ def test_health_checks_are_let_in_and_leave_no_line_in_the_log(
     caplog.set_level(logging.INFO)
     tls = certificates if kind == "tls" else None
     protocols = {"session": Session(greet), "speaks first": Session(greet, speaks_first=True)}
-    with serving(protocols.get(kind), tls=tls, limits=Limits(max_connections_per_peer=1)) as server:
+    with serving(protocols.get(kind), tls=tls, limits=Limits(max_connections_per_host=1)) as server:
         with haproxy(server, f"{SENDS[version]} check inter 20ms", tmp_path):
             wait_until(lambda: server.snapshot().accepted >= 5)
         wait_until(lambda: server.snapshot().connections == 0)
         now = server.snapshot()
-        assert (now.failures, now.refused) == (0, 0)
+        assert (now.failures, now.rejected_connections) == (0, 0)
         assert not set(now.closed_by) & {"no valid PROXY header", "TLS handshake failed"}
     told = [record.getMessage() for record in caplog.records if record.name == "treadle.server"]
     assert [text for text in told if not text.startswith("serving ")] == []
 
 
 def test_the_ceiling_of_one_address_is_the_clients(tmp_path: Path) -> None:
-    limits = Limits(max_connections_per_peer=2, rejection=b"enough\n")
+    limits = Limits(max_connections_per_host=2, reject_connections_with=b"enough\n")
     with serving(limits=limits) as server, haproxy(server, "send-proxy-v2", tmp_path) as connect:
         for _ in range(2):
             assert ask(connect(), b"a\n", 9) == b"127.0.0.1"
         assert receive(connect(), 7) == b"enough\n"
-        wait_until(lambda: server.snapshot().refused == 1)
+        wait_until(lambda: server.snapshot().rejected_connections == 1)
 
 
 def test_haproxy_that_sends_no_header_is_told_in_the_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

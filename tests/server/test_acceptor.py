@@ -145,7 +145,7 @@ def test_rule_5_nobody_is_turned_away_before_a_pause_has_passed() -> None:
         listener.failures = [errno.EMFILE]
         with client(server) as second:
             assert ask(second, b"y") == b"y"
-        assert server.snapshot().refused == 0
+        assert server.snapshot().rejected_connections == 0
 
 
 def test_rule_5_the_reserve_lets_a_client_know_that_there_is_no_place() -> None:
@@ -162,7 +162,7 @@ def test_rule_5_the_reserve_lets_a_client_know_that_there_is_no_place() -> None:
         lane_of(server).post(settled.set)  # after what the leader is about
         assert settled.wait(PATIENCE)
         assert acceptor.reserve >= 0
-        assert server.snapshot().refused == 1
+        assert server.snapshot().rejected_connections == 1
 
 
 def test_rule_9_a_stop_without_descriptors_ends_when_nobody_waits(caplog: pytest.LogCaptureFixture) -> None:
@@ -177,7 +177,7 @@ def test_rule_9_a_stop_without_descriptors_ends_when_nobody_waits(caplog: pytest
         assert sock.recv(1) == b""
         stopping.join(PATIENCE)
         assert ends == [0]
-        assert not server.snapshot().refused
+        assert not server.snapshot().rejected_connections
     assert "cannot accept" not in caplog.text
 
 
@@ -219,7 +219,7 @@ def test_rule_9_those_that_wait_at_a_ceiling_are_served_before_the_end(limits: d
         assert gate.wait(PATIENCE)
         return data
 
-    server = Server(Messages(handle), "127.0.0.1:0", max_workers=2, limits=Limits(linger=0.1, **limits)).start()
+    server = Server(Messages(handle), "127.0.0.1:0", max_workers=2, limits=Limits(linger_timeout=0.1, **limits)).start()
     with client(server) as first:
         first.sendall(b"x")
         assert inside.wait(PATIENCE)
@@ -245,7 +245,7 @@ def test_rule_9_the_end_comes_when_all_that_waited_are_served_however_many_they_
     """After a full turn of accepting nobody waits any more, so the poller has nothing to tell."""
     listener = Scripted()
     listener.listen(100)
-    server = serving(listener, linger=0.1).start()
+    server = serving(listener, linger_timeout=0.1).start()
     held, asleep = threading.Event(), threading.Event()
 
     def hold() -> None:
@@ -352,7 +352,7 @@ def test_rule_9_those_that_wait_at_a_ceiling_until_the_end_are_counted() -> None
 
 
 def test_rejections_are_no_plain_text_on_a_secure_port(certificates: Certificates) -> None:
-    limits = Limits(max_connections=1, when_full="reject", rejection=b"busy")
+    limits = Limits(max_connections=1, at_max_connections="reject", reject_connections_with=b"busy")
     protocol = Messages(lambda data, peer: data)
     with Server(protocol, "127.0.0.1:0", max_workers=1, limits=limits, tls=certificates) as server:
         with client(server), client(server) as other:
@@ -421,7 +421,7 @@ def client_waits_for_room(
 ) -> Iterator[tuple[Server, socket.socket, socket.socket]]:
     """A server at its ceiling, its only client, and one for which room is to be made, by what is put into `room`."""
     sock = socket.create_server(("127.0.0.1", 0))
-    limits = Limits(max_connections=1, when_full="evict_idle")
+    limits = Limits(max_connections=1, at_max_connections="evict_idle")
     protocol = Messages(lambda data, peer: data)
     listeners: Any = [Listener(sock, inherited=inherited)]
     with Server(protocol, listeners, max_workers=1, limits=limits) as server, ExitStack() as stack:

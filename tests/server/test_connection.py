@@ -13,19 +13,19 @@ from math import inf
 import pytest
 
 from treadle.server import Lines, Peer, Raw
-from treadle.server._connection import CHUNK, PIECE, Connection, Phase
+from treadle.server._connection import CHUNK, PIECE, ClientConnection, Phase
 
 
 @pytest.fixture
-def ends() -> Iterator[tuple[Connection, socket.socket]]:
+def ends() -> Iterator[tuple[ClientConnection, socket.socket]]:
     ours, theirs = socket.socketpair()
     with ours, theirs:
         ours.setblocking(False)
         theirs.setblocking(False)
-        yield Connection(ours, Peer("", ours), Lines().cutter(100), Context(), 0.0), theirs
+        yield ClientConnection(ours, Peer("", ours), Lines().cutter(100), Context(), 0.0), theirs
 
 
-def drained(conn: Connection, theirs: socket.socket) -> bytes:
+def drained(conn: ClientConnection, theirs: socket.socket) -> bytes:
     """Flush and read until nothing is left."""
     data = b""
     while True:
@@ -56,7 +56,9 @@ class Tls:
         return len(data)
 
 
-def test_of_a_large_answer_over_tls_it_is_known_how_much_was_taken(ends: tuple[Connection, socket.socket]) -> None:
+def test_of_a_large_answer_over_tls_it_is_known_how_much_was_taken(
+    ends: tuple[ClientConnection, socket.socket],
+) -> None:
     """Or who takes it in good time would be slower than any rate, up to its last byte."""
     conn, _ = ends
     tls = Tls(room=3 * PIECE + 5)
@@ -74,7 +76,9 @@ def test_of_a_large_answer_over_tls_it_is_known_how_much_was_taken(ends: tuple[C
     assert tls.sent == answer + b"next"
 
 
-def test_what_the_kernel_does_not_take_is_kept_in_order_and_counted(ends: tuple[Connection, socket.socket]) -> None:
+def test_what_the_kernel_does_not_take_is_kept_in_order_and_counted(
+    ends: tuple[ClientConnection, socket.socket],
+) -> None:
     conn, theirs = ends
     parts = [os.urandom(300_000) for _ in range(5)]
     for part in parts:
@@ -84,7 +88,7 @@ def test_what_the_kernel_does_not_take_is_kept_in_order_and_counted(ends: tuple[
     assert conn.unsent == 0
 
 
-def test_flush_tells_whether_it_got_anywhere(ends: tuple[Connection, socket.socket]) -> None:
+def test_flush_tells_whether_it_got_anywhere(ends: tuple[ClientConnection, socket.socket]) -> None:
     conn, theirs = ends
     assert conn.flush()  # nothing to do
     conn.write(b"x" * 5_000_000)
@@ -93,7 +97,9 @@ def test_flush_tells_whether_it_got_anywhere(ends: tuple[Connection, socket.sock
     assert conn.flush()
 
 
-def test_a_peer_that_is_gone_raises_nothing_and_drops_what_is_kept(ends: tuple[Connection, socket.socket]) -> None:
+def test_a_peer_that_is_gone_raises_nothing_and_drops_what_is_kept(
+    ends: tuple[ClientConnection, socket.socket],
+) -> None:
     conn, theirs = ends
     conn.write(b"x" * 5_000_000)
     theirs.close()
@@ -104,7 +110,7 @@ def test_a_peer_that_is_gone_raises_nothing_and_drops_what_is_kept(ends: tuple[C
     assert not conn.out
 
 
-def test_an_answer_to_a_peer_that_is_gone_raises_nothing(ends: tuple[Connection, socket.socket]) -> None:
+def test_an_answer_to_a_peer_that_is_gone_raises_nothing(ends: tuple[ClientConnection, socket.socket]) -> None:
     conn, theirs = ends
     conn.calm = True
     theirs.close()
@@ -114,7 +120,7 @@ def test_an_answer_to_a_peer_that_is_gone_raises_nothing(ends: tuple[Connection,
 
 
 def test_an_answer_that_has_to_wait_ends_the_calm_and_is_counted_as_it_goes(
-    ends: tuple[Connection, socket.socket],
+    ends: tuple[ClientConnection, socket.socket],
 ) -> None:
     conn, theirs = ends
     conn.calm = True
@@ -130,7 +136,7 @@ def test_an_answer_that_has_to_wait_ends_the_calm_and_is_counted_as_it_goes(
     assert (conn.sent, conn.unsent) == (kept, 0)
 
 
-def test_after_a_fault_nothing_is_sent_any_more(ends: tuple[Connection, socket.socket]) -> None:
+def test_after_a_fault_nothing_is_sent_any_more(ends: tuple[ClientConnection, socket.socket]) -> None:
     """Or the peer would get a later answer without the one before."""
     conn, theirs = ends
     conn.give_up("scripted")
@@ -141,7 +147,7 @@ def test_after_a_fault_nothing_is_sent_any_more(ends: tuple[Connection, socket.s
         theirs.recv(1)
 
 
-def test_an_answer_waits_whole_when_the_kernel_takes_nothing(ends: tuple[Connection, socket.socket]) -> None:
+def test_an_answer_waits_whole_when_the_kernel_takes_nothing(ends: tuple[ClientConnection, socket.socket]) -> None:
     conn, theirs = ends
     before = 0
     with suppress(BlockingIOError):
@@ -161,7 +167,7 @@ def test_an_answer_waits_whole_when_the_kernel_takes_nothing(ends: tuple[Connect
     ],
 )
 def test_the_reason_for_giving_up_is_kept_in_words(
-    ends: tuple[Connection, socket.socket], error: OSError | str, words: str
+    ends: tuple[ClientConnection, socket.socket], error: OSError | str, words: str
 ) -> None:
     conn, _ = ends
     conn.keep(memoryview(b"x"))
@@ -173,13 +179,13 @@ def test_the_reason_for_giving_up_is_kept_in_words(
 def test_a_new_one_owes_nothing_and_came_now() -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        conn = Connection(ours, Peer("", ours), Raw().cutter(1), Context(), 7.0)
+        conn = ClientConnection(ours, Peer("", ours), Raw().cutter(1), Context(), 7.0)
         assert (conn.fd, conn.phase, conn.since, conn.active, conn.due) == (ours.fileno(), Phase.OPEN, 7.0, 7.0, inf)
         assert (conn.watched, conn.slow, conn.number, conn.unsent, conn.sent, conn.received) == (0,) * 6
         assert not any((conn.calm, conn.busy, conn.ended, conn.closing, conn.last, conn.begun, conn.error))
 
 
-def test_it_is_idle_only_if_nothing_is_under_way(ends: tuple[Connection, socket.socket]) -> None:
+def test_it_is_idle_only_if_nothing_is_under_way(ends: tuple[ClientConnection, socket.socket]) -> None:
     conn, _ = ends
     assert conn.idle()
     for name, value, back in (("busy", True, False), ("held", 1, 0), ("phase", Phase.CLOSING, Phase.OPEN)):
@@ -198,9 +204,9 @@ def test_raw_bytes_that_need_no_cutting_are_not_cut() -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
         peer = Peer("", ours)
-        assert Connection(ours, peer, Raw().cutter(CHUNK), Context(), 0.0).feed is None
+        assert ClientConnection(ours, peer, Raw().cutter(CHUNK), Context(), 0.0).feed is None
         for cutter in (Raw().cutter(CHUNK - 1), Lines().cutter(CHUNK)):
-            assert Connection(ours, peer, cutter, Context(), 0.0).feed is not None
+            assert ClientConnection(ours, peer, cutter, Context(), 0.0).feed is not None
 
 
 def test_a_peer_tells_who_it_is() -> None:

@@ -10,22 +10,22 @@ from math import inf
 import pytest
 
 from treadle.server import Limits, Lines, Peer
-from treadle.server._connection import Connection, Phase
+from treadle.server._connection import ClientConnection, Phase
 from treadle.server._deadlines import GRACE, LAST_RESORT, Deadlines
 
 
 @pytest.fixture
-def conn() -> Iterator[Connection]:
+def conn() -> Iterator[ClientConnection]:
     """A connection that came at 100.0."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        yield Connection(ours, Peer("", ours), Lines().cutter(100), Context(), 100.0)
+        yield ClientConnection(ours, Peer("", ours), Lines().cutter(100), Context(), 100.0)
 
 
-LIMITS = Limits(handshake_timeout=1, read_timeout=2, write_timeout=3, idle_timeout=4, max_age=500, linger=6)
+LIMITS = Limits(handshake_timeout=1, read_timeout=2, write_timeout=3, idle_timeout=4, max_age=500, linger_timeout=6)
 
 
-def test_each_phase_has_its_own(conn: Connection) -> None:
+def test_each_phase_has_its_own(conn: ClientConnection) -> None:
     deadlines = Deadlines(LIMITS)
     assert deadlines.of(conn) == (104.0, "idle_timeout")
     conn.phase = Phase.HEADER
@@ -33,7 +33,7 @@ def test_each_phase_has_its_own(conn: Connection) -> None:
     conn.phase = Phase.SHAKING
     assert deadlines.of(conn) == (101.0, "handshake_timeout")
     conn.phase = Phase.LINGERING
-    assert deadlines.of(conn) == (106.0, "linger")
+    assert deadlines.of(conn) == (106.0, "linger_timeout")
     conn.phase = Phase.OPEN
     conn.begun = 101.5
     assert deadlines.of(conn) == (103.5, "read_timeout")
@@ -44,7 +44,7 @@ def test_each_phase_has_its_own(conn: Connection) -> None:
     assert deadlines.of(conn)[0] == inf
 
 
-def test_between_messages_the_nearest_holds(conn: Connection) -> None:
+def test_between_messages_the_nearest_holds(conn: ClientConnection) -> None:
     deadlines = Deadlines(LIMITS)
     conn.active = 599.0
     assert deadlines.of(conn) == (600.0, "max_age")
@@ -56,7 +56,7 @@ def test_between_messages_the_nearest_holds(conn: Connection) -> None:
 
 @pytest.mark.parametrize("phase", [Phase.HEADER, Phase.SHAKING])
 def test_what_comes_before_is_not_awaited_longer_than_a_first_message_when_the_server_stops(
-    conn: Connection, phase: Phase
+    conn: ClientConnection, phase: Phase
 ) -> None:
     deadlines = Deadlines(Limits(handshake_timeout=50))
     conn.phase = phase
@@ -65,7 +65,7 @@ def test_what_comes_before_is_not_awaited_longer_than_a_first_message_when_the_s
     assert deadlines.of(conn) == (120.0 + GRACE, "the server stops")
 
 
-def test_a_handshake_that_goes_on_has_its_time_when_the_server_stops(conn: Connection) -> None:
+def test_a_handshake_that_goes_on_has_its_time_when_the_server_stops(conn: ClientConnection) -> None:
     deadlines = Deadlines(Limits(handshake_timeout=50))
     conn.phase, conn.active, deadlines.drained_at = Phase.SHAKING, 125.0, 120.0
     assert deadlines.of(conn) == (125.0 + GRACE, "the server stops")
@@ -73,7 +73,7 @@ def test_a_handshake_that_goes_on_has_its_time_when_the_server_stops(conn: Conne
     assert deadlines.of(conn) == (150.0, "handshake_timeout")
 
 
-def test_without_limits_there_is_none(conn: Connection) -> None:
+def test_without_limits_there_is_none(conn: ClientConnection) -> None:
     unlimited = Limits(read_timeout=None, write_timeout=None, idle_timeout=None)
     deadlines = Deadlines(unlimited)
     assert deadlines.of(conn)[0] == inf
@@ -86,8 +86,8 @@ def test_without_limits_there_is_none(conn: Connection) -> None:
     [
         (LIMITS, 1.0),
         (Limits(handshake_timeout=60, read_timeout=None, write_timeout=None, idle_timeout=None), 60.0),
-        (Limits(min_read_rate=10, rate_grace=0.5), 0.5),
-        (Limits(rate_grace=0.5), 10.0),
+        (Limits(min_read_rate=10, min_rate_grace=0.5), 0.5),
+        (Limits(min_rate_grace=0.5), 10.0),
         (Limits(handshake_timeout=99999, read_timeout=None, write_timeout=None, idle_timeout=None), LAST_RESORT),
     ],
 )

@@ -10,11 +10,11 @@ import pytest
 from tcp import PATIENCE, ask, client, lane_of, receive_all
 from treadle.server import Limits, Messages, Server
 from treadle.server import _fleet as fleets
-from treadle.server._connection import Connection
+from treadle.server._connection import ClientConnection
 
 
 def test_the_longest_idle_are_evicted_first_and_a_search_serves_several() -> None:
-    limits = Limits(max_connections=100, when_full="evict_idle")
+    limits = Limits(max_connections=100, at_max_connections="evict_idle")
     with Server(Messages(lambda data, peer: data), "127.0.0.1:0", max_workers=1, limits=limits) as server:
         with ExitStack() as stack:
             socks = [stack.enter_context(client(server)) for _ in range(100)]
@@ -31,7 +31,7 @@ def test_the_longest_idle_are_evicted_first_and_a_search_serves_several() -> Non
 
 
 def test_when_nobody_is_idle_the_new_one_is_refused() -> None:
-    limits = Limits(max_connections=2, when_full="evict_idle", rejection=b"busy")
+    limits = Limits(max_connections=2, at_max_connections="evict_idle", reject_connections_with=b"busy")
     with Server(Messages(lambda data, peer: data), "127.0.0.1:0", max_workers=1, limits=limits) as server:
         with client(server) as one, client(server) as two:
             assert ask(one, b"x") == b"x"
@@ -47,7 +47,7 @@ def test_when_nobody_is_idle_the_new_one_is_refused() -> None:
 def test_the_longest_idle_of_all_lanes_is_evicted(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also one that is not of the lane that accepts: its own lane closes it, and only then the newcomer is let in."""
     monkeypatch.setattr(fleets, "_lanes_wanted", lambda dispatcher: 3)
-    limits = Limits(max_connections=6, when_full="evict_idle")
+    limits = Limits(max_connections=6, at_max_connections="evict_idle")
     with Server(Messages(lambda data, peer: data), "127.0.0.1:0", max_workers=6, limits=limits) as server:
         with ExitStack() as stack:
             socks = [stack.enter_context(client(server)) for _ in range(6)]
@@ -57,7 +57,7 @@ def test_the_longest_idle_of_all_lanes_is_evicted(monkeypatch: pytest.MonkeyPatc
                 assert ask(stack.enter_context(client(server)), b"y") == b"y"
                 assert receive_all(socks[evicted]) == b""
             assert server.snapshot().closed_by == {"evicted": 6}
-            assert server.snapshot().refused == 0
+            assert server.snapshot().rejected_connections == 0
 
 
 def test_where_all_have_something_in_the_kernel_the_new_one_is_refused_however_many_lanes(
@@ -65,17 +65,19 @@ def test_where_all_have_something_in_the_kernel_the_new_one_is_refused_however_m
 ) -> None:
     """Lanes ask one another for the longest idle; nobody is asked about twice."""
     monkeypatch.setattr(fleets, "_lanes_wanted", lambda dispatcher: 3)
-    limits = Limits(max_connections=6, when_full="evict_idle", rejection=b"busy")
+    limits = Limits(max_connections=6, at_max_connections="evict_idle", reject_connections_with=b"busy")
     with Server(Messages(lambda data, peer: data), "127.0.0.1:0", max_workers=6, limits=limits) as server:
         with ExitStack() as stack:
             for _ in range(6):
                 assert ask(stack.enter_context(client(server)), b"x") == b"x"
-            monkeypatch.setattr(Connection, "is_silent", lambda conn: False)
+            monkeypatch.setattr(ClientConnection, "is_silent", lambda conn: False)
             assert receive_all(stack.enter_context(client(server))) == b"busy"
 
 
 def test_nobody_is_evicted_for_a_client_that_may_not_come_in_anyway() -> None:
-    limits = Limits(max_connections=2, max_connections_per_peer=1, when_full="evict_idle", rejection=b"no")
+    limits = Limits(
+        max_connections=2, max_connections_per_host=1, at_max_connections="evict_idle", reject_connections_with=b"no"
+    )
     with Server(Messages(lambda data, peer: data), "0.0.0.0:0", max_workers=1, limits=limits) as server:
         port = int(server.address.rpartition(":")[2])
         with client(server, to=f"127.0.0.1:{port}") as innocent:

@@ -16,7 +16,7 @@ import pytest
 from socketservers import until
 from tcp import PATIENCE, ask, client, receive_all
 from treadle import Pool
-from treadle.server import Conversation, Lines, Messages, Server, Session
+from treadle.server import Connection, Lines, Messages, Server, Session
 from treadle.server import _fleet as fleet
 from treadle.server import _server as servers
 from treadle.server._framing import Framing, RawCutter
@@ -213,7 +213,7 @@ def test_a_client_that_is_dealt_to_a_lane_whose_time_is_over_is_closed_once_and_
     monkeypatch.setattr(fleet, "_lanes_wanted", lambda dispatcher: 2)
     begun = []
 
-    def talk(conn: Conversation) -> None:
+    def talk(conn: Connection) -> None:
         begun.append(conn.peer)
         conn.recv()
 

@@ -41,7 +41,7 @@ def test_the_ceiling_is_exact_and_leaving_makes_room() -> None:
     ],
 )
 def test_an_ipv6_address_counts_by_its_64(one: Any, other: Any, same: bool) -> None:
-    gate = Gate(Limits(max_connections_per_peer=1))
+    gate = Gate(Limits(max_connections_per_host=1))
     assert gate.enter(one) is None
     assert (gate.enter(other) is not None) is same
     gate.leave(one)
@@ -52,18 +52,18 @@ def test_an_ipv6_address_counts_by_its_64(one: Any, other: Any, same: bool) -> N
 def test_a_client_is_counted_out_though_its_interface_has_another_name_by_then(monkeypatch: pytest.MonkeyPatch) -> None:
     names = iter(["before", "after"])
     monkeypatch.setattr(socket, "if_indextoname", lambda index: next(names))
-    gate, address = Gate(Limits(max_connections_per_peer=1)), ("fe80::1", 1, 0, 7)
+    gate, address = Gate(Limits(max_connections_per_host=1)), ("fe80::1", 1, 0, 7)
     assert gate.enter(address) is None
     gate.leave(address)
     assert gate.enter(address) is None
 
 
 def test_the_ceiling_of_one_address_is_exact_and_nothing_is_remembered_of_those_who_left() -> None:
-    gate, address = Gate(Limits(max_connections_per_peer=2)), ("10.0.0.1", 1)
+    gate, address = Gate(Limits(max_connections_per_host=2)), ("10.0.0.1", 1)
     for _ in range(2):
         assert gate.enter(address) is None
     for _ in range(3):
-        assert gate.enter(address) == "10.0.0.1 has 2 connections already (max_connections_per_peer)"
+        assert gate.enter(address) == "10.0.0.1 has 2 connections already (max_connections_per_host)"
         gate.leave(address)
         assert gate.enter(address) is None
     assert gate.connections == 2  # the refused are not counted
@@ -74,7 +74,7 @@ def test_the_ceiling_of_one_address_is_exact_and_nothing_is_remembered_of_those_
 
 def test_a_proxy_counts_by_its_clients_and_not_at_all_before() -> None:
     gate, proxy, other = (
-        Gate(Limits(max_connections_per_peer=1), Proxies("10.0.0.0/8")),
+        Gate(Limits(max_connections_per_host=1), Proxies("10.0.0.0/8")),
         ("10.0.0.1", 1),
         ("8.8.8.8", 1),
     )
@@ -131,7 +131,7 @@ def test_without_a_rate_there_is_no_delay() -> None:
 
 
 def test_counts_hold_from_many_threads() -> None:
-    gate, most = Gate(Limits(max_connections=5, max_connections_per_peer=5)), []
+    gate, most = Gate(Limits(max_connections=5, max_connections_per_host=5)), []
 
     def come_and_go() -> None:
         for _ in range(500):

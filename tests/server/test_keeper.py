@@ -5,14 +5,14 @@ from __future__ import annotations
 import threading
 
 from tcp import PATIENCE, ask, client, lane_of, receive_all
-from treadle.server import Conversation, Limits, Lines, Messages, Server, Session
+from treadle.server import Connection, Limits, Lines, Messages, Server, Session
 
 
 def test_a_stop_ends_the_lull_of_a_conversation_and_cuts_nothing() -> None:
     """A client that says nothing must not hold up the stop; one that speaks on is heard."""
     ended = threading.Event()
 
-    def talk(conn: Conversation) -> None:
+    def talk(conn: Connection) -> None:
         while line := conn.readline():
             conn.sendall(line)
         ended.set()
@@ -29,7 +29,7 @@ def test_a_stop_ends_the_lull_of_a_conversation_and_cuts_nothing() -> None:
 
 
 def test_max_age_comes_for_clients_that_are_in_mid_message_at_every_look() -> None:
-    limits = Limits(max_age=0.2, read_timeout=PATIENCE, linger=0.1)
+    limits = Limits(max_age=0.2, read_timeout=PATIENCE, linger_timeout=0.1)
     with Server(Messages(lambda line, peer: line + b"\n", Lines()), "127.0.0.1:0", limits=limits) as server:
         with client(server) as sock:
             assert ask(sock, b"one\nhal", 4) == b"one\n"

@@ -24,7 +24,7 @@ def test_a_misspelt_limit_has_nowhere_to_go() -> None:
 
 def test_everything_has_a_ceiling_by_default() -> None:
     limits = Limits()
-    for name in ("max_connections", "max_message", "write_buffer", "handshake_timeout", "read_timeout"):
+    for name in ("max_connections", "max_message", "max_unsent", "handshake_timeout", "read_timeout"):
         assert getattr(limits, name) is not None
     assert limits.write_timeout is not None
     assert limits.idle_timeout is not None
@@ -35,12 +35,17 @@ def test_everything_has_a_ceiling_by_default() -> None:
     [
         ("max_connections", 0, ValueError, "max_connections=0: max_connections must be greater than 0"),
         ("max_connections", None, TypeError, "max_connections=None is NoneType"),
-        ("max_connections_per_peer", 0, ValueError, "must be None or > 0"),
+        ("max_connections_per_host", 0, ValueError, "must be None or > 0"),
         ("accept_rate", 0, ValueError, "accept_rate=0; allowed: more than 0 a second, or None"),
-        ("when_full", "panic", ValueError, "when_full='panic' is unknown; allowed: 'pause', 'reject', 'evict_idle'"),
-        ("rejection", "no", TypeError, "rejection='no' is str; allowed: bytes"),
+        (
+            "at_max_connections",
+            "panic",
+            ValueError,
+            "at_max_connections='panic' is unknown; allowed: 'pause', 'reject', 'evict_idle'",
+        ),
+        ("reject_connections_with", "no", TypeError, "reject_connections_with='no' is str; allowed: bytes"),
         ("max_message", 1.5, TypeError, "max_message=1.5 is float"),
-        ("write_buffer", -1, ValueError, "write_buffer must be 0 or more"),
+        ("max_unsent", -1, ValueError, "max_unsent must be 0 or more"),
         ("handshake_timeout", None, TypeError, "handshake_timeout=None is NoneType; allowed: seconds as a number$"),
         ("handshake_timeout", 0, ValueError, "more than 0 seconds$"),
         ("handshake_timeout", -1, ValueError, "0 seconds or more$"),
@@ -51,9 +56,9 @@ def test_everything_has_a_ceiling_by_default() -> None:
         ("max_age", True, TypeError, "max_age=True is bool"),
         ("min_read_rate", 0, ValueError, "min_read_rate=0"),
         ("min_write_rate", -5, ValueError, "min_write_rate=-5"),
-        ("rate_grace", 0, ValueError, "rate_grace=0"),
-        ("linger", -1, ValueError, "linger=-1"),
-        ("linger_bytes", -1, ValueError, "linger_bytes=-1"),
+        ("min_rate_grace", 0, ValueError, "min_rate_grace=0"),
+        ("linger_timeout", -1, ValueError, "linger_timeout=-1"),
+        ("max_linger_bytes", -1, ValueError, "max_linger_bytes=-1"),
     ],
 )
 def test_what_is_not_allowed_is_named(name: str, value: object, error: type[Exception], words: str) -> None:

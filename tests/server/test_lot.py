@@ -422,7 +422,7 @@ def test_who_is_stuck_in_a_log_handler_is_cut_off_first_and_does_not_keep_server
 
     stuck, logger = Stuck(), logging.getLogger("treadle.server")
     server = TCP(ANYWHERE, Logs)
-    server.drain = 0.0
+    server.drain_timeout = 0.0
     logger.addHandler(stuck)
     try:
         with serving(server), connect(server) as sock:

@@ -55,9 +55,9 @@ def first_alone(name):
     except FileExistsError:
         return False
 
-def main(count, serve, drain=30.0):
+def main(count, serve, drain_timeout=30.0):
     said("listens on", listeners[0].address)
-    said("ends with", serve_in_processes(count, listeners, serve, drain=drain))
+    said("ends with", serve_in_processes(count, listeners, serve, drain_timeout=drain_timeout))
 """
 
 
@@ -153,7 +153,7 @@ def serve(listeners, lifeline):
     return int(Server(Messages(slow, Lines()), listeners, max_workers=2).run(3600.0, lifeline=lifeline) > 0)
 
 processes.GRACE = 3600.0  # what ends it is the signal, not that it is killed later
-main(1, serve, drain=3600.0)
+main(1, serve, drain_timeout=3600.0)
 """
     with Family(source, tmp_path) as parent:
         with socket.create_connection(("127.0.0.1", parent.wait_for_port()), PATIENCE) as client:
@@ -177,7 +177,7 @@ def deaf(listeners, lifeline):
 
 
 def test_a_child_that_does_not_end_is_killed_when_the_time_is_over(tmp_path: Path) -> None:
-    with Family(f"processes.GRACE = 0.05\n{DEAF}\nmain(2, deaf, drain=0.05)", tmp_path) as parent:
+    with Family(f"processes.GRACE = 0.05\n{DEAF}\nmain(2, deaf, drain_timeout=0.05)", tmp_path) as parent:
         pids = children(parent, 2)
         parent.send(signal.SIGTERM)
         assert parent.wait() == 0
@@ -188,7 +188,7 @@ def test_a_child_that_does_not_end_is_killed_when_the_time_is_over(tmp_path: Pat
 
 def test_a_child_that_others_kill_while_all_stop_is_named(tmp_path: Path) -> None:
     """As a system does that is out of memory; nobody else says why the status is 1."""
-    with Family(f"{DEAF}\nmain(1, deaf, drain=3600.0)", tmp_path) as parent:
+    with Family(f"{DEAF}\nmain(1, deaf, drain_timeout=3600.0)", tmp_path) as parent:
         (pid,) = children(parent, 1)
         parent.send(signal.SIGTERM)
         parent.wait_for("heard")
@@ -218,7 +218,7 @@ def serve(listeners, lifeline):
             pass
     return 0
 
-main(1, serve, drain=3600.0)
+main(1, serve, drain_timeout=3600.0)
 """
     with Family(source, tmp_path) as parent:
         (pid,) = children(parent, 1)
@@ -246,7 +246,7 @@ def serve(listeners, lifeline):
             select.select([], [], [], 3600)
     return idle(listeners, lifeline)
 
-main(2, serve, drain=1.0)
+main(2, serve, drain_timeout=1.0)
 """
     with Family(source, tmp_path) as parent:
         children(parent, 2)
@@ -268,7 +268,7 @@ def deaf(listeners, lifeline):
     while not select.select([lifeline], [], [], 3600)[0]:
         pass
 
-main(1, deaf, drain=0.05)
+main(1, deaf, drain_timeout=0.05)
 """
     with Family(source, tmp_path) as parent:
         (pid,) = children(parent, 1)
@@ -412,7 +412,7 @@ def begins(listeners, lifeline):
     said("child", os.getpid())
     select.select([], [], [], 3600)
 
-main(2, begins, drain=3600.0)
+main(2, begins, drain_timeout=3600.0)
 """
     with Family(source, tmp_path) as parent:
         for pid in children(parent, 2):
@@ -614,4 +614,4 @@ def test_the_pauses_double_with_each_round_up_to_the_longest(monkeypatch: pytest
 def test_without_fork_it_says_what_to_do_instead(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(os, "fork")
     with pytest.raises(OSError, match=r"need os\.fork, which this platform lacks; run one process"):
-        serve_in_processes(2, [], lambda listeners, lifeline: 0, drain=1.0)
+        serve_in_processes(2, [], lambda listeners, lifeline: 0, drain_timeout=1.0)

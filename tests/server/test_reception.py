@@ -16,20 +16,11 @@ import pytest
 
 from certificates import Authority
 from tcp import PATIENCE, ask, client, lane_of, receive, receive_all
-from treadle.server import (
-    Certificates,
-    Conversation,
-    Limits,
-    Lines,
-    Messages,
-    Peer,
-    Server,
-    Session,
-    deadlines,
-    fleet,
-    keeper,
-)
-from treadle.server._connection import Connection, Phase
+from treadle.server import Certificates, Connection, Limits, Lines, Messages, Peer, Server, Session
+from treadle.server import _deadlines as deadlines
+from treadle.server import _fleet as fleet
+from treadle.server import _keeper as keeper
+from treadle.server._connection import ClientConnection, Phase
 from treadle.server._proxy import Header
 
 LINE = b"PROXY TCP4 192.0.2.7 192.0.2.1 56324 443\r\n"
@@ -48,12 +39,12 @@ def who(data: bytes, peer: Peer) -> bytes:
     return f"{peer} {data.decode()}\n".encode()
 
 
-def talk_to(conn: Conversation) -> None:
+def talk_to(conn: Connection) -> None:
     while data := conn.readline():
         conn.sendall(f"{conn.peer} {data.decode()}".encode())
 
 
-def greet(conn: Conversation) -> None:
+def greet(conn: Connection) -> None:
     conn.sendall(b"hello\n")
     talk_to(conn)
 
@@ -289,7 +280,7 @@ def test_half_a_header_is_not_asked_for_again_and_again(monkeypatch: pytest.Monk
         assert lane.service.reception is not None
         hear = lane.service.reception.hear
 
-        def count(conn: Connection, header: Header) -> None:
+        def count(conn: ClientConnection, header: Header) -> None:
             heard.append(conn.fd)
             hear(conn, header)
 
@@ -304,7 +295,7 @@ def test_half_a_header_is_not_asked_for_again_and_again(monkeypatch: pytest.Monk
 
 
 def test_limits_of_one_address_count_the_client_and_never_the_proxy() -> None:
-    with serving(max_connections_per_peer=2, rejection=b"enough\n") as server, ExitStack() as stack:
+    with serving(max_connections_per_host=2, reject_connections_with=b"enough\n") as server, ExitStack() as stack:
         socks = [stack.enter_context(client(server)) for _ in range(6)]
         for number, sock in enumerate(socks):
             assert ask(sock, line(number // 2) + b"a\n", 14) == b"192.0.2.%d:5 a\n" % (number // 2)
@@ -312,7 +303,7 @@ def test_limits_of_one_address_count_the_client_and_never_the_proxy() -> None:
             with client(server) as third:
                 third.sendall(line(1) + b"a\n")
                 assert receive(third, 100) == b"enough\n"  # and no reset, which could take that back
-        settled(server, lambda: server.snapshot().refused == 2)
+        settled(server, lambda: server.snapshot().rejected_connections == 2)
         now = server.snapshot()
         assert (now.accepted, now.connections, now.closed, now.messages) == (8, 6, 0, 6)
         checks = [stack.enter_context(client(server)) for _ in range(5)]
@@ -330,7 +321,7 @@ def test_limits_of_one_address_count_the_client_and_never_the_proxy() -> None:
 
 
 def test_a_client_counts_though_its_own_address_is_one_that_is_trusted() -> None:
-    with serving(proxy=["127.0.0.1", "192.0.2.0/24"], max_connections_per_peer=1) as server:
+    with serving(proxy=["127.0.0.1", "192.0.2.0/24"], max_connections_per_host=1) as server:
         with client(server) as first, client(server) as second:
             assert ask(first, line(1) + b"a\n", 14) == b"192.0.2.1:5 a\n"
             second.sendall(line(1) + b"a\n")
@@ -339,21 +330,21 @@ def test_a_client_counts_though_its_own_address_is_one_that_is_trusted() -> None
 
 
 def test_those_who_come_without_a_proxy_are_counted_at_the_door() -> None:
-    with serving(proxy="10.0.0.0/8", max_connections_per_peer=1, rejection=b"enough\n") as server:
+    with serving(proxy="10.0.0.0/8", max_connections_per_host=1, reject_connections_with=b"enough\n") as server:
         with client(server) as first, client(server) as second:
             assert ask(first, b"a\n", 5) == b"127.0"
             assert receive_all(second) == b"enough\n"
-            assert server.snapshot().refused == 1
+            assert server.snapshot().rejected_connections == 1
 
 
 def test_what_is_refused_behind_a_proxy_is_told_nothing_in_plain_text_before_tls(certificates: Certificates) -> None:
-    with serving(tls=certificates, max_connections_per_peer=1, rejection=b"enough\n") as server:
+    with serving(tls=certificates, max_connections_per_host=1, reject_connections_with=b"enough\n") as server:
         with client(server) as first, client(server) as second:
             first.sendall(LINE)
             settled(server, lambda: [c.phase for c in lane_of(server).connections()].count(Phase.SHAKING) == 1)
             second.sendall(LINE)
             assert receive_all(second) == b""
-            settled(server, lambda: server.snapshot().refused == 1)
+            settled(server, lambda: server.snapshot().rejected_connections == 1)
 
 
 @pytest.mark.parametrize("wire", [b"", LINE[:9]], ids=["nothing", "half"])
@@ -381,7 +372,7 @@ def test_what_comes_with_a_header_while_the_server_stops_is_answered(monkeypatch
             assert gate.wait(PATIENCE)
         return who(data, peer)
 
-    server = serving(Messages(wait, Lines()), linger=0.1).start()
+    server = serving(Messages(wait, Lines()), linger_timeout=0.1).start()
     with client(server) as first, client(server) as second:
         first.sendall(LINE + b"wait\n")
         assert inside.wait(PATIENCE)
@@ -427,14 +418,14 @@ def test_with_turns_for_each_address_the_client_is_the_key() -> None:
 @pytest.mark.parametrize("lanes", [2, 3])
 def test_each_lane_hears_its_own_headers(lanes: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fleet, "_lanes_wanted", lambda dispatcher: lanes)
-    with serving(max_connections_per_peer=1) as server, ExitStack() as stack:
+    with serving(max_connections_per_host=1) as server, ExitStack() as stack:
         for number in range(2 * lanes):
             sock = stack.enter_context(client(server))
             assert ask(sock, line(number) + b"a\n", 14) == b"192.0.2.%d:5 a\n" % number
         with client(server) as sock:
             sock.sendall(line(0) + b"a\n")
             assert receive_all(sock) == b""
-    assert server.snapshot().refused == 1
+    assert server.snapshot().rejected_connections == 1
 
 
 @pytest.mark.parametrize("trusted", ["unix", "127.0.0.1"])
@@ -467,7 +458,11 @@ def test_a_proxy_of_ipv4_is_known_at_a_socket_for_both_families() -> None:
 
 
 def test_every_connection_of_a_proxy_counts_for_the_ceiling_and_the_rate() -> None:
-    limits: dict[str, Any] = {"max_connections": 2, "when_full": "reject", "rejection": b"full\n"}
+    limits: dict[str, Any] = {
+        "max_connections": 2,
+        "at_max_connections": "reject",
+        "reject_connections_with": b"full\n",
+    }
     with serving(**limits) as server, client(server) as first, client(server) as second:
         assert ask(first, line(1) + b"a\n", 14)
         assert ask(second, line(2) + b"a\n", 14)

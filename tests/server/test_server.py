@@ -25,7 +25,7 @@ from treadle.errors import BindError
 from treadle.server import (
     Certificates,
     CloseConnection,
-    Conversation,
+    Connection,
     Delimiter,
     LengthPrefix,
     Limits,
@@ -167,7 +167,7 @@ def test_peer_keeps_state_for_its_connection() -> None:
 
 
 def test_session_holds_a_conversation() -> None:
-    def talk(conn: Conversation) -> None:
+    def talk(conn: Connection) -> None:
         name = conn.readline().strip()
         conn.sendall(b"hello " + name + b"\n")
         assert conn.recv_exactly(3) == b"123"
@@ -182,7 +182,7 @@ def test_session_holds_a_conversation() -> None:
 
 
 def test_session_may_speak_first() -> None:
-    def greet(conn: Conversation) -> None:
+    def greet(conn: Connection) -> None:
         conn.sendall(b"220 hello\r\n")
         conn.sendall(conn.readline().upper())
 
@@ -196,7 +196,7 @@ def test_session_may_speak_first() -> None:
 def test_a_session_begins_with_the_first_byte_and_not_before() -> None:
     began = threading.Event()
 
-    def talk(conn: Conversation) -> None:
+    def talk(conn: Connection) -> None:
         began.set()
         conn.sendall(conn.recv())
 
@@ -464,7 +464,7 @@ def test_stop_is_idempotent_and_start_is_not() -> None:
 
 def test_without_a_listener_it_serves_those_who_are_connected_and_stops() -> None:
     (listener,) = open_listeners("127.0.0.1:0")
-    with Server(Messages(echo), [listener], max_workers=1, limits=Limits(linger=0.1)) as server:
+    with Server(Messages(echo), [listener], max_workers=1, limits=Limits(linger_timeout=0.1)) as server:
         with client(server) as sock:
             assert ask(sock, b"x") == b"x"
             listener.sock.shutdown(socket.SHUT_RDWR)
@@ -478,7 +478,7 @@ def test_without_a_listener_it_serves_those_who_are_connected_and_stops() -> Non
 def test_run_ends_when_nobody_can_come_any_more(lost: str) -> None:
     """Else a service manager would not know that there is something to start anew."""
     (listener,) = open_listeners("127.0.0.1:0")
-    server = Server(Messages(echo), [listener], max_workers=1, limits=Limits(linger=0.1))
+    server = Server(Messages(echo), [listener], max_workers=1, limits=Limits(linger_timeout=0.1))
     errors: list[BindError] = []
 
     def run() -> None:

@@ -18,7 +18,7 @@ from certificates import Authority
 from socketservers import until
 from tcp import PATIENCE, ask, client, lane_of, receive, receive_all
 from treadle.server import CloseConnection, Limits, Lines, Messages, Peer, Raw, Server
-from treadle.server._connection import CHUNK, Connection
+from treadle.server._connection import CHUNK, ClientConnection
 from treadle.server._handling import Handling
 from treadle.server._service import Service
 
@@ -71,7 +71,7 @@ def test_what_waits_for_a_client_is_bounded_by_the_buffer_and_one_answer() -> No
         most.extend(conn.unsent for conn in lane_of(server).connections())
         return answer
 
-    limits = Limits(write_buffer=150_000)
+    limits = Limits(max_unsent=150_000)
     with Server(Messages(handle, Lines()), "127.0.0.1:0", max_workers=1, limits=limits) as server:
         with client(server) as sock:
             sock.sendall(b"\n" * 500)
@@ -344,8 +344,8 @@ def test_what_a_connection_is_closed_by_is_counted_whichever_limit_it_is_also_wh
     assert closed_by(Wrong(), b"wrong") == {"framing": 1}
     assert closed_by(Lines(), b"whole\n", max_age=0.1) == {"max_age": 1}
     assert closed_by(Raw(), b"bye") == {}
-    assert closed_by(Raw(), b"bye", stays=True, linger=0.1) == {"linger": 1}
-    assert closed_by(Lines(), b"x" * 20, stays=True, max_message=10, linger=0.1) == {"max_message": 1}
+    assert closed_by(Raw(), b"bye", stays=True, linger_timeout=0.1) == {"linger_timeout": 1}
+    assert closed_by(Lines(), b"x" * 20, stays=True, max_message=10, linger_timeout=0.1) == {"max_message": 1}
 
 
 def test_a_fault_behind_a_hand_over_leaves_the_connection_to_whom_it_was_handed(
@@ -353,7 +353,7 @@ def test_a_fault_behind_a_hand_over_leaves_the_connection_to_whom_it_was_handed(
 ) -> None:
     faulted, delegate, fault = threading.Event(), Handling.delegate, Service.fault
 
-    def delegates(handling: Handling, conn: Connection) -> None:
+    def delegates(handling: Handling, conn: ClientConnection) -> None:
         delegate(handling, conn)
         fail()
 

@@ -15,15 +15,15 @@ import pytest
 from socketservers import until
 from tcp import PATIENCE, ask, client, receive, receive_all
 from treadle.errors import MessageTooLong
-from treadle.server import CloseConnection, Conversation, Limits, Server, Session
+from treadle.server import CloseConnection, Connection, Limits, Server, Session
 
 
-def serving(handler: Callable[[Conversation], object], **limits: object) -> Server:
+def serving(handler: Callable[[Connection], object], **limits: object) -> Server:
     return Server(Session(handler), "127.0.0.1:0", max_workers=2, limits=Limits(**limits))  # type: ignore[arg-type]
 
 
 def test_what_was_read_with_the_first_byte_is_not_lost() -> None:
-    def talk(conn: Conversation) -> None:
+    def talk(conn: Connection) -> None:
         assert conn.recv(2) == b"ab"
         assert conn.recv() == b"cde\nfg"
         conn.sendall(b"ok")
@@ -33,7 +33,7 @@ def test_what_was_read_with_the_first_byte_is_not_lost() -> None:
 
 
 def test_lines_and_sizes_may_be_mixed() -> None:
-    def talk(conn: Conversation) -> None:
+    def talk(conn: Connection) -> None:
         size = int(conn.readline())
         conn.sendall(conn.recv_exactly(size)[::-1])
         assert conn.readline() == b"last"
@@ -53,7 +53,7 @@ def test_lines_and_sizes_may_be_mixed() -> None:
 
 
 def test_what_is_too_long_is_an_error() -> None:
-    def talk(conn: Conversation) -> None:
+    def talk(conn: Connection) -> None:
         with pytest.raises(MessageTooLong):
             conn.recv_exactly(101)
         with pytest.raises(MessageTooLong):
@@ -73,7 +73,7 @@ def test_a_conversation_that_ends_at_a_message_that_is_too_long_is_counted_as_cl
 
 
 def test_a_client_that_leaves_is_no_failure_of_the_handler(caplog: pytest.LogCaptureFixture) -> None:
-    def talk(conn: Conversation) -> None:
+    def talk(conn: Connection) -> None:
         conn.recv()
         while True:
             conn.sendall(b"x" * 100_000)
@@ -89,7 +89,7 @@ def test_a_client_that_leaves_is_no_failure_of_the_handler(caplog: pytest.LogCap
 
 
 def test_a_client_that_ends_in_the_middle_is_no_failure_of_the_handler(caplog: pytest.LogCaptureFixture) -> None:
-    def talk(conn: Conversation) -> None:
+    def talk(conn: Connection) -> None:
         conn.sendall(b"hello")
         conn.recv_exactly(10)
 
@@ -103,7 +103,7 @@ def test_a_client_that_ends_in_the_middle_is_no_failure_of_the_handler(caplog: p
 
 
 def test_a_line_that_is_too_long_is_an_error_however_it_comes() -> None:
-    def talk(conn: Conversation) -> None:
+    def talk(conn: Connection) -> None:
         assert conn.readline() == b"y" * 100 + b"\n"
         with pytest.raises(MessageTooLong):
             conn.readline()
@@ -132,7 +132,7 @@ def test_who_has_got_a_part_of_an_answer_can_tell_that_it_is_one(cut_by: str) ->
     """By a reset; else it would take the beginning of a file for the file. With TLS it can tell anyway."""
     sending = threading.Event()
 
-    def talk(conn: Conversation) -> None:
+    def talk(conn: Connection) -> None:
         conn.readline()
         sending.set()
         conn.sendall(bytes(1 << 26))
@@ -150,7 +150,7 @@ def test_who_has_got_a_part_of_an_answer_can_tell_that_it_is_one(cut_by: str) ->
 
 @pytest.mark.parametrize("error", [FileNotFoundError, EOFError])
 def test_an_error_of_the_handlers_own_is_a_failure(error: type[Exception], caplog: pytest.LogCaptureFixture) -> None:
-    def talk(conn: Conversation) -> None:
+    def talk(conn: Connection) -> None:
         raise error("of its own")
 
     with serving(talk) as server, client(server) as sock:
@@ -160,7 +160,7 @@ def test_an_error_of_the_handlers_own_is_a_failure(error: type[Exception], caplo
 
 
 def test_a_session_may_end_with_a_last_word_or_half_closed() -> None:
-    def talk(conn: Conversation) -> None:
+    def talk(conn: Connection) -> None:
         if conn.readline() == b"quit\n":
             raise CloseConnection(b"bye")
         with conn:
@@ -183,7 +183,7 @@ def test_half_a_line_that_a_stop_cuts_is_no_line(when: str) -> None:
     seen: list[object] = []
     goes_on = threading.Event()
 
-    def talk(conn: Conversation) -> None:
+    def talk(conn: Connection) -> None:
         conn.sendall(conn.readline())
         assert goes_on.wait(PATIENCE)
         try:
@@ -212,13 +212,13 @@ def test_half_a_line_that_a_stop_cuts_is_no_line(when: str) -> None:
     assert server.snapshot().closed_by == ({} if when == "in a lull" else {"cut at the end": 1})
 
 
-def steps(conn: Conversation) -> Iterator[bytes]:
+def steps(conn: Connection) -> Iterator[bytes]:
     yield conn.readline()
 
 
 def test_a_class_whose_making_is_the_conversation_may_be_the_handler() -> None:
     class Talk:
-        def __init__(self, conn: Conversation) -> None:
+        def __init__(self, conn: Connection) -> None:
             conn.sendall(conn.readline().upper())
 
     with serving(Talk) as server, client(server) as sock:

@@ -130,7 +130,7 @@ def test_a_server_that_speaks_first_does_not_wait_for_the_client() -> None:
             self.wfile.write(b"220 ready\r\n")
             self.wfile.write(self.rfile.readline())
 
-    with serving(_with(TCP, park=False)(ANYWHERE, Greeter)) as server, connect(server) as sock:
+    with serving(_with(TCP, wait_for_first_byte=False)(ANYWHERE, Greeter)) as server, connect(server) as sock:
         assert receive(sock, 11) == b"220 ready\r\n"
         assert ask(sock, b"QUIT\r\n") == b"QUIT\r\n"
 
@@ -148,7 +148,7 @@ def test_a_full_shared_pool_stops_neither_accepting_nor_shutdown() -> None:
     with Pool(1, queue_size=1) as pool:
         with ExitStack() as stack:
             stack.callback(gate.set)
-            server = stack.enter_context(serving(_with(TCP, pool=pool, drain=None)(ANYWHERE, Once)))
+            server = stack.enter_context(serving(_with(TCP, pool=pool, drain_timeout=None)(ANYWHERE, Once)))
             others = [pool.submit(gate.wait, PATIENCE), pool.submit(gate.wait, PATIENCE)]
             clients = [stack.enter_context(connect(server)) for _ in range(5)]
             for client in clients:
@@ -620,15 +620,15 @@ def test_only_one_thread_serves() -> None:
         ({"idle_timeout": -1}, ValueError),
         ({"read_timeout": -1}, ValueError),
         ({"read_timeout": "30"}, TypeError),
-        ({"drain": "10"}, TypeError),
+        ({"drain_timeout": "10"}, TypeError),
         ({"pool": "pool"}, TypeError),
     ],
 )
 def test_wrong_attributes_are_refused_before_serving(attributes: dict[str, Any], error: type[Exception]) -> None:
-    with _with(TCP, **{"drain": 1.0, **attributes})(ANYWHERE, Echo) as server:
+    with _with(TCP, **{"drain_timeout": 1.0, **attributes})(ANYWHERE, Echo) as server:
         with pytest.raises(error, match=next(iter(attributes))):
             server.serve_forever()
-        server.drain = 1.0
+        server.drain_timeout = 1.0
 
 
 # -- server_close -------------------------------------------------------------------------------------------------
@@ -662,7 +662,7 @@ def test_server_close_cuts_off_who_runs_for_longer_than_drain(caplog: pytest.Log
             super().finish()
             left.release()
 
-    server = _with(TCP, drain=0.0, max_workers=1)(ANYWHERE, Handler)
+    server = _with(TCP, drain_timeout=0.0, max_workers=1)(ANYWHERE, Handler)
     with ExitStack() as stack:
         with serving(server):
             running = stack.enter_context(connect(server))
@@ -683,7 +683,7 @@ def test_server_close_in_a_handler_waits_for_nothing() -> None:
             self.server.server_close()
             self.request.sendall(b"closed")
 
-    with serving(_with(TCP, drain=None)(ANYWHERE, Handler)) as server, connect(server) as sock:
+    with serving(_with(TCP, drain_timeout=None)(ANYWHERE, Handler)) as server, connect(server) as sock:
         sock.sendall(b"?")
         assert receive_all(sock) == b"closed"
 
@@ -703,7 +703,7 @@ def test_server_close_in_the_serving_thread_ends_the_serving() -> None:
 
 @pytest.mark.parametrize("attribute", [{"block_on_close": False}, {"daemon_threads": True}])
 def test_server_close_need_not_wait(attribute: dict[str, bool]) -> None:
-    server = _with(Gated, drain=None, **attribute)()
+    server = _with(Gated, drain_timeout=None, **attribute)()
     with ExitStack() as stack:
         with serving(server):
             sock = stack.enter_context(connect(server))
@@ -732,7 +732,7 @@ def test_a_keep_alive_client_does_not_hold_up_server_close() -> None:
                 assert gate.wait(PATIENCE)
             super().do_GET()
 
-    server = _with(HTTP, drain=None)(ANYWHERE, Handler)
+    server = _with(HTTP, drain_timeout=None)(ANYWHERE, Handler)
     with web(server) as idle, web(server) as busy:
         with serving(server):
             assert get(idle) == b"1 /"

@@ -24,7 +24,7 @@ from tcp import PATIENCE, ask, client, receive, receive_all
 from treadle.server import (
     Certificates,
     CloseConnection,
-    Conversation,
+    Connection,
     LengthPrefix,
     Limits,
     Lines,
@@ -89,7 +89,7 @@ def test_rule_7_a_big_message_is_served(authority: Authority, certificates: Cert
 
 
 def test_rule_7_sessions_are_served(authority: Authority, certificates: Certificates) -> None:
-    def talk(conn: Conversation) -> None:
+    def talk(conn: Connection) -> None:
         while line := conn.readline():
             conn.sendall(line.upper())
 
@@ -139,7 +139,7 @@ def test_rule_7_every_client_that_is_refused_reads_why(authority: Authority, ver
     assert server.snapshot().closed_by == {"TLS handshake failed": 100}
 
 
-def echo_lines(conn: Conversation) -> None:
+def echo_lines(conn: Connection) -> None:
     while line := conn.readline():
         conn.sendall(line)
 
@@ -400,7 +400,7 @@ def test_a_session_is_told_of_a_line_that_was_cut_off_without_tlss_goodbye(
 ) -> None:
     seen: list[object] = []
 
-    def talk(conn: Conversation) -> None:
+    def talk(conn: Connection) -> None:
         conn.sendall(conn.readline())
         try:
             seen.append(conn.readline())
@@ -424,7 +424,7 @@ def test_a_session_whose_time_is_over_sees_the_end_that_is_there_by_then(
     seen: list[object] = []
     torn = threading.Event()
 
-    def talk(conn: Conversation) -> None:
+    def talk(conn: Connection) -> None:
         conn.sendall(conn.readline())
         assert torn.wait(PATIENCE)
         read = conn._receive

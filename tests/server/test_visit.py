@@ -88,7 +88,7 @@ def test_who_has_shaken_hands_and_sends_nothing_holds_no_thread(authority: Autho
 
 def test_a_server_that_speaks_first_does_so_after_the_handshake(authority: Authority, context: ssl.SSLContext) -> None:
     class Server(One):
-        park = False
+        wait_for_first_byte = False
 
     class Greeter(socketserver.StreamRequestHandler):
         def handle(self) -> None:
@@ -662,7 +662,7 @@ HOLD_A_THREAD = [
     (Impatient, WSGIRequestHandler),
     (Impatient, type("Unbuffered", (OnItsThread,), {"rbufsize": 0})),
     (OwnFinish, Noted),
-    (type("Unparked", (Impatient,), {"park": False}), Noted),
+    (type("Unparked", (Impatient,), {"wait_for_first_byte": False}), Noted),
 ]
 
 

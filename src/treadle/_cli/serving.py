@@ -62,21 +62,21 @@ OPTIONS = (
         help="Proxies that say who the client is (PROXY protocol): addresses, networks, unix. May be repeated.",
     ),
     click.option(
-        "--drain",
+        "--drain-timeout",
         type=Seconds(zero=True),
         default=10.0,
         show_default=True,
         help="Time for what was begun when it is stopped.",
     ),
     _limit("--max-connections", Count(), "Clients at a time."),
-    _limit("--max-connections-per-peer", Count(none=True), "Clients at a time of one address."),
+    _limit("--max-connections-per-host", Count(none=True), "Clients at a time of one address."),
     _limit("--accept-rate", PerSecond(none=True), "Clients let in a second."),
     _limit(
-        "--when-full",
+        "--at-max-connections",
         click.Choice(["pause", "reject", "evict_idle"]),
         "What happens to clients beyond --max-connections.",
     ),
-    _limit("--rejection", Escaped(), "What clients are told that are turned away."),
+    _limit("--reject-connections-with", Escaped(), "What clients are told that are turned away."),
     click.option(
         "--order",
         type=click.Choice(["fifo", "adaptive", "fair"]),
@@ -92,13 +92,15 @@ OPTIONS = (
         help="Messages that may wait for a thread.",
     ),
     click.option(
-        "--queue-full",
-        type=click.Choice(["wait", "reject", "discard_oldest"]),
-        default="wait",
+        "--when-full",
+        type=click.Choice(["block", "reject", "discard_oldest"]),
+        default="block",
         show_default=True,
         help="What happens to messages beyond --queue-size.",
     ),
-    _limit("--refusal", Escaped(), "What a client is told whose message is refused; without it, it is closed."),
+    _limit(
+        "--reject-messages-with", Escaped(), "What a client is told whose message is refused; without it, it is closed."
+    ),
     _limit("--handler-timeout", Seconds(none=True), "Time for the handler of a message."),
     _limit("--max-message", Count(), "Bytes of one message."),
     _limit("--handshake-timeout", Seconds(), "Time for a TLS handshake, and a proxy's header before it."),
@@ -187,7 +189,9 @@ def serve(name: str, make: Callable[[], Protocol], options: dict[str, Any]) -> N
         else:
             with Once() as served, Once() as complained:
                 child = partial(_be_a_child, make, banner, served, complained, run)
-                status = serve_in_processes(options["processes"], listeners, child, drain=options["drain"])
+                status = serve_in_processes(
+                    options["processes"], listeners, child, drain_timeout=options["drain_timeout"]
+                )
             leaving.begin(status)
     leaving.end()
     raise SystemExit(status)
@@ -244,14 +248,14 @@ def _run(
         listeners,
         max_workers=options["threads"],
         queue_size=options["queue_size"],
-        when_full=options["queue_full"],
+        when_full=options["when_full"],
         order=options["order"],
         limits=limits,
         tls=tls,
         proxy=options["proxy"],
     )
     try:
-        cut = server.run(options["drain"], watch=watch, lifeline=lifeline)
+        cut = server.run(options["drain_timeout"], watch=watch, lifeline=lifeline)
     except OSError as error:
         # BindError: somebody has shut its sockets down.
         complaint = (CannotListen if isinstance(error, BindError) else SystemFailed)(str(error))
@@ -260,16 +264,21 @@ def _run(
         return status
     status = leaving.begin(int(cut > 0))
     last = server.snapshot()
-    say(
-        f"stopped: {last.messages} messages, {last.accepted} connections, {last.refused} refused, {cut} cut"
-        + (f", {last.refused_messages} messages refused" if last.refused_messages else "")
-    )
+    rejected = f", {last.rejected_messages} messages rejected" if last.rejected_messages else ""
+    connections = f"{last.accepted} connections, {last.rejected_connections} rejected, {cut} cut"
+    say(f"stopped: {last.messages} messages, {connections}{rejected}")
     return status
 
 
 def _status(now: ServerSnapshot) -> Status:
     return Status(
-        now.pool.threads, now.pool.max_workers, now.connections, now.messages, now.handed_over, now.closed, now.refused
+        now.pool.threads,
+        now.pool.max_workers,
+        now.connections,
+        now.messages,
+        now.handed_over,
+        now.closed,
+        now.rejected_connections,
     )
 
 

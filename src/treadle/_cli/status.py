@@ -35,12 +35,12 @@ class Status:
     messages: int
     handed_over: int
     closed: int
-    refused: int
+    rejected: int
 
     def __str__(self) -> str:
         return (
             f"threads {self.threads}/{self.max_threads}  connections {self.connections}  messages {self.messages}"
-            f"  handed over {self.handed_over}  closed {self.closed}  refused {self.refused}"
+            f"  handed over {self.handed_over}  closed {self.closed}  rejected {self.rejected}"
         )
 
 

@@ -9,7 +9,7 @@ from treadle.server._framing import Delimiter, LengthPrefix, Lines, Raw
 from treadle.server._limits import Limits
 from treadle.server._messages import CloseConnection, Messages
 from treadle.server._server import Server
-from treadle.server._session import Conversation, Session
+from treadle.server._session import Connection, Session
 from treadle.server._snapshot import ServerSnapshot
 from treadle.server._socketserver import PoolMixIn
 from treadle.server._tls import Certificates
@@ -17,7 +17,7 @@ from treadle.server._tls import Certificates
 __all__ = [
     "Certificates",
     "CloseConnection",
-    "Conversation",
+    "Connection",
     "Delimiter",
     "LengthPrefix",
     "Limits",

@@ -60,7 +60,7 @@ class Acceptor:
     close it, who would else wait for an answer that cannot come.
 
     Args:
-        rejection: what clients are told that are turned away.
+        reject_with: what clients are told that are turned away.
         welcome: takes an accepted socket and its address.
         evict: makes room by closing the connection that has been idle for longest, if one is idle; then, perhaps later,
             calls what it is given.
@@ -75,7 +75,7 @@ class Acceptor:
         listener: Listener,
         gate: Gate,
         limits: Limits,
-        rejection: bytes,
+        reject_with: bytes,
         welcome: Callable[[socket.socket, Any], object],
         evict: Callable[[Callable[[], object]], object],
         emptied: Callable[[], object],
@@ -84,7 +84,7 @@ class Acceptor:
         self.listener = listener
         self.gate = gate
         self.limits = limits
-        self.rejection = rejection
+        self.reject_with = reject_with
         self.welcome = welcome
         self.evict = evict
         self.emptied = emptied
@@ -95,7 +95,7 @@ class Acceptor:
         self.watched = 0
         self.pause = FIRST_PAUSE
         self.closed = False
-        self.accepted = self.refused = 0
+        self.accepted = self.rejected = 0
         self.bursts = Bursts()
         self.reserve = open_reserve()
         self.fd = listener.sock.fileno()
@@ -166,7 +166,7 @@ class Acceptor:
         if self.evicting:
             self.watch(0)  # until they are in
             return False
-        if self.limits.when_full == "pause" and self.gate.full():
+        if self.limits.at_max_connections == "pause" and self.gate.full():
             if (burst := self.bursts.of("full")).begins():
                 log(
                     _log,
@@ -191,7 +191,9 @@ class Acceptor:
     def let_in(self, sock: socket.socket, address: Any) -> None:
         """Count a client in, or turn it away."""
         self.accepted += 1
-        evicts = self.limits.when_full == "evict_idle" and self.gate.full() and self.gate.crowded(address) is None
+        evicts = (
+            self.limits.at_max_connections == "evict_idle" and self.gate.full() and self.gate.crowded(address) is None
+        )
         if not evicts:
             self.admit(sock, address)
             return
@@ -216,14 +218,14 @@ class Acceptor:
         if refusal is None:
             self.welcome(sock, address)
             return
-        self.refused += 1
+        self.rejected += 1
         burst = self.bursts.of("refused", refusal.rpartition(" ")[2])  # which limit it is, and not whose address
         if burst.begins():
             log(_log, logging.WARNING, "%s: clients are refused: %s%s", self.listener.address, refusal, burst.rest)
         try:
             sock.setblocking(False)
-            if self.rejection:
-                sock.send(self.rejection)
+            if self.reject_with:
+                sock.send(self.reject_with)
         except OSError:
             pass  # it is gone already
         hang_up(sock)
@@ -239,7 +241,7 @@ class Acceptor:
             self.close_reserve()
             try:
                 hang_up(self.listener.sock.accept()[0])
-                self.refused += 1
+                self.rejected += 1
             except BlockingIOError:
                 if self.emptying:  # Linux wants a descriptor before it looks whether somebody waits: nobody does
                     self.close()

@@ -23,7 +23,18 @@ if TYPE_CHECKING:
     from treadle.server._proxy import Header
     from treadle.server._timers import Entry
 
-__all__ = ["BLOCKED", "CHUNK", "CUT_SHORT", "RECORD", "Connection", "Peer", "Phase", "hang_up", "is_ragged", "plain_of"]
+__all__ = [
+    "BLOCKED",
+    "CHUNK",
+    "CUT_SHORT",
+    "RECORD",
+    "ClientConnection",
+    "Peer",
+    "Phase",
+    "hang_up",
+    "is_ragged",
+    "plain_of",
+]
 
 T = TypeVar("T")
 
@@ -110,7 +121,7 @@ class Peer:
         return f"<Peer {self}>"
 
 
-class Connection:
+class ClientConnection:
     """One client's socket, what was read from it and not handled, and what is to be sent.
 
     It belongs to one thread at a time: the leader, unless `busy`, when it belongs to the thread that runs its handler.
@@ -195,7 +206,9 @@ class Connection:
         self.looked = True  # read from since the server began to stop, or since it was too old
         self.error: str | None = None  # why it is broken beyond use
         self.header: Header | None = None  # of a trusted proxy, as far as it came
-        self.vet: Callable[[Connection, bytes], bool] | None = None  # tells by its first bytes whether it may go on
+        self.vet: Callable[[ClientConnection, bytes], bool] | None = (
+            None  # tells by its first bytes whether it may go on
+        )
         self.why = ""  # by which limit or fault it is closed, though that is done gently; "": by none
         # What is answered and not sent.
         self.out: deque[memoryview] = deque()
@@ -370,7 +383,7 @@ class Connection:
         return not (self.unread(1) or (self.secure and self.sock.pending()))  # type: ignore[attr-defined]  # an SSLSocket
 
     def __repr__(self) -> str:
-        return f"<Connection {self.peer} {self.phase.value}>"
+        return f"<ClientConnection {self.peer} {self.phase.value}>"
 
 
 def is_ragged(error: OSError) -> bool:
@@ -389,7 +402,7 @@ def hang_up(sock: socket.socket) -> None:
     What was sent is delivered all the same. Not for a forked child itself, for it would end the parent's connection.
     """
     try:
-        plain_of(sock).shutdown(socket.SHUT_RDWR)  # not SSLSocket's own way, see Connection.shut_down
+        plain_of(sock).shutdown(socket.SHUT_RDWR)  # not SSLSocket's own way, see ClientConnection.shut_down
     except OSError:
         pass  # the peer was faster
     with suppress(OSError):  # somebody has closed it behind our back

@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import inf
 from typing import TYPE_CHECKING
 
-from treadle.server._connection import Connection, Phase
+from treadle.server._connection import ClientConnection, Phase
 from treadle.server._pace import NEVER, Pace
 
 if TYPE_CHECKING:
@@ -29,9 +29,9 @@ class Deadlines:
         self.handler = limits.handler_timeout
         self.idle = limits.idle_timeout
         self.age = limits.max_age
-        self.linger = limits.linger
-        self.reading = Pace("read", limits.read_timeout, limits.min_read_rate, limits.rate_grace)
-        self.writing = Pace("write", limits.write_timeout, limits.min_write_rate, limits.rate_grace)
+        self.linger = limits.linger_timeout
+        self.reading = Pace("read", limits.read_timeout, limits.min_read_rate, limits.min_rate_grace)
+        self.writing = Pace("write", limits.write_timeout, limits.min_write_rate, limits.min_rate_grace)
         self.drained_at = inf  # when the server began to stop
 
     def period(self) -> float:
@@ -41,7 +41,7 @@ class Deadlines:
             times += [pace.timeout, None if pace.rate is None else pace.grace]
         return min(time for time in times if time is not None)
 
-    def of(self, conn: Connection) -> tuple[float, str]:
+    def of(self, conn: ClientConnection) -> tuple[float, str]:
         """Return when `conn` is to be cut as things are, and why."""
         if conn.busy and conn.error is not None:
             return NEVER  # it was cut, and its thread will see that
@@ -52,7 +52,7 @@ class Deadlines:
             stopped = inf if conn.busy else max(self.drained_at, conn.active) + GRACE
             return min((conn.since + self.handshake, "handshake_timeout"), (stopped, "the server stops"))
         if conn.phase is Phase.LINGERING:
-            return conn.since + self.linger, "linger"
+            return conn.since + self.linger, "linger_timeout"
         if conn.busy:
             return self.of_busy(conn)
         if conn.out:
@@ -65,11 +65,11 @@ class Deadlines:
             (max(self.drained_at, conn.active) + GRACE, "the server stops"),
         )
 
-    def aged(self, conn: Connection, now: float) -> bool:
+    def aged(self, conn: ClientConnection, now: float) -> bool:
         """Whether `conn` is to be closed when nothing is under way in it."""
         return self.age is not None and conn.since + self.age <= now and conn.phase is Phase.OPEN
 
-    def of_busy(self, conn: Connection) -> tuple[float, str]:
+    def of_busy(self, conn: ClientConnection) -> tuple[float, str]:
         """The same for one whose handler runs in another thread."""
         if conn.lull:
             return max(self.drained_at, conn.lull) + GRACE, "the server stops"

@@ -9,7 +9,7 @@ from operator import itemgetter
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from treadle.server._connection import Connection
+    from treadle.server._connection import ClientConnection
     from treadle.server._lane import Lane
 
 __all__ = ["Eviction"]
@@ -26,9 +26,11 @@ class Eviction:
 
     def __init__(self, lanes: Sequence[Lane]) -> None:
         self.lanes = lanes
-        self._longest_idle: list[tuple[float, Lane, Connection]] = []  # found by the last search, the longest last
+        self._longest_idle: list[
+            tuple[float, Lane, ClientConnection]
+        ] = []  # found by the last search, the longest last
 
-    def evict(self, then: Callable[[], object], spared: set[Connection] | None = None) -> None:
+    def evict(self, then: Callable[[], object], spared: set[ClientConnection] | None = None) -> None:
         """Close that connection, if any is idle; then have the first lane's leader call `then`, perhaps at once.
 
         But for those that are `spared`, whose message was found in the kernel.
@@ -51,10 +53,10 @@ class Eviction:
     def _evict_there(
         self,
         lane: Lane,
-        conn: Connection,
+        conn: ClientConnection,
         active: float,
         then: Callable[[], object],
-        spared: set[Connection],
+        spared: set[ClientConnection],
     ) -> None:
         """Close `conn` if it is still idle, else look for another one. Called by the leader of `lane`."""
         if conn.active == active and conn.idle() and conn.is_silent():
@@ -64,7 +66,7 @@ class Eviction:
             spared.add(conn)
             self.lanes[0].post(partial(self.evict, then, spared))
 
-    def _search(self, spared: set[Connection]) -> bool:
+    def _search(self, spared: set[ClientConnection]) -> bool:
         """Find the longest idle; False: none is. It costs a look at each, so it is made for several evictions.
 
         If some were `spared`, all are found, for the next may be spared as well.

@@ -21,7 +21,7 @@ from treadle import _lifecycle as lifecycle
 from treadle._words import log
 from treadle.server._acceptor import Acceptor
 from treadle.server._burst import Burst, Bursts, kind_of
-from treadle.server._connection import CHUNK, Connection, Peer, hang_up
+from treadle.server._connection import CHUNK, ClientConnection, Peer, hang_up
 from treadle.server._deadlines import Deadlines
 from treadle.server._eviction import Eviction
 from treadle.server._gate import Gate
@@ -78,7 +78,7 @@ class Fleet:
         limits: Limits,
         dispatcher: Dispatcher,
         over: Callable[[], object],
-        when_full: str = "wait",
+        when_full: str = "block",
         proxies: Proxies | None = None,
         deaf: Callable[[], object] = lambda: None,
         broken: Callable[[Exception], object] = lambda error: None,
@@ -101,7 +101,7 @@ class Fleet:
         self._lock = threading.RLock()  # guards what follows; a signal handler may look while it is held
         self.cut = 0
         self.closed = 0
-        self.refused = 0  # clients behind proxies that were turned away
+        self.rejected = 0  # clients behind proxies that were turned away
         self.closed_by: Counter[str] = Counter()
         self._counted: set[Lane] = set()  # whose connections are in `cut`
         self._ended = False
@@ -128,7 +128,7 @@ class Fleet:
         # glibc maps memory afresh for each large buffer until one such was freed; from then on a read costs no mapping.
         bytes(4 * CHUNK)
         first = self.lanes[0]
-        rejection = self.limits.rejection if context is None else b""  # which is no TLS
+        rejection = self.limits.reject_connections_with if context is None else b""  # which is no TLS
         ways = (rejection, self._welcome, Eviction(self.lanes).evict, self._all_accepted)
         for listener in listeners:
             self.acceptors.append(Acceptor(first, listener, self.gate, self.limits, *ways))
@@ -175,7 +175,7 @@ class Fleet:
             return
         lane = self.lanes[self._turn % len(self.lanes)]
         self._turn += 1
-        conn = Connection(sock, Peer(address, sock), cutter, Context(), clock.now())
+        conn = ClientConnection(sock, Peer(address, sock), cutter, Context(), clock.now())
         if lane is self.lanes[0]:
             lane.service.adopt(conn)
         else:
@@ -183,7 +183,7 @@ class Fleet:
                 lane.dealt += 1
             lane.post(partial(self._deal, lane, conn))
 
-    def _deal(self, lane: Lane, conn: Connection) -> None:
+    def _deal(self, lane: Lane, conn: ClientConnection) -> None:
         """Have a lane adopt what it was dealt."""
         with lane.lock:
             counted = lane.dealt == 0  # among those that are cut, by `abandon`
@@ -225,12 +225,12 @@ class Fleet:
                 log(_log, logging.ERROR, said, self.protocol.name, burst.rest, error=error)
             return None
 
-    def _left(self, lane: Lane, conn: Connection, why: str) -> None:
+    def _left(self, lane: Lane, conn: ClientConnection, why: str) -> None:
         """A connection is about to be closed."""
         self.gate.leave(conn.peer.address, behind=conn.peer.proxy is not None)
         with self._lock:
             if why == REFUSED:
-                self.refused += 1
+                self.rejected += 1
             else:
                 self.closed += 1
                 if why:
@@ -242,7 +242,7 @@ class Fleet:
                 self.lanes[0].post(acceptor.resume)
         self._note_empty(lane)
 
-    def _tell_cut(self, conn: Connection, why: str) -> None:
+    def _tell_cut(self, conn: ClientConnection, why: str) -> None:
         """Log a connection that was cut: the first of many by the same limit, so that none looks like a hang."""
         if why in LIMITS and (burst := self._cuts[why]).begins():
             by = why if conn.header is None else f"{why}, for its PROXY header is not complete"

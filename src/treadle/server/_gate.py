@@ -57,9 +57,9 @@ class Gate:
 
     def _crowded(self, key: str | None) -> str | None:
         count = 0 if key is None else self._by_address.get(key, 0)
-        if key is None or count < (self.limits.max_connections_per_peer or 0):
+        if key is None or count < (self.limits.max_connections_per_host or 0):
             return None
-        return f"{key} has {count} connections already (max_connections_per_peer)"
+        return f"{key} has {count} connections already (max_connections_per_host)"
 
     def enter(self, address: Any) -> str | None:
         """Count in a connection from `address`; or return why it must not come in."""
@@ -103,7 +103,7 @@ class Gate:
 
     def _key(self, address: Any, *, behind: bool = False) -> str | None:
         """Return under what an address is counted; None: it is not."""
-        if self.limits.max_connections_per_peer is None or not isinstance(address, tuple):
+        if self.limits.max_connections_per_host is None or not isinstance(address, tuple):
             return None
         if not behind and self.proxies is not None and address in self.proxies:
             return None

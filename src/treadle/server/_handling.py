@@ -20,7 +20,7 @@ from treadle._words import log
 from treadle.errors import DeadlineExceeded, MessageTooLong, PoolFull, TreadleError
 from treadle.orders import Fair
 from treadle.server._burst import Burst, Bursts, kind_of
-from treadle.server._connection import Connection, Peer, hang_up
+from treadle.server._connection import ClientConnection, Peer, hang_up
 from treadle.server._messages import CloseConnection
 from treadle.server._poller import READ
 
@@ -47,7 +47,7 @@ class Errand(Future[Any]):
 
     __slots__ = ("conn", "handling")
 
-    def __init__(self, handling: Handling, conn: Connection) -> None:
+    def __init__(self, handling: Handling, conn: ClientConnection) -> None:
         super().__init__()
         if handling.keyed:
             self._traits = Traits(key=conn.peer.host)
@@ -73,9 +73,9 @@ class Errand(Future[Any]):
 
     def _drop(self, error: BaseException) -> None:
         """The pool sheds it; no lock is held, so that this thread can say so itself."""
-        if self.handling.limits.refusal is not None:
+        if self.handling.limits.reject_messages_with is not None:
             self._context = None
-            self.handling.refuse(self.conn, self.handling.limits.refusal)
+            self.handling.refuse(self.conn, self.handling.limits.reject_messages_with)
         super()._drop(error)
 
     def _forget_call(self) -> None:
@@ -90,27 +90,29 @@ class Handling:
 
     slow_pace = SLOW
 
-    def __init__(self, lane: Lane, protocol: Protocol, limits: Limits, bursts: Bursts, when_full: str = "wait") -> None:
+    def __init__(
+        self, lane: Lane, protocol: Protocol, limits: Limits, bursts: Bursts, when_full: str = "block"
+    ) -> None:
         self.lane = lane
         self.protocol = protocol
         self.timeout = limits.handler_timeout
         self.handle: Callable[[Any, Any], Any] = protocol.handle if self.timeout is None else self.handle_in_time
-        self.policy = when_full if when_full in ("reject", "discard_oldest") else "wait"  # it never runs in the leader
+        self.policy = when_full if when_full in ("reject", "discard_oldest") else "block"  # it never runs in the leader
         self.keyed = isinstance(lane.dispatcher.order, Fair)
         self.converse = protocol.converse
         self.name = protocol.name
         self.limits = limits
-        self.write_buffer = limits.write_buffer
+        self.max_unsent = limits.max_unsent
         self.handed_over = 0  # messages that were, whether beforehand or by deposing the leader; never exact
         self.inline = protocol.converse is None  # whether the leader may run it
         self.followed = 0  # messages that were handled by other threads than the leader; never exact
         self.failures = 0  # changed with the lane's lock held
-        self.refused = 0  # messages that the pool would not handle
+        self.rejected = 0  # messages that the pool would not handle
         self.pace = SLOW  # seconds in a handler, of late, while all messages go to the pool
         self.bursts = bursts
         self.drops, self.refusals, self.talks = Burst(), Burst(), Burst()
 
-    def call(self, conn: Connection, message: Any) -> Any:
+    def call(self, conn: ClientConnection, message: Any) -> Any:
         """Run the handler on one message; return its answer."""
         conn.number += 1
         try:
@@ -126,7 +128,7 @@ class Handling:
         finally:
             SCOPE.reset(token)
 
-    def failed(self, conn: Connection, error: BaseException) -> bytes | None:
+    def failed(self, conn: ClientConnection, error: BaseException) -> bytes | None:
         """The handler raised: close this connection only. Return what is to be answered still."""
         conn.closing = True
         if isinstance(error, CloseConnection):
@@ -147,7 +149,7 @@ class Handling:
             log(_log, logging.ERROR, said, str(conn.peer), self.name, conn.number, burst.rest, error=error)
         return None
 
-    def answer(self, conn: Connection, answer: Any) -> None:
+    def answer(self, conn: ClientConnection, answer: Any) -> None:
         """Send what the handler returned; if that cannot be sent, it is a failure of it."""
         try:
             if answer is not None and memoryview(answer).nbytes:  # what is false, but no bytes, is no empty answer
@@ -158,7 +160,7 @@ class Handling:
 
     # -- the leader's way -----------------------------------------------------------------------------------------
 
-    def work(self, conn: Connection, lead: Lead) -> bool:
+    def work(self, conn: ClientConnection, lead: Lead) -> bool:
         """Handle what waits in `conn`, inline; False if the lead was lost. Answers are sent together."""
         lane, slot, waiting = self.lane, lead.slot, conn.waiting
         answers: list[bytes] = []
@@ -176,13 +178,13 @@ class Handling:
                 return False
             if answer is not None:
                 answers.append(answer if type(answer) is bytes else _own(answer))
-                size += _size_of(answer, self.write_buffer + 1)
-            if conn.closing or size > self.write_buffer:
+                size += _size_of(answer, self.max_unsent + 1)
+            if conn.closing or size > self.max_unsent:
                 break
         self.answer_all(conn, answers)
         return True
 
-    def answer_all(self, conn: Connection, answers: list[bytes]) -> None:
+    def answer_all(self, conn: ClientConnection, answers: list[bytes]) -> None:
         """Send what several messages were answered with."""
         try:
             answers = [b"".join(answers)] if len(answers) > 1 else answers
@@ -191,7 +193,7 @@ class Handling:
         for answer in answers:
             self.answer(conn, answer)
 
-    def delegate(self, conn: Connection) -> None:
+    def delegate(self, conn: ClientConnection) -> None:
         """Hand what waits in `conn` to the pool, which may make it wait, and so stops reading from it."""
         conn.calm = False
         conn.busy = True
@@ -219,22 +221,22 @@ class Handling:
             said = "%s: all %d threads are taken by conversations, so others wait%s"
             log(_log, logging.WARNING, said, self.lane.name, most, self.talks.rest)
 
-    def dropped(self, conn: Connection) -> None:
+    def dropped(self, conn: ClientConnection) -> None:
         """The pool will not handle what waits in `conn`. The pool's lock may be held."""
         dispatcher = self.lane.dispatcher
-        if self.limits.refusal is None or dispatcher.closed is not None or dispatcher.broken is not None:
+        if self.limits.reject_messages_with is None or dispatcher.closed is not None or dispatcher.broken is not None:
             self.give_back(conn, partial(self.lane.service.give_up, conn, "the pool dropped its message"))
         else:
-            self.give_back(conn, partial(self.refuse, conn, self.limits.refusal))
+            self.give_back(conn, partial(self.refuse, conn, self.limits.reject_messages_with))
 
-    def refuse(self, conn: Connection, refusal: bytes) -> None:
+    def refuse(self, conn: ClientConnection, refusal: bytes) -> None:
         """Tell a client, for each message that waits, that it will not be handled. For the thread that has `conn`."""
         if self.refusals.begins():
             said = "%s: messages are refused, for the pool has no room for them in time%s"
             log(_log, logging.WARNING, said, self.lane.name, self.refusals.rest)
-        room = (self.write_buffer - conn.unsent) // max(1, len(refusal))  # for more, it has to take these first
+        room = (self.max_unsent - conn.unsent) // max(1, len(refusal))  # for more, it has to take these first
         count = min(len(conn.waiting), max(1, room))
-        self.refused += count
+        self.rejected += count
         conn.number += count
         conn.write(refusal * count)
         for _ in range(count):
@@ -242,7 +244,7 @@ class Handling:
         conn.closing = conn.closing or self.converse is not None  # a conversation that never began
         self.release(conn)
 
-    def watched_again(self, conn: Connection) -> bool:
+    def watched_again(self, conn: ClientConnection) -> bool:
         """Have the poller tell of what `conn` sends; False if it cannot. The lane's lock is held."""
         try:
             self.lane.service.watch_for(conn, READ)
@@ -251,7 +253,7 @@ class Handling:
             return False
         return True
 
-    def give_back(self, conn: Connection, job: Callable[[], object]) -> None:
+    def give_back(self, conn: ClientConnection, job: Callable[[], object]) -> None:
         """Have the leader do `job`, after which `conn` is its own again; if nobody leads any more, close it."""
         with self.lane.lock:
             if not self.lane.over:
@@ -261,7 +263,7 @@ class Handling:
 
     # -- the way of other threads ---------------------------------------------------------------------------------
 
-    def deposed(self, conn: Connection, answer: Any, lead: Lead) -> None:
+    def deposed(self, conn: ClientConnection, answer: Any, lead: Lead) -> None:
         """The handler took so long that the lead is lost; `conn` is this thread's, and nothing else is."""
         with self.lane.lock:  # until the watchdog has let go of it
             lead.lost = None
@@ -274,7 +276,7 @@ class Handling:
         else:
             self.release(conn)
 
-    def follow(self, conn: Connection) -> bool:
+    def follow(self, conn: ClientConnection) -> bool:
         """Handle what waits in `conn`; return whether others wait for the thread, and some of it is left."""
         if self.converse is not None:
             self.hold(conn, self.converse)
@@ -294,7 +296,7 @@ class Handling:
         self.release(conn)
         return False
 
-    def hold(self, conn: Connection, converse: Callable[[Connection, Limits], None]) -> None:
+    def hold(self, conn: ClientConnection, converse: Callable[[ClientConnection, Limits], None]) -> None:
         """Let the protocol have `conn` to its end."""
         conn.number += 1
         self.followed += 1
@@ -304,7 +306,7 @@ class Handling:
             self.failed(conn, error)
         self.release(conn)
 
-    def judge(self, conn: Connection, took: float) -> None:
+    def judge(self, conn: ClientConnection, took: float) -> None:
         """Learn from how long a message took."""
         conn.slow = PAROLE if took > SLOW else max(0, conn.slow - 1)
         if self.lane.spread:
@@ -312,11 +314,11 @@ class Handling:
             if self.pace < QUICK:
                 self.lane.spread = False
 
-    def may_go_on(self, conn: Connection) -> bool:
+    def may_go_on(self, conn: ClientConnection) -> bool:
         """Whether the next message may be handled now."""
-        return not (conn.closing or conn.error or conn.unsent > self.write_buffer)
+        return not (conn.closing or conn.error or conn.unsent > self.max_unsent)
 
-    def release(self, conn: Connection) -> None:
+    def release(self, conn: ClientConnection) -> None:
         """Give `conn` back to the leader, who need not be told if it is to do nothing but read."""
         lane = self.lane
         conn.active = clock.now()
@@ -345,7 +347,7 @@ def _size_of(answer: Any, otherwise: int) -> int:
     return len(answer) if isinstance(answer, (bytes, bytearray)) else otherwise  # a memoryview's is in items, not bytes
 
 
-def _take(slot: list[Connection]) -> bool:
+def _take(slot: list[ClientConnection]) -> bool:
     """Take the connection out of the slot; False: the watchdog has, and with it the lead."""
     try:
         slot.pop()

@@ -6,7 +6,7 @@ import socket
 from math import inf
 from typing import TYPE_CHECKING
 
-from treadle.server._connection import Connection, Phase
+from treadle.server._connection import ClientConnection, Phase
 from treadle.server._deadlines import GRACE, Deadlines
 from treadle.server._pace import STALL
 
@@ -35,7 +35,7 @@ class Keeper:
         before, self.lane.now = self.lane.now, now
         stalled = now - self.lane.timers.next > STALL
         for timed in self.lane.timers.expired(now):
-            if type(timed) is not Connection:
+            if type(timed) is not ClientConnection:
                 timed.attend(0)  # a listener that paused, or an alarm
                 continue
             if stalled and not timed.busy:  # who was served in the turn before may have been so just now
@@ -55,7 +55,7 @@ class Keeper:
             if timed.phase is not Phase.CLOSED and timed.due == inf:  # else it was hastened just now
                 self.lane.timers.look_at(timed, end, now)
 
-    def judge(self, conn: Connection) -> None:
+    def judge(self, conn: ClientConnection) -> None:
         """Cut a connection that was looked at, if its time is over nevertheless."""
         now = self.lane.now
         end, why = self.deadlines.of(conn)
@@ -65,7 +65,7 @@ class Keeper:
         if conn.phase is not Phase.CLOSED:
             self.lane.timers.hasten(conn, end)
 
-    def cut(self, conn: Connection, why: str) -> None:
+    def cut(self, conn: ClientConnection, why: str) -> None:
         """End a connection whose time is over."""
         service = self.lane.service
         if conn.busy and why == "the server stops":  # a conversation that waits for its client's next message
@@ -83,7 +83,7 @@ class Keeper:
         else:
             service.close(conn, conn.why or why)
 
-    def disown(self, conn: Connection, why: str) -> None:
+    def disown(self, conn: ClientConnection, why: str) -> None:
         """Cut a connection that another thread has; it is closed when that gives it back."""
         conn.error = conn.error or why  # first, so that a handler can tell this end; all else is the other thread's
         conn.shut_down(socket.SHUT_RDWR)  # the client knows at once, and the handler when it reads or writes

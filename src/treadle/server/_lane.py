@@ -36,7 +36,7 @@ from treadle._clock import thread_clock
 from treadle._standing import Standing
 from treadle._words import log
 from treadle._worker import lent_here
-from treadle.server._connection import CHUNK, Connection
+from treadle.server._connection import CHUNK, ClientConnection
 from treadle.server._poller import READ, Poller, new_poller, renew_waker
 from treadle.server._timers import Timers
 
@@ -70,8 +70,8 @@ class Lead(Standing):
     def __init__(self, lane: Lane) -> None:
         super().__init__(lane.dispatcher)
         self.lane = lane
-        self.slot: list[Connection] = []  # the connection whose handler runs, and nothing else
-        self.lost: Connection | None = None  # with which it was deposed, until its thread has noticed
+        self.slot: list[ClientConnection] = []  # the connection whose handler runs, and nothing else
+        self.lost: ClientConnection | None = None  # with which it was deposed, until its thread has noticed
         self.recalled = False
         self.clock: int | None = None  # of the processor time that its thread uses
 
@@ -134,7 +134,9 @@ class Lane:
         self.poller: Poller = new_poller()
         self.timers = Timers(period)
         self.sources: dict[int, Any] = {}  # by descriptor: connections, and Sources
-        self.ready: dict[Connection, None] = {}  # to go on with though the poller has nothing to tell of them; in order
+        self.ready: dict[
+            ClientConnection, None
+        ] = {}  # to go on with though the poller has nothing to tell of them; in order
         self.now = clock()  # of this turn
         self.turns = 0  # times that something was begun that may block, by the leader; the watchdog reads it
         self.shakes = 0  # of them, steps of TLS handshakes; the others are messages
@@ -398,9 +400,9 @@ class Lane:
         with suppress(OSError):  # a kqueue is not inherited
             self.poller.close()
 
-    def connections(self) -> list[Connection]:
+    def connections(self) -> list[ClientConnection]:
         """Return the connections of this instant."""
-        return [source for source in list(self.sources.values()) if type(source) is Connection]
+        return [source for source in list(self.sources.values()) if type(source) is ClientConnection]
 
 
 PATIENCE = 0.005  # seconds that a caretaker waits for a worker that was woken, before it serves itself; a guess

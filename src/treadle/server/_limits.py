@@ -9,8 +9,8 @@ from treadle import _checks as checks
 __all__ = ["Limits"]
 
 AT_CEILING = ("pause", "reject", "evict_idle")
-COUNTS = {"max_connections": 1, "max_message": 1, "write_buffer": 0, "linger_bytes": 0}  # and the least of each
-LENGTHS = ("handshake_timeout", "rate_grace", "linger")  # seconds, never without limit
+COUNTS = {"max_connections": 1, "max_message": 1, "max_unsent": 0, "max_linger_bytes": 0}  # and the least of each
+LENGTHS = ("handshake_timeout", "min_rate_grace", "linger_timeout")  # seconds, never without limit
 TIMEOUTS = ("read_timeout", "write_timeout", "handler_timeout", "idle_timeout", "max_age")  # seconds, or None
 RATES = ("accept_rate", "min_read_rate", "min_write_rate")  # more than 0, or None
 
@@ -21,17 +21,18 @@ class Limits:
 
     Args:
         max_connections: connections at a time, 1 or more.
-        max_connections_per_peer: of them, from one address, 1 or more; an IPv6 address counts by its /64 (RFC 6177).
+        max_connections_per_host: of them, from one address, 1 or more; an IPv6 address counts by its /64 (RFC 6177).
             Behind a proxy that hides the clients' addresses this limits the proxy; see `Server(proxy=...)`.
         accept_rate: connections let in a second, more than 0; a second's worth may come at once.
-        when_full: what happens to clients beyond `max_connections`. "pause": they wait in the kernel's queue. "reject":
-            they are told `rejection` and closed. "evict_idle": the connection that has been idle for longest is closed
-            for them; if none is idle, they are rejected. Clients beyond `max_connections_per_peer` are always rejected.
-        rejection: what rejected clients are told; it should fit into a packet.
-        refusal: what a client is told instead of an answer to a message that the pool has no room for, or sheds, as the
-            pool's `when_full` and `order` say; the client may go on then. None: its connection is closed.
+        at_max_connections: what happens to clients beyond `max_connections`. "pause": they wait in the kernel's queue.
+            "reject": they are told `reject_connections_with` and closed. "evict_idle": the connection that has been
+            idle for longest is closed for them; if none is idle, they are rejected. Clients beyond
+            `max_connections_per_host` are always rejected.
+        reject_connections_with: what rejected clients are told; it should fit into a packet.
+        reject_messages_with: what a client is told instead of an answer to a message that the pool has no room for, or
+            sheds, as the pool's `when_full` and `order` say; the client may go on then. None: its connection is closed.
         max_message: bytes of one message, complete or not, 1 or more. A longer one closes its connection.
-        write_buffer: bytes of answers, 0 or more, that may wait for a client that reads slowly before nothing more is
+        max_unsent: bytes of answers, 0 or more, that may wait for a client that reads slowly before nothing more is
             read from it. One answer may be longer.
         handshake_timeout: seconds, more than 0, for the TLS handshake, and a proxy's header before it, together.
         read_timeout: seconds from the first byte of a message to its last, more than 0.
@@ -43,23 +44,23 @@ class Limits:
         max_age: seconds, more than 0, after which a connection is closed when no message is under way in it.
         min_read_rate: bytes a second of a message, more than 0, on average.
         min_write_rate: the same for what waits for the client.
-        rate_grace: seconds, more than 0, before these rates are judged.
-        linger: seconds, 0 or more, that a client's end is awaited after the last answer; what it still sends is thrown
-            away, so that the answer is not lost to a reset (RFC 9112, section 9.6).
-        linger_bytes: bytes thrown away so, 0 or more, before the connection is closed anyway.
+        min_rate_grace: seconds, more than 0, before these rates are judged.
+        linger_timeout: seconds, 0 or more, that a client's end is awaited after the last answer; what it still sends is
+            thrown away, so that the answer is not lost to a reset (RFC 9112, section 9.6).
+        max_linger_bytes: bytes thrown away so, 0 or more, before the connection is closed anyway.
 
     Raises:
         TypeError, ValueError: a value is of the wrong type, or out of range.
     """
 
     max_connections: int = 10_000
-    max_connections_per_peer: int | None = None
+    max_connections_per_host: int | None = None
     accept_rate: float | None = None
-    when_full: str = "pause"
-    rejection: bytes = b""
-    refusal: bytes | None = None
+    at_max_connections: str = "pause"
+    reject_connections_with: bytes = b""
+    reject_messages_with: bytes | None = None
     max_message: int = 1 << 20
-    write_buffer: int = 1 << 16
+    max_unsent: int = 1 << 16
     handshake_timeout: float = 10.0
     read_timeout: float | None = 30.0
     write_timeout: float | None = 30.0
@@ -68,22 +69,24 @@ class Limits:
     max_age: float | None = None
     min_read_rate: float | None = None
     min_write_rate: float | None = None
-    rate_grace: float = 5.0
-    linger: float = 2.0
-    linger_bytes: int = 1 << 16
+    min_rate_grace: float = 5.0
+    linger_timeout: float = 2.0
+    max_linger_bytes: int = 1 << 16
 
     def __post_init__(self) -> None:
         for name, least in COUNTS.items():
             checks.integer(name, getattr(self, name), least=least)
-        checks.integer_or_none("max_connections_per_peer", self.max_connections_per_peer, least=1)
-        checks.one_of("when_full", self.when_full, AT_CEILING)
-        if not isinstance(self.rejection, bytes):
-            raise TypeError(f"rejection={self.rejection!r} is {type(self.rejection).__name__}; allowed: bytes")
-        if not isinstance(self.refusal, (bytes, type(None))):
-            raise TypeError(f"refusal={self.refusal!r} is {type(self.refusal).__name__}; allowed: bytes, or None")
+        checks.integer_or_none("max_connections_per_host", self.max_connections_per_host, least=1)
+        checks.one_of("at_max_connections", self.at_max_connections, AT_CEILING)
+        if not isinstance(self.reject_connections_with, bytes):
+            told = self.reject_connections_with
+            raise TypeError(f"reject_connections_with={told!r} is {type(told).__name__}; allowed: bytes")
+        if not isinstance(self.reject_messages_with, (bytes, type(None))):
+            told = self.reject_messages_with
+            raise TypeError(f"reject_messages_with={told!r} is {type(told).__name__}; allowed: bytes, or None")
         for name in LENGTHS:
             checks.duration(name, getattr(self, name))
-        for name in (*TIMEOUTS, *RATES, "handshake_timeout", "rate_grace"):
+        for name in (*TIMEOUTS, *RATES, "handshake_timeout", "min_rate_grace"):
             value = getattr(self, name)
             if checks.seconds(name, value) == 0:
                 unit, none = (

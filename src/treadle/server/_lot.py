@@ -136,7 +136,7 @@ class Lot:
     def _submit(self, visit: Visit) -> None:
         pool = self._open_pool()
         visit.task = task = pool.options(name=type(self.server).__name__)._task_made(visit.run, (), {})
-        pool._task_home.admission.enter_later(task, "wait")
+        pool._task_home.admission.enter_later(task, "block")
         task.add_done_callback(visit.settled)
         if self.converses and visit.shake_by is None and isinstance(visit.request, socket.socket):
             self._tell_if_all_talk(pool)
@@ -264,7 +264,7 @@ class Lot:
     def _check_attributes(self) -> None:
         server = self.server
         checks.integer_or_none("max_workers", server.max_workers, least=1)
-        for name in ("idle_timeout", "handshake_timeout", "read_timeout", "write_timeout", "drain"):
+        for name in ("idle_timeout", "handshake_timeout", "read_timeout", "write_timeout", "drain_timeout"):
             checks.seconds(name, getattr(server, name))
         pool: object = server.pool
         if not isinstance(pool, Pool | None):
@@ -400,9 +400,9 @@ class Lot:
             if task is None or not task.cancel():
                 visit.cut()
         # They may still run because they are stuck in a log handler, which is not to keep us as well.
-        message = "%s: %d requests are cut off, for they still run after drain=%s s"
+        message = "%s: %d requests are cut off, for they still run after drain_timeout=%s s"
         teller = Teller()
-        teller.tell(partial(log, _log, logging.WARNING, message, self, len(left), self.server.drain))
+        teller.tell(partial(log, _log, logging.WARNING, message, self, len(left), self.server.drain_timeout))
         teller.quiet(LAST_WORDS)
 
     def forget_threads(self) -> None:

@@ -38,7 +38,7 @@ LAST_WORDS = 0.5  # seconds that whoever reads what is said is given to take it
 
 
 def serve_in_processes(
-    count: int, listeners: Sequence[Listener], serve: Callable[[Sequence[Listener], int], int], *, drain: float
+    count: int, listeners: Sequence[Listener], serve: Callable[[Sequence[Listener], int], int], *, drain_timeout: float
 ) -> int:
     """Call `serve` in `count` forked children, and see to it that there are always so many, until SIGTERM or SIGINT.
 
@@ -50,7 +50,7 @@ def serve_in_processes(
         listeners: the sockets to share; they are closed at the end.
         serve: called in a child with the listeners, and a descriptor for `Server.run(lifeline=...)`: its other end is
             the parent's, so the child notices when the parent is killed. Returns the child's exit status.
-        drain: seconds that a child may need to stop.
+        drain_timeout: seconds that a child may need to stop.
 
     Returns:
         The exit status: 0 if all children ended in order, 1 if not, or if they cannot be started. A child that is
@@ -61,7 +61,7 @@ def serve_in_processes(
     """
     if not hasattr(os, "fork"):
         raise OSError("several processes need os.fork, which this platform lacks; run one process, without --processes")
-    parent = Parent(count, listeners, serve, drain)
+    parent = Parent(count, listeners, serve, drain_timeout)
     try:
         return parent.run()
     finally:
@@ -73,12 +73,16 @@ class Parent:
     """Keeps children running. For the main thread alone."""
 
     def __init__(
-        self, count: int, listeners: Sequence[Listener], serve: Callable[[Sequence[Listener], int], int], drain: float
+        self,
+        count: int,
+        listeners: Sequence[Listener],
+        serve: Callable[[Sequence[Listener], int], int],
+        drain_timeout: float,
     ) -> None:
         self.count = count
         self.listeners = listeners
         self.serve = serve
-        self.drain = drain
+        self.drain_timeout = drain_timeout
         self.children: dict[int, float] = {}  # process id: when it was started
         self.lifeline, self.held = os.pipe()
         self.status = 0
@@ -219,7 +223,7 @@ class Parent:
     def stop(self) -> None:
         """Let the children end."""
         self.stopping = True
-        self.deadline = now() + self.drain + GRACE
+        self.deadline = now() + self.drain_timeout + GRACE
         self.pass_on(signal.SIGTERM)
         self.pass_on(signal.SIGCONT)  # one that is stopped would not hear it; systemd and runit do so, too
         for listener in self.listeners:  # or clients that come now would wait in a queue that nobody serves

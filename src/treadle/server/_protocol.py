@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from typing import Protocol as _Protocol
 
 if TYPE_CHECKING:
-    from treadle.server._connection import Connection, Peer
+    from treadle.server._connection import ClientConnection, Peer
     from treadle.server._framing import Cutter
     from treadle.server._limits import Limits
 
@@ -37,5 +37,5 @@ class Protocol(_Protocol):
         """Return the answer to a message; it may block."""
 
     @property
-    def converse(self) -> Callable[[Connection, Limits], None] | None:
+    def converse(self) -> Callable[[ClientConnection, Limits], None] | None:
         """Serve a connection to its end, blocking; None: it is served message by message, by `handle`."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from treadle._words import log
 from treadle.server._burst import Burst
-from treadle.server._connection import BLOCKED, CHUNK, Connection, Phase
+from treadle.server._connection import BLOCKED, CHUNK, ClientConnection, Phase
 from treadle.server._gate import Gate
 from treadle.server._limits import Limits
 from treadle.server._proxy import MOST, Header, Proxies, begins_with_header
@@ -40,14 +40,14 @@ class Reception:
         self.proxies = proxies
         self.malformed, self.untrusted, self.refusals = Burst(), Burst(), Burst()
 
-    def receive(self, conn: Connection) -> None:
+    def receive(self, conn: ClientConnection) -> None:
         """Decide whether a connection that was just accepted has to begin with a header."""
         if conn.peer.address in self.proxies:
             conn.phase, conn.header = Phase.HEADER, Header()
         else:
             conn.vet = self.vet
 
-    def hear(self, conn: Connection, header: Header) -> None:
+    def hear(self, conn: ClientConnection, header: Header) -> None:
         """Read what has come of the header, and not a byte more: TLS, or a Session, reads the rest from the socket."""
         try:
             data = conn.plain.recv(MOST, socket.MSG_PEEK)
@@ -73,7 +73,7 @@ class Reception:
         if header.whole:
             self.introduce(conn, header)
 
-    def introduce(self, conn: Connection, header: Header) -> None:
+    def introduce(self, conn: ClientConnection, header: Header) -> None:
         """Go on with a connection whose header is whole, in the client's name if it says one."""
         conn.header = None
         if header.client is not None:
@@ -88,19 +88,19 @@ class Reception:
         else:
             self.lane.service.welcome(conn)
 
-    def turn_away(self, conn: Connection, refusal: str) -> None:
+    def turn_away(self, conn: ClientConnection, refusal: str) -> None:
         """Refuse the client that a proxy speaks for, as it would have been when it was accepted."""
         if self.refusals.begins():
             log(_log, logging.WARNING, "%s: clients behind it are refused: %s", conn.peer, refusal)
         try:
             if not conn.secure:
-                conn.send(self.limits.rejection)
+                conn.send(self.limits.reject_connections_with)
                 conn.recv(CHUNK)  # or the kernel would send a reset for what came already, and the rejection be lost
         except OSError:
             pass  # it is gone already, or sent nothing yet
         self.lane.service.close(conn, REFUSED)
 
-    def look(self, conn: Connection) -> bool:
+    def look(self, conn: ClientConnection) -> bool:
         """Look at what comes before TLS has it; False: there is nothing yet, or the connection is over."""
         try:
             data = conn.plain.recv(MOST, socket.MSG_PEEK)
@@ -116,7 +116,7 @@ class Reception:
             return False
         return True
 
-    def vet(self, conn: Connection, data: bytes) -> bool:
+    def vet(self, conn: ClientConnection, data: bytes) -> bool:
         """Return whether `conn`, which sent `data` first, may go on. Called by the thread that has `conn`."""
         conn.vet = None
         peer = conn.peer

@@ -57,8 +57,9 @@ class Server:
         pool: whose threads run the handlers and lead; it is left open. None: one of its own.
         max_workers: threads of that own pool, 1 or more; None: as for Pool. Not together with `pool`; nor are these:
         queue_size: how many connections may wait there with a message each, because all threads are busy; see Pool.
-        when_full: what happens to further messages. "wait", or "run": their connections are not read from until there
-            is room. "reject": they are refused, see `Limits.refusal`. "discard_oldest": those that waited longest are.
+        when_full: what happens to further messages. "block", or "caller_runs": their connections are not read from
+            until there is room. "reject": they are refused, see `Limits.reject_messages_with`. "discard_oldest": those
+            that waited longest are.
         order: in which order messages run that wait, see Pool. "adaptive" refuses those that waited too long when more
             comes than can be done; "fair" takes turns between the addresses of clients.
         limits: how many, how much, how long (see Limits).
@@ -191,24 +192,24 @@ class Server:
 
     # -- ending ---------------------------------------------------------------------------------------------------
 
-    def stop(self, drain: float = DRAIN) -> int:
+    def stop(self, drain_timeout: float = DRAIN) -> int:
         """Stop: let in those that wait in the kernel's queue, finish what was begun, close all, and end.
 
-        A handler that is still running after `drain` seconds goes on in its thread; its connection is shut down. May
-        be called again, also to shorten the time. A handler of the server that calls it does not wait for the end, nor
-        does what `start` calls, or a signal handler that interrupts it: `start` waits then. In a forked child it does
-        nothing: the server is the parent's.
+        A handler that is still running after `drain_timeout` seconds goes on in its thread; its connection is shut
+        down. May be called again, also to shorten the time. A handler of the server that calls it does not wait for the
+        end, nor does what `start` calls, or a signal handler that interrupts it: `start` waits then. In a forked child
+        it does nothing: the server is the parent's.
 
         Args:
-            drain: seconds, 0 or more, for what was begun.
+            drain_timeout: seconds, 0 or more, for what was begun.
 
         Returns:
             How many connections had to be cut; 0 when all ended in order.
 
         Raises:
-            TypeError, ValueError: `drain` is not a number of seconds.
+            TypeError, ValueError: `drain_timeout` is not a number of seconds.
         """
-        seconds = checks.duration("drain", drain)
+        seconds = checks.duration("drain_timeout", drain_timeout)
         if self._process not in (None, os.getpid()):
             return 0
         self._begin_to_stop(seconds)
@@ -322,7 +323,7 @@ class Server:
 
     def run(
         self,
-        drain: float = DRAIN,
+        drain_timeout: float = DRAIN,
         *,
         watch: Callable[[ServerSnapshot], float] | None = None,
         lifeline: int | None = None,
@@ -334,7 +335,7 @@ class Server:
         `watch` that blocks keeps it from ending in time.
 
         Args:
-            drain: seconds for what was begun, see `stop`.
+            drain_timeout: seconds for what was begun, see `stop`.
             watch: called now and then, in a thread of its own, with a snapshot; returns the seconds until it wants the
                 next. If it raises, that is logged, and it is not called again.
             lifeline: the descriptor of a pipe whose other end the parent process holds. When that is gone, stop; while
@@ -348,7 +349,7 @@ class Server:
             OSError: it has ended at once because a descriptor of its own was closed by somebody else (EBADF).
             As `start` and `stop`. What a signal handler of the program's own raises stops it, and is raised then.
         """
-        seconds = checks.duration("drain", drain)
+        seconds = checks.duration("drain_timeout", drain_timeout)
         if threading.current_thread() is not threading.main_thread():
             return self._begin(seconds)._run_over()
         orphans = Orphans()
@@ -367,7 +368,7 @@ class Server:
     def _obey(
         self,
         signals: Signals,
-        drain: float,
+        drain_timeout: float,
         watch: Callable[[ServerSnapshot], float] | None,
         lifeline: int | None,
         orphans: Orphans,
@@ -397,21 +398,21 @@ class Server:
                 # With a parent, only it may cut: service managers send SIGTERM to the parent and to us, and so
                 # does the parent, and these are not two orders.
                 if not stopping:
-                    self._begin_to_stop(drain)
+                    self._begin_to_stop(drain_timeout)
                     message = "%s: stopping; a second signal cuts at once"
                     self._teller.tell(partial(log, _log, logging.INFO, message, _name_of(number)))
                 elif number == LOST or lifeline is None:
                     self._begin_to_stop(0.0)
                 stopping = True
 
-    def _begin(self, drain: float) -> Server:
+    def _begin(self, drain_timeout: float) -> Server:
         """Start, unless that was done and it still serves."""
-        self._drain = drain
+        self._drain = drain_timeout
         if self._state not in ("serving", "stopping"):
             self._start()
             self._teller.tell(partial(log, _log, logging.INFO, *self._serving()))
         if self._lost:  # already
-            self._begin_to_stop(drain)
+            self._begin_to_stop(drain_timeout)
         return self
 
     def _run_over(self) -> int:

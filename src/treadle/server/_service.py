@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from treadle._words import log
 from treadle.errors import MessageTooLong
 from treadle.server._burst import Bursts, kind_of
-from treadle.server._connection import BLOCKED, CHUNK, CUT_SHORT, RECORD, Connection, Phase, hang_up, is_ragged
+from treadle.server._connection import BLOCKED, CHUNK, CUT_SHORT, RECORD, ClientConnection, Phase, hang_up, is_ragged
 from treadle.server._deadlines import GRACE, Deadlines
 from treadle.server._messages import CloseConnection
 from treadle.server._pace import JAM
@@ -46,7 +46,7 @@ class Service:
         lane: Lane,
         limits: Limits,
         deadlines: Deadlines,
-        left: Callable[[Connection, str], object],
+        left: Callable[[ClientConnection, str], object],
         bursts: Bursts,
         reception: Reception | None = None,
     ) -> None:
@@ -59,7 +59,7 @@ class Service:
 
     # -- coming in ------------------------------------------------------------------------------------------------
 
-    def adopt(self, conn: Connection) -> None:
+    def adopt(self, conn: ClientConnection) -> None:
         """Begin to look after a connection that was accepted."""
         lane = self.lane
         lane.sources[conn.fd] = conn
@@ -71,7 +71,7 @@ class Service:
         else:
             self.watch(conn, READ)
 
-    def welcome(self, conn: Connection) -> None:
+    def welcome(self, conn: ClientConnection) -> None:
         """Greet a connection that is ready to talk."""
         conn.phase = Phase.OPEN
         conn.active = self.lane.now
@@ -96,12 +96,12 @@ class Service:
         if lead is not None and (lead.slot or lead.lost is not None):
             raise error  # it is in the middle of a handler, and the lead goes with it
         log(_log, logging.ERROR, "%s: a fault in treadle itself; serving goes on", self.lane.name, error=error)
-        if type(source) is Connection and not source.busy:
+        if type(source) is ClientConnection and not source.busy:
             self.close(source, "a fault in treadle itself")
 
     def do(self, source: Any, event: int, lead: Lead | None) -> bool:
         """Do what `event` asks for; False: the lead was lost."""
-        if type(source) is not Connection:
+        if type(source) is not ClientConnection:
             source.attend(event)
             return True
         conn = source
@@ -127,7 +127,7 @@ class Service:
         self.settle(conn)
         return True
 
-    def mine(self, conn: Connection) -> bool:
+    def mine(self, conn: ClientConnection) -> bool:
         """Whether the leader has `conn`, which another thread had; if not, do not watch it until it is given back."""
         lane = self.lane
         with lane.lock:
@@ -136,9 +136,9 @@ class Service:
                 conn.watched = 0
             return not conn.busy
 
-    def shake_hands(self, conn: Connection, lead: Lead | None) -> bool:
+    def shake_hands(self, conn: ClientConnection, lead: Lead | None) -> bool:
         """Go on with the TLS handshake, which computes for a while; False if the lead was lost over it."""
-        slot: list[Connection] = lead.slot if lead is not None else []
+        slot: list[ClientConnection] = lead.slot if lead is not None else []
         slot.append(conn)
         self.lane.turns += 1
         self.lane.shakes += 1
@@ -157,7 +157,7 @@ class Service:
         self.shaken(conn, error)
         return True
 
-    def shaken(self, conn: Connection, error: Exception | None) -> None:
+    def shaken(self, conn: ClientConnection, error: Exception | None) -> None:
         """Take note of what came of a step of the handshake."""
         conn.busy, conn.handled = False, 0.0
         if conn.phase is not Phase.SHAKING:
@@ -180,7 +180,7 @@ class Service:
 
     # -- reading --------------------------------------------------------------------------------------------------
 
-    def read(self, conn: Connection, lead: Lead | None) -> bool:
+    def read(self, conn: ClientConnection, lead: Lead | None) -> bool:
         """Read what has come, and have it handled; False: the lead was lost."""
         conn.wait_in, conn.looked = READ, True
         try:
@@ -193,7 +193,7 @@ class Service:
             return True
         return self.received(conn, data, self.cut(conn, data), lead)
 
-    def cut(self, conn: Connection, data: bytes) -> Sequence[Any]:
+    def cut(self, conn: ClientConnection, data: bytes) -> Sequence[Any]:
         """Return the messages that are complete with `data`, or with the end, b"".
 
         A framing that fails, or raises CloseConnection, closes it after what came before is answered, which waits then.
@@ -221,14 +221,14 @@ class Service:
             conn.waiting.extend(messages)
         return ()
 
-    def tell_unfit(self, conn: Connection, error: BaseException) -> None:
+    def tell_unfit(self, conn: ClientConnection, error: BaseException) -> None:
         """Log that a client is closed for what it sent. From any thread."""
         burst = self.bursts.of("framing", *kind_of(error))
         if not self.lane.orphaned and burst.begins():
             said = "%s: closed, for what it sent makes no message: %s%s"
             log(_log, logging.WARNING, said, conn.peer, error, burst.rest)
 
-    def read_all(self, conn: Connection) -> bytes:
+    def read_all(self, conn: ClientConnection) -> bytes:
         """Read what TLS has decrypted or can at once; b"": the peer sends no more. Raises as recv does.
 
         It does not read on until it would block: an end without TLS's own goodbye leaves a connection that cannot be
@@ -246,7 +246,7 @@ class Service:
             raise
         return data
 
-    def unreadable(self, conn: Connection, error: OSError) -> None:
+    def unreadable(self, conn: ClientConnection, error: OSError) -> None:
         """Reading failed."""
         if isinstance(error, BLOCKED):
             if conn.wait_in != READ or not conn.calm:
@@ -262,7 +262,7 @@ class Service:
         else:
             self.settle(conn)
 
-    def cut_short(self, conn: Connection) -> None:
+    def cut_short(self, conn: ClientConnection) -> None:
         """The end has come without TLS's goodbye, as anybody on the way can make it (RFC 8446, section 6.1).
 
         So it ends no message: what the framing holds back is dropped. When that is nothing, it is an end like others,
@@ -278,7 +278,7 @@ class Service:
                 log(_log, logging.WARNING, said, conn.peer, conn.held, burst.rest)
         self.settle(conn)
 
-    def received(self, conn: Connection, data: bytes, messages: Sequence[Any], lead: Lead | None) -> bool:
+    def received(self, conn: ClientConnection, data: bytes, messages: Sequence[Any], lead: Lead | None) -> bool:
         """Have handled what was read; False: the lead was lost. As `attend` does, it ends what goes wrong."""
         try:
             return self.take_in(conn, data, messages, lead)
@@ -286,7 +286,7 @@ class Service:
             self.fault(conn, lead, error)
             return True
 
-    def take_in(self, conn: Connection, data: bytes, messages: Sequence[Any], lead: Lead | None) -> bool:
+    def take_in(self, conn: ClientConnection, data: bytes, messages: Sequence[Any], lead: Lead | None) -> bool:
         """Note what was read, and have it handled; False: the lead was lost."""
         now = self.lane.now
         conn.active = now
@@ -300,10 +300,10 @@ class Service:
             conn.received += len(data)
         return self.proceed(conn, lead)
 
-    def proceed(self, conn: Connection, lead: Lead | None) -> bool:
+    def proceed(self, conn: ClientConnection, lead: Lead | None) -> bool:
         """Handle what waits in `conn`, here or elsewhere; False: the lead was lost."""
         handling = self.lane.handling
-        if conn.waiting and not conn.unsent > self.limits.write_buffer:
+        if conn.waiting and not conn.unsent > self.limits.max_unsent:
             if lead is None or conn.slow or self.lane.spread or not handling.inline:
                 handling.delegate(conn)
                 return True
@@ -326,7 +326,7 @@ class Service:
                 return False
         return True
 
-    def go_on(self, conn: Connection, lead: Lead | None) -> bool:
+    def go_on(self, conn: ClientConnection, lead: Lead | None) -> bool:
         """Do what is left to do in a connection; False: the lead was lost."""
         if conn.late:
             return self.look(conn, lead)
@@ -336,7 +336,7 @@ class Service:
 
     # -- looking once more ----------------------------------------------------------------------------------------
 
-    def look(self, conn: Connection, lead: Lead | None) -> bool:
+    def look(self, conn: ClientConnection, lead: Lead | None) -> bool:
         """Go on with a connection whose time is over, as if it were not, and have it judged; False: the lead was lost.
 
         What is in the kernel now counts as come in time, and nothing else, so that dripping bytes gains no time.
@@ -368,12 +368,12 @@ class Service:
             self.lane.keeper.judge(conn)
         return on
 
-    def is_late(self, conn: Connection) -> bool:
+    def is_late(self, conn: ClientConnection) -> bool:
         """Whether a message is to be read from `conn`, and should have been by now."""
         half = conn.begun and conn.phase is Phase.OPEN and not (conn.busy or conn.waiting or conn.out or conn.closing)
         return bool(half) and self.deadlines.of(conn)[0] <= self.lane.now
 
-    def make_up(self, conn: Connection, received: int, sent: int) -> None:
+    def make_up(self, conn: ClientConnection, received: int, sent: int) -> None:
         """Count the time of a transfer from now on that a stall of ours kept waiting: the client went on meanwhile.
 
         As far as it could, for the kernel holds only so much for us. `received` and `sent` are of before it was looked
@@ -385,13 +385,13 @@ class Service:
         elif self.is_late(conn) and conn.received - received >= JAM:
             self.excuse(conn)
 
-    def excuse(self, conn: Connection) -> None:
+    def excuse(self, conn: ClientConnection) -> None:
         """Count the time of `conn` from now on."""
         conn.active = self.lane.now
         if conn.begun:
             conn.begun, conn.received = self.lane.now, 0
 
-    def shake_on(self, conn: Connection, lead: Lead | None) -> bool:
+    def shake_on(self, conn: ClientConnection, lead: Lead | None) -> bool:
         """Go on with a handshake whose time is over; False if the lead was lost over it.
 
         Who has been silent only because its hello was not answered has its time for the rest. A handshake has few such
@@ -408,7 +408,7 @@ class Service:
 
     # -- sending --------------------------------------------------------------------------------------------------
 
-    def unsent(self, conn: Connection, answer: Any, error: Exception) -> None:
+    def unsent(self, conn: ClientConnection, answer: Any, error: Exception) -> None:
         """An answer could not be sent."""
         if not isinstance(error, OSError) or not can_be_sent(answer):
             self.lane.handling.answer(conn, answer)  # says what is wrong with it
@@ -419,7 +419,7 @@ class Service:
             conn.give_up(error)
         self.settle(conn)
 
-    def keep(self, conn: Connection, answer: Any, sent: int) -> None:
+    def keep(self, conn: ClientConnection, answer: Any, sent: int) -> None:
         """Send later what is left of an answer of which `sent` bytes are gone."""
         rest = memoryview(answer).cast("B")[sent:]
         if rest:
@@ -428,7 +428,7 @@ class Service:
 
     # -- deciding -------------------------------------------------------------------------------------------------
 
-    def settle(self, conn: Connection) -> None:
+    def settle(self, conn: ClientConnection) -> None:
         """Decide what a connection waits for next, or that it is over. The only place where closing is decided."""
         phase = conn.phase
         if phase is Phase.CLOSED or phase is Phase.LINGERING:
@@ -463,19 +463,19 @@ class Service:
             conn.calm = not (conn.secure or conn.slow or conn.begun or conn.busy or conn.vet or self.lane.draining)
             conn.calm = conn.calm and self.lane.handling.inline
 
-    def sending(self, conn: Connection) -> None:
+    def sending(self, conn: ClientConnection) -> None:
         """Begin to time an answer that is to be sent later."""
         if not conn.out_since:
             conn.out_since, conn.sent = self.lane.now, 0
             self.lane.timers.hasten(conn, self.deadlines.of(conn)[0])
 
-    def is_over(self, conn: Connection) -> bool:
+    def is_over(self, conn: ClientConnection) -> bool:
         """Whether a connection that is idle is to be closed: it is too old, or the server stops."""
         if conn.last or not self.lane.draining:
             return conn.last
         return conn.number > 0 or self.lane.now >= max(self.deadlines.drained_at, conn.active) + GRACE
 
-    def finish(self, conn: Connection) -> None:
+    def finish(self, conn: ClientConnection) -> None:
         """Close a connection as gently as may be: after what is answered is sent."""
         conn.waiting.clear()
         conn.begun = 0.0
@@ -491,7 +491,7 @@ class Service:
             return
         self.part(conn)
 
-    def part(self, conn: Connection) -> None:
+    def part(self, conn: ClientConnection) -> None:
         """Close a connection that has been sent its last.
 
         A close while bytes of the peer's are unread would have the kernel send RST, and take back what was answered. So
@@ -504,9 +504,9 @@ class Service:
             self.close(conn, "")
             return
         self.watch(conn, READ)
-        self.lane.timers.hasten(conn, self.lane.now + self.limits.linger)
+        self.lane.timers.hasten(conn, self.lane.now + self.limits.linger_timeout)
 
-    def linger(self, conn: Connection) -> None:
+    def linger(self, conn: ClientConnection) -> None:
         """Throw away what the peer still sends, up to the limit."""
         try:
             data = conn.plain.recv(CHUNK)
@@ -518,10 +518,10 @@ class Service:
         conn.received += len(data)
         if not data:
             self.close(conn, "")
-        elif conn.received > self.limits.linger_bytes:
-            self.close(conn, conn.why or "linger_bytes")
+        elif conn.received > self.limits.max_linger_bytes:
+            self.close(conn, conn.why or "max_linger_bytes")
 
-    def close(self, conn: Connection, why: str) -> None:
+    def close(self, conn: ClientConnection, why: str) -> None:
         """Close, and forget; `why` is "" for an orderly end. The only place where a connection's socket is closed."""
         lane = self.lane
         if conn.phase is Phase.CLOSED:
@@ -545,14 +545,14 @@ class Service:
             else:
                 hang_up(conn.sock)
 
-    def abort(self, conn: Connection, why: str) -> None:
+    def abort(self, conn: ClientConnection, why: str) -> None:
         """Close a connection that does not take what it is sent; the kernel is to forget that as well."""
         conn.tear()
         self.close(conn, why)
 
     # -- watching -------------------------------------------------------------------------------------------------
 
-    def watch(self, conn: Connection, events: int) -> None:
+    def watch(self, conn: ClientConnection, events: int) -> None:
         """Watch `conn` for `events`."""
         try:
             self.watch_for(conn, events)
@@ -560,7 +560,7 @@ class Service:
             conn.give_up(error)
             self.close(conn, conn.error or "")
 
-    def watch_for(self, conn: Connection, events: int) -> None:
+    def watch_for(self, conn: ClientConnection, events: int) -> None:
         """Do it, for the leader, or for the thread that gives `conn` back and holds the lane's lock.
 
         Raises:
@@ -575,14 +575,14 @@ class Service:
             self.lane.poller.add(conn.fd, events)
         conn.watched = events
 
-    def take_back(self, conn: Connection) -> None:
+    def take_back(self, conn: ClientConnection) -> None:
         """Take a connection over from another thread, which has left something to do in it."""
         conn.busy = False
         if conn.phase is Phase.OPEN and conn.out:
             conn.flush()
         self.settle(conn)
 
-    def give_up(self, conn: Connection, why: str) -> None:
+    def give_up(self, conn: ClientConnection, why: str) -> None:
         """Take a connection over from a thread, or a task, that will not go on with it."""
         conn.busy = False
         conn.give_up(why)

@@ -20,9 +20,9 @@ from treadle.server._messages import CloseConnection
 from treadle.server._pace import JAM, STALL, Pace
 
 if TYPE_CHECKING:
-    from treadle.server._connection import Connection, Peer
+    from treadle.server._connection import ClientConnection, Peer
 
-__all__ = ["Conversation", "Session"]
+__all__ = ["Connection", "Session"]
 
 CHUNK = 64 * 1024  # bytes read at once, at most
 
@@ -36,7 +36,7 @@ class Session:
     wait, and is far quicker.
 
     Args:
-        handler: takes a `Conversation`. What it raises closes the connection and is logged, but for CloseConnection,
+        handler: takes a `Connection`. What it raises closes the connection and is logged, but for CloseConnection,
             and for what `conn` raised because the client was late, or left, or sent more than `Limits.max_message`.
         speaks_first: whether the handler is called as soon as the client has come in, for protocols in which the
             server greets. Each client then takes a thread before it has said anything, and when all threads are taken,
@@ -48,7 +48,7 @@ class Session:
 
     greeting = b""
 
-    def __init__(self, handler: Callable[[Conversation], object], *, speaks_first: bool = False) -> None:
+    def __init__(self, handler: Callable[[Connection], object], *, speaks_first: bool = False) -> None:
         checks.handler("handler", handler, "conn", instead="Messages(...), with the command no --session")
         self.handler = handler
         self.speaks_first = checks.boolean("speaks_first", speaks_first)
@@ -62,9 +62,9 @@ class Session:
         """Never called: a conversation is not cut into messages."""
         raise NotImplementedError
 
-    def converse(self, connection: Connection, limits: Limits) -> None:
+    def converse(self, connection: ClientConnection, limits: Limits) -> None:
         """Serve a connection to its end."""
-        conversation = Conversation(connection, limits)
+        conversation = Connection(connection, limits)
         try:
             connection.run(self.handler, conversation)
         except MessageTooLong:
@@ -88,7 +88,7 @@ class Session:
         return f"Session({self.name})"
 
 
-class Conversation:
+class Connection:
     """The client, for a Session's handler: read, write, close. For one thread at a time.
 
     Every method that waits raises TimeoutError when the server's Limits say so, and OSError when the client is gone.
@@ -98,14 +98,14 @@ class Conversation:
         peer: who the client is.
     """
 
-    def __init__(self, connection: Connection, limits: Limits) -> None:
+    def __init__(self, connection: ClientConnection, limits: Limits) -> None:
         self.peer = connection.peer
         self._connection = connection
         self._sock = connection.sock
         self._idle = limits.idle_timeout
         self._most = limits.max_message
-        self._reading = Pace("read", limits.read_timeout, limits.min_read_rate, limits.rate_grace)
-        self._writing = Pace("write", limits.write_timeout, limits.min_write_rate, limits.rate_grace)
+        self._reading = Pace("read", limits.read_timeout, limits.min_read_rate, limits.min_rate_grace)
+        self._writing = Pace("write", limits.write_timeout, limits.min_write_rate, limits.min_rate_grace)
         self._rest = bytearray(b"".join(connection.waiting))  # read, and not taken
         connection.waiting.clear()
         self._closed = False
@@ -331,7 +331,7 @@ class Conversation:
         self.gone = error
         self.why = limit if _is_late(error) else error.strerror or type(error).__name__
 
-    def __enter__(self) -> Conversation:
+    def __enter__(self) -> Connection:
         return self
 
     def __exit__(
@@ -340,7 +340,7 @@ class Conversation:
         self.close()
 
     def __repr__(self) -> str:
-        return f"<Conversation with {self.peer}>"
+        return f"<Connection with {self.peer}>"
 
 
 def _is_late(error: OSError) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from treadle.events import Snapshot
+from treadle.events import PoolSnapshot
 from treadle.server._fleet import Fleet
 
 __all__ = ["ServerSnapshot", "snapshot_of"]
@@ -20,14 +20,14 @@ class ServerSnapshot:
         state: "new", "serving", "stopping" or "stopped".
         address: where it listens.
         connections: that are open now.
-        accepted: connections so far; `refused` of them were turned away.
+        accepted: connections so far; `rejected_connections` of them were turned away.
         closed: connections that are over, of those that came in.
         closed_by: of them, how many by which limit or fault: a name of `Limits`, "evicted", "framing" (which failed),
             "TLS handshake failed", "TLS cut short" (ended amid a message, without TLS's goodbye), "cut at the end", or
             what the system says. The others ended in order.
         messages: that were handled so far.
         handed_over: of them, those that were not handled inline.
-        refused_messages: that the pool had no room for, or shed.
+        rejected_messages: that the pool had no room for, or shed.
         failures: handlers that raised, or returned what is no answer.
         pool: the threads.
     """
@@ -37,17 +37,17 @@ class ServerSnapshot:
     address: str
     connections: int
     accepted: int
-    refused: int
+    rejected_connections: int
     closed: int
     closed_by: Mapping[str, int]
     messages: int
     handed_over: int
-    refused_messages: int
+    rejected_messages: int
     failures: int
-    pool: Snapshot
+    pool: PoolSnapshot
 
 
-def snapshot_of(name: str, state: str, fleet: Fleet | None, pool: Snapshot) -> ServerSnapshot:
+def snapshot_of(name: str, state: str, fleet: Fleet | None, pool: PoolSnapshot) -> ServerSnapshot:
     """Return what a server does now; `fleet` is None before it was started."""
     acceptors = [] if fleet is None else fleet.acceptors
     lanes = [] if fleet is None else fleet.lanes
@@ -57,12 +57,13 @@ def snapshot_of(name: str, state: str, fleet: Fleet | None, pool: Snapshot) -> S
         address=", ".join(acceptor.listener.address for acceptor in acceptors),
         connections=0 if fleet is None else fleet.gate.connections,
         accepted=sum(acceptor.accepted for acceptor in acceptors),
-        refused=sum(acceptor.refused for acceptor in acceptors) + (0 if fleet is None else fleet.refused),
+        rejected_connections=sum(acceptor.rejected for acceptor in acceptors)
+        + (0 if fleet is None else fleet.rejected),
         closed=0 if fleet is None else fleet.closed,
         closed_by={} if fleet is None else fleet.causes(),
         messages=sum(lane.turns - lane.shakes + lane.handling.followed for lane in lanes),
         handed_over=sum(lane.handling.handed_over for lane in lanes),
-        refused_messages=sum(lane.handling.refused for lane in lanes),
+        rejected_messages=sum(lane.handling.rejected for lane in lanes),
         failures=sum(lane.handling.failures for lane in lanes),
         pool=pool,
     )

@@ -51,8 +51,8 @@ class PoolMixIn(Base):
     Attributes, of the class or set before serving:
         max_workers: threads of the server's own pool, 1 or more; None: as for Pool.
         pool: a Pool to share instead, which is left open; None: one of its own.
-        park: whether clients wait for their first byte without a thread. False where the server speaks first, as in
-            SMTP and FTP, and then they keep their thread between requests, too.
+        wait_for_first_byte: whether clients wait for their first byte without a thread. False where the server speaks
+            first, as in SMTP and FTP, and then they keep their thread between requests, too.
         max_connections: clients at once, waiting or served, 1 or more; of datagrams, those not answered yet. Beyond
             that, nothing is accepted until one leaves.
         idle_timeout: seconds, 0 or more, that a client may wait without a thread before it is closed; None: no limit.
@@ -66,21 +66,21 @@ class PoolMixIn(Base):
         write_timeout: seconds, 0 or more, in which a client must have taken some more of what a StreamRequestHandler
             sends, unless that sets a time-out of its own, or the socket is a TLS one. Then BlockingIOError, an OSError,
             is raised. None: no limit.
-        drain: seconds, 0 or more, that `server_close` waits for running handlers before it cuts their clients off;
-            None: as long as it takes.
+        drain_timeout: seconds, 0 or more, that `server_close` waits for running handlers before it cuts their clients
+            off; None: as long as it takes.
         block_on_close: whether `server_close` waits, and cuts, at all.
         daemon_threads: True: neither `server_close` nor the interpreter's exit waits for running handlers.
     """
 
     max_workers: int | None = None
     pool: Pool | None = None
-    park: bool = True
+    wait_for_first_byte: bool = True
     max_connections: int = 10_000
     idle_timeout: float | None = 60.0
     handshake_timeout: float | None = 10.0
     read_timeout: float | None = 30.0
     write_timeout: float | None = 30.0
-    drain: float | None = 10.0
+    drain_timeout: float | None = 10.0
     block_on_close: bool = True
     daemon_threads: bool = False
 
@@ -221,14 +221,14 @@ class PoolMixIn(Base):
     # -- the end ----------------------------------------------------------------------------------------------------
 
     def server_close(self) -> None:
-        """Accept no more, close the clients that wait, and wait up to `drain` seconds for handlers that run.
+        """Accept no more, close the clients that wait, and wait up to `drain_timeout` seconds for handlers that run.
 
         If serve_forever runs, it returns. From a handler, nothing is waited for. What still runs after that time finds
         that its clients have left.
         """
         lot = self.__lot
-        deadline = None if self.drain is None else clock.now() + self.drain
-        lot.close(self.drain)
+        deadline = None if self.drain_timeout is None else clock.now() + self.drain_timeout
+        lot.close(self.drain_timeout)
         datagrams = getattr(self, "socket_type", None) == socket.SOCK_DGRAM
         if not datagrams:
             super().server_close()

@@ -115,7 +115,11 @@ class Visit:
 
     def waits(self) -> bool:
         """Whether there is nothing to do before the client sends something."""
-        return self.polled and self.descriptor() >= 0 and (self.shake_by is not None or self.lot.server.park)
+        return (
+            self.polled
+            and self.descriptor() >= 0
+            and (self.shake_by is not None or self.lot.server.wait_for_first_byte)
+        )
 
     def descriptor(self) -> int:
         """Return the descriptor to poll; -1 if there is none."""
@@ -254,7 +258,7 @@ class Visit:
         lot = self.lot
         return (
             self.polled
-            and lot.server.park
+            and lot.server.wait_for_first_byte
             and handler.server is lot.server
             and isinstance(getattr(handler, "connection", None), socket.socket)
             and isinstance(getattr(handler, "rfile", None), (Reader, Source))
