@@ -6,8 +6,6 @@ as the work does. Under pressure: `deadline` and cancellation, `ConcurrencyLimit
 `treadle.orders`. Errors are in `treadle.errors`, what pools tell in `treadle.events`.
 """
 
-from __future__ import annotations
-
 from treadle._channel import Channel
 from treadle._crew import Crew
 from treadle._futures import Future
@@ -15,6 +13,7 @@ from treadle._groups import TaskGroup
 from treadle._limit import ConcurrencyLimit
 from treadle._pipeline import Pipeline
 from treadle._pool import Pool
+from treadle._public import publish as _publish
 from treadle._rate import Rate
 from treadle._scope import checkpoint, deadline, should_stop, sleep, time_left
 from treadle._waiting import as_completed, wait
@@ -36,3 +35,5 @@ __all__ = [
     "time_left",
     "wait",
 ]
+
+_publish(__name__, globals())

@@ -240,3 +240,7 @@ class MessageTooLong(TreadleError):
         self.length = length
         what = "a message" if length is None else f"a message of {length} bytes"
         super().__init__(f"{what} is longer than {limit} bytes; raise Limits(max_message=...) if clients may send that")
+
+
+def __dir__() -> list[str]:
+    return list(__all__)

@@ -178,3 +178,7 @@ class PoolSnapshot:
     longest_wait: float
     closed: bool
     workers: tuple[WorkerSnapshot, ...]
+
+
+def __dir__() -> list[str]:
+    return list(__all__)

@@ -126,7 +126,7 @@ def test_a_pool_that_was_shut_down_cuts_connections_and_says_why(caplog: object)
             pool.shutdown()
             sock.sendall(b"quick\n")
             assert sock.recv(1) == b""
-        assert server.snapshot().closed_by == {"the pool dropped its message": 1}
+        assert server.snapshot().closed_by == {"message_rejected": 1}
 
 
 class Raises:
@@ -309,4 +309,4 @@ def test_a_thread_that_ends_amid_a_message_leaves_nobody_waiting(step: str, monk
             sock.sendall(b"bad\nlast\n")
             assert receive_all(sock) == b""
         assert ask(other, b"line\n") == b"line\n"
-        assert server.snapshot().closed_by == {"its thread was killed": 1}
+        assert server.snapshot().closed_by == {"thread_killed": 1}

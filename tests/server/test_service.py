@@ -270,7 +270,7 @@ def test_a_fault_over_one_connection_ends_that_one_and_is_told_once(
             sock.sendall(b"more\n")
             until(lambda: server.snapshot().connections == 1)
         assert ask(other, b"y\n", 1) == b"y"
-        assert server.snapshot().closed_by == {"a fault in treadle itself": 1}
+        assert server.snapshot().closed_by == {"internal_error": 1}
     assert caplog.text.count("a fault in treadle itself") == 1
     assert "a fault of ours" in caplog.text
 
@@ -286,7 +286,7 @@ def test_a_fault_over_what_is_read_in_the_short_way_ends_that_connection_and_not
             sock.sendall(message)
             assert receive_all(sock) == b""
         until(lambda: server.snapshot().connections == 0)
-        assert server.snapshot().closed_by == {"a fault in treadle itself": 1}
+        assert server.snapshot().closed_by == {"internal_error": 1}
     assert caplog.text.count("a fault in treadle itself") == 1
 
 

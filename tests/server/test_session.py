@@ -209,7 +209,7 @@ def test_half_a_line_that_a_stop_cuts_is_no_line(when: str) -> None:
     until(lambda: seen)
     assert seen == [EOFError]
     assert server.snapshot().failures == 0
-    assert server.snapshot().closed_by == ({} if when == "in a lull" else {"cut at the end": 1})
+    assert server.snapshot().closed_by == ({} if when == "in a lull" else {"drain_timeout": 1})
 
 
 def steps(conn: Connection) -> Iterator[bytes]:

@@ -6,6 +6,7 @@
 "adaptive"  Adaptive()  first in, first out; when more is offered than can be done, newest first, and the rest is shed
 """
 
+from treadle._public import publish as _publish
 from treadle.orders._adaptive import Adaptive
 from treadle.orders._fair import Fair
 from treadle.orders._fifo import Fifo
@@ -14,3 +15,5 @@ from treadle.orders._order import Order
 from treadle.orders._priority import Priority
 
 __all__ = ["Adaptive", "Fair", "Fifo", "Order", "Priority", "order_named"]
+
+_publish(__name__, globals())

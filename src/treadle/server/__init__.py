@@ -4,6 +4,7 @@ A protocol turns bytes into calls: `Messages` calls a function for each message,
 `Server` runs them on a pool, within `Limits`: one thread serves all connections until a handler blocks, then the next.
 """
 
+from treadle._public import publish as _publish
 from treadle.server._connection import Peer
 from treadle.server._framing import Delimiter, LengthPrefix, Lines, Raw
 from treadle.server._limits import Limits
@@ -30,3 +31,5 @@ __all__ = [
     "ServerSnapshot",
     "Session",
 ]
+
+_publish(__name__, globals())

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 __all__ = [
     "BLOCKED",
     "CHUNK",
-    "CUT_SHORT",
     "RECORD",
     "ClientConnection",
     "Peer",
@@ -43,7 +42,6 @@ KERNEL = 16 << 20  # bytes that the kernel holds for one connection, at most; it
 HANDSHAKE, LONGEST_RECORD = b"\x16", 5 + (1 << 14)  # how a record of one begins; bytes of a plain one, at most
 PIECE = 1 << 16  # bytes given to TLS at once, which does not say how many of them it has sent before all are
 RECORD = 22  # bytes of a TLS record beside what it carries, at least (RFC 8446, section 5.2; a tag of 16 bytes)
-CUT_SHORT = "TLS cut short"  # why a connection is closed that ended amid a message, without TLS's own goodbye
 RESET = struct.pack("ii", 1, 0)  # SO_LINGER with no time: the kernel forgets what is unsent, and sends RST
 BLOCKED = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 

@@ -21,6 +21,7 @@ from treadle import _lifecycle as lifecycle
 from treadle._words import log
 from treadle.server._acceptor import Acceptor
 from treadle.server._burst import Burst, Bursts, kind_of
+from treadle.server._causes import CUT, NO_HANDSHAKE, cause_of
 from treadle.server._connection import CHUNK, ClientConnection, Peer, hang_up
 from treadle.server._deadlines import Deadlines
 from treadle.server._eviction import Eviction
@@ -45,7 +46,6 @@ __all__ = ["Fleet"]
 
 _log = logging.getLogger("treadle.server")
 
-CUT = "cut at the end"
 LIMITS = {
     "handshake_timeout": logging.WARNING,
     "read_timeout": logging.WARNING,
@@ -170,7 +170,7 @@ class Fleet:
             self.gate.leave(address)
             with self._lock:
                 self.closed += 1
-                self.closed_by[why] += 1
+                self.closed_by[cause_of(why)] += 1
             hang_up(sock)
             return
         lane = self.lanes[self._turn % len(self.lanes)]
@@ -206,7 +206,7 @@ class Fleet:
         if burst.begins():
             said = "%s: clients are closed, for TLS fails before the handshake%s"
             log(_log, logging.ERROR, said, self.protocol.name, burst.rest, error=error)
-        return "TLS handshake failed"
+        return NO_HANDSHAKE
 
     def _cutter(self) -> Cutter | None:
         """Return a cutter for a new connection; None if the framing, which may be the user's, fails."""
@@ -234,7 +234,7 @@ class Fleet:
             else:
                 self.closed += 1
                 if why:
-                    self.closed_by[why] += 1
+                    self.closed_by[cause_of(why)] += 1
         if why:
             self._tell_cut(conn, why)
         for acceptor in self.acceptors:

@@ -20,6 +20,7 @@ from treadle._words import log
 from treadle.errors import DeadlineExceeded, MessageTooLong, PoolFull, TreadleError
 from treadle.orders import Fair
 from treadle.server._burst import Burst, Bursts, kind_of
+from treadle.server._causes import DROPPED
 from treadle.server._connection import ClientConnection, Peer, hang_up
 from treadle.server._messages import CloseConnection
 from treadle.server._poller import READ
@@ -225,7 +226,7 @@ class Handling:
         """The pool will not handle what waits in `conn`. The pool's lock may be held."""
         dispatcher = self.lane.dispatcher
         if self.limits.reject_messages_with is None or dispatcher.closed is not None or dispatcher.broken is not None:
-            self.give_back(conn, partial(self.lane.service.give_up, conn, "the pool dropped its message"))
+            self.give_back(conn, partial(self.lane.service.give_up, conn, DROPPED))
         else:
             self.give_back(conn, partial(self.refuse, conn, self.limits.reject_messages_with))
 

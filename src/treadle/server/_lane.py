@@ -36,6 +36,7 @@ from treadle._clock import thread_clock
 from treadle._standing import Standing
 from treadle._words import log
 from treadle._worker import lent_here
+from treadle.server._causes import CUT, KILLED
 from treadle.server._connection import CHUNK, ClientConnection
 from treadle.server._poller import READ, Poller, new_poller, renew_waker
 from treadle.server._timers import Timers
@@ -178,7 +179,7 @@ class Lane:
         except BaseException:  # a fault of ours, or the thread is killed
             conn = lead.slot.pop() if lead.slot else lead.lost
             if conn is not None:
-                self.post(partial(self.service.give_up, conn, "its thread was killed"))
+                self.post(partial(self.service.give_up, conn, KILLED))
             raise
         finally:
             with self.lock:
@@ -367,9 +368,9 @@ class Lane:
             self.run_posted()
         for conn in self.connections():
             if conn.busy:  # cut, and closed by its handler when that is done, of which nobody is told any more
-                self.service.left(conn, conn.error or "cut at the end")
+                self.service.left(conn, conn.error or CUT)
             else:  # it was the leader's, who was stuck when all were cut, see `Fleet.abandon`
-                self.service.abort(conn, "cut at the end")
+                self.service.abort(conn, CUT)
         self.poller.close()
 
     def run_posted(self) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from treadle._words import log
 from treadle.server._burst import Burst
+from treadle.server._causes import MALFORMED, UNTRUSTED
 from treadle.server._connection import BLOCKED, CHUNK, ClientConnection, Phase
 from treadle.server._gate import Gate
 from treadle.server._limits import Limits
@@ -20,8 +21,7 @@ __all__ = ["MALFORMED", "REFUSED", "UNTRUSTED", "Reception"]
 
 _log = logging.getLogger("treadle.server")
 
-MALFORMED, UNTRUSTED = "no valid PROXY header", "PROXY header of an untrusted address"  # why connections are closed,
-REFUSED = "refused"  # or, of the client that a proxy speaks for, turned away
+REFUSED = "refused"  # why a connection is closed: the client that a proxy speaks for was turned away
 
 
 class Reception:

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 from treadle._words import log
 from treadle.errors import MessageTooLong
 from treadle.server._burst import Bursts, kind_of
-from treadle.server._connection import BLOCKED, CHUNK, CUT_SHORT, RECORD, ClientConnection, Phase, hang_up, is_ragged
+from treadle.server._causes import CUT_SHORT, FAULT, NO_HANDSHAKE
+from treadle.server._connection import BLOCKED, CHUNK, RECORD, ClientConnection, Phase, hang_up, is_ragged
 from treadle.server._deadlines import GRACE, Deadlines
 from treadle.server._messages import CloseConnection
 from treadle.server._pace import JAM
@@ -97,7 +98,7 @@ class Service:
             raise error  # it is in the middle of a handler, and the lead goes with it
         log(_log, logging.ERROR, "%s: a fault in treadle itself; serving goes on", self.lane.name, error=error)
         if type(source) is ClientConnection and not source.busy:
-            self.close(source, "a fault in treadle itself")
+            self.close(source, FAULT)
 
     def do(self, source: Any, event: int, lead: Lead | None) -> bool:
         """Do what `event` asks for; False: the lead was lost."""
@@ -175,7 +176,7 @@ class Service:
             burst = self.bursts.of("handshake", *reason_of(error))
             if burst.begins():
                 log(_log, logging.WARNING, "%s: TLS handshake failed: %s%s", conn.peer, error, burst.rest)
-            conn.why = "TLS handshake failed"
+            conn.why = NO_HANDSHAKE
             self.part(conn)  # so that the alert, which says why, is not lost to a reset
 
     # -- reading --------------------------------------------------------------------------------------------------

@@ -13,7 +13,8 @@ from treadle import _checks as checks
 from treadle import _clock as clock
 from treadle._calls import name_of
 from treadle.errors import MessageTooLong
-from treadle.server._connection import BLOCKED, CUT_SHORT, RECORD, is_ragged
+from treadle.server._causes import CUT_SHORT
+from treadle.server._connection import BLOCKED, RECORD, is_ragged
 from treadle.server._framing import Cutter, RawCutter
 from treadle.server._limits import Limits
 from treadle.server._messages import CloseConnection

@@ -22,9 +22,12 @@ class ServerSnapshot:
         connections: that are open now.
         accepted: connections so far; `rejected_connections` of them were turned away.
         closed: connections that are over, of those that came in.
-        closed_by: of them, how many by which limit or fault: a name of `Limits`, "evicted", "framing" (which failed),
-            "TLS handshake failed", "TLS cut short" (ended amid a message, without TLS's goodbye), "cut at the end", or
-            what the system says. The others ended in order.
+        closed_by: of them, how many by which limit or fault: a name of `Limits`; "evicted"; "drain_timeout" (cut at the
+            end of a stop); "framing" (which failed); "tls_handshake" (failed), "tls_cut_short" (ended amid a message,
+            without TLS's goodbye), "tls_error" (after the handshake); "proxy_header" (no valid one), "proxy_untrusted"
+            (a header of an address that may send none); "message_rejected" (by the pool, without
+            `Limits.reject_messages_with`); "thread_killed" (amid a handler); "connection_lost" (reset, broken, timed
+            out by the system); "internal_error" (a fault of treadle). The others ended in order.
         messages: that were handled so far.
         handed_over: of them, those that were not handled inline.
         rejected_messages: that the pool had no room for, or shed.

@@ -1,0 +1,98 @@
+"""What is public: the names, where they say they come from, and that nothing else shows."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pickle
+import re
+from dataclasses import is_dataclass
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+MODULES = ("treadle", "treadle.errors", "treadle.events", "treadle.orders", "treadle.server")
+PUBLIC = [(module, name) for module in MODULES for name in importlib.import_module(module).__all__]
+
+each_public = pytest.mark.parametrize(("module", "name"), PUBLIC, ids=[f"{module}.{name}" for module, name in PUBLIC])
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_public_module_shows_what_it_exports_and_nothing_else(module: str) -> None:
+    shown = {name for name in dir(importlib.import_module(module)) if not name.startswith("_")}
+    below = {public.removeprefix(f"{module}.") for public in MODULES if public.startswith(f"{module}.")}
+    assert shown - below == {name for name in importlib.import_module(module).__all__ if not name.startswith("_")}
+
+
+@each_public
+def test_what_is_public_says_where_it_is_documented(module: str, name: str) -> None:
+    thing: Any = getattr(importlib.import_module(module), name)
+    if isinstance(thing, type) or inspect.isfunction(thing):
+        assert thing.__module__ == module
+        assert pickle.loads(pickle.dumps(thing)) is thing
+
+
+@each_public
+def test_the_type_hints_of_a_public_record_can_be_had(module: str, name: str) -> None:
+    thing = getattr(importlib.import_module(module), name)
+    if is_dataclass(thing):
+        assert all(not isinstance(hint, str) for hint in get_type_hints(thing).values())
+
+
+def test_every_other_module_begins_with_an_underscore() -> None:
+    source = ROOT / "src"
+    modules = [".".join(path.relative_to(source).with_suffix("").parts) for path in source.rglob("*.py")]
+    named = {module.removesuffix(".__init__") for module in modules}
+    assert {module for module in named if not re.search(r"\._", module)} == set(MODULES)
+
+
+@pytest.mark.parametrize("page", ["public.md", "public.zh.md"])
+def test_the_page_of_what_is_public_names_each(page: str) -> None:
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    sections = dict(re.findall(r"^### `(treadle[.\w]*)`\n(.*?)(?=^#|\Z)", text, re.MULTILINE | re.DOTALL))
+    assert set(sections) == set(MODULES)
+    for module in MODULES:
+        exported = set(importlib.import_module(module).__all__)
+        assert set(re.findall(r"`(\w+)`", sections[module])) == exported, module
+
+
+# What had another name before, and would be found again in a sentence or an example that nobody runs.
+OLD = [
+    r"when_full=[\"'](wait|run)[\"']",
+    r"(?<!\w)treadle\.cancelled|import .*\bcancelled\b",
+    r"\bLimit\(|treadle\.Limit\b",
+    r"\bConversation\b",
+    r"per_peer|per-peer",
+    r"(?<![.\w])Snapshot\b",
+    r"(?<!gc\.)\bcollect=",
+    r"\bstage\([^)]*\bwidth=",
+    r"write_buffer|write-buffer",
+    r"\blinger=|`linger`|(?<!max_)\blinger_bytes|(?<!min_)\brate_grace",
+    r"\bpark = |`park`|server\.park\b",
+    r"--drain(?!-timeout)\b|\b(stop|run)\(drain=",
+    r"refused_messages|\b(rejection|refusal)=|`(rejection|refusal)`|limits\.(rejection|refusal)|--rejection",
+    r"--queue-full|queue_full",
+    r"\boptions\([^)]*(?<![\w])timeout=",
+    r"\bevent\.(task|at|worker)\b",
+    r"\brate=\d",
+    r"(?s)\bServer\([^()]*(\([^()]*\)[^()]*)*\b(queue_size|when_full|order)=",
+    r"\bwatch=",
+]
+TEXTS = [
+    path
+    for pattern in ("src/**/*.py", "docs/*.md", "README*.md", "examples/*.py", "bench/*.py", "tests/**/*.py")
+    for path in sorted(ROOT.glob(pattern))
+    if path != Path(__file__)
+]
+
+
+@pytest.mark.parametrize("old", OLD)
+def test_no_text_has_the_old_word(old: str) -> None:
+    found = {}
+    for path in TEXTS:
+        text = path.read_text(encoding="utf-8")
+        if match := re.search(old, text):
+            found[f"{path.relative_to(ROOT)}:{text[: match.start()].count(chr(10)) + 1}"] = match.group()
+    assert not found
