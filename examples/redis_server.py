@@ -21,7 +21,7 @@ class Resp:  # a command is b"*2\r\n$3\r\nGET\r\n$1\r\nx\r\n", or a plain line s
     def __init__(self, limit: int = 0) -> None:
         self.limit, self.held, self.rest = limit, 0, b""
 
-    def cutter(self, limit: int) -> "Resp":  # one for each connection
+    def decoder(self, limit: int) -> "Resp":  # one for each connection
         return Resp(limit)
 
     def feed(self, data: bytes) -> list[list[bytes]]:

@@ -168,7 +168,8 @@ def test_result_is_that_of_the_functions_one_after_another(
 
 
 def test_none_is_an_item() -> None:
-    assert list(Pipeline().stage(lambda item: None).stage(lambda item: (item,)).run([None, 1])) == [(None,), (None,)]
+    results: list[object] = list(Pipeline().stage(lambda item: None).stage(lambda item: (item,)).run([None, 1]))
+    assert results == [(None,), (None,)]
 
 
 @both_orders
@@ -298,7 +299,7 @@ def test_functions_run_in_copies_of_the_context_of_the_run() -> None:
         yield variable.get()
 
     variable.set("the caller's")
-    results = Pipeline().stage(lambda item: (item, read_and_spoil(item))).run(source())
+    results: Iterator[Any] = Pipeline().stage(lambda item: (item, read_and_spoil(item))).run(source())
     variable.set("changed later")
     assert list(results) == [("the caller's", "the caller's")] * 2
 
@@ -324,7 +325,8 @@ class Source:
 @both_orders
 @pytest.mark.parametrize("plan", [[(1, 1)], [(3, 2)], [(2, 5), (1, 1)], [(4, 1), (2, 3), (1, 2)]])
 def test_source_is_read_lazily_exactly_as_far_as_the_bounds_allow(ordered: bool, plan: list[tuple[int, int]]) -> None:
-    source, pipeline = Source(), Pipeline()
+    source = Source()
+    pipeline: Any = Pipeline()
     for workers, capacity in plan:
         pipeline = pipeline.stage(increment, workers=workers, capacity=capacity)
     results = pipeline.run(source, ordered=ordered)
@@ -621,7 +623,7 @@ def test_a_run_is_bounded_where_it_was_made_and_not_where_it_was_begun(
     ordered: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = FakeClock(monkeypatch)
-    results = Pipeline().stage(lambda item: (item, treadle.time_left())).run(range(100), ordered=ordered)
+    results: Iterator[Any] = Pipeline().stage(lambda item: (item, treadle.time_left())).run(range(100), ordered=ordered)
     with treadle.deadline(5):
         assert next(results) == (0, None)
     clock.pass_(10)
@@ -638,7 +640,7 @@ def test_the_deadline_ends_a_run_that_waits_for_its_source(ordered: bool, inside
         assert gate.wait(PATIENCE)
 
     def made() -> Iterator[int]:
-        return iter(Pipeline().stage(abs).run(source(), ordered=ordered))
+        return iter(Pipeline().stage(double).run(source(), ordered=ordered))
 
     results = made()
     with treadle.deadline(0.05):

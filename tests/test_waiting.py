@@ -162,12 +162,12 @@ def test_a_negative_timeout_means_that_no_time_is_left(pool: Pool, inside: bool,
 
 def test_bad_arguments_are_named(pool: Pool) -> None:
     with pytest.raises(ValueError, match="return_when='x'"):
-        wait([], return_when="x")
+        wait([], return_when="x")  # type: ignore[arg-type]  # that is the point
     with pytest.raises(TypeError, match="timeout='x'"):
         as_completed([], timeout="x")  # type: ignore[arg-type]  # that is the point
     for waits in (wait, as_completed):
         with pytest.raises(TypeError, match=r"fs holds 1, which is int; allowed: what submit\(\) returned"):
-            waits([1])  # type: ignore[arg-type]  # that is the point
+            waits([1])  # type: ignore[type-var]  # that is the point
         with pytest.raises(TypeError, match=r"fs=<Future .* allowed: an iterable of futures, as in \[<Future"):
             waits(pool.submit(int))  # type: ignore[arg-type]  # that is the point
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from threading import Condition, Lock
-from typing import Any
+from typing import Any, Generic, Never, TypeVar, overload
 
 from treadle import _checks as checks
 from treadle import _lifecycle as lifecycle
@@ -29,7 +29,15 @@ __all__ = ["Pipeline"]
 
 _log = logging.getLogger("treadle")
 
+In = TypeVar("In")
+Out = TypeVar("Out")
+S = TypeVar("S")
+T = TypeVar("T")
 Entry = tuple[int, Any]  # an item and its number in the source
+
+
+class Unstaged:
+    """What goes into a pipeline without stages, and comes out: anything. For type checkers; there is no such object."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +48,7 @@ class _Stage:
     name: str
 
 
-class Pipeline:
+class Pipeline(Generic[In, Out]):
     """Pass items through one function after another, each on `workers` threads of its own.
 
         for page in Pipeline().stage(fetch, workers=8).stage(parse).run(urls):
@@ -56,13 +64,31 @@ class Pipeline:
         TypeError: `name` is not a string.
     """
 
-    def __init__(self, *, name: str | None = None) -> None:
+    def __init__(self: Pipeline[Unstaged, Unstaged], *, name: str | None = None) -> None:
         self._name = "pipeline" if name is None else checks.text("name", name)
         self._stages: tuple[_Stage, ...] = ()
 
+    @overload
+    def stage(
+        self: Pipeline[Unstaged, Unstaged],
+        function: Callable[[S], T],
+        *,
+        workers: int = ...,
+        capacity: int | None = ...,
+        name: str | None = ...,
+    ) -> Pipeline[S, T]: ...
+    @overload
+    def stage(
+        self,
+        function: Callable[[Out], T],
+        *,
+        workers: int = ...,
+        capacity: int | None = ...,
+        name: str | None = ...,
+    ) -> Pipeline[In, T]: ...
     def stage(
         self, function: Callable[[Any], Any], *, workers: int = 1, capacity: int | None = 16, name: str | None = None
-    ) -> Pipeline:
+    ) -> Pipeline[Any, Any]:
         """Return a pipeline with one more stage at its end, which turns each item into `function(item)`.
 
         Args:
@@ -82,10 +108,20 @@ class Pipeline:
             None if capacity is None else checks.integer("capacity", capacity, least=1),
             str(len(self._stages) + 1) if name is None else checks.text("name", name),
         )
-        longer = Pipeline(name=self._name)
+        longer: Pipeline[Any, Any] = Pipeline(name=self._name)
         longer._stages = (*self._stages, stage)
         return longer
 
+    @overload
+    def run(
+        self: Pipeline[Unstaged, Unstaged], source: Iterable[T], *, ordered: bool = ...
+    ) -> Generator[T, None, None]: ...
+    @overload  # behind a first stage of which a checker knows nothing, such as a lambda
+    def run(
+        self: Pipeline[Never, Out], source: Iterable[Any], *, ordered: bool = ...
+    ) -> Generator[Out, None, None]: ...
+    @overload
+    def run(self, source: Iterable[In], *, ordered: bool = ...) -> Generator[Out, None, None]: ...
     def run(self, source: Iterable[Any], *, ordered: bool = True) -> Generator[Any, None, None]:
         """Return an iterator over the results of the last stage.
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION, TimeoutError, _base
 from contextlib import nullcontext
 from threading import Event
-from typing import Any, TypeVar, cast
+from typing import Any, Generic, Literal, NamedTuple, TypeVar, cast
 
 from treadle import _checks as checks
 from treadle import _clock as clock
@@ -24,8 +24,15 @@ from treadle._worker import Worker, current_worker
 
 __all__ = ["ALL_COMPLETED", "FIRST_COMPLETED", "FIRST_EXCEPTION", "as_completed", "wait"]
 
-T = TypeVar("T")
-Any_ = concurrent.futures.Future[Any]
+F = TypeVar("F", bound=concurrent.futures.Future[Any])
+ReturnWhen = Literal["FIRST_COMPLETED", "FIRST_EXCEPTION", "ALL_COMPLETED"]
+
+
+class DoneAndNotDoneFutures(NamedTuple, Generic[F]):
+    """What `wait` returns: two sets of futures, of the kind that it was given."""
+
+    done: set[F]
+    not_done: set[F]
 
 
 class _Gate:
@@ -39,8 +46,8 @@ class _Gate:
 
 
 def wait(
-    fs: Iterable[concurrent.futures.Future[T]], timeout: float | None = None, return_when: str = ALL_COMPLETED
-) -> concurrent.futures._base.DoneAndNotDoneFutures[T]:
+    fs: Iterable[F], timeout: float | None = None, return_when: ReturnWhen = ALL_COMPLETED
+) -> DoneAndNotDoneFutures[F]:
     """Wait for futures, as `concurrent.futures.wait` does.
 
     Args:
@@ -62,11 +69,12 @@ def wait(
     futures = _futures_in(fs)
     scope = current()
     if scope is None and not deadlock.is_awaited():
-        return concurrent.futures.wait(futures, timeout, return_when)
+        done, not_done = concurrent.futures.wait(futures, timeout, return_when)
+        return DoneAndNotDoneFutures(cast(set[F], done), cast(set[F], not_done))
     return _wait_in(scope, futures, timeout, return_when)
 
 
-def _futures_in(fs: Iterable[concurrent.futures.Future[T]]) -> set[concurrent.futures.Future[T]]:
+def _futures_in(fs: Iterable[F]) -> set[F]:
     """Return the futures, each once.
 
     Raises:
@@ -81,10 +89,10 @@ def _futures_in(fs: Iterable[concurrent.futures.Future[T]]) -> set[concurrent.fu
 
 def _wait_in(
     scope: Scope | None,
-    futures: set[concurrent.futures.Future[T]],
+    futures: set[F],
     timeout: float | None,
     return_when: str,
-) -> concurrent.futures._base.DoneAndNotDoneFutures[T]:
+) -> DoneAndNotDoneFutures[F]:
     """Wait as `wait` does, and no longer than `scope`, if any, allows. The waiter is the standard library's own."""
     deadline = None if timeout is None else clock.now() + timeout
     worker = current_worker()
@@ -93,7 +101,7 @@ def _wait_in(
     with _base._AcquireFutures(futures):
         done = {future for future in futures if future._state in (FINISHED, CANCELLED_AND_NOTIFIED)}
         if _satisfied(futures, return_when):
-            return _base.DoneAndNotDoneFutures(done, futures - done)
+            return DoneAndNotDoneFutures(done, futures - done)
         waiter = _base._create_and_install_waiters(futures - done, return_when)  # type: ignore[attr-defined]
     every = return_when == ALL_COMPLETED
     ours = [future for future in futures if isinstance(future, Future)]
@@ -111,12 +119,10 @@ def _wait_in(
     if scope is not None and not _satisfied(futures, return_when):
         scope.check()
     done = {future for future in futures if future._state in (FINISHED, CANCELLED_AND_NOTIFIED)}
-    return _base.DoneAndNotDoneFutures(done, futures - done)
+    return DoneAndNotDoneFutures(done, futures - done)
 
 
-def as_completed(
-    fs: Iterable[concurrent.futures.Future[T]], timeout: float | None = None
-) -> Iterator[concurrent.futures.Future[T]]:
+def as_completed(fs: Iterable[F], timeout: float | None = None) -> Iterator[F]:
     """Iterate over futures as they are done, as `concurrent.futures.as_completed` does.
 
     Args:
@@ -132,13 +138,11 @@ def as_completed(
     timeout = checks.time_left("timeout", timeout)
     futures = _futures_in(fs)
     if current() is None and not deadlock.is_awaited():
-        return concurrent.futures.as_completed(futures, timeout)
+        return cast(Iterator[F], concurrent.futures.as_completed(futures, timeout))
     return _as_completed_here(futures, None if timeout is None else clock.now() + timeout)
 
 
-def _as_completed_here(
-    futures: set[concurrent.futures.Future[T]], deadline: float | None
-) -> Iterator[concurrent.futures.Future[T]]:
+def _as_completed_here(futures: set[F], deadline: float | None) -> Iterator[F]:
     total = len(futures)
     while futures:
         left = None if deadline is None else max(0.0, deadline - clock.now())
@@ -153,7 +157,7 @@ def _as_completed_here(
 def _help(
     worker: Worker,
     scope: Scope | None,
-    futures: set[concurrent.futures.Future[T]],
+    futures: set[F],
     return_when: str,
     deadline: float | None,
 ) -> None:
@@ -168,7 +172,7 @@ def _help(
             home.run_here(cast(Future[Any], future))
 
 
-def _satisfied(futures: set[concurrent.futures.Future[T]], return_when: str) -> bool:
+def _satisfied(futures: set[F], return_when: str) -> bool:
     done = [future for future in futures if future._state in (FINISHED, CANCELLED_AND_NOTIFIED)]
     if len(done) == len(futures):
         return True

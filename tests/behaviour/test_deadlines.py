@@ -643,11 +643,11 @@ class Waits:
         if kind == "wait":
             return treadle.wait([self.future])
         if kind == "wait task":
-            return treadle.wait([self.waiting])  # type: ignore[list-item]  # there is one
+            return treadle.wait([self.waiting])
         if kind == "as_completed":
             return list(treadle.as_completed([self.future]))
         if kind == "as_completed task":
-            return list(treadle.as_completed([self.waiting]))  # type: ignore[list-item]  # there is one
+            return list(treadle.as_completed([self.waiting]))  # type: ignore[type-var]  # there is one
         if kind == "map":
             return next(pool.map(abs, [1, 2]))
         if kind == "unordered map":

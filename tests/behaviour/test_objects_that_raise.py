@@ -647,7 +647,7 @@ def test_a_refusal_shows_the_key_with_no_lock_held() -> None:
         lambda: Pool(1).submit(Nasty()),  # type: ignore[arg-type]
         lambda: Pool(1, order="fair").options(key=Nasty()),  # type: ignore[arg-type]
         lambda: treadle.deadline(Nasty()),  # type: ignore[arg-type]
-        lambda: treadle.wait([Nasty()]),  # type: ignore[arg-type]
+        lambda: treadle.wait([Nasty()]),  # type: ignore[type-var]
         lambda: TaskGroup(Nasty()),  # type: ignore[arg-type]
     ],
 )

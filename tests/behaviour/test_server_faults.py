@@ -378,13 +378,13 @@ def test_a_conversation_ends_with_a_goodbye(authority: Authority, closes: bool) 
 
 
 class Faulty:
-    """A framing, and its cutter, that fails."""
+    """A framing, and its decoder, that fails."""
 
     def __init__(self, feed: Callable[[bytes], Any], held: Callable[[], int]) -> None:
         self.feed = feed
         self._held = held
 
-    def cutter(self, limit: int) -> Any:
+    def decoder(self, limit: int) -> Any:
         return self
 
     @property

@@ -339,7 +339,7 @@ def test_a_child_of_one_of_several_processes_serves_nobody() -> None:
 @pytest.mark.parametrize("left", ["[data]", "iter([data])", "[data] * 2"])
 def test_a_framing_that_has_forked_does_not_go_on_in_the_child(left: str) -> None:
     said = serving(f"""
-        class Cutter:
+        class Decoder:
             held = 0
             def feed(self, data):
                 if data == b"fork\\n":
@@ -348,8 +348,8 @@ def test_a_framing_that_has_forked_does_not_go_on_in_the_child(left: str) -> Non
             def finish(self):
                 return []
         class Framing:
-            def cutter(self, limit):
-                return Cutter()
+            def decoder(self, limit):
+                return Decoder()
         def handle(line, peer):
             if os.getpid() != ME:
                 print("a message is handled in the child")
@@ -361,15 +361,15 @@ def test_a_framing_that_has_forked_does_not_go_on_in_the_child(left: str) -> Non
     assert said == ["0 True True"]
 
 
-@pytest.mark.parametrize("end", ["sys.exit(3)", "return Lines().cutter(limit)", "raise ValueError", "return None"])
+@pytest.mark.parametrize("end", ["sys.exit(3)", "return Lines().decoder(limit)", "raise ValueError", "return None"])
 def test_a_framing_that_forks_as_a_client_comes_leaves_it_to_the_parent(end: str) -> None:
     """It is greeted once, and not closed; nor is anything logged."""
     said = serving(f"""
         class Framing:
-            def cutter(self, limit):
+            def decoder(self, limit):
                 if not children and forked():
                     {end}
-                return Lines().cutter(limit)
+                return Lines().decoder(limit)
         def handle(line, peer):
             return b"%d\\n" % os.getpid()
         protocol = Messages(handle, Framing(), greeting=b"220\\n")

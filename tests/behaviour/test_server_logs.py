@@ -103,15 +103,15 @@ class Scripted(socket.socket):
 
 
 class Broken(Lines):
-    """A framing that makes no cutter the first time."""
+    """A framing that makes no decoder the first time."""
 
     failed = False
 
-    def cutter(self, limit: int) -> Any:
+    def decoder(self, limit: int) -> Any:
         if not self.failed:
             self.failed = True
-            raise ValueError("no cutter")
-        return super().cutter(limit)
+            raise ValueError("no decoder")
+        return super().decoder(limit)
 
 
 def no_message() -> None:

@@ -46,23 +46,23 @@ class Watched(Lines):
     def __init__(self) -> None:
         self.seen: list[weakref.ref[Any]] = []
 
-    def cutter(self, limit: int) -> Any:
-        cutter, seen = super().cutter(limit), self.seen
+    def decoder(self, limit: int) -> Any:
+        decoder, seen = super().decoder(limit), self.seen
 
-        class Cutter:
+        class Decoder:
             @property
             def held(self) -> int:
-                return cutter.held
+                return decoder.held
 
             def feed(self, data: bytes) -> Sequence[Bytes]:
-                messages = [Bytes(message) for message in cutter.feed(data)]
+                messages = [Bytes(message) for message in decoder.feed(data)]
                 seen.extend(map(weakref.ref, messages))
                 return messages
 
             def finish(self) -> Sequence[bytes]:
-                return cutter.finish()
+                return decoder.finish()
 
-        return Cutter()
+        return Decoder()
 
 
 @pytest.mark.parametrize("burst", [1, 3])

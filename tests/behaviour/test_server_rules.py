@@ -72,7 +72,7 @@ def test_rule_1_half_messages_hold_no_thread() -> None:
         healthy = stack.enter_context(client(server))
         for _ in range(10):
             assert ask(healthy, b"hello\n") == b"hello\n"
-        wait_until(lambda: sum(bool(conn.cutter.held) for conn in lane_of(server).connections()) == MANY)
+        wait_until(lambda: sum(bool(conn.decoder.held) for conn in lane_of(server).connections()) == MANY)
         assert server.snapshot().pool.threads == 1
         for sock in hostile:
             assert ask(sock, b"!\n", 13) == b"half a line!\n"
@@ -493,7 +493,7 @@ def test_rule_9_a_client_that_sends_on_and_on_is_not_waited_for() -> None:
 
 
 @pytest.mark.parametrize("protocol", [Messages(echo_line, Lines()), Messages(echo, Raw())])
-def test_rule_10_half_closed_clients_get_their_answer(protocol: Messages) -> None:
+def test_rule_10_half_closed_clients_get_their_answer(protocol: Messages[bytes]) -> None:
     with Server(protocol, "127.0.0.1:0", max_workers=1) as server, client(server) as sock:
         sock.sendall(b"one\ntwo\n")
         sock.shutdown(socket.SHUT_WR)

@@ -113,39 +113,39 @@ def play(seed: int) -> None:
     """Cut one random stream, chunk by chunk, and compare.
 
     Raises:
-        AssertionError: the cutter and the model do not agree.
+        AssertionError: the decoder and the model do not agree.
     """
     dice = random.Random(seed)
     framing, limit = random_framing(dice), dice.choice([1, 2, 3, 4, 7, 16, 50])
     chunks = random_splits(dice, random_stream(dice, framing, limit))
-    cutter = framing.cutter(limit)
+    decoder = framing.decoder(limit)
     told: list[bytes] = []
     failed = False
     said = f"seed {seed}: {framing!r}, limit {limit}, {chunks!r}"
     for number, chunk in enumerate(chunks):
-        before = cutter.held
+        before = decoder.held
         try:
-            messages: Sequence[bytes] = cutter.feed(chunk)
+            messages: Sequence[bytes] = decoder.feed(chunk)
         except MessageTooLong:
             failed = True
             break
         assert all(type(message) is bytes and len(message) <= limit for message in messages), said
         told += messages
-        assert cutter.held <= before + len(chunk), said
-        assert cutter.held <= limit + len(getattr(framing, "delimiter", b"12345678")), f"{said}: {cutter.held} held"
+        assert decoder.held <= before + len(chunk), said
+        assert decoder.held <= limit + len(getattr(framing, "delimiter", b"12345678")), f"{said}: {decoder.held} held"
         so_far = cut(framing, b"".join(chunks[: number + 1]), limit, ended=False)
         if isinstance(framing, Raw):
             assert b"".join(told) == b"".join(so_far.messages), said
         else:
             assert told == so_far.messages, f"{said}: {told!r} is not {so_far.messages!r}"
         if not so_far.too_long:
-            assert cutter.held == so_far.held, said
+            assert decoder.held == so_far.held, said
     whole = cut(framing, b"".join(chunks), limit, ended=True)
     if not failed and not cut(framing, b"".join(chunks), limit, ended=False).too_long:
-        last = cutter.finish()
+        last = decoder.finish()
         assert all(len(message) <= limit for message in last), f"{said}: the end makes {last!r}"
         told += last
-        assert not cutter.finish(), said
+        assert not decoder.finish(), said
     if isinstance(framing, Raw):
         assert b"".join(told) == b"".join(whole.messages), said
     else:
@@ -153,9 +153,9 @@ def play(seed: int) -> None:
     assert not failed or whole.too_long, f"{said}: nothing was too long"
     if whole.too_long:  # what follows is refused for good
         try:
-            cutter.feed(b"x")
-            cutter.feed(b"x")
+            decoder.feed(b"x")
+            decoder.feed(b"x")
         except MessageTooLong:
             pass
         else:
-            assert cutter.held <= limit + 9, said
+            assert decoder.held <= limit + 9, said

@@ -110,7 +110,7 @@ class Judge:
             return
         assert conn.unsent == sum(map(len, conn.out)), said
         assert conn.watched or conn in lane.ready, f"{said}: forgotten"
-        assert conn.cutter.held <= self.limits.max_message + CHUNK, f"{said}: {conn.cutter.held} bytes held"
+        assert conn.decoder.held <= self.limits.max_message + CHUNK, f"{said}: {conn.decoder.held} bytes held"
         if conn.phase is Phase.OPEN and not conn.out and conn not in lane.ready:
             assert conn.watched == conn.wait_in, f"{said}: to read it waits for {conn.wait_in}"
         if conn.calm:
@@ -132,11 +132,11 @@ class Judge:
         self.unwelcome += 1
         return plain(error)
 
-    def new_cutter(self, plain: Callable[[], Any]) -> Any:
+    def new_decoder(self, plain: Callable[[], Any]) -> Any:
         """A client is about to be taken in, if its framing lets it."""
-        cutter = plain()
-        self.unwelcome += cutter is None
-        return cutter
+        decoder = plain()
+        self.unwelcome += decoder is None
+        return decoder
 
     def left(self, plain: Callable[[ClientConnection, str], object], conn: ClientConnection, why: str) -> None:
         """A connection is about to be closed."""

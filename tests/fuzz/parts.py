@@ -34,36 +34,36 @@ class Moody:
         self.framing = framing
         self.dice = dice
 
-    def cutter(self, limit: int) -> MoodyCutter:
-        """Return a cutter, or raise."""
+    def decoder(self, limit: int) -> MoodyDecoder:
+        """Return a decoder, or raise."""
         if self.dice.random() < 0.05:
-            raise HandlerFault("no cutter")
-        return MoodyCutter(self.framing.cutter(limit), self.dice)
+            raise HandlerFault("no decoder")
+        return MoodyDecoder(self.framing.decoder(limit), self.dice)
 
 
-class MoodyCutter:
-    """A cutter that raises now and then."""
+class MoodyDecoder:
+    """A decoder that raises now and then."""
 
-    def __init__(self, cutter: Any, dice: random.Random) -> None:
-        self.cutter = cutter
+    def __init__(self, decoder: Any, dice: random.Random) -> None:
+        self.decoder = decoder
         self.dice = dice
 
     @property
     def held(self) -> int:
         """Bytes that are held back."""
-        return int(self.cutter.held)
+        return int(self.decoder.held)
 
     def feed(self, data: bytes) -> Any:
         """Return messages, or raise."""
         if self.dice.random() < 0.1:
             raise HandlerFault("no messages")
-        return self.cutter.feed(data)
+        return self.decoder.feed(data)
 
     def finish(self) -> Any:
         """Return messages, or raise."""
         if self.dice.random() < 0.3:
             raise HandlerFault("no end")
-        return self.cutter.finish()
+        return self.decoder.finish()
 
 
 class Client:

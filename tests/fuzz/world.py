@@ -355,7 +355,7 @@ class World(Judge):
             plain = lane.service.left
             lane.service.left = partial(self.left, plain)
         self.fleet._fault_of = partial(self.gone_already, self.fleet._fault_of)  # type: ignore[method-assign]
-        self.fleet._cutter = partial(self.new_cutter, self.fleet._cutter)  # type: ignore[method-assign]
+        self.fleet._decoder = partial(self.new_decoder, self.fleet._decoder)  # type: ignore[method-assign]
         context: Any = SimpleNamespace(wrap_socket=self.wrap) if self.secure else None
         self.fleet.start([self.listener], context)  # type: ignore[list-item]
         self.stage.add("drama", self.drama)

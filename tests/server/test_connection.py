@@ -22,7 +22,7 @@ def ends() -> Iterator[tuple[ClientConnection, socket.socket]]:
     with ours, theirs:
         ours.setblocking(False)
         theirs.setblocking(False)
-        yield ClientConnection(ours, Peer("", ours), Lines().cutter(100), Context(), 0.0), theirs
+        yield ClientConnection(ours, Peer("", ours), Lines().decoder(100), Context(), 0.0), theirs
 
 
 def drained(conn: ClientConnection, theirs: socket.socket) -> bytes:
@@ -179,7 +179,7 @@ def test_the_reason_for_giving_up_is_kept_in_words(
 def test_a_new_one_owes_nothing_and_came_now() -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        conn = ClientConnection(ours, Peer("", ours), Raw().cutter(1), Context(), 7.0)
+        conn = ClientConnection(ours, Peer("", ours), Raw().decoder(1), Context(), 7.0)
         assert (conn.fd, conn.phase, conn.since, conn.active, conn.due) == (ours.fileno(), Phase.OPEN, 7.0, 7.0, inf)
         assert (conn.watched, conn.slow, conn.number, conn.unsent, conn.sent, conn.received) == (0,) * 6
         assert not any((conn.calm, conn.busy, conn.ended, conn.closing, conn.last, conn.begun, conn.error))
@@ -204,9 +204,9 @@ def test_raw_bytes_that_need_no_cutting_are_not_cut() -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
         peer = Peer("", ours)
-        assert ClientConnection(ours, peer, Raw().cutter(CHUNK), Context(), 0.0).feed is None
-        for cutter in (Raw().cutter(CHUNK - 1), Lines().cutter(CHUNK)):
-            assert ClientConnection(ours, peer, cutter, Context(), 0.0).feed is not None
+        assert ClientConnection(ours, peer, Raw().decoder(CHUNK), Context(), 0.0).feed is None
+        for decoder in (Raw().decoder(CHUNK - 1), Lines().decoder(CHUNK)):
+            assert ClientConnection(ours, peer, decoder, Context(), 0.0).feed is not None
 
 
 def test_a_peer_tells_who_it_is() -> None:

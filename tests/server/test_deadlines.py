@@ -19,7 +19,7 @@ def conn() -> Iterator[ClientConnection]:
     """A connection that came at 100.0."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        yield ClientConnection(ours, Peer("", ours), Lines().cutter(100), Context(), 100.0)
+        yield ClientConnection(ours, Peer("", ours), Lines().decoder(100), Context(), 100.0)
 
 
 LIMITS = Limits(handshake_timeout=1, read_timeout=2, write_timeout=3, idle_timeout=4, max_age=500, linger_timeout=6)

@@ -10,6 +10,7 @@ import struct
 import sys
 import threading
 from contextlib import ExitStack
+from typing import Any
 
 import pytest
 
@@ -19,7 +20,7 @@ from treadle import Pool
 from treadle.server import Connection, Lines, Messages, Server, Session
 from treadle.server import _fleet as fleet
 from treadle.server import _server as servers
-from treadle.server._framing import Framing, RawCutter
+from treadle.server._framing import Framing, RawDecoder
 
 
 def echo(line: bytes, peer: object) -> bytes:
@@ -73,26 +74,26 @@ class Fails:
     def __init__(self, error: BaseException) -> None:
         self.error = error
 
-    def cutter(self, limit: int) -> RawCutter:
+    def decoder(self, limit: int) -> RawDecoder:
         raise self.error
 
 
 class Featureless:
-    """A framing whose cutters cut nothing."""
+    """A framing whose decoders cut nothing."""
 
-    def cutter(self, limit: int) -> object:
+    def decoder(self, limit: int) -> object:
         return self
 
 
 @pytest.mark.parametrize(
     ("framing", "said"),
     [
-        (Fails(ValueError("no cutter today")), "ValueError: no cutter today"),
+        (Fails(ValueError("no decoder today")), "ValueError: no decoder today"),
         (Featureless(), "returned Featureless; allowed: an object with feed, held and"),
     ],
 )
-def test_clients_whose_framing_makes_no_cutter_are_counted_and_the_reason_is_said_once(
-    framing: Framing, said: str, caplog: pytest.LogCaptureFixture
+def test_clients_whose_framing_makes_no_decoder_are_counted_and_the_reason_is_said_once(
+    framing: Framing[Any], said: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     with Server(Messages(echo, framing), "127.0.0.1:0", max_workers=1) as server:
         for _ in range(3):

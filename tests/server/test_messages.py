@@ -19,8 +19,8 @@ def test_the_default_framing_is_raw() -> None:
 
 
 def test_messages_are_limited_by_the_servers_limits() -> None:
-    cutter = Messages(handle, Lines()).cutter(Limits(max_message=3))
-    assert cutter.feed(b"abc\nabcd") == [b"abc"]
+    decoder = Messages(handle, Lines()).decoder(Limits(max_message=3))
+    assert decoder.feed(b"abc\nabcd") == [b"abc"]
 
 
 async def answer_later(data: bytes, peer: Peer) -> bytes:
@@ -65,7 +65,7 @@ def test_whatever_may_be_called_with_a_message_and_a_peer_is_a_handler() -> None
 )
 def test_bad_arguments_are_named(arguments: tuple[object, ...], options: dict[str, object], words: str) -> None:
     with pytest.raises(TypeError, match=words):
-        Messages(*arguments, **options)  # type: ignore[arg-type]
+        Messages(*arguments, **options)  # type: ignore[call-overload]
 
 
 def test_the_last_word_is_bytes() -> None:

@@ -14,7 +14,7 @@ class Numbers:
     name, greeting, speaks_first, converse = "numbers", b"", False, None
     held = 0
 
-    def cutter(self, limits: Limits) -> Numbers:
+    def decoder(self, limits: Limits) -> Numbers:
         return self
 
     def feed(self, data: bytes) -> Sequence[int]:

@@ -120,7 +120,7 @@ def test_an_answer_to_a_client_that_reads_no_more_ends_its_connection() -> None:
 
 
 def test_a_framing_that_raises_closes_its_connection_only(caplog: pytest.LogCaptureFixture) -> None:
-    class Cutter:
+    class Decoder:
         held = 0
 
         def feed(self, data: bytes) -> list[bytes]:
@@ -130,8 +130,8 @@ def test_a_framing_that_raises_closes_its_connection_only(caplog: pytest.LogCapt
             return []
 
     class Framing:
-        def cutter(self, limit: int) -> Cutter:
-            return Cutter()
+        def decoder(self, limit: int) -> Decoder:
+            return Decoder()
 
     with Server(Messages(lambda data, peer: data, Framing()), "127.0.0.1:0", max_workers=1) as server:
         with client(server) as good, client(server) as bad:
@@ -189,7 +189,7 @@ class Words:
         self.way = way
         self.bad = False
 
-    def cutter(self, limit: int) -> Words:
+    def decoder(self, limit: int) -> Words:
         return Words(self.error, self.way)
 
     def words(self, data: bytes) -> Iterator[bytes]:
@@ -313,7 +313,7 @@ def test_what_a_connection_is_closed_by_is_counted_whichever_limit_it_is_also_wh
     class Wrong:
         held = 0
 
-        def cutter(self, limit: int) -> Wrong:
+        def decoder(self, limit: int) -> Wrong:
             return self
 
         def feed(self, data: bytes) -> list[bytes]:

@@ -146,7 +146,7 @@ def echo_lines(conn: Connection) -> None:
 
 @pytest.mark.parametrize("protocol", [Messages(echo_line, Lines()), Session(echo_lines)])
 def test_rule_7_a_client_that_sends_no_tls_amid_a_connection_reads_why(
-    authority: Authority, certificates: Certificates, protocol: Messages | Session
+    authority: Authority, certificates: Certificates, protocol: Messages[bytes] | Session
 ) -> None:
     server = Server(protocol, "127.0.0.1:0", max_workers=2, tls=certificates)
     with server, secure(server, authority.client_context()) as sock:
@@ -337,7 +337,7 @@ def goodbye(sock: ssl.SSLSocket) -> None:
 def ended_by(
     end: Callable[[ssl.SSLSocket], None],
     authority: Authority,
-    protocol: Messages | Session,
+    protocol: Messages[bytes] | Session,
     tls: object,
     sent: bytes = b"whole\npay 1",
 ) -> dict[str, int]:

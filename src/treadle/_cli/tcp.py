@@ -33,7 +33,7 @@ FORM = "MODULE:HANDLER, as in app:handle for `def handle(data, peer)` in app.py"
 @click.option("--session", is_flag=True, help="HANDLER takes a connection, not a message, and holds a thread.")
 @click.option("--speaks-first", is_flag=True, help="With --session: call HANDLER before the client has sent anything.")
 @serving_options(threads=32)
-def tcp(handler: str, framing: Framing | None, session: bool, speaks_first: bool, **options: Any) -> None:
+def tcp(handler: str, framing: Framing[bytes] | None, session: bool, speaks_first: bool, **options: Any) -> None:
     """Serve TCP with a plain function of yours, which may block.
 
     HANDLER(data, peer) is called for each message and returns the answer, as bytes, or None. It may also be a Messages

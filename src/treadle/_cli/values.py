@@ -83,7 +83,7 @@ class FramingNamed(click.ParamType):  # type: ignore[type-arg]  # as above
     name = "FRAMING"
     forms = "raw, lines, delimiter=BYTES (as in delimiter=\\0), length-prefix=SIZE, length-prefix=SIZE,little"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Framing:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Framing[bytes]:
         """Return the framing that `value` names, or fail with what is wrong in it."""
         if not isinstance(value, str):
             return value  # type: ignore[no-any-return]  # converted already
@@ -122,7 +122,7 @@ def _length_prefix(size: str, order: str) -> LengthPrefix:
         raise ValueError(f"SIZE is {size!r}, and must be 1 to 8 bytes")
     if order not in ("", "big", "little"):
         raise ValueError(f"the order is {order!r}, and must be big or little")
-    return LengthPrefix(int(size), order or "big")
+    return LengthPrefix(int(size), "little" if order == "little" else "big")
 
 
 class Escaped(click.ParamType):  # type: ignore[type-arg]  # as above

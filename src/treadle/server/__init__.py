@@ -6,7 +6,7 @@ A protocol turns bytes into calls: `Messages` calls a function for each message,
 
 from treadle._public import publish as _publish
 from treadle.server._connection import Peer
-from treadle.server._framing import Delimiter, LengthPrefix, Lines, Raw
+from treadle.server._framing import Decoder, Delimiter, Framing, LengthPrefix, Lines, Raw
 from treadle.server._limits import Limits
 from treadle.server._messages import CloseConnection, Messages
 from treadle.server._server import Server
@@ -19,7 +19,9 @@ __all__ = [
     "Certificates",
     "CloseConnection",
     "Connection",
+    "Decoder",
     "Delimiter",
+    "Framing",
     "LengthPrefix",
     "Limits",
     "Lines",

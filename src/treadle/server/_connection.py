@@ -14,12 +14,12 @@ from math import inf
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from treadle._worker import current_worker
-from treadle.server._framing import RawCutter
+from treadle.server._framing import RawDecoder
 from treadle.server._hosts import host_of, text_of
 from treadle.server._poller import READ
 
 if TYPE_CHECKING:
-    from treadle.server._framing import Cutter
+    from treadle.server._framing import Decoder
     from treadle.server._proxy import Header
     from treadle.server._timers import Entry
 
@@ -133,7 +133,7 @@ class ClientConnection:
         "calm",
         "closing",
         "context",
-        "cutter",
+        "decoder",
         "due",
         "ended",
         "entry",
@@ -174,14 +174,16 @@ class ClientConnection:
     feed: Callable[[bytes], Any] | None
     entry: Entry | None
 
-    def __init__(self, sock: socket.socket, peer: Peer, cutter: Cutter, context: Context, now: float) -> None:
+    def __init__(self, sock: socket.socket, peer: Peer, decoder: Decoder[Any], context: Context, now: float) -> None:
         self.sock = sock
         self.fd = sock.fileno()
         self.recv = sock.recv
         self.send = sock.send
         self.peer = peer
-        self.cutter = cutter
-        self.feed = None if type(cutter) is RawCutter and cutter.limit >= CHUNK else cutter.feed  # None: nothing to cut
+        self.decoder = decoder
+        self.feed = (
+            None if type(decoder) is RawDecoder and decoder.limit >= CHUNK else decoder.feed
+        )  # None: nothing to cut
         self.context = context  # the handler's context variables: each connection has its own
         self.secure = isinstance(sock, ssl.SSLSocket)
         self.plain = plain_of(sock)
@@ -222,7 +224,7 @@ class ClientConnection:
             0.0  # since when a conversation in another thread waits for the client's next message; 0: it does not
         )
         self.begun = 0.0  # when the message that is not complete began; 0: there is none
-        self.held = 0  # bytes of it that the cutter holds back
+        self.held = 0  # bytes of it that the decoder holds back
         self.received = 0  # bytes of it
 
     def run(self, fn: Callable[..., T], *args: Any) -> T:
@@ -364,7 +366,7 @@ class ClientConnection:
     def abandon(self) -> None:
         """In a forked child, close this copy, and have whoever still uses it find it broken; the client is not told."""
         self.phase = Phase.CLOSED
-        self.cutter = None  # type: ignore[assignment]  # see Service.cut: a framing that has forked is not to go on
+        self.decoder = None  # type: ignore[assignment]  # see Service.cut: a framing that has forked is not to go on
         self.give_up("the process forked")
         self.sock.close()
 

@@ -35,7 +35,7 @@ from treadle.server._watchdog import Watchdog
 
 if TYPE_CHECKING:
     from treadle._dispatch import Dispatcher
-    from treadle.server._framing import Cutter
+    from treadle.server._framing import Decoder
     from treadle.server._limits import Limits
     from treadle.server._listen import Listener
     from treadle.server._protocol import Protocol
@@ -148,11 +148,11 @@ class Fleet:
 
     def _welcome(self, sock: socket.socket, address: Any) -> None:
         """Take in an accepted socket."""
-        cutter, why = self._cutter(), "framing"
+        decoder, why = self._decoder(), "framing"
         if self.lanes[0].orphaned:  # the framing has forked, and this is the child, where no server is
             sock.close()
             return
-        if cutter is not None:
+        if decoder is not None:
             try:
                 sock.setblocking(False)
                 if sock.family != getattr(socket, "AF_UNIX", None):
@@ -165,8 +165,8 @@ class Fleet:
                         suppress_ragged_eofs=False,  # see Service.cut_short
                     )
             except Exception as error:
-                cutter, why = None, self._fault_of(error)
-        if cutter is None:
+                decoder, why = None, self._fault_of(error)
+        if decoder is None:
             self.gate.leave(address)
             with self._lock:
                 self.closed += 1
@@ -175,7 +175,7 @@ class Fleet:
             return
         lane = self.lanes[self._turn % len(self.lanes)]
         self._turn += 1
-        conn = ClientConnection(sock, Peer(address, sock), cutter, Context(), clock.now())
+        conn = ClientConnection(sock, Peer(address, sock), decoder, Context(), clock.now())
         if lane is self.lanes[0]:
             lane.service.adopt(conn)
         else:
@@ -208,18 +208,18 @@ class Fleet:
             log(_log, logging.ERROR, said, self.protocol.name, burst.rest, error=error)
         return NO_HANDSHAKE
 
-    def _cutter(self) -> Cutter | None:
-        """Return a cutter for a new connection; None if the framing, which may be the user's, fails."""
+    def _decoder(self) -> Decoder[Any] | None:
+        """Return a decoder for a new connection; None if the framing, which may be the user's, fails."""
         try:
-            cutter = self.protocol.cutter(self.limits)
-            if not (hasattr(cutter, "feed") and hasattr(cutter, "finish")):
+            decoder = self.protocol.decoder(self.limits)
+            if not (hasattr(decoder, "feed") and hasattr(decoder, "finish")):
                 raise TypeError(
-                    f"the framing's cutter() returned {type(cutter).__name__}; allowed: an object with feed, held and "
-                    "finish, such as Lines().cutter(limit)"
+                    f"the framing's decoder() returned {type(decoder).__name__}; allowed: an object with feed, held "
+                    "and finish, such as Lines().decoder(limit)"
                 )
-            return cutter
+            return decoder
         except BaseException as error:
-            burst = self._bursts.of("cutter", *kind_of(error))
+            burst = self._bursts.of("decoder", *kind_of(error))
             if not self.lanes[0].orphaned and burst.begins():
                 said = "%s: clients are closed, for the framing fails%s"
                 log(_log, logging.ERROR, said, self.protocol.name, burst.rest, error=error)

@@ -1,28 +1,30 @@
 """Framings: where one message ends and the next begins.
 
-A framing is the rule, shared by all connections; `cutter` makes one connection's Cutter, which is fed what arrives and
-gives back whole messages. What it holds back is never more than the message limit and what was read at once, however
-the bytes are split, and each byte is looked at once.
+A framing is the rule, shared by all connections; `decoder` makes one connection's Decoder, which is fed what arrives
+and gives back whole messages. What it holds back is never more than the message limit and what was read at once,
+however the bytes are split, and each byte is looked at once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Literal, Protocol, TypeVar
 
 from treadle import _checks as checks
 from treadle.errors import MessageTooLong
 
-__all__ = ["Cutter", "Delimiter", "Framing", "LengthPrefix", "Lines", "Raw"]
+__all__ = ["Decoder", "Delimiter", "Framing", "LengthPrefix", "Lines", "Raw"]
+
+M_co = TypeVar("M_co", covariant=True)  # what a message is: bytes, unless a framing makes more of them
 
 MAX_PREFIX = 8  # bytes of a length prefix: more than memory has
 
 
-class Cutter(Protocol):
-    """Cuts one connection's bytes into messages. For one thread at a time."""
+class Decoder(Protocol[M_co]):
+    """Makes one connection's bytes into messages. For one thread at a time."""
 
     @property
-    def feed(self) -> Callable[[bytes], Sequence[Any]]:
+    def feed(self) -> Callable[[bytes], Sequence[M_co]]:
         """Take what arrived; return the messages that are complete with it.
 
         Raises:
@@ -35,32 +37,32 @@ class Cutter(Protocol):
     def held(self) -> int:
         """Bytes of the message that is not complete yet."""
 
-    def finish(self) -> Sequence[Any]:
+    def finish(self) -> Sequence[M_co]:
         """Return what counts as a message though the peer has ended the stream after it.
 
         With TLS called only after the peer's goodbye: any other end may be somebody else's.
         """
 
 
-class Framing(Protocol):
-    """What Messages asks of a framing."""
+class Framing(Protocol[M_co]):
+    """What Messages asks of a framing: where one message ends, and what it is."""
 
-    def cutter(self, limit: int) -> Cutter:
-        """Return a cutter for one connection, whose messages have at most `limit` bytes."""
+    def decoder(self, limit: int) -> Decoder[M_co]:
+        """Return a decoder for one connection, whose messages have at most `limit` bytes."""
 
 
 class Raw:
     """Each chunk that arrives is a message, split as chance has it: for echoes, proxies, and framings of your own."""
 
-    def cutter(self, limit: int) -> RawCutter:
-        """Return a cutter for one connection."""
-        return RawCutter(limit)
+    def decoder(self, limit: int) -> RawDecoder:
+        """Return a decoder for one connection."""
+        return RawDecoder(limit)
 
     def __repr__(self) -> str:
         return "Raw()"
 
 
-class RawCutter:
+class RawDecoder:
     """Passes every chunk on, in pieces of at most `limit` bytes."""
 
     __slots__ = ("limit",)
@@ -97,15 +99,15 @@ class Delimiter:
             raise ValueError("delimiter=b'' ends nothing; allowed: one byte or more")
         self.delimiter = delimiter
 
-    def cutter(self, limit: int) -> DelimiterCutter:
-        """Return a cutter for one connection."""
-        return DelimiterCutter(self.delimiter, limit)
+    def decoder(self, limit: int) -> DelimiterDecoder:
+        """Return a decoder for one connection."""
+        return DelimiterDecoder(self.delimiter, limit)
 
     def __repr__(self) -> str:
         return f"Delimiter({self.delimiter!r})"
 
 
-class DelimiterCutter:
+class DelimiterDecoder:
     """Cuts at each delimiter."""
 
     __slots__ = ("delimiter", "limit", "most", "rest", "too_long")
@@ -171,15 +173,15 @@ class DelimiterCutter:
 class Lines:
     r"""A message is a line, without its end: "\n" or "\r\n". A last line without an end counts, as in a file."""
 
-    def cutter(self, limit: int) -> LinesCutter:
-        """Return a cutter for one connection."""
-        return LinesCutter(b"\n", limit)
+    def decoder(self, limit: int) -> LinesDecoder:
+        """Return a decoder for one connection."""
+        return LinesDecoder(b"\n", limit)
 
     def __repr__(self) -> str:
         return "Lines()"
 
 
-class LinesCutter(DelimiterCutter):
+class LinesDecoder(DelimiterDecoder):
     r"""Cuts at each "\n", and takes a "\r" before it away."""
 
     __slots__ = ()
@@ -212,7 +214,7 @@ class LengthPrefix:
         TypeError, ValueError: an argument is of the wrong type, or out of range.
     """
 
-    def __init__(self, size: int = 4, byteorder: str = "big") -> None:
+    def __init__(self, size: int = 4, byteorder: Literal["big", "little"] = "big") -> None:
         if checks.integer("size", size, least=1) > MAX_PREFIX:
             raise ValueError(f"size={size!r}; allowed: 1 to {MAX_PREFIX} bytes")
         self.size = size
@@ -237,15 +239,15 @@ class LengthPrefix:
                 "take a prefix of more bytes"
             ) from None
 
-    def cutter(self, limit: int) -> LengthPrefixCutter:
-        """Return a cutter for one connection."""
-        return LengthPrefixCutter(self, limit)
+    def decoder(self, limit: int) -> LengthPrefixDecoder:
+        """Return a decoder for one connection."""
+        return LengthPrefixDecoder(self, limit)
 
     def __repr__(self) -> str:
         return f"LengthPrefix({self.size}, {self.byteorder!r})"
 
 
-class LengthPrefixCutter:
+class LengthPrefixDecoder:
     """Cuts by lengths."""
 
     __slots__ = ("framing", "limit", "need", "rest", "too_long")

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Generic, TypeVar, overload
 
 from treadle import _checks as checks
 from treadle._calls import name_of
 from treadle.server._connection import Peer
-from treadle.server._framing import Cutter, Framing, Raw
+from treadle.server._framing import Decoder, Framing, Raw
 from treadle.server._limits import Limits
+from treadle.server._protocol import Answer
 
 __all__ = ["CloseConnection", "Messages"]
+
+M = TypeVar("M")
 
 
 class CloseConnection(Exception):
@@ -28,7 +31,7 @@ class CloseConnection(Exception):
         self.answer = bytes(answer)
 
 
-class Messages:
+class Messages(Generic[M]):
     """Call `handler(message, peer)` for every message, and send what it returns.
 
     The handler is an ordinary function and may block. Messages of one connection are handled one after another, in
@@ -37,9 +40,9 @@ class Messages:
 
     Args:
         handler: takes the message, `bytes` without what frames it (or what a framing of your own cuts), and the `Peer`;
-            returns bytes to send as they are, or None. CloseConnection, raised, ends the connection after a last
-            answer. Any other exception closes that connection only, and is logged with the peer, the number of the
-            message, and the traceback: once in ten seconds for each line that raises it.
+            returns bytes (a bytearray, a memoryview) to send as they are, or None. CloseConnection, raised, ends the
+            connection after a last answer. Any other exception closes that connection only, and is logged with the
+            peer, the number of the message, and the traceback: once in ten seconds for each line that raises it.
         framing: where a message ends: Raw(), Lines(), Delimiter(b"..."), LengthPrefix(4), or an object like them.
         greeting: sent to each client as soon as it has come in (and has ended the TLS handshake).
 
@@ -50,12 +53,14 @@ class Messages:
     converse = None
     speaks_first = False
 
+    @overload
     def __init__(
-        self,
-        handler: Callable[[Any, Peer], bytes | None],
-        framing: Framing | None = None,
-        *,
-        greeting: bytes = b"",
+        self: Messages[bytes], handler: Callable[[bytes, Peer], Answer], framing: None = None, *, greeting: bytes = ...
+    ) -> None: ...
+    @overload
+    def __init__(self, handler: Callable[[M, Peer], Answer], framing: Framing[M], *, greeting: bytes = ...) -> None: ...
+    def __init__(
+        self, handler: Callable[[Any, Peer], Answer], framing: Framing[Any] | None = None, *, greeting: bytes = b""
     ) -> None:
         if _makes_objects(handler):
             raise TypeError(
@@ -64,18 +69,19 @@ class Messages:
         checks.handler("handler", handler, "message", "peer", instead="Session(...), with the command --session")
         if framing is None:
             framing = Raw()
-        if isinstance(framing, type) or not callable(getattr(framing, "cutter", None)):
+        if isinstance(framing, type) or not callable(getattr(framing, "decoder", None)):
             raise TypeError(f"framing={framing!r} is no framing; allowed: an object like Raw() or Lines()")
         if not isinstance(greeting, bytes):
             raise TypeError(f"greeting={greeting!r} is {type(greeting).__name__}; allowed: bytes")
         self.handle = handler
-        self.framing = framing
+        self.framing: Framing[Any] = framing
         self.greeting = greeting
         self.name = name_of(handler)
 
-    def cutter(self, limits: Limits) -> Cutter:
-        """Return what cuts one connection's bytes into messages."""
-        return self.framing.cutter(limits.max_message)
+    def decoder(self, limits: Limits) -> Decoder[M]:
+        """Return what makes one connection's bytes into messages."""
+        decoder: Decoder[M] = self.framing.decoder(limits.max_message)
+        return decoder
 
     def __repr__(self) -> str:
         return f"Messages({self.name}, {self.framing!r})"

@@ -8,10 +8,12 @@ from typing import Protocol as _Protocol
 
 if TYPE_CHECKING:
     from treadle.server._connection import ClientConnection, Peer
-    from treadle.server._framing import Cutter
+    from treadle.server._framing import Decoder
     from treadle.server._limits import Limits
 
-__all__ = ["Protocol"]
+__all__ = ["Answer", "Protocol"]
+
+Answer = bytes | bytearray | memoryview | None  # of a handler; None: nothing is sent
 
 
 class Protocol(_Protocol):
@@ -29,11 +31,11 @@ class Protocol(_Protocol):
     def speaks_first(self) -> bool:
         """Whether a conversation begins before the client has sent anything."""
 
-    def cutter(self, limits: Limits) -> Cutter:
+    def decoder(self, limits: Limits) -> Decoder[Any]:
         """Return what cuts one connection's bytes into messages."""
 
     @property
-    def handle(self) -> Callable[[Any, Peer], bytes | None]:
+    def handle(self) -> Callable[[Any, Peer], Answer]:
         """Return the answer to a message; it may block."""
 
     @property

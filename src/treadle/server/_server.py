@@ -88,7 +88,7 @@ class Server:
         tls: Tls | None = None,
         proxy: str | Sequence[str] | None = None,
     ) -> None:
-        if not all(hasattr(protocol, name) for name in ("handle", "converse", "cutter", "greeting", "speaks_first")):
+        if not all(hasattr(protocol, name) for name in ("handle", "converse", "decoder", "greeting", "speaks_first")):
             raise TypeError(f"protocol={protocol!r} is no protocol; allowed: Messages(handler, ...), Session(handler)")
         own = {"max_workers": max_workers, "queue_size": queue_size, "when_full": when_full, "order": order}
         own = {name: value for name, value in own.items() if value is not None}

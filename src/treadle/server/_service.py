@@ -201,7 +201,7 @@ class Service:
         """
         messages: Sequence[Any] = ()
         try:
-            found = conn.cutter.feed(data) if data else conn.cutter.finish()
+            found = conn.decoder.feed(data) if data else conn.decoder.finish()
             kind = type(found)
             if kind is list or kind is tuple:
                 messages = found
@@ -209,7 +209,7 @@ class Service:
                 messages = whole = []
                 for message in found:  # one by one, so that those before an error are kept
                     whole.append(message)
-            conn.held = conn.cutter.held
+            conn.held = conn.decoder.held
             return messages
         except CloseConnection as closing:
             conn.farewell = closing.answer

@@ -15,7 +15,7 @@ from treadle._calls import name_of
 from treadle.errors import MessageTooLong
 from treadle.server._causes import CUT_SHORT
 from treadle.server._connection import BLOCKED, RECORD, is_ragged
-from treadle.server._framing import Cutter, RawCutter
+from treadle.server._framing import Decoder, RawDecoder
 from treadle.server._limits import Limits
 from treadle.server._messages import CloseConnection
 from treadle.server._pace import JAM, STALL, Pace
@@ -55,9 +55,9 @@ class Session:
         self.speaks_first = checks.boolean("speaks_first", speaks_first)
         self.name = name_of(handler)
 
-    def cutter(self, limits: Limits) -> Cutter:
+    def decoder(self, limits: Limits) -> Decoder[bytes]:
         """Return what passes the first bytes on as they come."""
-        return RawCutter(CHUNK)
+        return RawDecoder(CHUNK)
 
     def handle(self, message: Any, peer: Peer) -> bytes | None:
         """Never called: a conversation is not cut into messages."""
