@@ -43,7 +43,7 @@ check: $(VENV)/.check            ## formatting, lint, types, and the layers of t
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
-	$(PYTEST) -q tests/test_house.py
+	$(PYTEST) -q tests/test_house.py tests/typing
 
 conformance: $(VENV)/.test            ## only CPython's own executor tests, against treadle.Pool
 	$(PYTEST) tests/conformance $(ARGS)

@@ -173,7 +173,7 @@ class Connection:
         del self._rest[:end]
         return line
 
-    def sendall(self, data: bytes) -> None:
+    def sendall(self, data: bytes | bytearray | memoryview) -> None:
         """Send all of `data`, waiting for the client to take it.
 
         What raises here leaves the client with a part: at the end the connection is reset, so that it can tell.
