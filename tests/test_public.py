@@ -12,8 +12,9 @@ from typing import Any, get_type_hints
 
 import pytest
 
+from surface import MODULES, surface
+
 ROOT = Path(__file__).parents[1]
-MODULES = ("treadle", "treadle.errors", "treadle.events", "treadle.orders", "treadle.server")
 PUBLIC = [(module, name) for module in MODULES for name in importlib.import_module(module).__all__]
 
 each_public = pytest.mark.parametrize(("module", "name"), PUBLIC, ids=[f"{module}.{name}" for module, name in PUBLIC])
@@ -96,3 +97,8 @@ def test_no_text_has_the_old_word(old: str) -> None:
         if match := re.search(old, text):
             found[f"{path.relative_to(ROOT)}:{text[: match.start()].count(chr(10)) + 1}"] = match.group()
     assert not found
+
+
+def test_the_surface_is_what_is_written_down() -> None:
+    """So that nothing becomes public, or is renamed, by accident; `python tests/surface.py > tests/surface.txt`."""
+    assert list(surface()) == (ROOT / "tests" / "surface.txt").read_text(encoding="utf-8").splitlines()

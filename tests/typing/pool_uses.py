@@ -1,4 +1,4 @@
-"""Uses of pools, futures and what stands on them. Every line with `assert_type` is right; `# wrong` marks one that is not.
+"""Uses of pools, futures and what stands on them. `assert_type` marks what is right, `# wrong` what is not.
 
 Nothing here is run: type checkers read it (see test_uses.py).
 """
@@ -189,7 +189,7 @@ def waits(pool: Pool, strange: concurrent.futures.Future[int]) -> None:
     futures = [pool.submit(query, number) for number in range(3)]
     for future in as_completed(futures):
         assert_type(future, Future[list[str]])
-    done, pending = wait(futures, timeout=1)
+    done, _pending = wait(futures, timeout=1)
     assert_type(done, set[Future[list[str]]])
     assert_type(wait(futures, return_when=treadle.FIRST_COMPLETED).not_done, set[Future[list[str]]])
     assert_type(wait([strange]).done, set[concurrent.futures.Future[int]])

@@ -64,9 +64,7 @@ def _pyright(source: Path) -> set[Place]:
     options = ("--outputjson", "--pythonversion=3.11", f"--pythonpath={sys.executable}")
     text = _run(sys.executable, "-m", "pyright", *options, *(path.name for path in FILES), source=source)
     told = json.loads(text)["generalDiagnostics"]
-    return {
-        (Path(one["file"]).name, one["range"]["start"]["line"] + 1) for one in told if one["severity"] == "error"
-    }
+    return {(Path(one["file"]).name, one["range"]["start"]["line"] + 1) for one in told if one["severity"] == "error"}
 
 
 def excused(line: str, checker: str) -> bool:
