@@ -13,7 +13,7 @@ from blocked import until_blocked
 from treadle import Future, Pool, deadline
 from treadle import _admission as admission
 from treadle._scope import SCOPE, Scope
-from treadle.errors import PoolClosed, PoolDeadlock, PoolFull
+from treadle.errors import PoolClosed, PoolDeadlock, PoolFull, Shed
 from treadle.events import Observer, TaskEvent
 
 
@@ -113,7 +113,7 @@ def test_a_task_whose_caller_was_turned_away_cannot_be_cancelled_out_of_the_queu
     scope = Scope(None)
     scope.cancel()
     assert isinstance(dispatcher.admission.give_up(tasks[0], 0.5), PoolFull)
-    dispatcher.admission.call_off(tasks[1], scope)
+    dispatcher.admission.call_off(tasks[1], scope.over())
     blocked.pool.shutdown(wait=False)  # turns away the third
     assert [task.cancel() for task in tasks] == [False] * 3
     assert dispatcher.dead == 0
@@ -167,9 +167,12 @@ def test_run_runs_in_the_caller(blocked: Blocked) -> None:
     assert future.result(0) == threading.get_ident()
 
 
-def test_discard_oldest_cancels_the_one_that_waited_longest(blocked: Blocked) -> None:
+def test_discard_oldest_sheds_the_one_that_waited_longest(blocked: Blocked) -> None:
     newest = blocked.pool.options(when_full="discard_oldest").submit(int)
-    assert blocked.waiting[0].cancelled()
+    error = blocked.waiting[0].exception(0)
+    assert isinstance(error, Shed)
+    assert (error.reason, error.task_name) == ("discarded", "int")
+    assert not blocked.waiting[0].cancelled()
     assert not blocked.waiting[1].done()
     assert not newest.done()
     assert blocked.pool.snapshot().shed == 1
@@ -377,7 +380,7 @@ def test_policies_that_do_not_block_hold_for_event_loops_too(blocked: Blocked) -
         with pytest.raises(PoolFull):
             blocked.pool.options(block_timeout=0).submit(int)
         blocked.pool.options(when_full="discard_oldest").submit(int)
-        assert blocked.waiting[0].cancelled()
+        assert isinstance(blocked.waiting[0].exception(0), Shed)
         assert blocked.pool.snapshot().waiting == 2
 
     asyncio.run(main())

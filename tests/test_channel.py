@@ -148,19 +148,23 @@ def test_full_channel_says_its_name_limit_and_what_waits() -> None:
     channel: Channel[int] = Channel(2, name="jobs")
     channel.put(1)
     channel.put(2)
-    with pytest.raises(ChannelFull, match=r"'jobs' is full: 2 items wait, capacity=2; .* raise capacity"):
+    with pytest.raises(ChannelFull, match=r"'jobs' is full: capacity=2; .* raise capacity") as caught:
         channel.put_nowait(3)
-    with pytest.raises(ChannelFull, match=r"'jobs' is full after waiting 0.01 s for room: 2 items wait, capacity=2"):
+    assert (caught.value.channel, caught.value.capacity, caught.value.waited) == ("jobs", 2, 0)
+    with pytest.raises(ChannelFull, match=r"'jobs' is full after waiting 0.01 s for room: capacity=2") as caught:
         channel.put(3, timeout=0.01)
+    assert caught.value.waited == 0.01
     assert [channel.get_nowait(), channel.get_nowait()] == [1, 2]
 
 
 def test_empty_channel_says_so() -> None:
     channel: Channel[int] = Channel(2, name="jobs")
-    with pytest.raises(ChannelEmpty, match="'jobs' is empty: 0 items wait, capacity=2"):
+    with pytest.raises(ChannelEmpty, match="'jobs' is empty; put items faster") as caught:
         channel.get_nowait()
-    with pytest.raises(ChannelEmpty, match=r"'jobs' is empty after waiting 0.01 s for an item: 0 items wait"):
+    assert (caught.value.channel, caught.value.capacity, caught.value.waited) == ("jobs", 2, 0)
+    with pytest.raises(ChannelEmpty, match=r"'jobs' is empty after waiting 0.01 s for an item") as caught:
         channel.get(timeout=0.01)
+    assert caught.value.waited == 0.01
 
 
 def test_puts_that_wait_go_in_by_turn() -> None:

@@ -210,7 +210,7 @@ def test_full_crew_makes_the_caller_wait() -> None:
         crew.put(1)
         assert inside.wait(PATIENCE)
         crew.put(2)
-        with pytest.raises(ChannelFull, match=r"'crew' is full after waiting 0.01 s for room: 1 items wait"):
+        with pytest.raises(ChannelFull, match=r"'crew' is full after waiting 0.01 s for room: capacity=1"):
             crew.put(3, timeout=0.01)
         gate.set()
     assert crew.snapshot().handled == 2

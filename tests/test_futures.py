@@ -330,7 +330,7 @@ def test_a_task_that_its_deadline_has_failed_is_not_cancelled_by_whoever_gives_i
     future.add_done_callback(calls.append)
     assert future.set_running_or_notify_cancel()
     future.set_exception(DeadlineExceeded(1.0))
-    future._abandon(Shed("pool", "task", 1.0))
+    future._abandon(Shed("pool", "task", 1.0, "too_old"))
     assert not future.cancelled()
     assert isinstance(future.exception(0), DeadlineExceeded)
     assert calls == [future]

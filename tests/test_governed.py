@@ -25,7 +25,7 @@ from treadle._governed import FREE, Governed, new_task
 from treadle._scope import SCOPE, Scope
 from treadle._submitter import BARE
 from treadle._traits import PLAIN
-from treadle.errors import Cancelled, DeadlineExceeded, PoolClosed, PoolFull
+from treadle.errors import Cancelled, DeadlineExceeded, PoolClosed, PoolFull, Shed
 from treadle.events import Observer, TaskEvent
 
 PATIENCE = 30.0  # seconds for what must happen
@@ -437,7 +437,7 @@ def test_a_task_that_is_shed_for_another_leaves_its_scope(clock: FakeClock) -> N
     with treadle.deadline(5):
         victim = held.pool.submit(int)
         newcomer = held.pool.submit(int)
-    assert victim.cancelled()
+    assert isinstance(victim.exception(0), Shed)
     assert [id(member) for member in scope_of(victim)._members] == [id(newcomer)]
     held.let_go()
     assert newcomer.result(0) == 0

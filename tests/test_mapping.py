@@ -9,7 +9,7 @@ import threading
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import CancelledError, TimeoutError
+from concurrent.futures import TimeoutError
 from functools import partial, partialmethod
 from typing import Any
 
@@ -17,7 +17,7 @@ import pytest
 
 import treadle
 from treadle import Pool
-from treadle.errors import DeadlineExceeded, PoolBroken, PoolFull
+from treadle.errors import DeadlineExceeded, PoolBroken, PoolFull, Shed
 from treadle.events import Observer, TaskEvent
 
 
@@ -360,13 +360,14 @@ class TestEveryItemThatWasSubmittedHasOneEnd:
         results = busy.pool.map(abs, range(4), buffersize=2, ordered=ordered)
         busy.pool.options(when_full="discard_oldest").submit(int)  # the turn goes
         for _ in range(2):
-            with pytest.raises(CancelledError):
+            with pytest.raises(Shed) as caught:
                 next(results)
+            assert (caught.value.reason, caught.value.task_name) == ("discarded", "abs")
         for _ in range(2):
             with pytest.raises(PoolFull):
                 next(results)
         assert list(results) == []
-        assert busy.end() == {"cancelled": 3, "finished": 1, "rejected": 2}
+        assert busy.end() == {"cancelled": 1, "finished": 1, "rejected": 2, "shed": 2}
 
     @pytest.mark.parametrize("how", ["close", "drop", "timeout", "cancel"])
     def test_over_before_they_began(self, ordered: bool, how: str) -> None:

@@ -75,6 +75,7 @@ class Member:
 
     def __init__(self, name: str = "") -> None:
         self.name = name
+        self._home = None
         self.errors: list[DeadlineExceeded] = []
 
     def _expire(self, error: DeadlineExceeded) -> None:

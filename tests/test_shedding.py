@@ -45,7 +45,7 @@ def test_shed_futures_say_by_whom_and_after_how_long_and_are_counted() -> None:
     assert [future.exception() is None for future in futures] == [True, False, False, False, True]
     error = futures[1].exception()
     assert isinstance(error, Shed)
-    assert (error.pool, error.task) == ("loom", "weft 1")
+    assert (error.pool, error.task_name) == ("loom", "weft 1")
     assert error.waited >= 0
     assert "pool 'loom' shed task weft 1" in str(error)
     seen = pool.snapshot()

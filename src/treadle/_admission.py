@@ -17,7 +17,7 @@ from treadle import _deadlock as deadlock
 from treadle._alarm import call_later
 from treadle._futures import CANCELLED_AND_NOTIFIED, PENDING, RUNNING
 from treadle._governed import Governed
-from treadle._scope import HERE, current
+from treadle._scope import HERE, current, task_here
 from treadle._words import log_first, pass_on
 from treadle._worker import current_worker
 from treadle.errors import PoolBroken, PoolClosed, PoolFull
@@ -183,7 +183,7 @@ class Admission:
                 return None
             task._state = RUNNING
             full = self.full(task, waited)
-        error = (None if scope is None else scope.over()) or full()
+        error = (None if scope is None else scope.over(task_here())) or full()
         self.refuse(task, error)
         return error
 
@@ -252,7 +252,8 @@ class Admission:
             if scope is None:
                 came = deadlock.wait(gate, worker, lambda: [task], timeout)
             else:
-                with scope.waking(lambda: self.call_off(task, scope)):
+                caller = task_here()
+                with scope.waking(lambda: self.call_off(task, scope.over(caller))):
                     came = deadlock.wait(gate, worker, lambda: [task], scope.left(timeout))
         except BaseException:  # Ctrl-C: a submit that raises must not run its task later
             if not task.cancel() and entrant.refusal is not None:
@@ -266,20 +267,27 @@ class Admission:
             self.refuse(task, entrant.refusal)
             raise entrant.refusal
 
-    def full(self, task: Task, waited: float | None = None) -> Callable[[], PoolFull]:
+    def full(self, task: Task, waited: float = 0.0) -> Callable[[], PoolFull]:
         """Return what makes the error that there is no room for `task`, which shows its key; the lock is held."""
         of_key = self.blocks is not None and self.blocks(task)
-        key = task._traits.key if of_key else None
         waiting = self.dispatcher.waiting()
-        return lambda: PoolFull(self.dispatcher.name, self.limit, waiting, waited, key, of_key=of_key)
+        return lambda: PoolFull(
+            self.dispatcher.name,
+            task.name,
+            queue_size=self.dispatcher.queue_size,
+            waiting=waiting,
+            waited=waited,
+            key=task._traits.key,
+            of_key=of_key,
+        )
 
-    def call_off(self, task: Task, scope: Scope) -> None:
-        """Let the caller of `task` wait for room no longer, for `scope` was cancelled."""
+    def call_off(self, task: Task, error: Exception | None) -> None:
+        """Let the caller of `task` wait for room no longer, and have it raise `error`, for it was asked to stop."""
         with self.dispatcher.lock:
             entrant = self.entrants.pop(task, None)
             if entrant is not None:
                 task._state = RUNNING
-                entrant.refusal = scope.over()
+                entrant.refusal = error
                 entrant.wake()
 
     def wait_for_task(self, timeout: float | None) -> None:

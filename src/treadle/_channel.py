@@ -5,9 +5,10 @@ from __future__ import annotations
 import threading
 from _thread import allocate_lock
 from collections import deque
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from treadle import _checks as checks
+from treadle import _clock as clock
 from treadle._scope import checkpoint, current
 from treadle.errors import ChannelClosed, ChannelEmpty, ChannelFull
 
@@ -31,9 +32,10 @@ class _Turn(Generic[T]):
     WAITING -> CALLED_OFF  whoever waits should stop, see `treadle._scope`; it is no longer in line
     """
 
-    __slots__ = ("item", "state", "wake")
+    __slots__ = ("began", "item", "state", "wake")
 
     def __init__(self, item: T) -> None:
+        self.began = clock.now()
         self.item = item
         self.state = WAITING
         self.wake = allocate_lock()  # released once, when the state changes
@@ -130,7 +132,7 @@ class Channel(Generic[T]):
             self._leave(turn, self._putters)
             raise
         if turn.state == REFUSED:
-            raise self._no_more()
+            raise self._no_more(turn)
         if turn.state in (WAITING, CALLED_OFF):
             checkpoint()  # its own time may not be what is up
             raise self._full(seconds)
@@ -148,7 +150,7 @@ class Channel(Generic[T]):
         """Give `item` to the first get in line, or keep it; False if there is no room. The lock is held."""
         room = len(self._items) < self._limit
         if self._closed:
-            raise self._no_more()
+            raise self._no_more(None)
         if self._getters:
             turn = self._getters[0]
             turn.item = item
@@ -187,7 +189,7 @@ class Channel(Generic[T]):
                     del self._items[0]
                     self._let_in()
                 elif self._closed:
-                    raise self._none_left()
+                    raise self._none_left(None)
                 elif seconds == 0:
                     raise self._empty(0)
                 else:
@@ -202,7 +204,7 @@ class Channel(Generic[T]):
             self._give_back(item, turn)
             raise
         checkpoint()
-        raise self._none_left() if turn is not None and turn.state == REFUSED else self._empty(seconds)
+        raise self._none_left(turn) if turn is not None and turn.state == REFUSED else self._empty(seconds)
 
     def get_nowait(self) -> T:
         """Take the first item if there is one now; as `get` with a timeout of 0.
@@ -314,21 +316,18 @@ class Channel(Generic[T]):
     # -- errors ---------------------------------------------------------------------------------------------------
 
     def _full(self, seconds: float | None) -> ChannelFull:
-        waited = f" after waiting {seconds:g} s for room" if seconds else ""
-        return ChannelFull(
-            f"channel {self._name!r} is full{waited}: {len(self)} items wait, capacity={self._capacity}; "
-            "take items faster, raise capacity, or wait longer"
-        )
+        return ChannelFull(self._name, cast(int, self._capacity), seconds or 0.0)
 
     def _empty(self, seconds: float | None) -> ChannelEmpty:
-        waited = f" after waiting {seconds:g} s for an item" if seconds else ""
-        return ChannelEmpty(
-            f"channel {self._name!r} is empty{waited}: {len(self)} items wait, capacity={self._capacity}; "
-            "put items faster, or wait longer"
-        )
+        return ChannelEmpty(self._name, self._capacity, seconds or 0.0)
 
-    def _no_more(self) -> ChannelClosed:
-        return ChannelClosed(f"channel {self._name!r} is closed: it takes no more items; put before closing it")
+    def _no_more(self, turn: _Turn[T] | None) -> ChannelClosed:
+        return ChannelClosed(self._name, self._capacity, _waited(turn))
 
-    def _none_left(self) -> ChannelClosed:
-        return ChannelClosed(f"channel {self._name!r} is closed and empty: no item will come; stop taking")
+    def _none_left(self, turn: _Turn[T] | None) -> ChannelClosed:
+        return ChannelClosed(self._name, self._capacity, _waited(turn), empty=True)
+
+
+def _waited(turn: _Turn[Any] | None) -> float:
+    """Return the seconds since `turn` began to wait."""
+    return 0.0 if turn is None else clock.now() - turn.began

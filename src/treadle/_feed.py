@@ -285,7 +285,7 @@ class Feed(ABC):
             return
         if not self.reading.acquire(False):
             self.rows = None
-            self.failure = WorkerLost("of the parent process", f"map({self.name})", "the process forked")
+            self.failure = WorkerLost(None, f"map({self.name})", "the process forked")
         self.reading = RLock()
 
     def _nobody_came(self) -> None:

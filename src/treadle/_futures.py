@@ -414,7 +414,7 @@ class Future(_base.Future[T]):
 
     def _orphan(self) -> None:
         """In a forked child, settle what the parent goes on with; no other thread lives."""
-        lost = WorkerLost("of the parent process", self.name, "the process forked")
+        lost = WorkerLost(None, self.name, "the process forked")
         rare, pending = self._get_rare(), self._state == PENDING
         rare.ended = True  # observers are told nothing more
         self._forget_call()

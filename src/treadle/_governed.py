@@ -59,7 +59,7 @@ class Governed(Future[Any]):
             return True
         began = self._scope.begin()
         try:
-            self._run(self._scope.over())
+            self._run(self._scope.over(self))
         finally:
             self._scope.end(began)
         return False
@@ -81,7 +81,7 @@ class Governed(Future[Any]):
                 self._get_rare().unseen = Unseen(self.name, error)
             self._result, self._exception = result, error
         else:
-            self._settle_once(None, self._scope.exceeded())  # unless the alarm has
+            self._settle_once(None, self._scope.exceeded(self))  # unless the alarm has
             if error is not None and not issubclass(type(error), (Cancelled, DeadlineExceeded)):
                 when = "in a forked child" if isinstance(self._context, Gone) else "after its deadline"
                 log(_log, logging.ERROR, "task %s failed %s", self.name, when, error=error)
@@ -126,7 +126,7 @@ class Governed(Future[Any]):
         with self._home.lock:
             self._entered = True
         if self._late:
-            self._expire(self._scope.exceeded())
+            self._expire(self._scope.exceeded(self))
 
     def _overdue(self) -> float:
         return self._scope.overdue()

@@ -326,7 +326,7 @@ class Job(Feed):
                 if self.turns < most and len(waiting) > self.chunksize:
                     self.offer_turn()
                 left = self.chunksize
-            if scope is not None and (error := scope.over()) is not None:
+            if scope is not None and (error := scope.over(turn)) is not None:
                 self.fail(error)
             try:
                 turn.item = item = popleft()
@@ -462,7 +462,7 @@ class Job(Feed):
             else:
                 dispatcher.cancelled += len(doomed)
         for item in doomed if dispatcher.observers else ():
-            dispatcher.announce(what, cast(Any, item), error if what == "rejected" else None, self.name)
+            dispatcher.announce(what, cast(Any, item), None if what == "cancelled" else error, self.name)
 
     def orphan(self, running: Item | None) -> None:
         """In a forked child, give up what the parent goes on with: the item that a turn runs, and all that wait."""
@@ -472,7 +472,7 @@ class Job(Feed):
         doomed = [item for item in (running, *self.waiting) if item is not None and item.outcome == NONE_YET]
         self.waiting.clear()
         for item in doomed:
-            lost = WorkerLost("of the parent process", self.name, "the process forked")
+            lost = WorkerLost(None, self.name, "the process forked")
             item.value, item.args = lost if item is running else CancelledError(), None
             item.outcome = RAISED
         if not self.ordered:

@@ -188,7 +188,7 @@ class _InOrder:
         number, value = entry
         with self._when(self._room, lambda: self._closed or number < self._next + self._limit):
             if self._closed:
-                raise ChannelClosed("the run is over")
+                raise ChannelClosed("in order")
             self._entries[number] = value
             if number == self._next:
                 self._came.notify()
@@ -278,7 +278,7 @@ class _Run:
                 yield value
                 del value  # or it would live on while the consumer waits for the next
                 if outlet is not self._channels[-1]:
-                    raise WorkerLost("of the parent process", self._name, "the process forked")
+                    raise WorkerLost(None, self._name, "the process forked")
             self._raise_error()
             self._join()
         except GeneratorExit:

@@ -41,6 +41,7 @@ __all__ = [
     "deadline",
     "should_stop",
     "sleep",
+    "task_here",
     "time_left",
     "unscoped",
 ]
@@ -94,24 +95,28 @@ class Scope:
 
     # -- asking ---------------------------------------------------------------------------------------------------
 
-    def over(self) -> Cancelled | DeadlineExceeded | None:
-        """Return why there is no point in going on, as an error to raise; None if there is."""
+    def over(self, task: Any = None) -> Cancelled | DeadlineExceeded | None:
+        """Return why there is no point in going on, as an error to raise; None if there is.
+
+        Args:
+            task: the one that is not to go on, for the error to tell its name; no lock is held then, see `Future.name`.
+        """
         scope: Scope | None = self
         while scope is not None:  # as `_outward`, which would take twice as long
             if scope.stopped:
-                return Cancelled()
+                return Cancelled(*_facts_of(task))
             scope = scope.parent
         if self.deadline is not None and clock.now() >= self.deadline:
-            return self.exceeded()
+            return self.exceeded(task)
         return None
 
-    def exceeded(self) -> DeadlineExceeded:
-        """Return the error that says the deadline has passed."""
-        return DeadlineExceeded(self.seconds or 0.0)
+    def exceeded(self, task: Any = None) -> DeadlineExceeded:
+        """Return the error that says the deadline has passed; as `over`."""
+        return DeadlineExceeded(self.seconds or 0.0, *_facts_of(task))
 
     def check(self) -> None:
-        """Raise what `over` returns, if it does."""
-        error = self.over()
+        """Raise what `over` returns, if it does, in the task that runs here."""
+        error = self.over(task_here())
         if error is not None:
             raise error
 
@@ -223,7 +228,7 @@ class Scope:
             members, self._members, self._bell = list(self._members), {}, None
         for member in members:
             try:
-                member._expire(self.exceeded())
+                member._expire(self.exceeded(member))
             except BaseException as raised:  # as of an order's own: the others are not to wait for ever
                 log(_log, logging.ERROR, "a task could not be failed at its deadline", error=raised)
 
@@ -274,11 +279,23 @@ class _Here(threading.local):
 HERE = _Here()
 
 
-def current() -> Scope | None:
-    """Return the innermost scope that the caller runs in; None if it runs in none."""
-    inner = SCOPE.get()
+def task_here() -> Any:
+    """Return the innermost task that runs in this thread; None if there is none."""
     task = HERE.worker.task if HERE.worker is not None else HERE.tasks[-1] if HERE.tasks else None
     if task is None or task._context is None:  # it has run, and this is a callback of its future
+        return None
+    return task
+
+
+def _facts_of(task: Any) -> tuple[str | None, str | None]:
+    """Return the names of a task and its pool, for an error."""
+    return (None, None) if task is None else (task.name, getattr(task._home, "name", None))
+
+
+def current() -> Scope | None:
+    """Return the innermost scope that the caller runs in; None if it runs in none."""
+    inner, task = SCOPE.get(), task_here()
+    if task is None:
         return inner
     own: Scope = task._own_scope()
     return own if inner is None or inner is own.parent else inner

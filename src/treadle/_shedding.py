@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from treadle import _clock as clock
 from treadle._futures import PENDING, RUNNING
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from treadle._dispatch import Dispatcher, Task
 
 __all__ = ["Shedding"]
+
+Reason = Literal["too_old", "discarded"]  # of a Shed
 
 _log = logging.getLogger("treadle")
 
@@ -93,19 +95,20 @@ class Shedding:
                 dispatcher.dead -= 1
         return victims
 
-    def shed(self, victims: list[Task]) -> None:
+    def shed(self, victims: list[Task], reason: Reason = "too_old") -> None:
         """Fail tasks that were claimed, emptying the list; no lock is held, for whoever waits for them is told."""
         dispatcher, fatal = self.dispatcher, None
         victims.reverse()
         while victims:
             task = victims.pop()
+            error = self.error_for(task, reason)
             try:
                 try:
-                    dispatcher.announce("shed", task)
+                    dispatcher.announce("shed", task, error)
                 finally:
-                    task._drop(self.error_for(task))
-            except BaseException as error:  # of a callback that would end the thread: the others are told before
-                fatal = error
+                    task._drop(error)
+            except BaseException as raised:  # of a callback that would end the thread: the others are told before
+                fatal = raised
         if fatal is not None:
             raise fatal
 
@@ -115,16 +118,13 @@ class Shedding:
             self.shed(victims)
 
     def discard(self, victim: Task) -> None:
-        """Cancel a task that was evicted for a caller's, which is in; no lock is held."""
+        """As `shed_by_caller`, a task that was evicted for the caller's."""
         with _logged():
-            try:
-                self.dispatcher.announce("shed", victim)
-            finally:
-                victim._abandon(self.error_for(victim))
+            self.shed([victim], "discarded")
 
-    def error_for(self, task: Task) -> Shed:
+    def error_for(self, task: Task, reason: Reason) -> Shed:
         """Return the error that says that `task` was given up."""
-        return Shed(self.dispatcher.name, task.name, clock.now() - task._submitted)
+        return Shed(self.dispatcher.name, task.name, clock.now() - task._submitted, reason, key=task._traits.key)
 
     def seize(self) -> list[Task]:
         """Claim all that waits, for it will not run; the lock is held."""

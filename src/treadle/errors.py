@@ -1,30 +1,47 @@
 """Every error that treadle raises, drawn as a tree.
 
     TreadleError
-    |- PoolFull                      the pool had no room for a task, and its policy said no
+    |- Overloaded                    more is asked of a pool than it can do
+    |  |- PoolFull                   it had no room for a task, and its policy said no
+    |  `- Shed                       it dropped a task that waited
     |- Cancelled (CancelledError)    the running task was asked to stop
     |- DeadlineExceeded (TimeoutError)  the deadline of a task, or of the caller, has passed
-    |- Shed                          the pool dropped a waiting task, for more was offered than it can do
     |- PoolClosed (RuntimeError)     the pool was shut down, or Python is exiting
-    |- PoolBroken (BrokenThreadPool) a worker's initializer failed
+    |- PoolBroken (BrokenThreadPool) the pool runs nothing more: a worker's initializer failed, say
     |- WorkerLost                    a worker thread ended in the middle of a task
     |- PoolDeadlock (RuntimeError)   every thread that could end a wait is itself waiting for it
     |- PatchedTooLate (RuntimeError)  threads were replaced by greenlets after treadle was imported
     |- BindError (OSError)           a server cannot listen where it was told to
     |- MessageTooLong                a client's message was longer than the limit
-    |- ChannelFull                   a channel had no room within the time allowed
-    |- ChannelEmpty                  a channel had no item within the time allowed
-    `- ChannelClosed                 a channel takes no more items, or has none left
+    |- ChannelFull (queue.Full)      a channel had no room within the time allowed
+    |- ChannelEmpty (queue.Empty)    a channel had no item within the time allowed
+    `- ChannelClosed (queue.ShutDown)  a channel takes no more items, or has none left
 
-A class tells what failed; its attributes carry the facts; its message ends with what to do next.
+A class tells what failed; its attributes carry the facts; its message ends with what to do next. All of them can be
+pickled and copied, and so come out of other processes as they are.
 """
 
 from __future__ import annotations
 
+import copy
+import io
+import pickle
+import queue
+import sys
+from collections.abc import Iterable
 from concurrent.futures import CancelledError
 from concurrent.futures.thread import BrokenThreadPool
+from typing import Any, Literal, TypeVar, cast
 
-from treadle._words import show
+from treadle._words import pass_on, show
+
+if sys.version_info >= (3, 13):
+    from queue import ShutDown
+else:
+
+    class ShutDown(Exception):
+        """Stands for `queue.ShutDown`, which Python has since 3.13."""
+
 
 __all__ = [
     "BindError",
@@ -34,6 +51,7 @@ __all__ = [
     "ChannelFull",
     "DeadlineExceeded",
     "MessageTooLong",
+    "Overloaded",
     "PatchedTooLate",
     "PoolBroken",
     "PoolClosed",
@@ -44,46 +62,179 @@ __all__ = [
     "WorkerLost",
 ]
 
+E = TypeVar("E", bound="TreadleError")
+
 
 class TreadleError(Exception):
-    """The root of every error of treadle's own."""
+    """The root of every error of treadle's own.
+
+    All of them can be pickled and copied, with their type, text, attributes and notes; cause and traceback are lost, as
+    they are of every exception. So can subclasses, whatever arguments they take. What an error carries that cannot be
+    pickled travels as its `repr`, and what cannot be copied deeply is shared.
+    """
+
+    # Python would call the class with the error's `args`. Those are its text, and not what the class takes; so an error
+    # is put together again without a call of its `__init__`.
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        args, state = tuple(map(_portable, self._native_args())), self._state()
+        return _remake, (type(self), args), {name: _portable(value) for name, value in state.items()}
+
+    def __setstate__(self, state: dict[str, Any] | None) -> None:
+        for name, value in (state or {}).items():
+            object.__setattr__(self, name, value)  # a frozen dataclass takes them in no other way
+
+    def __copy__(self: E) -> E:
+        twin = _remake(type(self), self._native_args())
+        twin.__setstate__(self._state())
+        return twin
+
+    def __deepcopy__(self: E, memo: dict[int, Any]) -> E:
+        args = tuple(_deep_copy(arg, memo) for arg in self._native_args())
+        memo[id(self)] = twin = _remake(type(self), args)  # what it carries may lead back to it
+        twin.__setstate__({name: _deep_copy(value, memo) for name, value in self._state().items()})
+        return twin
+
+    def _native_args(self) -> tuple[Any, ...]:
+        """Return what Python's own class below makes it from: its `args`; with an OSError's, the name of the file."""
+        return cast("tuple[Any, ...]", super().__reduce__())[1]  # type: ignore[no-any-return]
+
+    def _state(self) -> dict[str, Any]:
+        """Return its attributes, its notes among them."""
+        state: Any = object.__getstate__(self)
+        plain, slots = state if isinstance(state, tuple) else (state, None)
+        return {**(plain or {}), **(slots or {})}
 
 
-class PoolFull(TreadleError):
-    """The pool's queue was full, and its policy (or the time allowed) said no.
+def _remake(kind: type[E], args: tuple[Any, ...]) -> E:
+    """Return an error without its attributes; pickles name this function."""
+    native: Any = kind
+    while native.__module__ != "builtins":
+        native = native.__base__
+    error = native.__new__(kind, *args)
+    native.__init__(error, *args)
+    return cast(E, error)
+
+
+class _Trial(pickle.Pickler):
+    """Passes over errors of treadle's: they see to what they carry, which may lead back to where this began."""
+
+    def reducer_override(self, obj: Any) -> Any:
+        return (str, ()) if issubclass(type(obj), TreadleError) else NotImplemented
+
+
+def _portable(value: Any) -> Any:
+    """Return `value`, or else, if it does not survive being pickled, its `repr`."""
+    if type(value) in (str, int, float, bool, type(None)):
+        return value
+    try:
+        trial = io.BytesIO()
+        _Trial(trial).dump(value)
+        pickle.loads(trial.getvalue())
+        return value
+    except BaseException as error:
+        pass_on(error)
+        return show(value)
+
+
+def _deep_copy(value: Any, memo: dict[int, Any]) -> Any:
+    """Return a deep copy of `value`, or else, if there can be none, `value`."""
+    try:
+        return copy.deepcopy(value, memo)
+    except BaseException as error:
+        pass_on(error)
+        return value
+
+
+class Overloaded(TreadleError):
+    """More is asked of a pool than it can do, so a task was not taken, or was dropped: try later, or do without it.
 
     Attributes:
         pool: the pool's name.
-        queue_size: the limit on waiting tasks that was reached.
+        task_name: the task's name.
+        key: the task's key, see `Pool.options`; None if it has none.
+        waited: the seconds that it has waited, for room or in the queue; 0 if it has not.
+    """
+
+    def __init__(self, message: str, *, pool: str, task_name: str, key: object = None, waited: float = 0.0) -> None:
+        self.pool = pool
+        self.task_name = task_name
+        self.key = key
+        self.waited = waited
+        super().__init__(message)
+
+
+class PoolFull(Overloaded):
+    """The pool's queue was full, and its policy (or the time allowed) said no.
+
+    Attributes:
+        pool, task_name, key: see `Overloaded`.
+        waited: the seconds that its caller has waited for room; 0 if it has not.
+        queue_size: the pool's limit on waiting tasks; None if it has none.
         waiting: how many tasks were waiting when the task was refused.
-        key: the task's key, if it was that key's own ceiling that was reached (see `treadle.orders.Fair`).
+        of_key: whether it was not that limit that was reached, but the key's own (see `treadle.orders.Fair`).
     """
 
     def __init__(
         self,
         pool: str,
-        queue_size: int,
-        waiting: int,
-        waited: float | None = None,
-        key: object = None,
+        task_name: str,
         *,
+        queue_size: int | None,
+        waiting: int,
+        waited: float = 0.0,
+        key: object = None,
         of_key: bool = False,
     ) -> None:
-        self.pool = pool
         self.queue_size = queue_size
         self.waiting = waiting
-        self.key = key
-        after = "" if waited is None else f" after waiting {waited:g} s for room"
+        self.of_key = of_key
+        after = f" after waiting {waited:g} s for room" if waited else ""
         if of_key:
-            super().__init__(
+            message = (
                 f"pool {pool!r} is full for key {show(key)}{after}: as many of its tasks wait as its order allows one "
                 "key (max_waiting); submit less for that key, or choose another when_full"
             )
-            return
-        super().__init__(
-            f"pool {pool!r} is full{after}: {waiting} tasks wait, queue_size={queue_size}; "
-            "submit less, raise queue_size or max_workers, or choose another when_full"
-        )
+        else:
+            message = (
+                f"pool {pool!r} is full{after}: {waiting} tasks wait, queue_size={queue_size}; "
+                "submit less, raise queue_size or max_workers, or choose another when_full"
+            )
+        super().__init__(message, pool=pool, task_name=task_name, key=key, waited=waited)
+
+
+class Shed(Overloaded):
+    """The pool dropped a task that waited, for more was offered than it can do.
+
+    Attributes:
+        pool, task_name, key: see `Overloaded`.
+        waited: seconds from its submission until it was dropped.
+        reason: "too_old", if it had waited too long (see `treadle.orders.Adaptive`); "discarded", if the queue was
+            full, and `when_full="discard_oldest"` made room for a newer one.
+    """
+
+    def __init__(
+        self,
+        pool: str,
+        task_name: str,
+        waited: float,
+        reason: Literal["too_old", "discarded"],
+        *,
+        key: object = None,
+    ) -> None:
+        self.reason = reason
+        if reason == "discarded":
+            message = (
+                f"pool {pool!r} dropped task {task_name} after {waited:.3f} s, to make room for a newer one: its queue "
+                "is full, and when_full is 'discard_oldest'; do without it, submit less, or raise queue_size or "
+                "max_workers"
+            )
+        else:
+            message = (
+                f"pool {pool!r} shed task {task_name} after {waited:.3f} s: it is offered more than it can do; "
+                "answer with a quick refusal, try again later, or raise max_workers"
+            )
+        super().__init__(message, pool=pool, task_name=task_name, key=key, waited=waited)
 
 
 class Cancelled(TreadleError, CancelledError):
@@ -91,10 +242,17 @@ class Cancelled(TreadleError, CancelledError):
 
     To `except concurrent.futures.CancelledError` it is that; but the future of a task that ends with it is done, and
     not `cancelled()`, for the task had begun.
+
+    Attributes:
+        task_name: the name of the task that was to stop; None if it was no task, but the code around some, as of a
+            group's block.
+        pool: the name of its pool; None likewise.
     """
 
-    def __init__(self) -> None:
-        super().__init__("the task was asked to stop; let this pass, so that it ends")
+    def __init__(self, task_name: str | None = None, pool: str | None = None) -> None:
+        self.task_name = task_name
+        self.pool = pool
+        super().__init__(f"{_who(task_name, pool)} was asked to stop; let this pass, so that it ends")
 
 
 class DeadlineExceeded(TreadleError, TimeoutError):
@@ -102,30 +260,23 @@ class DeadlineExceeded(TreadleError, TimeoutError):
 
     Attributes:
         seconds: what `treadle.deadline` was given.
+        task_name: the name of the task that was not done, or did not go on, in time; None if it was no task.
+        pool: the name of its pool; None likewise.
     """
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: float, task_name: str | None = None, pool: str | None = None) -> None:
         self.seconds = seconds
-        super().__init__(f"the deadline of {seconds:g} s has passed; give more time, or do less")
-
-
-class Shed(TreadleError):
-    """The task was dropped while it waited: more was offered than the pool can do, and it had waited too long.
-
-    Attributes:
-        pool: the pool's name.
-        task: the task's name.
-        waited: seconds from its submission until it was dropped.
-    """
-
-    def __init__(self, pool: str, task: str, waited: float) -> None:
+        self.task_name = task_name
         self.pool = pool
-        self.task = task
-        self.waited = waited
-        super().__init__(
-            f"pool {pool!r} shed task {task} after {waited:.3f} s: it is offered more than it can do; "
-            "answer with a quick refusal, try again later, or raise max_workers"
-        )
+        whose = "" if task_name is None else f", that of {_who(task_name, pool)}"
+        super().__init__(f"the deadline of {seconds:g} s has passed{whose}; give more time, or do less")
+
+
+def _who(task_name: str | None, pool: str | None) -> str:
+    """Return words for a task."""
+    if task_name is None:
+        return "the code here"
+    return f"task {task_name}" if pool is None else f"task {task_name} of pool {pool!r}"
 
 
 class PoolClosed(TreadleError, RuntimeError):
@@ -133,41 +284,49 @@ class PoolClosed(TreadleError, RuntimeError):
 
     Attributes:
         pool: the pool's name.
+        reason: after what it was closed, in words: "shutdown", "interpreter shutdown", ...
     """
 
-    def __init__(self, pool: str, when: str = "shutdown") -> None:
+    def __init__(self, pool: str, reason: str = "shutdown") -> None:
         self.pool = pool
-        super().__init__(f"cannot schedule new futures after {when}: pool {pool!r} is closed; submit before closing it")
+        self.reason = reason
+        super().__init__(
+            f"cannot schedule new futures after {reason}: pool {pool!r} is closed; submit before closing it"
+        )
 
 
 class PoolBroken(TreadleError, BrokenThreadPool):
-    """A worker's initializer failed, so the pool runs nothing more.
+    """The pool runs nothing more: a worker's initializer failed, say.
 
     Attributes:
         pool: the pool's name.
+        reason: what has happened, in words.
     """
 
-    def __init__(self, pool: str) -> None:
+    def __init__(
+        self, pool: str, reason: str = "A thread initializer failed, the thread pool is not usable anymore"
+    ) -> None:
         self.pool = pool
-        super().__init__(
-            f"A thread initializer failed, the thread pool is not usable anymore: pool {pool!r}; "
-            "the log holds the initializer's traceback"
-        )
+        self.reason = reason
+        super().__init__(f"{reason}: pool {pool!r}; the log holds the traceback")
 
 
 class WorkerLost(TreadleError):
     """A worker thread ended, or stayed behind in a parent process, before its task was done.
 
     Attributes:
-        worker: the thread's name.
-        task: the task's name.
+        thread: the thread's name; None if it stayed behind in the parent process.
+        task_name: the task's name.
+        reason: what ended the thread, in words.
     """
 
-    def __init__(self, worker: str, task: str, reason: BaseException | str | None) -> None:
-        self.worker = worker
-        self.task = task
+    def __init__(self, thread: str | None, task_name: str, reason: BaseException | str | None) -> None:
+        self.thread = thread
+        self.task_name = task_name
+        self.reason = reason if isinstance(reason, str) else show(reason)
+        worker = "the worker of the parent process" if thread is None else f"worker {thread}"
         super().__init__(
-            f"worker {worker} ended in the middle of task {task}: {show(reason)}; "
+            f"{worker} ended in the middle of task {task_name}: {self.reason}; "
             "submit the task again if it may run twice"
         )
 
@@ -177,13 +336,15 @@ class PoolDeadlock(TreadleError, RuntimeError):
 
     Attributes:
         pools: the names of the pools whose threads wait for each other.
+        targets: what was waited for: names of tasks, and of what else threads may bring.
     """
 
-    def __init__(self, pools: list[str], targets: list[str]) -> None:
-        self.pools = pools
-        where = f", in {', '.join(map(repr, pools))}," if pools else ""
+    def __init__(self, pools: Iterable[str], targets: Iterable[str]) -> None:
+        self.pools = tuple(pools)
+        self.targets = tuple(targets)
+        where = f", in {', '.join(map(repr, self.pools))}," if self.pools else ""
         super().__init__(
-            f"deadlock: waiting for {', '.join(targets)} could never end, because every thread that could end "
+            f"deadlock: waiting for {', '.join(self.targets)} could never end, because every thread that could end "
             f"it{where} waits too; wait with a timeout, or not from inside a task"
         )
 
@@ -203,16 +364,58 @@ class PatchedTooLate(TreadleError, RuntimeError):
         )
 
 
-class ChannelFull(TreadleError):
-    """The channel had no room within the time allowed."""
+class ChannelFull(TreadleError, queue.Full):
+    """The channel had no room within the time allowed.
+
+    Attributes:
+        channel: the channel's name.
+        capacity: the most items that wait in it.
+        waited: the seconds allowed, which have passed; 0 if the caller did not wait.
+    """
+
+    def __init__(self, channel: str, capacity: int, waited: float = 0.0) -> None:
+        self.channel = channel
+        self.capacity = capacity
+        self.waited = waited
+        after = f" after waiting {waited:g} s for room" if waited else ""
+        super().__init__(
+            f"channel {channel!r} is full{after}: capacity={capacity}; take items faster, raise capacity, or wait "
+            "longer"
+        )
 
 
-class ChannelEmpty(TreadleError):
-    """The channel had no item within the time allowed."""
+class ChannelEmpty(TreadleError, queue.Empty):
+    """The channel had no item within the time allowed.
+
+    Attributes:
+        channel, waited: as of `ChannelFull`.
+        capacity: the most items that wait in it; None: no limit.
+    """
+
+    def __init__(self, channel: str, capacity: int | None = None, waited: float = 0.0) -> None:
+        self.channel = channel
+        self.capacity = capacity
+        self.waited = waited
+        after = f" after waiting {waited:g} s for an item" if waited else ""
+        super().__init__(f"channel {channel!r} is empty{after}; put items faster, or wait longer")
 
 
-class ChannelClosed(TreadleError):
-    """The channel is closed: it takes no more items, or has none left to give."""
+class ChannelClosed(TreadleError, ShutDown):
+    """The channel is closed: it takes no more items, or has none left to give. A `queue.ShutDown` since Python 3.13.
+
+    Attributes:
+        channel, capacity: as of `ChannelEmpty`.
+        waited: the seconds that the caller had waited when it was closed; 0 if it was before.
+    """
+
+    def __init__(self, channel: str, capacity: int | None = None, waited: float = 0.0, *, empty: bool = False) -> None:
+        self.channel = channel
+        self.capacity = capacity
+        self.waited = waited
+        state = "closed and empty: no item will come; stop taking"
+        if not empty:
+            state = "closed: it takes no more items; put before closing it"
+        super().__init__(f"channel {channel!r} is {state}")
 
 
 class BindError(TreadleError, OSError):
@@ -220,11 +423,23 @@ class BindError(TreadleError, OSError):
 
     Attributes:
         bind: where, as it was given.
+        reason: why not, and what to do, in words.
+        errno, strerror, filename: as of every OSError; None where the system has not said a word.
     """
 
-    def __init__(self, bind: str, why: str) -> None:
+    def __init__(self, bind: str, reason: str, error: OSError | None = None) -> None:
         self.bind = bind
-        super().__init__(f"cannot listen on {bind}: {why}")
+        self.reason = reason
+        message = f"cannot listen on {bind}: {reason}"
+        if error is None or error.errno is None:
+            super().__init__(message)
+        elif error.filename is None:
+            super().__init__(error.errno, error.strerror)
+        else:
+            super().__init__(error.errno, error.strerror, error.filename)
+
+    def __str__(self) -> str:
+        return f"cannot listen on {self.bind}: {self.reason}"
 
 
 class MessageTooLong(TreadleError):

@@ -28,8 +28,8 @@ class TaskEvent:
         name: the task's name.
         time_ns: when it happened, monotonic nanoseconds.
         thread: the name of the thread in which it happened.
-        error: what the task raised (finished); why it was not taken (rejected); or why its pool gave it up (cancelled),
-            such as PoolBroken or PoolClosed, and None if that was its caller's wish.
+        error: what the task raised (finished); why it was not taken (rejected), or dropped (shed); or why its pool gave
+            it up (cancelled), such as PoolBroken or PoolClosed, and None if that was its caller's wish.
     """
 
     pool: str

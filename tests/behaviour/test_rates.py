@@ -24,7 +24,7 @@ from treadle import _clock as clock
 from treadle._alarm import Alarm, Bell
 from treadle._governed import FREE
 from treadle._options import Options
-from treadle.errors import DeadlineExceeded, PoolBroken, PoolClosed, PoolFull, WorkerLost
+from treadle.errors import DeadlineExceeded, PoolBroken, PoolClosed, PoolFull, Shed, WorkerLost
 from treadle.events import Observer, TaskEvent
 from treadle.orders import Fair
 
@@ -652,7 +652,7 @@ def test_the_policy_that_discards_the_oldest_discards_one_that_waits_for_its_tur
         pool.submit(int).result(PATIENCE)
         oldest, newer = put_aside(pool, 2)
         newest = pool.submit(int)
-        assert oldest.cancelled()
+        assert isinstance(oldest.exception(0), Shed)
         assert not newer.done()
         assert not newest.done()
         assert pool.snapshot().shed == 1

@@ -86,7 +86,7 @@ def test_what_became_of_a_task_is_told_apart(bench: Import) -> None:
     load, tally = bench("overload_load"), bench("overload_tally").Tally()
     answered, shed, cancelled, broken = (concurrent.futures.Future[None]() for _ in range(4))
     answered.set_result(None)
-    shed.set_exception(Shed("pool", "task", 0.1))
+    shed.set_exception(Shed("pool", "task", 0.1, "too_old"))
     cancelled.cancel()
     broken.set_exception(ZeroDivisionError())
     for due, future in enumerate((answered, shed, cancelled)):
@@ -101,7 +101,7 @@ def test_a_task_that_there_is_no_room_for_is_refused(bench: Import) -> None:
     load, tally = bench("overload_load"), bench("overload_tally").Tally()
 
     def submit(fn: Callable[[], object]) -> Any:
-        raise PoolFull("pool", 1, 1)
+        raise PoolFull("pool", "task", queue_size=1, waiting=1)
 
     load.submit_due(submit, load.task, tally, 5.0)
     assert [due for due, _ in tally.refusals] == [5.0]

@@ -236,15 +236,16 @@ def open_listeners(bind: str | socket.socket | Sequence[Listener]) -> list[Liste
         raise
     except OSError as error:
         why = WHAT_TO_DO.get(error.errno or 0) or f"{error.strerror or error}"
-        raise BindError(where.text, why) from error
+        raise BindError(where.text, why, error) from error
 
 
 def _listen_tcp(where: Bind) -> Listener:
     try:
         found = socket.getaddrinfo(where.host, where.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (socket.gaierror, UnicodeError) as error:  # the latter: a name that cannot be one, such as a very long one
-        why = error.strerror if isinstance(error, OSError) else str(error)
-        raise BindError(where.text, f"{where.host!r} is no address of this machine: {why}") from error
+        found_none = error if isinstance(error, OSError) else None
+        why = str(error) if found_none is None else found_none.strerror
+        raise BindError(where.text, f"{where.host!r} is no address of this machine: {why}", found_none) from error
     for family, kind, protocol, _, address in found:
         try:
             return _listen_at(where, family, kind, protocol, address)
@@ -279,7 +280,9 @@ def _listen_unix(where: Bind) -> Listener:
     size = len(os.fsencode(where.path)) - abstract
     if size > LONGEST_PATH:
         raise BindError(
-            where.text, f"its path has {size} bytes, and the system allows {LONGEST_PATH}; take a shorter one"
+            where.text,
+            f"its path has {size} bytes, and the system allows {LONGEST_PATH}; take a shorter one",
+            _error(errno.ENAMETOOLONG, where.path),
         )
     if abstract:
         return _listen_abstract(where)
@@ -309,7 +312,7 @@ def _listen_abstract(where: Bind) -> Listener:
     except BaseException as error:
         sock.close()
         if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
-            raise BindError(where.text, "another server listens there; stop it first") from error
+            raise BindError(where.text, "another server listens there; stop it first", error) from error
         raise
 
 
@@ -349,14 +352,15 @@ def _take_lock(where: Bind, path: str) -> int:
             if not os.path.lexists(path):
                 raise
             why = f"{path} is in the way ({error.strerror}); remove it, if no server begins to listen there"
-            raise BindError(where.text, why) from error
+            raise BindError(where.text, why, error) from error
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if _identity(os.fstat, lock) == _identity(os.lstat, path):
                 return lock
         except BlockingIOError as error:
             os.close(lock)
-            raise BindError(where.text, "another server begins to listen there just now; stop it first") from error
+            why = "another server begins to listen there just now; stop it first"
+            raise BindError(where.text, why, _error(errno.EADDRINUSE, where.path)) from error
         except BaseException:
             os.close(lock)
             raise
@@ -373,11 +377,11 @@ def _remove_stale(where: Bind) -> None:
     mode = os.lstat(where.path).st_mode
     if stat.S_ISLNK(mode) and not os.path.exists(where.path):
         target = os.readlink(where.path)
-        raise BindError(
-            where.text, f"{where.path} is a symbolic link to {target}, which does not exist; remove the link"
-        )
+        why = f"{where.path} is a symbolic link to {target}, which does not exist; remove the link"
+        raise BindError(where.text, why, _error(errno.EADDRINUSE, where.path))
     if not stat.S_ISSOCK(os.stat(where.path).st_mode):
-        raise BindError(where.text, f"{where.path} exists, and is no socket")
+        why = f"{where.path} exists, and is no socket"
+        raise BindError(where.text, why, _error(errno.EADDRINUSE, where.path))
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.setblocking(False)
         try:
@@ -385,21 +389,26 @@ def _remove_stale(where: Bind) -> None:
         except ConnectionRefusedError:
             if stat.S_ISLNK(mode):  # somebody has put it there on purpose, and the kernel does not bind through it
                 target = os.readlink(where.path)
-                raise BindError(
-                    where.text, f"{where.path} is a symbolic link to {target}; listen there, or remove the link"
-                ) from None
+                why = f"{where.path} is a symbolic link to {target}; listen there, or remove the link"
+                raise BindError(where.text, why, _error(errno.EADDRINUSE, where.path)) from None
             os.unlink(where.path)
             return
         except BlockingIOError:
             pass  # somebody listens, and is busy
-    raise BindError(where.text, "another server listens there; stop it first")
+    why = "another server listens there; stop it first"
+    raise BindError(where.text, why, _error(errno.EADDRINUSE, where.path))
+
+
+def _error(number: int, path: str) -> OSError:
+    """Return the error that the system would raise, had it been asked to bind a socket to `path`."""
+    return OSError(number, os.strerror(number), path)
 
 
 def _copy_of(sock: socket.socket) -> socket.socket:
     try:
         return sock.dup()
     except OSError as error:
-        raise BindError(repr(sock), f"it is closed: {error.strerror}") from error
+        raise BindError(repr(sock), f"it is closed: {error.strerror}", error) from error
 
 
 def _socket_of(number: int, text: str) -> socket.socket:
@@ -412,7 +421,7 @@ def _socket_of(number: int, text: str) -> socket.socket:
     except OSError as error:
         if copy >= 0:
             os.close(copy)
-        raise BindError(text, f"descriptor {number} is no socket: {error.strerror}") from error
+        raise BindError(text, f"descriptor {number} is no socket: {error.strerror}", error) from error
 
 
 def _inherit_all(numbers: list[int], text: str) -> list[Listener]:
@@ -439,7 +448,7 @@ def _inherit(sock: socket.socket, text: str) -> Listener:
         sock.close()
         if isinstance(error, BindError):
             raise
-        raise BindError(text, f"it does not listen: {error.strerror}") from error
+        raise BindError(text, f"it does not listen: {error.strerror}", error) from error
 
 
 def _is_bound(sock: socket.socket) -> bool:

@@ -27,8 +27,8 @@ class CloseConnection(Exception):
     def __init__(self, answer: bytes | bytearray | memoryview = b"") -> None:
         if not isinstance(answer, (bytes, bytearray, memoryview)):
             raise TypeError(f"answer={answer!r} is {type(answer).__name__}; allowed: bytes")
-        super().__init__(answer)
         self.answer = bytes(answer)
+        super().__init__(self.answer)  # which can be pickled
 
 
 class Messages(Generic[M]):
