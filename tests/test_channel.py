@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import queue
 import signal
 import sys
 import threading
@@ -21,6 +22,7 @@ from hypothesis import strategies as st
 
 import treadle._channel
 import treadle._checks
+from clocks import FakeClock
 from treadle._channel import Channel
 from treadle.errors import ChannelClosed, ChannelEmpty, ChannelFull, DeadlineExceeded
 
@@ -264,6 +266,40 @@ def test_closed_channel_takes_nothing_and_gives_what_is_left() -> None:
     for get in (channel.get, channel.get_nowait):
         with pytest.raises(ChannelClosed, match="'jobs' is closed and empty"):
             get()
+
+
+@pytest.mark.parametrize("what", ["put", "get"])
+def test_who_waited_when_it_was_closed_is_told_how_long(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = FakeClock(monkeypatch)
+    channel: Channel[int] = Channel(1, name="jobs")
+    if what == "put":
+        channel.put(1)
+    errors: list[ChannelClosed] = []
+
+    def wait() -> None:
+        with pytest.raises(ChannelClosed) as caught:
+            channel.put(2) if what == "put" else channel.get()
+        errors.append(caught.value)
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    until(lambda: len(channel._putters) + len(channel._getters) == 1)
+    clock.pass_(2.5)
+    channel.close()
+    thread.join(PATIENCE)
+    assert [(error.channel, error.capacity, error.waited) for error in errors] == [("jobs", 1, 2.5)]
+
+
+def test_what_catches_the_errors_of_queues_catches_those_of_channels() -> None:
+    channel: Channel[int] = Channel(1)
+    with pytest.raises(queue.Empty):
+        channel.get_nowait()
+    channel.put(1)
+    with pytest.raises(queue.Full):
+        channel.put_nowait(2)
+    channel.close(discard=True)
+    with pytest.raises(getattr(queue, "ShutDown", ChannelClosed)):
+        channel.get_nowait()
 
 
 def test_closing_wakes_every_put_and_keeps_its_item_out() -> None:

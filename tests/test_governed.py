@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 import treadle
+from blocked import until_blocked
 from clocks import FakeClock
 from treadle import Future, Pool
 from treadle import _alarm as alarm_module
@@ -659,3 +660,79 @@ def test_a_task_that_is_done_does_not_count_as_running() -> None:
         for future in futures:  # both are of one scope
             future.exception(PATIENCE)
         assert [scope_of(future).running for future in futures] == [0, 0]
+
+
+# -- what the errors tell -------------------------------------------------------------------------------------------
+
+
+Stopped = Cancelled | DeadlineExceeded
+
+
+def facts_of(error: BaseException | None) -> tuple[str | None, str | None]:
+    assert isinstance(error, Stopped)
+    return error.task_name, error.pool
+
+
+def test_a_deadline_tells_the_task_that_it_has_failed(alarm: Alarm, clock: FakeClock) -> None:
+    held = Held(name="db")
+    with treadle.deadline(5):
+        waits = held.pool.options(name="query").submit(int)
+    clock.pass_(5)
+    alarm.ring_due()
+    assert facts_of(waits.exception(PATIENCE)) == ("query", "db")
+    held.let_go()
+
+
+def test_a_task_whose_deadline_has_passed_when_its_turn_comes_is_told_too(clock: FakeClock) -> None:
+    held = Held(name="db")
+    with treadle.deadline(5):
+        waits = held.pool.options(name="query").submit(int)
+    clock.pass_(5)
+    held.let_go()
+    assert facts_of(waits.exception(PATIENCE)) == ("query", "db")
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+def test_the_items_of_a_map_whose_deadline_has_passed_tell_its_name(ordered: bool, clock: FakeClock) -> None:
+    held = Held(name="db")
+    with treadle.deadline(5):
+        rows = held.pool.map(abs, [1, 2], ordered=ordered)
+    clock.pass_(5)
+    held.let_go()
+    for _ in range(2):
+        with pytest.raises(DeadlineExceeded) as caught:
+            next(rows)
+        assert facts_of(caught.value) == ("abs", "db")
+
+
+def test_who_should_stop_is_told_by_its_name_wherever_it_looks_or_waits() -> None:
+    """The name is that of the task that runs there, and not of what it waits for, or of who has cancelled it."""
+    seen: list[BaseException] = []
+    channel: treadle.Channel[int] = treadle.Channel()
+
+    def note(wait: Callable[[], object]) -> None:
+        with pytest.raises((Cancelled, DeadlineExceeded)) as caught:
+            wait()
+        seen.append(caught.value)
+
+    other = Held(name="other", queue_size=0)
+
+    def work() -> None:
+        note(lambda: other.pool.submit(int))  # waits for room, until it is cancelled
+        for wait in (treadle.checkpoint, lambda: treadle.sleep(PATIENCE), channel.get, other.running.result):
+            note(wait)
+        note(lambda: treadle.wait([other.running]))
+
+    with Pool(1, name="db") as pool:
+        future = pool.options(name="query").submit(work)
+        until_blocked(other.pool, 1)
+        future.request_cancel()
+        future.result(PATIENCE)
+    other.let_go()
+    assert [facts_of(error) for error in seen] == [("query", "db")] * 6
+
+
+def test_code_that_is_no_task_has_no_name() -> None:
+    with treadle.deadline(0), pytest.raises(DeadlineExceeded) as caught:
+        treadle.checkpoint()
+    assert facts_of(caught.value) == (None, None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import socket
@@ -254,6 +255,7 @@ def test_a_port_in_use_says_what_to_do() -> None:
     assert caught.value.bind == bind
     assert bind in str(caught.value)
     assert isinstance(caught.value, OSError)
+    assert (caught.value.errno, caught.value.strerror) == (errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
 
 
 def test_no_permission_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -501,31 +503,34 @@ def test_the_file_of_a_living_server_stays_even_if_its_queue_is_full(folder: Pat
         living.bind(f"{folder}/s")
         living.listen(0)
         client.connect(f"{folder}/s")
-        with pytest.raises(BindError, match="another server listens there; stop it first"):
+        with pytest.raises(BindError, match="another server listens there; stop it first") as caught:
             open_listeners(f"unix:{folder}/s")
+        assert (caught.value.errno, caught.value.filename) == (errno.EADDRINUSE, f"{folder}/s")
         assert (folder / "s").is_socket()
 
 
 @needs_unix
 def test_another_kind_of_file_is_never_removed(folder: Path) -> None:
     (folder / "notes").write_text("of great value")
-    with pytest.raises(BindError, match="notes exists, and is no socket"):
+    with pytest.raises(BindError, match="notes exists, and is no socket") as caught:
         open_listeners(f"unix:{folder}/notes")
+    assert (caught.value.errno, caught.value.filename) == (errno.EADDRINUSE, f"{folder}/notes")
     assert (folder / "notes").read_text() == "of great value"
 
 
 @needs_unix
 @pytest.mark.parametrize(
-    ("path", "words"),
+    ("path", "words", "number"),
     [
-        ("missing/s", "the folder of its path does not exist; make it, or choose another path"),
-        ("x" * 200, rf"its path has 2\d\d bytes, and the system allows {LONGEST_PATH}"),
-        ("谢" * 50, rf"its path has 1\d\d bytes, and the system allows {LONGEST_PATH}"),
+        ("missing/s", "the folder of its path does not exist; make it, or choose another path", errno.ENOENT),
+        ("x" * 200, rf"its path has 2\d\d bytes, and the system allows {LONGEST_PATH}", errno.ENAMETOOLONG),
+        ("谢" * 50, rf"its path has 1\d\d bytes, and the system allows {LONGEST_PATH}", errno.ENAMETOOLONG),
     ],
 )
-def test_a_path_that_cannot_be_had_is_a_bind_error(path: str, words: str, folder: Path) -> None:
-    with pytest.raises(BindError, match=f"cannot listen on unix:.*: {words}"):
+def test_a_path_that_cannot_be_had_is_a_bind_error(path: str, words: str, number: int, folder: Path) -> None:
+    with pytest.raises(BindError, match=f"cannot listen on unix:.*: {words}") as caught:
         open_listeners(f"unix:{folder}/{path}")
+    assert caught.value.errno == number
 
 
 @needs_unix
