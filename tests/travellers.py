@@ -35,6 +35,7 @@ class Own(errors.PoolFull):
         super().__init__("shop", "sell", queue_size=1, waiting=1)
         self.shop = shop
         self.shelf = shelf
+        self._state = self._args = "the shop's"
 
     def __str__(self) -> str:
         return f"{self.shop}: shelf {self.shelf} is full"

@@ -128,6 +128,7 @@ class Future(_base.Future[T]):
             TimeoutError: the task was not done in time.
             TypeError, ValueError: the task is not done, and `timeout` is no number of seconds.
             CancelledError: the task was cancelled.
+            Shed: its pool dropped the task.
             DeadlineExceeded, Cancelled: the task's, or the caller's, deadline passed; or either was asked to stop.
             PoolDeadlock: the wait could never end (see `treadle.errors.PoolDeadlock`).
         """

@@ -65,7 +65,8 @@ class Pool(Submitter, ThreadPoolExecutor):
             thread is free for it. None: no ceiling.
         when_full: what `submit` does at that ceiling. "block": blocks until there is room (not for callers that hold a
             lock which tasks or their callbacks need). "reject": raises PoolFull. "caller_runs": runs the task in the
-            calling thread. "discard_oldest": cancels the task that has waited longest.
+            calling thread. "discard_oldest": drops the task that has waited longest, which fails
+            with Shed.
         order: in which order waiting tasks run: "fifo", "priority", "fair", "adaptive", or an object (see
             `treadle.orders`).
         limit: a ceiling on tasks that run at once which finds itself, below `max_workers`; see
@@ -193,9 +194,9 @@ class Pool(Submitter, ThreadPoolExecutor):
             PoolFull, PoolClosed, PoolBroken: as `submit`.
 
         `next` raises TimeoutError when `timeout` has passed, what `fn` or an iterable raised (RuntimeError for
-        StopIteration of `fn`, see PEP 479), CancelledError for an item that the pool dropped, or did not read because
-        it was shut down with `cancel_futures`, and PoolClosed for what a map with a `buffersize` had not read at a
-        shutdown. What an iterable raises while nobody holds the iterator is logged.
+        StopIteration of `fn`, see PEP 479), Shed for an item that the pool dropped, CancelledError for one that it did
+        not run, or not read, because it was shut down with `cancel_futures`, and PoolClosed for what a map with a
+        `buffersize` had not read at a shutdown. What an iterable raises while nobody holds the iterator is logged.
         """
         # Where `submit` was overridden or replaced, every call is to pass through it, as in the standard library.
         replaced = type(self).submit is not Submitter.submit or "submit" in vars(self)
@@ -211,7 +212,7 @@ class Pool(Submitter, ThreadPoolExecutor):
 
         Raises:
             asyncio.CancelledError: the await was cancelled, and for no other reason.
-            Shed: the pool dropped the task for another one.
+            Shed: the pool dropped the task, for another one, or because it had waited too long.
             PoolClosed: the pool was closed before the task began, or was there.
             concurrent.futures.CancelledError: the task's future was cancelled, by whoever found it, say, in what
                 `shutdown` returned. It is no asyncio.CancelledError.

@@ -31,7 +31,7 @@ import sys
 from collections.abc import Iterable
 from concurrent.futures import CancelledError
 from concurrent.futures.thread import BrokenThreadPool
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, Literal, Self, TypeVar, cast
 
 from treadle._words import pass_on, show
 
@@ -77,33 +77,39 @@ class TreadleError(Exception):
     # is put together again without a call of its `__init__`.
 
     def __reduce__(self) -> tuple[Any, ...]:
-        args, state = tuple(map(_portable, self._native_args())), self._state()
-        return _remake, (type(self), args), {name: _portable(value) for name, value in state.items()}
+        args, state = map(_portable, _args_of(self)), _state_of(self)
+        return _remake, (type(self), tuple(args)), {name: _portable(value) for name, value in state.items()}
 
     def __setstate__(self, state: dict[str, Any] | None) -> None:
         for name, value in (state or {}).items():
             object.__setattr__(self, name, value)  # a frozen dataclass takes them in no other way
 
-    def __copy__(self: E) -> E:
-        twin = _remake(type(self), self._native_args())
-        twin.__setstate__(self._state())
+    def __copy__(self) -> Self:
+        twin = _remake(type(self), _args_of(self))
+        twin.__setstate__(_state_of(self))
         return twin
 
-    def __deepcopy__(self: E, memo: dict[int, Any]) -> E:
-        args = tuple(_deep_copy(arg, memo) for arg in self._native_args())
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        args = tuple(_deep_copy(arg, memo) for arg in _args_of(self))
         memo[id(self)] = twin = _remake(type(self), args)  # what it carries may lead back to it
-        twin.__setstate__({name: _deep_copy(value, memo) for name, value in self._state().items()})
+        twin.__setstate__({name: _deep_copy(value, memo) for name, value in _state_of(self).items()})
         return twin
 
-    def _native_args(self) -> tuple[Any, ...]:
-        """Return what Python's own class below makes it from: its `args`; with an OSError's, the name of the file."""
-        return cast("tuple[Any, ...]", super().__reduce__())[1]  # type: ignore[no-any-return]
 
-    def _state(self) -> dict[str, Any]:
-        """Return its attributes, its notes among them."""
-        state: Any = object.__getstate__(self)
-        plain, slots = state if isinstance(state, tuple) else (state, None)
-        return {**(plain or {}), **(slots or {})}
+# No methods: subclasses are the users', and so are the names there.
+
+
+def _args_of(error: TreadleError) -> tuple[Any, ...]:
+    """Return what Python's own class below makes an error from: its `args`; and the file's name, of an OSError."""
+    made_from: Any = super(TreadleError, error).__reduce__()
+    return cast("tuple[Any, ...]", made_from[1])
+
+
+def _state_of(error: TreadleError) -> dict[str, Any]:
+    """Return the attributes of an error, its notes among them."""
+    state: Any = object.__getstate__(error)
+    plain, slots = state if isinstance(state, tuple) else (state, None)
+    return {**(plain or {}), **(slots or {})}
 
 
 def _remake(kind: type[E], args: tuple[Any, ...]) -> E:
@@ -252,7 +258,8 @@ class Cancelled(TreadleError, CancelledError):
     def __init__(self, task_name: str | None = None, pool: str | None = None) -> None:
         self.task_name = task_name
         self.pool = pool
-        super().__init__(f"{_who(task_name, pool)} was asked to stop; let this pass, so that it ends")
+        who = "the code here" if task_name is None else f"task {task_name}"
+        super().__init__(f"{who} was asked to stop; let this pass, so that it ends")
 
 
 class DeadlineExceeded(TreadleError, TimeoutError):
@@ -268,15 +275,8 @@ class DeadlineExceeded(TreadleError, TimeoutError):
         self.seconds = seconds
         self.task_name = task_name
         self.pool = pool
-        whose = "" if task_name is None else f", that of {_who(task_name, pool)}"
+        whose = "" if task_name is None else f" for task {task_name}"
         super().__init__(f"the deadline of {seconds:g} s has passed{whose}; give more time, or do less")
-
-
-def _who(task_name: str | None, pool: str | None) -> str:
-    """Return words for a task."""
-    if task_name is None:
-        return "the code here"
-    return f"task {task_name}" if pool is None else f"task {task_name} of pool {pool!r}"
 
 
 class PoolClosed(TreadleError, RuntimeError):
