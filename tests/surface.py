@@ -23,7 +23,7 @@ def surface() -> Iterator[str]:
 
 def members(cls: type) -> list[str]:
     """Return the public members that treadle's own classes give `cls`, whatever Python and its library add."""
-    found = {}
+    found: dict[str, Any] = {}
     for base in reversed(cls.__mro__):
         if base.__module__.partition(".")[0] == "treadle":
             found.update(vars(base))
