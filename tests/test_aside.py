@@ -14,6 +14,7 @@ from clocks import FakeClock
 from orders.tasks import task_of
 from treadle import Future, Pool, Rate, TaskGroup
 from treadle._governed import Governed, new_task
+from treadle._rate import Bucket
 from treadle._staff import Staff
 from treadle._traits import PLAIN
 
@@ -35,7 +36,7 @@ def test_a_task_that_waits_takes_up_room_until_it_leaves(monkeypatch: pytest.Mon
         dispatcher = pool._task_home
         task = pool.options(rate=rate)._task_made(int, (), {})
         assert isinstance(task, Governed)
-        rate._tokens = 0.0
+        rate._bucket._tokens = 0.0
         assert not task._ready()
         room = dispatcher.room
         with dispatcher.lock:
@@ -53,10 +54,10 @@ def test_a_task_that_was_called_before_it_came_goes_back_to_its_place(monkeypatc
     with Pool(1) as pool:
         task = pool.options(rate=rate)._task_made(int, (), {})
         assert isinstance(task, Governed)
-        rate._tokens = 0.0
+        rate._bucket._tokens = 0.0
         assert not task._ready()
-        rate._tokens = 1.0
-        rate._call()
+        rate._bucket._tokens = 1.0
+        rate._bucket._call()
         order: deque[Any] = pool._task_home.order.tasks  # type: ignore[assignment]  # Fifo's
         with pool._task_home.lock:
             order.append(newer := task_of(submitted=task._submitted + 1))
@@ -71,13 +72,14 @@ class Asked(Rate):
 
     def __init__(self) -> None:
         super().__init__(0.001)
+        self._bucket.admit = self.admit  # type: ignore[method-assign]  # that is the point
         self.asked, self.answer = threading.Event(), threading.Event()
-        self._tokens = 0.0
+        self._bucket._tokens = 0.0
 
     def admit(self, task: Future[Any]) -> bool:
         self.asked.set()
         assert self.answer.wait(30)
-        return super().admit(task)
+        return Bucket.admit(self._bucket, task)
 
 
 @pytest.mark.parametrize("how", ["result", "wait", "group"])
@@ -120,7 +122,7 @@ def test_a_task_that_is_called_when_no_thread_can_start_is_back_in_the_order(mon
         dispatcher = pool._task_home
         task = pool.options(rate=rate)._task_made(int, (), {})
         assert isinstance(task, Governed)
-        rate._tokens = 0.0
+        rate._bucket._tokens = 0.0
         assert not task._ready()
         try:
             with dispatcher.lock:
@@ -134,7 +136,7 @@ def test_a_task_that_is_called_when_no_thread_can_start_is_back_in_the_order(mon
 
 
 def test_a_closed_pool_lets_its_threads_go_when_the_last_task_that_waits_for_its_rate_is_cancelled() -> None:
-    pool = Pool(1, rate=0.001, idle_timeout=None)
+    pool = Pool(1, rate=Rate(0.001), idle_timeout=None)
     pool.submit(int).result(30)
     late = pool.submit(int)
     (thread,) = pool._threads
@@ -155,7 +157,7 @@ def test_a_closed_pool_lets_its_threads_go_when_the_last_task_that_waits_for_its
 def test_a_closed_pool_lets_every_thread_go_when_the_last_task_that_waited_for_its_rate_comes() -> None:
     """One of them runs it, and the others have nothing to stay for."""
     rate, together = Rate(0.001), threading.Barrier(2)
-    rate._tokens = 0.0
+    rate._bucket._tokens = 0.0
     pool = Pool(2, idle_timeout=None)
     for future in [pool.submit(together.wait, 30) for _ in range(2)]:
         future.result(30)
@@ -167,9 +169,9 @@ def test_a_closed_pool_lets_every_thread_go_when_the_last_task_that_waited_for_i
         pool.shutdown(wait=False)
         while len(dispatcher.staff.idle) < 2:  # they were woken, and stay for what waits
             threading.Event().wait(0.001)
-        rate._disarm()
-        rate._tokens = 1.0
-        rate._call()
+        rate._bucket._disarm()
+        rate._bucket._tokens = 1.0
+        rate._bucket._call()
         assert late.result(30) == 0
         for thread in threads:
             thread.join(20)

@@ -15,6 +15,7 @@ from treadle import Future, Pool, Rate, deadline
 from treadle import _dispatch as dispatch_module
 from treadle._alarm import call_later
 from treadle._dispatch import Dispatcher
+from treadle._rate import Bucket
 from treadle.errors import DeadlineExceeded
 
 
@@ -116,7 +117,7 @@ def test_a_task_that_its_deadline_fails_just_before_it_waits_for_its_rate_is_for
         pass
 
     def admit_too_late(task: Future[object]) -> bool:
-        admitted = Rate.admit(rate, task)
+        admitted = Bucket.admit(rate._bucket, task)
         task._settle_once(None, DeadlineExceeded(600))
         return admitted
 
@@ -124,8 +125,8 @@ def test_a_task_that_its_deadline_fails_just_before_it_waits_for_its_rate_is_for
     kept = weakref.ref(argument)
     with Pool(1) as pool:
         rate = Rate(1.0)
-        rate._tokens = 0.0
-        rate.admit = admit_too_late  # type: ignore[method-assign]  # loses the race on purpose
+        rate._bucket._tokens = 0.0
+        rate._bucket.admit = admit_too_late  # type: ignore[method-assign]  # loses the race on purpose
         with deadline(600):
             future = pool.options(rate=rate).submit(id, argument)
         assert isinstance(future.exception(30), DeadlineExceeded)
@@ -134,8 +135,8 @@ def test_a_task_that_its_deadline_fails_just_before_it_waits_for_its_rate_is_for
     assert forgotten.wait(30)
     del argument
     assert kept() is None
-    assert not rate._line
-    assert rate._bell is None
+    assert not rate._bucket._line
+    assert rate._bucket._bell is None
 
 
 def test_a_task_is_counted_once_between_its_claim_and_its_run(monkeypatch: pytest.MonkeyPatch) -> None:

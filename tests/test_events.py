@@ -13,6 +13,7 @@ from treadle import Future, Pool, Rate, deadline
 from treadle import _deadlock as deadlock
 from treadle._alarm import call_later
 from treadle._governed import Governed
+from treadle._rate import Bucket
 from treadle.errors import DeadlineExceeded, PoolClosed, PoolFull
 from treadle.events import Observer, TaskEvent, observers_in
 
@@ -214,14 +215,15 @@ def test_ctrl_c_while_a_refused_caller_wakes_leaves_its_task_rejected(monkeypatc
 def test_a_task_whose_deadline_passes_while_its_rate_is_asked_is_told_as_cancelled() -> None:
     """Its thread had taken it, and the alarm takes it for one that runs."""
 
-    class Slow(Rate):
+    class Slow(Bucket):
         def admit(self, task: Future[Any]) -> bool:
             admitted = super().admit(task)
             if not admitted and isinstance(task, Governed):
                 task._expire(task._scope.exceeded())
             return admitted
 
-    notes, slow = Notes(), Slow(0.001)
+    notes, slow = Notes(), Rate(0.001)
+    slow._bucket = Slow(0.001, 1.0, 1)
     with Pool(1, observers=[notes]) as pool, deadline(600):
         pool.options(rate=slow).submit(int).result(30)
         late = pool.options(rate=slow, name="late").submit(int)

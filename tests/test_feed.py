@@ -17,7 +17,7 @@ import pytest
 
 from blocked import until_noted
 from clocks import LeapingClock
-from treadle import Future, Pool, TaskGroup, as_completed, deadline, wait
+from treadle import Future, Pool, Rate, TaskGroup, as_completed, deadline, wait
 from treadle import _feed as feed
 from treadle._feed import PATIENCE
 from treadle.errors import PoolClosed, PoolDeadlock
@@ -46,8 +46,8 @@ FORMS: dict[str, Callable[[Pool], Map]] = {
     "unordered": lambda pool: lambda *a, **k: pool.map(*a, ordered=False, **k),
     "chunks": lambda pool: lambda *a, **k: pool.map(*a, chunksize=3, **k),
     "options": lambda pool: pool.options(name="named").map,
-    "rate": lambda pool: pool.options(rate=1e6).map,
-    "unordered rate": lambda pool: lambda *a, **k: pool.options(rate=1e6).map(*a, ordered=False, **k),
+    "rate": lambda pool: pool.options(rate=Rate(1e6)).map,
+    "unordered rate": lambda pool: lambda *a, **k: pool.options(rate=Rate(1e6)).map(*a, ordered=False, **k),
     "overridden submit": lambda pool: pool.map,
     "replaced submit": replaced,
 }
@@ -611,7 +611,7 @@ def test_what_the_input_submits_to_the_pool_runs_though_that_was_closed_meanwhil
 
 def test_closing_a_pool_without_waiting_does_not_wait_for_room_either() -> None:
     gate = threading.Event()
-    pool = Pool(1, queue_size=5, rate=1e6)
+    pool = Pool(1, queue_size=5, rate=Rate(1e6))
     results = pool.map(lambda number: gate.wait(30) and number, range(100))
     pool.shutdown(wait=False)
     gate.set()
@@ -621,7 +621,7 @@ def test_closing_a_pool_without_waiting_does_not_wait_for_room_either() -> None:
 @pytest.mark.parametrize("policy", ["reject", "discard_oldest"])
 def test_the_calls_of_a_map_are_not_in_the_way_of_each_other(policy: str) -> None:
     gate = threading.Event()
-    with Pool(2, queue_size=1, when_full=policy, rate=1e6) as pool:
+    with Pool(2, queue_size=1, when_full=policy, rate=Rate(1e6)) as pool:
         results = pool.map(lambda number: (gate.wait(30), number)[1], range(100))  # none ends before all were tried
         gate.set()
         assert list(results) == list(range(100))
@@ -635,7 +635,7 @@ WAITS: dict[str, Callable[[Pool, int], int]] = {
     "wait": lambda pool, number: wait([pool.submit(abs, number)]).done.pop().result(),
     "as_completed": lambda pool, number: next(as_completed([pool.submit(abs, number)])).result(),
     "map": lambda pool, number: next(pool.map(abs, [number])),
-    "rate": lambda pool, number: next(pool.options(rate=1e6).map(abs, [number])),
+    "rate": lambda pool, number: next(pool.options(rate=Rate(1e6)).map(abs, [number])),
     "group": lambda pool, number: in_group(pool, number),
 }
 

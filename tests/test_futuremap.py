@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from treadle import Future, Pool
+from treadle import Future, Pool, Rate
 from treadle._futuremap import FutureMap
 from treadle.errors import PoolClosed
 
@@ -87,7 +87,7 @@ def test_results_that_are_late_end_it_and_cancel_the_rest(pool: Counting) -> Non
 @pytest.mark.parametrize("cancel", [False, True])
 def test_a_pool_that_was_shut_down_refuses_the_call_itself(buffersize: int | None, cancel: bool) -> None:
     """Or a map that is called for its effects would be lost without a word."""
-    for pool in (Counting(1), Pool(1, rate=1000)):
+    for pool in (Counting(1), Pool(1, rate=Rate(1000))):
         pool.shutdown(cancel_futures=cancel)
         with pytest.raises(PoolClosed):
             pool.map(abs, [-1, -2], buffersize=buffersize)

@@ -16,7 +16,7 @@ import pytest
 import treadle
 from blocked import until_blocked
 from clocks import FakeClock
-from treadle import Future, Pool
+from treadle import Future, Pool, Rate
 from treadle import _alarm as alarm_module
 from treadle import _scope as scope_module
 from treadle import _submitter as submitter_module
@@ -105,7 +105,7 @@ def test_only_tasks_of_a_scope_are_governed() -> None:
             assert type(future) is Governed
             assert future._inherited() is SCOPE.get()
         assert future.result(PATIENCE) == 0
-        assert type(pool.options(rate=1000).submit(int)) is Governed
+        assert type(pool.options(rate=Rate(1000)).submit(int)) is Governed
     assert FREE._members == {}
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 import treadle
-from treadle import Pool
+from treadle import Pool, Rate
 from treadle.errors import DeadlineExceeded, PoolBroken, PoolFull, Shed
 from treadle.events import Observer, TaskEvent
 
@@ -449,7 +449,7 @@ FORMS: dict[str, Callable[[Pool], Any]] = {
     "unordered": lambda pool: partial(pool.map, ordered=False),
     "chunks": lambda pool: partial(pool.map, chunksize=2),
     "options": lambda pool: pool.options(name="named").map,
-    "rate": lambda pool: pool.options(rate=1e6).map,
+    "rate": lambda pool: pool.options(rate=Rate(1e6)).map,
     "run by the caller": lambda pool: pool.options(when_full="caller_runs").map,
 }
 

@@ -71,15 +71,20 @@ def test_a_key_has_to_be_hashable() -> None:
         traits_for(Fair(), None, 0, [])  # type: ignore[arg-type]  # that is the point
 
 
-def test_a_number_makes_a_rate_of_its_own_and_a_rate_is_shared() -> None:
+def test_a_rate_is_a_rate_everywhere_and_a_number_is_told_so() -> None:
     shared = Rate(5)
     assert rate_of(None) is None
     assert rate_of(shared) is shared
-    made = rate_of(5)
-    assert made is not None
-    assert made.per_second == 5.0
-    with pytest.raises((TypeError, ValueError), match="rate="):
-        rate_of(-1)
+    words = r"rate=2 is int; allowed: a treadle\.Rate, which is made once and shared .*, as in Rate\(2\); or None"
+    with Pool(1) as pool:
+        takers: list[Any] = [rate_of, lambda rate: Pool(1, rate=rate), lambda rate: pool.options(rate=rate)]
+        for take in takers:
+            with pytest.raises(TypeError, match=words):
+                take(2)
+    with pytest.raises(TypeError, match=r"rate=0\.5 is float; .*, as in Rate\(0\.5\)"):
+        rate_of(0.5)  # type: ignore[arg-type]  # that is the point
+    with pytest.raises(TypeError, match=r"rate='2' is str; .*, as in Rate\(2\)"):
+        rate_of("2")  # type: ignore[arg-type]  # that is the point
 
 
 def test_a_view_submits_maps_and_runs_with_the_pools_own_threads() -> None:

@@ -21,7 +21,7 @@ import pytest
 import treadle
 from behaviour.scripts import script
 from programs import Program
-from treadle import Future, Pool, TaskGroup
+from treadle import Future, Pool, Rate, TaskGroup
 from treadle import _submitter as submitter
 from treadle._passage import STANDARD, _standard
 from treadle.errors import DeadlineExceeded, PoolBroken, PoolClosed, PoolFull
@@ -142,7 +142,7 @@ def in_a_group(pool: Pool) -> Any:
 DOORS: dict[str, Callable[[Pool], Any]] = {
     "submit": lambda pool: pool.submit(abs, -1).result(PATIENCE),
     "a view": lambda pool: pool.options(name="a").submit(abs, -1).result(PATIENCE),
-    "a rate": lambda pool: pool.options(rate=1000).submit(abs, -1).result(PATIENCE),
+    "a rate": lambda pool: pool.options(rate=Rate(1000)).submit(abs, -1).result(PATIENCE),
     "map": lambda pool: next(pool.map(abs, [-1])),
     "a view's map": lambda pool: next(pool.options(name="a").map(abs, [-1])),
     "unordered map": lambda pool: next(pool.map(abs, [-1], ordered=False)),

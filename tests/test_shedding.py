@@ -193,7 +193,7 @@ def test_a_caller_that_sheds_tells_all_whatever_a_callback_raises(error: type[Ba
 def test_what_is_seized_or_was_cancelled_already_waits_nowhere_any_more() -> None:
     """Neither beside the queue, nor in the count of those that the order still holds."""
     rate = Rate(0.001)
-    rate._tokens = 0.0
+    rate._bucket._tokens = 0.0
     with Pool(1) as pool:
         dispatcher = pool._task_home
         task = pool.options(rate=rate)._task_made(int, (), {})

@@ -10,6 +10,7 @@ import pytest
 
 from blocked import until_blocked, until_noted
 from treadle import ConcurrencyLimit, Future, Pool, Rate
+from treadle._rate import Bucket
 from treadle._staff import Staff
 from treadle._worker import Worker
 from treadle.errors import PatchedTooLate
@@ -210,7 +211,7 @@ def test_a_submit_that_needs_a_thread_says_at_once_that_there_will_be_none(monke
         held = hold(pool, 1)
         with monkeypatch.context() as patched:
             patched.setattr(threading, "_allocate_lock", lambda: threading.Lock())
-            for submit in (pool.submit, pool.options(rate=100.0).submit):
+            for submit in (pool.submit, pool.options(rate=Rate(100.0)).submit):
                 with pytest.raises(PatchedTooLate):
                     submit(ran.append, 1)
             assert pool.snapshot().waiting == 0
@@ -220,7 +221,7 @@ def test_a_submit_that_needs_a_thread_says_at_once_that_there_will_be_none(monke
 
 def test_a_task_that_its_rate_calls_is_kept_though_no_thread_can_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
     with Pool(1, idle_timeout=0.0) as pool:
-        late = pool.options(rate=0.001)
+        late = pool.options(rate=Rate(0.001))
         late.submit(int).result(30)
         called = late.submit(int)
         until_gone(pool)
@@ -343,14 +344,15 @@ class Asked(Rate):
 
     def __init__(self) -> None:
         super().__init__(50)
+        self._bucket.admit = self.admit  # type: ignore[method-assign]  # that is the point
         self.asked, self.answer = threading.Event(), threading.Event()
 
     def admit(self, task: Future[Any]) -> bool:
         if not self.asked.is_set():
             self.asked.set()
             assert self.answer.wait(30)
-            self._tokens, self._filled = 0.0, monotonic()
-        return super().admit(task)
+            self._bucket._tokens, self._bucket._filled = 0.0, monotonic()
+        return Bucket.admit(self._bucket, task)
 
 
 def test_a_thread_too_many_stays_for_a_task_that_it_put_back_and_the_others_wait_for() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import treadle
-from treadle import Future, Pool
+from treadle import Future, Pool, Rate
 from treadle._contexts import EMPTY
 from treadle._futures import RUNNING
 from treadle._governed import Governed
@@ -47,7 +47,7 @@ def test_only_what_is_under_a_deadline_or_at_a_rate_is_governed() -> None:
     with Pool(1) as pool:
         assert type(pool.submit(int)) is Future
         assert type(pool.options(name="a").submit(int)) is Future
-        assert isinstance(pool.options(rate=1000).submit(int), Governed)
+        assert isinstance(pool.options(rate=Rate(1000)).submit(int), Governed)
         with treadle.deadline(PATIENCE):
             assert isinstance(pool.submit(int), Governed)
             assert isinstance(pool.options(name="a").submit(int), Governed)
@@ -111,7 +111,7 @@ def all_ways(pool: Pool, view: Options, fn: Any, *args: Any) -> list[Any]:
     tasks = [
         pool.submit(fn, *args),
         view.submit(fn, *args),
-        pool.options(rate=1000).submit(fn, *args),
+        pool.options(rate=Rate(1000)).submit(fn, *args),
         governed,
         within,
     ]

@@ -14,7 +14,7 @@ from typing import Any, cast
 import pytest
 
 import treadle
-from treadle import Pool, TaskGroup
+from treadle import Pool, Rate, TaskGroup
 from treadle import _workqueue as workqueue
 from treadle._workqueue import WorkItem, WorkQueue
 from treadle.errors import PoolClosed
@@ -270,7 +270,7 @@ def test_what_the_order_holds_back_and_what_waits_for_its_rate_can_be_taken(hold
     back = held.pool.submit(abs, -1)  # its key runs in the only thread
     assert taken(held).future is back
     with Pool(1) as pool:
-        slow = pool.options(rate=0.001)
+        slow = pool.options(rate=Rate(0.001))
         slow.submit(abs, -1).result(PATIENCE)
         aside = slow.submit(abs, -2)
         while not pool._task_home.aside.tasks:

@@ -11,6 +11,7 @@ from treadle import _clock as clock
 from treadle._calls import Bare, Gone, Unseen
 from treadle._contexts import EMPTY
 from treadle._futures import PENDING, Future
+from treadle._rate import bucket_of
 from treadle._scope import HERE, SCOPE, Scope
 from treadle._threads import check_unpatched
 from treadle._words import log
@@ -18,7 +19,7 @@ from treadle.errors import Cancelled, DeadlineExceeded
 
 if TYPE_CHECKING:
     from treadle._home import Home
-    from treadle._rate import Rate
+    from treadle._rate import Bucket, Rate
     from treadle._traits import Traits
 
 __all__ = ["Governed", "new_task", "scope_around"]
@@ -39,7 +40,7 @@ class Governed(Future[Any]):
     _scope: Scope
     _entered: bool  # whether a pool has it; before, nothing may become of it but a refusal
     _late: bool  # its deadline passed before that
-    _rate: Rate | None  # that it is still to be admitted by
+    _rate: Bucket | None  # that it is still to be admitted by
     _wanted: bool  # whether a worker came to run it, and had to wait for it instead
 
     def _inherited(self) -> Scope:
@@ -174,7 +175,8 @@ def new_task(
     task._traits = traits
     if scope is not None:
         governed = cast(Governed, task)
-        governed._scope, governed._rate = scope, rate
+        governed._scope = scope
+        governed._rate = None if rate is None else bucket_of(rate)
         governed._entered = governed._late = governed._wanted = False
         scope.join(governed)
     return task

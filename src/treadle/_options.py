@@ -25,7 +25,7 @@ from treadle._passage import pass_through, untouched
 from treadle._rate import Rate
 from treadle._submitter import BARE, Submitter
 from treadle._traits import PLAIN, Traits
-from treadle._words import is_a, show
+from treadle._words import is_a, show, type_name
 from treadle.orders import Adaptive, Fair, Fifo, Order, Priority
 
 if TYPE_CHECKING:
@@ -62,13 +62,19 @@ def traits_for(order: Order, name: str | None, priority: int, key: Hashable) -> 
     return Traits(None if name is None else checks.text("name", name), priority, key)
 
 
-def rate_of(rate: float | Rate | None) -> Rate | None:
-    """Return the rate that is meant by `rate`: one of its own, for a number.
+def rate_of(rate: Rate | None) -> Rate | None:
+    """Return `rate`, if it is one; a number is none, for each view would have a bucket of its own, and limit nothing.
 
     Raises:
-        TypeError, ValueError: it is neither, or out of range.
+        TypeError: it is neither that nor None.
     """
-    return rate if rate is None or is_a(rate, Rate) else Rate(checks.number("rate", rate, more_than=0))
+    if rate is None or is_a(rate, Rate):
+        return rate
+    example = f"Rate({show(rate)})" if is_a(rate, (int, float)) else "Rate(2)"
+    raise TypeError(
+        f"rate={show(rate)} is {type_name(rate)}; allowed: a treadle.Rate, which is made once and shared by all "
+        f"that are to keep to it, as in {example}; or None"
+    )
 
 
 def _useless(argument: str, value: object, order: Order, its_order: str = "priority") -> ValueError:

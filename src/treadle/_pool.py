@@ -71,8 +71,8 @@ class Pool(Submitter, ThreadPoolExecutor):
             `treadle.orders`).
         limit: a ceiling on tasks that run at once which finds itself, below `max_workers`; see
             `treadle.ConcurrencyLimit`. None: `max_workers` is the ceiling.
-        rate: how many tasks may begin in a second: a number, or a `treadle.Rate`, which several pools may share. None:
-            no limit.
+        rate: how many tasks may begin in so many seconds: a `treadle.Rate`, which pools and views may share. None: no
+            limit.
         min_workers: threads that are started at once and stay when idle, 0 to `max_workers`.
         idle_timeout: seconds, 0 or more, after which a thread without work ends. None: never.
         context: whether a task runs in a copy of its submitter's `contextvars` context, as it is at `submit`. Variables
@@ -102,7 +102,7 @@ class Pool(Submitter, ThreadPoolExecutor):
         when_full: str = "block",
         order: str | Order = "fifo",
         limit: ConcurrencyLimit | None = None,
-        rate: float | Rate | None = None,
+        rate: Rate | None = None,
         min_workers: int = 0,
         idle_timeout: float | None = 60.0,
         context: bool = True,
@@ -231,7 +231,7 @@ class Pool(Submitter, ThreadPoolExecutor):
         name: str | None = None,
         priority: int = 0,
         key: Hashable = None,
-        rate: float | Rate | None = None,
+        rate: Rate | None = None,
     ) -> Options:
         """Return a view of this pool whose tasks are submitted with other options; light, and with the same threads.
 
@@ -241,8 +241,8 @@ class Pool(Submitter, ThreadPoolExecutor):
             when_full: the policy, see the class; None: the pool's.
             name: what logs and snapshots call the tasks; None: the name of their function.
             priority: how urgent they are, -1000 to 1000, higher first; for pools with `order="priority"`.
-            rate: how many of them may begin in a second: a number, or a Rate, which several views may share; None: the
-                pool's.
+            rate: how many of them may begin in so many seconds: a `treadle.Rate`, which is made once, and shared by all
+                views that are given it; None: the pool's.
             key: whose they are, such as a customer's number, any hashable value; for pools with `order="fair"`.
 
         Raises:

@@ -286,7 +286,7 @@ class Audit:
         if self.program.order in ("fair", "capped"):
             options["key"] = number % 3
         if number % 3 == 0:
-            options["rate"] = 2000.0
+            options["rate"] = Rate(2000.0)
         self.add(self.view(number, **options), self.work_at_gate, self.gate, number)
 
     def do_in_time(self, number: int) -> None:

@@ -18,6 +18,7 @@ import pytest
 import treadle
 from blocked import until_blocked
 from treadle import Future, Pool, Rate
+from treadle._rate import Bucket
 from treadle.errors import DeadlineExceeded, PoolBroken, PoolClosed, WorkerLost
 from treadle.events import Observer, TaskEvent
 from treadle.orders import Fair
@@ -153,12 +154,13 @@ class Held(Rate):
 
     def __init__(self) -> None:
         super().__init__(0.001)
+        self._bucket.admit = self.admit  # type: ignore[method-assign]  # that is the point
         self.asked, self.go = threading.Event(), threading.Event()
 
     def admit(self, task: Future[Any]) -> bool:
         self.asked.set()
         assert self.go.wait(PATIENCE)
-        return super().admit(task)
+        return Bucket.admit(self._bucket, task)
 
 
 def break_down(pool: Pool, initialize: Breaking) -> None:
@@ -190,14 +192,14 @@ def test_a_task_that_its_rate_puts_aside_just_after_the_pool_broke_fails(
     notes, rate, initialize = Notes(), Held(), Breaking(2)
     pool = Pool(1, initializer=initialize, order=order(), observers=[notes] if observed else [], **options)
     assert pool.submit(int).result(PATIENCE) == 0
-    rate._tokens = 0.0
+    rate._bucket._tokens = 0.0
     future = pool.options(rate=rate).submit(int)
     assert rate.asked.wait(PATIENCE)
     break_down(pool, initialize)
     rate.go.set()
     assert isinstance(future.exception(PATIENCE), PoolBroken)
     pool.shutdown(timeout=PATIENCE)
-    assert len(rate._line) == 0
+    assert len(rate._bucket._line) == 0
     now = pool.snapshot()
     assert (now.submitted, now.finished, now.cancelled, now.threads) == (3, 1, 2, 0)
     if observed:
@@ -209,7 +211,7 @@ def test_a_task_that_waits_for_its_rate_fails_when_the_pool_breaks() -> None:
     rate.go.set()
     pool = Pool(1, initializer=initialize, observers=[notes])
     assert pool.submit(int).result(PATIENCE) == 0
-    rate._tokens = 0.0
+    rate._bucket._tokens = 0.0
     future = pool.options(rate=rate).submit(int)
     assert rate.asked.wait(PATIENCE)
     began, gate = threading.Event(), threading.Event()
@@ -222,7 +224,7 @@ def test_a_task_that_waits_for_its_rate_fails_when_the_pool_breaks() -> None:
     assert began.wait(PATIENCE)  # its thread has put the other one aside
     break_down(pool, initialize)
     assert isinstance(future.exception(PATIENCE), PoolBroken)
-    rate._call()  # too late
+    rate._bucket._call()  # too late
     gate.set()
     pool.shutdown()
     notes.check(pool)
@@ -232,7 +234,7 @@ def test_a_task_that_waits_for_its_rate_fails_when_the_pool_breaks() -> None:
 def test_a_task_that_its_rate_puts_aside_just_after_a_shutdown_with_cancellation_is_cancelled(observed: bool) -> None:
     notes, rate = Notes(), Held()
     pool = Pool(1, observers=[notes] if observed else [])
-    rate._tokens = 0.0
+    rate._bucket._tokens = 0.0
     future = pool.options(rate=rate).submit(int)
     assert rate.asked.wait(PATIENCE)
     pool.shutdown(wait=False, cancel_futures=True)
@@ -249,7 +251,7 @@ def test_a_task_whose_deadline_passes_while_its_rate_holds_it_up_is_told_of_once
 ) -> None:
     notes, rate = Notes(), Held()
     with Pool(1, observers=[notes]) as pool:
-        rate._tokens = 0.0
+        rate._bucket._tokens = 0.0
         with treadle.deadline(600):
             future = pool.options(rate=rate).submit(int)
         assert rate.asked.wait(PATIENCE)

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from treadle import Crew, Future, Pipeline, Pool, TaskGroup
+from treadle import Crew, Future, Pipeline, Pool, Rate, TaskGroup
 from treadle.events import Observer
 from treadle.server import Messages, PoolMixIn, Server, Session
 
@@ -78,7 +78,7 @@ def served(handler: Any) -> object:
         lambda pool: pool.submit(partial(answer, 1)),
         lambda pool: pool.options(name="task").submit(answer),
         lambda pool: pool.map(answer, [1]),
-        lambda pool: pool.options(rate=1e6).map(answer, [1]),
+        lambda pool: pool.options(rate=Rate(1e6)).map(answer, [1]),
         lambda pool: asyncio.run(pool.run(answer)),
         in_a_group,
         lambda _: Pool(1, initializer=answer),

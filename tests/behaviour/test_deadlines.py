@@ -20,7 +20,7 @@ import pytest
 import treadle
 from behaviour.scripts import script
 from clocks import LeapingClock
-from treadle import Channel, Future, Pool, TaskGroup
+from treadle import Channel, Future, Pool, Rate, TaskGroup
 from treadle import _alarm as alarm_module
 from treadle import _rate as rate_module
 from treadle import _scope as scope_module
@@ -140,13 +140,13 @@ def left_inside(pool: Pool, kind: str) -> float | None:
     if kind == "options":
         return pool.options(name="x", block_timeout=PATIENCE).submit(treadle.time_left).result(PATIENCE)
     if kind == "rate":
-        return pool.options(rate=1e6).submit(treadle.time_left).result(PATIENCE)
+        return pool.options(rate=Rate(1e6)).submit(treadle.time_left).result(PATIENCE)
     if kind == "map":
         return next(iter(pool.map(lambda _: treadle.time_left(), [1])))
     if kind == "unordered map":
         return next(iter(pool.map(lambda _: treadle.time_left(), [1], ordered=False)))
     if kind == "rated map":
-        return next(iter(pool.options(rate=1e6).map(lambda _: treadle.time_left(), [1])))
+        return next(iter(pool.options(rate=Rate(1e6)).map(lambda _: treadle.time_left(), [1])))
     if kind == "run":
         return asyncio.run(pool.run(treadle.time_left))
     if kind == "group":
@@ -653,7 +653,7 @@ class Waits:
         if kind == "unordered map":
             return next(pool.map(abs, [1, 2], ordered=False))
         if kind == "rated map":
-            return next(pool.options(rate=1e6).map(abs, [1, 2]))
+            return next(pool.options(rate=Rate(1e6)).map(abs, [1, 2]))
         assert kind == "room"
         self.let_in = pool.submit(abs, -1)
         return self.let_in
@@ -1209,14 +1209,14 @@ def test_a_fork_while_other_threads_use_the_same_deadline_does_not_hang_the_chil
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
 def test_a_fork_while_other_threads_use_a_rate_does_not_hang_the_child() -> None:
     done = script("""
-        from treadle import Pool
-        pool, stop = Pool(2, rate=1e6), threading.Event()
+        from treadle import Pool, Rate
+        pool, stop = Pool(2, rate=Rate(1e6)), threading.Event()
         def churn():
             while not stop.is_set():
                 pool.submit(int).result()
         def child():
             signal.alarm(10)
-            with Pool(1, rate=1e6) as other:
+            with Pool(1, rate=Rate(1e6)) as other:
                 assert other.submit(abs, -3).result() == 3
         threads = [threading.Thread(target=churn) for _ in range(2)]
         for thread in threads:

@@ -426,7 +426,7 @@ def forking(source: str) -> CompletedProcess[str]:
     return script(source, prelude=PRELUDE + FORK_ONCE)
 
 
-@pytest.mark.parametrize("rate", [None, 1e6])
+@pytest.mark.parametrize("rate", [None, "Rate(1e6)"])
 @pytest.mark.parametrize("row", [0, 50, 99])
 @pytest.mark.parametrize(
     "end",
@@ -439,11 +439,11 @@ def forking(source: str) -> CompletedProcess[str]:
     ids=["shutdown", "late", "no wait", "exit"],
 )
 def test_a_child_that_the_input_of_a_map_forks_leaves_the_rest_to_the_parent(
-    end: str, row: int, rate: float | None
+    end: str, row: int, rate: str | None
 ) -> None:
     """Whoever reads it: the parent runs every item, and the child none, and says nothing."""
     done = forking(f"""
-        from treadle import Pool
+        from treadle import Pool, Rate
         pool = Pool(2, queue_size=4, idle_timeout=0.01, rate={rate})
         def rows():
             for number in range(100):
@@ -465,14 +465,14 @@ def test_a_child_that_the_input_of_a_map_forks_leaves_the_rest_to_the_parent(
 
 def test_a_consumer_in_the_child_is_told_of_a_thread_that_was_in_the_middle_of_the_input() -> None:
     done = script("""
-        from treadle import Pool
+        from treadle import Pool, Rate
         pool, gate, began = Pool(2, queue_size=4), threading.Event(), threading.Event()
         def rows():
             yield from range(10)
             began.set()
             gate.wait(60)
             yield 10
-        for rate in None, 1e6:
+        for rate in None, Rate(1e6):
             gate.clear(), began.clear()
             results = pool.options(rate=rate).map(abs, rows())
             assert began.wait(60)

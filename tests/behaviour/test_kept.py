@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import treadle
-from treadle import Future, Pool, TaskGroup
+from treadle import Future, Pool, Rate, TaskGroup
 from treadle.events import Observer, TaskEvent
 
 
@@ -68,7 +68,7 @@ def future_past_its_deadline(pool: Pool) -> object:
 
 
 def future_at_a_rate(pool: Pool) -> object:
-    return [done(pool.options(rate=1000.0).submit(int)) for _ in range(2)]
+    return [done(pool.options(rate=Rate(1000.0)).submit(int)) for _ in range(2)]
 
 
 def future_with_a_callback(pool: Pool) -> object:
@@ -94,13 +94,13 @@ def results_of_a_map(pool: Pool) -> object:
 
 
 def results_of_a_map_at_a_rate(pool: Pool) -> object:
-    results = pool.options(rate=5000.0).map(abs, range(9))
+    results = pool.options(rate=Rate(5000.0)).map(abs, range(9))
     assert list(results) == list(range(9))
     return results
 
 
 def results_of_a_map_that_was_closed(pool: Pool) -> object:
-    results = pool.options(rate=5000.0).map(abs, iter(int, 1), buffersize=2)
+    results = pool.options(rate=Rate(5000.0)).map(abs, iter(int, 1), buffersize=2)
     next(results)
     results.close()
     return results

@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 import pytest
 
 import treadle
-from treadle import Future, Pool, TaskGroup
+from treadle import Future, Pool, Rate, TaskGroup
 from treadle.errors import PoolFull
 from treadle.events import Observer, TaskEvent
 from treadle.orders import Fair
@@ -278,7 +278,7 @@ def mapped_at_a_rate(pool: Pool, fn: Callable[..., Any]) -> Any:
 
 
 def rated(pool: Pool, fn: Callable[..., Any]) -> Any:
-    return outcome(pool.options(rate=1000.0).submit(fn))
+    return outcome(pool.options(rate=Rate(1000.0)).submit(fn))
 
 
 def bounded(pool: Pool, fn: Callable[..., Any]) -> Any:
@@ -579,7 +579,7 @@ def test_a_task_whose_key_fails_while_it_waits_for_its_rate_fails_alone() -> Non
     key = Moody()
     rate = treadle.Rate(0.001)
     with Pool(1, order="fair") as pool:
-        rate._tokens = 0.0
+        rate._bucket._tokens = 0.0
         future = pool.options(key=key, rate=rate).submit(int)
         other = pool.options(rate=rate).submit(abs, -1)
         tick = threading.Event()
@@ -589,9 +589,9 @@ def test_a_task_whose_key_fails_while_it_waits_for_its_rate_fails_alone() -> Non
             tick.wait(0.01)
         key.broken = True
         for _ in range(2):
-            rate._disarm()
-            rate._tokens = 1.0
-            rate._call()
+            rate._bucket._disarm()
+            rate._bucket._tokens = 1.0
+            rate._bucket._call()
         assert isinstance(outcome(future), LookupError)
         assert other.result(PATIENCE) == 1
     now = pool.snapshot()

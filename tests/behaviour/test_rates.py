@@ -24,6 +24,7 @@ from treadle import _clock as clock
 from treadle._alarm import Alarm, Bell
 from treadle._governed import FREE
 from treadle._options import Options
+from treadle._rate import Bucket
 from treadle.errors import DeadlineExceeded, PoolBroken, PoolClosed, PoolFull, Shed, WorkerLost
 from treadle.events import Observer, TaskEvent
 from treadle.orders import Fair
@@ -155,7 +156,7 @@ class Play:
     """Two pools of one thread and a view, with one rate, beside the model of it."""
 
     def __init__(self, time: Time, per_second: float, burst: int) -> None:
-        self.time, self.model, self.rate = time, Model(per_second, burst), Rate(per_second, burst)
+        self.time, self.model, self.rate = time, Model(per_second, burst), Rate(per_second, burst=burst)
         self.pools = [Pool(1, rate=self.rate), Pool(1, queue_size=None), Pool(1, rate=self.rate, context=False)]
         self.doors = [self.pools[0], self.pools[1].options(rate=self.rate), self.pools[2]]
         self.begun: list[int] = []
@@ -203,7 +204,7 @@ class Play:
         for pool in self.pools:
             pass_by(pool)
         assert self.begun == self.model.begun
-        assert self.rate._tokens <= self.rate.burst
+        assert self.rate._bucket._tokens <= self.rate.burst
         assert sum(pool.snapshot().waiting for pool in self.pools) == len(self.model.line)
 
 
@@ -334,16 +335,16 @@ def test_a_view_has_the_pools_rate_unless_it_is_given_one(time: Time) -> None:
     with closing(pool):
         pool.submit(int).result(PATIENCE)
         slow = pool.options(priority=1).submit(int)
-        assert pool.options(rate=5.0).submit(abs, -1).result(PATIENCE) == 1
+        assert pool.options(rate=Rate(5.0)).submit(abs, -1).result(PATIENCE) == 1
         assert not slow.done()
         time.pass_(1.0)
         assert slow.result(PATIENCE) == 0
 
 
-def test_a_number_is_a_rate_without_a_burst_for_pools_and_views(time: Time) -> None:
-    pool = Pool(1, rate=2.0)
+def test_a_rate_has_no_burst_unless_it_is_given_one_for_pools_and_views(time: Time) -> None:
+    pool = Pool(1, rate=Rate(2.0))
     with closing(pool):
-        for door in (pool, pool.options(rate=2.0)):
+        for door in (pool, pool.options(rate=Rate(2.0))):
             door.submit(int).result(PATIENCE)
             (late,) = put_aside(door)
             time.pass_(0.49)
@@ -399,7 +400,7 @@ def test_what_a_task_of_the_same_pool_waits_for_begins_at_once(time: Time, asks:
 
     with closing(pool):
         assert pool.submit(outer).result(PATIENCE) == [1, 2, 3]
-        assert rate._tokens == -2.0, "and those after them wait the longer"
+        assert rate._bucket._tokens == -2.0, "and those after them wait the longer"
         (late,) = put_aside(view)
         time.pass_(2.5)
         pass_by(pool)
@@ -514,7 +515,7 @@ def test_one_whose_deadline_passes_fails_then_and_the_next_has_its_turn(time: Ti
 
 
 def test_a_deadline_that_passes_just_before_the_task_is_put_aside_fails_it_for_good(time: Time) -> None:
-    class Late(Rate):
+    class Late(Bucket):
         """Time passes between its refusal and what the worker makes of that."""
 
         def admit(self, task: Future[Any]) -> bool:
@@ -524,7 +525,9 @@ def test_a_deadline_that_passes_just_before_the_task_is_put_aside_fails_it_for_g
             return admitted
 
     called: list[object] = []
-    pool = Pool(1, rate=Late(0.0078125))
+    rate = Rate(0.0078125)
+    rate._bucket = Late(0.0078125, 1.0, 1)
+    pool = Pool(1, rate=rate)
     with closing(pool):
         pool.submit(int).result(PATIENCE)
         hold = Hold(pool)
@@ -866,7 +869,7 @@ def test_in_a_forked_child_futures_that_wait_for_their_turn_are_done() -> None:
         from concurrent.futures import CancelledError
         from treadle import Pool, Rate
         from treadle.errors import WorkerLost
-        pool = Pool(1, rate=0.001)
+        pool = Pool(1, rate=Rate(0.001))
         pool.submit(int).result()
         late = pool.submit(int)
         while not pool._task_home.aside.tasks:
@@ -885,8 +888,8 @@ def test_in_a_forked_child_futures_that_wait_for_their_turn_are_done() -> None:
 @pytest.mark.parametrize("idle_timeout", ["60.0", "0.0"])
 def test_a_program_does_not_end_before_they_have_run(idle_timeout: str) -> None:
     done = script(f"""
-        from treadle import Pool
-        pool = Pool(1, rate=10.0, idle_timeout={idle_timeout})
+        from treadle import Pool, Rate
+        pool = Pool(1, rate=Rate(10.0), idle_timeout={idle_timeout})
         for number in range(3):
             pool.submit(print, number)
     """)
@@ -913,7 +916,7 @@ def test_a_task_whose_turn_has_come_waits_in_the_queue_no_second_time(order: str
         assert gate.wait(PATIENCE)
 
     with Pool(1, order=order) as pool:
-        rated = pool.options(rate=1.0)
+        rated = pool.options(rate=Rate(1.0))
         futures = [rated.submit(ran.append, name) for name in ("first", "second", "third")]
         futures[0].result(PATIENCE)
         pool.submit(hold)

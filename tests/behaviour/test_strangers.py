@@ -22,6 +22,7 @@ import pytest
 import treadle
 from behaviour.books import Ledger
 from treadle import ConcurrencyLimit, Pool, Rate
+from treadle._rate import Bucket
 from treadle.errors import TreadleError
 from treadle.orders import Adaptive, Fair, Fifo, Order, Priority
 from treadle.orders._order import Task
@@ -232,12 +233,13 @@ def test_a_task_that_waits_for_its_rate_or_has_a_deadline_can_be_settled() -> No
 
 
 def test_a_task_that_is_settled_as_it_is_about_to_wait_for_its_rate_has_one_end() -> None:
-    class Settling(Rate):
+    class Settling(Bucket):
         def admit(self, task: Any) -> bool:
             task.set_result("a stranger's")
             return super().admit(task)
 
-    ledger, rate = Ledger(), Settling(0.001)
+    ledger, rate = Ledger(), Rate(0.001)
+    rate._bucket = Settling(0.001, 1.0, 1)
     with Pool(1, observers=[ledger]) as pool:
         tasks: list[Any] = [pool.options(rate=rate).submit(abs, -number) for number in range(3)]
         assert [task.result(PATIENCE) for task in tasks] == ["a stranger's"] * 3

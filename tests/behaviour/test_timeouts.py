@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 
 import treadle
-from treadle import Channel, Crew, Future, Pool
+from treadle import Channel, Crew, Future, Pool, Rate
 from treadle import _clock as clock
 from treadle.errors import ChannelEmpty, ChannelFull, PoolFull
 
@@ -141,7 +141,7 @@ def map_(stack: ExitStack) -> Way:
 
 
 def map_at_a_rate(stack: ExitStack) -> Way:
-    busy, items, call = mapped(stack, rate=1e6)
+    busy, items, call = mapped(stack, rate=Rate(1e6))
     left = lambda: busy.pool.snapshot().waiting == 0 and [*items] == [-1, -2]  # noqa: E731
     return Way(call, lambda: busy.pool.snapshot().waiting, busy.gate.set, TimeoutError, left)
 

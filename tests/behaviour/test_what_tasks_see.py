@@ -16,7 +16,7 @@ import pytest
 
 import treadle
 from tcp import ask, client
-from treadle import Crew, Pipeline, Pool, TaskGroup
+from treadle import Crew, Pipeline, Pool, Rate, TaskGroup
 from treadle.events import Observer
 from treadle.server import Connection, Lines, Messages, Server, Session
 
@@ -49,7 +49,7 @@ def by_options(pool: Pool, fn: Call) -> list[Any]:
 
 
 def by_rate(pool: Pool, fn: Call) -> list[Any]:
-    view = pool.options(rate=1e6)
+    view = pool.options(rate=Rate(1e6))
     return [future.result(PATIENCE) for future in [view.submit(fn, number) for number in range(3)]]
 
 
@@ -86,7 +86,7 @@ def by_map_unordered(pool: Pool, fn: Call) -> list[Any]:
 
 
 def by_map_at_a_rate(pool: Pool, fn: Call) -> list[Any]:
-    return list(pool.options(rate=1e6).map(fn, range(3)))
+    return list(pool.options(rate=Rate(1e6)).map(fn, range(3)))
 
 
 def by_group(pool: Pool, fn: Call) -> list[Any]:

@@ -13,7 +13,7 @@ FREEZE = {
     "time_machine": "time_machine.travel('2020-02-02', tick=False)",
 }
 WAITS = """
-with Pool(2, rate=200.0, idle_timeout=0.001) as pool:
+with Pool(2, rate=Rate(200.0), idle_timeout=0.001) as pool:
     assert [task.result(30) for task in [pool.submit(abs, n) for n in range(5)]] == list(range(5))
 gate = threading.Event()
 pool = Pool(1)
@@ -38,12 +38,12 @@ with Pool(1) as pool:
         except DeadlineExceeded:
             print("deadline")
     assert isinstance(late.exception(30), DeadlineExceeded)
-last = Pool(1, rate=200.0)
+last = Pool(1, rate=Rate(200.0))
 [last.submit(print, "at exit") for _ in range(2)]
 """
 IMPORTS = """
 import treadle
-from treadle import Channel, Pool
+from treadle import Channel, Pool, Rate
 from treadle.errors import ChannelEmpty, DeadlineExceeded
 """
 WRITTEN = ["timeout", "timeout", "timeout", "deadline", "at exit", "at exit"]

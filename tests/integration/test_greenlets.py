@@ -39,7 +39,7 @@ def test_a_program_that_patches_first_runs_its_tasks_in_greenlets(patch: str) ->
     written = run(f"""
         {patch}
         import time, treadle
-        from treadle import Pool, TaskGroup
+        from treadle import Pool, Rate, TaskGroup
         from treadle.errors import DeadlineExceeded
         LONG = 30
         with Pool(2, queue_size=3) as pool:
@@ -47,7 +47,7 @@ def test_a_program_that_patches_first_runs_its_tasks_in_greenlets(patch: str) ->
             assert list(pool.map(abs, range(50), timeout=LONG)) == list(range(50))
             assert sorted(pool.map(abs, range(50), ordered=False)) == list(range(50))
             assert pool.submit(lambda: pool.submit(abs, -3).result(LONG)).result(LONG) == 3
-            quick = pool.options(rate=500.0)
+            quick = pool.options(rate=Rate(500.0))
             assert [task.result(LONG) for task in [quick.submit(abs, n) for n in range(5)]] == list(range(5))
             gate = threading.Event()
             held = pool.submit(gate.wait, LONG)
@@ -104,7 +104,7 @@ def test_a_pool_from_before_the_patch_goes_on_with_the_threads_it_has() -> None:
     pytest.importorskip("gevent", reason="gevent has no release for this Python, or is not installed")
     written = run("""
         import treadle
-        from treadle import Pool
+        from treadle import Pool, Rate
         from treadle.errors import PatchedTooLate
         pool, other, began, gate = Pool(2), Pool(1), threading.Event(), threading.Lock()
         gate.acquire()
@@ -128,7 +128,7 @@ def test_a_pool_from_before_the_patch_goes_on_with_the_threads_it_has() -> None:
         refused("another thread", pool.submit, print, "never")
         refused("a first thread", other.submit, print, "never")
         refused("a map", pool.map, print, ["never"])
-        refused("a rate", pool.options(rate=1000.0).submit, print, "never")
+        refused("a rate", pool.options(rate=Rate(1000.0)).submit, print, "never")
         refused("a deadline", bounded)
         gate.release()
         held.result(30)
@@ -159,13 +159,13 @@ def partly(request: pytest.FixtureRequest) -> str:
 def test_threads_that_were_not_patched_are_as_good_as_ever(partly: str) -> None:
     run(f"""
         import treadle
-        from treadle import Pool
+        from treadle import Pool, Rate
         {partly}
         with Pool(2) as pool:
             with treadle.deadline(30):
                 pool.submit(treadle.sleep, 0.001).result(30)
             assert list(pool.map(abs, range(9))) == list(range(9))
-            assert pool.options(rate=1000.0).submit(abs, -3).result(30) == 3
+            assert pool.options(rate=Rate(1000.0)).submit(abs, -3).result(30) == 3
     """)
 
 
