@@ -92,7 +92,7 @@ def test_the_client_sees_that_the_server_has_closed(sends: bytes, limits: dict[s
 
 def closed(server: Server) -> None:
     """Wait until a connection was closed."""
-    while not server.snapshot().closed:
+    while not server.snapshot().closed_connections:
         threading.Event().wait(0.001)
     settled = threading.Event()
     lane_of(server).post(settled.set)

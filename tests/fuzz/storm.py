@@ -266,9 +266,10 @@ class Storm:
         assert not self.wrong, "; ".join(self.wrong)
         shown = server.snapshot()
         assert shown.connections == 0 or self.cut, shown
-        assert shown.closed + shown.rejected_connections + shown.connections == shown.accepted or self.faults.accept, (
-            shown
-        )
+        assert (
+            shown.closed_connections + shown.rejected_connections + shown.connections == shown.accepted
+            or self.faults.accept
+        ), shown
         calm = not (self.early or self.jumps or self.faults.hard or self.cut)
         for talker in self.talkers:
             said = f"talker {talker.number}"

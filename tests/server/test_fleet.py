@@ -63,7 +63,7 @@ def test_a_peer_that_is_gone_when_it_is_taken_in_is_counted_out_again(
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             assert sock.recv(1) == b""
         seen = server.snapshot()
-    assert (seen.connections, seen.closed) == (0, 1)
+    assert (seen.connections, seen.closed_connections) == (0, 1)
     assert seen.closed_by == {"connection_lost": 1}
     assert not [record for record in caplog.records if record.levelno > logging.INFO]
 
@@ -100,7 +100,7 @@ def test_clients_whose_framing_makes_no_decoder_are_counted_and_the_reason_is_sa
             with client(server) as sock:
                 assert receive_all(sock) == b""
         seen = server.snapshot()
-    assert (seen.connections, seen.closed, seen.closed_by) == (0, 3, {"framing": 3})
+    assert (seen.connections, seen.closed_connections, seen.closed_by) == (0, 3, {"framing": 3})
     assert caplog.text.count("clients are closed, for the framing fails") == caplog.text.count(said) == 1
 
 
@@ -115,7 +115,7 @@ def test_clients_whom_the_tls_context_fails_are_counted_and_the_reason_is_said_o
             with client(server) as sock:
                 assert receive_all(sock) == b""
         seen = server.snapshot()
-    assert (seen.connections, seen.closed, seen.closed_by) == (0, 3, {"tls_handshake": 3})
+    assert (seen.connections, seen.closed_connections, seen.closed_by) == (0, 3, {"tls_handshake": 3})
     assert caplog.text.count("for TLS fails before the handshake") == 1
     assert "ValueError: check_hostname requires server_hostname" in caplog.text
 
@@ -141,7 +141,7 @@ def test_clients_that_are_cut_amid_a_handler_are_counted_by_what_has_cut_them_fi
         seen = server.snapshot()
         gate.set()
         pool.shutdown()
-    assert (seen.connections, seen.closed) == (0, 2)
+    assert (seen.connections, seen.closed_connections) == (0, 2)
     assert seen.closed_by == {"handler_timeout": 1, "drain_timeout": 1}
     assert server.snapshot().closed_by == seen.closed_by
 

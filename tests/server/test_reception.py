@@ -243,7 +243,7 @@ def test_a_health_check_leaves_no_line_in_the_log(
             settled(server, lambda: len(lane_of(server).connections()) == 1)
             sock.sendall(header)
             end(sock)
-        settled(server, lambda: server.snapshot().closed == 1)
+        settled(server, lambda: server.snapshot().closed_connections == 1)
     told = [record.getMessage() for record in caplog.records]
     assert [text for text in told if not text.startswith("serving ")] == []
 
@@ -305,7 +305,7 @@ def test_limits_of_one_address_count_the_client_and_never_the_proxy() -> None:
                 assert receive(third, 100) == b"enough\n"  # and no reset, which could take that back
         settled(server, lambda: server.snapshot().rejected_connections == 2)
         now = server.snapshot()
-        assert (now.accepted, now.connections, now.closed, now.messages) == (8, 6, 0, 6)
+        assert (now.accepted, now.connections, now.closed_connections, now.messages) == (8, 6, 0, 6)
         checks = [stack.enter_context(client(server)) for _ in range(5)]
         for sock in checks:
             assert ask(sock, LOCAL + b"a\n", 5) == b"127.0"

@@ -120,7 +120,7 @@ def test_a_client_that_sends_too_much_is_no_failure_of_the_handlers(caplog: pyte
             with client(server) as sock:
                 sock.sendall(b"x" * 200)
                 assert receive_all(sock) == b""
-        until(lambda: server.snapshot().closed == 3)
+        until(lambda: server.snapshot().closed_connections == 3)
         seen = server.snapshot()
     assert (seen.failures, seen.closed_by) == (0, {"max_message": 3})
     assert [record.levelname for record in caplog.records if "message" in record.getMessage()] == ["WARNING"]

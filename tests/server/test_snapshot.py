@@ -24,7 +24,7 @@ def test_before_during_and_after() -> None:
         during = server.snapshot()
         assert (during.state, during.address, during.connections) == ("serving", server.address, 1)
     after = server.snapshot()
-    assert (after.state, after.connections, after.closed, after.messages) == ("stopped", 0, 1, 1)
+    assert (after.state, after.connections, after.closed_connections, after.messages) == ("stopped", 0, 1, 1)
     assert after.pool.closed
 
 

@@ -277,7 +277,7 @@ def _status(now: ServerSnapshot) -> Status:
         now.connections,
         now.messages,
         now.handed_over,
-        now.closed,
+        now.closed_connections,
         now.rejected_connections,
     )
 

@@ -21,7 +21,7 @@ class ServerSnapshot:
         address: where it listens.
         connections: that are open now.
         accepted: connections so far; `rejected_connections` of them were turned away.
-        closed: connections that are over, of those that came in.
+        closed_connections: that are over, of those that came in.
         closed_by: of them, how many by which limit or fault: a name of `Limits`; "evicted"; "drain_timeout" (cut at the
             end of a stop); "framing" (which failed); "tls_handshake" (failed), "tls_cut_short" (ended amid a message,
             without TLS's goodbye), "tls_error" (after the handshake); "proxy_header" (no valid one), "proxy_untrusted"
@@ -41,7 +41,7 @@ class ServerSnapshot:
     connections: int
     accepted: int
     rejected_connections: int
-    closed: int
+    closed_connections: int
     closed_by: Mapping[str, int]
     messages: int
     handed_over: int
@@ -62,7 +62,7 @@ def snapshot_of(name: str, state: str, fleet: Fleet | None, pool: PoolSnapshot) 
         accepted=sum(acceptor.accepted for acceptor in acceptors),
         rejected_connections=sum(acceptor.rejected for acceptor in acceptors)
         + (0 if fleet is None else fleet.rejected),
-        closed=0 if fleet is None else fleet.closed,
+        closed_connections=0 if fleet is None else fleet.closed,
         closed_by={} if fleet is None else fleet.causes(),
         messages=sum(lane.turns - lane.shakes + lane.handling.followed for lane in lanes),
         handed_over=sum(lane.handling.handed_over for lane in lanes),
