@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 
 from treadle import Future, Pool, Rate, deadline
+from treadle import _clock as clock_module
 from treadle import _deadlock as deadlock
 from treadle._alarm import call_later
 from treadle._governed import Governed
 from treadle._rate import Bucket
+from treadle._worker import settle_lost
 from treadle.errors import DeadlineExceeded, PoolClosed, PoolFull
 from treadle.events import Observer, TaskEvent, observers_in
 
@@ -65,6 +67,134 @@ def test_each_item_of_a_map_is_a_task() -> None:
         assert list(pool.map(abs, range(5))) == [0, 1, 2, 3, 4]
     for what in ("submitted", "started", "finished"):
         assert len({event.task_id for told, event in notes.events if told == what}) == 5
+
+
+class Watch:
+    """Time that observers are told, which passes when a test says so."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.ns = 10**9
+        monkeypatch.setattr(clock_module, "now_ns", lambda: self.ns)
+
+    def pass_(self, seconds: float) -> None:
+        self.ns += int(seconds * 10**9)
+
+
+def times(notes: Notes, name: str) -> dict[str, tuple[float | None, float | None]]:
+    """Return what each event of the tasks of that name says of how long it waited, and ran."""
+    return {what: (event.waited, event.ran) for what, event in notes.events if event.name == name}
+
+
+def test_an_event_tells_how_long_its_task_has_waited_and_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    notes, watch = Notes(), Watch(monkeypatch)
+    gate, began = threading.Event(), threading.Event()
+    with Pool(1, observers=[notes]) as pool:
+        pool.submit(lambda: began.set() or gate.wait(30))  # type: ignore[func-returns-value]  # it is falsy
+        assert began.wait(30)
+        task = pool.options(name="task").submit(watch.pass_, 0.25)
+        watch.pass_(1.5)
+        gate.set()
+        task.result(30)
+    assert times(notes, "task") == {"submitted": (None, None), "started": (1.5, None), "finished": (1.5, 0.25)}
+
+
+def test_an_event_tells_that_of_a_task_that_raises_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    notes, watch = Notes(), Watch(monkeypatch)
+
+    def fail() -> None:
+        watch.pass_(0.5)
+        raise ZeroDivisionError
+
+    with Pool(1, observers=[notes]) as pool:
+        pool.options(name="task").submit(fail).exception(30)
+    assert times(notes, "task")["finished"] == (0.0, 0.5)
+
+
+def test_the_time_for_room_and_for_a_rate_is_waiting_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    notes, watch = Notes(), Watch(monkeypatch)
+    gate, rate = threading.Event(), Rate(0.001)
+    with Pool(1, queue_size=0, observers=[notes]) as pool:
+        pool.submit(gate.wait, 30)
+        entering = threading.Thread(target=pool.options(name="blocked").submit, args=(int,))
+        entering.start()
+        while not pool.snapshot().blocked:
+            threading.Event().wait(0.001)
+        watch.pass_(2.0)
+        gate.set()
+        entering.join(30)
+    with Pool(1, observers=[notes]) as pool:
+        pool.options(rate=rate).submit(int).result(30)
+        late = pool.options(rate=rate, name="rated").submit(int)
+        while not pool._task_home.aside.tasks:
+            threading.Event().wait(0.001)
+        watch.pass_(3.0)
+        pool.submit(late.result).result(30)  # runs it
+    assert times(notes, "blocked")["started"] == (2.0, None)
+    assert times(notes, "rated")["started"] == (3.0, None)
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+def test_the_events_of_an_item_of_a_map_tell_all_that_a_tasks_do(
+    monkeypatch: pytest.MonkeyPatch, *, ordered: bool
+) -> None:
+    notes, watch = Notes(), Watch(monkeypatch)
+    gate = threading.Event()
+    with Pool(1, order="priority", observers=[notes]) as pool:
+        pool.submit(gate.wait, 30)
+        results = pool.options(name="item", priority=7).map(watch.pass_, [0.5, 0.25], ordered=ordered)
+        watch.pass_(2.0)
+        gate.set()
+        list(results)
+    told = [(what, event.waited, event.ran) for what, event in notes.events if event.name == "item"]
+    assert told == [
+        ("submitted", None, None),
+        ("submitted", None, None),
+        ("started", 2.0, None),
+        ("finished", 2.0, 0.5),
+        ("started", 2.5, None),
+        ("finished", 2.5, 0.25),
+    ]
+    assert {event.priority for _, event in notes.events if event.name == "item"} == {7}
+
+
+def test_an_event_tells_whose_its_task_is_and_how_urgent() -> None:
+    notes = Notes()
+    with Pool(1, order="fair", observers=[notes]) as pool:
+        pool.options(key="a", name="a's").submit(int).result(30)
+        assert list(pool.options(key=("b", 2), name="b's").map(abs, [-1])) == [1]
+        pool.options(name="nobody's").submit(int).result(30)
+    with Pool(1, order="priority", observers=[notes]) as pool:
+        pool.options(priority=-3, name="late").submit(int).result(30)
+    for name, key, priority in (("a's", "a", 0), ("b's", ("b", 2), 0), ("nobody's", None, 0), ("late", None, -3)):
+        said = [(what, event.key, event.priority) for what, event in notes.events if event.name == name]
+        assert said == [(what, key, priority) for what in ("submitted", "started", "finished")]
+
+
+def test_what_never_began_has_neither_waited_nor_run() -> None:
+    notes, gate = Notes(), threading.Event()
+    with Pool(1, queue_size=1, observers=[notes]) as pool:
+        pool.submit(gate.wait, 30)
+        pool.options(name="shed").submit(int)
+        with pytest.raises(PoolFull):
+            pool.options(name="rejected", when_full="reject").submit(int)
+        pool.options(name="cancelled", when_full="discard_oldest").submit(int).cancel()
+        with pool._task_home.lock:
+            lost = pool.options(name="lost").submit(int)
+            assert pool._task_home.claim_next() is lost
+        settle_lost(pool._task_home, lost, "a thread", None)
+        gate.set()
+    for name in ("shed", "rejected", "cancelled"):
+        assert times(notes, name) == {"submitted": (None, None), name: (None, None)}
+    assert times(notes, "lost") == {"submitted": (None, None), "finished": (None, None)}
+
+
+def test_nothing_is_kept_of_a_task_that_nobody_is_told_of() -> None:
+    with Pool(1) as pool:
+        task = pool.submit(int)
+        assert task.result(30) == 0
+        (failed,) = [future for future in [pool.submit(int, "x")] if future.exception(30)]
+    assert not hasattr(task, "_rare")
+    assert not hasattr(failed._rare, "submitted")
 
 
 def test_what_is_refused_cancelled_or_shed_is_told() -> None:

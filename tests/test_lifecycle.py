@@ -285,7 +285,7 @@ def test_the_counts_of_a_forked_child_are_its_own() -> None:
         gate = threading.Event()
         pool = Pool(1)
         for _ in range(3):
-            pool.submit(int).result()
+            pool.submit(lambda: pool.submit(int, "x").exception()).result()
         pool.submit(gate.wait)
         pool.submit(int).cancel()
         pool.submit(int)
@@ -293,15 +293,15 @@ def test_the_counts_of_a_forked_child_are_its_own() -> None:
             pool.submit(int).result(30)
             pool.shutdown()
             now = pool.snapshot()
-            print(now.submitted, now.finished, now.cancelled, now.waiting, flush=True)
+            print(now.submitted, now.finished, now.failed, now.cancelled, now.waiting, flush=True)
             os._exit(0)
         os.wait()
         gate.set()
         pool.shutdown()
         now = pool.snapshot()
-        print(now.submitted, now.finished, now.cancelled, now.waiting)
+        print(now.submitted, now.finished, now.failed, now.cancelled, now.waiting)
     """)
-    assert done.stdout.splitlines() == ["1 1 0 0", "6 5 1 0"], done.stderr
+    assert done.stdout.splitlines() == ["1 1 0 0 0", "9 8 3 1 0"], done.stderr
 
 
 def test_a_pool_that_is_made_when_the_interpreter_has_closed_its_pools_takes_nothing() -> None:

@@ -9,15 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from treadle import ConcurrencyLimit, Pool
+from treadle._limit import Gradient, gradient_of
 
 
-def limited(most: int = 64, **arguments: Any) -> ConcurrencyLimit:
-    limit = ConcurrencyLimit(**arguments)
+def limited(most: int = 64, **arguments: Any) -> Gradient:
+    limit = gradient_of(ConcurrencyLimit(**arguments))
     limit.serve(most)
     return limit
 
 
-def work(limit: ConcurrencyLimit, runs: int, *, slots: int, seconds: float) -> None:
+def work(limit: Gradient, runs: int, *, slots: int, seconds: float) -> None:
     """Run tasks on a backend that serves so many at once, in so many seconds each, with the ceiling fully used."""
     for _ in range(runs):
         in_flight = limit.ceiling
@@ -91,12 +92,31 @@ def test_it_does_not_fall_by_more_than_a_tenth_a_step() -> None:
 def test_a_pool_has_as_many_threads_as_the_ceiling_says() -> None:
     limit = ConcurrencyLimit(initial=2)
     with Pool(8, limit=limit) as pool:
-        assert pool.snapshot().max_workers == limit.ceiling == 2
+        assert pool.snapshot().limit == limit.current == 2
         list(pool.map(abs, range(100)))
         assert [pool.submit(abs, n).result() for n in range(3)] == [0, 1, 2]
-        assert 1 <= pool.snapshot().max_workers <= 8
+        assert pool.snapshot().limit in range(1, 9)
+        assert pool.snapshot().max_workers == 8
         pool.resize(1)
-        assert pool.snapshot().max_workers == limit.ceiling == 1
+        assert (pool.snapshot().limit, limit.current, pool.snapshot().max_workers) == (1, 1, 1)
+    with Pool(8) as pool:
+        assert pool.snapshot().limit is None
+
+
+def test_it_tells_what_it_was_made_with_and_where_it_is() -> None:
+    limit = ConcurrencyLimit(3, min_limit=2, tolerance=2)
+    assert (limit.current, limit.min_limit, limit.tolerance) == (0, 2, 2.0)
+    assert repr(limit) == "ConcurrencyLimit(0 at once, 2 to any)"
+    with Pool(8, limit=limit):
+        assert limit.current == 3
+        assert repr(limit) == "ConcurrencyLimit(3 at once, 2 to 8)"
+    for name in ("current", "min_limit", "tolerance"):
+        with pytest.raises(AttributeError):
+            setattr(limit, name, 3)
+
+
+def test_it_shows_users_nothing_but_what_is_theirs() -> None:
+    assert [name for name in dir(ConcurrencyLimit) if not name.startswith("_")] == ["current", "min_limit", "tolerance"]
 
 
 def test_one_limit_serves_one_pool() -> None:
@@ -109,7 +129,8 @@ def test_one_limit_serves_one_pool() -> None:
     ("arguments", "words"),
     [
         ({"initial": 0}, "initial"),
-        ({"least": 0}, "least"),
+        ({"min_limit": 0}, "min_limit=0"),
+        ({"initial": 2, "min_limit": 3}, "initial=2: initial must be 3 or more"),
         ({"tolerance": 0.5}, "tolerance"),
         ({"initial": "3"}, "initial"),
     ],

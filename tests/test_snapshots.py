@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import threading
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
-from treadle import Future, Pool, deadline
-from treadle.errors import Cancelled
-from treadle.events import PoolSnapshot
+from clocks import LeapingClock
+from treadle import ConcurrencyLimit, Future, Pool, deadline
+from treadle.errors import Cancelled, DeadlineExceeded, WorkerLost
+from treadle.events import Observer, PoolSnapshot, TaskEvent
 
 
 def test_the_numbers_of_a_busy_pool_add_up() -> None:
@@ -128,3 +131,148 @@ def test_a_task_that_its_thread_did_not_begin_is_counted_as_cancelled() -> None:
         assert isinstance(inner[0].exception(30), Cancelled)
     now = pool.snapshot()
     assert (now.submitted, now.finished, now.cancelled) == (2, 1, 1)
+
+
+def fail(*_: object) -> None:
+    raise ZeroDivisionError
+
+
+def consumed(results: Any) -> int:
+    """Take every result; return how many of them were raised."""
+    raised = 0
+    while True:
+        try:
+            next(results)
+        except StopIteration:
+            return raised
+        except ZeroDivisionError:
+            raised += 1
+
+
+def nested(pool: Pool, *tasks: Callable[..., object]) -> None:
+    """Have a task run the others in its own thread."""
+
+    def outer() -> None:
+        for task in tasks:
+            pool.submit(task).exception(30)
+
+    pool.submit(outer).result(30)
+
+
+def in_time(pool: Pool, *tasks: Callable[..., object]) -> None:
+    """Have them run under a deadline."""
+    with deadline(600):
+        for task in tasks:
+            pool.submit(task).exception(30)
+
+
+def in_a_task(pool: Pool, *tasks: Callable[..., object]) -> None:
+    """Have a task take the results of a map, and so run its items."""
+    pool.submit(lambda: consumed(pool.map(lambda task: task(), tasks, ordered=False))).result(30)
+
+
+WAYS: dict[str, Callable[..., object]] = {
+    "submit": lambda pool, *tasks: [pool.submit(task).exception(30) for task in tasks],
+    "in the caller's thread": lambda pool, *tasks: [
+        pool.options(when_full="caller_runs").submit(task).exception(30) for task in tasks
+    ],
+    "nested": nested,
+    "deadline": in_time,
+    "map": lambda pool, *tasks: consumed(pool.map(lambda task: task(), tasks)),
+    "unordered map": lambda pool, *tasks: consumed(pool.map(lambda task: task(), tasks, ordered=False, chunksize=2)),
+    "a map in a task": in_a_task,
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("observed", [False, True])
+@pytest.mark.parametrize("workers", [1, 3])
+def test_of_those_that_finished_it_counts_those_that_raised(way: str, workers: int, *, observed: bool) -> None:
+    """However they are run, and also when their threads have ended."""
+    observers = [Observer()] if observed else []
+    with Pool(workers, queue_size=None if "map" in way else 0, observers=observers) as pool:
+        WAYS[way](pool, int, fail, int, fail, fail)
+        assert pool.snapshot().failed <= pool.snapshot().finished
+    now = pool.snapshot()
+    assert (now.failed, now.finished) == (3, 6 if way in ("nested", "a map in a task") else 5)
+    assert now.threads == 0
+
+
+def test_those_that_never_began_have_not_failed() -> None:
+    gate = threading.Event()
+    pool = Pool(1, queue_size=3)
+    pool.submit(gate.wait, 30)
+    pool.submit(int).cancel()
+    for _ in range(4):
+        pool.options(when_full="discard_oldest").submit(int)
+    pool.shutdown(wait=False, cancel_futures=True)
+    gate.set()
+    pool.shutdown()
+    now = pool.snapshot()
+    assert (now.finished, now.failed, now.cancelled, now.shed) == (1, 0, 4, 1)
+
+
+def test_a_task_whose_surroundings_are_over_when_its_turn_comes_has_not_failed() -> None:
+    """It is claimed, and given up then."""
+    gate, inside = threading.Event(), threading.Event()
+    inner: list[Future[int]] = []
+
+    def outer() -> None:
+        with deadline(600):
+            inner.append(pool.submit(int))
+        inside.set()
+        assert gate.wait(30)
+
+    with Pool(1) as pool:
+        future = pool.submit(outer)
+        assert inside.wait(30)
+        assert future.request_cancel()
+        gate.set()
+        assert isinstance(inner[0].exception(30), Cancelled)
+    assert (pool.snapshot().finished, pool.snapshot().failed) == (1, 0)
+
+
+def test_a_task_that_runs_at_its_deadline_has_failed_when_its_thread_is_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, gate, began = LeapingClock(monkeypatch), threading.Event(), threading.Event()
+    with Pool(1) as pool:
+        with deadline(600):
+            late = pool.submit(lambda: began.set() or gate.wait(30))  # type: ignore[func-returns-value]  # it is falsy
+        assert began.wait(30)
+        clock.leap(600)
+        assert isinstance(late.exception(30), DeadlineExceeded)
+        now = pool.snapshot()
+        gate.set()
+    assert (now.finished, now.failed) == (0, 0)
+    assert (pool.snapshot().finished, pool.snapshot().failed) == (1, 1)
+
+
+@pytest.mark.parametrize("when", ["started", "finished"])
+def test_a_task_whose_thread_is_lost_before_it_has_returned_has_failed(when: str) -> None:
+    class Killing(Observer):
+        def tell(self, what: str, event: TaskEvent) -> None:
+            if (what, event.name) == (when, "doomed"):
+                raise SystemExit
+
+        def started(self, event: TaskEvent) -> None:
+            self.tell("started", event)
+
+        def finished(self, event: TaskEvent) -> None:
+            self.tell("finished", event)
+
+    with Pool(1, observers=[Killing()]) as pool:
+        doomed = pool.options(name="doomed").submit(int)
+        lost = doomed.exception(30)
+        assert pool.submit(abs, -1).result(30) == 1
+    assert isinstance(lost, WorkerLost) is (when == "started")
+    assert (pool.snapshot().finished, pool.snapshot().failed) == (2, when == "started")
+
+
+def test_the_limit_is_what_was_found_and_max_workers_what_the_user_allows() -> None:
+    with Pool(16, limit=ConcurrencyLimit(initial=3)) as pool:
+        assert (pool.snapshot().limit, pool.snapshot().max_workers) == (3, 16)
+        pool.resize(2)
+        assert (pool.snapshot().limit, pool.snapshot().max_workers) == (2, 2)
+        pool.resize(9)
+        assert (pool.snapshot().limit, pool.snapshot().max_workers) == (2, 9)
+    with Pool(16) as pool:
+        assert (pool.snapshot().limit, pool.snapshot().max_workers) == (None, 16)

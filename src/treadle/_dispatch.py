@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from _thread import LockType
 
     from treadle._feed import Feed
-    from treadle._limit import ConcurrencyLimit
+    from treadle._limit import Gradient
 
 __all__ = ["Dispatcher", "Task"]
 
@@ -69,6 +69,7 @@ class Dispatcher:
         "dropping",
         "ended",
         "ended_in_order",
+        "failed",
         "holders",
         "idle_timeout",
         "initargs",
@@ -109,7 +110,7 @@ class Dispatcher:
         initializer: Callable[..., object] | None,
         initargs: tuple[Any, ...],
         observers: tuple[Observer, ...],
-        limit: ConcurrencyLimit | None,
+        limit: Gradient | None,
     ) -> None:
         self.lock = RLock()
         # Half the cost of `with`. Whoever uses them keeps `acquire` inside the `try`, see Submitter.submit.
@@ -147,6 +148,7 @@ class Dispatcher:
         self.abandoned = False  # Ctrl-C ended its `with` block: nobody waits for what still runs
         self.broken: PoolBroken | None = None
         self.ended = 0  # tasks ended by workers that left, and by callers; `Worker.ended` counts the others
+        self.failed = 0  # of them, those that raised
         self.inline = 0  # tasks that were claimed to be run in a caller's thread, and have not ended
         self.cancelled = 0
         self.told: dict[object, object] = {}  # what was logged of it, see `treadle._words.log_first`
@@ -317,23 +319,39 @@ class Dispatcher:
         return again
 
     def never_began(self, task: Task, error: BaseException) -> None:
-        """Count, and tell of, a claimed task that fails before it begins; whoever claimed it counts it as ended."""
+        """Count, and tell of, a claimed task that fails before it begins; whoever claimed it counts it as failed."""
         with self.lock:
             self.cancelled += 1
             self.ended -= 1
+            self.failed -= 1
         self.announce("cancelled", task, error)
 
     def announce(self, what: str, task: Task, error: BaseException | None = None, name: str | None = None) -> None:
         """Tell the observers, if there are any, what happened to `task`; of its end but once. No lock is held."""
         if self.observers and not task._silent:
-            rare = task._get_rare()
+            rare, now = task._get_rare(), clock.now_ns()
             if what in ENDS:
                 with self.lock:
                     ended, rare.ended = rare.ended, True
                 if ended:
                     return
-            rare.serial = rare.serial or next(_serial)
-            event = TaskEvent(self.name, rare.serial, name or task.name, clock.now_ns(), current_thread().name, error)
+            if not rare.serial:  # it is submitted, of which they are told first
+                rare.serial, rare.submitted, rare.began = next(_serial), now, None
+            if what == "started":
+                rare.began = now
+            began = rare.began
+            event = TaskEvent(
+                pool=self.name,
+                task_id=rare.serial,
+                name=name or task.name,
+                time_ns=now,
+                thread=current_thread().name,
+                error=error,
+                key=task._traits.key,
+                priority=task._traits.priority,
+                waited=None if began is None else (began - rare.submitted) / 1e9,
+                ran=None if began is None or what != "finished" else (now - began) / 1e9,
+            )
             call_out(tell, self.observers, what, event, self.told)
 
     # -- for workers ----------------------------------------------------------------------------------------------

@@ -265,6 +265,10 @@ class Future(_base.Future[T]):
     def _hurry(self) -> None:
         """Let nothing hold the task up any more: somebody runs it now."""
 
+    def _has_raised(self) -> bool:
+        """Whether there is an exception that it ended with."""
+        return getattr(self, "_exception", None) is not None
+
     def _overdue(self) -> float:
         """Return the seconds that have passed since the task's deadline."""
         return 0.0

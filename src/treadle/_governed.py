@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 from treadle import _clock as clock
 from treadle._calls import Bare, Gone, Unseen
 from treadle._contexts import EMPTY
-from treadle._futures import PENDING, Future
+from treadle._futures import FINISHED, PENDING, Future
 from treadle._rate import bucket_of
 from treadle._scope import HERE, SCOPE, Scope
 from treadle._threads import check_unpatched
@@ -82,7 +82,9 @@ class Governed(Future[Any]):
                 self._get_rare().unseen = Unseen(self.name, error)
             self._result, self._exception = result, error
         else:
-            self._settle_once(None, self._scope.exceeded(self))  # unless the alarm has
+            self._settle_once(None, self._scope.exceeded(self))  # unless the alarm has, or somebody by hand
+            if self._state is not FINISHED:
+                self._result, self._exception = result, error
             if error is not None and not issubclass(type(error), (Cancelled, DeadlineExceeded)):
                 when = "in a forked child" if isinstance(self._context, Gone) else "after its deadline"
                 log(_log, logging.ERROR, "task %s failed %s", self.name, when, error=error)

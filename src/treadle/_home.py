@@ -39,7 +39,7 @@ class Home(Protocol):
         """Tell observers, if there are any, what happened to `task`."""
 
     def never_began(self, future: Future[Any], error: BaseException) -> None:
-        """Count, and tell of, a claimed task that fails before it begins; whoever claimed it counts it as ended."""
+        """Count, and tell of, a claimed task that fails before it begins; whoever claimed it counts it as failed."""
 
     def resume(self, future: Future[Any]) -> None:
         """Put a task back in the queue that waited outside it."""

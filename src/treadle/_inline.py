@@ -49,6 +49,7 @@ def run_inline(dispatcher: Dispatcher, task: Task) -> None:
                 worker.pop()
             dispatcher.inline -= not task._silent
             dispatcher.ended += not task._silent
+            dispatcher.failed += not task._silent and task._has_raised()
     context_inside(dispatcher, BARE).run(task._finish)  # and so its callbacks
     if worker is None and issubclass(type(task._exception), KeyboardInterrupt):
         raise task._see()  # Ctrl-C was meant for the program, whose own thread this is

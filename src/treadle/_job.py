@@ -40,7 +40,7 @@ Row = tuple[Any, ...]
 class Item:
     """One call of the function: first its arguments, then what came of it."""
 
-    __slots__ = ("_rare", "args", "outcome", "value")
+    __slots__ = ("_rare", "_traits", "args", "outcome", "value")
     _silent = False  # observers are told of it
     _get_rare = Future._get_rare
 
@@ -48,6 +48,7 @@ class Item:
     outcome: int  # NONE_YET, RETURNED or RAISED; written after `value`
     value: Any  # what was returned; Unseen, if it raised; or the error that kept it from running
     _rare: Any
+    _traits: Traits  # its job's; unset where nobody is told of it
 
 
 NONE_YET, RETURNED, RAISED = 0, 1, 2
@@ -281,6 +282,7 @@ class Job(Feed):
         self.run(item)
         with self.dispatcher.lock:
             self.dispatcher.ended += 1
+            self.dispatcher.failed += item.outcome == RAISED
         return True
 
     def drop(self) -> None:
@@ -312,7 +314,7 @@ class Job(Feed):
         hand_over = None if self.ordered else self.results.append
         with self.lock:
             self.running += 1
-        ran = left = 0
+        ran = failed = left = 0
         again = False
         while waiting or self.read_on():
             if left == 0:
@@ -338,6 +340,7 @@ class Job(Feed):
                 item.outcome = RETURNED
             except BaseException as error:
                 self.keep(item, error)
+                failed += 1
             if hand_over is not None:
                 hand_over(item)
             if self.gate is not None:
@@ -345,9 +348,9 @@ class Job(Feed):
             ran += 1
             left -= 1
         turn.item = item = None  # type: ignore[assignment]  # an idle worker holds no result
-        return self.end_turn(turn, ran, again)
+        return self.end_turn(turn, ran, failed, again)
 
-    def end_turn(self, turn: Turn, ran: int, again: bool) -> bool:
+    def end_turn(self, turn: Turn, ran: int, failed: int, again: bool) -> bool:
         """Account for a turn that stops; return whether it goes back to the queue."""
         if turn not in self.live:  # the process was forked in the middle of it
             return False
@@ -362,6 +365,7 @@ class Job(Feed):
                 self.live.discard(turn)
         with self.dispatcher.lock:
             self.dispatcher.ended += ran
+            self.dispatcher.failed += failed
         return again
 
     def run(self, item: Item) -> None:
@@ -387,6 +391,7 @@ class Job(Feed):
     def announce_submitted(self, item: Item) -> None:
         """Tell the observers of an item that nobody else knows yet."""
         item.args = (item, *item.args)
+        item._traits = self.traits
         try:
             self.dispatcher.announce("submitted", cast(Any, item), name=self.name)
         except BaseException:  # Ctrl-C

@@ -239,7 +239,7 @@ def _start_afresh(dispatcher: Dispatcher) -> dict[Feed, None]:
     dispatcher.aside.clear()
     dispatcher.out.clear()
     dispatcher.staff.clear()
-    dispatcher.dead = dispatcher.ended = dispatcher.cancelled = 0  # the counts are the child's own
+    dispatcher.dead = dispatcher.ended = dispatcher.failed = dispatcher.cancelled = 0  # the counts are the child's own
     dispatcher.inline = running_here(dispatcher)  # they go on in the child
     dispatcher.admission.rejected = dispatcher.shedding.count = 0
     dispatcher.make_room()

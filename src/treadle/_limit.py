@@ -6,7 +6,7 @@ from math import sqrt
 
 from treadle import _checks as checks
 
-__all__ = ["ConcurrencyLimit"]
+__all__ = ["ConcurrencyLimit", "Gradient", "gradient_of"]
 
 SMOOTHING = 0.2  # how much of each step is taken
 SHORTEST = 10  # runs whose average is compared, at least; else as many as may be in flight
@@ -30,6 +30,8 @@ class ConcurrencyLimit:
     of several kinds do not look like a backend that slows down, and without its probes, which stall the pool now and
     then.
 
+    Its attributes may be read in any thread.
+
     Args:
         initial: the ceiling at first, `min_limit` or more; None: 6, or the pool's `max_workers` if that is less. The
             first tasks show how long a run takes without delay, so it should be few.
@@ -39,6 +41,40 @@ class ConcurrencyLimit:
     Raises:
         TypeError, ValueError: an argument is of the wrong type, or out of range.
     """
+
+    __slots__ = ("_gradient",)
+
+    def __init__(self, initial: int | None = None, *, min_limit: int = 1, tolerance: float = 1.5) -> None:
+        min_limit = checks.integer("min_limit", min_limit, least=1)
+        initial = None if initial is None else checks.integer("initial", initial, least=min_limit)
+        self._gradient = Gradient(initial, min_limit, checks.number("tolerance", tolerance, least=1))
+
+    @property
+    def current(self) -> int:
+        """How many tasks may run at once now; 0 before it has a pool."""
+        return self._gradient.ceiling
+
+    @property
+    def min_limit(self) -> int:
+        """What `current` never falls below."""
+        return self._gradient.min_limit
+
+    @property
+    def tolerance(self) -> float:
+        """How many times the lowest run time is still taken for usual."""
+        return self._gradient.tolerance
+
+    def __repr__(self) -> str:
+        return repr(self._gradient)
+
+
+def gradient_of(limit: ConcurrencyLimit) -> Gradient:
+    """Return what the pool that has `limit` asks how many tasks may run, and tells how long they took."""
+    return limit._gradient
+
+
+class Gradient:
+    """The ceiling of one limit, and the run times that it is found from. A pool calls it with its lock held."""
 
     __slots__ = (
         "_ceiling",
@@ -52,10 +88,10 @@ class ConcurrencyLimit:
         "tolerance",
     )
 
-    def __init__(self, initial: int | None = None, *, min_limit: int = 1, tolerance: float = 1.5) -> None:
-        self.min_limit = checks.integer("min_limit", min_limit, least=1)
-        self._initial = None if initial is None else checks.integer("initial", initial, least=self.min_limit)
-        self.tolerance = checks.number("tolerance", tolerance, least=1)
+    def __init__(self, initial: int | None, min_limit: int, tolerance: float) -> None:
+        self._initial = initial
+        self.min_limit = min_limit
+        self.tolerance = tolerance
         self.most = 0  # that its pool allows; 0 until it has one
         self._ceiling = 0.0
         self._usual: float | None = None  # the lowest average so far, in seconds
@@ -92,10 +128,7 @@ class ConcurrencyLimit:
         return self.ceiling
 
     def learn(self, seconds: float, in_flight: int) -> int:
-        """Take note of a run that took `seconds`, beside `in_flight` others and itself; return the ceiling.
-
-        Not thread-safe: the pool calls it with its lock held.
-        """
+        """Take note of a run that took `seconds`, beside `in_flight` others and itself; return the ceiling."""
         self._runs += 1
         self._seconds += seconds
         self._most_in_flight = max(self._most_in_flight, in_flight)

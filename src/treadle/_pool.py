@@ -18,7 +18,7 @@ from treadle import _clock as clock
 from treadle import _lifecycle as lifecycle
 from treadle._dispatch import Dispatcher
 from treadle._futures import Future
-from treadle._limit import ConcurrencyLimit
+from treadle._limit import ConcurrencyLimit, gradient_of
 from treadle._mapping import Results
 from treadle._options import Options, rate_of, traits_for
 from treadle._passage import ShutdownLock, looks_open
@@ -131,19 +131,20 @@ class Pool(Submitter, ThreadPoolExecutor):
             )
         if limit is not None and not is_a(limit, ConcurrencyLimit):
             raise TypeError(f"limit={show(limit)} is {type_name(limit)}; allowed: a treadle.ConcurrencyLimit, or None")
+        gradient = None if limit is None else gradient_of(limit)
         self._task_block_timeout, self._task_traits, self._task_rate = None, PLAIN, rate_of(rate)
         self._task_vetted = checks.Vetted()
         self._task_home = Dispatcher(
             name=name,
             thread_prefix=prefix,
-            max_workers=max_workers if limit is None else limit.serve(max_workers),
+            max_workers=max_workers if gradient is None else gradient.serve(max_workers),
             min_workers=min_workers,
             queue_size=checks.integer_or_none("queue_size", queue_size, least=0),
             idle_timeout=checks.seconds("idle_timeout", idle_timeout),
             initializer=initializer,
             initargs=checks.several("initargs", () if initargs is None else initargs, "arguments"),
             observers=observers_in(observers),
-            limit=limit,
+            limit=gradient,
             order=order_named(order),  # last: it is taken from now on, and any argument above may be wrong
         )
         # Called by the standard library's `submit` (see treadle._passage); set here, because subclasses override it to

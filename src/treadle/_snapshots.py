@@ -27,10 +27,14 @@ def snapshot_of(dispatcher: Dispatcher) -> PoolSnapshot:
     with dispatcher.lock:
         tasks = [*dispatcher.tasks, *dispatcher.aside.tasks]
         looks = _look_at(dispatcher)
-        waiting, ended, inline = dispatcher.waiting(), dispatcher.ended, dispatcher.inline
+        waiting, inline = dispatcher.waiting(), dispatcher.inline
         blocked = len(dispatcher.admission.entrants)
         cancelled, rejected, shed = dispatcher.cancelled, dispatcher.admission.rejected, dispatcher.shedding.count
-        ended += sum(worker.ended for worker in dispatcher.staff.workers)
+        ended = dispatcher.ended + sum(worker.ended for worker in dispatcher.staff.workers)
+        failed = dispatcher.failed + sum(worker.failed for worker in dispatcher.staff.workers)
+        max_workers, limit = dispatcher.staff.max_workers, None
+        if dispatcher.limit is not None:
+            max_workers, limit = dispatcher.limit.most, dispatcher.limit.ceiling
         closed = dispatcher.closed is not None
         turns = [worker.turn() for worker in dispatcher.staff.workers]
         told = waiting - sum(task._silent and task._state is PENDING for task in tasks)
@@ -41,7 +45,8 @@ def snapshot_of(dispatcher: Dispatcher) -> PoolSnapshot:
     now = clock.now()
     return PoolSnapshot(
         name=dispatcher.name,
-        max_workers=dispatcher.staff.max_workers,
+        max_workers=max_workers,
+        limit=limit,
         threads=len(workers),
         busy=busy,
         idle=len(workers) - busy,
@@ -50,6 +55,7 @@ def snapshot_of(dispatcher: Dispatcher) -> PoolSnapshot:
         blocked=blocked,
         submitted=ended + running + told + cancelled + shed,
         finished=ended,
+        failed=failed,
         cancelled=cancelled,
         rejected=rejected,
         shed=shed,

@@ -278,6 +278,7 @@ class Staff:
         self.recount()
         self.numbers.append(worker.number)
         self.dispatcher.ended += worker.ended
+        self.dispatcher.failed += worker.failed
         if worker in self.idle:
             self.idle.remove(worker)
 

@@ -124,12 +124,16 @@ def call_back(future: Future[Any], callbacks: Iterable[Callable[[Any], object]])
 
 
 class Rare:
-    """A number for observers, an exception nobody has asked for, and what a task looks at to know if it should stop."""
+    """What observers were told, an exception that nobody has asked for, and what a task asks whether it should stop."""
 
-    __slots__ = ("dropped", "ended", "left", "scope", "serial", "settled", "unseen")
+    __slots__ = ("began", "dropped", "ended", "left", "scope", "serial", "settled", "submitted", "unseen")
+
+    # Unset until observers are told of it: monotonic nanoseconds.
+    submitted: int
+    began: int | None
 
     def __init__(self) -> None:
-        self.serial = 0
+        self.serial = 0  # its number for observers; 0 until they are told of it
         self.ended = False  # whether observers were told of its end
         self.dropped: BaseException | None = None  # why its pool cancelled it
         self.unseen: Unseen | None = None

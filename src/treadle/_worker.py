@@ -65,6 +65,7 @@ class Worker:
         "calling",
         "dispatcher",
         "ended",
+        "failed",
         "husk",
         "last",
         "lent",
@@ -92,6 +93,7 @@ class Worker:
         self.outer: list[tuple[Task | None, float]] = []  # tasks that wait, further out in this thread, for `task`
         self.since = clock.now()
         self.ended = 0  # tasks that it has run
+        self.failed = 0  # of them, those that raised
         self.calling = False  # whether the last of them is over, and its callbacks run
         self.victims: list[Task] | None = None  # tasks that it has claimed to shed them
         self.husk: Task | None = None  # that was cancelled, or run elsewhere, and came to it in its turn
@@ -181,7 +183,9 @@ class Worker:
                         done._context = lent.to(done._context)
                     again = done._invoke() if plain else dispatcher.observe(done)
                 except BaseException:  # the thread is killed
-                    self.ended += not done._silent
+                    if not done._silent:
+                        self.ended += 1
+                        self.failed += done._context is not None or done._has_raised()  # it is lost, or has run
                     raise
             acquire()
             try:
@@ -193,6 +197,8 @@ class Worker:
                     else:
                         if not done._silent:
                             self.ended += 1  # as it is replaced below: a snapshot counts it once
+                            if done._exception is not None:
+                                self.failed += 1
                         if watchers is None or watchers.condition is None:
                             done._state = FINISHED
                         if after is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -30,6 +30,12 @@ class TaskEvent:
         thread: the name of the thread in which it happened.
         error: what the task raised (finished); why it was not taken (rejected), or dropped (shed); or why its pool gave
             it up (cancelled), such as PoolBroken or PoolClosed, and None if that was its caller's wish.
+        key: whose task it is, as `options(key=)` said, or a server of a client's message; None if nobody did.
+        priority: how urgent it is, as `options(priority=)` said; 0 if nobody did.
+        waited: the seconds between `submitted` and `started`: for room, in the queue, and for its rate. None in
+            `submitted`, `rejected`, `shed` and `cancelled`, for it has not begun; and in `finished` if its thread was
+            lost before it began.
+        ran: the seconds between `started` and `finished`. None in all but `finished`, and there where `waited` is.
     """
 
     pool: str
@@ -38,6 +44,10 @@ class TaskEvent:
     time_ns: int
     thread: str
     error: BaseException | None = None
+    key: Hashable = None
+    priority: int = 0
+    waited: float | None = None
+    ran: float | None = None
 
 
 class Observer:
@@ -148,13 +158,16 @@ class PoolSnapshot:
 
     Attributes:
         name: the pool's name.
-        max_workers: the ceiling on threads.
+        max_workers: the ceiling on threads, as the pool was made with, or resized to.
+        limit: the ceiling below it that a ConcurrencyLimit has found so far; None without one.
         threads: threads alive; `busy` of them run a task, `idle` wait for one.
         waiting: tasks admitted and not begun.
         queue_size: the ceiling on them, not counting those that free threads are about to take; None if there is none.
         blocked: callers that wait for room.
         submitted: tasks admitted so far; `finished` have ended, well or badly; `cancelled` never began, because their
             callers, a deadline, a shutdown, or an initializer that failed kept them from it.
+        failed: of those that have finished, how many raised, were still running at their deadline, or were lost with
+            their thread; items of `map` count too.
         rejected: tasks refused so far.
         shed: tasks dropped so far to make room for others, or because they had waited too long.
         longest_wait: seconds that the task at the head of the queue has waited; 0 when none waits.
@@ -164,6 +177,7 @@ class PoolSnapshot:
 
     name: str
     max_workers: int
+    limit: int | None
     threads: int
     busy: int
     idle: int
@@ -172,6 +186,7 @@ class PoolSnapshot:
     blocked: int
     submitted: int
     finished: int
+    failed: int
     cancelled: int
     rejected: int
     shed: int

@@ -26,7 +26,7 @@ from treadle._dispatch import Dispatcher
 from treadle._options import Options
 from treadle._snapshots import snapshot_of
 from treadle.errors import TreadleError
-from treadle.events import Observer, TaskEvent
+from treadle.events import Observer, PoolSnapshot, TaskEvent
 from treadle.orders import Adaptive, Fair, Fifo, Order, Priority
 
 POLICIES = ("block", "reject", "caller_runs", "discard_oldest")
@@ -67,10 +67,16 @@ class Ledger(Observer):
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.told: defaultdict[int, list[str]] = defaultdict(list)
+        self.failed = 0  # of those that finished
+        self.wrong: list[TaskEvent] = []  # that say when they began, or do not, where they should not
 
     def note(self, what: str, event: TaskEvent) -> None:
         with self.lock:
             self.told[event.task_id].append(what)
+            self.failed += what == "finished" and event.error is not None
+            waited, ran = event.waited is not None, event.ran is not None
+            if (waited, ran) != (what in ("started", "finished"), what == "finished"):
+                self.wrong.append(event)
 
     def submitted(self, event: TaskEvent) -> None:
         self.note("submitted", event)
@@ -146,6 +152,7 @@ class Audit:
     initialized: int = 0  # threads; guarded by the lock
     submitted: int = 0  # tasks, as the last snapshot said; guarded by the lock
     fell: list[tuple[int, int]] = field(default_factory=list)  # when it was more at the snapshot before
+    excess: list[PoolSnapshot] = field(default_factory=list)  # that say more have failed than finished
 
     def run(self) -> None:
         """Do all steps, end the pool, and raise AssertionError with what does not add up."""
@@ -198,10 +205,12 @@ class Audit:
     def look(self) -> None:
         """Take a snapshot, and compare it with the last one."""
         with self.lock:
-            now = snapshot_of(self.dispatcher).submitted
-            if now < self.submitted:
-                self.fell.append((self.submitted, now))
-            self.submitted = now
+            now = snapshot_of(self.dispatcher)
+            if now.submitted < self.submitted:
+                self.fell.append((self.submitted, now.submitted))
+            if now.failed > now.finished:
+                self.excess.append(now)
+            self.submitted = now.submitted
 
     def check(self) -> None:
         """What holds at rest."""
@@ -210,8 +219,12 @@ class Audit:
         assert (now.threads, now.busy, now.waiting, now.blocked) == (0, 0, 0, 0), now
         counted = {"finished": now.finished, "cancelled": now.cancelled, "shed": now.shed, "rejected": now.rejected}
         assert counted == {end: ledger.count(end) for end in ENDS}, now
+        assert now.failed == ledger.failed, now
         assert now.submitted == ledger.count("submitted") - now.rejected, now
         assert not self.fell, f"fewer tasks had been submitted than before: {self.fell}"
+        assert not self.excess, f"more tasks had failed than finished: {self.excess}"
+        assert not ledger.wrong, f"what began tells how long it waited, and nothing else does: {ledger.wrong}"
+        assert (now.limit is None) is not self.program.limit, now
         assert all(future.done() for future in self.futures)
 
     # -- what is run ----------------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ import pytest
 
 import treadle
 from behaviour.books import Ledger
+from clocks import LeapingClock
 from treadle import ConcurrencyLimit, Pool, Rate
 from treadle._rate import Bucket
 from treadle.errors import TreadleError
@@ -257,6 +258,26 @@ def test_a_task_with_a_deadline_that_is_settled_while_it_runs_keeps_that() -> No
         gate.set()
         assert pool.submit(abs, -1).result(PATIENCE) == 1
         assert task.result(0) == "a stranger's"
+
+
+@pytest.mark.parametrize("observed", [False, True])
+def test_a_task_that_is_settled_while_it_runs_and_then_late_costs_no_thread(
+    monkeypatch: pytest.MonkeyPatch, *, observed: bool
+) -> None:
+    clock, ledger, gate, began = LeapingClock(monkeypatch), Ledger(), threading.Event(), threading.Event()
+    with Pool(1, observers=[ledger] if observed else []) as pool:
+        with treadle.deadline(600):
+            task: Any = pool.submit(lambda: began.set() or gate.wait(PATIENCE))  # type: ignore[func-returns-value]
+        assert began.wait(PATIENCE)
+        task.set_result("a stranger's")
+        (worker,) = pool._threads
+        clock.leap(600)
+        gate.set()
+        assert pool.submit(abs, -1).result(PATIENCE) == 1
+        assert pool._threads == {worker}
+        assert task.result(0) == "a stranger's"
+    assert (pool.snapshot().finished, pool.snapshot().failed) == (2, 0)
+    assert not ledger.unsound()
 
 
 def test_what_a_task_raises_that_was_settled_meanwhile_is_not_lost(caplog: pytest.LogCaptureFixture) -> None:
