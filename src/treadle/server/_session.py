@@ -72,16 +72,16 @@ class Session:
             connection.why = "max_message"
             raise
         except CloseConnection as closing:
-            conversation.say_last(closing.answer)
+            conversation._say_last(closing.answer)
         except (OSError, EOFError) as error:
-            if error is not conversation.gone:
+            if error is not conversation._gone:
                 raise
             if isinstance(error, ssl.SSLError):  # of which an alert has told it, that is not to be lost to a reset
-                connection.why = connection.why or conversation.why
+                connection.why = connection.why or conversation._why
             elif isinstance(error, OSError):  # the client was late, or left: no fault of the handler's
-                connection.error = connection.error or conversation.why
+                connection.error = connection.error or conversation._why
         finally:
-            conversation.gone = None  # its traceback holds the conversation
+            conversation._gone = None  # its traceback holds the conversation
             connection.closing = True
             connection.unblock()
 
@@ -113,8 +113,8 @@ class Connection:
         self._cut_short = False  # it was not the client who has ended it, as far as can be told
         self._pulled = 0.0  # when a message that was late was looked for in the kernel last
         self._excused = False  # it was us who kept it waiting: its time is counted from now on
-        self.gone: OSError | EOFError | None = None  # what a method raised last
-        self.why = ""  # by which limit, or fault of the network
+        self._gone: OSError | EOFError | None = None  # what a method raised last
+        self._why = ""  # by which limit, or fault of the network
 
     def recv(self, most: int = CHUNK) -> bytes:
         """Return what has come, 1 to `most` bytes, or wait for it; b"" when the client sends no more.
@@ -145,8 +145,8 @@ class Connection:
         if checks.integer("size", size, least=0) > self._most:
             raise MessageTooLong(self._most, size)
         if not self._collect(lambda searched: len(self._rest) >= size):
-            self.gone = EOFError(f"{self.peer} ended after {len(self._rest)} of {size} bytes")
-            raise self.gone
+            self._gone = EOFError(f"{self.peer} ended after {len(self._rest)} of {size} bytes")
+            raise self._gone
         data = bytes(self._rest[:size])
         del self._rest[:size]
         return data
@@ -164,8 +164,8 @@ class Connection:
         """
         whole = self._collect(lambda searched: self._rest.find(b"\n", searched) >= 0)
         if self._rest and self._cut_short and not whole:
-            self.gone = EOFError(f"{self.peer} was cut off after {len(self._rest)} bytes of a line")
-            raise self.gone
+            self._gone = EOFError(f"{self.peer} was cut off after {len(self._rest)} bytes of a line")
+            raise self._gone
         end = self._rest.find(b"\n") + 1 or len(self._rest)
         line = bytes(self._rest[:end])
         if len(line.removesuffix(b"\n")) > self._most:
@@ -208,7 +208,7 @@ class Connection:
                 self._note(error, self._writing.end(since, sent - before)[1])
             raise
 
-    def say_last(self, answer: bytes) -> None:
+    def _say_last(self, answer: bytes) -> None:
         """Send the last bytes, if the client still takes them."""
         try:
             self.sendall(answer)
@@ -288,8 +288,8 @@ class Connection:
         if connection.vet is None or connection.vet(connection, data):
             return data
         connection.shut_down(socket.SHUT_RDWR)
-        self.gone = ConnectionAbortedError(errno.ECONNABORTED, connection.error)
-        raise self.gone
+        self._gone = ConnectionAbortedError(errno.ECONNABORTED, connection.error)
+        raise self._gone
 
     def _pull(self, most: int, since: float | None) -> bytes | None:
         """Return what is in the kernel now that the time is over, for perhaps it was us who did not run; None: nothing.
@@ -329,8 +329,8 @@ class Connection:
 
     def _note(self, error: OSError, limit: str) -> None:
         """Remember why the client cannot be served on."""
-        self.gone = error
-        self.why = limit if _is_late(error) else error.strerror or type(error).__name__
+        self._gone = error
+        self._why = limit if _is_late(error) else error.strerror or type(error).__name__
 
     def __enter__(self) -> Connection:
         return self
