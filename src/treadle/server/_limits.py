@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from typing import Literal
 
 from treadle import _checks as checks
 
@@ -56,7 +57,7 @@ class Limits:
     max_connections: int = 10_000
     max_connections_per_host: int | None = None
     accept_rate: float | None = None
-    at_max_connections: str = "pause"
+    at_max_connections: Literal["pause", "reject", "evict_idle"] = "pause"
     reject_connections_with: bytes = b""
     reject_messages_with: bytes | None = None
     max_message: int = 1 << 20

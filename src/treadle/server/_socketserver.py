@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from errno import EHOSTUNREACH, ENETDOWN, ENETUNREACH, ENOPROTOOPT, EPERM, EPROTO
 from socketserver import BaseServer, TCPServer
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Self, cast
 
 from treadle import _clock as clock
 from treadle._pool import Pool
@@ -102,7 +102,7 @@ class PoolMixIn(Base):
                     f"name PoolMixIn first, as in class {cls.__name__}(PoolMixIn, ...)"
                 )
 
-    def __new__(cls, *args: Any, **kwargs: Any) -> PoolMixIn:
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         """Return a server that is not set up yet. Not in `__init__`, which subclasses may not call."""
         self = super().__new__(cls)
         self.__lot = Lot(self, self.__let_in)
