@@ -195,11 +195,11 @@ def serve_treadle(options: argparse.Namespace) -> None:
     )
     protocol, tls = treadle_protocol(options, Messages), context(options)
     listeners = open_listeners(f"{HOST}:{options.port}")
-    serving(int(listeners[0].address.rpartition(":")[2]))
+    serving(listeners[0].address[1])
 
     def run(listeners: Sequence[Any], lifeline: int | None = None) -> int:
         server = Server(protocol, listeners, max_workers=options.threads, limits=limits, tls=tls)
-        return server.run(1, lifeline=lifeline)
+        return server._run(1, lifeline=lifeline)
 
     if options.processes > 1:
         sys.exit(serve_in_processes(options.processes, listeners, run, drain_timeout=1.0))

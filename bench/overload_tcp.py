@@ -48,7 +48,7 @@ def served(order: str, rate: float, settings: Settings) -> Values:
             Messages(answer, Lines()), "127.0.0.1:0", pool=pool, limits=Limits(reject_messages_with=REFUSAL)
         ).start()
         try:
-            return clients(int(server.address.rpartition(":")[2]), rate, settings)
+            return clients(server.address[1], rate, settings)
         finally:
             server.stop(0.0)
             pool.shutdown(cancel_futures=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from treadle.server import Server
 from treadle.server._lane import Lane
@@ -13,10 +14,9 @@ PATIENCE = 30.0  # seconds after which a test that waits for the other side has 
 
 
 @contextmanager
-def client(server: Server, *, to: str | None = None) -> Iterator[socket.socket]:
-    """Connect to `server`."""
-    host, _, port = (to or server.address).rpartition(":")
-    with socket.create_connection((host.strip("[]"), int(port)), PATIENCE) as sock:
+def client(server: Server, *, to: Any = None) -> Iterator[socket.socket]:
+    """Connect to `server`, at an address that the socket module gives, its first by default."""
+    with socket.create_connection((to or server.address)[:2], PATIENCE) as sock:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         yield sock
 

@@ -382,8 +382,7 @@ def test_a_server_and_a_crew_are_the_parents_and_the_child_waits_for_neither() -
         from treadle import Crew
         from treadle.server import Messages, Server
         def ask():
-            host, _, port = server.address.partition(":")
-            with socket.create_connection((host, int(port)), 30) as sock:
+            with socket.create_connection(server.address, 30) as sock:
                 sock.sendall(b"still there?")
                 return sock.recv(100).decode()
         def child():

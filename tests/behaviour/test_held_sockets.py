@@ -68,8 +68,7 @@ def holding(protocol: Any = None, *, tls: Any = None, **limits: Any) -> Iterator
 
 
 def connected(server: Server, data: bytes = b"") -> socket.socket:
-    host, _, port = server.address.rpartition(":")
-    sock = socket.create_connection((host, int(port)), PATIENCE)
+    sock = socket.create_connection(server.address, PATIENCE)
     sock.sendall(data)
     return sock
 

@@ -94,7 +94,7 @@ def handle(line, peer):
         go.set()
 
 def tell(snapshot):
-    print(f"on {server.address}", flush=True)
+    print(f"on {server}", flush=True)
     return 3600.0
 
 threading.Thread(target=close, daemon=True).start()

@@ -13,6 +13,7 @@ import pytest
 
 from certificates import Authority
 from tcp import PATIENCE, ask, client, lane_of, receive, receive_all
+from treadle import Pool
 from treadle.server import Connection, Limits, Lines, Messages, Peer, Server, Session
 from treadle.server._connection import CHUNK
 from treadle.server._handling import AT_ONCE
@@ -78,15 +79,9 @@ def test_refusals_are_bounded_for_a_client_that_does_not_take_them() -> None:
         return line
 
     refusal = b"-BUSY " + b"." * 500 + b"\n"
-    server = Server(
-        Messages(block, Lines()),
-        "127.0.0.1:0",
-        max_workers=1,
-        queue_size=0,
-        when_full="reject",
-        limits=Limits(reject_messages_with=refusal),
-    )
-    with server, client(server) as busy, client(server) as flood:
+    pool, limits = Pool(1, queue_size=0, when_full="reject"), Limits(reject_messages_with=refusal)
+    server = Server(Messages(block, Lines()), "127.0.0.1:0", pool=pool, limits=limits)
+    with pool, server, client(server) as busy, client(server) as flood:
         busy.sendall(b"x\n")
         assert inside.wait(PATIENCE)
         wait_until(lambda: lane_of(server).lead is None)  # the watchdog leads, and no thread is free

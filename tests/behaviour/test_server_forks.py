@@ -27,13 +27,12 @@ SOON = threading.Event()  # never set
 children = []
 
 def connect(address, context=None):
-    if address.startswith("unix:"):
+    if isinstance(address, str):
         sock = socket.socket(socket.AF_UNIX)
         sock.settimeout(20)
-        sock.connect(address[5:])
+        sock.connect(address)
         return sock
-    host, _, port = address.rpartition(":")
-    sock = socket.create_connection((host, int(port)), 20)
+    sock = socket.create_connection(address, 20)
     return sock if context is None else context.wrap_socket(sock)
 
 def ask(sock, line):
@@ -228,7 +227,7 @@ def test_a_child_of_another_thread_goes_on_with_its_own_program(tmp_path: Path) 
         def handle(line, peer):
             return b"%d\\n" % os.getpid()
         def child():
-            print(server, server.stop(), server.snapshot().connections)
+            print(repr(server), server.stop(), server.snapshot().connections)
             server.__exit__(None, None, None)
             with Server(Messages(handle, Lines()), HOST, pool=pool) as own:
                 assert who(own.address) == {{os.getpid()}}
@@ -281,7 +280,7 @@ def test_the_child_holds_no_descriptor_of_the_server(kind: str) -> None:
         def mixed():
             server = Mixed(("127.0.0.1", 0), Handler)
             threading.Thread(target=server.serve_forever).start()
-            return server, "%s:%d" % server.server_address
+            return server, server.server_address
         def of_treadle(protocol):
             server = Server(protocol, HOST, max_workers=8).start()
             return server, server.address
@@ -318,7 +317,7 @@ def test_a_child_of_one_of_several_processes_serves_nobody() -> None:
                 return b"%d\\n" % status_of(children[-1])
             return b"%d\\n" % os.getpid()
         def serve(listeners, lifeline):
-            return Server(Messages(handle, Lines()), listeners, max_workers=2).run(lifeline=lifeline)
+            return Server(Messages(handle, Lines()), listeners, max_workers=2)._run(10.0, lifeline=lifeline)
         listeners = open_listeners(HOST)
         if os.fork() == 0:
             try:
@@ -472,7 +471,7 @@ def test_the_child_of_a_request_handler_ends_with_it_and_the_conversation_goes_o
                 return int(web.getresponse().read())
             return asks
         def lines(address, path):
-            sock = connect("%s:%d" % address)
+            sock = connect(address)
             return lambda path: int(ask(sock, path[1:].encode()) or 0)
         begin, handler = {{"lines": (lines, Handler), "http": (talk, Web)}}[{kind!r}]
         with Mixed(("127.0.0.1", 0), handler) as server:
@@ -515,7 +514,7 @@ def test_a_child_of_a_hook_of_the_serving_thread_leaves_the_client_to_its_parent
         with Mixed(("127.0.0.1", 0), Handler) as server:
             serving = threading.Thread(target=server.serve_forever)
             serving.start()
-            with connect("%s:%d" % server.server_address) as sock, sock.makefile("rb") as answers:
+            with connect(server.server_address) as sock, sock.makefile("rb") as answers:
                 sock.sendall(b"who\\n")
                 first = int(answers.readline())
                 status_of(children[0])
@@ -542,7 +541,7 @@ def test_a_request_handler_may_have_a_child_talk_to_the_client() -> None:
             pass
         with Mixed(("127.0.0.1", 0), Handler) as server:
             threading.Thread(target=server.serve_forever).start()
-            with connect("%s:%d" % server.server_address) as sock:
+            with connect(server.server_address) as sock:
                 sock.sendall(b"x\\n")
                 print(sock.makefile("rb").read().decode().split("\\n"))
             server.shutdown()
@@ -565,7 +564,7 @@ def test_a_child_of_another_thread_leaves_a_socketserver_to_its_parent() -> None
         with Mixed(("127.0.0.1", 0), Handler) as server:
             serving = threading.Thread(target=server.serve_forever)
             serving.start()
-            address = "%s:%d" % server.server_address
+            address = server.server_address
             with connect(address) as parked, connect(address) as busy:
                 assert int(ask(busy, b"who")) == ME
                 with server._PoolMixIn__lot.lock:
@@ -593,6 +592,6 @@ def test_a_child_that_is_forked_before_a_socketserver_serves_may_serve_it() -> N
                 server.serve_forever()
                 server.server_close()
                 os._exit(0)
-            print(who("%s:%d" % server.server_address, count=1) == {pid}, status_of(pid))
+            print(who(server.server_address, count=1) == {pid}, status_of(pid))
     """)
     assert said == ["True 0"]

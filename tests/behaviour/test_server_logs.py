@@ -219,9 +219,9 @@ def refusal() -> None:
         assert gate.wait(PATIENCE)
         return message.upper() + b"\n"
 
-    options: dict[str, Any] = {"max_workers": 1, "queue_size": 0, "when_full": "reject"}
-    server = Server(Messages(wait, Lines()), "127.0.0.1:0", limits=Limits(reject_messages_with=b"no\n"), **options)
-    with server, client(server) as one, client(server) as two:
+    pool, limits = Pool(1, queue_size=0, when_full="reject"), Limits(reject_messages_with=b"no\n")
+    server = Server(Messages(wait, Lines()), "127.0.0.1:0", pool=pool, limits=limits)
+    with pool, server, client(server) as one, client(server) as two:
         one.sendall(b"x\n")
         assert began.wait(PATIENCE)
         assert ask(two, b"y\n", 3) == b"no\n"

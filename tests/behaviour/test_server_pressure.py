@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import pytest
@@ -38,11 +39,12 @@ class Gate:
             assert self.inside.acquire(timeout=PATIENCE)
 
 
-def gated(**options: Any) -> tuple[Gate, Server]:
-    gate = Gate()
-    options.setdefault("max_workers", 1)
-    options.setdefault("limits", Limits(reject_messages_with=BUSY))
-    return gate, Server(Messages(gate, Lines()), "127.0.0.1:0", **options)
+@contextmanager
+def gated(*, limits: Limits | None = None, **options: Any) -> Iterator[tuple[Gate, Server]]:
+    """Serve on a pool of one thread and these options."""
+    gate, limits = Gate(), limits or Limits(reject_messages_with=BUSY)
+    with Pool(1, **options) as pool, Server(Messages(gate, Lines()), "127.0.0.1:0", pool=pool, limits=limits) as server:
+        yield gate, server
 
 
 def until_free(server: Server) -> None:
@@ -56,8 +58,12 @@ def until_free(server: Server) -> None:
 
 
 def test_a_message_that_the_pool_has_no_room_for_is_refused_in_its_turn_and_the_connection_goes_on() -> None:
-    gate, server = gated(queue_size=1, when_full="reject")
-    with server, client(server) as holder, client(server) as waiter, client(server) as late:
+    with (
+        gated(queue_size=1, when_full="reject") as (gate, server),
+        client(server) as holder,
+        client(server) as waiter,
+        client(server) as late,
+    ):
         holder.sendall(b"hold\n")
         gate.wait_inside()
         waiter.sendall(b"waits\n")
@@ -72,8 +78,11 @@ def test_a_message_that_the_pool_has_no_room_for_is_refused_in_its_turn_and_the_
 
 
 def test_without_words_for_it_a_refused_message_closes_its_connection() -> None:
-    gate, server = gated(queue_size=0, when_full="reject", limits=Limits())
-    with server, client(server) as holder, client(server) as late:
+    with (
+        gated(queue_size=0, when_full="reject", limits=Limits()) as (gate, server),
+        client(server) as holder,
+        client(server) as late,
+    ):
         holder.sendall(b"hold\n")
         gate.wait_inside()
         late.sendall(b"late\n")
@@ -83,8 +92,12 @@ def test_without_words_for_it_a_refused_message_closes_its_connection() -> None:
 
 
 def test_the_oldest_waiting_message_is_refused_where_the_policy_says_so() -> None:
-    gate, server = gated(queue_size=1, when_full="discard_oldest")
-    with server, client(server) as holder, client(server) as first, client(server) as second:
+    with (
+        gated(queue_size=1, when_full="discard_oldest") as (gate, server),
+        client(server) as holder,
+        client(server) as first,
+        client(server) as second,
+    ):
         holder.sendall(b"hold\n")
         gate.wait_inside()
         first.sendall(b"first\n")
@@ -97,8 +110,7 @@ def test_the_oldest_waiting_message_is_refused_where_the_policy_says_so() -> Non
 
 
 def test_under_standing_delay_the_newest_message_is_handled_and_older_ones_are_refused() -> None:
-    gate, server = gated(order=Adaptive(target=0.0, interval=0.0), queue_size=None)
-    with server, ExitStack() as stack:
+    with gated(order=Adaptive(target=0.0, interval=0.0), queue_size=None) as (gate, server), ExitStack() as stack:
         holder = stack.enter_context(client(server))
         holder.sendall(b"hold\n")
         gate.wait_inside()
@@ -119,8 +131,7 @@ def test_under_standing_delay_the_newest_message_is_handled_and_older_ones_are_r
 
 
 def test_pipelined_messages_are_refused_each_and_answers_keep_their_order() -> None:
-    gate, server = gated(queue_size=0, when_full="reject")
-    with server, client(server) as holder, client(server) as eager:
+    with gated(queue_size=0, when_full="reject") as (gate, server), client(server) as holder, client(server) as eager:
         holder.sendall(b"hold\n")
         gate.wait_inside()
         eager.sendall(b"1\n2\n3\n")
@@ -140,7 +151,8 @@ def test_a_conversation_that_is_refused_is_told_so_and_closed() -> None:
         assert may_end.wait(PATIENCE)
 
     protocol, limits = Session(talk), Limits(reject_messages_with=BUSY)
-    with Server(protocol, "127.0.0.1:0", max_workers=1, queue_size=0, when_full="reject", limits=limits) as server:
+    pool = Pool(1, queue_size=0, when_full="reject")
+    with pool, Server(protocol, "127.0.0.1:0", pool=pool, limits=limits) as server:
         with client(server) as holder, client(server) as late:
             holder.sendall(b"x")
             assert began.wait(PATIENCE)
@@ -150,8 +162,7 @@ def test_a_conversation_that_is_refused_is_told_so_and_closed() -> None:
 
 
 def test_fair_servers_take_turns_between_addresses() -> None:
-    gate, server = gated(order="fair", queue_size=None)
-    with server, ExitStack() as stack:
+    with gated(order="fair", queue_size=None) as (gate, server), ExitStack() as stack:
         holder = stack.enter_context(client(server))
         holder.sendall(b"hold\n")
         gate.wait_inside()
@@ -215,8 +226,8 @@ def test_a_handler_that_does_not_look_runs_on_without_its_connection() -> None:
 
 
 def test_what_belongs_to_the_servers_own_pool_is_refused_beside_another() -> None:
-    with Pool(1) as pool, pytest.raises(ValueError, match="both pool and order are given"):
-        Server(Messages(Gate(), Lines()), "127.0.0.1:0", pool=pool, order="fair")
+    with Pool(1) as pool, pytest.raises(ValueError, match="both pool and max_workers are given"):
+        Server(Messages(Gate(), Lines()), "127.0.0.1:0", pool=pool, max_workers=1)
 
 
 @pytest.mark.parametrize(

@@ -168,8 +168,7 @@ def handle(line, peer):
 def ask():
     while server._fleet is None or not server._fleet.watchdogs:
         time.sleep(0.01)  # why: `run` holds the main thread, and tells nobody that it serves
-    host, port = server.address.split(":")
-    with socket.create_connection((host, int(port)), 40) as sock:
+    with socket.create_connection(server.address, 40) as sock:
         sock.sendall(b"x\\n")
         print("zombies:", sock.makefile().readline(), end="", flush=True)
     os.kill(os.getpid(), signal.SIGTERM)
@@ -303,8 +302,7 @@ def handle(line, peer):
     return line + b"\\n"
 
 server = Server(Messages(handle, Lines()), "127.0.0.1:0", max_workers=2).start()
-host, port = server.address.split(":")
-print("on 127.0.0.1:" + port, flush=True)
+print(f"on {server}", flush=True)
 assert inside.wait(30)
 """
 
@@ -327,8 +325,7 @@ def handle(data, peer):
     return b"%d" % os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 with Server(Messages(handle), "127.0.0.1:0", max_workers=2) as server:
-    host, port = server.address.split(":")
-    with socket.create_connection((host, int(port))) as sock:
+    with socket.create_connection(server.address) as sock:
         for _ in range(3):
             sock.sendall(b"x")
             print(sock.recv(100))

@@ -341,8 +341,7 @@ def test_rule_6_one_address_has_a_ceiling_of_its_own(caplog: pytest.LogCaptureFi
         assert receive_all(stack.enter_context(client(server))) == b"enough\n"
         other = stack.enter_context(socket.socket())
         other.bind(("127.0.0.2", 0))
-        host, port = server.address.split(":")
-        other.connect((host, int(port)))
+        other.connect(server.address)
         assert ask(other, b"x\n") == b"x\n"
     assert "127.0.0.1 has 2 connections already" in caplog.text
 

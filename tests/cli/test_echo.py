@@ -163,6 +163,54 @@ def test_a_port_in_use_is_named_with_status_69() -> None:
     assert f"cannot listen on 127.0.0.1:{port}: it is in use; stop the other server, or choose another port" in error
 
 
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_it_serves_every_address_that_it_was_given_and_names_them(processes: str, tmp_path: Path) -> None:
+    path = os.path.relpath(tmp_path / "s")  # that of tmp_path may be too long
+    with echo("--bind", f"unix:{path}", "--bind", "127.0.0.1:0", "--processes", processes) as server:
+        said = server.wait_for(rf"listens on 127\.0\.0\.1:(\d+), unix:{path}, 127\.0\.0\.1:(\d+)\n")
+        server.wait_for(rf"nc -q1 127\.0\.0\.1 {said[1]}\n")
+        for port in map(int, said.groups()):
+            with connect(port) as client:
+                talk(client)
+        with socket.socket(socket.AF_UNIX) as client:
+            client.settimeout(PATIENCE)
+            client.connect(path)
+            talk(client)
+        server.send(signal.SIGTERM)
+        assert server.wait() == 0, server.output
+    assert not os.path.exists(path)
+
+
+def test_if_one_of_its_addresses_cannot_be_had_it_is_named_and_nothing_stays(tmp_path: Path) -> None:
+    path = os.path.relpath(tmp_path / "s")
+    with socket.create_server(("127.0.0.1", 0)) as owner:
+        taken = f"127.0.0.1:{owner.getsockname()[1]}"
+        status, out, error = run(*TREADLE, "echo", "--bind", f"unix:{path}", "--bind", taken)
+    assert (status, out) == (69, "")
+    assert f"cannot listen on {taken}: it is in use" in error
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="there is no such signal to send")
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_without_a_limit_on_what_was_begun_a_second_signal_cuts(processes: str, tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text(
+        "import threading\ndef hold(conn):\n    conn.sendall(b'in')\n    threading.Event().wait()\n"
+    )
+    options = ("--bind", "127.0.0.1:0", "--processes", processes, "--drain-timeout", "none")
+    env = {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
+    with Program([*TREADLE, "tcp", "app:hold", "--session", *options], env=env) as server:
+        with connect(server.wait_for_port()) as client:
+            client.sendall(b"x")
+            assert client.recv(2) == b"in"
+            server.send(signal.SIGTERM)
+            server.wait_for("SIGTERM: stopping; a second signal cuts at once")
+            server.send(signal.SIGTERM)
+            assert client.recv(1) == b""
+        assert server.wait() == 1, server.output
+        assert "1 cut" in server.output
+
+
 @pytest.mark.parametrize("processes", [1, 2])
 def test_when_somebody_shuts_its_socket_down_it_ends_with_status_69(processes: int) -> None:
     """Also if several processes share it: those that are started anew have no better one."""
@@ -202,6 +250,7 @@ def test_it_says_how_to_talk_to_an_abstract_name() -> None:
         (("--at-max-connections", "panic"), "'panic' is not one of"),
         (("--bind", "5000"), "'5000' is not HOST:PORT"),
         (("--bind", "127.0.0.1:http"), "'http' is no port"),
+        (("--bind", "127.0.0.1:9", "--bind", "127.0.0.1:9"), "--bind: '127.0.0.1:9' is there twice; once is enough"),
         (("--keyfile", "x"), "of no use without --certfile"),
         (("extra",), "unexpected extra argument"),
     ],
@@ -218,6 +267,10 @@ def test_its_table_of_a_file_and_its_variables_set_it(tmp_path: Path) -> None:
     path.write_text('[echo]\nbind = "127.0.0.1:0"\nthreads = 7\nmax-connections = 8\nidle-timeout = 5\n')
     with Program([*TREADLE, "echo", "--config", str(path)], env={"TREADLE_ECHO_MAX_CONNECTIONS": "9"}) as server:
         server.wait_for("7 threads, 9 connections")
+    path.write_text("[echo]\nbind = []\n")
+    status, _, error = run(*TREADLE, "echo", "--config", str(path))
+    assert status == 2
+    assert f"{path}: [echo] bind names no address to listen at" in error
     path.write_text("[echo]\nthread = 7\n")
     status, _, error = run(*TREADLE, "echo", "--config", str(path))
     assert status == 2

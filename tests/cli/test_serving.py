@@ -63,6 +63,38 @@ def test_what_was_begun_may_be_given_no_time_at_all() -> None:
     assert (context.params["drain_timeout"], context.params["queue_size"]) == (0, 0)
 
 
+def test_what_was_begun_may_be_given_as_long_as_it_takes(tmp_path: Path) -> None:
+    path = tmp_path / "treadle.toml"
+    path.write_text('[tcp]\ndrain-timeout = "none"\n')
+    for arguments in (["--drain-timeout", "none"], ["--config", str(path)]):
+        context = tcp.make_context("tcp", ["app:f", *arguments], auto_envvar_prefix="TREADLE_TCP")
+        assert context.params["drain_timeout"] is None
+
+
+SEVERAL = ["127.0.0.1:5001", "[::1]:5002", "unix:/run/x"]
+
+
+@pytest.mark.parametrize("way", ["flags", "file", "commas", "blanks"])
+def test_it_may_listen_at_several_addresses(way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "treadle.toml"
+    path.write_text(f"[tcp]\nbind = {SEVERAL}\n")
+    arguments = [part for one in SEVERAL for part in ("--bind", one)] if way == "flags" else []
+    if way == "file":
+        arguments = ["--config", str(path)]
+    elif way != "flags":
+        monkeypatch.setenv("TREADLE_TCP_BIND", (", " if way == "commas" else " ").join(SEVERAL))
+    context = tcp.make_context("tcp", ["app:f", *arguments], auto_envvar_prefix="TREADLE_TCP")
+    assert [bind.text for bind in context.params["bind"]] == SEVERAL
+
+
+def test_a_path_in_a_flag_or_a_file_may_hold_what_separates_addresses_in_a_variable(tmp_path: Path) -> None:
+    path = tmp_path / "treadle.toml"
+    path.write_text('[tcp]\nbind = "unix:/run/a, b"\n')
+    for arguments in (["--bind", "unix:/run/a, b"], ["--config", str(path)]):
+        context = tcp.make_context("tcp", ["app:f", *arguments], auto_envvar_prefix="TREADLE_TCP")
+        assert [bind.path for bind in context.params["bind"]] == ["/run/a, b"]
+
+
 INTERRUPTED_SPEAKER = """
 import os, signal, click
 from treadle._cli.once import Once

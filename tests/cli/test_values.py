@@ -23,6 +23,12 @@ def test_whom_to_trust_is_parsed_by_commas_and_what_is_wrong_in_it_is_said() -> 
         Trusted().convert("::1,proxy.example", None, None)
 
 
+@pytest.mark.parametrize("text", ["127.0.0.1:1,::1", "127.0.0.1:1 ::1", " 127.0.0.1:1,  ::1,\n"])
+def test_several_addresses_in_a_variable_are_separated_by_commas_or_blanks(text: str) -> None:
+    for kind in (BindTo(), Trusted()):
+        assert kind.split_envvar_value(text) == ["127.0.0.1:1", "::1"]
+
+
 @pytest.mark.parametrize(
     ("text", "framing"),
     [

@@ -22,12 +22,14 @@ class FakeListener:
         self.net = net
         self.secure = secure
         self.sock = self
-        self.address = "listener"
         self.inherited = False
         self.queue: deque[Any] = deque()
         self.handed_out: list[Wire] = []
         self.closed = False
         self.fd = net.take(self)
+
+    def __str__(self) -> str:
+        return "listener"
 
     def fileno(self) -> int:
         """Return the descriptor."""

@@ -187,8 +187,7 @@ def test_a_server_stops_where_threads_were_not_patched(partly: str, first: bool)
         class Standard(PoolMixIn, socketserver.TCPServer):
             pass
         with Server(Messages(lambda line, peer: line + b"\\n", Lines()), "127.0.0.1:0") as server:
-            host, _, port = server.address.rpartition(":")
-            ask((host, int(port)))
+            ask(server.address)
             print(server.stop(30))
         with Standard(("127.0.0.1", 0), Handler) as server:
             serving = threading.Thread(target=server.serve_forever)

@@ -51,7 +51,7 @@ def haproxy(server: Server, options: str, folder: Path, host: str = "127.0.0.1")
         listener.bind((host, 0))  # a port of the system's choice, and haproxy is given the socket
         listener.listen()
         address = listener.getsockname()
-        to = server.address.replace("unix:", "unix@")
+        to = str(server).replace("unix:", "unix@")
         config = folder / "haproxy.cfg"
         config.write_text(CONFIG.format(fd=listener.fileno(), to=to, options=options))
         command = [str(HAPROXY), "-db", "-f", str(config)]

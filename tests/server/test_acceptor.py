@@ -309,7 +309,7 @@ def test_a_listener_that_is_none_any_more_is_let_go_and_the_others_serve_on(
             os.close(acceptor.fd)  # which it must not be: it was not the server's any more
     assert server.stop(PATIENCE) == 0
     assert caplog.text.count("no more clients are accepted here") == 1
-    assert f"{ours.address}: no more clients" in caplog.text
+    assert f"{ours}: no more clients" in caplog.text
 
 
 @pytest.mark.parametrize("drain", [PATIENCE, 0.0])

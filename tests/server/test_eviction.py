@@ -79,8 +79,8 @@ def test_nobody_is_evicted_for_a_client_that_may_not_come_in_anyway() -> None:
         max_connections=2, max_connections_per_host=1, at_max_connections="evict_idle", reject_connections_with=b"no"
     )
     with Server(Messages(lambda data, peer: data), "0.0.0.0:0", max_workers=1, limits=limits) as server:
-        port = int(server.address.rpartition(":")[2])
-        with client(server, to=f"127.0.0.1:{port}") as innocent:
+        port = server.address[1]
+        with client(server, to=("127.0.0.1", port)) as innocent:
             assert ask(innocent, b"x") == b"x"
             with socket.create_connection(("127.0.0.1", port), PATIENCE, ("127.0.0.2", 0)) as other:
                 assert ask(other, b"x") == b"x"

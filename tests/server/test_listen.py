@@ -9,16 +9,17 @@ import socket
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from ipaddress import IPv6Address
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from treadle.errors import BindError
 from treadle.server import _listen as module
-from treadle.server._listen import BACKLOG, LONGEST_PATH, Bind, Listener, open_listeners, parse_bind
+from treadle.server._listen import ALLOWED, BACKLOG, LONGEST_PATH, Bind, Listener, each_bind, open_listeners, parse_bind
 
 PATIENCE = 30.0  # seconds
 needs_unix = pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="this system has no UNIX sockets")
@@ -113,6 +114,7 @@ def test_each_form_is_understood(text: str, bind: Bind) -> None:
         ("fd:3", "is no descriptor; did you mean fd://3?"),
         ("[::1:5000", "the brackets are not in their places; write them as in [::1]:5000"),
         ("::1]:5000", "the brackets are not in their places"),
+        ("127.0.0.1:1,127.0.0.1:2", "holds a comma; several addresses are given one by one"),
         ("127.0.0.1:", "'' is no port; allowed: 0 (any free one) to 65535"),
         ("127.0.0.1:65536", "'65536' is no port"),
         ("127.0.0.1:-1", "'-1' is no port"),
@@ -139,9 +141,73 @@ def test_what_is_in_no_form_is_named_with_what_is_allowed(text: str, words: str)
 def test_what_is_no_text_is_a_type_error() -> None:
     of_socketserver = ("127.0.0.1", 5000)
     wrong: object
-    for wrong in (5000, None, of_socketserver, []):
-        with pytest.raises(TypeError, match=r"allowed: .*HOST:PORT.*, or a bound socket"):
+    for wrong in (5000, None, of_socketserver, b"127.0.0.1:0", ["127.0.0.1:0", 5000], ["127.0.0.1:0", ["127.0.0.1:0"]]):
+        with pytest.raises(TypeError, match=r"allowed: .*HOST:PORT.*, a bound socket, or a list of these"):
             open_listeners(wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("address", "meant"), [(("127.0.0.1", 5000), "127.0.0.1:5000"), (("::1", 5000, 0, 0), "[::1]:5000")]
+)
+def test_an_address_as_the_socket_module_gives_it_is_told_how_to_write_it(address: Any, meant: str) -> None:
+    for wrong in (address, [address]):
+        with pytest.raises(TypeError, match=re.escape(f'is tuple; allowed: {ALLOWED}; did you mean "{meant}"?')):
+            open_listeners(wrong)
+
+
+def test_nothing_at_all_is_refused() -> None:
+    nothing: list[Sequence[str]] = [[], ()]
+    for wrong in nothing:
+        with pytest.raises(
+            ValueError, match=re.escape(f"bind={wrong!r} names nothing to listen at; allowed: {ALLOWED}")
+        ):
+            open_listeners(wrong)
+
+
+def test_what_is_there_twice_is_refused_but_for_any_free_port(opened: list[Listener]) -> None:
+    opened += open_listeners(["127.0.0.1:0", "127.0.0.1:0"])
+    first, second = opened
+    assert first.address != second.address
+    for twice in (str(first), first, first.sock):
+        with pytest.raises(ValueError, match=re.escape(f"bind={twice!r} is there twice; once is enough")):
+            each_bind([twice, "127.0.0.1:0", twice])
+
+
+# -- several -------------------------------------------------------------------------------------------------------
+
+
+@needs_unix
+def test_several_of_every_kind_are_listened_at_in_their_order(folder: Path, opened: list[Listener]) -> None:
+    given = only(open_listeners("127.0.0.1:0"))
+    with socket.create_server(("127.0.0.1", 0)) as ours:
+        opened += open_listeners([f"unix:{folder}/s", ours, given, "127.0.0.1:0"])
+        path, copy, passed_on, port = opened
+        assert (path.address, copy.address, passed_on) == (f"{folder}/s", ours.getsockname(), given)
+        for listener in opened:
+            talk(listener, listener.sock.family, listener.address)
+        assert len({listener.address for listener in opened}) == 4
+        assert str(port) == "{}:{}".format(*port.sock.getsockname())
+
+
+@needs_unix
+def test_if_one_of_several_cannot_be_had_it_is_named_and_nothing_stays_open(folder: Path) -> None:
+    given = only(open_listeners("127.0.0.1:0"))
+    with socket.create_server(("127.0.0.1", 0)) as taken, socket.create_server(("127.0.0.1", 0)) as ours:
+        wanted = "{}:{}".format(*taken.getsockname())
+        before = len(os.listdir("/dev/fd"))
+        with pytest.raises(BindError, match="in use") as caught:
+            open_listeners(["127.0.0.1:0", f"unix:{folder}/s", ours, wanted, given])
+        assert caught.value.bind == wanted
+        assert len(os.listdir("/dev/fd")) == before - 1, "the one that was given is closed as well"
+        assert not given.is_there()
+        assert os.listdir(folder) == []
+        assert ours.fileno() >= 0, "which is its owner's"
+
+
+def test_what_is_in_no_form_is_named_before_anything_is_listened_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket.socket, "bind", lambda sock, address: pytest.fail("it listens"))
+    with pytest.raises(ValueError, match="bind='5000' is not HOST:PORT"):
+        open_listeners(["127.0.0.1:0", "5000"])
 
 
 def test_listeners_that_are_open_already_are_passed_through(opened: list[Listener]) -> None:
@@ -158,8 +224,9 @@ def test_a_host_and_port_are_listened_on(opened: list[Listener]) -> None:
     assert not listener.inherited
     assert not listener.sock.getblocking()
     assert not listener.sock.get_inheritable(), "programs that handlers start must not hold the port"
-    assert listener.address == "{}:{}".format(*listener.sock.getsockname())
-    assert repr(listener) == f"<Listener {listener.address}>"
+    assert listener.address == listener.sock.getsockname()
+    assert str(listener) == "{}:{}".format(*listener.address)
+    assert repr(listener) == f"<Listener {listener}>"
     talk(listener, socket.AF_INET, listener.sock.getsockname())
 
 
@@ -179,8 +246,8 @@ def test_a_port_is_taken_again_while_connections_of_its_last_server_are_dying(op
         accepted.close()  # this side ends first, so it is the port's that stays in TIME_WAIT
         assert client.recv(1) == b""
     first.close()
-    opened += open_listeners(first.address)
-    assert only(opened).address == first.address
+    opened += open_listeners(str(first))
+    assert str(only(opened)) == str(first)
 
 
 @needs_ipv6
@@ -188,7 +255,7 @@ def test_double_colon_takes_ipv4_clients_too(opened: list[Listener]) -> None:
     opened += open_listeners("[::]:0")
     listener = only(opened)
     port = listener.sock.getsockname()[1]
-    assert listener.address == f"[::]:{port}"
+    assert str(listener) == f"[::]:{port}"
     talk(listener, socket.AF_INET6, ("::1", port))
     talk(listener, socket.AF_INET, ("127.0.0.1", port))
 
@@ -199,7 +266,7 @@ def test_however_double_colon_is_spelled_it_takes_ipv4_clients_too(host: str, op
     opened += open_listeners(f"{host}:0")
     listener = only(opened)
     port = listener.sock.getsockname()[1]
-    assert listener.address == f"[::]:{port}"
+    assert str(listener) == f"[::]:{port}"
     talk(listener, socket.AF_INET, ("127.0.0.1", port))
 
 
@@ -208,7 +275,7 @@ def test_an_ipv4_address_in_the_form_of_ipv6_is_listened_at(opened: list[Listene
     opened += open_listeners("[::ffff:127.0.0.1]:0")
     listener = only(opened)
     port = listener.sock.getsockname()[1]
-    assert listener.address == f"127.0.0.1:{port}"
+    assert str(listener) == f"127.0.0.1:{port}"
     talk(listener, socket.AF_INET, ("127.0.0.1", port))
 
 
@@ -232,18 +299,18 @@ def test_a_link_local_address_keeps_its_interface(opened: list[Listener]) -> Non
         pytest.skip("this machine has no link-local address")
     opened += open_listeners(f"[{host}]:0")
     listener = only(opened)
-    assert listener.address == f"[{host}]:{listener.sock.getsockname()[1]}"
+    assert str(listener) == f"[{host}]:{listener.sock.getsockname()[1]}"
     talk(listener, socket.AF_INET6, listener.sock.getsockname())
     listener.close()
-    opened += open_listeners(listener.address)
-    assert opened[-1].address == listener.address
+    opened += open_listeners(str(listener))
+    assert str(opened[-1]) == str(listener)
 
 
 @needs_ipv6
 def test_another_ipv6_address_is_ipv6_alone(opened: list[Listener]) -> None:
     opened += open_listeners("[::1]:0")
     listener = only(opened)
-    assert listener.address.startswith("[::1]:")
+    assert str(listener).startswith("[::1]:")
     assert listener.sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY) == 1
 
 
@@ -280,7 +347,7 @@ def test_of_a_name_the_first_address_that_this_machine_has_is_taken(
     found = [(99, socket.SOCK_STREAM, 0, "", ("", 0)), *named("192.0.2.1", "127.0.0.1", "127.0.0.2")]
     monkeypatch.setattr(socket, "getaddrinfo", lambda *arguments, **options: found)
     opened += open_listeners("name:0")
-    assert only(opened).address.startswith("127.0.0.1:")
+    assert str(only(opened)).startswith("127.0.0.1:")
     found[:] = named("192.0.2.1", "203.0.113.1")
     with pytest.raises(BindError, match="this machine has no such address"):
         open_listeners("name:0")
@@ -323,7 +390,7 @@ def test_a_unix_socket_has_its_mode_whatever_the_umask(
         os.umask(before)
     listener = only(opened)
     assert stat.S_IMODE((folder / "s").stat().st_mode) == mode
-    assert listener.address == f"unix:{folder}/s"
+    assert str(listener) == f"unix:{folder}/s"
     talk(listener, socket.AF_UNIX, f"{folder}/s")
     listener.close()
     assert not (folder / "s").exists()
@@ -593,7 +660,7 @@ def test_a_bound_socket_is_used_and_stays_its_owners(opened: list[Listener]) -> 
         owner.bind(("127.0.0.1", 0))
         listener = only(open_listeners(owner))
         assert listener.inherited
-        assert listener.address == "{}:{}".format(*owner.getsockname())
+        assert str(listener) == "{}:{}".format(*owner.getsockname())
         talk(listener, socket.AF_INET, owner.getsockname())
         listener.close()
         assert owner.fileno() >= 0
@@ -605,7 +672,7 @@ def test_the_file_of_an_inherited_unix_socket_is_never_removed(folder: Path) -> 
     with socket.socket(socket.AF_UNIX) as owner:
         owner.bind(f"{folder}/s")
         listener = only(open_listeners(owner))
-        assert listener.address == f"unix:{folder}/s"
+        assert str(listener) == f"unix:{folder}/s"
         listener.close()
         assert (folder / "s").is_socket()
 
@@ -616,17 +683,17 @@ def test_an_abstract_name_is_printable(opened: list[Listener]) -> None:
     with socket.socket(socket.AF_UNIX) as owner:
         owner.bind(name)
         opened += open_listeners(owner)
-        assert only(opened).address == f"unix:@{name[1:]}"
+        assert str(only(opened)) == f"unix:@{name[1:]}"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has abstract names")
 def test_an_abstract_name_is_listened_at_and_its_address_may_be_passed_back(opened: list[Listener]) -> None:
     bind = f"unix:@treadle-{os.getpid()}谢".ljust(LONGEST_PATH, "x")
     opened += open_listeners(bind)
-    assert only(opened).address == bind
+    assert str(only(opened)) == bind
     talk(only(opened), socket.AF_UNIX, f"\0{bind[6:]}")
     with pytest.raises(BindError, match="another server listens there; stop it first"):
-        open_listeners(only(opened).address)
+        open_listeners(str(only(opened)))
     only(opened).close()
     opened += open_listeners(bind)
 
@@ -644,13 +711,13 @@ def test_a_file_whose_name_looks_abstract_keeps_its_address(
 ) -> None:
     monkeypatch.chdir(folder)
     opened += open_listeners("unix:./@s")
-    assert only(opened).address == "unix:./@s"
+    assert str(only(opened)) == "unix:./@s"
     assert (folder / "@s").is_socket()
     only(opened).close()
     with socket.socket(socket.AF_UNIX) as owner:
         owner.bind("@s")
         opened += open_listeners(owner)
-        assert opened[-1].address == "unix:./@s"
+        assert str(opened[-1]) == "unix:./@s"
 
 
 def test_what_was_closed_behind_its_back_is_not_closed_again() -> None:

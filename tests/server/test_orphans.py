@@ -49,8 +49,7 @@ server = Server(Messages(handle, Lines()), "127.0.0.1:0", max_workers=2)
 def ask():
     while server.snapshot().state != "serving" or server._fleet is None:
         time.sleep(0.01)  # why: `run` holds the main thread, and tells nobody that it serves
-    host, port = server.address.split(":")
-    with socket.create_connection((host, int(port)), 30) as sock:
+    with socket.create_connection(server.address, 30) as sock:
         sock.sendall(b"x\\n")
         print(sock.makefile().readline(), end="", flush=True)
     server.stop(5.0)

@@ -56,7 +56,7 @@ def first_alone(name):
         return False
 
 def main(count, serve, drain_timeout=30.0):
-    said("listens on", listeners[0].address)
+    said("listens on", listeners[0])
     said("ends with", serve_in_processes(count, listeners, serve, drain_timeout=drain_timeout))
 """
 
@@ -123,7 +123,7 @@ def slow(line, peer):
     return line + b"\\n"
 
 def serve(listeners, lifeline):
-    return int(Server(Messages(slow, Lines()), listeners, max_workers=2).run(30.0, lifeline=lifeline) > 0)
+    return int(Server(Messages(slow, Lines()), listeners, max_workers=2)._run(30.0, lifeline=lifeline) > 0)
 
 os.mkfifo(folder / "gate")
 main(2, serve)
@@ -150,7 +150,7 @@ def slow(line, peer):
     select.select([], [], [], 3600)
 
 def serve(listeners, lifeline):
-    return int(Server(Messages(slow, Lines()), listeners, max_workers=2).run(3600.0, lifeline=lifeline) > 0)
+    return int(Server(Messages(slow, Lines()), listeners, max_workers=2)._run(3600.0, lifeline=lifeline) > 0)
 
 processes.GRACE = 3600.0  # what ends it is the signal, not that it is killed later
 main(1, serve, drain_timeout=3600.0)

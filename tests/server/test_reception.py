@@ -16,6 +16,7 @@ import pytest
 
 from certificates import Authority
 from tcp import PATIENCE, ask, client, lane_of, receive, receive_all
+from treadle import Pool
 from treadle.server import Certificates, Connection, Limits, Lines, Messages, Peer, Server, Session
 from treadle.server import _deadlines as deadlines
 from treadle.server import _fleet as fleet
@@ -398,8 +399,9 @@ def test_with_turns_for_each_address_the_client_is_the_key() -> None:
         keys.append(data)
         return b"."
 
-    server = Server(Messages(wait, Lines()), "127.0.0.1:0", max_workers=1, order="fair", proxy="127.0.0.1")
-    with server, ExitStack() as stack:
+    pool = Pool(1, order="fair")
+    server = Server(Messages(wait, Lines()), "127.0.0.1:0", pool=pool, proxy="127.0.0.1")
+    with pool, server, ExitStack() as stack:
         first = stack.enter_context(client(server))
         first.sendall(line(9) + b"wait\n")
         assert inside.wait(PATIENCE)
@@ -450,10 +452,10 @@ def receive_all_but_end(sock: socket.socket) -> bytes:
 @pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="this system has no IPv6")
 def test_a_proxy_of_ipv4_is_known_at_a_socket_for_both_families() -> None:
     with Server(Messages(who, Lines()), "[::]:0", max_workers=1, proxy="127.0.0.0/8") as server:
-        port = server.address.rpartition(":")[2]
-        with client(server, to=f"127.0.0.1:{port}") as sock:
+        port = server.address[1]
+        with client(server, to=("127.0.0.1", port)) as sock:
             assert ask(sock, LINE + b"a\n", 18) == NAMED + b" a\n"
-        with client(server, to=f"[::1]:{port}") as sock:
+        with client(server, to=("::1", port)) as sock:
             assert ask(sock, b"a\n", 7) == b"[::1]:" + str(sock.getsockname()[1])[:1].encode()
 
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import array
+import inspect
 import logging
+import os
+import queue
 import re
 import signal
 import socket
@@ -12,7 +15,9 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from math import inf
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -452,14 +457,302 @@ def test_a_signal_handler_may_stop_a_server_that_is_being_stopped(monkeypatch: p
 
 def test_stop_is_idempotent_and_start_is_not() -> None:
     server = Server(Messages(echo), "127.0.0.1:0", max_workers=1)
-    with pytest.raises(RuntimeError, match="no address before start"):
-        server.address  # noqa: B018
     server.start()
     assert server.stop() == 0
     assert server.stop() == 0
     with pytest.raises(RuntimeError, match="the server is stopped"):
         server.start()
     assert Server(Messages(echo)).stop() == 0
+
+
+# -- addresses -----------------------------------------------------------------------------------------------------
+
+
+def test_its_address_is_as_the_socket_module_gives_it() -> None:
+    with Server(Messages(echo), "127.0.0.1:0", max_workers=1) as server:
+        host, port = server.address
+        assert (host, type(port), server.addresses) == ("127.0.0.1", int, (server.address,))
+        assert str(server) == f"127.0.0.1:{port}"
+        assert repr(server) == f"<Server Messages(echo, Raw()) serving on 127.0.0.1:{port}>"
+        with socket.create_connection(server.address, PATIENCE) as sock:
+            assert sock.getpeername() == server.address
+            assert ask(sock, b"x") == b"x"
+    assert server.address == (host, port), "it can still be asked where it was"
+    assert repr(server) == f"<Server Messages(echo, Raw()) stopped on 127.0.0.1:{port}>"
+
+
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="this system has no IPv6")
+def test_an_address_of_ipv6_has_four_parts() -> None:
+    with Server(Messages(echo), "[::1]:0", max_workers=1) as server:
+        assert (server.address[0], *server.address[2:]) == ("::1", 0, 0)
+        assert str(server) == f"[::1]:{server.address[1]}"
+        with client(server) as sock:
+            assert sock.getpeername() == server.address
+
+
+@pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="this system has no UNIX sockets")
+def test_of_several_addresses_the_first_is_the_address_and_all_are_served(tmp_path: Path) -> None:
+    """In the words of `bind`, and in its order."""
+    path = os.path.relpath(tmp_path / "s")  # that of tmp_path may be too long
+    with socket.create_server(("127.0.0.1", 0)) as ours:
+        bind: list[Any] = [f"unix:{path}", "127.0.0.1:0", ours]
+        server = Server(Messages(echo), bind, max_workers=1)
+        bind.clear()  # it has asked for these, whatever becomes of the list
+        with server:
+            assert server.address == path
+            assert server.addresses == server.snapshot().addresses == (path, server.addresses[1], ours.getsockname())
+            assert str(server) == f"unix:{path}, 127.0.0.1:{server.addresses[1][1]}, 127.0.0.1:{ours.getsockname()[1]}"
+            for address in server.addresses:
+                with socket.socket(socket.AF_UNIX if address == path else socket.AF_INET) as sock:
+                    sock.settimeout(PATIENCE)
+                    sock.connect(address)
+                    assert ask(sock, b"x") == b"x"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has abstract names")
+def test_an_abstract_name_is_bytes() -> None:
+    name = f"treadle-{os.getpid()}-address"
+    with Server(Messages(echo), f"unix:@{name}", max_workers=1) as server:
+        assert server.address == b"\0" + name.encode()
+        assert str(server) == f"unix:@{name}"
+
+
+def test_before_the_start_there_is_no_address_and_words_say_what_is_asked_for() -> None:
+    server = Server(Messages(echo), ["127.0.0.1:0", "unix:/run/x"], max_workers=1)
+    with pytest.raises(RuntimeError, match="no address before start"):
+        server.address  # noqa: B018
+    assert server.addresses == server.snapshot().addresses == ()
+    assert str(server) == "127.0.0.1:0, unix:/run/x"
+    assert repr(server) == "<Server Messages(echo, Raw()) new on 127.0.0.1:0, unix:/run/x>"
+
+
+def test_if_one_address_cannot_be_had_the_error_names_it_and_nobody_is_served_at_the_others() -> None:
+    given = open_listeners("127.0.0.1:0")[0]
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        wanted = "{}:{}".format(*taken.getsockname())
+        server = Server(Messages(echo), [given, wanted], max_workers=1)
+        with pytest.raises(BindError, match="in use") as caught:
+            server.start()
+    assert caught.value.bind == wanted
+    assert server.snapshot().state == "stopped"
+    with pytest.raises(OSError, match="refused"):
+        socket.create_connection(given.address, PATIENCE)
+
+
+def test_a_subclass_keeps_its_type() -> None:
+    """Which mypy checks here."""
+
+    class Counting(Server):
+        count = 3
+
+    with Counting(Messages(echo), "127.0.0.1:0", max_workers=1) as server:
+        assert server.count == 3
+    assert Counting(Messages(echo), "127.0.0.1:0", max_workers=1).start().stop() + server.count == 3
+
+
+# -- without a limit -----------------------------------------------------------------------------------------------
+
+
+class Held:
+    """A handler that is held up until it is let go."""
+
+    def __init__(self) -> None:
+        self.inside, self.gate = threading.Event(), threading.Event()
+
+    def __call__(self, data: bytes, peer: Peer) -> bytes:
+        self.inside.set()
+        assert self.gate.wait(PATIENCE)
+        return data
+
+
+def test_a_stop_without_a_limit_waits_for_what_was_begun() -> None:
+    held, cut = Held(), queue.Queue[int]()
+    server = Server(Messages(held), "127.0.0.1:0", max_workers=2).start()
+    with client(server) as sock:
+        sock.sendall(b"x")
+        assert held.inside.wait(PATIENCE)
+        stopper = threading.Thread(target=lambda: cut.put(server.stop(None)))
+        stopper.start()
+        until(lambda: server.snapshot().state == "stopping")
+        assert server._deadline == inf
+        held.gate.set()
+        assert receive_all(sock) == b"x"
+    assert cut.get(timeout=PATIENCE) == 0
+    stopper.join(PATIENCE)
+
+
+def test_a_stop_without_a_limit_can_be_given_one_later() -> None:
+    held, cut = Held(), queue.Queue[int]()
+    server = Server(Messages(held), "127.0.0.1:0", max_workers=2).start()
+    with client(server) as sock:
+        sock.sendall(b"x")
+        assert held.inside.wait(PATIENCE)
+        stopper = threading.Thread(target=lambda: cut.put(server.stop(None)))
+        stopper.start()
+        until(lambda: server.snapshot().state == "stopping")
+        assert server.stop(0.0) == 1
+        assert receive_all(sock) == b""
+        assert cut.get(timeout=PATIENCE) == 1
+    stopper.join(PATIENCE)
+    held.gate.set()
+    server._pool.shutdown(timeout=PATIENCE)
+
+
+@pytest.mark.parametrize("shortened", [False, True])
+def test_a_stop_without_a_limit_waits_for_what_its_pool_still_does_unless_it_is_given_one(shortened: bool) -> None:
+    """Handlers may leave work to the pool that outlives their connections."""
+    began, gate, cut = threading.Event(), threading.Event(), queue.Queue[int]()
+
+    def work() -> None:
+        began.set()
+        assert gate.wait(PATIENCE)
+
+    server = Server(Messages(echo), "127.0.0.1:0", max_workers=3).start()
+    task = server._pool.submit(work)
+    assert began.wait(PATIENCE)
+    stopper = threading.Thread(target=lambda: cut.put(server.stop(None)))
+    stopper.start()
+    until(lambda: server.snapshot().state == "stopped")
+    assert cut.empty()
+    if shortened:
+        assert server.stop(0.0) == 0
+        assert cut.get(timeout=PATIENCE) == 0
+        assert not task.done()
+    gate.set()
+    if not shortened:
+        assert cut.get(timeout=PATIENCE) == 0
+        assert task.done()
+    stopper.join(PATIENCE)
+    task.result(PATIENCE)
+    server._pool.shutdown(timeout=PATIENCE)
+
+
+def test_a_stop_without_a_limit_gives_its_pool_one_if_no_thread_can_be_had_to_wait_in(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(*arguments: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    server = Server(Messages(echo), "127.0.0.1:0", max_workers=1).start()
+    monkeypatch.setattr("treadle.server._server.start_thread", refuse)
+    assert server.stop(None) == 0
+    assert server.snapshot().pool.closed
+
+
+UNLIMITED = """
+import os, signal, sys, threading
+from treadle.server import Messages, Server
+
+began, never = threading.Event(), threading.Event()
+
+def work():
+    began.set()
+    never.wait()
+
+def handle(data, peer):
+    if sys.argv[1] == "handler":
+        work()
+    else:
+        server._pool.submit(work)
+    return data
+
+def order(now):
+    if now.state == "serving" and began.is_set():
+        os.kill(os.getpid(), signal.SIGTERM)
+    elif now.state in ("stopping", "stopped"):
+        print(now.state, flush=True)
+        os.kill(os.getpid(), signal.SIGTERM)
+        return 1e9
+    return 0.01
+
+server = Server(Messages(handle), "127.0.0.1:0", max_workers=3)
+def ask():
+    while server.snapshot().state != "serving" or server._fleet is None:
+        threading.Event().wait(0.01)  # why: `run` holds the main thread, and tells nobody that it serves
+    import socket
+    with socket.create_connection(server.address) as sock:
+        sock.sendall(b"x")
+        sock.recv(1)
+threading.Thread(target=ask, daemon=True).start()
+print(server.run(None, watch=order), server._deadline < float("inf"), flush=True)
+os._exit(0)
+"""
+
+
+@pytest.mark.parametrize(("who", "said"), [("handler", "stopping\n1 True\n"), ("pool", "stopped\n0 True\n")])
+def test_a_second_signal_cuts_though_there_is_no_limit(who: str, said: str) -> None:
+    """Also when it is only the pool that is waited for."""
+    status, out, _ = run(sys.executable, "-c", UNLIMITED, who)
+    assert (status, out) == (0, said)
+
+
+@pytest.mark.parametrize("drain", ["10", True, -1.0, float("nan")])
+def test_what_is_no_time_for_what_was_begun_is_refused(drain: Any) -> None:
+    server = Server(Messages(echo), "127.0.0.1:0", max_workers=1)
+    for method in (server.stop, server.run):
+        with pytest.raises((TypeError, ValueError), match=r"^drain_timeout=.*, or None for no limit"):
+            method(drain)
+    assert server.snapshot().state == "new"
+
+
+# -- whose pool ----------------------------------------------------------------------------------------------------
+
+
+def test_a_pool_that_was_given_is_left_open() -> None:
+    with Pool(2) as pool:
+        with Server(Messages(echo), "127.0.0.1:0", pool=pool) as server, client(server) as sock:
+            assert ask(sock, b"x") == b"x"
+        assert not pool.snapshot().closed
+        assert pool.submit(int).result(PATIENCE) == 0
+
+
+def test_a_command_hands_its_pool_over_and_it_ends_in_time_whatever_still_runs() -> None:
+    held, pool, cut = Held(), Pool(2), queue.Queue[int]()
+    server = Server(Messages(held), "127.0.0.1:0", pool=pool)
+    runner = threading.Thread(target=lambda: cut.put(server._run(0.0, ends_pool=True)))
+    runner.start()
+    until(lambda: server._fleet is not None)
+    with client(server) as sock:
+        sock.sendall(b"x")
+        assert held.inside.wait(PATIENCE)
+        server.stop(0.0)
+        assert cut.get(timeout=PATIENCE) == 1
+    assert pool.snapshot().closed
+    assert pool._task_home.abandoned, "or Python's exit would wait for it"
+    runner.join(PATIENCE)
+    held.gate.set()
+    pool.shutdown(timeout=PATIENCE)
+
+
+def test_a_pool_that_was_handed_over_is_closed_when_the_server_cannot_start() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        pool = Pool(2)
+        server = Server(Messages(echo), "{}:{}".format(*taken.getsockname()), pool=pool)
+        with pytest.raises(BindError):
+            server._run(0.0, ends_pool=True)
+    assert pool.snapshot().closed
+
+
+# -- what users see ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kind", "names"),
+    [
+        (Server, "address addresses reload run snapshot start stop"),
+        (Connection, "close readline recv recv_exactly sendall"),
+        (Peer, "address alpn certificate host port proxy state"),
+    ],
+)
+def test_nothing_but_what_is_for_users_is_public(kind: type, names: str) -> None:
+    assert sorted(name for name in vars(kind) if not name.startswith("_")) == names.split()
+
+
+def test_run_takes_nothing_that_only_commands_need() -> None:
+    assert not {"lifeline", "ends_pool"} & set(inspect.signature(Server.run).parameters)
+
+
+# -- the end of listeners ------------------------------------------------------------------------------------------
 
 
 def test_without_a_listener_it_serves_those_who_are_connected_and_stops() -> None:
@@ -501,7 +794,7 @@ def test_run_ends_when_nobody_can_come_any_more(lost: str) -> None:
             listener.sock.shutdown(socket.SHUT_RDWR)
         assert receive_all(sock) == b""
     runner.join(PATIENCE)
-    assert [error.bind for error in errors] == [server.address]
+    assert [error.bind for error in errors] == [str(server)]
 
 
 def test_snapshot_counts() -> None:
@@ -532,7 +825,11 @@ def test_snapshot_counts() -> None:
         ((Messages(echo), 5000), TypeError, 'bind=5000 is int; .*; did you mean "127.0.0.1:5000"'),
         ((Messages(echo), ("::1", 0)), TypeError, r'is tuple; .*; did you mean "\[::1\]:0"'),
         ((Messages(echo), "5000"), ValueError, "bind='5000' is not HOST:PORT"),
-        ((Messages(echo), []), TypeError, r"bind=\[\] is list; allowed: "),
+        ((Messages(echo), []), ValueError, r"bind=\[\] names nothing to listen at; allowed: "),
+        ((Messages(echo), ["127.0.0.1:0", "5000"]), ValueError, "bind='5000' is not HOST:PORT"),
+        ((Messages(echo), "127.0.0.1:0", {"queue_size": 5}), TypeError, "unexpected keyword argument 'queue_size'"),
+        ((Messages(echo), "127.0.0.1:0", {"when_full": "block"}), TypeError, "unexpected keyword argument 'when_full'"),
+        ((Messages(echo), "127.0.0.1:0", {"order": "fifo"}), TypeError, "unexpected keyword argument 'order'"),
         ((Messages(echo), "127.0.0.1:0", {"max_workers": 0}), ValueError, "max_workers"),
     ],
 )

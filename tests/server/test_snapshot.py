@@ -18,11 +18,11 @@ def echo(data: bytes, peer: object) -> bytes:
 def test_before_during_and_after() -> None:
     server = Server(Messages(echo), "127.0.0.1:0", max_workers=3)
     before = server.snapshot()
-    assert (before.state, before.address, before.messages, before.pool.max_workers) == ("new", "", 0, 3)
+    assert (before.state, before.addresses, before.messages, before.pool.max_workers) == ("new", (), 0, 3)
     with server, client(server) as sock:
         ask(sock, b"x")
         during = server.snapshot()
-        assert (during.state, during.address, during.connections) == ("serving", server.address, 1)
+        assert (during.state, during.addresses, during.connections) == ("serving", server.addresses, 1)
     after = server.snapshot()
     assert (after.state, after.connections, after.closed_connections, after.messages) == ("stopped", 0, 1, 1)
     assert after.pool.closed

@@ -17,9 +17,11 @@ from treadle._cli.leaving import Leaving
 from treadle._cli.once import Once
 from treadle._cli.status import Status, View, say, status_view
 from treadle._cli.values import NONE, BindTo, Count, Escaped, PerSecond, Seconds, Trusted
+from treadle._pool import Pool
 from treadle._words import log
 from treadle.errors import BindError
 from treadle.server import Certificates, Limits, Server, ServerSnapshot
+from treadle.server._hosts import host_of
 from treadle.server._listen import Bind, Listener, open_listeners
 from treadle.server._processes import serve_in_processes
 from treadle.server._protocol import Protocol
@@ -45,9 +47,10 @@ OPTIONS = (
     click.option(
         "--bind",
         type=BindTo(),
-        default="127.0.0.1:5000",
+        multiple=True,
+        default=("127.0.0.1:5000",),
         show_default=True,
-        help="Where to listen: HOST:PORT, [::]:PORT, unix:PATH, unix:@NAME, fd://N, systemd.",
+        help="Where to listen: HOST:PORT, [::]:PORT, unix:PATH, unix:@NAME, fd://N, systemd. May be repeated.",
     ),
     click.option("--processes", type=Count(), default=1, show_default=True, help="Processes that serve."),
     click.option("--certfile", type=click.Path(), help="Serve TLS: PEM file with the certificate chain."),
@@ -63,7 +66,7 @@ OPTIONS = (
     ),
     click.option(
         "--drain-timeout",
-        type=Seconds(zero=True),
+        type=Seconds(zero=True, none=True),
         default=10.0,
         show_default=True,
         help="Time for what was begun when it is stopped.",
@@ -243,19 +246,16 @@ def _run(
             say(unsaid.pop())
         return view.update(_status(now))
 
-    server = Server(
-        protocol,
-        listeners,
-        max_workers=options["threads"],
+    pool = Pool(
+        options["threads"],
         queue_size=options["queue_size"],
         when_full=options["when_full"],
         order=options["order"],
-        limits=limits,
-        tls=tls,
-        proxy=options["proxy"],
+        name=f"server-{protocol.name}",
     )
+    server = Server(protocol, listeners, pool=pool, limits=limits, tls=tls, proxy=options["proxy"])
     try:
-        cut = server.run(options["drain_timeout"], watch=watch, lifeline=lifeline)
+        cut = server._run(options["drain_timeout"], watch=watch, lifeline=lifeline, ends_pool=True)
     except OSError as error:
         # BindError: somebody has shut its sockets down.
         complaint = (CannotListen if isinstance(error, BindError) else SystemFailed)(str(error))
@@ -302,9 +302,14 @@ def _certificates(options: dict[str, Any]) -> Certificates | None:
     return certificates
 
 
-def _listen(bind: Bind) -> list[Listener]:
+def _listen(binds: Sequence[Bind]) -> list[Listener]:
+    name = spelled(click.get_current_context(), "bind")
+    if not binds:
+        raise click.UsageError(f"{name} names no address to listen at")
     try:
-        return open_listeners(bind.text)
+        return open_listeners([bind.text for bind in binds])
+    except ValueError as error:  # one is there twice
+        raise click.UsageError(f"{name}: {str(error).removeprefix('bind=')}") from None
     except BindError as error:
         kind = NotPermitted if isinstance(error.__cause__, PermissionError) else CannotListen
         raise kind(str(error)) from None
@@ -318,16 +323,15 @@ def _banner(
     processes: int,
     proxy: list[str] | None,
 ) -> str:
-    addresses = ", ".join(listener.address for listener in listeners)
-    family, first = listeners[0].sock.family.name, listeners[0].address
+    addresses = ", ".join(map(str, listeners))
+    first: Any = listeners[0].address
     address: Any = ""
-    if family == "AF_UNIX":
-        path = first.removeprefix("unix:")
-        way = f"socat - ABSTRACT-CONNECT:{path[1:]}" if path.startswith("@") else f"nc -q1 -U {path}"
+    if isinstance(first, tuple):
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(first[0], host_of(first))
+        way, address = f"nc -q1 {host} {first[1]}", (host, 0)
     else:
-        host, _, port = first.rpartition(":")
-        host = {"0.0.0.0": "127.0.0.1", "[::]": "::1"}.get(host, host.strip("[]"))
-        way, address = f"nc -q1 {host} {port}", (host, 0)
+        path = str(listeners[0]).removeprefix("unix:")
+        way = f"socat - ABSTRACT-CONNECT:{path[1:]}" if path.startswith("@") else f"nc -q1 -U {path}"
     header = "PROXY UNKNOWN\\r\\n" if proxy is not None and address in Proxies(proxy) else ""
     several = f" in each of {processes} processes" if processes > 1 else ""
     return (

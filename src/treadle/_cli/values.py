@@ -48,10 +48,18 @@ def _is_none(value: object) -> bool:
     return isinstance(value, str) and value.lower() == NONE  # click shows it in capitals
 
 
-class BindTo(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.5 only
-    """An option that says where to listen, as `Server(bind=...)` does."""
+class Addresses(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.5 only
+    """An option that may be repeated, each time with an address."""
 
     name = "ADDRESS"
+
+    def split_envvar_value(self, rv: str) -> list[str]:
+        """Return the addresses in an environment variable, which commas or blanks separate."""
+        return rv.replace(",", " ").split()
+
+
+class BindTo(Addresses):
+    """An option that says where to listen, as `Server(bind=...)` does."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Bind:
         """Return what `value` says, or fail with what is wrong in it."""
@@ -63,10 +71,8 @@ class BindTo(click.ParamType):  # type: ignore[type-arg]  # generic since click 
             self.fail(str(error).removeprefix("bind="), param, ctx)
 
 
-class Trusted(click.ParamType):  # type: ignore[type-arg]  # as above
+class Trusted(Addresses):
     """An option that says which proxies are trusted, as `Server(proxy=...)` does; several are separated by commas."""
-
-    name = "ADDRESS"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
         """Return the addresses, networks and "unix" in `value`, or fail with what is wrong in one of them."""

@@ -148,7 +148,7 @@ class Acceptor:
                 burst = self.bursts.of("left", error.errno)  # while it waited
                 if burst.begins():
                     said = "%s: a client left before it was accepted: %s%s"
-                    log(_log, logging.INFO, said, self.listener.address, error.strerror, burst.rest)
+                    log(_log, logging.INFO, said, self.listener, error.strerror, burst.rest)
                 continue
             self.pause = FIRST_PAUSE
             self.let_in(sock, address)
@@ -172,7 +172,7 @@ class Acceptor:
                     _log,
                     logging.WARNING,
                     "%s: all %d connections are taken, so others wait in the kernel's queue (max_connections)%s",
-                    self.listener.address,
+                    self.listener,
                     self.limits.max_connections,
                     burst.rest,
                 )
@@ -183,7 +183,7 @@ class Acceptor:
         if delay > 0:
             if (burst := self.bursts.of("fast")).begins():
                 rate, said = self.limits.accept_rate, "%s: clients come faster than %g a second (accept_rate)%s"
-                log(_log, logging.WARNING, said, self.listener.address, rate, burst.rest)
+                log(_log, logging.WARNING, said, self.listener, rate, burst.rest)
             self.sleep(delay)
             return False
         return True
@@ -221,7 +221,7 @@ class Acceptor:
         self.rejected += 1
         burst = self.bursts.of("refused", refusal.rpartition(" ")[2])  # which limit it is, and not whose address
         if burst.begins():
-            log(_log, logging.WARNING, "%s: clients are refused: %s%s", self.listener.address, refusal, burst.rest)
+            log(_log, logging.WARNING, "%s: clients are refused: %s%s", self.listener, refusal, burst.rest)
         try:
             sock.setblocking(False)
             if self.reject_with:
@@ -259,7 +259,7 @@ class Acceptor:
         burst = self.bursts.of("failed", error.errno)
         if burst.begins():
             every, said = f"{FIRST_PAUSE:g} to {LONGEST_PAUSE:g} s", "%s: cannot accept: %s; trying again every %s%s"
-            log(_log, logging.ERROR, said, self.listener.address, error.strerror, every, burst.rest)
+            log(_log, logging.ERROR, said, self.listener, error.strerror, every, burst.rest)
 
     def lost(self, error: OSError) -> None:
         """There is no listening socket any more: let it go, for accept would fail at once, again and again."""
@@ -268,7 +268,7 @@ class Acceptor:
             logging.ERROR,
             "%s: no more clients are accepted here, for the listening socket was shut down or closed by somebody else "
             "(%s); whoever is connected is served on",
-            self.listener.address,
+            self.listener,
             error.strerror,
         )
         self.close()

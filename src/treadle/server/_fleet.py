@@ -144,6 +144,11 @@ class Fleet:
                 lane.close()
             raise
 
+    @property
+    def listeners(self) -> list[Listener]:
+        """Where it listens, or did."""
+        return [acceptor.listener for acceptor in self.acceptors]
+
     # -- connections, called by leaders ---------------------------------------------------------------------------
 
     def _welcome(self, sock: socket.socket, address: Any) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from ipaddress import IPv6Address
-from typing import Any, TypeGuard
+from typing import Any
 
 from treadle.errors import BindError
 from treadle.server._hosts import text_of
@@ -22,7 +22,7 @@ try:
 except ImportError:  # Windows, which has no UNIX sockets that Python knows of
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["Bind", "Listener", "check_bind", "open_listeners", "parse_bind"]
+__all__ = ["Bind", "Bindable", "Listener", "each_bind", "open_listeners", "parse_bind"]
 
 BACKLOG = 65535  # what the kernel may hold until it is accepted; it takes its own limit (net.core.somaxconn) if lower
 FIRST_SYSTEMD_FD = 3  # SD_LISTEN_FDS_START, sd_listen_fds(3)
@@ -31,6 +31,7 @@ MODE = 0o600  # of a UNIX socket: its owner's alone, unless bind says otherwise
 FORMS = (
     '"HOST:PORT", "[IPV6]:PORT", "unix:PATH", "unix:PATH?mode=660", "unix:@NAME", "fd://N", "systemd", "systemd:NAME"'
 )
+ALLOWED = f"{FORMS}, a bound socket, or a list of these"
 WHAT_TO_DO = {
     errno.EADDRINUSE: "it is in use; stop the other server, or choose another port (0: any free one)",
     errno.EACCES: "permission denied; ports below 1024, and folders of others, are for privileged users",
@@ -73,7 +74,7 @@ def parse_bind(text: str) -> Bind:
         ValueError: it is in none of the forms.
     """
     if not isinstance(text, str):
-        raise TypeError(f"bind={text!r} is {type(text).__name__}; allowed: {FORMS}, or a bound socket{_meant_by(text)}")
+        raise TypeError(f"bind={text!r} is {type(text).__name__}; allowed: {ALLOWED}{_meant_by(text)}")
     if text.startswith("unix:"):
         return _parse_unix(text)
     if text.startswith("fd://"):
@@ -87,8 +88,8 @@ def parse_bind(text: str) -> Bind:
 
 
 def _meant_by(value: object) -> str:
-    """Return a hint for what other libraries take: a port, or a pair."""
-    host, port = value if isinstance(value, tuple) and len(value) == 2 else ("127.0.0.1", value)
+    """Return a hint for what other libraries take: a port, or an address as the socket module gives it."""
+    host, port = value[:2] if isinstance(value, tuple) and len(value) in (2, 4) else ("127.0.0.1", value)
     if not isinstance(host, str) or type(port) is not int:
         return ""
     return f'; did you mean "{f"[{host}]" if ":" in host else host or "0.0.0.0"}:{port}"?'
@@ -119,6 +120,8 @@ def _parse_tcp(text: str) -> Bind:
     host, colon, port = text.rpartition(":")
     if host == "fd" and port.isdigit():
         raise ValueError(f"bind={text!r} is no descriptor; did you mean fd://{port}?")
+    if "," in text:
+        raise ValueError(f"bind={text!r} holds a comma; several addresses are given one by one")
     if not colon:
         raise ValueError(f"bind={text!r} is not HOST:PORT, as in 127.0.0.1:5000; allowed: {FORMS}")
     if not host:
@@ -139,7 +142,8 @@ class Listener:
 
     Attributes:
         sock: non-blocking, and not inherited by programs that are started.
-        address: what to show people: "127.0.0.1:5000", "[::]:5000", "unix:/run/app.sock".
+        address: as the socket module gives it. What to show people is `str(listener)`: "127.0.0.1:5000", "[::]:5000",
+            "unix:/run/app.sock".
         inherited: whether somebody else has it too: systemd, a parent process. Then what waits in its queue is theirs.
     """
 
@@ -147,7 +151,8 @@ class Listener:
         sock.setblocking(False)
         self.sock = sock
         self.inherited = inherited
-        self.address = _address_of(sock)
+        self.address: Any = sock.getsockname()
+        self._words = _words_for(sock)  # now, for later it may be closed
         self._identity = _identity(os.fstat, sock.fileno())
         self._own_path = os.path.abspath(own_path) if own_path is not None else None  # wherever the program goes
         self._file = _identity(os.lstat, self._own_path)
@@ -174,8 +179,11 @@ class Listener:
         """Leave the file of a UNIX socket to the parent process, in a forked child."""
         self._own_path = None
 
+    def __str__(self) -> str:
+        return self._words
+
     def __repr__(self) -> str:
-        return f"<Listener {self.address}>"
+        return f"<Listener {self}>"
 
 
 def _identity(look: Callable[[Any], os.stat_result], what: Any) -> tuple[int, int] | None:
@@ -187,7 +195,7 @@ def _identity(look: Callable[[Any], os.stat_result], what: Any) -> tuple[int, in
     return found.st_dev, found.st_ino
 
 
-def _address_of(sock: socket.socket) -> str:
+def _words_for(sock: socket.socket) -> str:
     name = sock.getsockname()
     if sock.family != getattr(socket, "AF_UNIX", None):
         return text_of(name)
@@ -196,35 +204,57 @@ def _address_of(sock: socket.socket) -> str:
     return f"unix:{'./' if name.startswith('@') else ''}{name}"
 
 
-def check_bind(bind: str | socket.socket | Sequence[Listener]) -> None:
-    """Check that `bind` is something to listen at, as far as can be told without doing so.
+Bindable = str | socket.socket | Listener
+"""Where to listen: a text in one of the forms, a bound socket, which is copied, or what listens already."""
+
+
+def each_bind(bind: Bindable | Sequence[Bindable]) -> tuple[Bindable, ...]:
+    """Return what `bind` names, one by one, after a check of each, as far as can be told without listening there.
 
     Raises:
-        TypeError, ValueError: as `parse_bind`.
+        TypeError, ValueError: as `parse_bind`; it names nothing, or something twice.
     """
-    if not isinstance(bind, socket.socket) and not _are_open(bind):
-        parse_bind(bind)  # type: ignore[arg-type]  # it says what is wrong with anything else
+    # Not what other libraries take for one address, nor bytes: `parse_bind` says what is wrong with these.
+    several = isinstance(bind, Sequence) and not isinstance(bind, (str, bytes, bytearray)) and not _meant_by(bind)
+    named: tuple[Bindable, ...] = tuple(bind) if several else (bind,)  # type: ignore[arg-type, assignment]
+    if not named:
+        raise ValueError(f"bind={bind!r} names nothing to listen at; allowed: {ALLOWED}")
+    seen: list[object] = []
+    for one in named:
+        where = one if isinstance(one, (socket.socket, Listener)) else parse_bind(one)
+        if where in seen and not (isinstance(where, Bind) and where.kind == "tcp" and where.port == 0):
+            raise ValueError(f"bind={one!r} is there twice; once is enough")
+        seen.append(where)
+    return named
 
 
-def _are_open(bind: object) -> TypeGuard[Sequence[Listener]]:
-    return isinstance(bind, (list, tuple)) and bool(bind) and all(isinstance(found, Listener) for found in bind)
-
-
-def open_listeners(bind: str | socket.socket | Sequence[Listener]) -> list[Listener]:
-    """Listen where `bind` says.
+def open_listeners(bind: Bindable | Sequence[Bindable]) -> list[Listener]:
+    """Listen where `bind` says, at all of it or at nothing: if one cannot be had, all are closed, those given too.
 
     Returns:
-        One listener; with "systemd", as many as systemd gave us.
+        A listener for each; with "systemd", as many as systemd gave us.
 
     Raises:
-        TypeError, ValueError: as `parse_bind`.
+        TypeError, ValueError: as `each_bind`.
         BindError: it cannot be done.
     """
-    if _are_open(bind):
-        return list(bind)
+    named = each_bind(bind)
+    opened: list[Listener] = []
+    try:
+        for one in named:
+            opened += [one] if isinstance(one, Listener) else _open(one)
+    except BaseException:
+        for one in (*opened, *named):
+            if isinstance(one, Listener):
+                one.close()
+        raise
+    return opened
+
+
+def _open(bind: str | socket.socket) -> list[Listener]:
     if isinstance(bind, socket.socket):
         return [_inherit(_copy_of(bind), repr(bind))]
-    where = parse_bind(bind)  # type: ignore[arg-type]  # it says what is wrong with anything else
+    where = parse_bind(bind)
     if where.kind == "fd":
         return [_inherit(_socket_of(where.port, where.text), where.text)]
     if where.kind == "systemd":

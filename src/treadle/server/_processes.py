@@ -38,7 +38,11 @@ LAST_WORDS = 0.5  # seconds that whoever reads what is said is given to take it
 
 
 def serve_in_processes(
-    count: int, listeners: Sequence[Listener], serve: Callable[[Sequence[Listener], int], int], *, drain_timeout: float
+    count: int,
+    listeners: Sequence[Listener],
+    serve: Callable[[Sequence[Listener], int], int],
+    *,
+    drain_timeout: float | None,
 ) -> int:
     """Call `serve` in `count` forked children, and see to it that there are always so many, until SIGTERM or SIGINT.
 
@@ -48,9 +52,9 @@ def serve_in_processes(
     Args:
         count: children, 1 or more.
         listeners: the sockets to share; they are closed at the end.
-        serve: called in a child with the listeners, and a descriptor for `Server.run(lifeline=...)`: its other end is
+        serve: called in a child with the listeners, and a descriptor for `Server._run(lifeline=...)`: its other end is
             the parent's, so the child notices when the parent is killed. Returns the child's exit status.
-        drain_timeout: seconds that a child may need to stop.
+        drain_timeout: seconds that a child may need to stop; None: as long as it takes.
 
     Returns:
         The exit status: 0 if all children ended in order, 1 if not, or if they cannot be started. A child that is
@@ -61,7 +65,7 @@ def serve_in_processes(
     """
     if not hasattr(os, "fork"):
         raise OSError("several processes need os.fork, which this platform lacks; run one process, without --processes")
-    parent = Parent(count, listeners, serve, drain_timeout)
+    parent = Parent(count, listeners, serve, inf if drain_timeout is None else drain_timeout)
     try:
         return parent.run()
     finally:

@@ -6,7 +6,6 @@ import errno
 import logging
 import os
 import signal
-import socket
 import ssl
 import sys
 import threading
@@ -14,18 +13,19 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from math import inf
 from types import TracebackType
+from typing import Any, Self
 
 from treadle import _checks as checks
 from treadle import _clock as clock
 from treadle import _lifecycle as lifecycle
 from treadle._pool import Pool
 from treadle._snapshots import report_undone
+from treadle._threads import start_thread
 from treadle._words import log
 from treadle.errors import BindError
-from treadle.orders import Order
 from treadle.server._fleet import Fleet
 from treadle.server._limits import Limits
-from treadle.server._listen import Listener, check_bind, open_listeners
+from treadle.server._listen import Bindable, each_bind, open_listeners
 from treadle.server._orphans import Orphans
 from treadle.server._protocol import Protocol
 from treadle.server._proxy import Proxies
@@ -53,15 +53,14 @@ class Server:
     Args:
         protocol: what turns bytes into calls: Messages(...) or Session(...).
         bind: where to listen: "HOST:PORT" (port 0: any free one), "[::]:PORT" (IPv6 and IPv4), "unix:PATH", "fd://N",
-            "systemd", "systemd:NAME"; a bound socket; or what `open_listeners` returned.
-        pool: whose threads run the handlers and lead; it is left open. None: one of its own.
-        max_workers: threads of that own pool, 1 or more; None: as for Pool. Not together with `pool`; nor are these:
-        queue_size: how many connections may wait there with a message each, because all threads are busy; see Pool.
-        when_full: what happens to further messages. "block", or "caller_runs": their connections are not read from
-            until there is room. "reject": they are refused, see `Limits.reject_messages_with`. "discard_oldest": those
-            that waited longest are.
-        order: in which order messages run that wait, see Pool. "adaptive" refuses those that waited too long when more
-            comes than can be done; "fair" takes turns between the addresses of clients.
+            "systemd", "systemd:NAME"; a bound socket, which is copied; or a sequence of these, for several.
+        pool: whose threads run the handlers and lead; it is left open. None: one of its own. When all threads are busy,
+            as many connections as its `queue_size` wait there, with a message each, in its `order`: "adaptive" refuses
+            those that waited too long when more comes than can be done; "fair" takes turns between the addresses of
+            clients. Its `when_full` is for further messages. "block", or "caller_runs": their connections are not read
+            from until there is room. "reject": they are refused, see `Limits.reject_messages_with`. "discard_oldest":
+            those that waited longest are.
+        max_workers: threads of a pool of its own, 1 or more; None: as for Pool. Not together with `pool`.
         limits: how many, how much, how long (see Limits).
         tls: an `ssl.SSLContext`, or a callable that returns one, which is called again by `reload`. None: no TLS.
         proxy: whose connections begin with a PROXY protocol header (version 1 or 2) that says who the client is: an
@@ -77,29 +76,23 @@ class Server:
     def __init__(
         self,
         protocol: Protocol,
-        bind: str | socket.socket | Sequence[Listener] = "127.0.0.1:5000",
+        bind: Bindable | Sequence[Bindable] = "127.0.0.1:5000",
         *,
         pool: Pool | None = None,
         max_workers: int | None = None,
-        queue_size: int | None = None,
-        when_full: str | None = None,
-        order: str | Order | None = None,
         limits: Limits | None = None,
         tls: Tls | None = None,
         proxy: str | Sequence[str] | None = None,
     ) -> None:
         if not all(hasattr(protocol, name) for name in ("handle", "converse", "decoder", "greeting", "speaks_first")):
             raise TypeError(f"protocol={protocol!r} is no protocol; allowed: Messages(handler, ...), Session(handler)")
-        own = {"max_workers": max_workers, "queue_size": queue_size, "when_full": when_full, "order": order}
-        own = {name: value for name, value in own.items() if value is not None}
-        if pool is not None and own:
-            first = next(iter(own))
-            raise ValueError(f"both pool and {first} are given; {first} is for a pool of the server's own")
+        if pool is not None and max_workers is not None:
+            raise ValueError("both pool and max_workers are given; max_workers is for a pool of the server's own")
         if pool is not None and not isinstance(pool, Pool):
             raise TypeError(f"pool={pool!r} is {type(pool).__name__}; allowed: a treadle.Pool, or None")
         if limits is not None and not isinstance(limits, Limits):
             raise TypeError(f"limits={limits!r} is {type(limits).__name__}; allowed: Limits(...)")
-        check_bind(bind)
+        self._bind = each_bind(bind)
         if isinstance(tls, ssl.SSLContext):
             _for_servers(tls, tls)
         elif tls is not None and not callable(tls):
@@ -112,27 +105,28 @@ class Server:
         self.protocol = protocol
         self.limits = limits if limits is not None else Limits()
         self._proxies = None if proxy is None else Proxies(proxy)
-        self._bind = bind
         self._tls = tls
-        self._own_pool = pool is None
-        self._pool = pool if pool is not None else Pool(name=f"server-{protocol.name}", **own)  # type: ignore[arg-type]  # they are typed above
+        self._ends_pool = pool is None
+        self._pool = pool if pool is not None else Pool(max_workers, name=f"server-{protocol.name}")
         # Guards the state, and the deadline. A signal handler may call `stop` in the middle of another `stop`.
         self._changed = threading.Condition(threading.RLock())
         self._state = "new"  # -> "serving" -> "stopping" -> "stopped"
         self._deadline = inf  # by which what was begun is to be finished
+        self._lingers = False  # its pool's threads, which have as long as it takes, have not ended yet
         self._teller = Teller()  # so that no log handler keeps us from ending
         self._look_at = 0.0  # when `watch` wants its next snapshot
         self._fleet: Fleet | None = None  # until it was started
         self._process: int | None = None  # that it was started in
         self._starter: int | None = None  # the thread that is about to start it
         self._signals: Signals | None = None  # while `run` is under way
-        self._drain: float | None = None  # that `run` was given
+        self._drain: float | None = None  # seconds that `run` was given
         self._broken: Exception | None = None  # what it said when somebody had closed a descriptor of its own
         self._lost = False  # all listeners were, to somebody who shut them down
+        self._fate: Fate | None = None  # from the start on
 
     # -- beginning ------------------------------------------------------------------------------------------------
 
-    def start(self) -> Server:
+    def start(self) -> Self:
         """Listen and serve, in the background.
 
         The server does not keep the program alive: when the main thread ends, it is stopped, as by `stop()`. To serve
@@ -157,7 +151,8 @@ class Server:
             self._state = "serving"
             self._starter = threading.get_ident()
         self._process = os.getpid()
-        lifecycle.after_fork(self)
+        self._fate = Fate(self)
+        lifecycle.after_fork(self._fate)
         try:
             self._fleet = self._launch()
         except BaseException:
@@ -166,14 +161,14 @@ class Server:
             raise
         finally:
             self._starter = None
-        lifecycle.before_exit(self)
+        lifecycle.before_exit(self._fate)
         if self._state != "serving":  # `stop` was called meanwhile, and found nothing to stop
             self._begin_to_stop(max(0.0, self._deadline - clock.now()))
             self._wait()
 
     def _serving(self) -> tuple[str, str, str]:
         """Return what to log of the beginning."""
-        return "serving %s on %s", self.protocol.name, self.address
+        return "serving %s on %s", self.protocol.name, str(self)
 
     def _launch(self) -> Fleet:
         context = self._tls if self._tls is None or isinstance(self._tls, ssl.SSLContext) else _context_from(self._tls)
@@ -192,7 +187,7 @@ class Server:
 
     # -- ending ---------------------------------------------------------------------------------------------------
 
-    def stop(self, drain_timeout: float = DRAIN) -> int:
+    def stop(self, drain_timeout: float | None = DRAIN) -> int:
         """Stop: let in those that wait in the kernel's queue, finish what was begun, close all, and end.
 
         A handler that is still running after `drain_timeout` seconds goes on in its thread; its connection is shut
@@ -201,15 +196,15 @@ class Server:
         it does nothing: the server is the parent's.
 
         Args:
-            drain_timeout: seconds, 0 or more, for what was begun.
+            drain_timeout: seconds, 0 or more, for what was begun; None: as long as it takes.
 
         Returns:
             How many connections had to be cut; 0 when all ended in order.
 
         Raises:
-            TypeError, ValueError: `drain_timeout` is not a number of seconds.
+            TypeError, ValueError: `drain_timeout` is not a number of seconds, nor None.
         """
-        seconds = checks.duration("drain_timeout", drain_timeout)
+        seconds = _seconds(drain_timeout)
         if self._process not in (None, os.getpid()):
             return 0
         self._begin_to_stop(seconds)
@@ -235,7 +230,27 @@ class Server:
     def _over(self) -> None:
         """Nobody is served any more; called by whoever ends it, who need not be the one that waits."""
         with self._changed:
+            # First, for `run` looks at both without the lock, and is to hear signals until all has ended.
+            self._lingers = self._ends_pool and self._fleet is not None and self._deadline == inf
             self._state = "stopped"
+            self._changed.notify_all()
+        self._wake()
+        if self._lingers:
+            try:
+                start_thread(self._see_pool_end, f"{self.protocol.name}-end")
+            except RuntimeError:  # no thread can be had; then the pool has a limit after all
+                self._pool_ended()
+
+    def _see_pool_end(self) -> None:
+        """Close the pool, and wait for its threads without a limit; whoever waits for that may give up meanwhile."""
+        try:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+        finally:
+            self._pool_ended()
+
+    def _pool_ended(self) -> None:
+        with self._changed:
+            self._lingers = False
             self._changed.notify_all()
         self._wake()
 
@@ -246,7 +261,7 @@ class Server:
 
     def _time_left(self) -> float:
         """Return the seconds until it is over, with the leaders or without them; 0 or less: it is."""
-        return 0.0 if self._state == "stopped" else self._deadline + GRACE - clock.now()
+        return 0.0 if self._state == "stopped" and not self._lingers else self._deadline + GRACE - clock.now()
 
     def _deaf(self) -> None:
         """No listener is left. If nobody has asked for that, it ends `run`: whoever started it is to know."""
@@ -281,7 +296,8 @@ class Server:
                 fleet.abandon()
             self._over()
         soon = clock.now() + LAST_WORDS
-        until = max(soon, self._deadline + GRACE) if in_order and (fleet is None or not fleet.cut) else soon
+        end = self._deadline if self._deadline < inf else clock.now()  # then the pool has ended already
+        until = max(soon, end + GRACE) if in_order and (fleet is None or not fleet.cut) else soon
         if fleet is not None:
             fleet.join(until)
         self._pool_over(until)
@@ -290,7 +306,7 @@ class Server:
 
     def _pool_over(self, until: float) -> None:
         """Close the server's own pool, and wait for its threads; handlers that still run then are left behind."""
-        if not self._own_pool:
+        if not self._ends_pool:
             return
         dispatcher = self._pool._task_home
         self._pool.shutdown(wait=False, cancel_futures=True)
@@ -299,19 +315,16 @@ class Server:
             dispatcher.abandoned = True  # nobody waits for them, not even at exit
             self._teller.tell(partial(report_undone, dispatcher, timeout or 0.0))
 
-    def leave(self) -> None:
-        """Stop, because Python exits."""
-        self.stop(0.0 if isinstance(getattr(sys, "last_value", None), KeyboardInterrupt) else DRAIN)
-
-    def forget_threads(self) -> None:
+    def _forget_threads(self) -> None:
         """In a forked child, be stopped: the server is the parent's."""
         self._changed = threading.Condition(threading.RLock())  # another thread may have had the old one
         self._teller = Teller()
         self._state = "stopped"
+        self._lingers = False
         if self._signals is not None:
             self._signals.leave_to_parent()
 
-    def __enter__(self) -> Server:
+    def __enter__(self) -> Self:
         return self if self._state == "serving" else self.start()
 
     def __exit__(
@@ -322,11 +335,7 @@ class Server:
     # -- running ----------------------------------------------------------------------------------------------------
 
     def run(
-        self,
-        drain_timeout: float = DRAIN,
-        *,
-        watch: Callable[[ServerSnapshot], float] | None = None,
-        lifeline: int | None = None,
+        self, drain_timeout: float | None = DRAIN, *, watch: Callable[[ServerSnapshot], float] | None = None
     ) -> int:
         """Start, serve until SIGTERM or SIGINT (Ctrl-C), and stop; a second signal cuts at once. SIGHUP: `reload`.
 
@@ -335,11 +344,9 @@ class Server:
         `watch` that blocks keeps it from ending in time.
 
         Args:
-            drain_timeout: seconds for what was begun, see `stop`.
+            drain_timeout: seconds, 0 or more, for what was begun; None: as long as it takes. See `stop`.
             watch: called now and then, in a thread of its own, with a snapshot; returns the seconds until it wants the
                 next. If it raises, that is logged, and it is not called again.
-            lifeline: the descriptor of a pipe whose other end the parent process holds. When that is gone, stop; while
-                stopping, cut. A second signal then does not cut.
 
         Returns:
             How many connections had to be cut.
@@ -349,7 +356,27 @@ class Server:
             OSError: it has ended at once because a descriptor of its own was closed by somebody else (EBADF).
             As `start` and `stop`. What a signal handler of the program's own raises stops it, and is raised then.
         """
-        seconds = checks.duration("drain_timeout", drain_timeout)
+        return self._run(drain_timeout, watch=watch)
+
+    def _run(
+        self,
+        drain_timeout: float | None,
+        *,
+        watch: Callable[[ServerSnapshot], float] | None = None,
+        lifeline: int | None = None,
+        ends_pool: bool = False,
+    ) -> int:
+        """Run as the commands do.
+
+        Args:
+            drain_timeout: as of `run`.
+            watch: as of `run`.
+            lifeline: the descriptor of a pipe whose other end the parent process holds. When that is gone, stop; while
+                stopping, cut. A second signal then does not cut.
+            ends_pool: whether the pool that it was given ends with it, and within its time, as one of its own does.
+        """
+        self._ends_pool = self._ends_pool or ends_pool
+        seconds = _seconds(drain_timeout)
         if threading.current_thread() is not threading.main_thread():
             return self._begin(seconds)._run_over()
         orphans = Orphans()
@@ -405,7 +432,7 @@ class Server:
                     self._begin_to_stop(0.0)
                 stopping = True
 
-    def _begin(self, drain_timeout: float) -> Server:
+    def _begin(self, drain_timeout: float) -> Self:
         """Start, unless that was done and it still serves."""
         self._drain = drain_timeout
         if self._state not in ("serving", "stopping"):
@@ -422,7 +449,7 @@ class Server:
             what = "a descriptor of the server's own was closed by somebody else, as os.closerange does; start anew"
             raise OSError(errno.EBADF, what) from self._broken
         if self._lost:
-            raise BindError(self.address, "it was shut down or closed by somebody else while it was served; start anew")
+            raise BindError(str(self), "it was shut down or closed by somebody else while it was served; start anew")
         return cut
 
     def _look(self, watch: Callable[[ServerSnapshot], float]) -> None:
@@ -453,22 +480,54 @@ class Server:
     # -- looking ----------------------------------------------------------------------------------------------------
 
     @property
-    def address(self) -> str:
-        """Where the server listens, as in "127.0.0.1:5000"; with several sockets, separated by commas.
+    def address(self) -> Any:
+        """Where the server listens, as the socket module gives it; if at several addresses, the first in `bind`.
+
+        ("127.0.0.1", 5000); IPv6: ("::1", 5000, 0, 0); UNIX: a path, or, as bytes, an abstract name. `str(server)` says
+        all of them in words: "127.0.0.1:5000, [::1]:5000, unix:/run/x".
 
         Raises:
             RuntimeError: it was not started.
         """
         if self._fleet is None:
             raise RuntimeError("the server has no address before start()")
-        return ", ".join(acceptor.listener.address for acceptor in self._fleet.acceptors)
+        return self._fleet.listeners[0].address
+
+    @property
+    def addresses(self) -> tuple[Any, ...]:
+        """All the addresses where the server listens, each as `address`, in the order of `bind`; () before start()."""
+        return () if self._fleet is None else tuple(listener.address for listener in self._fleet.listeners)
 
     def snapshot(self) -> ServerSnapshot:
         """Return what the server does at this instant."""
         return snapshot_of(self.protocol.name, self._state, self._fleet, self._pool.snapshot())
 
+    def __str__(self) -> str:
+        where = self._bind if self._fleet is None else self._fleet.listeners
+        return ", ".join(map(str, where))
+
     def __repr__(self) -> str:
-        return f"<Server {self.protocol!r} {self._state}{'' if self._fleet is None else ' on ' + self.address}>"
+        return f"<{type(self).__name__} {self.protocol!r} {self._state} on {self}>"
+
+
+class Fate:
+    """What befalls a server from outside, for `treadle._lifecycle`: users are to see none of it in the server."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+
+    def leave(self) -> None:
+        """Stop, because Python exits."""
+        self._server.stop(0.0 if isinstance(getattr(sys, "last_value", None), KeyboardInterrupt) else DRAIN)
+
+    def forget_threads(self) -> None:
+        """In a forked child, be stopped."""
+        self._server._forget_threads()
+
+
+def _seconds(drain_timeout: float | None) -> float:
+    seconds = checks.seconds("drain_timeout", drain_timeout)
+    return inf if seconds is None else seconds
 
 
 def _name_of(number: int | None) -> str:

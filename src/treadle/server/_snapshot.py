@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from treadle.events import PoolSnapshot
 from treadle.server._fleet import Fleet
@@ -18,7 +19,7 @@ class ServerSnapshot:
     Attributes:
         name: the handler's name.
         state: "new", "serving", "stopping" or "stopped".
-        address: where it listens.
+        addresses: where it listens, as `Server.addresses`; () before it was started.
         connections: that are open now.
         accepted: connections so far; `rejected_connections` of them were turned away.
         closed_connections: that are over, of those that came in.
@@ -37,7 +38,7 @@ class ServerSnapshot:
 
     name: str
     state: str
-    address: str
+    addresses: tuple[Any, ...]
     connections: int
     accepted: int
     rejected_connections: int
@@ -57,7 +58,7 @@ def snapshot_of(name: str, state: str, fleet: Fleet | None, pool: PoolSnapshot) 
     return ServerSnapshot(
         name=name,
         state=state,
-        address=", ".join(acceptor.listener.address for acceptor in acceptors),
+        addresses=() if fleet is None else tuple(listener.address for listener in fleet.listeners),
         connections=0 if fleet is None else fleet.gate.connections,
         accepted=sum(acceptor.accepted for acceptor in acceptors),
         rejected_connections=sum(acceptor.rejected for acceptor in acceptors)
