@@ -2,10 +2,27 @@
 
 from __future__ import annotations
 
+import tomllib
+
 import click
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from treadle._cli.values import BindTo, Count, Escaped, FramingNamed, PerSecond, Seconds, Trusted, is_toml_value_for
+from treadle._cli.values import (
+    BindTo,
+    Count,
+    Escaped,
+    FramingNamed,
+    PerSecond,
+    Seconds,
+    Trusted,
+    escaped,
+    in_toml,
+    is_toml_value_for,
+    unescaped,
+    written,
+)
 
 
 def test_where_to_listen_is_parsed_and_what_is_wrong_in_it_is_said() -> None:
@@ -148,3 +165,48 @@ def test_counts_are_positive_whole_numbers(text: str) -> None:
 )
 def test_toml_values_keep_their_type(kind: object, value: object, fits: bool) -> None:
     assert is_toml_value_for(kind, value) is fits
+
+
+@given(st.binary() | st.text().map(str.encode))
+def test_bytes_are_written_as_they_are_read(data: bytes) -> None:
+    text = escaped(data)
+    assert unescaped(text) == data
+    assert text.isprintable()
+
+
+def test_bytes_are_written_to_be_read_by_people() -> None:
+    assert escaped("BUSY \\ 谢谢\r\n\0".encode() + b"\xff") == r"BUSY \\ 谢谢\r\n\x00\xff"
+
+
+@given(st.text() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.booleans())
+def test_a_value_in_toml_is_read_as_the_same(value: bool | float | str) -> None:
+    assert tomllib.loads(f"key = {in_toml(value)}") == {"key": value}
+
+
+def test_a_backslash_in_toml_stays_one() -> None:
+    assert in_toml(r"BUSY\n") == r"'BUSY\n'"
+    assert in_toml(r"it's\n") == '"it\'s\\\\n"'
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [
+        (BindTo(), "[::1]:5000"),
+        (BindTo(), "unix:/run/app.sock?mode=660"),
+        (Trusted(), "10.0.0.0/8,::1,unix"),
+        (FramingNamed(), "raw"),
+        (FramingNamed(), "lines"),
+        (FramingNamed(), r"delimiter=\r\n"),
+        (FramingNamed(), "length-prefix=4"),
+        (FramingNamed(), "length-prefix=2,little"),
+        (Escaped(), r"BUSY\n"),
+        (Seconds(), 0.5),
+        (Count(), 7),
+        (click.STRING, "text"),
+        (click.BOOL, True),
+    ],
+)
+def test_what_is_converted_can_be_written_again(kind: click.ParamType[object], text: object) -> None:
+    value = written(kind.convert(text, None, None))
+    assert value == text
+    assert is_toml_value_for(kind, value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from typing import Any
@@ -13,7 +14,20 @@ from treadle.server._framing import MAX_PREFIX, Framing
 from treadle.server._listen import Bind, parse_bind
 from treadle.server._proxy import Proxies
 
-__all__ = ["NONE", "BindTo", "Count", "Escaped", "FramingNamed", "PerSecond", "Seconds", "Trusted", "is_toml_value_for"]
+__all__ = [
+    "NONE",
+    "BindTo",
+    "Count",
+    "Escaped",
+    "FramingNamed",
+    "Number",
+    "PerSecond",
+    "Seconds",
+    "Trusted",
+    "in_toml",
+    "is_toml_value_for",
+    "written",
+]
 
 SIZES = tuple(map(str, range(1, MAX_PREFIX + 1)))
 NONE = "none"  # how an option, or a file, says None: TOML has no such value
@@ -44,8 +58,19 @@ def _byte(found: re.Match[bytes]) -> bytes:
     return bytes([number])
 
 
+def escaped(data: bytes) -> str:
+    """Return the text that `unescaped` makes `data` of; what cannot be read is escaped."""
+    text = data.replace(b"\\", rb"\\").decode(errors="backslashreplace")
+    return "".join(character if character.isprintable() else _escape(character) for character in text)
+
+
+def _escape(character: str) -> str:
+    short = {"\n": r"\n", "\r": r"\r", "\t": r"\t"}
+    return short.get(character) or "".join(f"\\x{byte:02x}" for byte in character.encode())
+
+
 def _is_none(value: object) -> bool:
-    return isinstance(value, str) and value.lower() == NONE  # click shows it in capitals
+    return isinstance(value, str) and value.lower() == NONE
 
 
 class Addresses(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.5 only
@@ -162,6 +187,10 @@ class Number(click.ParamType):  # type: ignore[type-arg]  # as above
         if none:
             self.name = f"{self.name}|{NONE}"
 
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        """Return what help shows in place of the value; click would write `none` in capitals."""
+        return self.name
+
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float | None:
         """Return `value` as a number, or as None, or fail with what is allowed."""
         if self.none and _is_none(value):
@@ -230,3 +259,31 @@ def is_toml_value_for(kind: object, value: object) -> bool:
     if isinstance(kind, click.types.BoolParamType):
         return type(value) is bool
     return isinstance(value, str)
+
+
+def written(value: object) -> bool | int | float | str:
+    """Return how a TOML file gives the value that an option has: what the kinds above convert to it."""
+    if isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, Bind):
+        return value.text
+    if isinstance(value, bytes):
+        return escaped(value)
+    if isinstance(value, tuple):  # of Trusted
+        return ",".join(value)
+    if isinstance(value, Delimiter):
+        return f"delimiter={escaped(value.delimiter)}"
+    if isinstance(value, LengthPrefix):
+        return f"length-prefix={value.size}{',little' if value.byteorder == 'little' else ''}"
+    return "lines" if isinstance(value, Lines) else "raw"
+
+
+def in_toml(value: bool | float | str) -> str:
+    """Return `value` in the syntax of TOML."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if not isinstance(value, str):
+        return repr(value)
+    if "\\" in value and "'" not in value and value.isprintable():
+        return f"'{value}'"  # as people write it: the backslash stays one
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")  # the only one that TOML wants escaped, too
