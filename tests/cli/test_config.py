@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
+import tomllib
 from pathlib import Path
 
 import click
 import pytest
 from click.testing import CliRunner, Result
 
-from treadle._cli.config import ConfiguredCommand
+from treadle._cli.config import ConfiguredCommand, Needed
 from treadle._cli.values import Seconds, Trusted
 
 
@@ -150,3 +152,110 @@ def test_a_bad_value_from_the_environment_names_its_variable() -> None:
     result = invoke("--threads", "many")
     assert result.exit_code == 2
     assert "TREADLE_SERVE_THREADS" not in result.stderr
+
+
+def names_of(text: str) -> list[str]:
+    return re.findall(r"environment variable (\w+) is unknown", text)
+
+
+def test_a_variable_that_no_option_has_is_named_with_the_nearest_and_sets_nothing() -> None:
+    env = {
+        "TREADLE_SERVE_THREAD": "5",
+        "TREADLE_HOST": "x",
+        "TREADLE_SERVE_ZZZZZZZZZZ": "",
+        "TREADLES": "",
+        "TREAD": "",
+    }
+    result = invoke(**env)
+    assert (result.exit_code, result.stdout) == (0, "1 1 1.0 default\n")
+    lines = result.stderr.splitlines()
+    assert names_of(result.stderr) == ["TREADLE_HOST", "TREADLE_SERVE_THREAD", "TREADLE_SERVE_ZZZZZZZZZZ"]
+    assert lines[0].endswith("; did you mean TREADLE_SERVE_HOST?")
+    assert lines[1].endswith("; did you mean TREADLE_SERVE_THREADS?")
+    assert lines[2].endswith("; group serve --help lists those that it knows")
+
+
+def test_what_sets_another_command_is_known() -> None:
+    assert invoke(TREADLE_TRUST_TRUST="::1", TREADLE_SERVE_CONFIG="", TREADLE_SERVE_THREADS="1").stderr == ""
+    error = invoke(TREADLE_TRUST_TRUSTED="::1", TREADLE_SERVE_PRINT_CONFIG="1").stderr
+    assert names_of(error) == ["TREADLE_SERVE_PRINT_CONFIG", "TREADLE_TRUST_TRUSTED"]
+    assert "did you mean TREADLE_TRUST_TRUST?" in error
+
+
+def test_an_unknown_variable_is_named_before_the_error_that_it_may_explain() -> None:
+    result = invoke("--threads", "many", TREADLE_SERVE_THREAD="5")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.index("TREADLE_SERVE_THREAD") < result.stderr.index("'many'")
+
+
+def test_who_asks_for_help_is_not_warned() -> None:
+    assert invoke("--help", TREADLE_SERVE_THREAD="5").stderr == ""
+
+
+def test_each_value_is_printed_with_its_source(config: Path) -> None:
+    env = {"TREADLE_SERVE_THREADS": "20"}
+    result = invoke("--max-connections", "10", "--print-config", config=config, **env)
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert [re.split(r"  +# ", line) for line in result.stdout.splitlines() if "=" in line] == [
+        ["threads = 20", "TREADLE_SERVE_THREADS"],
+        ["max-connections = 10", "--max-connections"],
+        ["idle-timeout = 3.0", f"{config}: [serve] idle-timeout"],
+        ['host = "file"', f"{config}: [serve] host"],
+    ]
+    assert invoke("--print-config").stdout.count("# default") == 4
+
+
+def test_what_is_printed_is_a_file_that_says_the_same(tmp_path: Path) -> None:
+    args = ("trust", "--trust", "::1,unix", "--trust", "10.0.0.0/8")
+    for options in (args, args[:1]):
+        printed = CliRunner().invoke(group, [*options, "--print-config"]).stdout
+        (tmp_path / "printed.toml").write_text(printed)
+        again = ["trust", "--config", str(tmp_path / "printed.toml")]
+        assert CliRunner().invoke(group, again).output == CliRunner().invoke(group, options).output
+
+
+def test_a_mistake_is_said_instead_of_what_would_be_printed() -> None:
+    result = invoke("--threads", "0", "--print-config")
+    assert (result.exit_code, result.stdout) == (2, "")
+
+
+def test_a_path_that_no_comment_can_hold_is_escaped(tmp_path: Path) -> None:
+    path = tmp_path / "a\nb.toml"
+    path.write_text("[serve]\nthreads = 3\n")
+    printed = invoke("--print-config", config=path).stdout
+    assert tomllib.loads(printed)["serve"]["threads"] == 3
+    assert r"a\nb.toml: [serve] threads" in printed
+
+
+@group.command(cls=ConfiguredCommand, groups={"First": ("name", "count")})
+@click.argument("name", cls=Needed, metavar="NAME", envvar="TREADLE_GROUPED_NAME", what="Whose it is.")
+@click.option("--count", default=1, show_default=True, help="How many of what goes by the name of --max-connections.")
+@click.option("--rest", help="Stands under no title of its own.")
+def grouped(name: str, count: int, rest: str | None) -> None:
+    """Have titles."""
+    click.echo(f"{name} {count} {rest}")
+
+
+def test_help_lists_options_under_titles_with_their_variables_unbroken() -> None:
+    result = CliRunner().invoke(group, ["grouped", "--help"], terminal_width=60)
+    first, last = result.output.partition("First:\n")[2].split("\nConfiguration and help:\n")
+    assert first == (
+        "  NAME\n"
+        "      Whose it is.  [env var: TREADLE_GROUPED_NAME]\n"
+        "  --count INTEGER\n"
+        "      How many of what goes by the name of\n"
+        "      --max-connections.  [env var: TREADLE_GROUPED_COUNT;\n"
+        "      default: 1]\n"
+    )
+    assert re.findall(r"(?m)^  (-\S+)", last) == ["--rest", "--config", "--print-config", "--help"]
+    assert "TREADLE_GROUPED_PRINT_CONFIG" not in last
+
+
+def test_an_argument_is_needed_to_run_and_not_to_print() -> None:
+    result = CliRunner().invoke(group, ["grouped"])
+    assert (result.exit_code, "Missing argument 'NAME'" in result.stderr) == (2, True)
+    result = CliRunner().invoke(group, ["grouped", "--print-config"])
+    assert (result.exit_code, "# name is not set\n" in result.stdout) == (0, True)
+    for source, args, env in (("NAME", ["x"], {}), ("TREADLE_GROUPED_NAME", [], {"TREADLE_GROUPED_NAME": "x"})):
+        printed = CliRunner().invoke(group, ["grouped", *args, "--print-config"], env=env).stdout
+        assert re.search(rf'(?m)^name = "x" +# {source}$', printed)

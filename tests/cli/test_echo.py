@@ -151,7 +151,7 @@ def test_nobody_need_read_what_it_says() -> None:
             assert refused.recv(1) == b""  # which is logged
             talk(client)
         server.send_signal(signal.SIGTERM)
-        assert server.communicate(timeout=PATIENCE)[1] == ""
+        assert "Traceback" not in server.communicate(timeout=PATIENCE)[1]
         assert server.returncode == 0
 
 

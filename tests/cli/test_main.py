@@ -19,6 +19,12 @@ def test_a_missing_extra_is_named_without_a_traceback(package: str) -> None:
     assert error == f'treadle: the command line needs {package}; install it with: pip install "treadle[cli]"\n'
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no sh")
+def test_what_standard_error_is_not_there_for_is_not_said_on_standard_output() -> None:
+    program = WITHOUT.format(package="click")
+    assert run("sh", "-c", 'exec "$@" 2>&-', "sh", sys.executable, "-c", program) == (69, "", "")
+
+
 def test_a_missing_module_that_is_no_extra_is_a_fault_of_ours() -> None:
     status, _, error = run(sys.executable, "-c", WITHOUT.format(package="selectors"))
     assert status == 1

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import signal
 import socket
 import sys
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 
 import click
 import pytest
+from click.testing import CliRunner
 
 from programs import TREADLE, Program, run
 from socketservers import until
+from treadle._cli import serving
 from treadle._cli.echo import echo
 from treadle._cli.tcp import tcp
 from treadle.server import Limits
+from treadle.server._listen import Listener
 
 DOCS = Path(__file__).parents[2] / "docs"
 BY_CODE_ONLY = {"max_unsent", "min_rate_grace", "linger_timeout", "max_linger_bytes"}  # few need them
@@ -116,6 +121,29 @@ def test_what_is_wrong_is_said_to_its_end_though_the_parent_stops_all() -> None:
     assert run(sys.executable, "-c", INTERRUPTED_SPEAKER) == (78, "said\n", "")
 
 
+def test_a_system_that_has_no_process_to_give_is_status_71(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(number: int, listeners: Sequence[Listener], *args: object, **options: object) -> int:
+        for listener in listeners:  # as the end of the process does
+            listener.sock.close()
+        raise OSError(errno.EAGAIN, "no more processes")
+
+    monkeypatch.setattr(serving, "serve_in_processes", refuse)
+    result = CliRunner().invoke(echo, ["--bind", "127.0.0.1:0", "--processes", "2"])
+    assert (result.exit_code, result.stdout) == (71, "")
+    assert f"Error: [Errno {errno.EAGAIN}] no more processes" in result.stderr
+
+
+def test_the_level_of_the_log_depends_on_quiet_unless_it_is_given() -> None:
+    for arguments, level in (
+        ([], "info"),
+        (["--quiet"], "warning"),
+        (["--quiet", "--log-level", "INFO"], "info"),
+        (["--log-level", "debug", "--quiet"], "debug"),
+    ):
+        context = echo.make_context("echo", list(arguments))
+        assert context.params["log_level"] == level
+
+
 def rows_of(name: str) -> dict[str, tuple[str, str]]:
     """Return, by flag, the key and the default that a document's table of options gives."""
     rows = re.findall(
@@ -131,7 +159,7 @@ def test_every_option_stands_in_the_table_of_the_documents_and_no_other(name: st
     assert set(rows) == set(flags)
     for flag, (key, default) in rows.items():
         option = flags[flag]
-        assert key == ("" if flag == "--config" else option.opts[0].lstrip("-"))
+        assert key == (option.opts[0].lstrip("-") if option.expose_value else "")
         if type(option.default) in (int, float, str):
             assert default == f"`{str(option.default).removesuffix('.0')}`", flag
         elif option.name in Limits.__slots__ and option.name not in ("reject_connections_with", "reject_messages_with"):

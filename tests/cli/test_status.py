@@ -6,11 +6,12 @@ import logging
 import sys
 from dataclasses import replace
 
+import click
 import pytest
 
 from programs import Program
 from treadle._cli import status as status_module
-from treadle._cli.status import PLAIN_EVERY, Status, View, status_view
+from treadle._cli.status import PLAIN_EVERY, Status, View, complain, status_view
 
 QUIET = Status(threads=1, max_threads=4, connections=0, messages=0, handed_over=0, closed=0, rejected=0)
 
@@ -61,12 +62,33 @@ def test_a_flood_of_changes_is_a_line_every_few_seconds(clock: Clock, capsys: py
     assert lines[0].endswith("threads 1/4  connections 0  messages 0  handed over 0  closed 0  rejected 0")
 
 
+def test_a_quiet_view_shows_no_status(capsys: pytest.CaptureFixture[str]) -> None:
+    with status_view(quiet=True) as view:
+        assert view.update(QUIET) == PLAIN_EVERY
+        logging.getLogger("treadle").warning("something is wrong")
+    out, error = capsys.readouterr()
+    assert out == ""
+    assert error.endswith(" WARNING something is wrong\n")
+
+
+def test_the_log_begins_at_a_level(capsys: pytest.CaptureFixture[str]) -> None:
+    with status_view(level=logging.ERROR):
+        logging.getLogger("treadle.server").warning("left out")
+        logging.getLogger("treadle.server").error("shown")
+    assert capsys.readouterr().err.split()[2:] == ["ERROR", "shown"]
+
+
+def test_what_is_wrong_is_complained_of_where_that_can_be_said(capsys: pytest.CaptureFixture[str]) -> None:
+    complain(click.ClickException("it is wrong"))
+    assert capsys.readouterr() == ("", "Error: it is wrong\n")
+
+
 def test_the_library_logs_through_the_view_while_it_lasts(capsys: pytest.CaptureFixture[str]) -> None:
     logger = logging.getLogger("treadle")
     before = logger.level, list(logger.handlers)
     with status_view():
         logging.getLogger("treadle.echo").info("[brackets] are no markup")
-    assert capsys.readouterr().out.endswith(" [brackets] are no markup\n")
+    assert capsys.readouterr().err.endswith(" INFO [brackets] are no markup\n")
     assert (logger.level, logger.handlers) == before
 
 

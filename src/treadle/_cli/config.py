@@ -1,13 +1,17 @@
 """Where a command's options come from: flags, then the environment, then a TOML file, then defaults.
 
 click looks in exactly that order once the file's table is its `default_map`. What is added here is strictness: a key
-that no option has, or a value that the option would refuse, ends the command with status 2 and names file and key.
+that no option has, or a value that the option would refuse, ends the command with status 2 and names file and key. The
+environment is not the command's alone: a variable there that no option has is named, and that is all.
 """
 
 from __future__ import annotations
 
+import os
+import sys
+import textwrap
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -15,18 +19,50 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from treadle._cli.values import is_toml_value_for
+from treadle._cli.descriptors import lead_nowhere
+from treadle._cli.values import NONE, Number, in_toml, is_toml_value_for, written
 
-__all__ = ["ConfiguredCommand", "spelled"]
+__all__ = ["ConfiguredCommand", "Needed", "spelled"]
 
 FILE = "treadle._cli.config.FILE"  # where a context keeps the path of its file
+PRINT = "treadle._cli.config.PRINT"  # and whether it is only asked what it would run with
+LAST_GROUP = "Configuration and help"
+LONGEST_ASSIGNMENT = 40  # characters of key and value in front of their source; longer ones move it. A guess
+
+
+class Needed(click.Argument):
+    """An argument that a command cannot run without, but can say without what it would run with.
+
+    Args:
+        what: it is, for the help, where it stands among the options, for it is set as they are.
+    """
+
+    def __init__(self, *args: Any, what: str, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.what = what  # not `help`, which click has since 8.5, and puts elsewhere
+
+    def process_value(self, ctx: click.Context, value: Any) -> Any:
+        """Return the value; None where it is missing and nothing is to run."""
+        if ctx.meta.get(PRINT) and self.value_is_missing(value):
+            return None
+        return super().process_value(ctx, value)
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str]:
+        """Return its row."""
+        return self.make_metavar(ctx), f"{self.what}  [env var: {self.envvar}]"
 
 
 class ConfiguredCommand(click.Command):
-    """A command with `--config FILE`: its table of that TOML file, such as [echo], sets what flags do not."""
+    """A command with `--config FILE`: its table of that TOML file, such as [echo], sets what flags do not.
 
-    def __init__(self, *args: Any, **options: Any) -> None:
+    Args:
+        groups: the titles under which help lists the options, each with the names of its parameters. The others stand
+            under the last title.
+    """
+
+    def __init__(self, *args: Any, groups: Mapping[str, Sequence[str]] | None = None, **options: Any) -> None:
         super().__init__(*args, **options)
+        self.groups = groups or {}
         self.params.append(
             click.Option(
                 ["--config"],
@@ -37,28 +73,145 @@ class ConfiguredCommand(click.Command):
                 help=f"TOML file whose [{self.name}] table sets what flags and environment do not.",
             )
         )
+        self.params.append(
+            click.Option(
+                ["--print-config"],
+                is_flag=True,
+                is_eager=True,  # before an argument is missed
+                expose_value=False,
+                allow_from_autoenv=False,
+                callback=_only_print,
+                help="Print each value and where it comes from, as a file for --config, and exit.",
+            )
+        )
+        for param in self.params:
+            if isinstance(param, click.Option):
+                param.show_envvar = True
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Parse as click does, and name the environment variable that a bad value came from."""
+        """Parse as click does, and name variables: those that no option has, and that which a bad value came from."""
         try:
-            return super().parse_args(ctx, args)
-        except click.BadParameter as error:
-            name = error.param.name if error.param is not None else None
-            if name and ctx.get_parameter_source(name) is ParameterSource.ENVIRONMENT:
-                message = f"{error.message} (from the environment variable {spelled(ctx, name)})"
-                raise click.BadParameter(message, ctx, error.param, error.param_hint) from None
+            rest = super().parse_args(ctx, args)
+        except click.UsageError as error:
+            _name_unknown_variables(ctx)
+            param = error.param if isinstance(error, click.BadParameter) else None
+            if param and param.name and ctx.get_parameter_source(param.name) is ParameterSource.ENVIRONMENT:
+                message = f"{error.message} (from the environment variable {spelled(ctx, param.name)})"
+                raise click.BadParameter(message, ctx, param) from None
             raise
+        _name_unknown_variables(ctx)
+        return rest
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command, or print what it would run with."""
+        if ctx.meta.get(PRINT):
+            # As bytes, for TOML is in UTF-8 whatever the terminal is. What is no text at all is seen as such.
+            return click.echo("\n".join(_printed(ctx, self._sections())).encode(errors="backslashreplace"))
+        return super().invoke(ctx)
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options in their groups, each with its text below, where long names leave it room."""
+        for title, params in self._sections(self.get_params(ctx)).items():
+            with formatter.section(title):
+                for param in params:
+                    name, text = param.get_help_record(ctx) or ("", "")
+                    indent = " " * (formatter.current_indent + 4)
+                    formatter.write(f"{'':{formatter.current_indent}}{name}\n")
+                    formatter.write("".join(f"{indent}{line}\n" for line in _wrap(text, formatter.width - len(indent))))
+
+    def _sections(self, params: Iterable[click.Parameter] | None = None) -> dict[str, list[click.Parameter]]:
+        """Return the parameters under their titles."""
+        titles = {name: title for title, names in self.groups.items() for name in names}
+        sections: dict[str, list[click.Parameter]] = {title: [] for title in [*self.groups, LAST_GROUP]}
+        for param in self.params if params is None else params:
+            sections[titles.get(param.name or "", LAST_GROUP)].append(param)
+        return sections
+
+
+def _wrap(text: str, width: int) -> list[str]:
+    """Return the lines of an option's help; flags and variables stay whole, so that they can be searched for."""
+    for label in ("env var: ", "default: "):
+        text = text.replace(label, label.replace(" ", "\xa0"))  # at which no line is broken
+    return [line.replace("\xa0", " ") for line in textwrap.wrap(text, width, break_on_hyphens=False)]
 
 
 def spelled(ctx: click.Context, name: str) -> str:
     """Return how the user gave the option `name`: its flag, its variable, or its key in the file."""
     source = ctx.get_parameter_source(name)
-    if source is ParameterSource.ENVIRONMENT:
-        return f"{ctx.auto_envvar_prefix}_{name.upper()}"
     option = next(option for option in ctx.command.params if option.name == name)
+    if source is ParameterSource.ENVIRONMENT:
+        return str(_variable(option, ctx.auto_envvar_prefix))
     if source is ParameterSource.DEFAULT_MAP:
         return f"{ctx.meta[FILE]}: [{ctx.command.name}] {_key(option)}"
-    return option.opts[0]
+    return option.human_readable_name if isinstance(option, click.Argument) else option.opts[0]
+
+
+def _variable(param: click.Parameter, prefix: str | None) -> str | None:
+    """Return the environment variable that sets `param` of the command with this prefix, if one does."""
+    if isinstance(param.envvar, str):
+        return param.envvar
+    automatic = isinstance(param, click.Option) and param.allow_from_autoenv and prefix
+    return f"{prefix}_{str(param.name).upper()}" if automatic else None
+
+
+def _name_unknown_variables(ctx: click.Context) -> None:
+    """Say which variables begin as those of treadle's commands do, and are none."""
+    above = ctx.parent
+    if above is None or above.auto_envvar_prefix is None or not isinstance(above.command, click.Group):
+        return
+    beginning = f"{above.auto_envvar_prefix}_"
+    known = {
+        prefix: _variables(command, prefix)
+        for name, command in above.command.commands.items()
+        for prefix in [f"{beginning}{name.upper().replace('-', '_')}"]  # as click makes it
+    }
+    for wrong in sorted(name for name in os.environ if name.startswith(beginning)):
+        if any(wrong in names for names in known.values()):
+            continue
+        # Names are compared without what they all begin with, or any two of them would be near.
+        prefix = next((prefix for prefix in known if wrong.startswith(f"{prefix}_")), str(ctx.auto_envvar_prefix))
+        rest = wrong.removeprefix(f"{prefix}_").removeprefix(beginning)
+        near = get_close_matches(rest, [name.removeprefix(f"{prefix}_") for name in known.get(prefix, ())], n=1)
+        hint = f"did you mean {prefix}_{near[0]}?" if near else f"{ctx.command_path} --help lists those that it knows"
+        try:
+            click.echo(f"Warning: the environment variable {wrong} is unknown, and sets nothing; {hint}", err=True)
+        except OSError:
+            lead_nowhere(sys.stderr)
+
+
+def _variables(command: click.Command, prefix: str | None) -> list[str]:
+    return [name for param in command.params if (name := _variable(param, prefix)) is not None]
+
+
+def _only_print(ctx: click.Context, param: click.Parameter, asked: bool) -> None:
+    ctx.meta[PRINT] = asked
+
+
+def _printed(ctx: click.Context, sections: Mapping[str, Iterable[click.Parameter]]) -> Iterator[str]:
+    """Make the lines of a file that has the command run as it would now, with the source of each value."""
+    yield f"# What {ctx.command_path} runs with, and where each value comes from."
+    yield f"[{ctx.command.name}]"
+    for title, params in sections.items():
+        lines = [_line(ctx, param) for param in params if param.expose_value]
+        if lines:
+            yield f"\n# {title}"
+            yield from lines
+
+
+def _line(ctx: click.Context, param: click.Parameter) -> str:
+    """Return the line of one value."""
+    name, value = str(param.name), ctx.params[str(param.name)]
+    if value is None and not (isinstance(param.type, Number) and param.type.none):
+        return f"# {_key(param)} is not set"
+    text = f"[{', '.join(map(_written, value))}]" if _is_repeatable(param) else _written(value)
+    source = "default" if ctx.get_parameter_source(name) is ParameterSource.DEFAULT else spelled(ctx, name)
+    # A comment may hold no control character, but a path may.
+    source = source if source.isprintable() else ascii(source)
+    return f"{f'{_key(param)} = {text}':<{LONGEST_ASSIGNMENT}}  # {source}"
+
+
+def _written(value: object) -> str:
+    return in_toml(NONE if value is None else written(value))
 
 
 def _load(ctx: click.Context, param: click.Parameter, path: Path | None) -> None:
@@ -93,7 +246,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _checked(table: Mapping[str, object], where: str, ctx: click.Context) -> dict[str, object]:
     """Return the table by parameter name, or fail at its first unknown key or impossible value."""
-    options = {_key(option): option for option in ctx.command.params if option.name != "config"}
+    options = {_key(option): option for option in ctx.command.params if option.expose_value}
     for key, value in table.items():
         if key not in options:
             raise click.UsageError(f"{where} has no key {key!r}{_suggestion(key, options)}")

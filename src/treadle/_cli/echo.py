@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from treadle._cli.config import ConfiguredCommand
-from treadle._cli.serving import serve, serving_options
+from treadle._cli.serving import GROUPS, serve, serving_options
 from treadle.server import Messages, Peer, Raw
 
 __all__ = ["echo"]
@@ -18,7 +18,15 @@ def send_back(data: bytes, peer: Peer) -> bytes:
     return data
 
 
-@click.command(cls=ConfiguredCommand)
+EXAMPLE = """\b
+Examples:
+  treadle echo
+  treadle echo --bind [::1]:7000 --threads 8 --max-connections 500
+  TREADLE_ECHO_THREADS=8 treadle echo --print-config
+"""
+
+
+@click.command(cls=ConfiguredCommand, groups=GROUPS, epilog=EXAMPLE, short_help="Send back what each client sends.")
 @serving_options(threads=128)
 def echo(**options: Any) -> None:
     """Send back whatever each client sends, on a bounded number of threads."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 from treadle._cli import INTERRUPTED
+from treadle._cli.descriptors import fill_standard_streams
 
 __all__ = ["main"]
 
@@ -27,8 +28,9 @@ def main() -> int:
 
 def run() -> int:
     """Do what `main` does, but for Ctrl-C."""
+    fill_standard_streams()  # first, for what is said to a stream that is not there would be said to another
     try:
-        from treadle._cli.commands import commands  # the guard below is for what the commands import
+        from treadle._cli.commands import run_commands  # the guard below is for what the commands import
     except ModuleNotFoundError as missing:
         package = (missing.name or "").partition(".")[0]
         if package not in EXTRA:
@@ -36,5 +38,4 @@ def run() -> int:
         message = f'treadle: the command line needs {package}; install it with: pip install "treadle[cli]"'
         print(message, file=sys.stderr)
         return EX_UNAVAILABLE
-    commands(prog_name="treadle")
-    return 0
+    return run_commands()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import fields
 from functools import partial
 from typing import Any, TypeVar
@@ -12,10 +13,10 @@ from typing import Any, TypeVar
 import click
 
 from treadle._cli.config import spelled
-from treadle._cli.descriptors import fill_standard_streams, reserve_descriptors
+from treadle._cli.descriptors import reserve_descriptors
 from treadle._cli.leaving import Leaving
 from treadle._cli.once import Once
-from treadle._cli.status import Status, View, say, status_view
+from treadle._cli.status import Status, View, complain, say, status_view
 from treadle._cli.values import NONE, BindTo, Count, Escaped, PerSecond, Seconds, Trusted
 from treadle._pool import Pool
 from treadle._words import log
@@ -27,7 +28,7 @@ from treadle.server._processes import serve_in_processes
 from treadle.server._protocol import Protocol
 from treadle.server._proxy import Proxies
 
-__all__ = ["serve", "serving_options"]
+__all__ = ["GROUPS", "serve", "serving_options"]
 
 SPARE_DESCRIPTORS = 64  # beside the connections: standard streams, listener, poller, what Python itself opens
 
@@ -39,8 +40,15 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 def _limit(flag: str, kind: Any, what: str) -> Callable[[Command], Command]:
     """Return an option for one of Limits, with its default."""
     default = getattr(_defaults, flag[2:].replace("-", "_"))
-    shown: bool | str = True if default not in (None, b"") else "nothing" if isinstance(kind, Escaped) else NONE
-    return click.option(flag, type=kind, default=default, show_default=shown, help=what)
+    if isinstance(kind, Escaped):
+        return click.option(flag, type=kind, default=default, show_default="nothing", help=what)
+    default = NONE if default is None else default
+    return click.option(flag, type=kind, default=default, show_default=True, help=what)
+
+
+def _level(context: click.Context, param: click.Parameter, level: str | None) -> str:
+    """Return the level that was given; by default one that leaves a quiet command quiet."""
+    return level or ("warning" if context.params["quiet"] else "info")
 
 
 OPTIONS = (
@@ -113,7 +121,44 @@ OPTIONS = (
     _limit("--max-age", Seconds(none=True), "Time after which a connection is closed between messages."),
     _limit("--min-read-rate", PerSecond(none=True), "Bytes a second of a message, on average."),
     _limit("--min-write-rate", PerSecond(none=True), "Bytes a second that a client takes, on average."),
+    click.option(
+        "--log-level",
+        type=click.Choice(["debug", "info", "warning", "error", "critical"], case_sensitive=False),
+        callback=_level,
+        show_default="info, or warning with --quiet",
+        help="The least level of log lines, which go to standard error.",
+    ),
+    click.option(
+        "--quiet",
+        is_flag=True,
+        is_eager=True,  # before --log-level, whose default it changes
+        help="Say nothing on standard output: not where it listens, no status, no last line.",
+    ),
 )
+
+# How help arranges them.
+GROUPS = {
+    "Where": ("bind", "proxy_trust"),
+    "TLS": ("certfile", "keyfile", "client_ca"),
+    "Threads and queue": ("threads", "order", "queue_size", "when_full", "reject_messages_with", "handler_timeout"),
+    "Limits on clients": (
+        "max_connections",
+        "max_connections_per_host",
+        "accept_rate",
+        "at_max_connections",
+        "reject_connections_with",
+        "max_message",
+        "handshake_timeout",
+        "read_timeout",
+        "write_timeout",
+        "idle_timeout",
+        "max_age",
+        "min_read_rate",
+        "min_write_rate",
+    ),
+    "Processes and stopping": ("processes", "drain_timeout"),
+    "Output": ("log_level", "quiet"),
+}
 
 
 def serving_options(threads: int) -> Callable[[Command], Command]:
@@ -164,6 +209,15 @@ class CannotLogKeys(click.ClickException):
     exit_code = 73  # EX_CANTCREAT
 
 
+@contextmanager
+def _the_system_may_fail() -> Iterator[None]:
+    """Have an error of the system's, as where no process can be had, be one of the command."""
+    try:
+        yield
+    except OSError as error:
+        raise SystemFailed(str(error)) from None
+
+
 def serve(name: str, make: Callable[[], Protocol], options: dict[str, Any]) -> None:
     """Serve until a signal ends it; leave with the status that tells how.
 
@@ -172,7 +226,6 @@ def serve(name: str, make: Callable[[], Protocol], options: dict[str, Any]) -> N
         make: returns the protocol; called where it is to run, after the address is had.
         options: the values of `serving_options`, by name.
     """
-    fill_standard_streams()
     limits = Limits(**{field.name: options[field.name] for field in fields(Limits) if field.name in options})
     tls = _certificates(options)
     files = reserve_descriptors(limits.max_connections + SPARE_DESCRIPTORS)
@@ -181,12 +234,14 @@ def serve(name: str, make: Callable[[], Protocol], options: dict[str, Any]) -> N
     listeners = _listen(options["bind"])
     options["proxy"] = [one for given in options["proxy_trust"] for one in given] or None
     banner = _banner(name, listeners, options["threads"], limits, options["processes"], options["proxy"])
+    quiet, level = options["quiet"], getattr(logging, options["log_level"].upper())
     leaving = Leaving()
-    with status_view(live=not several) as view:
+    with _the_system_may_fail(), status_view(live=not several, quiet=quiet, level=level) as view:
         if files is not None and files < limits.max_connections + SPARE_DESCRIPTORS:
             said = "the limit on open files, %d, comes before %d connections"
             log(_log, logging.WARNING, said, files, limits.max_connections)
         run = partial(_run, view, leaving, limits, tls, options)
+        banner = "" if quiet else banner
         if protocol is not None:
             status = run(banner, protocol, listeners)
         else:
@@ -219,7 +274,7 @@ def _be_a_child(
         # Whoever speaks is to come to its end: the parent stops all as soon as another has ended.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         if served.taken or complained.take():
-            error.show()
+            complain(error)
         return error.exit_code
     return run(banner if served.take() else "", protocol, listeners, lifeline)
 
@@ -260,13 +315,14 @@ def _run(
         # BindError: somebody has shut its sockets down.
         complaint = (CannotListen if isinstance(error, BindError) else SystemFailed)(str(error))
         status = leaving.begin(complaint.exit_code)
-        complaint.show()
+        complain(complaint)
         return status
     status = leaving.begin(int(cut > 0))
     last = server.snapshot()
     rejected = f", {last.rejected_messages} messages rejected" if last.rejected_messages else ""
     connections = f"{last.accepted} connections, {last.rejected_connections} rejected, {cut} cut"
-    say(f"stopped: {last.messages} messages, {connections}{rejected}")
+    if not options["quiet"]:
+        say(f"stopped: {last.messages} messages, {connections}{rejected}")
     return status
 
 

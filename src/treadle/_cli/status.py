@@ -1,4 +1,4 @@
-"""What a running server shows: a live line on a terminal, plain log lines elsewhere."""
+"""What a running server shows: its status on standard output, and its log on standard error."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from rich.text import Text
 
 from treadle._cli.descriptors import lead_nowhere
 from treadle._clock import now
-from treadle._words import log
 
-__all__ = ["Status", "View", "say", "status_view"]
+__all__ = ["Status", "View", "complain", "say", "status_view"]
 
+STATUS = logging.Formatter("%(asctime)s %(message)s")
+LOG = logging.Formatter("%(asctime)s %(levelname)s %(message)s")
 LIVE_EVERY = 0.25  # seconds; four a second look alive, and cost nothing that can be measured
 PLAIN_EVERY = 5.0  # seconds between two plain lines at the least; a guess at what a log can bear
 
@@ -66,39 +67,52 @@ class View:
 
 
 @contextmanager
-def status_view(*, live: bool = True) -> Iterator[View]:
-    """Show, for as long as the block lasts, a status and what the `treadle` loggers say on standard output.
+def status_view(*, live: bool = True, quiet: bool = False, level: int = logging.INFO) -> Iterator[View]:
+    """Show, for as long as the block lasts, a status on standard output, and the log of `treadle` on standard error.
 
-    On a terminal the status is one line at the foot, rewritten in place, with log lines passing above it. Elsewhere,
-    and on a terminal that cannot move its cursor, it is a log line like any other, and seldom enough to be read.
+    On a terminal the status is one line at the foot, rewritten in place; log lines pass above it if standard error is
+    that terminal too. Elsewhere, and on a terminal that cannot move its cursor, it is a line now and then, seldom
+    enough to be read.
 
     Args:
         live: False for plain lines everywhere, as when several processes share the terminal.
+        quiet: whether no status is shown.
+        level: the least one of the log lines that are shown, of the loggers `treadle` and those below it.
     """
     console = Console()
-    if not live or not sys.stdout.isatty() or console.is_dumb_terminal:
-        with _logging_through(_PlainHandler(sys.stdout)):
-            yield View(lambda status: log(_log, logging.INFO, "%s", status), PLAIN_EVERY)
+    plain = _PlainHandler(sys.stderr)
+    if quiet or not live or not sys.stdout.isatty() or console.is_dumb_terminal:
+        with _logging_through(plain, level):
+            yield View((lambda status: None) if quiet else _show_plainly, PLAIN_EVERY)
         return
 
     def show(status: Status) -> None:
         line.update(Text(str(status), no_wrap=True, overflow="ellipsis"), refresh=True)
 
-    # Refreshed by hand: rich would start a thread for it, outside every bound.
-    with Live(console=console, auto_refresh=False) as line, _logging_through(_ConsoleHandler(console)):
+    # Refreshed by hand: rich would start a thread for it, outside every bound. What it redirects it prints on standard
+    # output, above the line, where a standard error that leads elsewhere has nothing to do.
+    same = sys.stderr.isatty()
+    with (
+        Live(console=console, auto_refresh=False, redirect_stderr=same) as line,
+        _logging_through(_ConsoleHandler(console) if same else plain, level),
+    ):
         yield View(show, LIVE_EVERY)
 
 
+def _show_plainly(status: Status) -> None:
+    say(STATUS.format(logging.LogRecord("treadle", logging.INFO, "", 0, str(status), None, None)))
+
+
 @contextmanager
-def _logging_through(handler: logging.Handler) -> Iterator[None]:
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
-    level = _log.level
+def _logging_through(handler: logging.Handler, level: int) -> Iterator[None]:
+    handler.setFormatter(LOG)
+    before = _log.level
     _log.addHandler(handler)
-    _log.setLevel(logging.INFO)
+    _log.setLevel(level)
     try:
         yield
     finally:
-        _log.setLevel(level)
+        _log.setLevel(before)
         _log.removeHandler(handler)
 
 
@@ -112,12 +126,20 @@ def say(text: str) -> None:
         pass  # the disk that it leads to is full; later lines may find room
 
 
+def complain(error: click.ClickException) -> None:
+    """Show `error` on standard error, if that leads anywhere; the status tells of it in any case."""
+    try:
+        error.show()
+    except OSError:
+        lead_nowhere(sys.stderr)  # or Python would try again when it exits, and say 120 for it
+
+
 class _PlainHandler(logging.StreamHandler):  # type: ignore[type-arg]  # generic since Python 3.11 only
-    """Writes log lines to standard output, as long as anybody reads it."""
+    """Writes log lines to a standard stream, as long as anybody reads it."""
 
     def handleError(self, record: logging.LogRecord) -> None:
         if isinstance(sys.exc_info()[1], BrokenPipeError):
-            lead_nowhere(sys.stdout)
+            lead_nowhere(self.stream)
         else:
             super().handleError(record)
 

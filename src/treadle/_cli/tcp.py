@@ -11,8 +11,8 @@ from typing import Any
 
 import click
 
-from treadle._cli.config import ConfiguredCommand, spelled
-from treadle._cli.serving import serve, serving_options
+from treadle._cli.config import ConfiguredCommand, Needed, spelled
+from treadle._cli.serving import GROUPS, serve, serving_options
 from treadle._cli.values import FramingNamed
 from treadle.server import Messages, Session
 from treadle.server._framing import Framing
@@ -23,12 +23,34 @@ __all__ = ["tcp"]
 FORM = "MODULE:HANDLER, as in app:handle for `def handle(data, peer)` in app.py"
 
 
-@click.command(cls=ConfiguredCommand)
-@click.argument("handler", metavar="MODULE:HANDLER", envvar="TREADLE_TCP_HANDLER")  # of options click does so itself
+OWN_GROUP = {"What is served": ("handler", "framing", "session", "speaks_first")}
+EXAMPLE = r"""
+Example, with this in app.py:
+  def shout(line, peer):
+      return line.upper() + b"\n"
+
+
+  treadle tcp app:shout --framing lines
+  treadle tcp app:shout --framing lines --threads 8 --idle-timeout 30 --print-config > treadle.toml
+  treadle tcp --config treadle.toml
+"""
+
+
+@click.command(
+    cls=ConfiguredCommand, groups=OWN_GROUP | GROUPS, epilog=EXAMPLE, short_help="Serve a function of yours."
+)
+@click.argument(
+    "handler",
+    cls=Needed,
+    metavar="MODULE:HANDLER",
+    envvar="TREADLE_TCP_HANDLER",  # of options click does so itself
+    what="What to serve: an object in a module, as in app:handle.",
+)
 @click.option(
     "--framing",
     type=FramingNamed(),
-    help=f"Where a message ends: {FramingNamed.forms}.  [default: raw]",
+    show_default="raw",
+    help=f"Where a message ends: {FramingNamed.forms}.",
 )
 @click.option("--session", is_flag=True, help="HANDLER takes a connection, not a message, and holds a thread.")
 @click.option("--speaks-first", is_flag=True, help="With --session: call HANDLER before the client has sent anything.")
