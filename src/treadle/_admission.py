@@ -379,7 +379,7 @@ class Admission:
         try:
             self.dispatcher.announce("rejected", task, error)
         finally:
-            task._forget_call()
+            task._refuse(error)
 
     def turn_away(self, task: Task, error: BaseException) -> None:
         """Refuse a task whose caller does not sleep here, but awaits it; no lock is held."""

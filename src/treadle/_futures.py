@@ -412,6 +412,10 @@ class Future(_base.Future[T]):
             self._state = CANCELLED_AND_NOTIFIED
         self._tell()
 
+    def _refuse(self, error: BaseException) -> None:
+        """Let go of the call of a future that its pool has not taken, because of `error`."""
+        self._forget_call()
+
     def _drop(self, error: BaseException) -> None:
         """Fail a future that was claimed and will not be run."""
         self._forget_call()

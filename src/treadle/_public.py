@@ -25,5 +25,5 @@ def publish(package: str, names: Mapping[str, Any]) -> None:
             continue
         if isinstance(thing, type) and is_dataclass(thing):
             # Else they would be looked up in `package`, which knows only what is public.
-            thing.__annotations__ = get_type_hints(thing)
+            thing.__annotations__ = get_type_hints(thing, localns=dict(names))
         thing.__module__ = package

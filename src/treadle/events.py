@@ -5,14 +5,15 @@ from __future__ import annotations
 import logging
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import TypeVar, cast
 
 from treadle import _checks as checks
 from treadle._words import log_first, show, type_name
 
-__all__ = ["ENDS", "Observer", "PoolSnapshot", "TaskEvent", "WorkerSnapshot", "observers_in", "tell"]
+__all__ = ["ENDS", "Observer", "PoolSnapshot", "TaskEvent", "WorkerSnapshot", "observers_in", "observers_like", "tell"]
 
 ENDS = ("finished", "cancelled", "rejected", "shed")  # of which each task has exactly one
+T = TypeVar("T")
 TOLD = ("submitted", "started", *ENDS)  # the methods of an Observer
 
 _log = logging.getLogger("treadle")
@@ -86,17 +87,22 @@ def observers_in(observers: Iterable[Observer]) -> tuple[Observer, ...]:
     Raises:
         TypeError: they are not iterable, or one of them is no Observer, and nothing like it, or has async methods.
     """
+    return observers_like(observers, TOLD, "treadle.events.Observer")
+
+
+def observers_like(observers: Iterable[T], told: Sequence[str], kind: str) -> tuple[T, ...]:
+    """Return `observers`, which have the methods that are `told`, as those of `kind` do; raise as `observers_in`."""
     found = checks.several("observers", observers, "Observers")
     for observer in found:
         if issubclass(type(observer), type):
             example = f"{cast(type, observer).__name__}()"
             raise TypeError(f"observers holds {show(observer)}, a class; pass an object of it, as in {example}")
-        methods = {what: _method(observer, what) for what in TOLD}
+        methods = {what: _method(observer, what) for what in told}
         missing = [what for what, method in methods.items() if method is None]
         if missing:
             raise TypeError(
                 f"observers holds {show(observer)}, which is no observer: it lacks {', '.join(missing)}; "
-                "make it a subclass of treadle.events.Observer"
+                f"make it a subclass of {kind}"
             )
         for what, method in methods.items():
             checks.blocking(f"{type_name(observer)}.{what}", method)

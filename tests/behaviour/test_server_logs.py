@@ -206,7 +206,7 @@ def all_talk() -> None:
         one.sendall(b"x")
         assert receive(one, 6) == b"hello\n"
         two.sendall(b"x")
-        until(lambda: server.snapshot().handed_over == 2)
+        until(lambda: server.snapshot().pool.waiting == 1)
         gate.set()
         assert receive_all(two) == b"hello\n"
 

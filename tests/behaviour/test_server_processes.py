@@ -268,7 +268,8 @@ def watch(now):
     return 0.0
 
 server = Server(Messages(lambda line, peer: line + b"\\n", Lines()), sys.argv[1], max_workers=2)
-os._exit(server.run(30.0, watch=watch))
+server._watch = watch
+os._exit(server.run(30.0))
 """
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import socket
 import ssl
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from time import monotonic
 from typing import Any
@@ -356,21 +356,16 @@ def test_the_first_message_of_a_client_counts_though_the_server_stops_and_its_gr
     assert not stopper.is_alive()
 
 
-class Late:
-    """A socket that is too late, once: as one is whose process was stopped while it waited."""
+def late(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a method of a socket that times out when it is called first."""
+    times = [TimeoutError("timed out")]
 
-    def __init__(self, sock: socket.socket, method: str) -> None:
-        self.sock = sock
-        self.late = {method}
+    def once_late(*arguments: object) -> Any:
+        if times:
+            raise times.pop()
+        return method(*arguments)
 
-    def __getattr__(self, name: str) -> Any:
-        if name in self.late:
-            self.late.clear()
-            return self.time_out
-        return getattr(self.sock, name)
-
-    def time_out(self, *arguments: object) -> None:
-        raise TimeoutError("timed out")
+    return once_late
 
 
 def test_a_conversation_looks_once_more_before_its_client_is_idle_or_takes_nothing() -> None:
@@ -378,13 +373,13 @@ def test_a_conversation_looks_once_more_before_its_client_is_idle_or_takes_nothi
 
     def talk(conn: Connection) -> None:
         assert conn.recv() == b"hello"
-        sock = conn._sock
+        ours = conn._connection
         assert sent.wait(PATIENCE)
-        conn._sock = Late(sock, "recv")  # type: ignore[assignment]
+        ours.recv = late(ours.recv)
         assert conn.recv() == b"in time"
-        conn._sock = Late(sock, "send")  # type: ignore[assignment]
+        ours.send = late(ours.send)
         conn.sendall(b"x" * 100_000)
-        conn._sock = Late(sock, "recv")  # type: ignore[assignment]
+        ours.recv = late(ours.recv)
         with pytest.raises(TimeoutError):
             conn.recv()
         conn.sendall(b"end")

@@ -62,7 +62,7 @@ def test_of_a_large_answer_over_tls_it_is_known_how_much_was_taken(
     """Or who takes it in good time would be slower than any rate, up to its last byte."""
     conn, _ = ends
     tls = Tls(room=3 * PIECE + 5)
-    conn.secure, conn.send = True, tls.send  # type: ignore[assignment]
+    conn.secure, conn.send = True, tls.send
     answer = os.urandom(5 * PIECE + 7)
     conn.write(answer)
     assert conn.unsent == 2 * PIECE + 7

@@ -881,7 +881,9 @@ def watch(now):
     os.kill(os.getpid(), signal.SIGTERM)
     raise ValueError
 
-print(Server(Messages(lambda data, peer: data), "127.0.0.1:0", max_workers=1).run(1e8, watch=watch))
+server = Server(Messages(lambda data, peer: data), "127.0.0.1:0", max_workers=1)
+server._watch = watch
+print(server.run(1e8))
 """
     status, out, _ = run(sys.executable, "-c", source)
     assert status == 0
@@ -906,7 +908,8 @@ def watch(snapshot):
 signal.signal(signal.SIGUSR1, handler)
 server = Server(Messages(lambda data, peer: data), "127.0.0.1:0", max_workers=1)
 try:
-    server.run(5, watch=watch)
+    server._watch = watch
+    server.run(5)
 except BaseException as error:
     print(server.snapshot().state, error.args[-1])
 """

@@ -9,6 +9,7 @@ from treadle.server._connection import Peer
 from treadle.server._framing import Decoder, Delimiter, Framing, LengthPrefix, Lines, Raw
 from treadle.server._limits import Limits
 from treadle.server._messages import CloseConnection, Messages
+from treadle.server._observer import ConnectionEvent, MessageEvent, Observer
 from treadle.server._server import Server
 from treadle.server._session import Connection, Session
 from treadle.server._snapshot import ServerSnapshot
@@ -19,13 +20,16 @@ __all__ = [
     "Certificates",
     "CloseConnection",
     "Connection",
+    "ConnectionEvent",
     "Decoder",
     "Delimiter",
     "Framing",
     "LengthPrefix",
     "Limits",
     "Lines",
+    "MessageEvent",
     "Messages",
+    "Observer",
     "Peer",
     "PoolMixIn",
     "Raw",

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from treadle._words import log
 from treadle.server._burst import Bursts
+from treadle.server._causes import CUT, cause_of
 from treadle.server._connection import hang_up
-from treadle.server._gate import Gate
+from treadle.server._gate import Gate, limit_of
 from treadle.server._poller import READ
 
 if TYPE_CHECKING:
@@ -65,6 +66,7 @@ class Acceptor:
         evict: makes room by closing the connection that has been idle for longest, if one is idle; then, perhaps later,
             calls what it is given.
         emptied: called when the listener is closed: after `empty` nobody waits any more, or it was shut down by others.
+        rejecting: takes the socket and the address of a client that is about to be turned away, and the reason.
     """
 
     calm = False
@@ -79,6 +81,7 @@ class Acceptor:
         welcome: Callable[[socket.socket, Any], object],
         evict: Callable[[Callable[[], object]], object],
         emptied: Callable[[], object],
+        rejecting: Callable[[socket.socket, Any, str], object] = lambda sock, address, reason: None,
     ) -> None:
         self.lane = lane
         self.listener = listener
@@ -88,9 +91,10 @@ class Acceptor:
         self.welcome = welcome
         self.evict = evict
         self.emptied = emptied
+        self.rejecting = rejecting
         self.due = inf  # when a pause ends
         self.entry: Entry | None = None
-        self.evicting: set[socket.socket] = set()  # clients that were accepted, and wait until room is made for them
+        self.evicting: dict[socket.socket, Any] = {}  # clients that were accepted, and wait until room is made for them
         self.emptying = False  # only those are accepted that wait already, and it is closed
         self.watched = 0
         self.pause = FIRST_PAUSE
@@ -197,13 +201,13 @@ class Acceptor:
         if not evicts:
             self.admit(sock, address)
             return
-        self.evicting.add(sock)
+        self.evicting[sock] = address
         self.evict(partial(self.go_on, sock, address))
 
     def go_on(self, sock: socket.socket, address: Any) -> None:
         """Room was made for a client, if it could be."""
         try:
-            self.evicting.remove(sock)
+            del self.evicting[sock]
         except KeyError:  # it was turned away meanwhile
             return
         self.admit(sock, address)
@@ -222,6 +226,7 @@ class Acceptor:
         burst = self.bursts.of("refused", refusal.rpartition(" ")[2])  # which limit it is, and not whose address
         if burst.begins():
             log(_log, logging.WARNING, "%s: clients are refused: %s%s", self.listener, refusal, burst.rest)
+        self.rejecting(sock, address, limit_of(refusal))
         try:
             sock.setblocking(False)
             if self.reject_with:
@@ -240,8 +245,10 @@ class Acceptor:
         if (again or self.emptying) and error.errno in OUT_OF_FILES and self.reserve >= 0:
             self.close_reserve()
             try:
-                hang_up(self.listener.sock.accept()[0])
+                sock, address = self.listener.sock.accept()
                 self.rejected += 1
+                self.rejecting(sock, address, errno.errorcode[error.errno])
+                hang_up(sock)
             except BlockingIOError:
                 if self.emptying:  # Linux wants a descriptor before it looks whether somebody waits: nobody does
                     self.close()
@@ -298,6 +305,8 @@ class Acceptor:
 
     def turn_away(self) -> int:
         """Close the listener though clients may wait in its queue; return how many did."""
+        for sock, address in self.evicting.items():
+            self.rejecting(sock, address, cause_of(CUT))
         waiting = self.drop_evicting()
         if self.closed:
             return waiting
@@ -310,7 +319,7 @@ class Acceptor:
         dropped = 0
         while self.evicting:
             with suppress(KeyError):  # somebody else was faster
-                hang_up(self.evicting.pop())
+                hang_up(self.evicting.popitem()[0])
                 dropped += 1
         return dropped
 
@@ -363,7 +372,7 @@ class Acceptor:
         """In a forked child, close this copy; a UNIX socket's file is the parent's."""
         self.closed = True
         while self.evicting:
-            self.evicting.pop().close()
+            self.evicting.popitem()[0].close()
         self.listener.share()
         self.listener.close()
         self.close_reserve()

@@ -21,6 +21,7 @@ from treadle.server._poller import READ
 if TYPE_CHECKING:
     from treadle.server._framing import Decoder
     from treadle.server._proxy import Header
+    from treadle.server._record import Record
     from treadle.server._timers import Entry
 
 __all__ = [
@@ -155,6 +156,7 @@ class ClientConnection:
         "phase",
         "plain",
         "received",
+        "record",
         "recv",
         "secure",
         "send",
@@ -177,8 +179,8 @@ class ClientConnection:
     def __init__(self, sock: socket.socket, peer: Peer, decoder: Decoder[Any], context: Context, now: float) -> None:
         self.sock = sock
         self.fd = sock.fileno()
-        self.recv = sock.recv
-        self.send = sock.send
+        self.recv: Callable[[int], bytes] = sock.recv
+        self.send: Callable[[Any], int] = sock.send
         self.peer = peer
         self.decoder = decoder
         self.feed = (
@@ -196,7 +198,7 @@ class ClientConnection:
         self.wait_in = READ  # what TLS waits for before it can go on reading
         self.slow = 0  # messages to come that are handed over beforehand
         self.number = 0  # messages so far
-        self.waiting: deque[bytes] = deque()  # messages that were read and not handled
+        self.waiting: deque[Any] = deque()  # messages that were read and not handled; with a record, as Arrivals
         self.ended = False  # the peer will send no more
         self.farewell: bytes | None = None  # the last bytes, for the client sends what makes no message; None: go on
         self.closing = False  # to be closed when what is answered is sent
@@ -209,6 +211,7 @@ class ClientConnection:
         self.vet: Callable[[ClientConnection, bytes], bool] | None = (
             None  # tells by its first bytes whether it may go on
         )
+        self.record: Record | None = None  # what observers are to be told; None: there are none
         self.why = ""  # by which limit or fault it is closed, though that is done gently; "": by none
         # What is answered and not sent.
         self.out: deque[memoryview] = deque()

@@ -29,7 +29,9 @@ from treadle.server._gate import Gate
 from treadle.server._handling import Handling
 from treadle.server._keeper import Keeper
 from treadle.server._lane import Lane
+from treadle.server._observer import Observers
 from treadle.server._reception import REFUSED, Reception
+from treadle.server._record import Record
 from treadle.server._service import Service
 from treadle.server._watchdog import Watchdog
 
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
     from treadle.server._framing import Decoder
     from treadle.server._limits import Limits
     from treadle.server._listen import Listener
+    from treadle.server._observer import Observer
     from treadle.server._protocol import Protocol
     from treadle.server._proxy import Proxies
     from treadle.server._timers import Entry
@@ -70,6 +73,7 @@ class Fleet:
         proxies: who is trusted to say who the client is; None: nobody, and PROXY headers are bytes like others.
         broken: called when nobody is served any more, for others have closed a descriptor of the server's own.
         deaf: called by a leader when the last listener is closed: at the end, or because others have shut it down.
+        observers: who is told of connections and messages.
     """
 
     def __init__(
@@ -82,6 +86,7 @@ class Fleet:
         proxies: Proxies | None = None,
         deaf: Callable[[], object] = lambda: None,
         broken: Callable[[Exception], object] = lambda error: None,
+        observers: Sequence[Observer] = (),
     ) -> None:
         self.protocol = protocol
         self.limits = limits
@@ -90,6 +95,7 @@ class Fleet:
         self.broken = broken
         self.when_full = when_full  # what happens to messages that the pool has no room for
         self.proxies = proxies
+        self.observers = Observers(protocol.name, observers) if observers else None
         self.gate = Gate(limits, proxies)
         self.deadlines = Deadlines(limits)
         self.context: ssl.SSLContext | None = None  # of TLS; replaced by reload
@@ -110,7 +116,8 @@ class Fleet:
 
     def _new_lane(self, number: int, dispatcher: Dispatcher) -> Lane:
         lane = Lane(f"{self.protocol.name}-{number}", dispatcher, self.deadlines.period())
-        lane.handling = Handling(lane, self.protocol, self.limits, self._bursts, self.when_full)
+        observed = self.observers is not None
+        lane.handling = Handling(lane, self.protocol, self.limits, self._bursts, self.when_full, observed=observed)
         proxies = self.proxies
         reception = None if proxies is None else Reception(lane, self.gate, self.limits, proxies)
         lane.service = Service(lane, self.limits, self.deadlines, partial(self._left, lane), self._bursts, reception)
@@ -129,7 +136,7 @@ class Fleet:
         bytes(4 * CHUNK)
         first = self.lanes[0]
         rejection = self.limits.reject_connections_with if context is None else b""  # which is no TLS
-        ways = (rejection, self._welcome, Eviction(self.lanes).evict, self._all_accepted)
+        ways = (rejection, self._welcome, Eviction(self.lanes).evict, self._all_accepted, self._rejecting)
         for listener in listeners:
             self.acceptors.append(Acceptor(first, listener, self.gate, self.limits, *ways))
         try:
@@ -176,17 +183,26 @@ class Fleet:
             with self._lock:
                 self.closed += 1
                 self.closed_by[cause_of(why)] += 1
+            if self.observers is not None:
+                Record(self.observers, Peer(address, sock)).closed(why)
             hang_up(sock)
             return
         lane = self.lanes[self._turn % len(self.lanes)]
         self._turn += 1
         conn = ClientConnection(sock, Peer(address, sock), decoder, Context(), clock.now())
+        if self.observers is not None:
+            Record(self.observers, conn.peer, converses=self.protocol.converse is not None).attach(conn)
         if lane is self.lanes[0]:
             lane.service.adopt(conn)
         else:
             with lane.lock:
                 lane.dealt += 1
             lane.post(partial(self._deal, lane, conn))
+
+    def _rejecting(self, sock: socket.socket, address: Any, reason: str) -> None:
+        """A client is about to be turned away."""
+        if self.observers is not None:
+            Record(self.observers, Peer(address, sock)).rejected(reason)
 
     def _deal(self, lane: Lane, conn: ClientConnection) -> None:
         """Have a lane adopt what it was dealt."""
@@ -242,6 +258,8 @@ class Fleet:
                     self.closed_by[cause_of(why)] += 1
         if why:
             self._tell_cut(conn, why)
+        if conn.record is not None and why != REFUSED:
+            conn.record.closed(why)
         for acceptor in self.acceptors:
             if not acceptor.watched and not acceptor.closed:
                 self.lanes[0].post(acceptor.resume)
@@ -332,6 +350,8 @@ class Fleet:
         self._lock = threading.RLock()
         self.gate = Gate(self.limits)
         self._bursts.forget_threads()
+        if self.observers is not None:
+            self.observers.forget_threads()
         for lane in self.lanes:
             lane.forget_threads()
         for acceptor in self.acceptors:
@@ -371,6 +391,10 @@ class Fleet:
         """
         self.abandon()
         self.broken(error)
+
+    def is_ours(self) -> bool:
+        """Whether this thread is a watchdog, which leads when nobody else can, and then calls observers."""
+        return any(watchdog.thread is threading.current_thread() for watchdog in self.watchdogs)
 
     def join(self, until: float) -> None:
         """Wait, but not beyond `until`, for the watchdogs, who end last."""

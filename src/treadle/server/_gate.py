@@ -11,7 +11,7 @@ from treadle.server._hosts import host_of
 from treadle.server._limits import Limits
 from treadle.server._proxy import Proxies
 
-__all__ = ["Gate"]
+__all__ = ["Gate", "limit_of"]
 
 IPV6_NETWORK = 64  # bits that one customer is given, and so all that tells two customers apart (RFC 6177)
 
@@ -113,3 +113,8 @@ class Gate:
         network = ipaddress.IPv6Network((host, IPV6_NETWORK), strict=False)
         # The number of the interface: its name may be another one, or gone, by the time that the client leaves.
         return f"{network}%{address[3]}" if address[3] else str(network)
+
+
+def limit_of(refusal: str) -> str:
+    """Return by which limit it is that somebody must not come in."""
+    return refusal.rpartition("(")[2].removesuffix(")")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from treadle import _clock as clock
 from treadle._calls import Bare
@@ -20,10 +20,11 @@ from treadle._words import log
 from treadle.errors import DeadlineExceeded, MessageTooLong, PoolFull, TreadleError
 from treadle.orders import Fair
 from treadle.server._burst import Burst, Bursts, kind_of
-from treadle.server._causes import DROPPED
+from treadle.server._causes import CUT, DROPPED
 from treadle.server._connection import ClientConnection, Peer, hang_up
 from treadle.server._messages import CloseConnection
 from treadle.server._poller import READ
+from treadle.server._record import Arrival, Record
 
 if TYPE_CHECKING:
     from treadle.server._lane import Lane, Lead
@@ -46,7 +47,7 @@ BARE = Bare()
 class Errand(Future[Any]):
     """The task of handling what waits in one connection."""
 
-    __slots__ = ("conn", "handling")
+    __slots__ = ("conn", "handling", "why")
 
     def __init__(self, handling: Handling, conn: ClientConnection) -> None:
         super().__init__()
@@ -57,33 +58,50 @@ class Errand(Future[Any]):
         self._submitted = conn.active or clock.now()
         self.handling = handling
         self.conn = conn
+        self.why: BaseException | None = None  # it will not be run
 
     def _name_for(self, fn: Any) -> str:
         return self.handling.name
 
     def _invoke(self) -> bool:
         self._result = self._exception = None
+        if self.conn.record is not None:
+            rare = getattr(self, "_rare", None)  # there is one if the pool has observers
+            self.conn.record.task_id = None if rare is None else rare.serial or None
         try:
             again = self.handling.follow(self.conn)
         except BaseException:  # a fault of ours, or the thread is killed
-            self.handling.dropped(self.conn)
+            self.handling.dropped(self.conn, None)
             raise
         if not again:
             self._context = None
         return again
 
+    def _refuse(self, error: BaseException) -> None:
+        """The pool has not taken it."""
+        self.why = error
+        super()._refuse(error)
+
+    def _abandon(self, why: BaseException | None) -> None:
+        """The pool gives it up; no lock is held."""
+        self.why = why
+        super()._abandon(why)
+        self.handling.lapse(self.conn)
+
     def _drop(self, error: BaseException) -> None:
         """The pool sheds it; no lock is held, so that this thread can say so itself."""
+        self.why = error
         if self.handling.limits.reject_messages_with is not None:
             self._context = None
-            self.handling.refuse(self.conn, self.handling.limits.reject_messages_with)
+            self.handling.refuse(self.conn, self.handling.limits.reject_messages_with, error)
         super()._drop(error)
+        self.handling.lapse(self.conn)
 
     def _forget_call(self) -> None:
         """It will not be run: the pool refused or dropped it."""
         if self._context is not None:
             self._context = None
-            self.handling.dropped(self.conn)
+            self.handling.dropped(self.conn, self.why)
 
 
 class Handling:
@@ -92,11 +110,19 @@ class Handling:
     slow_pace = SLOW
 
     def __init__(
-        self, lane: Lane, protocol: Protocol, limits: Limits, bursts: Bursts, when_full: str = "block"
+        self,
+        lane: Lane,
+        protocol: Protocol,
+        limits: Limits,
+        bursts: Bursts,
+        when_full: str = "block",
+        *,
+        observed: bool = False,
     ) -> None:
         self.lane = lane
         self.protocol = protocol
         self.timeout = limits.handler_timeout
+        self.call: Callable[[ClientConnection, Any], Any] = self.call_observed if observed else self.call_handler
         self.handle: Callable[[Any, Any], Any] = protocol.handle if self.timeout is None else self.handle_in_time
         self.policy = when_full if when_full in ("reject", "discard_oldest") else "block"  # it never runs in the leader
         self.keyed = isinstance(lane.dispatcher.order, Fair)
@@ -104,22 +130,31 @@ class Handling:
         self.name = protocol.name
         self.limits = limits
         self.max_unsent = limits.max_unsent
-        self.handed_over = 0  # messages that were, whether beforehand or by deposing the leader; never exact
         self.inline = protocol.converse is None  # whether the leader may run it
-        self.followed = 0  # messages that were handled by other threads than the leader; never exact
-        self.failures = 0  # changed with the lane's lock held
+        self.plain = self.inline and not observed  # whether it may do so in the short way
+        # Changed with the lane's lock held:
+        self.deposals = 0  # messages that the leader has begun with, and lost the lead over
+        self.followed = 0  # messages that tasks of the pool have begun with
+        self.failures = 0
         self.rejected = 0  # messages that the pool would not handle
         self.pace = SLOW  # seconds in a handler, of late, while all messages go to the pool
         self.bursts = bursts
         self.drops, self.refusals, self.talks = Burst(), Burst(), Burst()
 
-    def call(self, conn: ClientConnection, message: Any) -> Any:
+    def call_handler(self, conn: ClientConnection, message: Any) -> Any:
         """Run the handler on one message; return its answer."""
         conn.number += 1
         try:
             return conn.run(self.handle, message, conn.peer)
         except BaseException as error:
             return self.failed(conn, error)
+
+    def call_observed(self, conn: ClientConnection, arrival: Arrival) -> Any:
+        """Do so, and note what observers are to be told, once it is answered."""
+        record = cast(Record, conn.record)
+        answer = self.call_handler(conn, record.begin(arrival, handed_over=conn.busy))
+        record.end(answer)
+        return answer
 
     def handle_in_time(self, message: Any, peer: Peer) -> Any:
         """Run the handler on one message, under its deadline."""
@@ -134,6 +169,8 @@ class Handling:
         conn.closing = True
         if isinstance(error, CloseConnection):
             return error.answer
+        if conn.record is not None:
+            conn.record.fail(error)
         if self.timeout is not None and isinstance(error, DeadlineExceeded):
             conn.give_up("handler_timeout")
             return None
@@ -183,7 +220,24 @@ class Handling:
             if conn.closing or size > self.max_unsent:
                 break
         self.answer_all(conn, answers)
-        return True
+        return conn.record is None or self.tell(conn, conn.record, lead)
+
+    def tell(self, conn: ClientConnection, record: Record, lead: Lead) -> bool:
+        """Tell observers, who may block, of the messages that were answered; False if the lead was lost over it."""
+        lane = self.lane
+        lane.turns += 1
+        lane.shakes += 1
+        lead.slot.append(conn)
+        if lane.asleep:
+            lane.rouse()
+        record.tell_run(conn.error)
+        if _take(lead.slot):
+            return True
+        with lane.lock:  # until the watchdog has let go of it
+            lead.lost = None
+        conn.handled = 0.0
+        self.go_on(conn)
+        return False
 
     def answer_all(self, conn: ClientConnection, answers: list[bytes]) -> None:
         """Send what several messages were answered with."""
@@ -199,7 +253,8 @@ class Handling:
         conn.calm = False
         conn.busy = True
         conn.handled = 0.0
-        self.handed_over += 1
+        if conn.record is not None and self.converse is not None:
+            conn.record.expect()
         errand = Errand(self, conn)
         try:
             self.lane.dispatcher.admission.enter_later(errand, self.policy)
@@ -222,26 +277,37 @@ class Handling:
             said = "%s: all %d threads are taken by conversations, so others wait%s"
             log(_log, logging.WARNING, said, self.lane.name, most, self.talks.rest)
 
-    def dropped(self, conn: ClientConnection) -> None:
+    def dropped(self, conn: ClientConnection, why: BaseException | None) -> None:
         """The pool will not handle what waits in `conn`. The pool's lock may be held."""
         dispatcher = self.lane.dispatcher
+        if conn.record is not None:
+            conn.record.refusal = why
         if self.limits.reject_messages_with is None or dispatcher.closed is not None or dispatcher.broken is not None:
             self.give_back(conn, partial(self.lane.service.give_up, conn, DROPPED))
         else:
-            self.give_back(conn, partial(self.refuse, conn, self.limits.reject_messages_with))
+            self.give_back(conn, partial(self.refuse, conn, self.limits.reject_messages_with, why))
 
-    def refuse(self, conn: ClientConnection, refusal: bytes) -> None:
+    def lapse(self, conn: ClientConnection) -> None:
+        """Tell observers of what is left in `conn`, if nobody leads any more, who would go on. No lock is held."""
+        if conn.record is not None and self.lane.over:
+            conn.record.lapse(conn, CUT)
+
+    def refuse(self, conn: ClientConnection, refusal: bytes, why: BaseException | None) -> None:
         """Tell a client, for each message that waits, that it will not be handled. For the thread that has `conn`."""
         if self.refusals.begins():
             said = "%s: messages are refused, for the pool has no room for them in time%s"
             log(_log, logging.WARNING, said, self.lane.name, self.refusals.rest)
         room = (self.max_unsent - conn.unsent) // max(1, len(refusal))  # for more, it has to take these first
-        count = min(len(conn.waiting), max(1, room))
-        self.rejected += count
+        count = min(len(conn.waiting), max(1, room)) if self.converse is None else 1
+        with self.lane.lock:
+            self.rejected += count
         conn.number += count
         conn.write(refusal * count)
-        for _ in range(count):
-            conn.waiting.popleft()
+        if conn.record is not None:
+            conn.record.refuse(conn, count, why)
+        elif self.converse is None:
+            for _ in range(count):
+                conn.waiting.popleft()
         conn.closing = conn.closing or self.converse is not None  # a conversation that never began
         self.release(conn)
 
@@ -268,10 +334,17 @@ class Handling:
         """The handler took so long that the lead is lost; `conn` is this thread's, and nothing else is."""
         with self.lane.lock:  # until the watchdog has let go of it
             lead.lost = None
+            self.deposals += 1
         conn.handled = 0.0
         conn.slow = PAROLE
-        self.handed_over += 1
         self.answer(conn, answer)
+        if conn.record is not None:
+            conn.record.depose()
+            conn.record.tell_run(conn.error)
+        self.go_on(conn)
+
+    def go_on(self, conn: ClientConnection) -> None:
+        """Have what waits in `conn` handled, or give it back, after the lead was lost over it."""
         if conn.waiting and self.may_go_on(conn):
             self.delegate(conn)
         else:
@@ -284,12 +357,15 @@ class Handling:
             return False
         while conn.waiting:
             message = conn.waiting.popleft()
+            with self.lane.lock:
+                self.followed += 1
             began = conn.handled = clock.now()
             answer = self.call(conn, message)
             conn.handled = 0.0
             self.judge(conn, clock.now() - began)
-            self.followed += 1
             self.answer(conn, answer)
+            if conn.record is not None:
+                conn.record.tell_run(conn.error)
             if not self.may_go_on(conn):
                 break
             if conn.waiting and self.lane.dispatcher.ready:
@@ -300,11 +376,18 @@ class Handling:
     def hold(self, conn: ClientConnection, converse: Callable[[ClientConnection, Limits], None]) -> None:
         """Let the protocol have `conn` to its end."""
         conn.number += 1
-        self.followed += 1
+        with self.lane.lock:
+            self.followed += 1
+        record = conn.record
+        if record is not None:
+            record.begin(record.conversation.popleft(), handed_over=True)
         try:
             converse(conn, self.limits)
         except BaseException as error:
             self.failed(conn, error)
+        if record is not None:
+            record.end()
+            record.tell_run(conn.error)
         self.release(conn)
 
     def judge(self, conn: ClientConnection, took: float) -> None:
@@ -329,10 +412,11 @@ class Handling:
         plain = plain and conn.farewell is None
         with lane.lock:
             if plain and not lane.draining and not lane.over and self.watched_again(conn):
-                conn.calm = not conn.slow and not conn.begun
+                conn.calm = self.plain and not conn.slow and not conn.begun
                 conn.busy = False
                 return
         self.give_back(conn, partial(lane.service.take_back, conn))
+        self.lapse(conn)
 
 
 def _own(answer: Any) -> Any:

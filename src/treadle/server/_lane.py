@@ -140,7 +140,7 @@ class Lane:
         ] = {}  # to go on with though the poller has nothing to tell of them; in order
         self.now = clock()  # of this turn
         self.turns = 0  # times that something was begun that may block, by the leader; the watchdog reads it
-        self.shakes = 0  # of them, steps of TLS handshakes; the others are messages
+        self.shakes = 0  # of them, steps of TLS handshakes, and calls of observers; the others are messages
         # From any thread: `inbox` is appended to, then the poller is woken.
         self.inbox: deque[Callable[[], object]] = deque()
         self.lock = Lock()  # guards who owns a connection, and what follows

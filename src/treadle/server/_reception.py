@@ -10,7 +10,7 @@ from treadle._words import log
 from treadle.server._burst import Burst
 from treadle.server._causes import MALFORMED, UNTRUSTED
 from treadle.server._connection import BLOCKED, CHUNK, ClientConnection, Phase
-from treadle.server._gate import Gate
+from treadle.server._gate import Gate, limit_of
 from treadle.server._limits import Limits
 from treadle.server._proxy import MOST, Header, Proxies, begins_with_header
 
@@ -82,6 +82,10 @@ class Reception:
                 self.turn_away(conn, refusal)
                 return
             conn.peer.proxy, conn.peer.address = conn.peer.address, header.client
+        if conn.record is not None:
+            conn.record.connected()
+            if self.lane.orphaned:  # an observer has forked, and this is the child
+                return
         if conn.secure:
             conn.vet = self.vet  # proxies' checks often end here, and are no handshakes that failed
             conn.phase = Phase.SHAKING
@@ -98,6 +102,8 @@ class Reception:
                 conn.recv(CHUNK)  # or the kernel would send a reset for what came already, and the rejection be lost
         except OSError:
             pass  # it is gone already, or sent nothing yet
+        if conn.record is not None:
+            conn.record.rejected(limit_of(refusal))
         self.lane.service.close(conn, REFUSED)
 
     def look(self, conn: ClientConnection) -> bool:

@@ -9,7 +9,7 @@ import signal
 import ssl
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from math import inf
 from types import TracebackType
@@ -26,6 +26,7 @@ from treadle.errors import BindError
 from treadle.server._fleet import Fleet
 from treadle.server._limits import Limits
 from treadle.server._listen import Bindable, each_bind, open_listeners
+from treadle.server._observer import Observer, server_observers_in
 from treadle.server._orphans import Orphans
 from treadle.server._protocol import Protocol
 from treadle.server._proxy import Proxies
@@ -66,6 +67,8 @@ class Server:
         proxy: whose connections begin with a PROXY protocol header (version 1 or 2) that says who the client is: an
             address or a network, as in "10.0.0.0/8", or several; "unix" for all clients of a UNIX socket. They have to
             send it, and nobody else may. None: nobody sends one.
+        observers: told what becomes of each connection and each message (see treadle.server.Observer). With any, each
+            message takes a longer way through the server.
 
     Raises:
         TypeError, ValueError: an argument is of the wrong type, or out of range.
@@ -83,6 +86,7 @@ class Server:
         limits: Limits | None = None,
         tls: Tls | None = None,
         proxy: str | Sequence[str] | None = None,
+        observers: Iterable[Observer] = (),
     ) -> None:
         if not all(hasattr(protocol, name) for name in ("handle", "converse", "decoder", "greeting", "speaks_first")):
             raise TypeError(f"protocol={protocol!r} is no protocol; allowed: Messages(handler, ...), Session(handler)")
@@ -105,6 +109,7 @@ class Server:
         self.protocol = protocol
         self.limits = limits if limits is not None else Limits()
         self._proxies = None if proxy is None else Proxies(proxy)
+        self._observers = server_observers_in(observers)
         self._tls = tls
         self._ends_pool = pool is None
         self._pool = pool if pool is not None else Pool(max_workers, name=f"server-{protocol.name}")
@@ -114,7 +119,10 @@ class Server:
         self._deadline = inf  # by which what was begun is to be finished
         self._lingers = False  # its pool's threads, which have as long as it takes, have not ended yet
         self._teller = Teller()  # so that no log handler keeps us from ending
-        self._look_at = 0.0  # when `watch` wants its next snapshot
+        # What the command shows: while `run` is under way, the teller calls it with a snapshot; it returns the seconds
+        # until it wants the next. If it raises, that is logged, and it is not called again.
+        self._watch: Callable[[ServerSnapshot], float] | None = None
+        self._look_at = 0.0  # when it wants the next
         self._fleet: Fleet | None = None  # until it was started
         self._process: int | None = None  # that it was started in
         self._starter: int | None = None  # the thread that is about to start it
@@ -175,9 +183,8 @@ class Server:
         listeners = open_listeners(self._bind)
         try:
             home, when_full = self._pool._task_home, self._pool._task_when_full
-            fleet = Fleet(
-                self.protocol, self.limits, home, self._over, when_full, self._proxies, self._deaf, self._break
-            )
+            ways = (self._proxies, self._deaf, self._break, self._observers)
+            fleet = Fleet(self.protocol, self.limits, home, self._over, when_full, *ways)
             fleet.start(listeners, context)
         except BaseException:
             for listener in listeners:
@@ -192,8 +199,8 @@ class Server:
 
         A handler that is still running after `drain_timeout` seconds goes on in its thread; its connection is shut
         down. May be called again, also to shorten the time. A handler of the server that calls it does not wait for the
-        end, nor does what `start` calls, or a signal handler that interrupts it: `start` waits then. In a forked child
-        it does nothing: the server is the parent's.
+        end, nor does an observer, what `start` calls, or a signal handler that interrupts it: `start` waits then. In a
+        forked child it does nothing: the server is the parent's.
 
         Args:
             drain_timeout: seconds, 0 or more, for what was begun; None: as long as it takes.
@@ -209,6 +216,8 @@ class Server:
             return 0
         self._begin_to_stop(seconds)
         if self._pool._task_home.is_ours() or self._starter == threading.get_ident():
+            return 0
+        if self._fleet is not None and self._fleet.is_ours():
             return 0
         return self._wait()
 
@@ -334,19 +343,15 @@ class Server:
 
     # -- running ----------------------------------------------------------------------------------------------------
 
-    def run(
-        self, drain_timeout: float | None = DRAIN, *, watch: Callable[[ServerSnapshot], float] | None = None
-    ) -> int:
+    def run(self, drain_timeout: float | None = DRAIN) -> int:
         """Start, serve until SIGTERM or SIGINT (Ctrl-C), and stop; a second signal cuts at once. SIGHUP: `reload`.
 
         From a thread other than the main one no signals are heard; `stop` ends it there. It also stops when nobody can
         come any more, for every listening socket was shut down, or closed, by somebody else. No log handler, stream or
-        `watch` that blocks keeps it from ending in time.
+        observer that blocks keeps it from ending in time.
 
         Args:
             drain_timeout: seconds, 0 or more, for what was begun; None: as long as it takes. See `stop`.
-            watch: called now and then, in a thread of its own, with a snapshot; returns the seconds until it wants the
-                next. If it raises, that is logged, and it is not called again.
 
         Returns:
             How many connections had to be cut.
@@ -356,7 +361,7 @@ class Server:
             OSError: it has ended at once because a descriptor of its own was closed by somebody else (EBADF).
             As `start` and `stop`. What a signal handler of the program's own raises stops it, and is raised then.
         """
-        return self._run(drain_timeout, watch=watch)
+        return self._run(drain_timeout)
 
     def _run(
         self,
@@ -370,19 +375,19 @@ class Server:
 
         Args:
             drain_timeout: as of `run`.
-            watch: as of `run`.
+            watch: see `self._watch`.
             lifeline: the descriptor of a pipe whose other end the parent process holds. When that is gone, stop; while
                 stopping, cut. A second signal then does not cut.
             ends_pool: whether the pool that it was given ends with it, and within its time, as one of its own does.
         """
-        self._ends_pool = self._ends_pool or ends_pool
+        self._ends_pool, self._watch = self._ends_pool or ends_pool, watch
         seconds = _seconds(drain_timeout)
         if threading.current_thread() is not threading.main_thread():
             return self._begin(seconds)._run_over()
         orphans = Orphans()
         with Signals(lifeline, children=orphans.ours) as self._signals:
             self._begin(seconds)
-            obey = partial(self._obey, self._signals, seconds, watch, lifeline, orphans)
+            obey = partial(self._obey, self._signals, seconds, lifeline, orphans)
             try:
                 obey(stopping=False)
             except BaseException:  # of a signal handler of the program's own
@@ -396,7 +401,6 @@ class Server:
         self,
         signals: Signals,
         drain_timeout: float,
-        watch: Callable[[ServerSnapshot], float] | None,
         lifeline: int | None,
         orphans: Orphans,
         *,
@@ -404,7 +408,7 @@ class Server:
     ) -> None:
         """Do what signals order, and whatever else `run` does, until it is over."""
         while (left := self._time_left()) > 0:
-            now = clock.now()
+            now, watch = clock.now(), self._watch
             if watch is not None and now >= self._look_at:
                 self._look_at = inf
                 self._teller.tell(partial(self._look, watch))

@@ -67,6 +67,10 @@ class Service:
         if self.reception is not None:
             self.reception.receive(conn)
         lane.timers.look_at(conn, self.deadlines.of(conn)[0], lane.now)
+        if conn.record is not None and conn.phase is not Phase.HEADER:
+            conn.record.connected()
+            if lane.orphaned:  # an observer has forked, and this is the child
+                return
         if conn.phase is Phase.OPEN:
             self.welcome(conn)
         else:
@@ -462,7 +466,7 @@ class Service:
         else:
             self.watch(conn, conn.wait_in)
             conn.calm = not (conn.secure or conn.slow or conn.begun or conn.busy or conn.vet or self.lane.draining)
-            conn.calm = conn.calm and self.lane.handling.inline
+            conn.calm = conn.calm and self.lane.handling.plain
 
     def sending(self, conn: ClientConnection) -> None:
         """Begin to time an answer that is to be sent later."""
@@ -478,6 +482,8 @@ class Service:
 
     def finish(self, conn: ClientConnection) -> None:
         """Close a connection as gently as may be: after what is answered is sent."""
+        if conn.record is not None:
+            conn.record.lapse(conn, conn.why)
         conn.waiting.clear()
         conn.begun = 0.0
         if conn.out:
@@ -536,6 +542,8 @@ class Service:
         del lane.sources[conn.fd]
         lane.timers.forget(conn)
         conn.out.clear()
+        if conn.record is not None:
+            conn.record.lapse(conn, why or conn.why)
         conn.waiting.clear()
         try:
             self.left(conn, why or conn.why)  # before the client can know that it is over

@@ -76,6 +76,8 @@ class Session:
         except (OSError, EOFError) as error:
             if error is not conversation._gone:
                 raise
+            if connection.record is not None:
+                connection.record.fail(error)
             if isinstance(error, ssl.SSLError):  # of which an alert has told it, that is not to be lost to a reset
                 connection.why = connection.why or conversation._why
             elif isinstance(error, OSError):  # the client was late, or left: no fault of the handler's
@@ -190,7 +192,7 @@ class Connection:
             while sent < len(view):
                 try:
                     self._sock.settimeout(self._writing.left(since, sent - before, clock.now()))
-                    sent += self._sock.send(view[sent : sent + CHUNK])
+                    sent += self._connection.send(view[sent : sent + CHUNK])
                 except TimeoutError as error:
                     stalled = clock.now() - self._writing.end(since, sent - before)[0] > STALL
                     taken = self._push(view[sent:]) if _is_late(error) else 0
@@ -270,7 +272,7 @@ class Connection:
         """Return what comes; b"" at the end, and note if that may be somebody else's than the client's."""
         connection = self._connection
         try:
-            data = self._sock.recv(most)
+            data = connection.recv(most)
         except ssl.SSLError as error:
             if not is_ragged(error):
                 raise
@@ -322,7 +324,7 @@ class Connection:
         try:
             self._sock.setblocking(False)
             while sent < len(view):
-                sent += self._sock.send(view[sent : sent + CHUNK])
+                sent += self._connection.send(view[sent : sent + CHUNK])
         except BLOCKED:
             pass
         return sent

@@ -29,8 +29,10 @@ class ServerSnapshot:
             (a header of an address that may send none); "message_rejected" (by the pool, without
             `Limits.reject_messages_with`); "thread_killed" (amid a handler); "connection_lost" (reset, broken, timed
             out by the system); "internal_error" (a fault of treadle). The others ended in order.
-        messages: that were handled so far.
-        handed_over: of them, those that were not handled inline.
+        messages: whose handler was called so far; a conversation of a Session counts as one.
+        handled_inline: of them, those that the leading thread has handled, which are no tasks of the pool.
+        handed_over: of them, all others: those that were handled in tasks of the pool, and those over which the leading
+            thread has lost the lead, for their handlers blocked.
         rejected_messages: that the pool had no room for, or shed.
         failures: handlers that raised, or returned what is no answer.
         pool: the threads.
@@ -45,6 +47,7 @@ class ServerSnapshot:
     closed_connections: int
     closed_by: Mapping[str, int]
     messages: int
+    handled_inline: int
     handed_over: int
     rejected_messages: int
     failures: int
@@ -55,6 +58,9 @@ def snapshot_of(name: str, state: str, fleet: Fleet | None, pool: PoolSnapshot) 
     """Return what a server does now; `fleet` is None before it was started."""
     acceptors = [] if fleet is None else fleet.acceptors
     lanes = [] if fleet is None else fleet.lanes
+    begun = sum(lane.turns - lane.shakes for lane in lanes)  # by leaders
+    deposals = sum(lane.handling.deposals for lane in lanes)
+    followed = sum(lane.handling.followed for lane in lanes)
     return ServerSnapshot(
         name=name,
         state=state,
@@ -65,8 +71,9 @@ def snapshot_of(name: str, state: str, fleet: Fleet | None, pool: PoolSnapshot) 
         + (0 if fleet is None else fleet.rejected),
         closed_connections=0 if fleet is None else fleet.closed,
         closed_by={} if fleet is None else fleet.causes(),
-        messages=sum(lane.turns - lane.shakes + lane.handling.followed for lane in lanes),
-        handed_over=sum(lane.handling.handed_over for lane in lanes),
+        messages=begun + followed,
+        handled_inline=begun - deposals,
+        handed_over=followed + deposals,
         rejected_messages=sum(lane.handling.rejected for lane in lanes),
         failures=sum(lane.handling.failures for lane in lanes),
         pool=pool,
