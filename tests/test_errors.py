@@ -243,6 +243,15 @@ def test_a_key_may_lead_back_to_its_error(way: str) -> None:
     assert twin.key.error is (error if way == "copy" else twin)
 
 
+def test_what_leads_back_to_its_error_is_tried_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With two such facts, and a trial in each trial, it would take twice as long for each level of recursion."""
+    monkeypatch.setattr(Remembering, "asked", 0)
+    key = Remembering()
+    key.error = errors.Shed("db", "query", 0.5, "too_old", key=key)
+    pickle.dumps(key.error)
+    assert Remembering.asked == 2, "once in the trial, and once for good"
+
+
 def test_an_error_of_treadles_travels_inside_of_others() -> None:
     inner = errors.Shed("db", "query", 0.5, "too_old", key=Guarded())
     group = ExceptionGroup("tasks of a group failed", [ValueError(1), inner])

@@ -26,6 +26,11 @@ class Remembering:
     """A key that leads back to the error that it is the key of."""
 
     error: errors.TreadleError | None = None
+    asked = 0
+
+    def __getstate__(self) -> dict[str, object]:
+        Remembering.asked += 1
+        return vars(self)
 
 
 class Own(errors.PoolFull):
