@@ -15,6 +15,7 @@ from treadle import _admission as admission
 from treadle._scope import SCOPE, Scope
 from treadle.errors import PoolClosed, PoolDeadlock, PoolFull, Shed
 from treadle.events import Observer, TaskEvent
+from treadle.orders import OrderName
 
 
 class Blocked:
@@ -337,7 +338,7 @@ def test_an_event_loop_never_waits_for_room_and_the_log_says_so_once(caplog: pyt
 
 @pytest.mark.parametrize("policy", ["block", "caller_runs"])
 @pytest.mark.parametrize("order", ["fifo", "priority", "fair", "adaptive"])
-def test_no_policy_that_blocks_holds_up_an_event_loop(policy: str, order: str) -> None:
+def test_no_policy_that_blocks_holds_up_an_event_loop(policy: str, order: OrderName) -> None:
     gate, began = threading.Event(), threading.Event()
 
     def hold() -> None:

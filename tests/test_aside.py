@@ -58,7 +58,7 @@ def test_a_task_that_was_called_before_it_came_goes_back_to_its_place(monkeypatc
         assert not task._ready()
         rate._bucket._tokens = 1.0
         rate._bucket._call()
-        order: deque[Any] = pool._task_home.order.tasks  # type: ignore[assignment]  # Fifo's
+        order: deque[Any] = pool._task_home.order._tasks  # type: ignore[attr-defined]  # Fifo's
         with pool._task_home.lock:
             order.append(newer := task_of(submitted=task._submitted + 1))
             assert pool._task_home.aside.park(task)

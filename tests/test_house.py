@@ -27,7 +27,7 @@ FLOORS = [
     {"orders", "events", "governed", "standing"},
     {"worker"},
     {"deadlock"},
-    {"admission", "aside", "feed", "inline", "shedding", "staff"},
+    {"admission", "aside", "feed", "guard", "inline", "shedding", "staff"},
     {"dispatch"},
     {"job", "lifecycle", "snapshots"},
     {"aio", "mapping", "passage", "waiting"},

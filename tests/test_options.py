@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from orders.lifo import Keyed, Lifo
 from treadle import Pool, Rate
 from treadle._options import rate_of, traits_for
 from treadle._traits import PLAIN
@@ -29,17 +30,19 @@ def test_what_the_order_does_not_look_at_is_refused() -> None:
         traits_for(Fifo(), None, 0, 0)
 
 
-def test_an_order_of_the_users_may_look_at_both() -> None:
-    class Own(Fifo):
-        pass
+def test_an_order_of_the_users_looks_at_what_it_says() -> None:
+    class Both(Lifo):
+        looks_at = frozenset({"key", "priority"})
 
-    class Other:
-        tasks = ready = put = take = evict = purge = None
-
-    order: Order = Other()  # type: ignore[assignment]  # as much as is looked at
-    assert traits_for(order, None, 5, "k") == (None, 5, "k")
-    with pytest.raises(ValueError, match="has no effect"):
-        traits_for(Own(), None, 5, None)
+    assert traits_for(Both(), None, 5, "k") == (None, 5, "k")
+    assert traits_for(Keyed(), None, 0, "k") == (None, 0, "k")
+    assert traits_for(Lifo(), "name", 0, None) == ("name", 0, None)
+    with pytest.raises(
+        ValueError, match=r"priority=5 has no effect .* whose order is Keyed; .* 'priority' in its `look"
+    ):
+        traits_for(Keyed(), None, 5, "k")
+    with pytest.raises(ValueError, match="key='k' has no effect in a pool whose order is Lifo"):
+        traits_for(Lifo(), None, 0, "k")
 
 
 @pytest.mark.parametrize("priority", [1001, -1001])

@@ -86,7 +86,7 @@ def test_a_callback_that_ends_the_thread_keeps_no_other_future_waiting() -> None
 
 def test_a_full_queue_sheds_before_it_refuses() -> None:
     pool, gate = overloaded(queue_size=2, when_full="reject")
-    pool._task_home.order.standing = True  # type: ignore[attr-defined]  # as after a look that found the head late
+    pool._task_home.order._standing = True  # type: ignore[attr-defined]  # as after a look that found the head late
     futures = [pool.submit(int, number) for number in range(6)]
     gate.set()
     pool.shutdown()
@@ -134,7 +134,7 @@ def test_what_a_callback_raises_is_not_raised_by_the_submit_whose_task_is_in(
     first.add_done_callback(leave)
     pool.submit(int)
     if policy == "block":
-        pool._task_home.order.standing = True  # type: ignore[attr-defined]  # as after a look that found the head late
+        pool._task_home.order._standing = True  # type: ignore[attr-defined]  # as after a look that found the head late
     assert not pool.submit(int).cancelled()
     assert first.done()
     assert "a callback of a task that was shed raised" in caplog.text

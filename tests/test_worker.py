@@ -154,7 +154,7 @@ def test_a_worker_that_is_killed_before_it_settles_a_task_gives_its_result_and_f
 
         assert view.submit(last_act).result(30) == "done"
         with pool._task_home.lock:
-            assert not pool._task_home.order.taken  # type: ignore[attr-defined]  # Fair's
+            assert not pool._task_home.order._taken  # type: ignore[attr-defined]  # Fair's
         assert view.submit(abs, -1).result(30) == 1
     assert "was killed" in caplog.text
 

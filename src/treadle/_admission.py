@@ -20,7 +20,8 @@ from treadle._governed import Governed
 from treadle._scope import HERE, current, task_here
 from treadle._words import log_first, pass_on
 from treadle._worker import current_worker
-from treadle.errors import PoolBroken, PoolClosed, PoolFull
+from treadle.errors import PoolClosed, PoolFull
+from treadle.orders._order import hook_of
 
 if TYPE_CHECKING:
     from _thread import LockType
@@ -76,9 +77,8 @@ class Admission:
         self.rejected = 0
         self.takers: list[LockType] = []  # gates of strangers that wait to take a task out (see WorkQueue)
         # Whether the order has no room for a task; and whether it would hold it back, though a thread were free.
-        order = dispatcher.order
-        self.blocks: Callable[[Task], bool] | None = None if getattr(order, "full", None) is None else self.is_full
-        self.holds: Callable[[Task], bool] | None = getattr(order, "holds", None)
+        self.blocks: Callable[[Task], bool] | None = None if hook_of(dispatcher.kept, "full") is None else self.is_full
+        self.holds: Callable[[Task], bool] | None = hook_of(dispatcher.kept, "holds")
 
     def enter(self, task: Task, when_full: str, timeout: float | None = None) -> None:
         """Admit `task`, or do what `when_full` says, unless that would hold up an event loop, whose thread this is.
@@ -195,7 +195,7 @@ class Admission:
         """
         dispatcher = self.dispatcher
         if dispatcher.broken is not None:
-            raise PoolBroken(dispatcher.name)
+            raise dispatcher.why_broken()
         if dispatcher.closed is None:
             return False
         if not dispatcher.dropping and task is not None and (task._silent or dispatcher in HERE.reading):
@@ -227,8 +227,7 @@ class Admission:
 
     def is_full(self, task: Task) -> bool:
         """Whether the order has no room for `task`; the lock is held."""
-        dispatcher = self.dispatcher
-        return bool(dispatcher.order.full(task, dispatcher.aside.beside(task)))  # type: ignore[attr-defined]  # it has
+        return self.dispatcher.kept.full(task, self.dispatcher.aside.beside(task))
 
     def admit(self, task: Task) -> None:
         """Put `task` in the order and see that a worker comes; the lock is held."""

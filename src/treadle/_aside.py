@@ -26,7 +26,7 @@ class Aside:
 
     def __init__(self, dispatcher: Dispatcher) -> None:
         self.dispatcher = dispatcher
-        self.put_first: Callable[[Task], object] = getattr(dispatcher.order, "put_first", dispatcher.order.put)
+        self.put_first: Callable[[Task], object] = dispatcher.kept.put_first
         # Guarded by the dispatcher's lock.
         self.tasks: dict[Task, None] = {}
         self.keys: Counter[object] = Counter()  # how many of each key

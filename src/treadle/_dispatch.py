@@ -16,11 +16,13 @@ Nothing is called out while it is held: no user code, no logging, no destructor 
 from __future__ import annotations
 
 import itertools
+import logging
 from _thread import allocate_lock
 from collections.abc import Callable, Collection, Container
 from concurrent.futures import CancelledError
+from functools import partial
 from threading import RLock, current_thread
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from treadle import _clock as clock
 from treadle import _deadlock as deadlock
@@ -29,15 +31,17 @@ from treadle._alarm import call_later, call_out
 from treadle._aside import Aside
 from treadle._futures import FINISHED, PENDING, RUNNING, Future
 from treadle._governed import Governed
+from treadle._guard import guarded
 from treadle._inline import run_inline
 from treadle._scope import HERE, current
 from treadle._shedding import Shedding
 from treadle._staff import Staff
-from treadle._words import pass_on
+from treadle._words import log, pass_on
 from treadle._worker import Worker, current_worker
 from treadle.errors import PoolBroken, PoolClosed
 from treadle.events import ENDS, Observer, TaskEvent, tell
 from treadle.orders import Order
+from treadle.orders._order import hook_of
 
 if TYPE_CHECKING:
     from _thread import LockType
@@ -46,6 +50,8 @@ if TYPE_CHECKING:
     from treadle._limit import Gradient
 
 __all__ = ["Dispatcher", "Task"]
+
+_log = logging.getLogger("treadle")
 
 _serial = itertools.count(1)
 
@@ -75,6 +81,7 @@ class Dispatcher:
         "initargs",
         "initializer",
         "inline",
+        "kept",
         "limit",
         "lock",
         "maps",
@@ -84,7 +91,6 @@ class Dispatcher:
         "out",
         "plain",
         "put",
-        "put_again",
         "queue_size",
         "ready",
         "release",
@@ -124,16 +130,16 @@ class Dispatcher:
         self.initializer = initializer
         self.initargs = initargs
         self.observers = observers
-        self.order = order
-        self.tasks = order.tasks
-        self.ready = order.ready
-        self.put = order.put
-        self.put_again: Callable[[Task], object] = getattr(order, "put_again", order.put)
-        self.take = order.take
+        self.order = order  # as it was given,
+        order.threads = max_workers  # with no guard yet: what that raises is the caller's to know
+        self.kept = guarded(order, self)  # and as it is used
+        self.tasks: Collection[Task]
+        self.take: Callable[[], Task]
+        self.tasks, self.ready, self.put, self.take = self.kept._handles()
         self.shedding = Shedding(self)
         self.limit = limit
-        self.ended_in_order: Callable[[Task], object] | None = getattr(order, "ended", None)
-        self.holders: Callable[[Task], Collection[Task]] | None = getattr(order, "holders", None)
+        self.ended_in_order: Callable[[Task], object] | None = hook_of(self.kept, "ended")
+        self.holders: Callable[[Task], Collection[Task]] | None = hook_of(self.kept, "holders")
         self.staff = Staff(self, max_workers, min_workers)
         self.after = self.ended_in_order if limit is None else self.staff.learn
         self.admission = Admission(self, queue_size)
@@ -267,8 +273,12 @@ class Dispatcher:
 
     def purge(self, leaving: Task | None = None) -> None:
         """Drop the dead entries from the order; the lock is held."""
+
+        def keep(task: Any) -> bool:
+            return task is not leaving and task._state == PENDING
+
         husks = [task for task in self.tasks if task._state == FINISHED]  # run elsewhere: results are the user's
-        self.order.purge(lambda task: task is not leaving and task._state == PENDING)
+        self.kept.purge(keep)
         self.dead = 0
         if husks:
             call_later(husks.clear)
@@ -426,14 +436,14 @@ class Dispatcher:
         if task.done():
             why = getattr(task._final(), "_exception", None) or CancelledError()  # it has none if others have ended it
         elif self.broken is not None:
-            why = PoolBroken(self.name)
+            why = self.why_broken()
         elif self.dropping:
             why = PoolClosed(self.name, str(self.closed))
         else:
             task._state = PENDING
             try:
                 if not self.aside.park(task):
-                    self.put_again(task)
+                    self.kept.put_again(task)
                 return None
             except BaseException as error:  # of a key's __hash__ or __eq__: the task fails, and not its worker
                 pass_on(error)
@@ -453,20 +463,47 @@ class Dispatcher:
 
     # -- the end --------------------------------------------------------------------------------------------------
 
-    def break_down(self, worker: Worker) -> None:
-        """Fail all that waits, and what `worker` was to begin with, and take nothing more: an initializer failed."""
+    def why_broken(self) -> PoolBroken:
+        """Return an error that says why the pool is broken, for one caller or future alone."""
+        broken = cast(PoolBroken, self.broken)
+        error = PoolBroken(broken.pool, broken.reason)
+        error.__cause__ = broken.__cause__
+        return error
+
+    def break_off(self, where: str, error: BaseException) -> None:
+        """Take nothing more, for the order has raised `error`, and see that all that waits fails soon.
+
+        The lock is held, in the middle of whatever asked the order; so that is done in another thread.
+        """
+        if self.broken is None:
+            self.broken = PoolBroken(self.name, f"The order failed in {where}")
+            self.broken.__cause__ = error
+            self.make_room()
+
+        def tell() -> None:
+            log(_log, logging.CRITICAL, "pool %r is broken: its order failed in %s", self.name, where, error=error)
+            self.break_down()
+
+        call_later(tell)
+
+    def break_down(self, worker: Worker | None = None) -> None:
+        """Fail all that waits, and take nothing more: the order failed.
+
+        Or an initializer did, of a `worker`; then also what that was to begin with.
+        """
         with self.lock:
-            self.broken = PoolBroken(self.name)
+            if self.broken is None:
+                self.broken = PoolBroken(self.name)
             self.make_room()
             victims = self.shedding.seize()
-            if worker.task is not None:
+            if worker is not None and worker.task is not None:
                 victims.append(worker.task)
                 worker.task = None
             self.cancelled += sum(not task._silent for task in victims)
             self.staff.recall_all()
             self.staff.wake_all()
             late = self.admission.refuse_all(self.broken)
-        self.settle(late, victims, lambda: PoolBroken(self.name))
+        self.settle(late, victims, self.why_broken)
 
     def settle(self, late: list[Task], victims: list[Task], why: Callable[[], PoolBroken | PoolClosed]) -> None:
         """Refuse the tasks that came too `late`, and give up the `victims`, each for an error of its own."""
@@ -513,8 +550,9 @@ class Dispatcher:
             if self.closed is None:
                 self.closed = after
                 self.make_room()
-            late = self.admission.refuse_all(PoolClosed(self.name, self.closed))
-            victims = self.shedding.seize() if cancel else []
+            why = partial(PoolClosed, self.name, self.closed) if self.broken is None else self.why_broken
+            late = self.admission.refuse_all(why())
+            victims = self.shedding.seize() if cancel or self.broken is not None else []
             feeds = list(self.maps) if cancel else []
             self.dropping = self.dropping or cancel
             self.cancelled += sum(not task._silent for task in victims)
@@ -525,7 +563,7 @@ class Dispatcher:
             if (self.tasks or self.aside.tasks) and not self.staff.workers:
                 self.staff.try_to_start()
         try:
-            self.settle(late, victims, lambda: PoolClosed(self.name, after))
+            self.settle(late, victims, why)
         finally:
             for feed in feeds:
                 feed.give_up()

@@ -25,13 +25,14 @@ hold that condition too. Order of locks: condition, then `home.lock`, never the 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from concurrent.futures import CancelledError, InvalidStateError, TimeoutError, _base
 from contextvars import Context
 from threading import Condition
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from treadle import _checks as checks
+from treadle import _clock as clock
 from treadle._alarm import call_out
 from treadle._calls import Gone, Unseen, name_of
 from treadle._contexts import EMPTY
@@ -114,6 +115,7 @@ class Future(_base.Future[T]):
         self._exception = None
         self._fn = self._args = self._context = None
         self._traits = PLAIN
+        self._submitted = clock.now()
 
     # -- asking ---------------------------------------------------------------------------------------------------
 
@@ -173,6 +175,21 @@ class Future(_base.Future[T]):
     def name(self) -> str:
         """What logs and snapshots call the task: the name given, else that of its function."""
         return self._name_for(self._fn)
+
+    @property
+    def priority(self) -> int:
+        """How urgent the task is, higher is more; 0 if `Pool.options` did not say."""
+        return self._traits.priority
+
+    @property
+    def key(self) -> Hashable:
+        """Whose the task is; None if `Pool.options` did not say."""
+        return self._traits.key
+
+    @property
+    def submitted(self) -> float:
+        """When the task was submitted, or let in, or made if that was by hand: seconds on `time.monotonic`'s clock."""
+        return self._submitted
 
     def _name_for(self, fn: Any) -> str:
         """Return the name of this task, which runs, or ran, `fn`; no lock is held, for that is the user's."""

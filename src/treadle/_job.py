@@ -22,7 +22,7 @@ from treadle._scope import Scope, current
 from treadle._traits import Traits
 from treadle._words import traceback_of
 from treadle._worker import current_worker, lent_here
-from treadle.errors import PoolBroken, Shed, WorkerLost
+from treadle.errors import Shed, WorkerLost
 
 if TYPE_CHECKING:
     from _thread import LockType
@@ -324,7 +324,7 @@ class Job(Feed):
                 if dispatcher.dropping:
                     self.fail(CancelledError())
                 elif dispatcher.broken is not None:
-                    self.fail(PoolBroken(dispatcher.name))
+                    self.fail(dispatcher.why_broken())
                 if self.turns < most and len(waiting) > self.chunksize:
                     self.offer_turn()
                 left = self.chunksize

@@ -233,7 +233,7 @@ def _start_afresh(dispatcher: Dispatcher) -> dict[Feed, None]:
     for worker in dispatcher.staff.workers:
         for task in worker.stack():
             dispatcher.taken_over(task)
-    dispatcher.order.purge(lambda task: False)
+    dispatcher.kept.purge(lambda task: False)
     dispatcher.admission.entrants.clear()
     dispatcher.admission.takers.clear()
     dispatcher.aside.clear()

@@ -54,11 +54,10 @@ def traits_for(order: Order, name: str | None, priority: int, key: Hashable) -> 
     except Exception as error:
         why = show(error) if type(error) is not TypeError else error
         raise TypeError(f"key={show(key)} cannot be a key: {why}; allowed: a number, a string, a tuple") from None
-    if isinstance(order, (Adaptive, Fair, Fifo, Priority)):  # others may look at both
-        if priority != 0 and not isinstance(order, Priority):
-            raise _useless("priority", priority, order)
-        if key is not None and not isinstance(order, Fair):
-            raise _useless("key", key, order, "fair")
+    if priority != 0 and "priority" not in order.looks_at:
+        raise _useless("priority", priority, order)
+    if key is not None and "key" not in order.looks_at:
+        raise _useless("key", key, order, "fair")
     return Traits(None if name is None else checks.text("name", name), priority, key)
 
 
@@ -79,8 +78,8 @@ def rate_of(rate: Rate | None) -> Rate | None:
 
 def _useless(argument: str, value: object, order: Order, its_order: str = "priority") -> ValueError:
     return ValueError(
-        f"{argument}={show(value)} has no effect in a pool whose order is {type(order).__name__}; "
-        f"make it with Pool(order={its_order!r})"
+        f"{argument}={show(value)} has no effect in a pool whose order is {type_name(order)}; "
+        f"make it with Pool(order={its_order!r}), or with an order that has {argument!r} in its `looks_at`"
     )
 
 

@@ -31,7 +31,8 @@ from treadle._words import is_a, show, type_name
 from treadle._workqueue import WorkQueue
 from treadle.errors import PoolClosed
 from treadle.events import Observer, PoolSnapshot, observers_in
-from treadle.orders import Order, order_named
+from treadle.orders import Order, OrderName
+from treadle.orders._named import order_named
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -100,7 +101,7 @@ class Pool(Submitter, ThreadPoolExecutor):
         *,
         queue_size: int | None = 1000,
         when_full: str = "block",
-        order: str | Order = "fifo",
+        order: OrderName | Order = "fifo",
         limit: ConcurrencyLimit | None = None,
         rate: Rate | None = None,
         min_workers: int = 0,

@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Literal
+from typing import Literal, TYPE_CHECKING, cast
 
 from treadle import _clock as clock
 from treadle._futures import PENDING, RUNNING
 from treadle._words import log
 from treadle.errors import Shed
+from treadle.orders._order import hook_of
 
 if TYPE_CHECKING:
     from treadle._dispatch import Dispatcher, Task
@@ -42,7 +43,7 @@ class Shedding:
         self.dispatcher = dispatcher
         self.count = 0  # tasks given up so far
         self.standing = False  # whether callers that submit are to look for such tasks as well
-        self.stale: Callable[[], Sequence[Task]] | None = getattr(dispatcher.order, "stale", None)
+        self.stale: Callable[[], Sequence[Task]] | None = hook_of(dispatcher.kept, "stale")
 
     def evict(self, newcomer: Task) -> Task | None:
         """Claim the task that is given up for `newcomer`, to be abandoned; the lock is held."""
@@ -50,7 +51,7 @@ class Shedding:
         aside, blocks = dispatcher.aside, dispatcher.admission.blocks
         with suppress(IndexError):
             while dispatcher.tasks and not (blocks is not None and blocks(newcomer) and aside.beside(newcomer)):
-                victims = self.claim([dispatcher.order.evict(newcomer)])
+                victims = self.claim([cast("Task", dispatcher.kept.evict(newcomer))])
                 if victims:
                     return victims[0]
         return next(iter(self.claim(aside.evict(newcomer))), None)
@@ -78,7 +79,7 @@ class Shedding:
         While it does, whoever submits sheds too, so that those who offer too much do that work, rather than the threads
         that are short. At ten times what eight threads could do, these came to 0.9 of it while they shed alone.
         """
-        standing = bool(getattr(self.dispatcher.order, "standing", False))
+        standing = self.dispatcher.kept.standing
         if standing is not self.standing:
             self.standing = standing
             self.dispatcher.make_room()

@@ -51,7 +51,6 @@ class Staff:
     def __init__(self, dispatcher: Dispatcher, max_workers: int, min_workers: int) -> None:
         self.dispatcher = dispatcher
         self.max_workers = max_workers  # changes with `resize`
-        self.tell_order()
         self.min_workers = min_workers
         self.workers: set[Worker] = set()
         self.idle: list[Worker] = []  # newest last, so the longest idle is left alone until its time is up
@@ -80,15 +79,10 @@ class Staff:
         self.growing = bool(self.on_stand) or len(self.workers) < self.max_workers
         self.surplus = self.stray is not None or len(self.workers) > self.max_workers
 
-    def tell_order(self) -> None:
-        """Tell the order how many threads there may be, if it wants to know."""
-        if hasattr(self.dispatcher.order, "threads"):
-            self.dispatcher.order.threads = self.max_workers
-
     def resize(self, max_workers: int) -> None:
         """Have at most `max_workers` from now on; those beyond leave as soon as they are free. The lock is held."""
         self.max_workers = max_workers
-        self.tell_order()
+        self.dispatcher.kept.threads = max_workers
         self.recount()
         for _ in range(min(len(self.idle), len(self.workers) - max_workers)):
             worker = self.idle[0]  # idle longest

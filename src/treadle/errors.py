@@ -7,7 +7,7 @@
     |- Cancelled (CancelledError)    the running task was asked to stop
     |- DeadlineExceeded (TimeoutError)  the deadline of a task, or of the caller, has passed
     |- PoolClosed (RuntimeError)     the pool was shut down, or Python is exiting
-    |- PoolBroken (BrokenThreadPool) the pool runs nothing more: a worker's initializer failed, say
+    |- PoolBroken (BrokenThreadPool) a worker's initializer failed, or the pool's order
     |- WorkerLost                    a worker thread ended in the middle of a task
     |- PoolDeadlock (RuntimeError)   every thread that could end a wait is itself waiting for it
     |- PatchedTooLate (RuntimeError)  threads were replaced by greenlets after treadle was imported
@@ -296,19 +296,19 @@ class PoolClosed(TreadleError, RuntimeError):
 
 
 class PoolBroken(TreadleError, BrokenThreadPool):
-    """The pool runs nothing more: a worker's initializer failed, say.
+    """A worker's initializer failed, or the pool's order did, so the pool runs nothing more.
+
+    Where it was the order, what that raised is the error's `__cause__`.
 
     Attributes:
         pool: the pool's name.
-        reason: what has happened, in words.
+        reason: what failed, in words.
     """
 
-    def __init__(
-        self, pool: str, reason: str = "A thread initializer failed, the thread pool is not usable anymore"
-    ) -> None:
+    def __init__(self, pool: str, reason: str = "A thread initializer failed") -> None:
         self.pool = pool
         self.reason = reason
-        super().__init__(f"{reason}: pool {pool!r}; the log holds the traceback")
+        super().__init__(f"{reason}, the thread pool is not usable anymore: pool {pool!r}; the log holds the traceback")
 
 
 class WorkerLost(TreadleError):

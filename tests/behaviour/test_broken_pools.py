@@ -21,7 +21,7 @@ from treadle import Future, Pool, Rate
 from treadle._rate import Bucket
 from treadle.errors import DeadlineExceeded, PoolBroken, PoolClosed, WorkerLost
 from treadle.events import Observer, TaskEvent
-from treadle.orders import Fair
+from treadle.orders import Fair, OrderName
 
 PATIENCE = 30.0  # seconds for what must happen
 ENDS = {"finished", "cancelled", "rejected", "shed"}
@@ -80,7 +80,7 @@ class Breaking:
 
 
 @pytest.mark.parametrize("order", ["fifo", "priority", "fair", "adaptive"])
-def test_all_that_waits_in_a_pool_that_breaks_fails_and_is_counted_once(order: str) -> None:
+def test_all_that_waits_in_a_pool_that_breaks_fails_and_is_counted_once(order: OrderName) -> None:
     notes, initialize = Notes(), Breaking(1)
     pool = Pool(1, initializer=initialize, order=order, observers=[notes])
     futures = [pool.submit(abs, -1) for _ in range(5)]

@@ -14,10 +14,11 @@ import pytest
 from behaviour.scripts import script
 from blocked import until_blocked
 from clocks import FakeClock
+from orders.lifo import Lifo
 from treadle import Future, Pool
 from treadle.errors import PoolClosed, PoolFull, Shed
 from treadle.events import Observer, TaskEvent
-from treadle.orders import Adaptive, Fair, Fifo, Order, Priority
+from treadle.orders import Adaptive, Fair, Fifo, Order, OrderName, Priority, Task
 
 LONG = 30.0  # seconds after which a wait that ought to end is taken to hang
 PATIENCE = 10.0  # the same, for what holds up others that are waited for
@@ -521,8 +522,8 @@ def test_never_two_tasks_of_one_key_at_once_and_all_are_done_in_the_end(how: str
             assert isinstance(future.exception(), ValueError)
         elif not future.cancelled():
             assert future.result() == number % 25
-    assert not any(flow.waiting or flow.running for flow in order.flows.values())
-    assert not order.taken
+    assert not any(flow.waiting or flow.running for flow in order._flows.values())
+    assert not order._taken
 
 
 def test_a_key_at_its_ceiling_waits_while_other_keys_go_on() -> None:
@@ -722,9 +723,9 @@ def test_of_no_key_more_wait_than_may_however_many_threads_submit(when_full: str
     class Watched(Fair):
         mark = 0
 
-        def put(self, task: Future[Any]) -> None:
+        def put(self, task: Task) -> None:
             super().put(task)
-            self.mark = max(self.mark, len(self.flows[task._traits.key].waiting))
+            self.mark = max(self.mark, len(self._flows[task.key].waiting))
 
     order, callers = Watched(max_waiting=2, max_running=1), []
     pool = Pool(2, order=order, when_full=when_full)
@@ -751,7 +752,7 @@ def test_of_no_key_more_wait_than_may_however_many_threads_submit(when_full: str
     assert 1 <= order.mark <= 2
     assert now.rejected == counts["refused"]
     assert now.finished + now.shed == counts["taken"] == now.submitted
-    assert not any(flow.waiting or flow.running for flow in order.flows.values())
+    assert not any(flow.waiting or flow.running for flow in order._flows.values())
 
 
 # -- Priority -----------------------------------------------------------------------------------------------------
@@ -825,7 +826,7 @@ def test_a_full_queue_discards_the_least_urgent() -> None:
     ],
 )
 def test_an_option_that_the_order_does_not_look_at_or_that_is_out_of_range_is_refused(
-    order: str, options: dict[str, Any], error: type[Exception], words: tuple[str, ...]
+    order: OrderName, options: dict[str, Any], error: type[Exception], words: tuple[str, ...]
 ) -> None:
     with Pool(1, order=order) as pool:
         with pytest.raises(error) as caught:
@@ -841,20 +842,10 @@ def test_the_edges_of_the_range_of_priorities_are_allowed(priority: int) -> None
 
 
 def test_an_order_of_somebody_elses_may_look_at_both() -> None:
-    class Own:
-        """Last in, first out."""
+    class Both(Lifo):
+        looks_at = frozenset({"key", "priority"})
 
-        def __init__(self) -> None:
-            self.tasks = self.ready = list[Future[Any]]()
-            self.put, self.take = self.tasks.append, self.tasks.pop
-
-        def evict(self, newcomer: Future[Any]) -> Future[Any]:
-            return self.tasks.pop(0)
-
-        def purge(self, keep: Callable[[Future[Any]], bool]) -> None:
-            self.tasks[:] = filter(keep, self.tasks)
-
-    with Pool(1, order=Own()) as pool:
+    with Pool(1, order=Both()) as pool:
         assert pool.options(priority=3, key="a").submit(abs, -3).result(LONG) == 3
 
 
@@ -906,8 +897,8 @@ def test_a_shutdown_that_cancels_leaves_nothing_in_any_order(kind: Callable[[], 
     for hold in holds:
         hold.let_go()
     assert pool.shutdown() == ()
-    assert len(order.tasks) == 0
-    assert not order.ready
+    assert len(order) == 0
+    assert not order.ready()
     now = pool.snapshot()
     assert (now.submitted, now.cancelled, now.finished) == (90 + threads, 90, threads)
 
@@ -951,7 +942,7 @@ def test_a_forked_child_has_an_order_that_holds_nothing_back(order: str, options
         def child():
             now = pool.snapshot()
             assert (now.threads, now.busy, now.waiting) == (0, 0, 0), now
-            assert len(order.tasks) == len(order.ready) == 0
+            assert (len(order), order.ready()) == (0, False)
             assert view.submit(abs, -3).result(20) == 3
             lock, inside, most = threading.Lock(), 0, 0
             def task(number):
@@ -966,9 +957,9 @@ def test_a_forked_child_has_an_order_that_holds_nothing_back(order: str, options
             assert list(view.map(task, range(100))) == list(range(100))
             assert most == 1 or not isinstance(order, Fair), most
             pool.shutdown()
-            assert len(order.tasks) == 0
-            assert not getattr(order, "taken", None)
-            flows = getattr(order, "flows", {{}}).values()  # a few may be kept that hold nothing
+            assert len(order) == 0
+            assert not getattr(order, "_taken", None)
+            flows = getattr(order, "_flows", {{}}).values()  # a few may be kept that hold nothing
             assert not any(flow.waiting or flow.running for flow in flows)
         print(fork(child))
         gate.set()

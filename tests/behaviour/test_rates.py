@@ -27,7 +27,7 @@ from treadle._options import Options
 from treadle._rate import Bucket
 from treadle.errors import DeadlineExceeded, PoolBroken, PoolClosed, PoolFull, Shed, WorkerLost
 from treadle.events import Observer, TaskEvent
-from treadle.orders import Fair
+from treadle.orders import Fair, OrderName
 
 PATIENCE = 20.0  # seconds after which a wait that ought to end is taken to hang
 NO_RATE = 1e9  # tasks a second: for those that a test has run at once in a pool with a rate of its own
@@ -907,7 +907,7 @@ def test_cancelled_ones_raise_as_others_do(time: Time) -> None:
 
 
 @pytest.mark.parametrize("order", ["fifo", "priority", "fair", "adaptive"])
-def test_a_task_whose_turn_has_come_waits_in_the_queue_no_second_time(order: str, time: Time) -> None:
+def test_a_task_whose_turn_has_come_waits_in_the_queue_no_second_time(order: OrderName, time: Time) -> None:
     """Or a queue that is never empty would stretch the rate, to a third and less."""
     gate, began, ran = threading.Event(), threading.Event(), list[str]()
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import pytest
 
 import treadle
+from orders.lifo import Keyed, Lifo
 from tcp import PATIENCE, ask, client, receive, receive_all
 from treadle import Pool
-from treadle.orders import Adaptive
+from treadle.orders import Adaptive, Fair
 from treadle.server import Limits, Lines, Messages, Peer, Server, Session
 
 BUSY = b"BUSY\n"
@@ -176,6 +177,40 @@ def test_fair_servers_take_turns_between_addresses() -> None:
         gate.open.set()
         for number, sock in enumerate(many):
             assert receive(sock, 7) == b"many %d\n" % number
+
+
+@pytest.mark.parametrize("kind", [Keyed, lambda: Fair(order="priority")])
+def test_an_order_that_looks_at_keys_is_given_the_addresses_of_clients(kind: Callable[[], Any]) -> None:
+    order = kind()
+    with Pool(1, order=order, queue_size=None) as pool:
+        gate = Gate()
+        server = Server(Messages(gate, Lines()), "127.0.0.1:0", pool=pool, limits=Limits(reject_messages_with=BUSY))
+        with server, client(server) as holder, client(server) as late:
+            holder.sendall(b"hold\n")
+            gate.wait_inside()
+            late.sendall(b"late\n")
+            while server.snapshot().pool.waiting < 1:
+                threading.Event().wait(0.005)
+            with pool._task_home.lock:
+                assert {task.key for task in pool._task_home.tasks} == {"127.0.0.1"}
+            gate.open.set()
+            assert receive(late, 5) == b"late\n"
+
+
+def test_an_order_that_looks_at_no_keys_is_given_none() -> None:
+    with Pool(1, order=Lifo(), queue_size=None) as pool:
+        gate = Gate()
+        server = Server(Messages(gate, Lines()), "127.0.0.1:0", pool=pool)
+        with server, client(server) as holder, client(server) as late:
+            holder.sendall(b"hold\n")
+            gate.wait_inside()
+            late.sendall(b"late\n")
+            while server.snapshot().pool.waiting < 1:
+                threading.Event().wait(0.005)
+            with pool._task_home.lock:
+                assert {task.key for task in pool._task_home.tasks} == {None}
+            gate.open.set()
+            assert receive(late, 5) == b"late\n"
 
 
 def test_a_handler_has_a_deadline_that_it_and_its_tasks_see_and_its_connection_is_cut_on_time() -> None:

@@ -22,31 +22,15 @@ import pytest
 import treadle
 from behaviour.books import Ledger
 from clocks import LeapingClock
+from orders.lifo import Lifo
 from treadle import ConcurrencyLimit, Pool, Rate
 from treadle._rate import Bucket
 from treadle.errors import TreadleError
 from treadle.orders import Adaptive, Fair, Fifo, Order, Priority
-from treadle.orders._order import Task
 
 PATIENCE = 30.0
 
 Standard = concurrent.futures.Future[Any]
-
-
-class Ours(list[Task]):
-    """An order of a user's own, as plain as it can be."""
-
-    ready = tasks = property(lambda self: self)
-    put = list.append
-
-    def take(self) -> Task:
-        return self.pop(0)
-
-    def evict(self, newcomer: Task) -> Task:
-        return self.pop(0)
-
-    def purge(self, keep: Callable[[Task], bool]) -> None:
-        self[:] = [task for task in self if keep(task)]
 
 
 ORDERS: dict[str, Callable[[], Order]] = {
@@ -56,7 +40,7 @@ ORDERS: dict[str, Callable[[], Order]] = {
     "held back": lambda: Fair(max_running=1),
     "bounded": lambda: Fair(max_waiting=5),
     "adaptive": Adaptive,
-    "their own": Ours,
+    "their own": Lifo,
 }
 
 ERROR = ValueError("a stranger's")

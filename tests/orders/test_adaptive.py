@@ -28,7 +28,7 @@ def put(order: Adaptive, clock: FakeClock, count: int = 1) -> list[Any]:
 
 def take(order: Adaptive) -> tuple[list[Any], Any]:
     """What is shed, and what is taken, when a worker comes."""
-    return list(order.stale()), order.take() if order.ready else None
+    return list(order.stale()), order.take() if order.ready() else None
 
 
 def test_while_the_head_is_in_time_it_is_first_in_first_out_and_nothing_is_shed(clock: FakeClock) -> None:
@@ -68,7 +68,7 @@ def test_as_many_of_the_newest_as_there_are_threads_are_kept_however_old(clock: 
     assert take(order) == ([], old[0])
     clock.pass_(1.0)
     assert take(order) == (old[1:6], old[9])
-    assert list(order.tasks) == old[6:9]
+    assert list(order._tasks) == old[6:9]
 
 
 def test_when_it_has_been_empty_it_is_first_in_first_out_again(clock: FakeClock) -> None:
@@ -79,7 +79,7 @@ def test_when_it_has_been_empty_it_is_first_in_first_out_again(clock: FakeClock)
     take(order)
     clock.pass_(0.2)
     take(order)
-    assert not order.tasks
+    assert not order._tasks
     clock.pass_(100.0)
     fresh = put(order, clock, 3)
     assert [take(order) for _ in fresh] == [([], task) for task in fresh]
@@ -92,7 +92,7 @@ def test_a_queue_that_stood_lately_stands_again_after_a_short_delay(clock: FakeC
     take(order)
     clock.pass_(0.2)
     take(order)
-    while order.tasks:
+    while order._tasks:
         take(order)
     late = put(order, clock, 5)
     clock.pass_(0.006)
@@ -118,7 +118,7 @@ def test_only_late_tasks_are_shed_from_the_old_end_and_never_the_last_ones(steps
                 clock.pass_(step)
             shed, taken = take(order)
             assert shed == model[: len(shed)]
-            assert all(clock.now() - task._submitted > order.target for task in shed)
+            assert all(clock.now() - task._submitted > order._target for task in shed)
             model = model[len(shed) :]
             if shed:
                 assert len(model) >= threads
@@ -126,7 +126,7 @@ def test_only_late_tasks_are_shed_from_the_old_end_and_never_the_last_ones(steps
                 assert taken is model[-1] or not (shed or order.standing)
                 assert taken in (model[0], model[-1])
                 model.remove(taken)
-            assert list(order.tasks) == model
+            assert list(order._tasks) == model
 
 
 def test_what_goes_on_later_goes_behind_the_others(clock: FakeClock) -> None:
@@ -135,9 +135,9 @@ def test_what_goes_on_later_goes_behind_the_others(clock: FakeClock) -> None:
     order.put_again(again := task_of(submitted=clock.now()))
     assert [order.take(), order.take(), order.take()] == [first, second, again]
     put(order, clock, 2)
-    order.standing = True
+    order._standing = True
     order.put_again(again)
-    assert order.tasks[0] is again  # behind, where the newest comes first
+    assert order._tasks[0] is again  # behind, where the newest comes first
 
 
 @pytest.mark.parametrize("arguments", [{"target": -1}, {"interval": "1"}, {"target": float("inf")}])
@@ -162,8 +162,8 @@ def test_in_less_than_an_interval_nothing_is_shed_and_the_first_comes_first(step
             elif passed + step < 0.99:
                 clock.pass_(step)
                 passed += step
-            assert list(order.tasks) == model
-            assert bool(order.ready) == bool(model)
+            assert list(order._tasks) == model
+            assert order.ready() == bool(model)
 
 
 class Rule:
@@ -255,17 +255,17 @@ def test_it_does_what_the_rule_says(steps: list[Any], target: int, interval: int
             elif step == "purge" and len(rule.tasks) > 1:
                 doomed = rule.tasks.pop(value % len(rule.tasks))
                 order.purge(lambda task, doomed=doomed: task is not doomed)  # type: ignore[misc]  # a default
-            assert list(order.tasks) == rule.tasks
-            assert len(order.tasks) == len(rule.tasks)
-            assert bool(order.ready) == bool(rule.tasks)
+            assert list(order._tasks) == rule.tasks
+            assert len(order) == len(rule.tasks)
+            assert order.ready() == bool(rule.tasks)
 
 
 def make_it_stand(order: Adaptive, clock: FakeClock, count: int) -> list[Any]:
     """Put `count` tasks and have them look at long enough, before anything is shed."""
     tasks = put(order, clock, count)
-    clock.pass_(order.target + 1.0)
+    clock.pass_(order._target + 1.0)
     assert list(order.stale()) == []
-    clock.pass_(order.interval + 1.0)
+    clock.pass_(order._interval + 1.0)
     return tasks
 
 
@@ -281,7 +281,7 @@ def test_a_queue_that_was_emptied_at_a_blow_is_first_in_first_out_again(how: str
     if how == "purged":
         order.purge(lambda task: False)
     else:
-        while order.tasks:
+        while order._tasks:
             order.evict(task_of())
     clock.pass_(100.0)
     fresh = put(order, clock, 5)
@@ -334,7 +334,7 @@ def test_what_was_taken_before_its_time_runs_next_and_is_not_stale(clock: FakeCl
     assert taken is early, "also as the queue is found to stand"
     assert shed == others
     others = put(order, clock, 5)
-    order.standing = True
+    order._standing = True
     clock.pass_(1.0)
     order.put_first(early)
     assert take(order) == (others, early)
@@ -359,7 +359,7 @@ def test_the_delay_is_over_when_the_queue_is_empty_though_nobody_looked(clock: F
     put(order, clock, 3)
     clock.pass_(0.01)
     take(order)
-    assert order.late_since is not None
+    assert order._late_since is not None
     order.take()
     order.take()
     clock.pass_(1.0)

@@ -16,7 +16,7 @@ def test_tasks_come_out_in_the_order_they_came() -> None:
     assert order.take() is tasks[0]
     assert order.evict(Future()) is tasks[1]
     order.purge(lambda task: task is not tasks[2])
-    assert list(order.tasks) == [tasks[3]]
+    assert list(order._tasks) == [tasks[3]]
     order.take()
     with pytest.raises(IndexError):
         order.take()

@@ -29,7 +29,7 @@ def test_it_is_a_sorted_list_of_due_times(arrivals: list[Any], age: float) -> No
             assert order.take() is first[3]
     for *_, task in sorted(model, key=lambda entry: entry[:3]):
         assert order.take() is task
-    assert not order.ready
+    assert not order.ready()
 
 
 def test_equals_come_out_in_the_order_they_came() -> None:
@@ -83,7 +83,7 @@ STEPS = st.lists(
 def goes_before(task: Any, other: Any, age: float) -> bool:
     """The bound as the class states it, and of equals the one that came first (tasks are listed as they came)."""
     later = other._submitted - task._submitted
-    return bool(later > (other._traits.priority - task._traits.priority) * age)
+    return bool(later > (other.priority - task.priority) * age)
 
 
 @given(steps=STEPS, age=st.sampled_from([0.25, 1.0, 4.0]))
@@ -95,24 +95,24 @@ def test_whatever_happens_nobody_is_passed_over_beyond_the_bound(steps: list[Any
             waiting.append(task)
         elif step == "pass":
             now += value / 4
-        elif step == "take" and order.ready:
-            taken = order.take()
+        elif step == "take" and order.ready():
+            taken: Any = order.take()
             assert not [task for task in waiting if goes_before(task, taken, age)]
             assert taken is next(task for task in waiting if task._traits == taken._traits), "the first of its equals"
             waiting.remove(taken)
         elif step == "evict" and waiting:
-            lowest = min(task._traits.priority for task in waiting)
-            victim = next(task for task in waiting if task._traits.priority == lowest)
+            lowest = min(task.priority for task in waiting)
+            victim = next(task for task in waiting if task.priority == lowest)
             assert order.evict(task_of(priority=value)) is victim
             waiting.remove(victim)
         elif step == "cancel" and waiting:
             waiting[value % len(waiting)]._state = CANCELLED_AND_NOTIFIED  # it stays where it is until it is purged
         elif step == "purge":
-            order.purge(lambda task, value=value: task._state is PENDING and task._traits.priority != value)  # type: ignore[misc]  # a default
-            waiting = [task for task in waiting if task._state is PENDING and task._traits.priority != value]
-        assert len(order.tasks) == len(waiting)
-        assert sorted(map(id, order.tasks)) == sorted(map(id, waiting))
-        assert bool(order.ready) == bool(waiting)
+            order.purge(lambda task, value=value: task._state is PENDING and task.priority != value)  # type: ignore[misc]  # a default
+            waiting = [task for task in waiting if task._state is PENDING and task.priority != value]
+        assert len(order) == len(waiting)
+        assert sorted(map(id, order._tasks)) == sorted(map(id, waiting))
+        assert order.ready() == bool(waiting)
 
 
 def test_the_least_urgent_of_all_waits_no_longer_than_the_bound_in_a_flood_of_the_most_urgent() -> None:

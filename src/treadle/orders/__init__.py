@@ -4,16 +4,18 @@
 "priority"  Priority()  the most urgent first, and the longer a task waits the more urgent it is
 "fair"      Fair()      one key's tasks after another's, so that nobody can crowd out the others
 "adaptive"  Adaptive()  first in, first out; when more is offered than can be done, newest first, and the rest is shed
+
+For an order of your own subclass `Order`, which sees each waiting task as a `Task`.
 """
 
 from treadle._public import publish as _publish
 from treadle.orders._adaptive import Adaptive
 from treadle.orders._fair import Fair
 from treadle.orders._fifo import Fifo
-from treadle.orders._named import order_named
-from treadle.orders._order import Order
+from treadle.orders._named import OrderName
+from treadle.orders._order import Order, Task
 from treadle.orders._priority import Priority
 
-__all__ = ["Adaptive", "Fair", "Fifo", "Order", "Priority", "order_named"]
+__all__ = ["Adaptive", "Fair", "Fifo", "Order", "OrderName", "Priority", "Task"]
 
 _publish(__name__, globals())

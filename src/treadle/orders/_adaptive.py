@@ -6,17 +6,19 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from itertools import islice
 from math import inf
+from typing import Any, cast
 
 from treadle import _checks as checks
 from treadle import _clock as clock
-from treadle.orders._order import Task
+from treadle._futures import Future
+from treadle.orders._order import Handles, Own, Task
 
 __all__ = ["Adaptive"]
 
 RECENT = 16  # intervals for which a queue that stood is taken to stand again soon, as in controlled delay (RFC 8289)
 
 
-class Adaptive:
+class Adaptive(Own):
     """First in, first out while the pool keeps up; under standing delay newest first, and what is too old is shed.
 
     A queue whose head has waited longer than `target` at every look for `interval` is a standing one: it delays
@@ -41,123 +43,121 @@ class Adaptive:
         TypeError, ValueError: an argument is of the wrong type, or out of range.
     """
 
-    __slots__ = (
-        "__weakref__",
-        "apart",
-        "interval",
-        "late_since",
-        "put",
-        "ready",
-        "standing",
-        "stood_until",
-        "target",
-        "tasks",
-        "threads",
-    )
+    _tasks: deque[Task]
 
     def __init__(self, target: float = 0.005, interval: float = 0.1) -> None:
-        self.target = checks.number("target", target, least=0)
-        self.interval = checks.number("interval", interval, least=0)
-        self.tasks = self.ready = deque[Task]()  # the oldest first
-        self.put = self.tasks.append
-        self.threads = 1
-        self.standing = False
+        self._target = checks.number("target", target, least=0)
+        self._interval = checks.number("interval", interval, least=0)
+        self._tasks = self._ready = deque()  # the oldest first
+        self._standing = False
         # Tasks at the old end that were put there and are not judged by their age: while the queue stands, those that
         # are to go on later; else those that are to run next.
-        self.apart = 0
-        self.late_since: float | None = None  # since when the head has been late at every look
-        self.stood_until = -inf  # when it last stopped standing
+        self._apart = 0
+        self._late_since: float | None = None  # since when the head has been late at every look
+        self._stood_until = -inf  # when it last stopped standing
 
-    def put_again(self, task: Task) -> None:
+    def _handles(self) -> Handles:
+        return Handles(self._tasks, self._tasks, self._tasks.append, self.take)
+
+    def put(self, task: Task, /) -> None:
+        """Add a task."""
+        self._tasks.append(task)
+
+    @property
+    def standing(self) -> bool:
+        """Whether the queue stands."""
+        return self._standing
+
+    def put_again(self, task: Task, /) -> None:
         """Add a task that was taken, and is to go on later: behind the others, in whichever order they are."""
-        if self.standing:
-            self.tasks.appendleft(task)
-            self.apart += 1
+        if self._standing:
+            self._tasks.appendleft(task)
+            self._apart += 1
         else:
-            self.tasks.append(task)
+            self._tasks.append(task)
 
-    def put_first(self, task: Task) -> None:
+    def put_first(self, task: Task, /) -> None:
         """Add a task that was taken before its time, to run next: as the newest, for it has not waited here so long."""
-        task._submitted = clock.now()
-        if self.standing:
-            self.tasks.append(task)
+        cast(Future[Any], task)._submitted = clock.now()
+        if self._standing:
+            self._tasks.append(task)
         else:
-            self.tasks.insert(self.apart, task)
-            self.apart += 1
+            self._tasks.insert(self._apart, task)
+            self._apart += 1
 
     def take(self) -> Task:
         """Remove and return the oldest task, or, while the queue stands, the newest."""
-        if not self.standing:
-            task = self.tasks.popleft()
-            if self.apart:
-                self.apart -= 1
-            if not self.tasks:  # also if that was no live task, and nobody looks: the delay is over
-                self.late_since = None
+        if not self._standing:
+            task = self._tasks.popleft()
+            if self._apart:
+                self._apart -= 1
+            if not self._tasks:  # also if that was no live task, and nobody looks: the delay is over
+                self._late_since = None
             return task
-        task = self.tasks.pop()
+        task = self._tasks.pop()
         self._count_apart()
         return task
 
     def stale(self) -> Sequence[Task]:
         """Remove and return the tasks to shed, if the queue stands."""
-        tasks = self.tasks
+        tasks = self._tasks
         if len(tasks) < 2:
             self._relax()
             return ()
         now = clock.now()
-        latest = now - self.target
-        if not self.standing:
-            others_late = len(tasks) > self.apart and tasks[self.apart]._submitted < latest
+        latest = now - self._target
+        if not self._standing:
+            others_late = len(tasks) > self._apart and tasks[self._apart].submitted < latest
             if not self._stands(now, late=others_late):
                 return ()
-            tasks.rotate(-self.apart)  # to the new end, where tasks run first from now on
-            self.apart = 0
+            tasks.rotate(-self._apart)  # to the new end, where tasks run first from now on
+            self._apart = 0
         shed = []
-        others = len(tasks) - self.apart
-        tasks.rotate(-self.apart)  # to the new end, for they have not waited long
-        while len(tasks) > self.threads and tasks[0]._submitted < latest:
+        others = len(tasks) - self._apart
+        tasks.rotate(-self._apart)  # to the new end, for they have not waited long
+        while len(tasks) > self.threads and tasks[0].submitted < latest:
             shed.append(tasks.popleft())
-        self.apart -= max(0, len(shed) - others)
-        tasks.rotate(self.apart)
+        self._apart -= max(0, len(shed) - others)
+        tasks.rotate(self._apart)
         return shed
 
     def _relax(self) -> None:
         """Note that the queue does not stand any more."""
-        if self.standing:
-            self.stood_until = clock.now()
-        self.standing, self.late_since, self.apart = False, None, 0
+        if self._standing:
+            self._stood_until = clock.now()
+        self._standing, self._late_since, self._apart = False, None, 0
 
     def _count_apart(self) -> None:
         """Note that some tasks may have been the last, or that all have gone."""
-        self.apart = min(self.apart, len(self.tasks))
-        if not self.tasks:
+        self._apart = min(self._apart, len(self._tasks))
+        if not self._tasks:
             self._relax()
 
     def _stands(self, now: float, *, late: bool) -> bool:
         """Find out whether the queue stands, at a look that found its head late or not."""
         if not late:
-            self.late_since = None
-        elif self.late_since is None:
-            self.late_since = now
+            self._late_since = None
+        elif self._late_since is None:
+            self._late_since = now
         else:
-            again = now - self.stood_until < RECENT * self.interval
-            self.standing = now - self.late_since > (min(self.target, self.interval) if again else self.interval)
-        return self.standing
+            again = now - self._stood_until < RECENT * self._interval
+            self._standing = now - self._late_since > (min(self._target, self._interval) if again else self._interval)
+        return self._standing
 
-    def evict(self, newcomer: Task) -> Task:
+    def evict(self, newcomer: Task, /) -> Task:
         """Remove and return the task that has waited longest."""
-        task = self.tasks.popleft()
-        self.apart = max(0, self.apart - 1)
+        task = self._tasks.popleft()
+        self._apart = max(0, self._apart - 1)
         self._count_apart()
         return task
 
-    def purge(self, keep: Callable[[Task], bool]) -> None:
+    def purge(self, keep: Callable[[Task], bool], /) -> None:
         """Drop every task that `keep` refuses."""
-        kept = [task for task in self.tasks if keep(task)]
-        self.apart = sum(keep(task) for task in islice(self.tasks, self.apart))
-        self.tasks.clear()
-        self.tasks.extend(kept)
+        kept = [task for task in self._tasks if keep(task)]
+        self._apart = sum(keep(task) for task in islice(self._tasks, self._apart))
+        self._tasks.clear()
+        self._tasks.extend(kept)
         self._count_apart()
 
     def __repr__(self) -> str:
-        return f"Adaptive(target={self.target:g}, interval={self.interval:g}, {len(self.tasks)} waiting)"
+        return f"Adaptive(target={self._target:g}, interval={self._interval:g}, {len(self._tasks)} waiting)"

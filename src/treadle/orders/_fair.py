@@ -4,37 +4,82 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Hashable, Mapping
-from typing import Any
+from math import inf
+from typing import Any, Literal, TypeVar, cast
 
 from treadle import _checks as checks
-from treadle._futures import PENDING
-from treadle._words import pass_on, show, type_name
+from treadle._futures import PENDING, Future
+from treadle._words import is_a, pass_on, show, type_name
 from treadle.orders._census import Census
-from treadle.orders._order import Task, put_in_place
+from treadle.orders._fifo import Fifo
+from treadle.orders._order import Handles, Look, Order, Own, Task, hook_of, own
+from treadle.orders._priority import Priority
 
 __all__ = ["Fair"]
 
+T = TypeVar("T")
 
 # Making a queue takes longer than a turn.
 KEPT = 64  # keys beyond which those without tasks are forgotten
 SPARE = 64  # queues of forgotten ones that are kept for other keys
 
+_NAMED: dict[str, Callable[[], Order]] = {"fifo": Fifo, "priority": Priority}
+_UNASKED = ("stale", "full", "holds", "holders", "ended")  # what an order may have, and one of a single key may not
+
 
 class _Flow:
     """The tasks of one key."""
 
-    __slots__ = ("credit", "key", "running", "waiting", "weight")
+    __slots__ = (
+        "credit",
+        "key",
+        "listed",
+        "most_running",
+        "order",
+        "put",
+        "running",
+        "take",
+        "waiting",
+        "weight",
+    )
 
     key: Hashable
     weight: float
+    most_running: float
 
-    def __init__(self) -> None:
+    def __init__(self, order: Order) -> None:
+        inner = own(order)
+        handles = Handles(order, order, order.put, order.take) if inner is None else inner._handles()
+        self.order = order
+        self.waiting, _, self.put, self.take = handles
         self.credit: float = 0  # tasks that it may still run in this round, less than one of them left over
-        self.waiting: deque[Task] = deque()
+        self.listed = False  # among those that have tasks waiting and may run one
         self.running = 0  # of its tasks, that were taken; counted only where `max_running` is set
 
 
-class Fair:
+class _Ceiling:
+    """How many tasks of one key there may be: as many for each, or for each as many as a mapping says."""
+
+    __slots__ = ("bounds", "of", "others")
+
+    def __init__(self, name: str, value: int | Mapping[Any, int | None] | None) -> None:
+        by_key = _by_key(name, value, checks.integer_or_none)
+        self.of = {key: inf if most is None else most for key, most in by_key.items()}
+        self.others = self.of.pop(..., inf)
+        self.bounds = self.others < inf or bool(self.of)  # whether there is any
+
+    def __getitem__(self, key: Hashable) -> float:
+        return self.of.get(key, self.others) if self.of else self.others
+
+
+def _by_key(name: str, value: Any, check: Callable[..., T]) -> dict[Any, T]:
+    """Return the numbers of a mapping, checked; of a number alone, that of all keys."""
+    if not is_a(value, Mapping):
+        return {...: check(name, value, least=1)}
+    return {key: check(f"{name}[{show(key)}]", number, least=1) for key, number in value.items()}
+
+
+class Fair(Own):
     """Deficit round robin: in each round every key that waits runs one task, or as many as its weight says.
 
     A task's key, say the customer it is run for, is given by `pool.options(key=...)`; None if none is given. However
@@ -46,6 +91,9 @@ class Fair:
     "discard_oldest" discards the oldest task of the key that has most waiting, or of the newcomer's key where that is
     at `max_waiting`.
 
+    Within one key the first that came is the first to run. With `order="priority"` it is the most urgent, and the least
+    urgent is the one to be discarded: so nobody's urgent tasks wait behind their own others, nor before anybody else's.
+
     Source: Shreedhar and Varghese, "Efficient Fair Queueing using Deficit Round Robin", SIGCOMM 1995, with a task as
     the unit of cost.
 
@@ -55,170 +103,207 @@ class Fair:
             inside other tasks, because a thread of the pool waits for them, are not counted.
         max_waiting: the ceiling on waiting tasks of one key, 1 or more; None: none of its own. What happens there is
             the pool's `when_full`.
+        order: what makes the order of one key's tasks: "fifo", "priority", or what returns a new and empty one whenever
+            it is called, such as `lambda: Priority(age=10)`. It is called with the pool's lock held. What it makes
+            serves one key at a time, and is asked for no more than every order has to have, and `put_first`.
+
+    Each of the first three may be a mapping of keys and numbers, in which `...` stands for all keys that are not in it:
+    `max_running={"reports": 1, ...: 4}`. Without that they weigh 1, and have no ceiling of their own.
 
     Raises:
         TypeError, ValueError: an argument is of the wrong type, or out of range.
     """
 
-    __slots__ = (
-        "__weakref__",
-        "ended",
-        "flows",
-        "full",
-        "holders",
-        "holds",
-        "max_running",
-        "max_waiting",
-        "ready",
-        "spare",
-        "taken",
-        "tasks",
-        "weights",
-    )
+    _tasks: Census
 
     def __init__(
         self,
         weights: Mapping[Any, float] | None = None,
         *,
-        max_running: int | None = None,
-        max_waiting: int | None = None,
+        max_running: int | Mapping[Any, int | None] | None = None,
+        max_waiting: int | Mapping[Any, int | None] | None = None,
+        order: Literal["fifo", "priority"] | Callable[[], Order] = "fifo",
     ) -> None:
-        if weights is not None and not isinstance(weights, Mapping):
+        if weights is not None and not is_a(weights, Mapping):
             raise TypeError(f"weights={show(weights)} is {type_name(weights)}; allowed: a dict of keys and numbers")
-        self.weights = {
-            key: checks.number(f"weights[{show(key)}]", weight, least=1) for key, weight in (weights or {}).items()
-        }
-        self.max_running = checks.integer_or_none("max_running", max_running, least=1)
-        self.max_waiting = checks.integer_or_none("max_waiting", max_waiting, least=1)
-        self.tasks = Census(lambda: [task for flow in self.flows.values() for task in flow.waiting])
-        self.flows: dict[Hashable, _Flow] = {}  # that have tasks waiting, or counted as running, and a few others
-        self.spare: list[_Flow] = []  # a few that are free for any key
-        self.ready: deque[_Flow] = deque()  # that have tasks waiting and may run one; the first has its turn
-        self.taken: dict[Task, _Flow] = {}  # tasks that run, and count
-        self.ended = None if self.max_running is None else self._ended
-        self.holds = None if self.max_running is None else self._holds
-        self.holders = None if self.max_running is None else self._holders
-        self.full = None if self.max_waiting is None else self._full
+        self._weights = _by_key("weights", weights or {}, checks.number)
+        self._weight_of_others = self._weights.pop(..., 1)
+        self._max_running = _Ceiling("max_running", max_running)
+        self._max_waiting = _Ceiling("max_waiting", max_waiting)
+        self._make = _maker(order)
+        first = _made(self._make)
+        self.looks_at = frozenset[Look]({"key"}) | first.looks_at
+        self._sound = any(self._make is kind for kind in _NAMED.values())
+        self._counts = self._max_running.bounds  # whether it knows which tasks run
+        self._tasks = Census(lambda: [task for flow in self._flows.values() for task in flow.waiting])
+        self._flows: dict[Hashable, _Flow] = {}  # that have tasks waiting, or counted as running, and a few others
+        self._spare = [_Flow(first)]  # a few that are free for any key
+        self._ready: deque[_Flow] = deque()  # that have tasks waiting and may run one; the first has its turn
+        self._taken: dict[Task, _Flow] = {}  # tasks that run, and count
 
-    def put(self, task: Task) -> None:
+    def _idle(self) -> tuple[object, ...]:
+        idle: tuple[object, ...] = () if self._counts else (Fair.ended, Fair.holds, Fair.holders)
+        return idle if self._max_waiting.bounds else (*idle, Fair.full)
+
+    def put(self, task: Task, /) -> None:
         """Add a task."""
-        flow = self.flows.get(task._traits.key) or self._new_flow(task._traits.key)
-        self.tasks.append(None)
-        waiting = flow.waiting
-        waiting.append(task)
-        if waiting[0] is task and (self.max_running is None or flow.running < self.max_running):
+        flow = self._flows.get(task.key) or self._new_flow(task.key)
+        self._tasks.append(None)
+        flow.put(task)
+        if not flow.listed and flow.running < flow.most_running:
+            flow.listed = True
             flow.credit = flow.weight
-            self.ready.append(flow)
+            self._ready.append(flow)
 
     def _new_flow(self, key: Hashable) -> _Flow:
-        weight = self.weights.get(key, 1) if self.weights else 1  # first: it may raise, and so may the next line
-        flow = self.flows[key] = self.spare.pop() if self.spare else _Flow()
+        # First what may raise, and the next lines as well.
+        weight = self._weights.get(key, self._weight_of_others) if self._weights else self._weight_of_others
+        most_running = self._max_running[key]
+        flow = self._spare.pop() if self._spare else _Flow(_made(self._make))
+        self._flows[key] = flow
         flow.key = key
         flow.weight = weight
+        flow.most_running = most_running
         return flow
 
-    def put_first(self, task: Task) -> None:
+    def put_first(self, task: Task, /) -> None:
         """Add a task that was taken before its time: before those of its key that came after it.
 
         And with the turn that it has taken for nothing: at once, if it is the only one of its key.
         """
-        flow = self.flows.get(task._traits.key) or self._new_flow(task._traits.key)
-        self.tasks.append(None)
-        put_in_place(flow.waiting, task)
+        flow = self._flows.get(task.key) or self._new_flow(task.key)
+        self._tasks.append(None)
+        flow.order.put_first(task)
         if len(flow.waiting) > 1:
             flow.credit += 1
-        elif self.max_running is None or flow.running < self.max_running:
+        elif not flow.listed and flow.running < flow.most_running:
+            flow.listed = True
             flow.credit = flow.weight
-            self.ready.appendleft(flow)
+            self._ready.appendleft(flow)
 
     def take(self) -> Task:
         """Remove and return the next task of the key whose turn it is."""
-        flow = self.ready[0]
-        waiting, most = flow.waiting, self.max_running
-        task = waiting.popleft()
-        self.tasks.pop()
+        flow = self._ready[0]
+        task: Future[Any] = flow.take()
+        self._tasks.pop()
         if task._state is PENDING:  # others were run elsewhere, or cancelled, and take no turn
             flow.credit -= 1
-            if most is not None:
+            if self._counts:
                 flow.running += 1
-                self.taken[task] = flow
-        if not waiting or (most is not None and flow.running >= most):
-            self.ready.popleft()
-            if not waiting and not flow.running and len(self.flows) > KEPT:
+                self._taken[task] = flow
+        if not flow.waiting or flow.running >= flow.most_running:
+            flow.listed = False
+            self._ready.popleft()
+            if not flow.waiting and not flow.running and len(self._flows) > KEPT:
                 self._forget(flow)
         elif flow.credit < 1:
             flow.credit += flow.weight
-            self.ready.rotate(-1)
+            self._ready.rotate(-1)
         return task
 
-    def evict(self, newcomer: Task) -> Task:
-        """Remove and return the oldest task of the key that has most waiting, or of the newcomer's, if that is full."""
-        flow = self.flows.get(newcomer._traits.key)
-        if flow is None or self.full is None or not self.full(newcomer, 0):
-            flow = max(self.flows.values(), key=lambda flow: len(flow.waiting), default=None)
+    def evict(self, newcomer: Task, /) -> Task:
+        """Remove and return a task of the key that has most waiting, or of the newcomer's, if that is full."""
+        flow = self._flows.get(newcomer.key)
+        if flow is None or not self.full(newcomer, 0):
+            flow = max(self._flows.values(), key=lambda flow: len(flow.waiting), default=None)
         if flow is None or not flow.waiting:
             raise IndexError("no task waits")
-        task = flow.waiting.popleft()
-        self.tasks.pop()
+        task = flow.order.evict(newcomer)
+        self._tasks.pop()
         self._leave_if_empty(flow)
         return task
 
-    def purge(self, keep: Callable[[Task], bool]) -> None:
+    def purge(self, keep: Callable[[Task], bool], /) -> None:
         """Drop every task that `keep` refuses."""
-        for flow in list(self.flows.values()):
-            flow.waiting = deque(task for task in flow.waiting if keep(task))
+        for flow in list(self._flows.values()):
+            flow.order.purge(keep)
             self._leave_if_empty(flow)
-        self.tasks[:] = [None] * sum(len(flow.waiting) for flow in self.flows.values())
+        self._tasks[:] = [None] * sum(len(flow.waiting) for flow in self._flows.values())
 
     def _leave_if_empty(self, flow: _Flow) -> None:
         if not flow.waiting:
-            if flow in self.ready:
-                self.ready.remove(flow)
+            if flow.listed:
+                flow.listed = False
+                self._ready.remove(flow)
             if not flow.running:
                 self._forget(flow)
 
     def _forget(self, flow: _Flow) -> None:
         try:
-            del self.flows[flow.key]
+            del self._flows[flow.key]
         except BaseException as error:  # of a key that worked once: it must not end who took its last task
             pass_on(error)
             return
-        if len(self.spare) < SPARE:
-            self.spare.append(flow)
+        if len(self._spare) < SPARE:
+            self._spare.append(flow)
 
-    def _ended(self, task: Task) -> None:
+    def ended(self, task: Task, /) -> None:
         """Note that a task that was taken has run."""
-        flow = self.taken.pop(task, None)
+        flow = self._taken.pop(task, None)
         if flow is None:
             return
         flow.running -= 1
         if not flow.waiting:
             if not flow.running:
                 self._forget(flow)
-        elif flow.running == (self.max_running or 0) - 1:
+        elif not flow.listed and flow.running < flow.most_running:
+            flow.listed = True
             if flow.credit >= 1:  # its turn is not over
-                self.ready.appendleft(flow)
+                self._ready.appendleft(flow)
             else:
                 flow.credit += flow.weight
-                self.ready.append(flow)
+                self._ready.append(flow)
 
-    def _full(self, task: Task, beside: int) -> bool:
-        """Whether the key of `task`, which has so many waiting elsewhere, has no room for one more."""
-        flow = self.flows.get(task._traits.key)
-        return (0 if flow is None else len(flow.waiting)) + beside >= (self.max_waiting or 0)
+    def full(self, task: Task, beside: int, /) -> bool:
+        """Return whether the key of `task`, which has so many waiting elsewhere, has no room for one more."""
+        flow = self._flows.get(task.key)
+        return (0 if flow is None else len(flow.waiting)) + beside >= self._max_waiting[task.key]
 
-    def _holds(self, task: Task) -> bool:
-        """Whether `task`, if it came now, would have to wait for others of its key."""
-        flow = self.flows.get(task._traits.key)
-        return flow is not None and len(flow.waiting) + flow.running >= (self.max_running or 0)
+    def holds(self, task: Task, /) -> bool:
+        """Return whether `task`, if it came now, would have to wait for others of its key."""
+        flow = self._flows.get(task.key)
+        return flow is not None and len(flow.waiting) + flow.running >= flow.most_running
 
-    def _holders(self, task: Task) -> list[Task]:
+    def holders(self, task: Task, /) -> list[Task]:
         """Return the tasks of which one has to end before `task` may run; none, if it may."""
-        flow = self.flows.get(task._traits.key)
-        if flow is None or flow.running < (self.max_running or 0):
+        flow = self._flows.get(task.key)
+        if flow is None or flow.running < flow.most_running:
             return []
-        return [taken for taken, its_flow in self.taken.items() if its_flow is flow]
+        return [taken for taken, its_flow in self._taken.items() if its_flow is flow]
 
     def __repr__(self) -> str:
-        keys = sum(1 for flow in self.flows.values() if flow.waiting)
-        return f"Fair({len(self.tasks)} waiting, of {keys} keys)"
+        keys = sum(1 for flow in self._flows.values() if flow.waiting)
+        return f"Fair({len(self._tasks)} waiting, of {keys} keys)"
+
+
+def _maker(order: object) -> Callable[[], Order]:
+    """Return what makes the order of one key's tasks."""
+    if is_a(order, str):
+        return _NAMED[checks.one_of("order", order, _NAMED)]
+    if is_a(order, Order) or not callable(order):
+        name = type_name(order)
+        raise TypeError(
+            f"order={show(order)} is {name}, and each key needs an order of its own; allowed: 'fifo', 'priority', or "
+            "what makes one, as in Fair(order=Priority) or Fair(order=lambda: Priority(age=10))"
+        )
+    return cast("Callable[[], Order]", order)
+
+
+def _made(make: Callable[[], Order]) -> Order:
+    """Return an order that `make` makes, which can be one of a single key.
+
+    Raises:
+        TypeError, ValueError: it cannot.
+    """
+    order = make()
+    if not is_a(order, Order):
+        raise TypeError(f"order={show(make)} made {show(order)}, which is no treadle.orders.Order")
+    if len(order):
+        raise ValueError(f"order={show(make)} made {show(order)}, which holds tasks; make a new one at each call")
+    unasked = [name for name in _UNASKED if hook_of(order, name) is not None]
+    if unasked:
+        raise ValueError(
+            f"order={show(make)} made {show(order)}, which has {', '.join(unasked)}: what nobody would ask it for; "
+            "allowed are orders without, such as Fifo and Priority"
+        )
+    return order

@@ -5,35 +5,44 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 
-from treadle.orders._order import Task, put_in_place
+from treadle.orders._order import Handles, Own, Task, put_in_place
 
 __all__ = ["Fifo"]
 
 
-class Fifo:
+class Fifo(Own):
     """First in, first out: for tasks that all matter alike, in a pool that keeps up with them."""
 
-    __slots__ = ("__weakref__", "put", "ready", "take", "tasks")
+    _tasks: deque[Task]
 
     def __init__(self) -> None:
-        self.tasks = self.ready = deque[Task]()
+        self._tasks = self._ready = deque()
+
+    def _handles(self) -> Handles:
         # The deque's own methods: at a million tasks a second a Python frame around each would show.
-        self.put = self.tasks.append
-        self.take = self.tasks.popleft
+        return Handles(self._tasks, self._tasks, self._tasks.append, self._tasks.popleft)
 
-    def put_first(self, task: Task) -> None:
-        """Add a task that was taken before its time: before those that came after it."""
-        put_in_place(self.tasks, task)
+    def put(self, task: Task, /) -> None:
+        """Add a task."""
+        self._tasks.append(task)
 
-    def evict(self, newcomer: Task) -> Task:
+    def take(self) -> Task:
         """Remove and return the task that has waited longest."""
-        return self.tasks.popleft()
+        return self._tasks.popleft()
 
-    def purge(self, keep: Callable[[Task], bool]) -> None:
+    def put_first(self, task: Task, /) -> None:
+        """Add a task that was taken before its time: before those that came after it."""
+        put_in_place(self._tasks, task)
+
+    def evict(self, newcomer: Task, /) -> Task:
+        """Remove and return the task that has waited longest."""
+        return self._tasks.popleft()
+
+    def purge(self, keep: Callable[[Task], bool], /) -> None:
         """Drop every task that `keep` refuses."""
-        kept = [task for task in self.tasks if keep(task)]
-        self.tasks.clear()
-        self.tasks.extend(kept)
+        kept = [task for task in self._tasks if keep(task)]
+        self._tasks.clear()
+        self._tasks.extend(kept)
 
     def __repr__(self) -> str:
-        return f"Fifo({len(self.tasks)} waiting)"
+        return f"Fifo({len(self._tasks)} waiting)"

@@ -2,72 +2,198 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Collection, Sized
-from typing import Any, Protocol
+from collections.abc import Callable, Collection, Hashable, Sequence
+from typing import Any, Literal, NamedTuple, Protocol
 
-from treadle._futures import Future
+__all__ = ["Handles", "Look", "Order", "Own", "Task", "hook_of", "own", "put_in_place"]
 
-__all__ = ["Order", "Task", "put_in_place"]
-
-Task = Future[Any]
+Look = Literal["priority", "key"]
 
 
-class Order(Protocol):
-    """Holds a pool's waiting tasks, and says which is next.
+class Task(Protocol):
+    """A waiting task, as an order sees it; every `treadle.Future` is one.
 
-    It has no lock of its own: every call is made with the pool's lock held, so none may block or call out, and an order
-    serves one pool only. Tasks that were cancelled or run elsewhere stay in it until they are taken or purged.
-
-    An order may have more:
-
-    - `put_again(task)` adds a task that was taken and is to go on later.
-    - `put_first(task)` adds one that was taken and could not begin, for its rate did not let it, and may now: it has
-      waited for its turn already. Without it such a task is put like a new one, and waits a second time.
-    - `stale()` returns the tasks that are to be shed now, taken out. It is asked before each `take`, and while
-      `standing` is true before each `put` too.
-    - `full(task, beside)` says whether the order itself has no room for `task`, when `beside` tasks with its key wait
-      for their rate.
-    - `holds(task)` says whether it would hold back `task` though a thread were free; and `holders(task)` returns the
-      tasks, among those taken, of which one has to end before it lets `task` be taken.
-    - `ended(task)` is told of each task that was taken, once it has run or was put back.
-    - `threads` is set to the pool's ceiling on threads.
+    An order reads it, keeps it, and gives it back, and that very object: tasks are told apart by identity.
     """
 
     @property
-    def tasks(self) -> Collection[Task]:
-        """The tasks that wait; its length is read for every task, so it should be a plain container."""
+    def priority(self) -> int:
+        """How urgent it is, higher is more; 0 if `Pool.options` did not say."""
 
     @property
-    def ready(self) -> Sized:
-        """True as long as there is a task that may be taken: `tasks` itself, unless some are held back."""
+    def key(self) -> Hashable:
+        """Whose it is; None if `Pool.options` did not say."""
 
     @property
-    def put(self) -> Callable[[Task], object]:
+    def name(self) -> str:
+        """What logs and snapshots call it."""
+
+    @property
+    def submitted(self) -> float:
+        """Since when it waits, in seconds on the clock of `time.monotonic`."""
+
+    def done(self) -> bool:
+        """Return whether it has ended, and need not run any more: it was cancelled, say."""
+
+
+class Order(ABC):
+    """Holds a pool's waiting tasks, and says which is next. Subclass it for an order of your own.
+
+    An order has no lock: every call is made with the pool's lock held. So none may block, or call the pool or its
+    futures, and an order serves one pool only. In the middle of a call it may be called again by the same thread, from
+    a signal handler or a destructor that submits.
+
+    It holds what was put until that is taken, evicted, stale or purged. Tasks that were cancelled or run elsewhere stay
+    in it as well: the pool knows them when they are taken, and has them purged when they are many.
+
+    What it may rely on: it is asked to `take` only while `ready()` is true. What the pool relies on: that no method
+    raises, but `evict`; that `take`, `evict` and `stale` give out what was put and not given out since; and that `len`
+    counts that. Where it is not so, nobody knows which tasks there are: the pool is broken, all that waits fails with
+    PoolBroken, whose cause tells why, and the log has it once.
+
+    Attributes:
+        looks_at: what the order looks at, of "priority" and "key": all else is refused by `Pool.options`. By the key a
+            server tells it which client's a message is. Nothing, unless you say so: `looks_at = frozenset({"key"})`.
+        threads: the pool's ceiling on threads, set by the pool, and again whenever it changes.
+    """
+
+    looks_at: frozenset[Look] = frozenset()
+    threads: int = 1
+
+    @abstractmethod
+    def put(self, task: Task, /) -> None:
         """Add a task."""
 
-    @property
-    def take(self) -> Callable[[], Task]:
-        """Remove and return the task to run next. Called only while `ready` is true."""
+    @abstractmethod
+    def take(self) -> Task:
+        """Remove and return the task to run next."""
 
-    @property
-    def evict(self) -> Callable[[Task], Task]:
-        """Remove and return the task to give up for a newcomer. Raises IndexError when there is none."""
+    @abstractmethod
+    def evict(self, newcomer: Task, /) -> Task:
+        """Remove and return the task to give up for a newcomer, in a full pool whose policy is "discard_oldest".
 
-    def purge(self, keep: Callable[[Task], bool]) -> None:
+        Raises:
+            IndexError: there is none; so the newcomer is refused.
+        """
+
+    @abstractmethod
+    def purge(self, keep: Callable[[Task], bool], /) -> None:
         """Drop every task that `keep` refuses, leaving the others in their order."""
 
+    @abstractmethod
+    def __len__(self) -> int:
+        """Return how many tasks it holds."""
 
-def put_in_place(tasks: deque[Task], task: Task) -> None:
+    @abstractmethod
+    def ready(self) -> bool:
+        """Return whether there is a task that may be taken: whether it holds any, unless it holds some back.
+
+        The pool looks when a task is put and when one has ended, at no other time.
+        """
+
+    def put_again(self, task: Task, /) -> None:
+        """Add a task that was taken, and is to go on later: a map's, that lets others have its thread. As `put`."""
+        self.put(task)
+
+    def put_first(self, task: Task, /) -> None:
+        """Add a task that was taken and could not begin, for its rate did not let it, and may now. As `put`.
+
+        It has waited for its turn already, and as it is here it waits a second time.
+        """
+        self.put(task)
+
+    def stale(self) -> Sequence[Task]:
+        """Remove and return the tasks to shed, which fail with Shed. None.
+
+        It is asked before each `take`, in a full pool, and while `standing` is true before each `put` as well.
+        """
+        return ()
+
+    @property
+    def standing(self) -> bool:
+        """Whether callers that submit are to look for `stale` tasks too. No."""
+        return False
+
+    def full(self, task: Task, beside: int, /) -> bool:
+        """Return whether there is no room for `task`, whatever the pool's `queue_size`. There is.
+
+        Args:
+            task: that would come now.
+            beside: how many tasks with its key wait outside the order, for their rate.
+        """
+        return False
+
+    def holds(self, task: Task, /) -> bool:
+        """Return whether `task`, if it came now, would be held back though a thread were free. It would not."""
+        return False
+
+    def holders(self, task: Task, /) -> Collection[Task]:
+        """Return the tasks, of those taken, of which one has to end before `task` may be taken. None.
+
+        By them a wait that could never end is known.
+        """
+        return ()
+
+    def ended(self, task: Task, /) -> None:  # noqa: B027  # it may be overridden, and need not
+        """Note that a task that was taken has run, or is about to be put back. Nothing."""
+
+
+class Handles(NamedTuple):
+    """What is used for every task, looked up once, and so that it takes no Python frame where it need not."""
+
+    tasks: Any  # what the order holds, with its length
+    ready: object  # true as long as there is a task that may be taken
+    put: Callable[[Any], object]
+    take: Callable[[], Any]
+
+
+class Own(Order):
+    """An order of treadle's own, whose containers may be used in the place of its methods."""
+
+    _tasks: Any
+    _ready: Any  # `_tasks` itself, unless some are held back
+    _sound = True  # False where it calls what is somebody else's
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+    def ready(self) -> bool:
+        """Return whether there is a task that may be taken."""
+        return bool(self._ready)
+
+    def _handles(self) -> Handles:
+        return Handles(self._tasks, self._ready, self.put, self.take)
+
+    def _idle(self) -> tuple[object, ...]:
+        """Return those of its functions that have nothing to say, as it was set up."""
+        return ()
+
+
+def own(order: Order) -> Own | None:
+    """Return `order` if all of it is treadle's own; None if any of it may be somebody else's, as in a subclass."""
+    return order if isinstance(order, Own) and Own in type(order).__bases__ and order._sound else None
+
+
+def hook_of(order: Order, name: str) -> Any:
+    """Return the method of that name; None if it has nothing to say, so that nobody need call it for every task."""
+    method = getattr(order, name)
+    function = getattr(method, "__func__", method)
+    idle = function is getattr(Order, name) or (isinstance(order, Own) and function in order._idle())
+    return None if idle else method
+
+
+def put_in_place(tasks: deque[Any], task: Any) -> None:
     """Put a task that was taken before its time back among others in the order of their submission.
 
     It is one of the oldest: only a few may come before it, which were taken before it and put back likewise. Where the
     clock is too coarse to tell, those are known by their rate.
     """
-    place, time = 0, task._submitted
+    place, time = 0, task.submitted
     for other in tasks:
-        tied = other._submitted == time and getattr(other, "_rate", None) is not None
-        if not tied and other._submitted >= time:
+        tied = other.submitted == time and getattr(other, "_rate", None) is not None
+        if not tied and other.submitted >= time:
             break
         place += 1
     tasks.insert(place, task)

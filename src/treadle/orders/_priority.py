@@ -8,12 +8,12 @@ from heapq import heapify, heappop, heappush, heapreplace
 
 from treadle import _checks as checks
 from treadle.orders._census import Census
-from treadle.orders._order import Task, put_in_place
+from treadle.orders._order import Look, Own, Task, put_in_place
 
 __all__ = ["Priority"]
 
 
-class Priority:
+class Priority(Own):
     """The most urgent task first; of equals the one that came first.
 
     A task's priority is given by `pool.options(priority=...)`: an integer, higher is more urgent, 0 if none is given.
@@ -32,75 +32,76 @@ class Priority:
     # One queue a priority, so that only their heads are to be compared. When a task is due never changes: it is the
     # time of its submission less `age` for each priority. A queue that is empty is kept: priorities are but few.
 
-    __slots__ = ("__weakref__", "age", "heads", "levels", "ready", "tasks")
+    looks_at: frozenset[Look] = frozenset({"priority"})
+    _tasks: Census
 
     def __init__(self, age: float = 1.0) -> None:
-        self.age = checks.number("age", age, more_than=0)
-        self.levels: dict[int, deque[Task]] = {}
+        self._age = checks.number("age", age, more_than=0)
+        self._levels: dict[int, deque[Task]] = {}
         # A heap: of each level that is not empty, when its head is due, its priority negated, and itself. Where there
         # is but one, nobody asks when it is due, and it may say anything.
-        self.ready = self.heads = list[tuple[float, int, deque[Task]]]()
-        self.tasks = Census(lambda: [task for level in self.levels.values() for task in level])
+        self._ready = self._heads = list[tuple[float, int, deque[Task]]]()
+        self._tasks = Census(lambda: [task for level in self._levels.values() for task in level])
 
-    def put(self, task: Task) -> None:
+    def put(self, task: Task, /) -> None:
         """Add a task."""
-        priority = task._traits.priority
-        self.tasks.append(None)
+        priority = task.priority
+        self._tasks.append(None)
         try:
-            level = self.levels[priority]
+            level = self._levels[priority]
         except KeyError:
-            level = self.levels.setdefault(priority, deque())
+            level = self._levels.setdefault(priority, deque())
         level.append(task)
         if level[0] is task:
-            heads = self.heads
+            heads = self._heads
             if len(heads) == 1:
                 _, negated, other = heads[0]
-                heads[0] = (other[0]._submitted + negated * self.age, negated, other)
-            heappush(heads, (task._submitted - priority * self.age, -priority, level))
+                heads[0] = (other[0].submitted + negated * self._age, negated, other)
+            heappush(heads, (task.submitted - priority * self._age, -priority, level))
 
-    def put_first(self, task: Task) -> None:
+    def put_first(self, task: Task, /) -> None:
         """Add a task that was taken before its time: it is due when it was."""
-        self.tasks.append(None)
-        put_in_place(self.levels.setdefault(task._traits.priority, deque()), task)
+        self._tasks.append(None)
+        put_in_place(self._levels.setdefault(task.priority, deque()), task)
         self._set_up()
 
     def take(self) -> Task:
         """Remove and return the task that is due first."""
-        heads = self.heads
+        heads = self._heads
         _, negated, level = heads[0]
         task = level.popleft()
-        self.tasks.pop()
+        self._tasks.pop()
         if not level:
             heappop(heads)
         elif len(heads) > 1:
-            heapreplace(heads, (level[0]._submitted + negated * self.age, negated, level))
+            heapreplace(heads, (level[0].submitted + negated * self._age, negated, level))
         return task
 
-    def evict(self, newcomer: Task) -> Task:
+    def evict(self, newcomer: Task, /) -> Task:
         """Remove and return, of the least urgent tasks, the one that came first."""
-        if not self.heads:
+        if not self._heads:
             raise IndexError("no task waits")
-        _, _, level = max(self.heads, key=lambda head: head[1])
+        _, _, level = max(self._heads, key=lambda head: head[1])
         task = level.popleft()
-        self.tasks.pop()
+        self._tasks.pop()
         self._set_up()
         return task
 
-    def purge(self, keep: Callable[[Task], bool]) -> None:
+    def purge(self, keep: Callable[[Task], bool], /) -> None:
         """Drop every task that `keep` refuses."""
-        for priority, level in self.levels.items():
-            self.levels[priority] = deque(task for task in level if keep(task))
-        self.tasks[:] = [None] * sum(map(len, self.levels.values()))
+        for priority, level in self._levels.items():
+            self._levels[priority] = deque(task for task in level if keep(task))
+        self._tasks[:] = [None] * sum(map(len, self._levels.values()))
         self._set_up()
 
     def _set_up(self) -> None:
         """Find the heads anew."""
-        self.heads[:] = [
-            (level[0]._submitted - priority * self.age, -priority, level)
-            for priority, level in self.levels.items()
+        self._heads[:] = [
+            (level[0].submitted - priority * self._age, -priority, level)
+            for priority, level in self._levels.items()
             if level
         ]
-        heapify(self.heads)
+        heapify(self._heads)
 
     def __repr__(self) -> str:
-        return f"Priority(age={self.age:g}, {len(self.tasks)} waiting)"
+        return f"Priority(age={self._age:g}, {len(self._tasks)} waiting)"

@@ -18,7 +18,6 @@ from treadle._scope import SCOPE, Scope
 from treadle._traits import Traits
 from treadle._words import log
 from treadle.errors import DeadlineExceeded, MessageTooLong, PoolFull, TreadleError
-from treadle.orders import Fair
 from treadle.server._burst import Burst, Bursts, kind_of
 from treadle.server._causes import CUT, DROPPED
 from treadle.server._connection import ClientConnection, Peer, hang_up
@@ -125,7 +124,7 @@ class Handling:
         self.call: Callable[[ClientConnection, Any], Any] = self.call_observed if observed else self.call_handler
         self.handle: Callable[[Any, Any], Any] = protocol.handle if self.timeout is None else self.handle_in_time
         self.policy = when_full if when_full in ("reject", "discard_oldest") else "block"  # it never runs in the leader
-        self.keyed = isinstance(lane.dispatcher.order, Fair)
+        self.keyed = "key" in lane.dispatcher.order.looks_at
         self.converse = protocol.converse
         self.name = protocol.name
         self.limits = limits
