@@ -310,7 +310,7 @@ def test_of_each_key_no_more_run_than_allowed_whatever_happens_to_them(steps: li
         elif step == "evict" and waiting:
             waiting.remove(order.evict(task_of(key=value % 3)))
         elif step == "purge":
-            order.purge(lambda task: task._state is PENDING)
+            order.purge(lambda task: task._state is PENDING)  # type: ignore[attr-defined]
             waiting = [task for task in waiting if task._state is PENDING]
         elif step == "cancel" and waiting:
             waiting[value % len(waiting)]._state = CANCELLED_AND_NOTIFIED
