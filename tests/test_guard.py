@@ -227,7 +227,7 @@ def test_putting_a_map_back_that_raises_breaks_the_pool(logs: pytest.LogCaptureF
 
 def test_putting_back_what_waited_for_its_rate_that_raises_breaks_the_pool(logs: pytest.LogCaptureFixture) -> None:
     order, rate = Moody(), Rate(0.001)
-    rate._tokens = 0.0
+    rate._bucket._tokens = 0.0
     pool = Pool(1, order=order, name="loom")
     future = pool.options(rate=rate).submit(abs, -1)
     tick = threading.Event()
@@ -236,9 +236,9 @@ def test_putting_back_what_waited_for_its_rate_that_raises_breaks_the_pool(logs:
             break
         tick.wait(0.01)
     order.moods["put_first"] = oops
-    rate._disarm()
-    rate._tokens = 1.0
-    rate._call()
+    rate._bucket._disarm()
+    rate._bucket._tokens = 1.0
+    rate._bucket._call()
     check_broken(pool, [future], logs)
 
 

@@ -13,7 +13,7 @@ from treadle import Pool, Rate
 from treadle._options import rate_of, traits_for
 from treadle._traits import PLAIN
 from treadle.errors import PoolFull, Shed
-from treadle.orders import Fair, Fifo, Order, Priority
+from treadle.orders import Fair, Fifo, Priority
 
 PATIENCE = 30.0
 

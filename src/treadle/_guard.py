@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from treadle._futures import CANCELLED_AND_NOTIFIED, Future
@@ -75,11 +74,10 @@ class Guard(Own):
     def take(self) -> Task:
         """Remove and return the next task; a dead one if the order failed."""
         try:
-            (task,) = self._give_out("take", lambda: (self._order.take(),))
+            return self._give_out("take", self._take_one)[0]
         except PoolBroken:
             self._dispatcher.dead += 1  # as it is counted by whoever takes it
             return HUSK
-        return task
 
     def stale(self) -> Sequence[Task]:
         """Remove and return the tasks to shed; none if the order failed."""
@@ -95,74 +93,82 @@ class Guard(Own):
             IndexError: there is none.
             PoolBroken: the order failed.
         """
-
-        def evict() -> list[Task]:
-            with suppress(IndexError):
-                return [self._order.evict(newcomer)]
-            return []
-
-        return self._give_out("evict", evict)[0]
+        return self._give_out("evict", lambda: self._evict_one(newcomer))[0]
 
     def purge(self, keep: Callable[[Task], bool], /) -> None:
         """Drop every task that `keep` refuses, whether the order fails at it or not."""
         for task in [task for task in self._tasks if not keep(task)]:
             del self._tasks[task]
-        with suppress(PoolBroken):
-            self._change("purge", lambda: self._order.purge(self._tasks.__contains__))
+        if self._failed:
+            return
+        self._calls += 1
+        try:
+            self._order.purge(self._tasks.__contains__)
+            self._compare()
+        except BaseException as error:
+            self._fail("purge", error)
+        finally:
+            self._calls -= 1
 
     def _add(self, name: str, put: Callable[[Task], object], task: Task) -> None:
-        def add() -> None:
-            self._tasks[task] = task
-            put(task)
-
-        try:
-            self._change(name, add)
-        except BaseException:
-            self._tasks.pop(task, None)
-            raise
-
-    def _give_out(self, name: str, ask: Callable[[], Iterable[Task]]) -> list[Task]:
-        """Strike out and return the tasks that the order gives out: themselves, whatever it is that equals them."""
-        out: list[Task] = []
-
-        def strike_out() -> None:
-            for task in ask():
-                found = self._tasks.pop(task, None)
-                if found is None:
-                    raise RuntimeError(f"{type_name(task)} was given out, and is no task that was in it")
-                out.append(found)
-
-        try:
-            self._change(name, strike_out)
-        except BaseException:
-            self._tasks.update(zip(out, out, strict=True))
-            raise
-        return out
-
-    def _change(self, name: str, change: Callable[[], object]) -> None:
-        """Make a change in the order and in the books, after which they agree.
-
-        Raises:
-            PoolBroken: the order has failed, now or before.
-        """
         if self._failed:
             raise self._dispatcher.why_broken()
         self._calls += 1
         try:
-            change()
-            if self._calls == 1 and not self._failed and len(self._order) != len(self._tasks):
-                raise RuntimeError(f"its length is {len(self._order)}, and it should hold {len(self._tasks)} tasks")
+            self._tasks[task] = task
+            put(task)
+            self._compare()
         except BaseException as error:
+            self._tasks.pop(task, None)
             self._fail(name, error)
             raise self._dispatcher.why_broken() from error
         finally:
             self._calls -= 1
 
+    def _give_out(self, name: str, ask: Callable[[], Iterable[Task]]) -> list[Task]:
+        """Strike out and return the tasks that the order gives out: themselves, whatever it is that equals them."""
+        if self._failed:
+            raise self._dispatcher.why_broken()
+        self._calls += 1
+        out: list[Task] = []
+        try:
+            for task in ask():
+                found = self._tasks.pop(task, None)
+                if found is None:
+                    raise RuntimeError(f"{type_name(task)} was given out, and is no task that was in it")
+                out.append(found)
+            self._compare()
+        except BaseException as error:
+            self._tasks.update(zip(out, out, strict=True))
+            self._fail(name, error)
+            raise self._dispatcher.why_broken() from error
+        finally:
+            self._calls -= 1
+        return out
+
+    def _take_one(self) -> tuple[Task]:
+        return (self._order.take(),)
+
+    def _evict_one(self, newcomer: Task) -> tuple[Task, ...]:
+        try:
+            return (self._order.evict(newcomer),)
+        except IndexError:
+            return ()
+
+    def _compare(self) -> None:
+        """See that the order holds what the books have, unless another call is in the middle of a change."""
+        if self._calls == 1 and not self._failed and len(self._order) != len(self._tasks):
+            raise RuntimeError(f"its length is {len(self._order)}, and it should hold {len(self._tasks)} tasks")
+
     # -- what only asks -------------------------------------------------------------------------------------------
 
     def ready(self) -> bool:
         """Return whether there is a task that may be taken."""
-        return self._ask("ready", lambda: bool(self._order.ready()), False)
+        try:  # spelled out, as it is asked several times for every task
+            return not self._failed and bool(self._order.ready())
+        except BaseException as error:
+            self._fail("ready", error)
+            return False
 
     @property
     def standing(self) -> bool:

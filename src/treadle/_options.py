@@ -26,7 +26,7 @@ from treadle._rate import Rate
 from treadle._submitter import BARE, Submitter
 from treadle._traits import PLAIN, Traits
 from treadle._words import is_a, show, type_name
-from treadle.orders import Adaptive, Fair, Fifo, Order, Priority
+from treadle.orders import Order
 
 if TYPE_CHECKING:
     from treadle._pool import Pool

@@ -242,10 +242,11 @@ class Pool(Submitter, ThreadPoolExecutor):
                 None: no limit.
             when_full: the policy, see the class; None: the pool's.
             name: what logs and snapshots call the tasks; None: the name of their function.
-            priority: how urgent they are, -1000 to 1000, higher first; for pools with `order="priority"`.
+            priority: how urgent they are, -1000 to 1000, higher first; for orders that look at it, as "priority" does.
             rate: how many of them may begin in so many seconds: a `treadle.Rate`, which is made once, and shared by all
                 views that are given it; None: the pool's.
-            key: whose they are, such as a customer's number, any hashable value; for pools with `order="fair"`.
+            key: whose they are, such as a customer's number, any hashable value; for orders that look at it, as
+                "fair" does.
 
         Raises:
             TypeError, ValueError: an argument is of the wrong type, or out of range, or the pool's order does not look

@@ -209,7 +209,7 @@ def test_what_has_waited_too_long_is_shed_for_that(way: Way) -> None:
     with busy(order=order, queue_size=None) as (pool, told):
 
         def stand() -> None:
-            order.standing = True  # as after a look that found the head late
+            order._standing = True  # as after a look that found the head late
             pool._task_home.shedding.shed([pool._task_home.claim_next()])  # type: ignore[list-item]  # one waits
 
         error = way(pool, stand)

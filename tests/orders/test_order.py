@@ -10,9 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clocks import FakeClock
+from orders.lifo import Lifo
 from orders.tasks import task_of
-from treadle.orders import Adaptive, Fair, Fifo, Priority
-from treadle.orders._order import Own
+from treadle import Future, Pool
+from treadle import _clock as clock
+from treadle._guard import HOOKS
+from treadle.orders import Adaptive, Fair, Fifo, Order, Priority, Task
+from treadle.orders._order import Own, hook_of
 
 KINDS: list[Callable[[], Own]] = [
     Fifo,
@@ -143,3 +147,84 @@ def test_what_the_pool_has_kept_of_it_stays_true(kind: Callable[[], Own], steps:
         assert order._handles()[:2] == (tasks, ready)
         assert order.ready() == bool(ready)
         assert len(order) == len(tasks) == len(list(tasks))
+
+
+# -- orders of a user's own -------------------------------------------------------------------------------------------
+
+
+def test_a_future_is_a_task_that_can_only_be_read() -> None:
+    with Pool(1, order=Fair(order="priority")) as pool:
+        before = clock.now()
+        future = pool.options(name="mine", key="k", priority=3).submit(abs, -1)
+        task: Task = future
+        assert (task.name, task.key, task.priority) == ("mine", "k", 3)
+        assert before <= task.submitted <= clock.now()
+        assert future.result(30) == 1
+        assert task.done()
+        plain: Task = pool.submit(abs, -1)
+        assert (plain.name, plain.key, plain.priority) == ("abs", None, 0)
+    for name in ("name", "key", "priority", "submitted"):
+        with pytest.raises(AttributeError):
+            setattr(task, name, 1)
+
+
+def test_a_future_that_was_made_by_hand_can_be_put_in_an_order_too() -> None:
+    """For tests of orders."""
+    for kind in KINDS:
+        order = kind()
+        order.put(task := Future[int]())
+        assert order.take() is task
+
+
+@pytest.mark.parametrize("missing", ["put", "take", "evict", "purge", "__len__", "ready"])
+def test_what_every_order_has_to_have_cannot_be_left_out(missing: str) -> None:
+    methods = {name: lambda *_: 0 for name in ("put", "take", "evict", "purge", "__len__", "ready") if name != missing}
+    with pytest.raises(TypeError, match=rf"abstract method.*{missing}"):
+        type("Partial", (Order,), methods)()
+
+
+def test_what_an_order_need_not_have_does_nothing() -> None:
+    order = Lifo()
+    task = task_of()
+    order.put_again(task)
+    order.put_first(task_of())
+    assert len(order) == 2
+    assert (list(order.stale()), order.standing, order.full(task, 5), order.holds(task)) == ([], False, False, False)
+    order.ended(task)
+    assert list(order.holders(task)) == []
+    assert order.looks_at == frozenset()
+
+
+def test_only_what_was_overridden_is_asked() -> None:
+    class Sheds(Lifo):
+        def stale(self) -> list[Task]:
+            return []
+
+    assert [hook_of(Lifo(), name) for name in HOOKS] == [None] * 5
+    assert [name for name in HOOKS if hook_of(Sheds(), name)] == ["stale"]
+    assert [name for name in HOOKS if hook_of(Fair(), name)] == []
+    assert [name for name in HOOKS if hook_of(Fair(max_running=2), name)] == ["holds", "holders", "ended"]
+    assert [name for name in HOOKS if hook_of(Fair(max_waiting={"a": 2}), name)] == ["full"]
+
+
+def test_an_override_is_asked_in_a_subclass_of_an_order_that_has_nothing_to_say() -> None:
+    seen: list[Task] = []
+
+    class Told(Fair):
+        def ended(self, task: Task) -> None:
+            super().ended(task)
+            seen.append(task)
+
+    with Pool(1, order=Told()) as pool:
+        future = pool.submit(abs, -1)
+        assert future.result(30) == 1
+    assert seen == [future]
+
+
+@pytest.mark.parametrize("kind", [Adaptive, Fair, Fifo, Priority])
+def test_users_see_nothing_but_what_an_order_is(kind: type[Order]) -> None:
+    """In help(), and on objects."""
+    with Pool(1, order=kind()) as pool:
+        order = pool._task_home.order
+        public = {name for name in dir(order) if not name.startswith("_")}
+    assert public == {name for name in dir(Order) if not name.startswith("_")}

@@ -43,7 +43,7 @@ class Adaptive(Own):
         TypeError, ValueError: an argument is of the wrong type, or out of range.
     """
 
-    _tasks: deque[Task]
+    _tasks: deque[Any]
 
     def __init__(self, target: float = 0.005, interval: float = 0.1) -> None:
         self._target = checks.number("target", target, least=0)
@@ -88,7 +88,7 @@ class Adaptive(Own):
     def take(self) -> Task:
         """Remove and return the oldest task, or, while the queue stands, the newest."""
         if not self._standing:
-            task = self._tasks.popleft()
+            task: Task = self._tasks.popleft()
             if self._apart:
                 self._apart -= 1
             if not self._tasks:  # also if that was no live task, and nobody looks: the delay is over
@@ -107,7 +107,7 @@ class Adaptive(Own):
         now = clock.now()
         latest = now - self._target
         if not self._standing:
-            others_late = len(tasks) > self._apart and tasks[self._apart].submitted < latest
+            others_late = len(tasks) > self._apart and tasks[self._apart]._submitted < latest
             if not self._stands(now, late=others_late):
                 return ()
             tasks.rotate(-self._apart)  # to the new end, where tasks run first from now on
@@ -115,7 +115,7 @@ class Adaptive(Own):
         shed = []
         others = len(tasks) - self._apart
         tasks.rotate(-self._apart)  # to the new end, for they have not waited long
-        while len(tasks) > self.threads and tasks[0].submitted < latest:
+        while len(tasks) > self.threads and tasks[0]._submitted < latest:
             shed.append(tasks.popleft())
         self._apart -= max(0, len(shed) - others)
         tasks.rotate(self._apart)
@@ -146,7 +146,7 @@ class Adaptive(Own):
 
     def evict(self, newcomer: Task, /) -> Task:
         """Remove and return the task that has waited longest."""
-        task = self._tasks.popleft()
+        task: Task = self._tasks.popleft()
         self._apart = max(0, self._apart - 1)
         self._count_apart()
         return task

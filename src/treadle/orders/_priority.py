@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from heapq import heapify, heappop, heappush, heapreplace
+from typing import Any
 
 from treadle import _checks as checks
 from treadle.orders._census import Census
@@ -37,10 +38,10 @@ class Priority(Own):
 
     def __init__(self, age: float = 1.0) -> None:
         self._age = checks.number("age", age, more_than=0)
-        self._levels: dict[int, deque[Task]] = {}
+        self._levels: dict[int, deque[Any]] = {}
         # A heap: of each level that is not empty, when its head is due, its priority negated, and itself. Where there
         # is but one, nobody asks when it is due, and it may say anything.
-        self._ready = self._heads = list[tuple[float, int, deque[Task]]]()
+        self._ready = self._heads = list[tuple[float, int, deque[Any]]]()
         self._tasks = Census(lambda: [task for level in self._levels.values() for task in level])
 
     def put(self, task: Task, /) -> None:
@@ -56,7 +57,7 @@ class Priority(Own):
             heads = self._heads
             if len(heads) == 1:
                 _, negated, other = heads[0]
-                heads[0] = (other[0].submitted + negated * self._age, negated, other)
+                heads[0] = (other[0]._submitted + negated * self._age, negated, other)
             heappush(heads, (task.submitted - priority * self._age, -priority, level))
 
     def put_first(self, task: Task, /) -> None:
@@ -69,12 +70,12 @@ class Priority(Own):
         """Remove and return the task that is due first."""
         heads = self._heads
         _, negated, level = heads[0]
-        task = level.popleft()
+        task: Task = level.popleft()
         self._tasks.pop()
         if not level:
             heappop(heads)
         elif len(heads) > 1:
-            heapreplace(heads, (level[0].submitted + negated * self._age, negated, level))
+            heapreplace(heads, (level[0]._submitted + negated * self._age, negated, level))
         return task
 
     def evict(self, newcomer: Task, /) -> Task:
@@ -82,7 +83,7 @@ class Priority(Own):
         if not self._heads:
             raise IndexError("no task waits")
         _, _, level = max(self._heads, key=lambda head: head[1])
-        task = level.popleft()
+        task: Task = level.popleft()
         self._tasks.pop()
         self._set_up()
         return task
@@ -97,7 +98,7 @@ class Priority(Own):
     def _set_up(self) -> None:
         """Find the heads anew."""
         self._heads[:] = [
-            (level[0].submitted - priority * self._age, -priority, level)
+            (level[0]._submitted - priority * self._age, -priority, level)
             for priority, level in self._levels.items()
             if level
         ]
