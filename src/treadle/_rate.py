@@ -22,8 +22,8 @@ hold, let_go = _lock.acquire, _lock.release  # around a fork, for which `treadle
 class Rate:
     """`n` tasks may begin each `per` seconds, evenly spread, and up to `burst` at once after a pause: a token bucket.
 
-        politely = Rate(2)                  # one each half second
-        politely = Rate(100, per=60)        # a hundred a minute: one each 0.6 seconds
+        politely = Rate(2)                  # one every half second
+        politely = Rate(100, per=60)        # a hundred a minute: one every 0.6 seconds
         bursty = Rate(2, burst=10)          # two a second; ten at once, if none began in the five seconds before
 
     Make it once, and give it to a pool, `Pool(8, rate=politely)`, or to views, `pool.options(rate=politely)`, of one
