@@ -615,7 +615,6 @@ def test_two_that_cancel_one_sleeper_at_once_do_not_hurt_each_other(monkeypatch:
         (-0.001, ValueError),
         (math.nan, ValueError),
         ("1", TypeError),
-        (None, TypeError),
         (True, TypeError),
     ],
 )
@@ -624,3 +623,20 @@ def test_bad_seconds_are_named_with_what_is_allowed(
 ) -> None:
     with pytest.raises(error, match=r"seconds=.*allowed: .*seconds"):
         function(seconds)
+
+
+def test_a_sleep_has_to_end_some_time() -> None:
+    with pytest.raises(TypeError, match="seconds=None"):
+        treadle.sleep(None)  # type: ignore[arg-type]  # that is the point
+
+
+@pytest.mark.parametrize("none", [None, math.inf])
+def test_no_deadline_is_the_surrounding_one_if_there_is_any(clock: FakeClock, none: float | None) -> None:
+    with treadle.deadline(none):
+        assert treadle.time_left() is None
+        assert not treadle.should_stop()
+        with treadle.deadline(3.0), treadle.deadline(none):
+            assert treadle.time_left() == 3.0
+            clock.pass_(4.0)
+            assert treadle.should_stop()
+        assert not treadle.should_stop()

@@ -27,6 +27,7 @@ __all__ = [
     "Pool",
     "Rate",
     "TaskGroup",
+    "__version__",
     "as_completed",
     "checkpoint",
     "deadline",
@@ -35,5 +36,7 @@ __all__ = [
     "time_left",
     "wait",
 ]
+
+__version__ = "0.1.0.dev0"
 
 _publish(__name__, globals())

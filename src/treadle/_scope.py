@@ -317,21 +317,22 @@ class deadline:  # it is used as a function
     Inherited by what tasks submit in turn, through `submit`, `map`, `run` and groups; of nested deadlines the nearer
     one holds. A task whose deadline has passed is never started. A future fails with `DeadlineExceeded` when its
     deadline passes, also while its task runs; the task itself is not killed, for no Python thread can be: it sees the
-    deadline through `time_left`, `cancelled` or `checkpoint`, its waits in `treadle.sleep`, `Channel`, `treadle.wait`
+    deadline through `time_left`, `should_stop` or `checkpoint`, its waits in `treadle.sleep`, `Channel`, `treadle.wait`
     and `Future.result` end there, and until it returns its thread is shown as overdue in `Pool.snapshot`. Leaving the
     block late raises nothing.
 
     Args:
-        seconds: 0 or more. `math.inf`, and whatever is longer than a lock can be waited for, is no deadline.
+        seconds: 0 or more. None, `math.inf`, and whatever is longer than a lock can be waited for, is no deadline but
+            the surrounding one, if there is any.
 
     Raises:
-        TypeError, ValueError: `seconds` is not such a number.
+        TypeError, ValueError: `seconds` is neither such a number nor None.
     """
 
     __slots__ = ("_seconds", "_tokens")
 
-    def __init__(self, seconds: float) -> None:
-        self._seconds = checks.bounded(checks.duration("seconds", seconds))
+    def __init__(self, seconds: float | None) -> None:
+        self._seconds = checks.seconds("seconds", seconds)
         self._tokens: list[Token[Scope | None]] = []
 
     def __enter__(self) -> None:
@@ -350,7 +351,11 @@ def time_left() -> float | None:
 
 
 def should_stop() -> bool:
-    """Return whether the caller should stop: it was asked to, or its deadline has passed."""
+    """Return whether the caller should stop, for one of two reasons; `checkpoint` raises which.
+
+    It was asked to: by `Future.request_cancel` on its task, by the cancelled await of a `run`, or because its group was
+    cancelled. Or the deadline that it runs under has passed, though nobody has cancelled anything.
+    """
     scope = current()
     return scope is not None and scope.over() is not None
 
