@@ -12,6 +12,7 @@ import pytest
 from blocked import until_blocked
 from treadle import Future, Pool, deadline
 from treadle import _admission as admission
+from treadle._options import WhenFull
 from treadle._scope import SCOPE, Scope
 from treadle.errors import PoolClosed, PoolDeadlock, PoolFull, Shed
 from treadle.events import Observer, TaskEvent
@@ -21,7 +22,7 @@ from treadle.orders import OrderName
 class Blocked:
     """A pool of one thread that is held by a task until the gate opens, and `queue_size` tasks behind it."""
 
-    def __init__(self, queue_size: int, when_full: str = "block") -> None:
+    def __init__(self, queue_size: int, when_full: WhenFull = "block") -> None:
         self.gate = threading.Event()
         self.pool = Pool(1, queue_size=queue_size, when_full=when_full, name="narrow")
         began = threading.Event()
@@ -338,7 +339,7 @@ def test_an_event_loop_never_waits_for_room_and_the_log_says_so_once(caplog: pyt
 
 @pytest.mark.parametrize("policy", ["block", "caller_runs"])
 @pytest.mark.parametrize("order", ["fifo", "priority", "fair", "adaptive"])
-def test_no_policy_that_blocks_holds_up_an_event_loop(policy: str, order: OrderName) -> None:
+def test_no_policy_that_blocks_holds_up_an_event_loop(policy: WhenFull, order: OrderName) -> None:
     gate, began = threading.Event(), threading.Event()
 
     def hold() -> None:
@@ -348,7 +349,8 @@ def test_no_policy_that_blocks_holds_up_an_event_loop(policy: str, order: OrderN
     async def main() -> None:
         assert began.wait(30)
         futures = [pool.submit(threading.get_ident) for _ in range(4)]
-        futures.append(pool.options(block_timeout=30).submit(threading.get_ident))
+        impatient = pool.options(when_full="block", block_timeout=30)
+        futures.append(impatient.submit(threading.get_ident))
         numbers = pool.map(abs, [-1, -2])
         assert pool.snapshot().waiting == 6
         assert pool.snapshot().blocked == 0

@@ -14,6 +14,7 @@ import pytest
 
 import treadle
 from treadle import Future, Pool
+from treadle._options import WhenFull
 from treadle.errors import Cancelled, PoolBroken, PoolClosed, PoolFull, Shed
 
 
@@ -56,7 +57,7 @@ def test_run_awaits_the_result_and_raises_what_was_raised() -> None:
 
 
 @pytest.mark.parametrize("policy", ["block", "caller_runs"])
-def test_awaiting_room_does_not_block_the_loop(policy: str) -> None:
+def test_awaiting_room_does_not_block_the_loop(policy: WhenFull) -> None:
     async def main() -> None:
         with Pool(1, queue_size=1, when_full=policy) as pool:
             gate = Gate(pool)

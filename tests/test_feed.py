@@ -20,6 +20,7 @@ from clocks import LeapingClock
 from treadle import Future, Pool, Rate, TaskGroup, as_completed, deadline, wait
 from treadle import _feed as feed
 from treadle._feed import PATIENCE
+from treadle._options import WhenFull
 from treadle.errors import PoolClosed, PoolDeadlock
 
 TOTAL = 150  # items; far more than are read ahead of the results
@@ -619,7 +620,7 @@ def test_closing_a_pool_without_waiting_does_not_wait_for_room_either() -> None:
 
 
 @pytest.mark.parametrize("policy", ["reject", "discard_oldest"])
-def test_the_calls_of_a_map_are_not_in_the_way_of_each_other(policy: str) -> None:
+def test_the_calls_of_a_map_are_not_in_the_way_of_each_other(policy: WhenFull) -> None:
     gate = threading.Event()
     with Pool(2, queue_size=1, when_full=policy, rate=Rate(1e6)) as pool:
         results = pool.map(lambda number: (gate.wait(30), number)[1], range(100))  # none ends before all were tried

@@ -23,6 +23,7 @@ from treadle import _submitter as submitter_module
 from treadle._alarm import Alarm
 from treadle._futures import PENDING
 from treadle._governed import FREE, Governed, new_task
+from treadle._options import WhenFull
 from treadle._scope import SCOPE, Scope
 from treadle._submitter import BARE
 from treadle._traits import PLAIN
@@ -447,7 +448,7 @@ def test_a_task_that_is_shed_for_another_leaves_its_scope(clock: FakeClock) -> N
 @pytest.mark.parametrize("used", [True, False])
 @pytest.mark.parametrize("when_full", ["block", "reject", "caller_runs", "discard_oldest"])
 def test_a_deadline_that_passes_while_a_task_is_submitted_leaves_the_pool_sound(
-    monkeypatch: pytest.MonkeyPatch, clock: FakeClock, alarm: Alarm, used: bool, when_full: str
+    monkeypatch: pytest.MonkeyPatch, clock: FakeClock, alarm: Alarm, used: bool, when_full: WhenFull
 ) -> None:
     """It is a member of its scope before it is in the queue, and the alarm may come in between."""
     ran: list[int] = []

@@ -26,7 +26,7 @@ FLOORS = [
     {"home", "rate", "watchers", "futures"},
     {"orders", "events", "governed", "standing"},
     {"worker"},
-    {"deadlock"},
+    {"current", "deadlock", "door"},
     {"admission", "aside", "feed", "guard", "inline", "shedding", "staff"},
     {"dispatch"},
     {"job", "lifecycle", "snapshots"},

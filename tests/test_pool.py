@@ -365,6 +365,8 @@ def test_a_negative_timeout_of_shutdown_means_that_no_time_is_left(
     ("arguments", "error", "words"),
     [
         ({"block_timeout": "x"}, TypeError, "block_timeout='x'"),
+        ({"deadline": "x"}, TypeError, "deadline='x'"),
+        ({"deadline": -1}, ValueError, "deadline=-1"),
         ({"when_full": "x"}, ValueError, "when_full='x'"),
         ({"name": 1}, TypeError, "name=1"),
         ({"priority": "1"}, TypeError, "priority='1'"),
@@ -422,3 +424,17 @@ def test_an_idle_time_beyond_what_a_lock_can_wait_is_as_long_as_that() -> None:
     with Pool(1, idle_timeout=1e10) as pool:
         threads = {pool.submit(threading.get_ident).result(30) for _ in range(3)}
     assert len(threads) == 1
+
+
+def test_a_pool_tells_its_name_its_threads_and_whether_it_is_closed() -> None:
+    pool = Pool(2, name="loom")
+    assert (pool.name, pool.max_workers, pool.closed) == ("loom", 2, False)
+    pool.resize(5)
+    assert pool.max_workers == pool.snapshot().max_workers == 5
+    for attribute in ("name", "max_workers", "closed"):
+        with pytest.raises(AttributeError):
+            setattr(pool, attribute, 1)
+    pool.shutdown()
+    assert pool.closed
+    with Pool(64, limit=treadle.ConcurrencyLimit(3)) as limited:
+        assert limited.max_workers == limited.snapshot().max_workers == 3

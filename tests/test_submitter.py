@@ -13,7 +13,7 @@ from treadle import Future, Pool, Rate
 from treadle._contexts import EMPTY
 from treadle._futures import RUNNING
 from treadle._governed import Governed
-from treadle._options import Options
+from treadle._options import PoolView
 from treadle._submitter import Submitter
 from treadle.errors import PoolFull
 
@@ -21,7 +21,7 @@ PATIENCE = 30.0
 
 
 def test_pools_and_views_submit_by_the_same_code() -> None:
-    assert Pool.submit is Options.submit is Submitter.submit
+    assert Pool.submit is PoolView.submit is Submitter.submit
 
 
 @pytest.mark.parametrize("view", [False, True])
@@ -103,7 +103,7 @@ def test_a_coroutine_function_is_refused_in_words_also_when_others_were_submitte
         assert pool.snapshot().submitted == 6
 
 
-def all_ways(pool: Pool, view: Options, fn: Any, *args: Any) -> list[Any]:
+def all_ways(pool: Pool, view: PoolView, fn: Any, *args: Any) -> list[Any]:
     """Return what `fn(*args)` returned, run in every way in which a task may be run."""
     with treadle.deadline(PATIENCE):
         governed = pool.submit(fn, *args)

@@ -36,7 +36,7 @@ def test_traits_cannot_be_changed() -> None:
 def test_a_task_without_options_is_plain() -> None:
     with Pool(1) as pool:
         assert pool.submit(int)._traits is PLAIN
-        assert pool.options().submit(int)._traits is PLAIN
+        assert pool.options().submit(int)._traits == PLAIN
 
 
 def test_all_tasks_of_a_view_share_what_the_options_say() -> None:

@@ -8,9 +8,11 @@ as the work does. Under pressure: `deadline` and cancellation, `ConcurrencyLimit
 
 from treadle._channel import Channel
 from treadle._crew import Crew
+from treadle._current import current_pool, current_task
 from treadle._futures import Future
 from treadle._groups import TaskGroup
 from treadle._limit import ConcurrencyLimit
+from treadle._options import PoolView
 from treadle._pipeline import Pipeline
 from treadle._pool import Pool
 from treadle._public import publish as _publish
@@ -25,11 +27,14 @@ __all__ = [
     "Future",
     "Pipeline",
     "Pool",
+    "PoolView",
     "Rate",
     "TaskGroup",
     "__version__",
     "as_completed",
     "checkpoint",
+    "current_pool",
+    "current_task",
     "deadline",
     "should_stop",
     "sleep",

@@ -117,6 +117,7 @@ class Crew(Generic[T]):
         self._tallies = tuple(_Tally() for _ in range(workers))
         # All threads are started here, or this raises: a drain loop that waited for a thread would never run.
         self._pool = Pool(workers, min_workers=workers, queue_size=workers, name=self._name)
+        self._pool._task_home.pool = None  # it is none that a handler could use
         lifecycle.before_exit(self)
         for tally in self._tallies:
             self._context.run(self._pool.submit, self._drain, tally)

@@ -45,9 +45,11 @@ from treadle.orders._order import hook_of
 
 if TYPE_CHECKING:
     from _thread import LockType
+    from weakref import ref
 
     from treadle._feed import Feed
     from treadle._limit import Gradient
+    from treadle._pool import Pool
 
 __all__ = ["Dispatcher", "Task"]
 
@@ -90,6 +92,7 @@ class Dispatcher:
         "order",
         "out",
         "plain",
+        "pool",
         "put",
         "queue_size",
         "ready",
@@ -146,6 +149,7 @@ class Dispatcher:
         self.aside = Aside(self)
         self.out: dict[Task, object] = {}  # tasks that strangers have taken out of their turn; and a token of each
         self.maps: dict[Feed, None] = {}  # of which every item is to run, and not all was read; the oldest first
+        self.pool: ref[Pool] | None = None  # the user's handle; None: one that no user has
         self.plain = not observers and self.admission.blocks is None
         self.room = self.admission.limit if self.plain else -1  # how many may wait where submit() goes the plain way
         self.dead = 0  # tasks still in the order that were cancelled or claimed there

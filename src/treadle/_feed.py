@@ -24,10 +24,11 @@ from treadle import _clock as clock
 from treadle import _deadlock as deadlock
 from treadle._alarm import ALARM, Bell
 from treadle._calls import Unseen
+from treadle._door import Door
 from treadle._scope import HERE
 from treadle._words import traceback_of
 from treadle._worker import current_worker
-from treadle.errors import PoolClosed, WorkerLost
+from treadle.errors import WorkerLost
 
 if TYPE_CHECKING:
     from contextvars import Context
@@ -64,6 +65,7 @@ class Feed(ABC):
         "context",
         "count",
         "dispatcher",
+        "door",
         "dropped",
         "eager",
         "errand",
@@ -91,6 +93,7 @@ class Feed(ABC):
         scope: Scope | None,
     ) -> None:
         self.dispatcher = dispatcher
+        self.door = Door(dispatcher)  # of the view that map was called on, which sets its own
         self.name = name  # of the function
         self.ahead = ahead  # how many rows may be read and not taken as results, while these are taken
         self.eager = eager  # whether every item is to run, also if nobody takes results
@@ -147,8 +150,7 @@ class Feed(ABC):
         try:
             turn = reading.acquire(False) or (self.count == taken and self._wait_to_read(reading, None))
             if turn and self.rows is not None:
-                dispatcher = self.dispatcher
-                over = dispatcher.dropping or (dispatcher.closed is not None and not self.eager)
+                over = self.door.dropping or (self.door.closed and not self.eager)
                 if over and not self.fresh:  # a new map is refused as its first item is, if there is one
                     self._refuse_rest(self.rows)
                 else:
@@ -165,7 +167,7 @@ class Feed(ABC):
             return
         with self.dispatcher.lock:
             self.dispatcher.maps[self] = None
-        if self.dispatcher.closed is not None:  # and who closed it did not know of this map
+        if self.door.closed:  # and who closed it did not know of this map
             self.leave()
             return
         try:
@@ -294,11 +296,10 @@ class Feed(ABC):
 
     def is_over(self) -> bool:
         """Whether what is read would not run."""
-        dispatcher = self.dispatcher
         return (
             self.inherited
-            or dispatcher.dropping
-            or dispatcher.broken is not None
+            or self.door.dropping
+            or self.dispatcher.broken is not None
             or (self.scope is not None and self.scope.over() is not None)
         )
 
@@ -324,7 +325,7 @@ class Feed(ABC):
         before, rows = self.count, self.rows
         outer = HERE.reading
         if self.eager and not self.fresh:
-            HERE.reading = (*outer, self.dispatcher)
+            HERE.reading = (*outer, self.dispatcher, self.door)
         try:
             window: Iterator[Row] = islice(rows or (), most)
             if not consuming:
@@ -366,13 +367,11 @@ class Feed(ABC):
 
     def _refuse_rest(self, rows: Iterator[Row]) -> None:
         """Find out whether there is anything left to read; if so, it is too late for that."""
-        dispatcher = self.dispatcher
         try:
             with self.errand:
                 left = next(rows, None) is not None
             if left:
-                closed = PoolClosed(dispatcher.name, dispatcher.closed or "")
-                self.failure = CancelledError() if dispatcher.dropping else closed
+                self.failure = CancelledError() if self.door.dropping else self.door.refusal()
         except Exception as error:
             self.failure = error
         self.end()

@@ -81,9 +81,9 @@ class Calls(Feed):
             except Exception as error:
                 if self.fresh and self.count == 0:
                     raise
-                if self.dispatcher.dropping:
+                if self.door.dropping:
                     raise CancelledError from None
-                if self.dispatcher.closed is not None:
+                if self.door.closed:
                     raise
                 future = ours.Future()
                 future.set_exception(error)

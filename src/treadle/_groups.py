@@ -16,7 +16,7 @@ from treadle import _deadlock as deadlock
 from treadle._deadlock import Errand
 from treadle._futures import Future
 from treadle._governed import scope_around
-from treadle._options import Options
+from treadle._options import PoolView
 from treadle._pool import Pool
 from treadle._scope import SCOPE, Scope, current
 from treadle._submitter import BARE
@@ -59,17 +59,17 @@ class TaskGroup:
     another one leaves the block at once, whatever runs.
 
     Args:
-        pool: a Pool, or what its `options` returns.
+        pool: a Pool, or a view of one, which its `options` returns.
         keep_going: whether to let all tasks go on when one fails, and raise nothing for them; see `outcomes`.
 
     Raises:
         TypeError: `pool` or `keep_going` is something else.
     """
 
-    def __init__(self, pool: Pool | Options, *, keep_going: bool = False) -> None:
-        if not is_a(pool, (Pool, Options)):
+    def __init__(self, pool: Pool | PoolView, *, keep_going: bool = False) -> None:
+        if not is_a(pool, (Pool, PoolView)):
             raise TypeError(f"pool={show(pool)} is {type_name(pool)}; allowed: a treadle.Pool, or its options(...)")
-        self._pool: Pool | Options | None = pool  # until the block is left
+        self._pool: Pool | PoolView | None = pool  # until the block is left
         self._keep_going = checks.boolean("keep_going", keep_going)
         # _lock guards what follows.
         self._state = NEW
@@ -99,7 +99,7 @@ class TaskGroup:
             if self._state != OPEN:
                 raise RuntimeError(f"cannot submit to a group that is {self._state}; submit inside its `with` block")
             self._submitting[process].append(errand)
-            pool = cast("Pool | Options", self._pool)
+            pool = cast("Pool | PoolView", self._pool)
         token = SCOPE.set(self._scope.bounded_by(scope_around(None if pool._task_context else BARE)))
         try:
             with errand:

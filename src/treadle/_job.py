@@ -321,7 +321,7 @@ class Job(Feed):
                 if tasks and ran and len(tasks) > self.turns - self.running:  # others than our own turns
                     again = True
                     break
-                if dispatcher.dropping:
+                if self.door.dropping:
                     self.fail(CancelledError())
                 elif dispatcher.broken is not None:
                     self.fail(dispatcher.why_broken())
@@ -495,7 +495,7 @@ class Job(Feed):
 
     def turn_refused(self, turn: Turn, error: Exception) -> None:
         """Account for a turn that the pool did not take."""
-        if self.dispatcher.dropping:
+        if self.door.dropping:
             self.turn_over(turn, CancelledError())
         else:
             self.turn_over(turn, error, refused=True)

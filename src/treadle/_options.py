@@ -1,4 +1,4 @@
-"""Options: a view of a pool whose tasks are submitted with other options than the pool's own."""
+"""Options: what tasks may be submitted with, and the view of a pool that has others than the pool's own."""
 
 from __future__ import annotations
 
@@ -12,30 +12,41 @@ from collections.abc import (
     MutableSequence,
     MutableSet,
 )
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from concurrent.futures import Executor
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, get_args
 
 from treadle import _aio as aio
 from treadle import _checks as checks
+from treadle import _clock as clock
 from treadle._contexts import taken
+from treadle._current import tasks_here
+from treadle._door import Door, Shut
 from treadle._futuremap import Calls, FutureMap
 from treadle._futures import Future
 from treadle._job import Job
 from treadle._mapping import MapIterator, Results, read_ahead
 from treadle._passage import pass_through, untouched
 from treadle._rate import Rate
+from treadle._scope import deadline
 from treadle._submitter import BARE, Submitter
 from treadle._traits import PLAIN, Traits
+from treadle._waiting import wait as wait_for
 from treadle._words import is_a, show, type_name
 from treadle.orders import Order
 
 if TYPE_CHECKING:
+    from types import TracebackType
+
     from treadle._pool import Pool
 
-__all__ = ["Options", "rate_of", "traits_for"]
+__all__ = ["POLICIES", "PoolView", "WhenFull", "rate_of", "traits_for"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
+WhenFull = Literal["block", "reject", "caller_runs", "discard_oldest"]
+
+POLICIES: tuple[WhenFull, ...] = get_args(WhenFull)
 MOST_URGENT = 1000
 CHANGING = (MutableSequence, MutableSet, MutableMapping, MappingView)  # lists, sets, dicts, and what is like them
 
@@ -89,12 +100,21 @@ def _as_it_is(iterable: Iterable[T]) -> Iterable[T]:
     return tuple(iterable) if changing else iterable
 
 
-class Options(Submitter):
-    """A view of a pool whose tasks are submitted with other options; made by `Pool.options`."""
+class PoolView(Submitter, Executor):
+    """A pool, seen with other options for the tasks that are submitted through it; made by `Pool.options`.
+
+    It is light, may be kept, and has the pool's threads and queue. It is a `concurrent.futures.Executor`, for whatever
+    takes one: `loop.run_in_executor(pool.options(key=customer), work)`. All methods may be called from any thread.
+
+    Such consumers end with `shutdown`, which is why a view has one of its own: it ends the view, and waits for the
+    view's tasks; the pool, and its other views, go on.
+    """
 
     __slots__ = (
         "_task_block_timeout",
         "_task_context",
+        "_task_deadline",
+        "_task_door",
         "_task_home",
         "_task_pool",
         "_task_rate",
@@ -103,17 +123,77 @@ class Options(Submitter):
         "_task_when_full",
     )
 
-    def __init__(
-        self, pool: Pool, *, block_timeout: float | None, when_full: str, traits: Traits, rate: Rate | None
-    ) -> None:
+    def __init__(self, pool: Pool) -> None:
         self._task_pool = pool
         self._task_home = pool._task_home
         self._task_context = pool._task_context
-        self._task_block_timeout = block_timeout
-        self._task_when_full = when_full
-        self._task_traits = traits
-        self._task_rate = rate
+        self._task_block_timeout = pool._task_block_timeout
+        self._task_when_full = pool._task_when_full
+        self._task_traits = Traits(*pool._task_traits)  # an object of its own, by which its tasks are found
+        self._task_rate = pool._task_rate
+        self._task_deadline: float | None = None  # seconds from the submission of a task
+        self._task_door = Door(self._task_home)
         self._task_vetted = checks.Vetted()
+
+    def options(
+        self,
+        *,
+        priority: int | None = None,
+        key: Hashable = None,
+        rate: Rate | None = None,
+        deadline: float | None = None,
+        block_timeout: float | None = None,
+        when_full: WhenFull | None = None,
+        name: str | None = None,
+    ) -> PoolView:
+        """Return another view of the same pool, with these options in the place of this one's; as `Pool.options`.
+
+        What is not given, or None, stays as it is here; but a `block_timeout` goes with the policy "block". A
+        `deadline` or `block_timeout` of `math.inf` is none again. To shut one of the two views down is nothing to the
+        other.
+
+        Raises:
+            TypeError, ValueError: as `Pool.options`.
+        """
+        policy = self._task_when_full if when_full is None else checks.one_of("when_full", when_full, POLICIES)
+        patience = checks.seconds("block_timeout", block_timeout)
+        if block_timeout is None and policy == "block":
+            patience = self._task_block_timeout
+        elif block_timeout is not None and policy != "block":
+            raise ValueError(
+                f"block_timeout={show(block_timeout)} has no effect where the policy is {policy!r}, which waits for no "
+                "room; give when_full='block' with it, or leave it out"
+            )
+        allowed = self._task_deadline if deadline is None else checks.seconds("deadline", deadline)
+        before = self._task_traits
+        view = (PoolView if allowed is None else _Timed)(self._task_pool)
+        view._task_block_timeout, view._task_when_full = patience, policy
+        view._task_deadline = allowed
+        view._task_traits = Traits(
+            *traits_for(
+                self._task_home.order,
+                before.name if name is None else name,
+                before.priority if priority is None else priority,
+                before.key if key is None else key,
+            )
+        )
+        view._task_rate = self._task_rate if rate is None else rate_of(rate)
+        return view
+
+    @property
+    def pool(self) -> Pool:
+        """The pool that this is a view of."""
+        return self._task_pool
+
+    @property
+    def max_workers(self) -> int:
+        """The pool's ceiling on threads."""
+        return self._task_pool.max_workers
+
+    @property
+    def closed(self) -> bool:
+        """Whether the view takes no more tasks: it was shut down, or the pool was."""
+        return self._task_door.closed
 
     def map(
         self,
@@ -124,7 +204,12 @@ class Options(Submitter):
         buffersize: int | None = None,
         ordered: bool = True,
     ) -> Results[T]:
-        """As `Pool.map`, with the view's options; `timeout` here is the results', the view's is for room."""
+        """As `Pool.map`, with the view's options; `timeout` is for all the results, as there.
+
+        A `deadline` of the view's is each item's own, from when it is read and handed to the pool, as if it were
+        submitted by itself: so the time that it waits there counts. Where more are read ahead than can be done in
+        time, give a `buffersize`. An item that was late raises DeadlineExceeded, and the iteration goes on.
+        """
         return self._map(fn, iterables, timeout, chunksize, buffersize, ordered, None)
 
     def _map(
@@ -138,6 +223,7 @@ class Options(Submitter):
         submit: Callable[..., Any] | None,
     ) -> Results[T]:
         """Check the arguments and begin, through `submit` if it is given."""
+        self._task_door.check_open()
         checks.blocking("fn", fn)
         pool = self._task_pool
         timeout = checks.time_left("timeout", timeout)
@@ -149,8 +235,10 @@ class Options(Submitter):
         if len(iterables) > 1:  # once one has raised, rows would be paired wrongly; a generator ends then
             rows = (row for row in rows)
         context = taken() if self._task_context else BARE
-        # A turn would run items as fast as it can; and each call is to pass through what others have put there.
-        if submit is None and (self._task_rate is not None or not untouched(context=self._task_context)):
+        # A turn would run items as fast as it can, and under one deadline; and each call is to pass through what others
+        # have put there.
+        timed = self._task_rate is not None or self._task_deadline is not None
+        if submit is None and (timed or not untouched(context=self._task_context)):
             submit = self.submit
         if submit is not None:
             if eager and self._task_when_full in ("reject", "discard_oldest"):  # or its own items would be in its way
@@ -158,6 +246,7 @@ class Options(Submitter):
             calls = Calls(
                 self._task_home, submit, fn, rows, ahead=ahead, eager=eager, context=context, traits=self._task_traits
             )
+            calls.door = self._task_door
             return FutureMap(calls, timeout=timeout, ordered=ordered)
         job = Job(
             self._task_home,
@@ -171,29 +260,136 @@ class Options(Submitter):
             enter=(self._task_when_full, self._task_block_timeout),
             traits=self._task_traits,
         )
+        job.door = self._task_door
         return MapIterator(pool, job, timeout)
 
     async def run(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """As `Pool.run`, with the view's options."""
+        self._task_door.check_open()
         checks.blocking("fn", fn)
-        if untouched(context=self._task_context):
-            task = self._task_made(fn, args, kwargs)
-            self._enter_later(task)
-        else:
-            task = pass_through(self, fn, args, kwargs, self._enter_later)
+        task = self._submit_later(fn, args, kwargs)
         outcome = aio.outcome(self._task_home, task, self._task_block_timeout)
         # The traceback of what the task raises holds this frame, and the task that. Nor is it to keep the pool.
         del self, task
         return await outcome
 
+    def _submit_later(self, fn: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Future[T]:
+        """Submit a call without blocking the event loop."""
+        if not untouched(context=self._task_context):
+            return pass_through(self, fn, args, kwargs, self._enter_later)  # type: ignore[no-any-return]
+        task = self._task_made(fn, args, kwargs)
+        self._enter_later(task)
+        return task
+
     def _enter_later(self, task: Future[Any]) -> None:
         """Admit a task without blocking the event loop; where the policy is "caller_runs", it waits."""
         self._task_home.admission.enter_later(task, self._task_when_full)
 
+    # -- ending ---------------------------------------------------------------------------------------------------
+
+    def shutdown(  # type: ignore[override]  # returns what is left, as Pool.shutdown
+        self, wait: bool = True, *, cancel_futures: bool = False, timeout: float | None = None
+    ) -> tuple[Future[Any], ...]:
+        """Take no more tasks through this view, and wait for those that came through it. The pool goes on.
+
+        So a view may be given to whoever shuts down the executor that it was given. It may be called again. Views
+        that were made of this one are others. The input of the view's maps is dealt with as by `Pool.shutdown`.
+
+        Args:
+            wait: whether to wait until its tasks, and the items of its maps, are done. A task of the view that calls
+                this does not wait, for it would wait for itself; one of the pool's runs what has not begun.
+            cancel_futures: whether to cancel what has not begun of them.
+            timeout: seconds to wait at most, none left if negative; None: as long as it takes.
+
+        Returns:
+            The futures of the view's tasks that were not done yet; empty when nothing is left. They go on. A task that
+            another thread submits at this very moment, or runs itself ("caller_runs"), may be missed.
+
+        Raises:
+            TypeError, ValueError: `timeout` is of the wrong type, or out of range.
+            DeadlineExceeded, Cancelled: the caller's deadline passed, or it was asked to stop, before they were done.
+            PoolDeadlock: the wait could never end. In all three cases the view is shut.
+        """
+        timeout = checks.time_left("timeout", timeout)
+        end = None if timeout is None else clock.now() + timeout
+        wait = wait and not any(self._is_mine(task) for task in tasks_here())
+        self._task_door.shut(cancel=cancel_futures)
+        self._task_vetted = Shut(self._task_door)
+        with self._task_home.lock:
+            feeds = [feed for feed in self._task_home.maps if feed.door is self._task_door]
+        if cancel_futures:
+            for feed in feeds:
+                feed.give_up()
+            for task in self._undone():
+                task.cancel()
+        try:
+            for feed in feeds:
+                feed.read_to_end(end, wait=wait)
+        finally:
+            for feed in feeds:
+                feed.leave()
+        while wait and (tasks := self._undone()):
+            left = None if end is None else max(0.0, end - clock.now())
+            if wait_for(tasks, left).not_done:
+                break
+        return self._undone()
+
+    def _undone(self) -> tuple[Future[Any], ...]:
+        """Return the view's tasks that run, wait, or are about to be let in."""
+        home = self._task_home
+        with home.lock:
+            running = [task for worker in home.staff.workers for task in (worker.last, *worker.stack())]
+            waiting = (*home.tasks, *home.aside.tasks, *home.out, *home.admission.entrants)
+            tasks = dict.fromkeys(task for task in (*running, *waiting) if task is not None)
+        return tuple(task for task in tasks if self._is_mine(task) and not task.done())
+
+    def _is_mine(self, task: Future[Any]) -> bool:
+        """Whether the task came through this view."""
+        return task._traits.belong_to(self._task_traits)
+
+    def __enter__(self) -> PoolView:
+        """Return the view.
+
+        Raises:
+            PoolClosed: it was shut down, or the pool was.
+        """
+        if self.closed:
+            raise self._task_door.refusal()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Shut the view down, and wait. After Ctrl-C: cancel what waits of it, and do not wait for what runs."""
+        interrupted = issubclass(type(error), KeyboardInterrupt)
+        self.shutdown(wait=not interrupted, cancel_futures=interrupted)
+
+    # -- looking --------------------------------------------------------------------------------------------------
+
+    @property
+    def _max_workers(self) -> int:
+        """What Dask, among others, looks at."""
+        return self._task_home.staff.max_workers
+
     def __repr__(self) -> str:
         name, priority, key = self._task_traits
         return (
-            f"<Options of {self._task_pool!r}: block_timeout={self._task_block_timeout}, "
+            f"<PoolView of {self._task_pool!r}: block_timeout={self._task_block_timeout}, "
             f"when_full={self._task_when_full!r}, name={name!r}, priority={priority}, key={show(key)}, "
-            f"rate={self._task_rate}>"
+            f"rate={self._task_rate}, deadline={self._task_deadline}{', closed' if self.closed else ''}>"
         )
+
+
+class _Timed(PoolView):
+    """A view whose tasks have a deadline."""
+
+    __slots__ = ()
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """As `Pool.submit`, under the deadline."""
+        with deadline(self._task_deadline):
+            return super().submit(fn, *args, **kwargs)
+
+    def _submit_later(self, fn: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Future[T]:
+        with deadline(self._task_deadline):
+            return super()._submit_later(fn, args, kwargs)

@@ -196,7 +196,7 @@ def _submit_item(pool: Submitter, item: Any) -> None:
     task = passage.submitter._task_made(partial(_begin, mine, future, fn), args, kwargs)
     mine.append(task)
     if task._traits.name is None:
-        task._traits = task._traits._replace(name=passage.name)
+        task._traits = task._traits.named(passage.name)
     # Before it is admitted, and may have run.
     future.add_done_callback(partial(_end_with, task))
     task.add_done_callback(partial(_settle, future))

@@ -319,6 +319,7 @@ class _Run:
         # others.
         for name, workers in [("source", 1), *((stage.name, stage.workers) for stage in self._stages)]:
             pool = Pool(workers, min_workers=workers, queue_size=workers, name=f"{self._name}-{name}")
+            pool._task_home.pool = None  # it is none that a stage could use
             self._pools.append(pool)
         self._submit(self._pools[0], self._read)
         for number, stage in enumerate(self._stages):

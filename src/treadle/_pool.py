@@ -20,7 +20,7 @@ from treadle._dispatch import Dispatcher
 from treadle._futures import Future
 from treadle._limit import ConcurrencyLimit, gradient_of
 from treadle._mapping import Results
-from treadle._options import Options, rate_of, traits_for
+from treadle._options import POLICIES, PoolView, WhenFull, rate_of
 from treadle._passage import ShutdownLock, looks_open
 from treadle._rate import Rate
 from treadle._snapshots import report_undone, snapshot_of, stacks_of, undone
@@ -42,8 +42,6 @@ __all__ = ["Pool"]
 P = ParamSpec("P")
 T = TypeVar("T")
 Self = TypeVar("Self", bound="Pool")
-
-POLICIES = ("block", "reject", "caller_runs", "discard_oldest")
 
 _numbers = itertools.count()
 
@@ -100,7 +98,7 @@ class Pool(Submitter, ThreadPoolExecutor):
         initargs: tuple[Any, ...] | None = (),
         *,
         queue_size: int | None = 1000,
-        when_full: str = "block",
+        when_full: WhenFull = "block",
         order: OrderName | Order = "fifo",
         limit: ConcurrencyLimit | None = None,
         rate: Rate | None = None,
@@ -151,6 +149,7 @@ class Pool(Submitter, ThreadPoolExecutor):
         # Called by the standard library's `submit` (see treadle._passage); set here, because subclasses override it to
         # start threads of their own.
         self._adjust_thread_count = lambda: None  # type: ignore[method-assign]
+        self._task_home.pool = weakref.ref(self)
         lifecycle.register(self._task_home)
         # A pool that is dropped without shutdown() runs what it accepted, and its threads end.
         weakref.finalize(self, self._task_home.drop).atexit = False
@@ -203,7 +202,7 @@ class Pool(Submitter, ThreadPoolExecutor):
         # Where `submit` was overridden or replaced, every call is to pass through it, as in the standard library.
         replaced = type(self).submit is not Submitter.submit or "submit" in vars(self)
         submit = self.submit if replaced else None
-        return Pool.options(self)._map(fn, iterables, timeout, chunksize, buffersize, ordered, submit)
+        return PoolView(self)._map(fn, iterables, timeout, chunksize, buffersize, ordered, submit)
 
     async def run(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Run `fn(*args, **kwargs)` on a thread of the pool, and await its result.
@@ -221,43 +220,53 @@ class Pool(Submitter, ThreadPoolExecutor):
             RuntimeError: `fn` raised StopIteration, which no coroutine may raise (PEP 479), or asyncio.CancelledError.
             And as `submit`, and whatever else `fn` raises.
         """
-        call = Pool.options(self).run(fn, *args, **kwargs)
+        call = PoolView(self).run(fn, *args, **kwargs)
         self = None  # type: ignore[assignment]  # a traceback that is kept would hold the pool through this frame
         return await call
 
     def options(
         self,
         *,
-        block_timeout: float | None = None,
-        when_full: str | None = None,
-        name: str | None = None,
-        priority: int = 0,
+        priority: int | None = None,
         key: Hashable = None,
         rate: Rate | None = None,
-    ) -> Options:
+        deadline: float | None = None,
+        block_timeout: float | None = None,
+        when_full: WhenFull | None = None,
+        name: str | None = None,
+    ) -> PoolView:
         """Return a view of this pool whose tasks are submitted with other options; light, and with the same threads.
 
         Args:
-            block_timeout: seconds, 0 or more, to wait for room where the policy is "block"; then PoolFull is raised.
-                None: no limit.
-            when_full: the policy, see the class; None: the pool's.
-            name: what logs and snapshots call the tasks; None: the name of their function.
             priority: how urgent they are, -1000 to 1000, higher first; for orders that look at it, as "priority" does.
-            rate: how many of them may begin in so many seconds: a `treadle.Rate`, which is made once, and shared by all
-                views that are given it; None: the pool's.
+                None: 0.
             key: whose they are, such as a customer's number, any hashable value; for orders that look at it, as
                 "fair" does.
+            rate: how many of them may begin in so many seconds: a `treadle.Rate`, which is made once, and shared by all
+                views that are given it; None: the pool's.
+            deadline: seconds, 0 or more, that each of them has from its submission, as if that stood in a `with
+                treadle.deadline(...)` block; of this one and others around it the nearer one holds. None: none of its
+                own.
+            block_timeout: seconds, 0 or more, to wait for room; then PoolFull is raised. Only where the policy is
+                "block". None: no limit.
+            when_full: the policy, see the class; None: the pool's.
+            name: what logs and snapshots call the tasks; None: the name of their function.
+
+        Returns:
+            An executor with `submit`, `map`, `run`, and `options` for more of them.
 
         Raises:
-            TypeError, ValueError: an argument is of the wrong type, or out of range, or the pool's order does not look
-                at it.
+            TypeError, ValueError: an argument is of the wrong type, or out of range, or has no effect: the pool's order
+                does not look at it, or the policy never waits.
         """
-        return Options(
-            self,
-            block_timeout=checks.seconds("block_timeout", block_timeout),
-            when_full=self._task_when_full if when_full is None else checks.one_of("when_full", when_full, POLICIES),
-            traits=traits_for(self._task_home.order, name, priority, key),
-            rate=self._task_rate if rate is None else rate_of(rate),
+        return PoolView(self).options(
+            priority=priority,
+            key=key,
+            rate=rate,
+            deadline=deadline,
+            block_timeout=block_timeout,
+            when_full=when_full,
+            name=name,
         )
 
     def resize(self, max_workers: int) -> None:
@@ -386,6 +395,21 @@ class Pool(Submitter, ThreadPoolExecutor):
             self._task_home.abandon()
 
     # -- looking --------------------------------------------------------------------------------------------------
+
+    @property
+    def name(self) -> str:
+        """What errors, logs and snapshots call the pool."""
+        return self._task_home.name
+
+    @property
+    def max_workers(self) -> int:
+        """The ceiling on threads, as it was given, or set by `resize`; in a pool with a `limit`, the limit's now."""
+        return self._task_home.staff.max_workers
+
+    @property
+    def closed(self) -> bool:
+        """Whether the pool takes no more tasks: it was shut down, its block was left, or Python is exiting."""
+        return self._task_home.closed is not None
 
     def snapshot(self) -> PoolSnapshot:
         """Return what the pool does at this instant."""

@@ -272,7 +272,8 @@ class _Here(threading.local):
 
     worker: Any = None  # treadle._worker.Worker, if it is one's thread
     tasks: tuple[Any, ...] = ()  # those that run in a thread of nobody's, by the caller itself; the innermost last
-    reading: tuple[Any, ...] = ()  # the dispatchers of pools, while the input is read of maps that they have accepted
+    # While the input is read of maps that they have accepted: the dispatchers of pools, and the doors of their views.
+    reading: tuple[Any, ...] = ()
     errands: tuple[Any, ...] = ()  # treadle._deadlock.Errand: what others may wait for that the thread is to bring
 
 

@@ -15,5 +15,25 @@ class Traits(NamedTuple):
     priority: int = 0
     key: Hashable = None
 
+    def named(self, name: str) -> Traits:
+        """Return the same with another name, for a task of the same view."""
+        named = Named(name, self.priority, self.key)
+        named.original = self
+        return named
+
+    def belong_to(self, traits: Traits) -> bool:
+        """Whether a task that has these is of the view whose tasks have `traits`."""
+        return self is traits
+
+
+class Named(Traits):
+    """Those of one task, beside others that have the original."""
+
+    original: Traits
+
+    def belong_to(self, traits: Traits) -> bool:
+        """As those that it was made of."""
+        return self.original.belong_to(traits)
+
 
 PLAIN = Traits()

@@ -280,19 +280,20 @@ class DeadlineExceeded(TreadleError, TimeoutError):
 
 
 class PoolClosed(TreadleError, RuntimeError):
-    """The pool takes no more tasks: it was shut down, or Python is exiting.
+    """The pool, or the view of it, takes no more tasks: it was shut down, or Python is exiting.
 
     Attributes:
         pool: the pool's name.
         reason: after what it was closed, in words: "shutdown", "interpreter shutdown", ...
     """
 
-    def __init__(self, pool: str, reason: str = "shutdown") -> None:
+    def __init__(self, pool: str, reason: str = "shutdown", *, view: bool = False) -> None:
         self.pool = pool
         self.reason = reason
-        super().__init__(
-            f"cannot schedule new futures after {reason}: pool {pool!r} is closed; submit before closing it"
-        )
+        what, instead = f"pool {pool!r}", "submit before closing it"
+        if view:
+            what, instead = f"a view of {what}", "make another one with the pool's options(...)"
+        super().__init__(f"cannot schedule new futures after {reason}: {what} is closed; {instead}")
 
 
 class PoolBroken(TreadleError, BrokenThreadPool):

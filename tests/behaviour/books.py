@@ -23,13 +23,12 @@ from treadle import ConcurrencyLimit, Future, Pool, Rate, TaskGroup, deadline, s
 from treadle import _lifecycle as lifecycle
 from treadle._alarm import ALARM, call_later
 from treadle._dispatch import Dispatcher
-from treadle._options import Options
+from treadle._options import POLICIES, PoolView, WhenFull
 from treadle._snapshots import snapshot_of
 from treadle.errors import TreadleError
 from treadle.events import Observer, PoolSnapshot, TaskEvent
 from treadle.orders import Adaptive, Fair, Fifo, Order, Priority
 
-POLICIES = ("block", "reject", "caller_runs", "discard_oldest")
 ORDERS: dict[str, Callable[[], Order]] = {
     "fifo": Fifo,
     "priority": lambda: Priority(0.01),
@@ -126,7 +125,7 @@ class Program:
 
     workers: int
     queue_size: int | None
-    policy: str
+    policy: WhenFull
     order: str
     context: bool
     rate: bool
@@ -260,14 +259,14 @@ class Audit:
 
     # -- how it is submitted --------------------------------------------------------------------------------------
 
-    def view(self, number: int, **options: Any) -> Options:
+    def view(self, number: int, **options: Any) -> PoolView:
         """Return what to submit to, so that the program cannot hang while tasks wait at its gate."""
         if self.program.policy == "block" and number % 2:
             return self.pool.options(block_timeout=0.0, **options)
         self.open_gate()
         return self.pool.options(**options)
 
-    def add(self, to: Pool | Options | TaskGroup, fn: Callable[..., Any], *args: Any) -> None:
+    def add(self, to: Pool | PoolView | TaskGroup, fn: Callable[..., Any], *args: Any) -> None:
         self.futures.append(to.submit(fn, *args))
 
     # -- steps ----------------------------------------------------------------------------------------------------
@@ -287,7 +286,7 @@ class Audit:
             with may_be_refused():
                 pool.submit(self.work, number)
 
-        pool = self.pool.options(block_timeout=LONG)
+        pool = self.pool.options(block_timeout=LONG if self.program.policy == "block" else None)
         thread = threading.Thread(target=submit)
         thread.start()
         self.blocked.append(thread)
@@ -355,7 +354,8 @@ class Audit:
         """Submit from an event loop, and cancel, close the pool, or neither, before it goes on."""
 
         async def main() -> None:
-            view = self.pool.options(block_timeout=0.001 if number % 2 else None)
+            impatient = number % 2 and self.program.policy == "block"
+            view = self.pool.options(block_timeout=0.001 if impatient else None)
             calls = [view.run(self.work_at_gate, self.gate, number + index) for index in range(number % 4 + 1)]
             runs = [asyncio.ensure_future(call) for call in calls]
             await asyncio.sleep(0)

@@ -16,11 +16,10 @@ from typing import Any
 
 from treadle import Future, Pool, Rate, TaskGroup, as_completed, deadline, wait
 from treadle._alarm import ALARM, call_later
-from treadle._options import Options
+from treadle._options import POLICIES, PoolView, WhenFull
 from treadle.errors import Cancelled, DeadlineExceeded, PoolClosed, PoolFull, Shed
 from treadle.orders import Adaptive, Fair, Fifo, Order, Priority
 
-POLICIES = ("block", "reject", "caller_runs", "discard_oldest")
 STEPS = (
     "submit",
     "submit",
@@ -63,7 +62,7 @@ class Schedule:
 
     workers: int
     queue_size: int | None
-    policy: str
+    policy: WhenFull
     order: str
     threads: list[list[tuple[str, int]]]
     cancel: bool
@@ -162,7 +161,7 @@ class Play:
         """Submit a task that is kept and counted."""
         self.add_to(self.pool, fn, *args)
 
-    def add_to(self, pool: Pool | Options | TaskGroup, fn: Any, *args: Any) -> None:
+    def add_to(self, pool: Pool | PoolView | TaskGroup, fn: Any, *args: Any) -> None:
         """Submit it there."""
         number = next(self.numbers)
         try:

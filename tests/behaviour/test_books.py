@@ -6,7 +6,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from behaviour.books import ENDINGS, ORDERS, POLICIES, STEPS, Audit, Program, random_program
+from behaviour.books import ENDINGS, ORDERS, STEPS, Audit, Program, random_program
+from treadle._options import POLICIES
 
 programs = st.builds(
     Program,

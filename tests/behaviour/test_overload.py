@@ -16,6 +16,7 @@ from blocked import until_blocked
 from clocks import FakeClock
 from orders.lifo import Lifo
 from treadle import Future, Pool
+from treadle._options import WhenFull
 from treadle.errors import PoolClosed, PoolFull, Shed
 from treadle.events import Observer, TaskEvent
 from treadle.orders import Adaptive, Fair, Fifo, Order, OrderName, Priority, Task
@@ -272,7 +273,7 @@ def test_a_worker_that_sheds_leaves_what_waits_to_those_that_are_idle(clock: Fak
 
 
 @pytest.mark.parametrize("when_full", ["block", "reject", "caller_runs", "discard_oldest"])
-def test_a_full_queue_sheds_before_it_refuses(when_full: str, clock: FakeClock) -> None:
+def test_a_full_queue_sheds_before_it_refuses(when_full: WhenFull, clock: FakeClock) -> None:
     with Overload(clock, queue_size=5) as busy:
         busy.add(4)
         busy.let_it_stand()
@@ -287,7 +288,7 @@ def test_a_full_queue_sheds_before_it_refuses(when_full: str, clock: FakeClock) 
 
 
 @pytest.mark.parametrize("when_full", ["reject", "caller_runs", "discard_oldest"])
-def test_a_full_queue_that_does_not_stand_does_what_the_policy_says(when_full: str, clock: FakeClock) -> None:
+def test_a_full_queue_that_does_not_stand_does_what_the_policy_says(when_full: WhenFull, clock: FakeClock) -> None:
     """A burst is no overload: nothing is shed for having waited, and no more wait than the queue holds."""
     with Overload(clock, queue_size=5) as busy:
         busy.add(4)  # with the second task that is to be held
@@ -719,7 +720,7 @@ def test_a_task_that_submits_to_its_own_full_key_runs_that_itself() -> None:
 
 
 @pytest.mark.parametrize("when_full", ["block", "reject", "caller_runs", "discard_oldest"])
-def test_of_no_key_more_wait_than_may_however_many_threads_submit(when_full: str) -> None:
+def test_of_no_key_more_wait_than_may_however_many_threads_submit(when_full: WhenFull) -> None:
     class Watched(Fair):
         mark = 0
 

@@ -23,7 +23,7 @@ from treadle import Future, Pool, Rate, TaskGroup
 from treadle import _clock as clock
 from treadle._alarm import Alarm, Bell
 from treadle._governed import FREE
-from treadle._options import Options
+from treadle._options import PoolView
 from treadle._rate import Bucket
 from treadle.errors import DeadlineExceeded, PoolBroken, PoolClosed, PoolFull, Shed, WorkerLost
 from treadle.events import Observer, TaskEvent
@@ -78,7 +78,7 @@ def pass_by(pool: Pool) -> None:
     pool.options(rate=Rate(NO_RATE, burst=1000)).submit(int).result(PATIENCE)
 
 
-def put_aside(pool: Pool | Options, count: int = 1, fn: Callable[..., Any] = int) -> list[Future[Any]]:
+def put_aside(pool: Pool | PoolView, count: int = 1, fn: Callable[..., Any] = int) -> list[Future[Any]]:
     """Submit tasks that have to wait for their turn, to a pool that is otherwise idle; return when they do."""
     dispatcher = pool._task_home
     futures = []
