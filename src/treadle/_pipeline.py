@@ -125,11 +125,11 @@ class Pipeline(Generic[In, Out]):
     def run(self, source: Iterable[Any], *, ordered: bool = True) -> Generator[Any, None, None]:
         """Return an iterator over the results of the last stage.
 
-        Nothing starts before its first `next`. A deadline under which `run` was called bounds the run, and one under
-        which `next` is called bounds that: the run is stopped, and the consumer gets DeadlineExceeded.
-
-        Then `source` is read in one thread, of the run's own, ahead of the
+        Nothing starts before its first `next`. Then `source` is read in one thread, of the run's own, ahead of the
         results taken by at most 2 and the sum of `workers + capacity` over the stages.
+
+        A deadline under which `run` was called bounds the run, and one under which `next` is called bounds that: the
+        run is stopped, and the consumer gets DeadlineExceeded.
 
         What a stage or the source raises (SystemExit too) stops the run: nothing more is read or begun, what is under
         way is dropped, and the consumer's `next` raises it at once and once; calls that still run end by themselves,

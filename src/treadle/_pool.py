@@ -299,8 +299,8 @@ class Pool(Submitter, ThreadPoolExecutor):
         thread; what is left of it after `timeout` is read by the workers.
 
         Args:
-            wait: whether to wait for that. A task of the pool that calls this does not wait, for it would wait for
-                itself.
+            wait: whether to wait until the threads have ended. A task of the pool that calls this does not wait, for it
+                would wait for itself.
             cancel_futures: whether to cancel what has not begun.
             timeout: seconds to wait at most, none left if negative; None: as long as it takes. What is left then goes
                 on, and is logged.
