@@ -17,17 +17,17 @@ __all__ = ["Door", "Shut"]
 class Door:
     """Whether a view takes more, and what becomes of what it took. Both only ever become true, so no lock is needed."""
 
-    __slots__ = ("_dispatcher", "_dropping", "_shut")
+    __slots__ = ("_dispatcher", "_shut", "cancelled")
 
     def __init__(self, dispatcher: Dispatcher) -> None:
         self._dispatcher = dispatcher
         self._shut = False
-        self._dropping = False
+        self.cancelled = False  # what had not begun; asked for each item of a map
 
     def shut(self, *, cancel: bool) -> None:
         """Take no more; and drop what has not begun, if `cancel`."""
         self._shut = True
-        self._dropping = self._dropping or cancel
+        self.cancelled = self.cancelled or cancel
 
     @property
     def closed(self) -> bool:
@@ -37,7 +37,7 @@ class Door:
     @property
     def dropping(self) -> bool:
         """Whether it is closed, and what had not begun was cancelled."""
-        return self._dropping or self._dispatcher.dropping
+        return self.cancelled or self._dispatcher.dropping
 
     def refusal(self) -> PoolClosed:
         """Return the error that says nothing more is taken."""

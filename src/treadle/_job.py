@@ -308,7 +308,7 @@ class Job(Feed):
     def work(self, turn: Turn) -> bool:
         """Run items until none is left, or others wait for the thread; return whether it is to go on later."""
         dispatcher, waiting, tasks, scope = self.dispatcher, self.waiting, self.dispatcher.tasks, self.scope
-        most, fn, popleft = dispatcher.staff.max_workers, self.fn, waiting.popleft
+        most, fn, popleft, door = dispatcher.staff.max_workers, self.fn, waiting.popleft, self.door
         # A turn itself has a context only where it is run inside of something else, and then items need one too.
         copy = copier(turn._context if isinstance(self.context, Bare) else self.context, lent_here(dispatcher))
         hand_over = None if self.ordered else self.results.append
@@ -321,7 +321,7 @@ class Job(Feed):
                 if tasks and ran and len(tasks) > self.turns - self.running:  # others than our own turns
                     again = True
                     break
-                if self.door.dropping:
+                if dispatcher.dropping or door.cancelled:  # as door.dropping, for less
                     self.fail(CancelledError())
                 elif dispatcher.broken is not None:
                     self.fail(dispatcher.why_broken())

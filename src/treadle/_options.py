@@ -322,12 +322,13 @@ class PoolView(Submitter, Executor):
                 feed.give_up()
             for task in self._undone():
                 task.cancel()
-        try:
-            for feed in feeds:
-                feed.read_to_end(end, wait=wait)
-        finally:
-            for feed in feeds:
-                feed.leave()
+        else:
+            try:
+                for feed in feeds:
+                    feed.read_to_end(end, wait=wait)
+            finally:
+                for feed in feeds:
+                    feed.leave()
         while wait and (tasks := self._undone()):
             left = None if end is None else max(0.0, end - clock.now())
             if wait_for(tasks, left).not_done:

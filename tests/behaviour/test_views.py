@@ -14,6 +14,7 @@ import pytest
 
 import treadle
 from treadle import Future, Pool, PoolView, TaskGroup
+from treadle import _feed as feed
 from treadle.errors import DeadlineExceeded, PoolClosed, PoolDeadlock
 
 PATIENCE = 30.0
@@ -246,6 +247,7 @@ def test_callers_that_wait_for_room_get_in() -> None:
         caller.start()
         while pool.snapshot().blocked == 0:
             threading.Event().wait(0.001)
+        assert len(view.shutdown(wait=False)) == 1
         down = Shutdown(view).asleep()
         gate.open()
         assert down.outcome() == ()
@@ -373,8 +375,48 @@ def test_cancelling_cancels_the_rest_of_a_map(begun: bool, options: dict[str, An
         values, errors = rest_of(results)
         assert len(values) < 10  # of what ran before
         assert set(errors) == {CancelledError}
+        assert not pool._task_home.maps
         assert view.shutdown() == ()
         assert pool.submit(abs, -1).result(PATIENCE) == 1
+
+
+@pytest.mark.parametrize("options", MAPS.values(), ids=MAPS)
+def test_cancelling_lets_the_item_end_that_runs_and_no_other_begin(options: dict[str, Any]) -> None:
+    ran: list[int] = []
+    gate, inside = threading.Event(), threading.Event()
+
+    def work(number: int) -> int:
+        ran.append(number)
+        inside.set()
+        assert gate.wait(PATIENCE)
+        return number
+
+    with Pool(1) as pool:
+        view = pool.options(**options)
+        results = view.map(work, range(5))
+        assert inside.wait(PATIENCE)
+        view.shutdown(wait=False, cancel_futures=True)
+        gate.set()
+        values, errors = rest_of(results)
+        assert values == ran == [0]
+        assert errors == [CancelledError] * 4
+
+
+@pytest.mark.parametrize("options", MAPS.values(), ids=MAPS)
+def test_the_thread_that_waits_reads_the_input(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may be bound to that, as a database's cursor is."""
+    monkeypatch.setattr(feed, "PATIENCE", 600.0)  # no worker comes in between, however busy the machine is
+    readers: set[int] = set()
+
+    def rows() -> Iterator[int]:
+        for number in range(100):
+            readers.add(threading.get_ident())
+            yield number
+
+    with Pool(2, queue_size=3) as pool:
+        with pool.options(**options) as view:
+            view.map(abs, rows())
+    assert readers == {threading.get_ident()}
 
 
 # -- others' wrappers -----------------------------------------------------------------------------------------------
