@@ -35,7 +35,7 @@ def test_a_task_is_told_its_pool_and_its_own_future() -> None:
     with Pool(1) as pool:
         future = pool.submit(here)
         assert future.result(PATIENCE) == (pool, future)
-        governed = pool.options(rate=1e6, deadline=PATIENCE).submit(here)
+        governed = pool.options(rate=Rate(1e6), deadline=PATIENCE).submit(here)
         assert governed.result(PATIENCE) == (pool, governed)
     with Pool(1, context=False) as pool:
         future = pool.submit(here)

@@ -403,8 +403,9 @@ class Pool(Submitter, ThreadPoolExecutor):
 
     @property
     def max_workers(self) -> int:
-        """The ceiling on threads, as it was given, or set by `resize`; in a pool with a `limit`, the limit's now."""
-        return self._task_home.staff.max_workers
+        """The ceiling on threads, as it was given, or set by `resize`; what a `limit` has found is that's `current`."""
+        limit = self._task_home.limit
+        return self._task_home.staff.max_workers if limit is None else limit.most
 
     @property
     def closed(self) -> bool:
