@@ -235,6 +235,7 @@ class Handling:
         with lane.lock:  # until the watchdog has let go of it
             lead.lost = None
         conn.handled = 0.0
+        conn.slow = PAROLE
         self.go_on(conn)
         return False
 
