@@ -15,7 +15,7 @@ import pytest
 
 import tcp
 import treadle
-from treadle import Crew, Future, Pipeline, Pool, current_pool, current_task
+from treadle import Crew, Future, Pipeline, Pool, Rate, current_pool, current_task
 from treadle.server import Connection, Messages, Peer, PoolMixIn, Server, Session
 
 PATIENCE = 30.0
