@@ -24,7 +24,7 @@ FLOORS = [
     {"alarm"},
     {"scope"},
     {"home", "rate", "watchers", "futures"},
-    {"orders", "events", "governed", "standing"},
+    {"orders", "events", "observers", "governed", "standing"},
     {"worker"},
     {"current", "deadlock", "door"},
     {"admission", "aside", "feed", "guard", "inline", "shedding", "staff"},

@@ -79,13 +79,13 @@ OLD = [
     r"\bevent\.(task|at|worker)\b",
     r"\brate=\d",
     r"(?s)\bServer\([^()]*(\([^()]*\)[^()]*)*\b(queue_size|when_full|order)=",
-    r"\bwatch=",
+    r"\brun\([^)]*watch=",
 ]
 TEXTS = [
     path
     for pattern in ("src/**/*.py", "docs/*.md", "README*.md", "examples/*.py", "bench/*.py", "tests/**/*.py")
     for path in sorted(ROOT.glob(pattern))
-    if path != Path(__file__)
+    if path != Path(__file__) and path.parent.name != "typing"  # which has what is wrong, on purpose
 ]
 
 

@@ -7,28 +7,34 @@ as the work does. Under pressure: `deadline` and cancellation, `ConcurrencyLimit
 """
 
 from treadle._channel import Channel
-from treadle._crew import Crew
+from treadle._crew import Crew, CrewSnapshot
 from treadle._current import current_pool, current_task
 from treadle._futures import Future
 from treadle._groups import TaskGroup
 from treadle._limit import ConcurrencyLimit
+from treadle._mapping import Results
 from treadle._options import PoolView
 from treadle._pipeline import Pipeline
 from treadle._pool import Pool
 from treadle._public import publish as _publish
 from treadle._rate import Rate
 from treadle._scope import checkpoint, deadline, should_stop, sleep, time_left
-from treadle._waiting import as_completed, wait
+from treadle._waiting import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION, as_completed, wait
 
 __all__ = [
+    "ALL_COMPLETED",
+    "FIRST_COMPLETED",
+    "FIRST_EXCEPTION",
     "Channel",
     "ConcurrencyLimit",
     "Crew",
+    "CrewSnapshot",
     "Future",
     "Pipeline",
     "Pool",
     "PoolView",
     "Rate",
+    "Results",
     "TaskGroup",
     "__version__",
     "as_completed",

@@ -33,13 +33,14 @@ from treadle._futures import FINISHED, PENDING, RUNNING, Future
 from treadle._governed import Governed
 from treadle._guard import guarded
 from treadle._inline import run_inline
+from treadle._observers import ENDS, tell
 from treadle._scope import HERE, current
 from treadle._shedding import Shedding
 from treadle._staff import Staff
 from treadle._words import log, pass_on
 from treadle._worker import Worker, current_worker
 from treadle.errors import PoolBroken, PoolClosed
-from treadle.events import ENDS, Observer, TaskEvent, tell
+from treadle.events import Observer, TaskEvent
 from treadle.orders import Order
 from treadle.orders._order import hook_of
 

@@ -20,6 +20,7 @@ from treadle._dispatch import Dispatcher
 from treadle._futures import Future
 from treadle._limit import ConcurrencyLimit, gradient_of
 from treadle._mapping import Results
+from treadle._observers import observers_in
 from treadle._options import POLICIES, PoolView, WhenFull, rate_of
 from treadle._passage import ShutdownLock, looks_open
 from treadle._rate import Rate
@@ -30,7 +31,7 @@ from treadle._traits import PLAIN
 from treadle._words import is_a, show, type_name
 from treadle._workqueue import WorkQueue
 from treadle.errors import PoolClosed
-from treadle.events import Observer, PoolSnapshot, observers_in
+from treadle.events import Observer, PoolSnapshot
 from treadle.orders import Order, OrderName
 from treadle.orders._named import order_named
 

@@ -261,14 +261,16 @@ def pipelines() -> None:
     Pipeline().stage(parse).stage(parse)  # wrong
     Pipeline().stage(fetch, width=8)  # wrong
     assert_type(list(Pipeline().run([1, 2])), list[int])
-    assert_type(next(Pipeline().stage(lambda item: 3).run(["a"])), int)
+    assert_type(
+        next(Pipeline().stage(lambda item: 3).run(["a"])), int
+    )  # mypy: it takes a lambda in a generic place for Any
 
 
 def errors(pool: Pool) -> None:
     try:
         pool.submit(query, 7).result()
     except PoolFull as full:
-        assert_type(full.queue_size, int)
+        assert_type(full.queue_size, int | None)
     except Shed as shed:
         assert_type(shed.waited, float)
         assert_type(shed.task_name, str)

@@ -182,4 +182,4 @@ def mixins() -> None:
         assert_type(server, PooledTCP)
         server.serve_forever()
     PooledHTTP(("127.0.0.1", 0), BaseHTTPRequestHandler)
-    PooledTCP("127.0.0.1:0", Handler)  # wrong
+    PooledTCP(("127.0.0.1", 0), 3)  # wrong; mypy: what it is made of is passed on as it is
