@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import gc
 import inspect
@@ -116,6 +117,16 @@ def test_a_handler_is_refused_only_if_it_certainly_cannot_be_called_so() -> None
         handler(value)
     assert checks.accepts(dict.fromkeys, "a")
     assert not checks.accepts(lambda: None, "a")
+
+
+def test_a_factory_is_refused_only_if_it_certainly_returns_no_context_manager() -> None:
+    wrong: list[Any] = [answer, answers, numbers, lambda connection: connection, 3]
+    for value in wrong:
+        with pytest.raises(TypeError, match=r"^f=.*( a coroutine |async gen|contextlib|without arguments|callable)"):
+            checks.factory("f", value)
+    right: list[Any] = [object, functools.partial(open, "x"), lambda *_: None, contextlib.contextmanager(numbers)]
+    for value in (*right, MagicMock()):
+        checks.factory("f", value)
 
 
 def test_good_values_pass() -> None:

@@ -26,6 +26,7 @@ __all__ = [
     "bounded",
     "callback",
     "duration",
+    "factory",
     "function",
     "handler",
     "integer",
@@ -304,6 +305,23 @@ def _is_marked(value: object) -> bool:
             wrapped = own(value, "__wrapped__") if hasattr(value, "__wrapped__") else None
             return own(value, name) is mark and getattr(wrapped, name, None) is not mark
     return False
+
+
+def factory(name: str, value: Callable[..., object]) -> None:
+    """Check that `value` can be called from a thread, without arguments, for a context manager, as far as can be told.
+
+    Raises:
+        TypeError: it cannot.
+    """
+    blocking(name, value)
+    if _flags_of(value) & CO_GENERATOR:
+        what = "is a generator function, which returns no context manager; decorate it with contextlib.contextmanager"
+        raise TypeError(f"{name}={show(value)} {what}")
+    if not accepts(value):
+        takes = inspect.signature(value, follow_wrapped=False)
+        raise TypeError(
+            f"{name}={show(value)} takes {takes}, and is called without arguments; give it those with functools.partial"
+        )
 
 
 def callback(name: str, value: object) -> None:

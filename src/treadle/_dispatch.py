@@ -47,6 +47,7 @@ from treadle.orders._order import hook_of
 if TYPE_CHECKING:
     from _thread import LockType
     from weakref import ref
+    from contextlib import AbstractContextManager
 
     from treadle._feed import Feed
     from treadle._limit import Gradient
@@ -103,6 +104,7 @@ class Dispatcher:
         "staff",
         "take",
         "tasks",
+        "thread_lifespan",
         "thread_prefix",
         "told",
     )
@@ -119,6 +121,7 @@ class Dispatcher:
         idle_timeout: float | None,
         initializer: Callable[..., object] | None,
         initargs: tuple[Any, ...],
+        thread_lifespan: Callable[[], AbstractContextManager[object]] | None,
         observers: tuple[Observer, ...],
         limit: Gradient | None,
     ) -> None:
@@ -133,6 +136,7 @@ class Dispatcher:
         self.idle_timeout = idle_timeout
         self.initializer = initializer
         self.initargs = initargs
+        self.thread_lifespan = thread_lifespan
         self.observers = observers
         self.order = order  # as it was given,
         order.threads = max_workers  # with no guard yet: what that raises is the caller's to know

@@ -116,14 +116,14 @@ class _End:
 
 def _workers(dispatcher: Dispatcher) -> list[Worker]:
     with dispatcher.lock:
-        return list(dispatcher.staff.workers)
+        return dispatcher.staff.everybody()
 
 
 def _join(dispatcher: Dispatcher, timeout: float | None) -> bool:
     deadline = None if timeout is None else clock.now() + timeout
     while True:
         with dispatcher.lock:
-            threads = [worker.thread for worker in dispatcher.staff.workers]
+            threads = [worker.thread for worker in dispatcher.staff.everybody()]
             departed = dispatcher.staff.departed
         if not threads:
             threads = [departed] if departed is not None and departed.is_alive() else []

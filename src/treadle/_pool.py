@@ -7,6 +7,7 @@ import os
 import weakref
 from collections.abc import Callable, Hashable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from contextvars import copy_context
 from functools import partial
 from threading import Semaphore, Thread
@@ -75,6 +76,12 @@ class Pool(Submitter, ThreadPoolExecutor):
             limit.
         min_workers: threads that are started at once and stay when idle, 0 to `max_workers`.
         idle_timeout: seconds, 0 or more, after which a thread without work ends. None: never.
+        thread_lifespan: called in each new thread, after `initializer`; returns a context manager, which is entered
+            there, and left in the same thread when that ends, for whatever reason: where each thread opens a connection
+            of its own, say, and closes it. If it raises before or when it is entered, the pool is broken; when it is
+            left, that is logged. Context variables that it sets hold as those of `initializer`. Until it is left, the
+            thread counts as one of the `max_workers`, and `shutdown` waits for it. After Ctrl-C, and in a forked child,
+            threads' lifespans may not be left.
         context: whether a task runs in a copy of its submitter's `contextvars` context, as it is at `submit`. Variables
             that are not set there are as `initializer` has set them in the thread; a decimal context that equals
             `decimal.DefaultContext` counts as not set. Values are shared, as everywhere with `contextvars`, but for
@@ -105,6 +112,7 @@ class Pool(Submitter, ThreadPoolExecutor):
         rate: Rate | None = None,
         min_workers: int = 0,
         idle_timeout: float | None = 60.0,
+        thread_lifespan: Callable[[], AbstractContextManager[object]] | None = None,
         context: bool = True,
         name: str | None = None,
         observers: Iterable[Observer] = (),
@@ -121,6 +129,8 @@ class Pool(Submitter, ThreadPoolExecutor):
             prefix = f"{thread_name_prefix}_" if thread_name_prefix else f"{checks.text('name', name)}-"
         if initializer is not None:
             checks.blocking("initializer", initializer)
+        if thread_lifespan is not None:
+            checks.factory("thread_lifespan", thread_lifespan)
         self._task_when_full = checks.one_of("when_full", when_full, POLICIES)
         self._task_context = checks.boolean("context", context)
         max_workers = checks.integer("max_workers", max_workers, least=1)
@@ -143,6 +153,7 @@ class Pool(Submitter, ThreadPoolExecutor):
             idle_timeout=checks.seconds("idle_timeout", idle_timeout),
             initializer=initializer,
             initargs=checks.several("initargs", () if initargs is None else initargs, "arguments"),
+            thread_lifespan=thread_lifespan,
             observers=observers_in(observers),
             limit=gradient,
             order=order_named(order),  # last: it is taken from now on, and any argument above may be wrong
@@ -438,7 +449,7 @@ class Pool(Submitter, ThreadPoolExecutor):
     @property
     def _threads(self) -> set[Thread]:  # type: ignore[override]  # read-only here
         with self._task_home.lock:
-            return {worker.thread for worker in self._task_home.staff.workers}
+            return {worker.thread for worker in self._task_home.staff.everybody()}
 
     @property
     def _broken(self) -> str | bool:  # type: ignore[override]  # read-only here

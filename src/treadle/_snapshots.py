@@ -14,6 +14,8 @@ from treadle._words import log
 from treadle.events import PoolSnapshot, WorkerSnapshot
 
 if TYPE_CHECKING:
+    from types import FrameType
+
     from treadle._dispatch import Dispatcher, Task
     from treadle._worker import Worker
 
@@ -82,7 +84,8 @@ def stacks_of(dispatcher: Dispatcher) -> str:
     """Return what each thread of the pool does now, with its task and its stack."""
     with dispatcher.lock:
         looks = _look_at(dispatcher)
-        idents = {worker.thread.name: worker.thread.ident for worker in dispatcher.staff.workers}
+        idents = {worker.thread.name: worker.thread.ident for worker in dispatcher.staff.everybody()}
+        leaving = _names_of_leaving(dispatcher)
     frames = sys._current_frames()
     parts = []
     for look in [look() for look in looks]:
@@ -90,10 +93,20 @@ def stacks_of(dispatcher: Dispatcher) -> str:
             parts.append(f"{look.name}: idle\n")
             continue
         overdue = f", overdue for {look.overdue:.3f} s" if look.overdue else ""
-        frame = frames.get(idents[look.name] or 0)
-        stack = "" if frame is None else "".join(traceback.format_stack(frame))
+        stack = _stack_in(frames, idents[look.name])
         parts.append(f"{look.name}: {look.task} for {look.seconds:.3f} s{overdue}\n{stack}")
+    parts += [f"{name}: leaving its thread_lifespan\n{_stack_in(frames, idents[name])}" for name in leaving]
     return "".join(parts)
+
+
+def _stack_in(frames: dict[int, FrameType], ident: int | None) -> str:
+    frame = frames.get(ident or 0)
+    return "" if frame is None else "".join(traceback.format_stack(frame))
+
+
+def _names_of_leaving(dispatcher: Dispatcher) -> list[str]:
+    """Return the names of the threads that leave what lasts as long as they; the lock is held."""
+    return sorted(worker.thread.name for worker in dispatcher.staff.leaving)
 
 
 def undone(dispatcher: Dispatcher) -> tuple[Task, ...]:
@@ -107,6 +120,13 @@ def undone(dispatcher: Dispatcher) -> tuple[Task, ...]:
 def report_undone(dispatcher: Dispatcher, timeout: float) -> None:
     """Log what a shutdown left undone."""
     left = undone(dispatcher)
+    with dispatcher.lock:
+        leaving = _names_of_leaving(dispatcher)
+    if leaving:
+        message = "pool %r: %d threads were still leaving their thread_lifespan %g s after shutdown: %s"
+        log(_log, logging.WARNING, message, dispatcher.name, len(leaving), timeout, ", ".join(leaving[:10]))
+        if not left:
+            return
     names = ", ".join(sorted({task.name for task in left})[:10])
     message = "pool %r: %d tasks were not done %g s after shutdown: %s"
     log(_log, logging.WARNING, message, dispatcher.name, len(left), timeout, names)

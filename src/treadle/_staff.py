@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Staff"]
 
+_in_parent: list[Worker] = []  # in a forked child: if they went, so would their lifespans, and do what is the parent's
+
 
 class Staff:
     """At most `max_workers` threads, started when they are needed. The dispatcher's lock guards every field.
@@ -37,6 +39,7 @@ class Staff:
         "dispatcher",
         "growing",
         "idle",
+        "leaving",
         "max_workers",
         "min_workers",
         "numbers",
@@ -53,6 +56,7 @@ class Staff:
         self.max_workers = max_workers  # changes with `resize`
         self.min_workers = min_workers
         self.workers: set[Worker] = set()
+        self.leaving: set[Worker] = set()  # struck out, and in what they have to leave; no task comes to them any more
         self.idle: list[Worker] = []  # newest last, so the longest idle is left alone until its time is up
         self.growing = True  # a worker may be started, or recalled from standing work
         self.surplus = False  # there are more workers than there may be, and the next to come by is to leave
@@ -65,7 +69,9 @@ class Staff:
 
     def clear(self) -> None:
         """Forget everybody, in a forked child. If this thread was a worker, it is to leave once its task returns."""
-        for container in (self.workers, self.idle, self.numbers, self.standing, self.on_stand):
+        if self.dispatcher.thread_lifespan is not None:
+            _in_parent.extend(self.everybody())
+        for container in (self.workers, self.leaving, self.idle, self.numbers, self.standing, self.on_stand):
             container.clear()
         worker = current_worker()
         self.stray = worker if worker is not None and worker.dispatcher is self.dispatcher else None
@@ -76,8 +82,17 @@ class Staff:
 
     def recount(self) -> None:
         """Find out whether there may be more workers, or should be fewer; the lock is held."""
-        self.growing = bool(self.on_stand) or len(self.workers) < self.max_workers
+        self.growing = bool(self.on_stand) or self.may_grow()
         self.surplus = self.stray is not None or len(self.workers) > self.max_workers
+
+
+    def may_grow(self) -> bool:
+        """Whether one more thread may be started; the lock is held."""
+        return len(self.workers) + len(self.leaving) < self.max_workers
+
+    def everybody(self) -> list[Worker]:
+        """Return the workers, with those that are leaving; the lock is held."""
+        return [*self.workers, *self.leaving]
 
     def resize(self, max_workers: int) -> None:
         """Have at most `max_workers` from now on; those beyond leave as soon as they are free. The lock is held."""
@@ -91,7 +106,7 @@ class Staff:
         self.dispatcher.admission.let_in(self.free())
         coming = sum(worker.task is None for worker in self.workers)  # idle, or on their way
         waiting = len(self.dispatcher.tasks) - self.dispatcher.dead
-        for _ in range(min(waiting - coming, max_workers - len(self.workers)) if self.dispatcher.ready else 0):
+        for _ in range(min(waiting - coming, max_workers - len(self.everybody())) if self.dispatcher.ready else 0):
             if not self.try_to_start():
                 break
 
@@ -128,7 +143,7 @@ class Staff:
                 return
         if not self.dispatcher.ready:  # the order holds it back, until a task ends that is running
             return
-        if len(self.workers) < self.max_workers:
+        if self.may_grow():
             try:
                 self.start_worker(task if len(self.dispatcher.tasks) == 1 else None)
                 return
@@ -155,7 +170,7 @@ class Staff:
             if self.idle:
                 self.wake_one()
                 return True
-            return len(self.workers) < self.max_workers and self.try_to_start()
+            return self.may_grow() and self.try_to_start()
 
     def take_stand(self) -> Task:
         """Claim a standing task, for a worker that has nothing else to do; the lock is held."""
@@ -191,7 +206,7 @@ class Staff:
         if self.dispatcher.ready and not self.waking:
             if self.idle:
                 self.wake_one()
-            elif len(self.workers) < self.max_workers:
+            elif self.may_grow():
                 self.try_to_start()
 
     def wake_one(self) -> None:
@@ -218,7 +233,7 @@ class Staff:
         The worker needs no lock before its first task has run; so that task has begun when its submit returns, and
         no shutdown comes between.
         """
-        number = min(self.numbers) if self.numbers else len(self.workers)
+        number = min(self.numbers) if self.numbers else len(self.everybody())
         worker = Worker(self.dispatcher, number, first)
         if first is not None:
             worker.task = first = self.dispatcher.claim_next()  # another one, if a signal handler has submitted since
@@ -267,25 +282,43 @@ class Staff:
         return True
 
     def strike_out(self, worker: Worker) -> None:
-        """Count out a worker; the lock is held."""
+        """Count out a worker; the lock is held. One that has a lifespan to leave is still a thread, until it has."""
         self.workers.discard(worker)
+        if worker.lifespan is None:
+            self.numbers.append(worker.number)
+        else:
+            self.leaving.add(worker)
         self.recount()
-        self.numbers.append(worker.number)
         self.dispatcher.ended += worker.ended
         self.dispatcher.failed += worker.failed
         if worker in self.idle:
             self.idle.remove(worker)
 
+    def step_out(self, worker: Worker) -> None:
+        """Strike out a worker that will come for nothing more; the lock is held."""
+        if worker in self.workers:  # neither idle for long nor, in a forked child, the parent's
+            self.strike_out(worker)
+            self.waking = False  # it may have been on its way
+
+    def begin_to_leave(self, worker: Worker) -> None:
+        """Count out a worker that has a lifespan to leave, which may take long."""
+        with self.dispatcher.lock:
+            self.step_out(worker)
+            self.nudge()
+
     def depart(self, worker: Worker) -> None:
         """Strike out a worker whose thread is about to end, and replace it if it is missed."""
         dispatcher = self.dispatcher
         with dispatcher.lock:
-            if worker in self.workers:  # neither idle for long nor, in a forked child, the parent's
-                self.strike_out(worker)
-                self.waking = False  # it may have been on its way
+            self.step_out(worker)
+            if worker in self.leaving:
+                self.leaving.discard(worker)
+                self.numbers.append(worker.number)
+                self.recount()
             # In a forked child that uses no pool, none is kept warm: the process ends with this thread.
             missed = bool(dispatcher.ready) or (worker is not self.stray and len(self.workers) < self.wanted())
-            if missed and dispatcher.broken is None and len(self.workers) < self.max_workers:
+            missed = missed or bool(self.standing)
+            if missed and dispatcher.broken is None and self.may_grow():
                 self.try_to_start()
             if worker is self.stray:
                 # It is not to be joined: where glibc forgets in the child whom to tell of its end, that never returns.

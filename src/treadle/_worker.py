@@ -12,10 +12,12 @@ from treadle._contexts import Lent
 from treadle._futures import FINISHED, PENDING, RUNNING, Future
 from treadle._scope import HERE
 from treadle._threads import new_thread
-from treadle._words import log
+from treadle._words import log, show, traceback_of, type_name
 from treadle.errors import WorkerLost
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from treadle._dispatch import Dispatcher
 
 __all__ = ["Worker", "current_worker", "lent_here", "settle_lost"]
@@ -69,6 +71,7 @@ class Worker:
         "husk",
         "last",
         "lent",
+        "lifespan",
         "mail",
         "number",
         "outer",
@@ -90,6 +93,7 @@ class Worker:
         self.task = first  # claimed for it already
         self.last: Task | None = None  # the one before, while it is settled
         self.lent: Lent | None = None  # what the initializer has set in the thread's context
+        self.lifespan: AbstractContextManager[object] | None = None  # entered, and not left
         self.outer: list[tuple[Task | None, float]] = []  # tasks that wait, further out in this thread, for `task`
         self.since = clock.now()
         self.ended = 0  # tasks that it has run
@@ -132,6 +136,7 @@ class Worker:
             HERE.worker = None
             try:
                 self._leave_nothing(reason)
+                self._leave_lifespan(reason)
             finally:
                 dispatcher.staff.depart(self)
 
@@ -148,21 +153,56 @@ class Worker:
             self.dispatcher.shedding.shed(self.victims)
 
     def _initialize(self) -> bool:
-        """Call the initializer; False if that failed, here or meanwhile in another thread: nothing begins any more."""
-        dispatcher = self.dispatcher
-        initializer = dispatcher.initializer
-        if initializer is None:
+        """Set the thread up; False if that failed, here or meanwhile in another thread: nothing begins any more."""
+        dispatcher, what = self.dispatcher, "initializer"
+        initializer, lifespan = dispatcher.initializer, dispatcher.thread_lifespan
+        if initializer is None and lifespan is None:
             return True
         try:
-            initializer(*dispatcher.initargs)
+            if initializer is not None:
+                initializer(*dispatcher.initargs)
+            if lifespan is not None and self is not dispatcher.staff.stray:
+                what = "thread_lifespan"
+                self._enter(lifespan())
         except BaseException as error:
-            log(_standard_log, logging.CRITICAL, "Exception in initializer:", error=error)
+            log(_standard_log, logging.CRITICAL, "Exception in %s:", what, error=error)
         else:
             self.lent = Lent.by_this_thread()
             if dispatcher.broken is None:
-                return self is not dispatcher.staff.stray  # the initializer has forked, and returned here in the child
+                return self is not dispatcher.staff.stray  # one of them has forked, and returned here in the child
         dispatcher.break_down(self)
         return False
+
+    def _enter(self, lifespan: AbstractContextManager[object]) -> None:
+        """Begin what lasts as long as the thread."""
+        kind = type(lifespan)
+        if not (hasattr(kind, "__enter__") and hasattr(kind, "__exit__")):
+            raise TypeError(
+                f"thread_lifespan() returned {show(lifespan)}, which is {type_name(lifespan)}; allowed: a context "
+                "manager (not an async one), as a function returns that is decorated with contextlib.contextmanager"
+            )
+        kind.__enter__(lifespan)
+        self.lifespan = lifespan
+
+    def _leave_lifespan(self, reason: BaseException | None) -> None:
+        """End what was to last as long as the thread; `reason` has killed that, if it is not None.
+
+        Until then it is one of the pool's to whatever is called, which may use the pool as a task may.
+        """
+        lifespan = self.lifespan
+        if lifespan is None or self is self.dispatcher.staff.stray:  # in a forked child it is the parent's
+            return
+        HERE.worker = self
+        self.dispatcher.staff.begin_to_leave(self)
+        try:
+            trace = None if reason is None else traceback_of(reason)
+            type(lifespan).__exit__(lifespan, None if reason is None else type(reason), reason, trace)
+        except BaseException as error:
+            message = "thread_lifespan of %s raised when it was left, as the thread ended"
+            log(_log, logging.ERROR, message, self.thread.name, error=error)
+        finally:
+            HERE.worker = None
+            self.lifespan = None  # the thread departs next, and counts as long as it has one
 
     def _serve(self) -> None:
         """Settle, claim, run, over and over."""

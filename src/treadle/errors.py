@@ -297,7 +297,7 @@ class PoolClosed(TreadleError, RuntimeError):
 
 
 class PoolBroken(TreadleError, BrokenThreadPool):
-    """A worker's initializer failed, or the pool's order did, so the pool runs nothing more.
+    """A worker's `initializer`, its `thread_lifespan`, or the pool's order failed, so the pool runs nothing more.
 
     Where it was the order, what that raised is the error's `__cause__`.
 
