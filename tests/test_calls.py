@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextvars
 import logging
+import types
 from functools import partial
 
 import pytest
@@ -24,6 +25,9 @@ class Callable:
         (Callable().method, "Callable.method"),
         (Callable(), "Callable"),
         (partial(len, "x"), "len"),
+        (partial(Callable().method), "Callable.method"),
+        (partial(partial(name_of)), "name_of"),
+        (types.MethodType(Callable(), 1), "method"),
     ],
 )
 def test_a_call_is_named_after_what_it_calls(fn: object, name: str) -> None:

@@ -9,8 +9,9 @@ import logging
 import sys
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, InvalidStateError
+from functools import partial
 from typing import Any
 
 import pytest
@@ -321,6 +322,155 @@ def test_a_task_is_called_by_its_given_name_or_its_function(held: Held) -> None:
     assert held.waiting.name == "abs"
     assert held.pool.options(name="page 7").submit(abs, 1).name == "page 7"
     assert Future().name == "future"
+
+
+def runs(pool: Pool, fn: Any) -> Future[Any]:
+    future = pool.submit(fn)
+    future.exception(30)
+    return future
+
+
+def fails(pool: Pool, fn: Any) -> Future[Any]:
+    return runs(pool, partial(fn, "unwanted"))
+
+
+def runs_under_a_deadline(pool: Pool, fn: Any) -> Future[Any]:
+    with treadle.deadline(30):
+        return runs(pool, fn)
+
+
+def runs_inside_another_task(pool: Pool, fn: Any) -> Future[Any]:
+    return pool.submit(runs, pool, fn).result(30)
+
+
+def waits(pool: Pool, fn: Any, end: Callable[[Future[Any]], object]) -> Future[Any]:
+    """Submit to a busy pool, and end the task before it begins."""
+    gate = threading.Event()
+    busy = pool.submit(gate.wait, 30)
+    future = pool.submit(fn)
+    try:
+        end(future)
+        return future
+    finally:
+        gate.set()
+        busy.exception(30)
+
+
+def is_cancelled(pool: Pool, fn: Any) -> Future[Any]:
+    return waits(pool, fn, lambda future: future.cancel())
+
+
+def is_settled_by_hand(pool: Pool, fn: Any) -> Future[Any]:
+    return waits(pool, fn, lambda future: future.set_result(1))
+
+
+def is_begun_by_hand(pool: Pool, fn: Any) -> Future[Any]:
+    return waits(pool, fn, lambda future: future.set_running_or_notify_cancel())
+
+
+def is_dropped_at_a_shutdown(pool: Pool, fn: Any) -> Future[Any]:
+    return waits(pool, fn, lambda future: pool.shutdown(wait=False, cancel_futures=True))
+
+
+def is_discarded(pool: Pool, fn: Any) -> Future[Any]:
+    view = pool.options(when_full="discard_oldest")
+    return waits(pool, fn, lambda future: [view.submit(int) for _ in range(10)])
+
+
+def is_late(pool: Pool, fn: Any) -> Future[Any]:
+    gate = threading.Event()
+    busy = pool.submit(gate.wait, 30)
+    with treadle.deadline(0.5):
+        future = pool.submit(fn)
+    assert isinstance(future.exception(30), DeadlineExceeded)
+    gate.set()
+    busy.exception(30)
+    return future
+
+
+class Callable_:
+    def __call__(self, *_: object) -> None: ...
+
+    def method(self, *_: object) -> None: ...
+
+
+class Set(set[object]):
+    """One that can be referred to weakly."""
+
+
+def make_function() -> Any:
+    def function(*_: object) -> None: ...
+
+    return function
+
+
+CALLED: dict[str, tuple[Callable[[], Any], str]] = {
+    "function": (make_function, "make_function.<locals>.function"),
+    "method": (lambda: Callable_().method, "Callable_.method"),
+    "object": (Callable_, "Callable_"),
+    "partial": (lambda: partial(Callable_()), "Callable_"),
+    "builtin": (lambda: Set().copy, "Set.copy"),
+}
+WAYS = [
+    runs,
+    fails,
+    runs_under_a_deadline,
+    runs_inside_another_task,
+    is_cancelled,
+    is_settled_by_hand,
+    is_begun_by_hand,
+    is_dropped_at_a_shutdown,
+    is_discarded,
+    is_late,
+]
+
+
+@pytest.mark.parametrize(("make", "name"), CALLED.values(), ids=CALLED)
+@pytest.mark.parametrize("way", WAYS)
+def test_a_task_that_is_done_keeps_its_name_and_nothing_of_its_function(
+    way: Callable[[Pool, Any], Future[Any]], make: Callable[[], Any], name: str
+) -> None:
+    fn = make()
+    gone = weakref.ref(getattr(fn, "__self__", fn))
+    with Pool(1, queue_size=5) as pool:
+        future = way(pool, fn)
+        assert future.name == name
+        del fn
+    gc.collect()
+    assert gone() is None
+    assert future.name == name
+
+
+def test_a_task_that_is_done_keeps_the_name_it_was_given(held: Held) -> None:
+    named = held.pool.options(name="page 7").submit(abs, 1)
+    held.gate.set()
+    assert named.result(30) == 1
+    assert named.name == "page 7"
+
+
+def test_a_name_is_kept_that_its_function_tells_only_when_it_is_asked() -> None:
+    class Proxy:
+        def __call__(self) -> None: ...
+
+        def __getattr__(self, name: str) -> str:
+            if name != "__qualname__":
+                raise AttributeError(name)
+            return "what it stands for"
+
+    with Pool(1) as pool:
+        future = pool.submit(Proxy())
+        assert future.result(30) is None
+        assert future.name == "what it stands for"
+
+
+def test_a_long_name_is_cut() -> None:
+    def function() -> None: ...
+
+    function.__qualname__ = "x" * 1000
+    with Pool(1) as pool:
+        future = pool.submit(function)
+        assert future.result(30) is None
+        assert len(future.name) < 300
 
 
 def test_a_task_that_its_deadline_has_failed_is_not_cancelled_by_whoever_gives_it_up_just_then() -> None:

@@ -370,6 +370,8 @@ class Admission:
             dispatcher.staff.nudge()
         if admitted or (undone and told):
             self.refuse(task, error)
+        elif task.done():  # taken back
+            task._keep_name()
 
     def refuse(self, task: Task, error: BaseException) -> None:
         """Count and announce a task that was not taken; no lock is held."""

@@ -8,6 +8,7 @@ import weakref
 from collections.abc import Callable
 from contextvars import Context
 from functools import partial
+from types import FunctionType, MethodType
 from typing import Any
 
 from treadle._words import LONGEST_NAME, cut, log, pass_on, type_name
@@ -20,6 +21,11 @@ _log = logging.getLogger("treadle")
 
 def name_of(fn: object) -> str:
     """Return the name by which logs and snapshots call a task that runs `fn`: its type's, if it does not tell one."""
+    plain = fn.func if type(fn) is partial else fn
+    if type(plain) is MethodType:
+        plain = plain.__func__
+    if type(plain) is FunctionType:  # nearly always, and nothing of it is the user's
+        return cut(plain.__qualname__, LONGEST_NAME)
     target: object = fn
     name: Any = None
     try:
@@ -29,6 +35,8 @@ def name_of(fn: object) -> str:
         name = getattr(target, "__qualname__", None)
     except BaseException as error:  # a proxy out of its context may raise anything
         pass_on(error)
+    if type(name) is str and len(name) <= LONGEST_NAME:
+        return name
     return cut(name, LONGEST_NAME) if issubclass(type(name), str) else type_name(target)
 
 

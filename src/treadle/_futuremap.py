@@ -178,7 +178,7 @@ class Reader(ours.Future[Any]):
             if self.calls.read_on():
                 self.calls.carry_on_later()
         finally:
-            self._fn = self._context = None
+            self._context = None
         return False
 
     def _forget_call(self) -> None:

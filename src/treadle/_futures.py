@@ -29,6 +29,7 @@ from collections.abc import Callable, Hashable
 from concurrent.futures import CancelledError, InvalidStateError, TimeoutError, _base
 from contextvars import Context
 from threading import Condition
+from types import FunctionType
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from treadle import _checks as checks
@@ -40,7 +41,7 @@ from treadle._home import Alone, Home
 from treadle._scope import Scope, checkpoint
 from treadle._traits import PLAIN, Traits
 from treadle._watchers import Note, Rare, Watchers, call_back, changing
-from treadle._words import type_name
+from treadle._words import LONGEST_NAME, cut, type_name
 from treadle.errors import Cancelled, WorkerLost
 
 __all__ = ["CANCELLED", "CANCELLED_AND_NOTIFIED", "DONE", "FINISHED", "PENDING", "RUNNING", "Future"]
@@ -100,7 +101,7 @@ class Future(_base.Future[T]):
     _watchers: Watchers | None
     _result: Any
     _exception: BaseException | None
-    _fn: Any  # Callable, or None once it has run
+    _fn: Any  # Callable; once it has run or will not, its name
     _args: Any  # tuple, or None once it has run
     _context: Any  # Runner, or None once it has run
     _submitted: float  # clock.now() when it was submitted
@@ -173,7 +174,7 @@ class Future(_base.Future[T]):
 
     @property
     def name(self) -> str:
-        """What logs and snapshots call the task: the name given, else that of its function."""
+        """What logs and snapshots call the task: the name given, else that of its function; also when it is done."""
         return self._name_for(self._fn)
 
     @property
@@ -195,7 +196,14 @@ class Future(_base.Future[T]):
         """Return the name of this task, which runs, or ran, `fn`; no lock is held, for that is the user's."""
         if self._traits.name is not None:
             return self._traits.name
+        if type(fn) is str:
+            return cut(fn, LONGEST_NAME)
         return "future" if fn is None else name_of(fn)
+
+    def _keep_name(self) -> None:
+        """Keep only the name of a function that will not be called; no lock is held, for that is the user's to tell."""
+        if self._fn is not None and type(self._fn) is not str:
+            self._fn = name_of(self._fn)
 
     def _get_rare(self) -> Rare:
         if not hasattr(self, "_rare"):
@@ -244,6 +252,7 @@ class Future(_base.Future[T]):
             call = self._forget_call()
             self._state = CANCELLED_AND_NOTIFIED if self._home.withdraw(self) else CANCELLED
         del call
+        self._keep_name()
         try:
             self._home.announce("cancelled", self)
         finally:
@@ -310,7 +319,7 @@ class Future(_base.Future[T]):
             elif state == CANCELLED:
                 self._state = CANCELLED_AND_NOTIFIED
         if state == PENDING:
-            call.clear()
+            self._let_go(call)
             self._home.announce("cancelled", self)
             return True
         if state == CANCELLED or (state == CANCELLED_AND_NOTIFIED and self._in_pool()):  # which has told them itself
@@ -374,7 +383,7 @@ class Future(_base.Future[T]):
             else:
                 self._result, self._exception, self._state = result, error, FINISHED
         if call:
-            call_out(call.clear)
+            call_out(self._let_go, call)
         try:
             self._tell()  # first: an observer may block
         finally:
@@ -420,7 +429,7 @@ class Future(_base.Future[T]):
 
     def _abandon(self, why: BaseException | None) -> None:
         """Cancel a future that was claimed and will not be run; because its pool drops it, if there is a `why`."""
-        self._forget_call()
+        self._let_go([self._forget_call()])
         with self._change():
             if self.done():  # failed meanwhile, at its deadline
                 return
@@ -431,11 +440,11 @@ class Future(_base.Future[T]):
 
     def _refuse(self, error: BaseException) -> None:
         """Let go of the call of a future that its pool has not taken, because of `error`."""
-        self._forget_call()
+        self._let_go([self._forget_call()])
 
     def _drop(self, error: BaseException) -> None:
         """Fail a future that was claimed and will not be run."""
-        self._forget_call()
+        self._let_go([self._forget_call()])
         self._settle_once(None, error)
 
     def _orphan(self) -> None:
@@ -443,7 +452,7 @@ class Future(_base.Future[T]):
         lost = WorkerLost(None, self.name, "the process forked")
         rare, pending = self._get_rare(), self._state == PENDING
         rare.ended = True  # observers are told nothing more
-        self._forget_call()
+        self._let_go([self._forget_call()])
         if pending:
             rare.dropped = lost
             self._state = CANCELLED_AND_NOTIFIED
@@ -468,25 +477,30 @@ class Future(_base.Future[T]):
             Whether the task is to go back to the queue instead of being settled.
         """
         context: Any = self._context
+        fn: Any = self._fn
         args: Any = self._args
         try:
             if context is EMPTY:
                 context = Context()
             if not args:  # `*args` would do for all, and take a tenth of what a task takes
-                self._result = context.run(self._fn)
+                self._result = context.run(fn)
             elif len(args) == 1:
-                self._result = context.run(self._fn, args[0])
+                self._result = context.run(fn, args[0])
             else:
-                self._result = context.run(self._fn, *args)
+                self._result = context.run(fn, *args)
             self._exception = None
         except Cancelled as error:  # as it was told
             self._result, self._exception = None, error
         except BaseException as error:
             self._get_rare().unseen = Unseen(self.name, error)
             self._result, self._exception = None, error
-        self._fn = self._args = self._context = None
+        self._args = self._context = None
+        if type(fn) is FunctionType:  # nearly always, and this is the path of every task
+            self._fn = fn.__qualname__
+        else:
+            self._keep_name()
         if self._exception is not None:
-            self = context = args = None  # type: ignore[assignment]  # the traceback holds this frame: no cycle
+            self = context = fn = args = None  # type: ignore[assignment]  # the traceback holds this frame: no cycle
         return False
 
     def _finish(self) -> None:
@@ -501,9 +515,14 @@ class Future(_base.Future[T]):
 
     def _forget_call(self) -> object:
         """Return the call, for whoever holds a lock to let go of it afterwards: destructors are the user's."""
-        call = self._fn, self._args, self._context
-        self._fn = self._args = self._context = None
+        call = self._args, self._context
+        self._args = self._context = None
         return call
+
+    def _let_go(self, call: list[object]) -> None:
+        """Let go of what `_forget_call` has returned, and of the function; no lock is held."""
+        call.clear()
+        self._keep_name()
 
     # -- for the standard library ---------------------------------------------------------------------------------
 

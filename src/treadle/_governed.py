@@ -90,7 +90,8 @@ class Governed(Future[Any]):
                 log(_log, logging.ERROR, "task %s failed %s", self.name, when, error=error)
         if started:
             self._home.announce("finished", self, self._exception)
-        self._fn = self._args = self._context = None
+        self._args = self._context = None
+        self._keep_name()
         self._leave_line()
         if error is not None:
             self = error = None  # type: ignore[assignment]  # the traceback holds this frame: no cycle through it

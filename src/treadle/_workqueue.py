@@ -152,7 +152,7 @@ class WorkQueue:
 
 def _call_of(task: Task) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
     """Return function, arguments and keywords of a task that has not begun."""
-    if task._silent or task._fn is None:  # work of treadle's own, which is no call
+    if task._silent or task._args is None:  # work of treadle's own, which is no call
         return _run, (task,), {}
     fn, args = bare_call(task._fn, task._args)
     # As Submitter.submit binds keywords. One of the user's own that looks like it makes the same call.
