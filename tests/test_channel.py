@@ -129,6 +129,17 @@ def test_repr_counts() -> None:
 # -- order and bounds ----------------------------------------------------------------------------------------------
 
 
+def test_an_empty_channel_is_as_true_as_a_full_one() -> None:
+    """`if channel:` tells it from None; `len` counts its items."""
+    channel: Channel[int] = Channel()
+    assert bool(channel)
+    assert len(channel) == 0
+    channel.put(0)
+    assert bool(channel)
+    channel.close(discard=True)
+    assert bool(channel)
+
+
 def test_first_in_first_out_and_none_is_an_item() -> None:
     channel: Channel[Any] = Channel()
     items: list[Any] = [1, None, "", 0, False, [], NotImplemented]

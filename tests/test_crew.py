@@ -592,3 +592,8 @@ def test_a_task_that_waits_for_a_crew_runs_what_the_handlers_wait_for(how: str) 
         got: list[int] = []
         assert pool.submit(task).result(30)
         assert got == [3]
+
+
+def test_nothing_that_is_not_for_users_has_a_name_for_them() -> None:
+    public = {name for name in dir(Crew) if not name.startswith("_")}
+    assert public == {"channel", "close", "join", "name", "put", "snapshot"}

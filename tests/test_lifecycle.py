@@ -227,7 +227,7 @@ def test_whatever_fails_at_exit_keeps_no_other_pool_from_ending() -> None:
         class Leaver:
             def __init__(self, error):
                 self.error = error
-            def leave(self):
+            def _leave(self):
                 print("left")
                 raise self.error
         leavers = [Leaver(ValueError()), Leaver(SystemExit())]
@@ -257,7 +257,7 @@ def test_a_forked_child_tells_orphans_before_it_gives_up_tasks_and_whatever_one_
         from treadle import _lifecycle as lifecycle
         pool, gate = Pool(2), threading.Event()
         class Orphan:
-            def forget_threads(self):
+            def _forget_threads(self):
                 os.write(1, b"told " + (b"late" if task.done() else b"first") + b"\\n")
                 raise ValueError
         orphans = [Orphan(), Orphan()]

@@ -98,6 +98,10 @@ class Channel(Generic[T]):
     def __len__(self) -> int:
         return len(self._items)
 
+    def __bool__(self) -> bool:
+        """Return True, also when it is empty: `if channel` tells a channel from None."""
+        return True
+
     def __repr__(self) -> str:
         limit = "unbounded" if self._capacity is None else f"capacity {self._capacity}"
         return f"<Channel {self._name!r}: {len(self)} items, {limit}{', closed' if self._closed else ''}>"

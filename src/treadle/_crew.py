@@ -229,11 +229,11 @@ class Crew(Generic[T]):
         if dropped:
             _log.warning("crew %r: interrupted; %d waiting items were dropped", self._name, len(dropped))
 
-    def leave(self) -> None:
+    def _leave(self) -> None:
         """Close, because Python exits: or the workers would wait for ever for items."""
         self.close()
 
-    def forget_threads(self) -> None:
+    def _forget_threads(self) -> None:
         """In a forked child, be closed and empty: the workers stayed in the parent, and the items are theirs."""
         self._channel = Channel(name=self._name)
         self._channel.close()

@@ -46,8 +46,8 @@ from treadle.orders._order import hook_of
 
 if TYPE_CHECKING:
     from _thread import LockType
-    from weakref import ref
     from contextlib import AbstractContextManager
+    from weakref import ref
 
     from treadle._feed import Feed
     from treadle._limit import Gradient

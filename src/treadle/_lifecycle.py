@@ -59,14 +59,14 @@ def register(dispatcher: Dispatcher) -> None:
 class Orphan(Protocol):
     """Something that a forked child has no part in."""
 
-    def forget_threads(self) -> None:
+    def _forget_threads(self) -> None:
         """In a forked child, be at the end: the threads, and what they held or wait for, stayed in the parent."""
 
 
 class Leaver(Orphan, Protocol):
     """Something whose tasks run until it is told to leave."""
 
-    def leave(self) -> None:
+    def _leave(self) -> None:
         """Let the tasks end, because Python exits; without waiting for them."""
 
 
@@ -177,7 +177,7 @@ def _drain(*, cancel: bool) -> None:
         leavers = list(_leavers)
         _leavers.clear()
     try:
-        _each(leaver.leave for leaver in leavers)
+        _each(leaver._leave for leaver in leavers)
         pools = _living()
         _each(partial(dispatcher.close, AT_EXIT, cancel=cancel) for dispatcher in pools)
         _each(partial(dispatcher.read_maps, wait=False) for dispatcher in pools)
@@ -249,7 +249,7 @@ def _start_afresh(dispatcher: Dispatcher) -> dict[Feed, None]:
 def _after_fork_in_child() -> None:
     """Leave the child an empty, working pool: the threads, and so the tasks, stayed in the parent."""
     maps = []
-    _each(orphan.forget_threads for orphan in _orphans)  # first, for their tasks reach for what threads may have held
+    _each(orphan._forget_threads for orphan in _orphans)  # first, for their tasks reach for what threads may have held
     for dispatcher in _forking:
         lost = [task for worker in dispatcher.staff.workers for task in worker.stack()]
         waiting = (*dispatcher.tasks, *dispatcher.aside.tasks, *dispatcher.out, *dispatcher.admission.entrants)
@@ -264,7 +264,7 @@ def _after_fork_in_child() -> None:
     deadlock.let_go(forget=True)
     _lock.release()
     for orphan in orphans:
-        orphan.forget_threads()
+        orphan._forget_threads()
     for feed in (feed for feeds in maps for feed in feeds):
         feed.forget_readers()
 

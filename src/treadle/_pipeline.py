@@ -299,13 +299,13 @@ class _Run:
         for channel in self._channels:
             channel.close(discard=True)
 
-    def leave(self) -> None:
+    def _leave(self) -> None:
         """Stop, because Python exits."""
         self._left = True
         self.stop()
         self._abandon(everything=False)
 
-    def forget_threads(self) -> None:
+    def _forget_threads(self) -> None:
         """In a forked child, be stopped, with locks that no thread of the parent's has."""
         self._lock = Lock()
         self._stopped = True

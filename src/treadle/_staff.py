@@ -85,7 +85,6 @@ class Staff:
         self.growing = bool(self.on_stand) or self.may_grow()
         self.surplus = self.stray is not None or len(self.workers) > self.max_workers
 
-
     def may_grow(self) -> bool:
         """Whether one more thread may be started; the lock is held."""
         return len(self.workers) + len(self.leaving) < self.max_workers

@@ -345,7 +345,7 @@ class Fleet:
             other.end()
         self.over()
 
-    def forget_threads(self) -> None:
+    def _forget_threads(self) -> None:
         """In a forked child, be over, and let go of everything; the parent's clients notice nothing."""
         self._lock = threading.RLock()
         self.gate = Gate(self.limits)

@@ -405,7 +405,7 @@ class Lot:
         teller.tell(partial(log, _log, logging.WARNING, message, self, len(left), self.server.drain_timeout))
         teller.quiet(LAST_WORDS)
 
-    def forget_threads(self) -> None:
+    def _forget_threads(self) -> None:
         """In a forked child, have no requests: they are the parent's, and their clients are to notice nothing.
 
         If a thread serves in the parent, nobody does here any more. A server that was not served yet can be, as is done

@@ -130,7 +130,6 @@ class Server:
         self._drain: float | None = None  # seconds that `run` was given
         self._broken: Exception | None = None  # what it said when somebody had closed a descriptor of its own
         self._lost = False  # all listeners were, to somebody who shut them down
-        self._fate: Fate | None = None  # from the start on
 
     # -- beginning ------------------------------------------------------------------------------------------------
 
@@ -159,8 +158,7 @@ class Server:
             self._state = "serving"
             self._starter = threading.get_ident()
         self._process = os.getpid()
-        self._fate = Fate(self)
-        lifecycle.after_fork(self._fate)
+        lifecycle.after_fork(self)
         try:
             self._fleet = self._launch()
         except BaseException:
@@ -169,7 +167,7 @@ class Server:
             raise
         finally:
             self._starter = None
-        lifecycle.before_exit(self._fate)
+        lifecycle.before_exit(self)
         if self._state != "serving":  # `stop` was called meanwhile, and found nothing to stop
             self._begin_to_stop(max(0.0, self._deadline - clock.now()))
             self._wait()
@@ -323,6 +321,10 @@ class Server:
         if not dispatcher.is_inside() and not lifecycle.join(dispatcher, timeout):
             dispatcher.abandoned = True  # nobody waits for them, not even at exit
             self._teller.tell(partial(report_undone, dispatcher, timeout or 0.0))
+
+    def _leave(self) -> None:
+        """Stop, because Python exits."""
+        self.stop(0.0 if isinstance(getattr(sys, "last_value", None), KeyboardInterrupt) else DRAIN)
 
     def _forget_threads(self) -> None:
         """In a forked child, be stopped: the server is the parent's."""
@@ -512,21 +514,6 @@ class Server:
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.protocol!r} {self._state} on {self}>"
-
-
-class Fate:
-    """What befalls a server from outside, for `treadle._lifecycle`: users are to see none of it in the server."""
-
-    def __init__(self, server: Server) -> None:
-        self._server = server
-
-    def leave(self) -> None:
-        """Stop, because Python exits."""
-        self._server.stop(0.0 if isinstance(getattr(sys, "last_value", None), KeyboardInterrupt) else DRAIN)
-
-    def forget_threads(self) -> None:
-        """In a forked child, be stopped."""
-        self._server._forget_threads()
 
 
 def _seconds(drain_timeout: float | None) -> float:
