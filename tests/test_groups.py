@@ -791,14 +791,15 @@ def test_the_block_is_not_left_while_a_function_runs_on_after_a_deadline_inside_
 
 def test_collecting_lets_all_go_on_and_tells_what_came_of_each(pool: Pool) -> None:
     with TaskGroup(pool, keep_going=True) as group:
-        group.submit(abs, -1)
-        group.submit(fail, ValueError("second"))
-        group.submit(abs, -3)
+        futures = [group.submit(abs, -1), group.submit(fail, ValueError("second")), group.submit(ValueError, "third")]
         with pytest.raises(RuntimeError, match="is not left yet"):
             _ = group.outcomes
     first, second, third = group.outcomes
-    assert (first, third) == (1, 3)
-    assert isinstance(second, ValueError)
+    assert (first.value, first.error) == (1, None)
+    assert (second.value, str(second.error)) == (None, "second")
+    assert isinstance(third.value, ValueError), "which was returned, and not raised"
+    assert third.error is None
+    assert [outcome.item for outcome in group.outcomes] == futures
 
 
 def test_collecting_tells_of_what_was_cancelled_too() -> None:
@@ -810,8 +811,8 @@ def test_collecting_tells_of_what_was_cancelled_too() -> None:
             group.cancel()
             gate.set()
     first, second = group.outcomes
-    assert first is True
-    assert isinstance(second, CancelledError)
+    assert first.value is True
+    assert isinstance(second.error, CancelledError)
 
 
 def test_collecting_under_a_deadline_tells_which_were_late(leaping: LeapingClock) -> None:
@@ -824,8 +825,8 @@ def test_collecting_under_a_deadline_tells_which_were_late(leaping: LeapingClock
                 leaping.leap(LONG)
                 late.set()
     first, second = group.outcomes
-    assert first == 1
-    assert isinstance(second, DeadlineExceeded)
+    assert first.value == 1
+    assert isinstance(second.error, DeadlineExceeded)
 
 
 def test_the_blocks_own_exception_is_raised_when_collecting_too(pool: Pool) -> None:
@@ -834,7 +835,18 @@ def test_the_blocks_own_exception_is_raised_when_collecting_too(pool: Pool) -> N
             group.submit(until_told)
             raise ValueError("from the block")
     assert [str(error) for error in raised(caught.value)] == ["from the block"]
-    assert isinstance(group.outcomes[0], CancelledError)
+    assert isinstance(group.outcomes[0].error, CancelledError)
+
+
+def test_an_outcome_tells_why_the_pool_dropped_the_task() -> None:
+    gate = threading.Event()
+    with Pool(1) as pool:
+        with TaskGroup(pool, keep_going=True) as group:
+            group.submit(gate.wait, PATIENCE)
+            group.submit(int)
+            pool.shutdown(wait=False, cancel_futures=True)
+            gate.set()
+    assert isinstance(group.outcomes[1].error, PoolClosed)
 
 
 def test_outcomes_are_for_groups_that_collect(pool: Pool) -> None:
@@ -886,7 +898,7 @@ def test_whatever_tasks_do_the_group_accounts_for_each_of_them(
         assert len(failures) == (0 if keep_going else began.count("raise"))
         if keep_going:
             assert len(group.outcomes) == len(began) == len(kinds) + kinds.count("submit")
-            assert sum(isinstance(each, ValueError) for each in group.outcomes) == kinds.count("raise")
+            assert sum(isinstance(each.error, ValueError) for each in group.outcomes) == kinds.count("raise")
     now = pool.snapshot()
     assert now.waiting == 0
     assert now.submitted == now.finished + now.cancelled

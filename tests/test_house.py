@@ -23,7 +23,7 @@ FLOORS = [
     {"errors", "clock", "checks", "calls", "contexts", "limit", "public", "threads", "traits", "words"},
     {"alarm"},
     {"scope"},
-    {"home", "rate", "watchers", "futures"},
+    {"home", "outcome", "rate", "watchers", "futures"},
     {"orders", "events", "observers", "governed", "standing"},
     {"worker"},
     {"current", "deadlock", "door"},

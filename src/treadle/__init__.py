@@ -14,6 +14,7 @@ from treadle._groups import TaskGroup
 from treadle._limit import ConcurrencyLimit
 from treadle._mapping import Results
 from treadle._options import PoolView
+from treadle._outcome import Outcome
 from treadle._pipeline import Pipeline
 from treadle._pool import Pool
 from treadle._public import publish as _publish
@@ -30,6 +31,7 @@ __all__ = [
     "Crew",
     "CrewSnapshot",
     "Future",
+    "Outcome",
     "Pipeline",
     "Pool",
     "PoolView",

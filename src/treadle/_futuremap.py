@@ -21,6 +21,7 @@ from treadle._feed import Feed
 from treadle._futures import RUNNING
 from treadle._governed import new_task, scope_around
 from treadle._mapping import as_in_generator
+from treadle._outcome import Outcome, outcome_of
 from treadle._waiting import wait
 from treadle.errors import Cancelled, DeadlineExceeded
 
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from treadle._scope import Scope
     from treadle._traits import Traits
 
-__all__ = ["Calls", "FutureMap"]
+__all__ = ["Calls", "FutureMap", "FutureOutcomes"]
 
 T = TypeVar("T")
 
@@ -43,7 +44,7 @@ Row = tuple[Any, ...]
 class Calls(Feed):
     """The calls of one map, and who submits them."""
 
-    __slots__ = ("fn", "futures", "lock", "mark", "pending", "submit", "traits")
+    __slots__ = ("fn", "futures", "keeps", "lock", "mark", "numbered", "pending", "submit", "traits")
 
     def __init__(
         self,
@@ -56,6 +57,7 @@ class Calls(Feed):
         eager: bool,
         context: Context | Bare,
         traits: Traits,
+        outcomes: bool = False,
     ) -> None:
         name, scope = traits.name or name_of(fn), scope_around(context)
         super().__init__(dispatcher, rows, name=name, ahead=ahead, eager=eager, context=context, scope=scope)
@@ -64,6 +66,8 @@ class Calls(Feed):
         self.traits = traits  # of the task that reads
         self.lock = Lock()  # for the next, whose methods are not all atomic
         self.futures: deque[Future[Any]] = deque()  # whose results are not taken, and will be
+        self.keeps = outcomes
+        self.numbered: deque[tuple[int, Any]] = deque()  # of each its number in the input; and its item, if it is kept
         # Who reads guards these, and only others than the consumer use them.
         self.pending: deque[Future[Any]] | None = None  # those that were not done when we last looked
         self.mark: Future[Any] | None = None  # the middle one of them
@@ -90,6 +94,7 @@ class Calls(Feed):
             if not self.dropped:
                 with self.lock:
                     self.futures.append(future)
+                    self.numbered.append((self.count, row[0] if self.keeps else None))
             self.count += 1
             if self.pending is not None:
                 self.pending.append(future)
@@ -102,7 +107,9 @@ class Calls(Feed):
         before = self.untaken() if self.pending is None else self.pending
         self.pending = deque(future for future in before if not future.done())
         if self.dropped:
-            self.futures.clear()
+            with self.lock:
+                self.futures.clear()
+                self.numbered.clear()
         return max(0, self.ahead - len(self.pending))
 
     def wait_for_room(self, timeout: float | None) -> bool:
@@ -117,6 +124,15 @@ class Calls(Feed):
         """Return the calls whose results are not taken, in the order of the input."""
         with self.lock:
             return list(self.futures)
+
+    def taken(self, future: Future[Any]) -> tuple[int, Any]:
+        """Note that the result of `future` is taken; return its number in the input, and its item if that is kept."""
+        with self.lock:
+            place = self.futures.index(future)
+            del self.futures[place]
+            entry = self.numbered[place]
+            del self.numbered[place]
+            return entry
 
     def carry_on(self) -> None:
         """Have a worker read on."""
@@ -157,6 +173,7 @@ class Calls(Feed):
         while self.futures:
             with suppress(AttributeError):  # a `submit` that was replaced may return what is no future
                 self.futures.pop().cancel()
+        self.numbered.clear()
 
 
 class Reader(ours.Future[Any]):
@@ -213,9 +230,15 @@ class FutureMap(Iterator[T], Generic[T]):
             self.close()
             raise StopIteration if failure is None else failure
         future = self._next_done()
-        with calls.lock:
-            calls.futures.remove(future)
+        number, item = calls.taken(future)
         self._taken += 1
+        try:
+            return self._outcome_of(future, number, item)
+        finally:
+            del future  # the traceback holds this frame: no cycle through it
+
+    def _outcome_of(self, future: Future[T], number: int, item: Any) -> T:
+        """Return what a call returned, or raise what it raised."""
         try:
             return future.result()
         except StopIteration as error:
@@ -262,3 +285,10 @@ class FutureMap(Iterator[T], Generic[T]):
             calls.close()
         else:  # one that nobody began was, as in the standard library, called for its effects
             calls.drop()
+
+
+class FutureOutcomes(FutureMap[Outcome[Any, Any]]):
+    """The outcomes of calls that are submitted as they are needed. For one thread at a time."""
+
+    def _outcome_of(self, future: Future[Any], number: int, item: Any) -> Outcome[Any, Any]:
+        return outcome_of(item, future)

@@ -17,6 +17,7 @@ from treadle._deadlock import Errand
 from treadle._futures import Future
 from treadle._governed import scope_around
 from treadle._options import PoolView
+from treadle._outcome import Outcome, outcome_of
 from treadle._pool import Pool
 from treadle._scope import SCOPE, Scope, current
 from treadle._submitter import BARE
@@ -140,8 +141,10 @@ class TaskGroup:
             return list(self._waiting)
 
     @property
-    def outcomes(self) -> tuple[Any, ...]:
+    def outcomes(self) -> tuple[Outcome[Future[Any], Any], ...]:
         """What each task returned, or raised, in the order of their submission; once the block is left.
+
+        The `item` of each Outcome is the future of its task, as `submit` returned it.
 
         Raises:
             RuntimeError: it is not left yet, or the group was not made with `keep_going=True`.
@@ -149,7 +152,7 @@ class TaskGroup:
         if not self._keep_going or self._state != CLOSED:
             why = "is not left yet" if self._keep_going else "was not made with keep_going=True"
             raise RuntimeError(f"no outcomes: the group {why}")
-        return tuple(_outcome(future) for future in self._futures)
+        return tuple(outcome_of(future, future) for future in self._futures)
 
     # -- the block ------------------------------------------------------------------------------------------------
 
@@ -251,11 +254,3 @@ class TaskGroup:
             raise BaseExceptionGroup("tasks of a group failed", errors)
         if self._scope.parent is not None:
             self._scope.parent.check()
-
-
-def _outcome(future: Future[Any]) -> Any:
-    """Return what came of a future that is done."""
-    if future.cancelled():
-        return CancelledError()
-    error = future.exception()
-    return future.result() if error is None else error

@@ -18,6 +18,7 @@ from treadle._feed import Feed
 from treadle._futures import RUNNING, Future
 from treadle._governed import new_task, scope_around
 from treadle._inline import context_inside
+from treadle._outcome import Outcome
 from treadle._scope import Scope, current
 from treadle._traits import Traits
 from treadle._words import traceback_of
@@ -52,6 +53,11 @@ class Item:
 
 
 NONE_YET, RETURNED, RAISED = 0, 1, 2
+
+
+def _telling(fn: Callable[[Any], Any]) -> Callable[[Any], Outcome[Any, Any]]:
+    """Return a function that returns what `fn` does, as an outcome."""
+    return lambda item: Outcome(item, fn(item), None)
 
 
 class Turn(Future[Any]):
@@ -100,6 +106,7 @@ class Job(Feed):
         "chunksize",
         "fn",
         "gate",
+        "keeps",
         "live",
         "lock",
         "observed",
@@ -128,12 +135,14 @@ class Job(Feed):
         context: Context | Bare,
         enter: tuple[str, float | None],
         traits: Traits,
+        outcomes: bool = False,
     ) -> None:
         name, scope = traits.name or name_of(fn), scope_around(context)  # whose end is the items' too
         super().__init__(dispatcher, rows, name=name, ahead=ahead, eager=eager, context=context, scope=scope)
         self.observed = bool(dispatcher.observers)
-        self.observed_fn = fn
-        self.fn = self.call_observed if self.observed else fn
+        self.keeps = outcomes  # the arguments of an item that fails, or never begins
+        self.observed_fn = _telling(fn) if outcomes else fn
+        self.fn = self.call_observed if self.observed else self.observed_fn
         self.chunksize = chunksize
         self.ordered = ordered
         self.policy, self.timeout = enter
@@ -385,7 +394,12 @@ class Job(Feed):
         # The traceback begins in the frame of whoever made the call, which holds the item: no cycle through it.
         trace = traceback_of(error)
         BaseException.with_traceback(error, trace and trace.tb_next)  # frozen exceptions take no attribute
-        item.value, item.args = Unseen(self.name, error), None
+        self.keep_failure(item, Unseen(self.name, error))
+
+    def keep_failure(self, item: Item, error: BaseException | Unseen) -> None:
+        """Keep, of an item that has failed or will not run, what the consumer is to be told."""
+        item.args = item.args[-1:] if self.keeps else None
+        item.value = error
         item.outcome = RAISED
 
     def announce_submitted(self, item: Item) -> None:
@@ -450,8 +464,7 @@ class Job(Feed):
             self.tell_end("rejected" if refused else "shed" if isinstance(error, Shed) else "cancelled", doomed, error)
         finally:
             for item in doomed:
-                item.args, item.value = None, error
-                item.outcome = RAISED
+                self.keep_failure(item, error)
             if not self.ordered:
                 self.results.extend(doomed)
             self.knock()
@@ -478,8 +491,7 @@ class Job(Feed):
         self.waiting.clear()
         for item in doomed:
             lost = WorkerLost(None, self.name, "the process forked")
-            item.value, item.args = lost if item is running else CancelledError(), None
-            item.outcome = RAISED
+            self.keep_failure(item, lost if item is running else CancelledError())
         if not self.ordered:
             self.results.extend(doomed)
 
@@ -511,7 +523,7 @@ class Job(Feed):
         lost = turn.item
         if lost is not None and lost.outcome == NONE_YET:
             self.dispatcher.announce("finished", cast(Any, lost), error, self.name)
-            lost.value, lost.outcome = error, RAISED
+            self.keep_failure(lost, error)
             if not self.ordered:
                 self.results.append(lost)
             self.knock()

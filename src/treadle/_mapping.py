@@ -16,17 +16,18 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import TimeoutError
-from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast
 
 from treadle import _clock as clock
 from treadle._calls import Unseen
 from treadle._job import RETURNED, Item, Job
+from treadle._outcome import Outcome
 from treadle._scope import HERE, checkpoint
 
 if TYPE_CHECKING:
     from treadle._dispatch import Dispatcher
 
-__all__ = ["MapIterator", "Results", "as_in_generator", "read_ahead"]
+__all__ = ["MapIterator", "OutcomeIterator", "Results", "as_in_generator", "read_ahead"]
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -88,9 +89,16 @@ class MapIterator(Iterator[T], Generic[T]):
         if item.outcome == RETURNED:
             return value  # type: ignore[no-any-return]  # cast() would be a call
         try:
-            raise as_in_generator(value.see() if type(value) is Unseen else value)
+            return self._failed(item, value)
         finally:
             value = None  # the traceback holds this frame: no cycle through it
+
+    def _failed(self, item: Item, value: BaseException | Unseen) -> T:
+        """Raise what an item has raised, or why it did not run."""
+        try:
+            raise as_in_generator(value.see() if type(value) is Unseen else cast(BaseException, value))
+        finally:
+            del value  # the traceback holds this frame: no cycle through it
 
     def close(self) -> None:
         """Cancel what has not begun, and end the iteration. It may be called again."""
@@ -143,6 +151,27 @@ class MapIterator(Iterator[T], Generic[T]):
             job.close()
         else:  # one that nobody began was, as in the standard library, called for its effects
             job.drop()
+
+
+class OutcomeIterator(MapIterator[Outcome[Any, Any]]):
+    """The outcomes of `Pool.outcomes`. For one thread at a time."""
+
+    def _failed(self, item: Item, value: BaseException | Unseen) -> Outcome[Any, Any]:
+        return Outcome(item.args[0], None, value.see() if type(value) is Unseen else cast(BaseException, value))
+
+    def _wait(self, item: Item | None) -> None:
+        """Wait as long as the caller may. Once the call's own deadline has passed, what has not begun fails for it."""
+        job = self._job
+        while not job.wait(item, self._deadline):
+            try:
+                checkpoint()  # the caller's own time is up
+            except BaseException:
+                self.close()
+                raise
+            error = None if job.scope is None else job.scope.over()
+            if error is not None:
+                self._deadline = None
+                job.fail(error)
 
 
 def as_in_generator(error: BaseException) -> BaseException:

@@ -21,10 +21,11 @@ from treadle import _clock as clock
 from treadle._contexts import taken
 from treadle._current import tasks_here
 from treadle._door import Door, Shut
-from treadle._futuremap import Calls, FutureMap
+from treadle._futuremap import Calls, FutureMap, FutureOutcomes
 from treadle._futures import Future
 from treadle._job import Job
-from treadle._mapping import MapIterator, Results, read_ahead
+from treadle._mapping import MapIterator, OutcomeIterator, Results, read_ahead
+from treadle._outcome import Outcome
 from treadle._passage import pass_through, untouched
 from treadle._rate import Rate
 from treadle._scope import deadline
@@ -43,6 +44,7 @@ __all__ = ["POLICIES", "PoolView", "WhenFull", "rate_of", "traits_for"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
+I = TypeVar("I")  # noqa: E741  # of an item
 
 WhenFull = Literal["block", "reject", "caller_runs", "discard_oldest"]
 
@@ -221,8 +223,10 @@ class PoolView(Submitter, Executor):
         buffersize: int | None,
         ordered: bool,
         submit: Callable[..., Any] | None,
-    ) -> Results[T]:
-        """Check the arguments and begin, through `submit` if it is given."""
+        *,
+        outcomes: bool = False,
+    ) -> Results[Any]:
+        """Check the arguments and begin, through `submit` if it is given; return results, or `outcomes`."""
         self._task_door.check_open()
         checks.blocking("fn", fn)
         pool = self._task_pool
@@ -244,10 +248,18 @@ class PoolView(Submitter, Executor):
             if eager and self._task_when_full in ("reject", "discard_oldest"):  # or its own items would be in its way
                 ahead = max(1, min(ahead, self._task_home.admission.limit))
             calls = Calls(
-                self._task_home, submit, fn, rows, ahead=ahead, eager=eager, context=context, traits=self._task_traits
+                self._task_home,
+                submit,
+                fn,
+                rows,
+                ahead=ahead,
+                eager=eager,
+                context=context,
+                traits=self._task_traits,
+                outcomes=outcomes,
             )
             calls.door = self._task_door
-            return FutureMap(calls, timeout=timeout, ordered=ordered)
+            return (FutureOutcomes if outcomes else FutureMap)(calls, timeout=timeout, ordered=ordered)
         job = Job(
             self._task_home,
             fn,
@@ -259,9 +271,21 @@ class PoolView(Submitter, Executor):
             context=context,
             enter=(self._task_when_full, self._task_block_timeout),
             traits=self._task_traits,
+            outcomes=outcomes,
         )
         job.door = self._task_door
-        return MapIterator(pool, job, timeout)
+        return (OutcomeIterator if outcomes else MapIterator)(pool, job, timeout)
+
+    def outcomes(
+        self,
+        fn: Callable[[I], T],
+        iterable: Iterable[I],
+        *,
+        buffersize: int | None = None,
+        ordered: bool = False,
+    ) -> Results[Outcome[I, T]]:
+        """As `Pool.outcomes`, with the view's options."""
+        return self._map(fn, (iterable,), None, 1, buffersize, ordered, None, outcomes=True)
 
     async def run(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """As `Pool.run`, with the view's options."""

@@ -23,6 +23,7 @@ from treadle._limit import ConcurrencyLimit, gradient_of
 from treadle._mapping import Results
 from treadle._observers import observers_in
 from treadle._options import POLICIES, PoolView, WhenFull, rate_of
+from treadle._outcome import Outcome
 from treadle._passage import ShutdownLock, looks_open
 from treadle._rate import Rate
 from treadle._snapshots import report_undone, snapshot_of, stacks_of, undone
@@ -43,6 +44,7 @@ __all__ = ["Pool"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
+I = TypeVar("I")  # noqa: E741  # of an item
 Self = TypeVar("Self", bound="Pool")
 
 _numbers = itertools.count()
@@ -211,10 +213,44 @@ class Pool(Submitter, ThreadPoolExecutor):
         not run, or not read, because it was shut down with `cancel_futures`, and PoolClosed for what a map with a
         `buffersize` had not read at a shutdown. What an iterable raises while nobody holds the iterator is logged.
         """
-        # Where `submit` was overridden or replaced, every call is to pass through it, as in the standard library.
+        return PoolView(self)._map(fn, iterables, timeout, chunksize, buffersize, ordered, self._task_submit())
+
+    def outcomes(
+        self,
+        fn: Callable[[I], T],
+        iterable: Iterable[I],
+        *,
+        buffersize: int | None = None,
+        ordered: bool = False,
+    ) -> Results[Outcome[I, T]]:
+        """Return an iterator over what comes of `fn(item)` for each item: as `map`, but no item's error is raised.
+
+        Each item has one Outcome, with the item, and what `fn` returned for it, or raised, or why it was not called: it
+        was shed, or refused, its deadline had passed, or the pool was closed with `cancel_futures`.
+
+        Args:
+            fn: called with one item.
+            iterable: the input; give a `buffersize` if it may be endless.
+            buffersize: how many items may be read and not yet taken as outcomes, 1 or more. None: as for `map`.
+            ordered: whether outcomes come in the order of the input, or as they are ready.
+
+        Returns:
+            An iterator with a `close` method. It is for one thread at a time. Dropping and closing it is as for `map`.
+
+        Raises:
+            TypeError, ValueError: an argument is of the wrong type, or out of range.
+            PoolFull, PoolClosed, PoolBroken: as `submit`.
+
+        `next` raises what `iterable` raised, once the outcomes before are taken, DeadlineExceeded or Cancelled if the
+        caller itself should stop, and PoolClosed or CancelledError for what was not read at a shutdown, as for `map`.
+        """
+        submit = self._task_submit()
+        return PoolView(self)._map(fn, (iterable,), None, 1, buffersize, ordered, submit, outcomes=True)
+
+    def _task_submit(self) -> Callable[..., Any] | None:
+        """Return `submit` if somebody has replaced it: each call passes through it, as in the standard library."""
         replaced = type(self).submit is not Submitter.submit or "submit" in vars(self)
-        submit = self.submit if replaced else None
-        return PoolView(self)._map(fn, iterables, timeout, chunksize, buffersize, ordered, submit)
+        return self.submit if replaced else None
 
     async def run(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Run `fn(*args, **kwargs)` on a thread of the pool, and await its result.

@@ -290,7 +290,8 @@ def bounded(pool: Pool, fn: Callable[..., Any]) -> Any:
 def grouped(pool: Pool, fn: Callable[..., Any]) -> Any:
     with TaskGroup(pool, keep_going=True) as group:
         group.submit(fn)
-    return group.outcomes[0]
+    (outcome,) = group.outcomes
+    return outcome.value if outcome.error is None else outcome.error
 
 
 def run_by_its_caller(pool: Pool, fn: Callable[..., Any]) -> Any:

@@ -93,7 +93,7 @@ def by_group(pool: Pool, fn: Call) -> list[Any]:
     with TaskGroup(pool, keep_going=True) as group:
         for number in range(3):
             group.submit(fn, number)
-    return list(group.outcomes)
+    return [outcome.result() for outcome in group.outcomes]
 
 
 def inside_a_task(pool: Pool, fn: Call) -> list[Any]:
