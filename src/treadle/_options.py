@@ -13,7 +13,7 @@ from collections.abc import (
     MutableSet,
 )
 from concurrent.futures import Executor
-from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, get_args, overload
 
 from treadle import _aio as aio
 from treadle import _checks as checks
@@ -44,6 +44,9 @@ __all__ = ["POLICIES", "PoolView", "WhenFull", "rate_of", "traits_for"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
+A = TypeVar("A")
+B = TypeVar("B")
+C = TypeVar("C")
 I = TypeVar("I")  # noqa: E741  # of an item
 
 WhenFull = Literal["block", "reject", "caller_runs", "discard_oldest"]
@@ -197,6 +200,60 @@ class PoolView(Submitter, Executor):
         """Whether the view takes no more tasks: it was shut down, or the pool was."""
         return self._task_door.closed
 
+    @overload  # type: ignore[override]  # of the standard library's, which takes anything
+    def map(
+        self,
+        fn: Callable[[A], T],
+        iterable: Iterable[A],
+        /,
+        *,
+        timeout: float | None = ...,
+        chunksize: int = ...,
+        buffersize: int | None = ...,
+        ordered: bool = ...,
+    ) -> Results[T]: ...
+    @overload
+    def map(
+        self,
+        fn: Callable[[A, B], T],
+        iterable: Iterable[A],
+        iterable2: Iterable[B],
+        /,
+        *,
+        timeout: float | None = ...,
+        chunksize: int = ...,
+        buffersize: int | None = ...,
+        ordered: bool = ...,
+    ) -> Results[T]: ...
+    @overload
+    def map(
+        self,
+        fn: Callable[[A, B, C], T],
+        iterable: Iterable[A],
+        iterable2: Iterable[B],
+        iterable3: Iterable[C],
+        /,
+        *,
+        timeout: float | None = ...,
+        chunksize: int = ...,
+        buffersize: int | None = ...,
+        ordered: bool = ...,
+    ) -> Results[T]: ...
+    @overload
+    def map(
+        self,
+        fn: Callable[..., T],
+        iterable: Iterable[Any],
+        iterable2: Iterable[Any],
+        iterable3: Iterable[Any],
+        iterable4: Iterable[Any],
+        /,
+        *iterables: Iterable[Any],
+        timeout: float | None = ...,
+        chunksize: int = ...,
+        buffersize: int | None = ...,
+        ordered: bool = ...,
+    ) -> Results[T]: ...
     def map(
         self,
         fn: Callable[..., T],

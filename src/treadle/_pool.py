@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager
 from contextvars import copy_context
 from functools import partial
 from threading import Semaphore, Thread
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast, overload
 
 from treadle import _aio as aio
 from treadle import _checks as checks
@@ -44,6 +44,9 @@ __all__ = ["Pool"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
+A = TypeVar("A")
+B = TypeVar("B")
+C = TypeVar("C")
 I = TypeVar("I")  # noqa: E741  # of an item
 Self = TypeVar("Self", bound="Pool")
 
@@ -171,6 +174,60 @@ class Pool(Submitter, ThreadPoolExecutor):
 
     # -- running calls --------------------------------------------------------------------------------------------
 
+    @overload  # type: ignore[override]  # of the standard library's, which takes anything
+    def map(
+        self,
+        fn: Callable[[A], T],
+        iterable: Iterable[A],
+        /,
+        *,
+        timeout: float | None = ...,
+        chunksize: int = ...,
+        buffersize: int | None = ...,
+        ordered: bool = ...,
+    ) -> Results[T]: ...
+    @overload
+    def map(
+        self,
+        fn: Callable[[A, B], T],
+        iterable: Iterable[A],
+        iterable2: Iterable[B],
+        /,
+        *,
+        timeout: float | None = ...,
+        chunksize: int = ...,
+        buffersize: int | None = ...,
+        ordered: bool = ...,
+    ) -> Results[T]: ...
+    @overload
+    def map(
+        self,
+        fn: Callable[[A, B, C], T],
+        iterable: Iterable[A],
+        iterable2: Iterable[B],
+        iterable3: Iterable[C],
+        /,
+        *,
+        timeout: float | None = ...,
+        chunksize: int = ...,
+        buffersize: int | None = ...,
+        ordered: bool = ...,
+    ) -> Results[T]: ...
+    @overload
+    def map(
+        self,
+        fn: Callable[..., T],
+        iterable: Iterable[Any],
+        iterable2: Iterable[Any],
+        iterable3: Iterable[Any],
+        iterable4: Iterable[Any],
+        /,
+        *iterables: Iterable[Any],
+        timeout: float | None = ...,
+        chunksize: int = ...,
+        buffersize: int | None = ...,
+        ordered: bool = ...,
+    ) -> Results[T]: ...
     def map(
         self,
         fn: Callable[..., T],

@@ -261,9 +261,8 @@ def pipelines() -> None:
     Pipeline().stage(parse).stage(parse)  # wrong
     Pipeline().stage(fetch, width=8)  # wrong
     assert_type(list(Pipeline().run([1, 2])), list[int])
-    assert_type(
-        next(Pipeline().stage(lambda item: 3).run(["a"])), int
-    )  # mypy: it takes a lambda in a generic place for Any
+    three = Pipeline().stage(lambda item: 3)
+    assert_type(next(three.run(["a"])), int)  # mypy: it takes the lambda for Any
 
 
 def errors(pool: Pool) -> None:
