@@ -232,8 +232,9 @@ def test_putting_back_what_waited_for_its_rate_that_raises_breaks_the_pool(logs:
     future = pool.options(rate=rate).submit(abs, -1)
     tick = threading.Event()
     for _ in range(3000):
-        if pool._task_home.aside.tasks:
-            break
+        with pool._task_home.lock:  # in which it is put aside, and its rate sets the alarm
+            if pool._task_home.aside.tasks:
+                break
         tick.wait(0.01)
     order.moods["put_first"] = oops
     rate._bucket._disarm()

@@ -82,7 +82,7 @@ class Guard(Own):
     def stale(self) -> Sequence[Task]:
         """Remove and return the tasks to shed; none if the order failed."""
         try:
-            return self._give_out("stale", self._order.stale)
+            return self._give_out("stale", lambda: self._order.stale())
         except PoolBroken:
             return ()
 
