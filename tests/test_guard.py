@@ -366,8 +366,33 @@ def test_an_order_that_drops_what_it_was_given_is_found_out_at_once(logs: pytest
     with pytest.raises(PoolBroken, match=r"The order failed in Moody\.put, ") as caught:
         held.pool.submit(int)
     assert "its length is 0, and it should hold 1 tasks" in str(caught.value.__cause__)
+    assert not held.pool._task_home.tasks
     held.gate.set()
     check_broken(held.pool, [], logs, RuntimeError)
+    now = held.pool.snapshot()
+    assert (now.submitted, now.finished, now.cancelled) == (1, 1, 0), "it was refused, and nothing else"
+
+
+def test_what_waits_in_a_pool_that_breaks_is_counted_and_a_shutdown_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though the thread that is to tell of it has not come yet."""
+    later: list[Callable[[], object]] = []
+    monkeypatch.setattr("treadle._dispatch.call_later", later.append)
+    order = Moody()
+    held = Held(order)
+    futures = [held.pool.submit(abs, -1) for _ in range(3)]
+    order.moods["take"] = oops
+    held.gate.set()
+    assert held.first.result(PATIENCE) == "held"
+    while held.pool.snapshot().threads:
+        threading.Event().wait(0.005)
+    now = held.pool.snapshot()
+    assert (now.submitted, now.waiting, now.finished) == (4, 3, 1)
+    assert held.pool.shutdown(timeout=PATIENCE) == ()
+    assert [type(future.exception(0)) for future in futures] == [PoolBroken] * 3
+    (tell,) = later
+    tell()
+    now = held.pool.snapshot()
+    assert (now.submitted, now.finished, now.cancelled) == (4, 1, 3)
 
 
 @pytest.mark.parametrize("stale", [lambda: [Future()], lambda: 3, lambda: None])
