@@ -19,7 +19,6 @@ import pytest
 import treadle
 from clocks import LeapingClock
 from treadle import Outcome, Pool, PoolView, Rate
-from treadle._options import Options
 from treadle._outcome import outcome_of
 from treadle.errors import Cancelled, DeadlineExceeded, PoolBroken, PoolClosed, PoolFull
 from treadle.events import Observer
