@@ -8,7 +8,21 @@ from typing import NoReturn
 
 import pytest
 
-from treadle._words import LONGEST, LONGEST_NAME, cut, is_a, log, log_first, pass_on, show, traceback_of, type_name
+from treadle._words import (
+    LONGEST,
+    LONGEST_NAME,
+    MOST_NOTES,
+    brief,
+    cut,
+    is_a,
+    log,
+    log_first,
+    note,
+    pass_on,
+    show,
+    traceback_of,
+    type_name,
+)
 
 _log = logging.getLogger("treadle.test_words")
 
@@ -49,6 +63,30 @@ def test_what_does_not_show_itself_is_shown_by_its_type() -> None:
     assert show("text") == "'text'"
     assert show(Thing()) == "<Thing, whose repr raised LookupError>"
     assert show("x" * 1_000_000) == f"'{'x' * (LONGEST - 1)}..."
+
+
+def test_in_passing_things_are_shown_in_part_and_on_one_line() -> None:
+    class Lines:
+        def __repr__(self) -> str:
+            return "one\n  two"
+
+    assert brief("text") == "'text'"
+    assert brief(Lines()) == "one two"
+    assert brief(range(10**9)) == "range(0, 1000000000)"
+    assert brief(list(range(10**6))) == "[0, 1, 2, 3, 4, 5, ...]"
+    assert len(brief("x" * 10**6)) < 100
+    assert len(brief(1 << 10**5)) < 200, "which Python does not show at all"
+    assert brief(Thing()).startswith("<Thing")
+
+
+def test_an_exception_gathers_so_many_notes_and_the_last_is_the_newest() -> None:
+    error = ValueError()
+    error.add_note("in its own words")
+    for number in range(100):
+        note(error, f"in item {number} of something")
+    assert len(error.__notes__) == MOST_NOTES + 1
+    assert error.__notes__[0] == "in its own words"
+    assert error.__notes__[-1] == "in item 99 of something"
 
 
 def test_a_repr_that_is_no_text_is_none() -> None:

@@ -23,6 +23,7 @@ from treadle._governed import new_task, scope_around
 from treadle._mapping import as_in_generator
 from treadle._outcome import Outcome, outcome_of
 from treadle._waiting import wait
+from treadle._words import note
 from treadle.errors import Cancelled, DeadlineExceeded
 
 if TYPE_CHECKING:
@@ -241,7 +242,11 @@ class FutureMap(Iterator[T], Generic[T]):
         """Return what a call returned, or raise what it raised."""
         try:
             return future.result()
-        except StopIteration as error:
+        except BaseException as error:
+            if not future.cancelled() and future.exception() is error:
+                note(error, f"in item {number} of map({self._calls.name})")
+            if not issubclass(type(error), StopIteration):
+                raise
             raise as_in_generator(error) from error
         finally:
             del future  # the traceback holds this frame: no cycle through it

@@ -22,7 +22,7 @@ from treadle._pool import Pool
 from treadle._scope import SCOPE, Scope, current
 from treadle._submitter import BARE
 from treadle._watchers import Note, why_dropped
-from treadle._words import is_a, show, type_name
+from treadle._words import is_a, note, show, type_name
 from treadle._worker import current_worker
 from treadle.errors import Cancelled
 
@@ -79,7 +79,7 @@ class TaskGroup:
         self._cancelling = False  # whether it was cancelled; its scope is stopped a moment later
         self._submitting: defaultdict[int, list[Errand]] = defaultdict(list)  # that are under way, in each process
         self._futures: list[Future[Any]] = []  # all of them, if they are to be collected
-        self._errors: list[BaseException] = []
+        self._failed: list[tuple[Future[Any], BaseException]] = []  # and what to raise for it
         self._gate: LockType | None = None  # where the end of the block waits
         self._scope = Scope(None)
         self._token: Token[Scope | None] | None = None
@@ -238,7 +238,7 @@ class TaskGroup:
             if self._waiting.pop(future, self) is self:
                 return  # told before
             if failed and failure is not None:
-                self._errors.append(failure)
+                self._failed.append((future, failure))
         if failed:
             self.cancel()
         self._knock()
@@ -247,7 +247,9 @@ class TaskGroup:
         """Raise what went wrong, in the tasks and in the block."""
         if issubclass(type(error), (KeyboardInterrupt, SystemExit, GeneratorExit)):
             return
-        errors = list(self._errors)
+        for future, failure in self._failed:
+            note(failure, f"in task {getattr(future, 'name', 'of another kind')}")
+        errors = [failure for _, failure in self._failed]
         if error is not None and not issubclass(type(error), CancelledError):
             errors.insert(0, error)
         if errors:

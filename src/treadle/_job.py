@@ -21,7 +21,7 @@ from treadle._inline import context_inside
 from treadle._outcome import Outcome
 from treadle._scope import Scope, current
 from treadle._traits import Traits
-from treadle._words import traceback_of
+from treadle._words import brief, note, traceback_of
 from treadle._worker import current_worker, lent_here
 from treadle.errors import Shed, WorkerLost
 
@@ -41,11 +41,12 @@ Row = tuple[Any, ...]
 class Item:
     """One call of the function: first its arguments, then what came of it."""
 
-    __slots__ = ("_rare", "_traits", "args", "outcome", "value")
+    __slots__ = ("_rare", "_traits", "args", "number", "outcome", "value")
     _silent = False  # observers are told of it
     _get_rare = Future._get_rare
 
     args: Any  # tuple, or None once it has run
+    number: int  # its place in the input
     outcome: int  # NONE_YET, RETURNED or RAISED; written after `value`
     value: Any  # what was returned; Unseen, if it raised; or the error that kept it from running
     _rare: Any
@@ -168,6 +169,7 @@ class Job(Feed):
             item = Item()
             item.args = row
             item.outcome = NONE_YET
+            item.number = self.count
             if window is not None:
                 window.append(item)
             self.count += 1
@@ -394,7 +396,12 @@ class Job(Feed):
         # The traceback begins in the frame of whoever made the call, which holds the item: no cycle through it.
         trace = traceback_of(error)
         BaseException.with_traceback(error, trace and trace.tb_next)  # frozen exceptions take no attribute
-        self.keep_failure(item, Unseen(self.name, error))
+        try:
+            if not self.keeps:  # else the outcome has the item
+                row = item.args[1:] if self.observed else item.args
+                note(error, f"in item {item.number} of map({self.name}): {', '.join(map(brief, row))}")
+        finally:  # Ctrl-C may come while the item is shown
+            self.keep_failure(item, Unseen(self.name, error))
 
     def keep_failure(self, item: Item, error: BaseException | Unseen) -> None:
         """Keep, of an item that has failed or will not run, what the consumer is to be told."""

@@ -22,7 +22,7 @@ from treadle._channel import Channel
 from treadle._contexts import copier, taken
 from treadle._pool import Pool
 from treadle._scope import current, unscoped
-from treadle._words import show, type_name
+from treadle._words import brief, note, show, type_name
 from treadle.errors import ChannelClosed, WorkerLost
 
 __all__ = ["Pipeline"]
@@ -366,10 +366,16 @@ class _Run:
         stage = self._stages[number]
         try:
             for position, value in self._channels[number]:
-                # The stage may fork, and in the child find other channels than before.
-                if not _pass_on((position, self._copy().run(stage.function, value)), self._channels[number + 1]):
-                    return
+                try:
+                    result = self._copy().run(stage.function, value)
+                except BaseException as error:
+                    note(error, f"in stage {stage.name} of pipeline {self._name!r}, item {position}: {brief(value)}")
+                    raise
                 del value
+                # The stage may fork, and in the child find other channels than before.
+                if not _pass_on((position, result), self._channels[number + 1]):
+                    return
+                del result
         except BaseException as error:
             self._fail(error, stage.name)
         finally:

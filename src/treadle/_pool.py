@@ -240,8 +240,9 @@ class Pool(Submitter, ThreadPoolExecutor):
         """Return an iterator over `fn(*items)` for the items of `iterables`, taken together as `zip` does.
 
         The input is read in the thread that calls `map` and then `next`, and so far ahead of the results taken as
-        `buffersize` says. An item that raises does so where its result is taken, and the iteration goes on. Closing the
-        iterator, or dropping it once `next` was called, cancels what has not begun.
+        `buffersize` says. An item that raises does so where its result is taken, with a note that says which item it
+        was, and the iteration goes on. Closing the iterator, or dropping it once `next` was called, cancels what has
+        not begun.
 
         Without a `buffersize` every item runs, as in the standard library, whether or not, and whenever, results are
         taken: if `next` is not called soon, a worker reads on until it is, and results are kept, or thrown away if the

@@ -8,17 +8,36 @@ of them is never worth a thread, a future, or the error that was to be told.
 from __future__ import annotations
 
 import logging
+import reprlib
 import traceback
 from threading import get_ident, main_thread
 from types import TracebackType
 from typing import TypeGuard, TypeVar
 
-__all__ = ["LONGEST_NAME", "cut", "is_a", "log", "log_first", "pass_on", "show", "traceback_of", "type_name"]
+__all__ = [
+    "LONGEST_NAME",
+    "brief",
+    "cut",
+    "is_a",
+    "log",
+    "log_first",
+    "note",
+    "pass_on",
+    "show",
+    "traceback_of",
+    "type_name",
+]
 
 T = TypeVar("T")
 
 LONGEST_NAME = 200  # characters of a name, and
 LONGEST = 2000  # of what is shown; guesses: more than anybody reads
+BRIEF = 80  # characters of what is shown in passing; a guess: a line
+MOST_NOTES = 8  # of treadle's own in one exception; a guess: maps are seldom nested as deep
+OURS = ("in item ", "in task ", "in stage ")  # how they begin
+
+_repr = reprlib.Repr()  # which does not look at all of a large collection, or text
+_repr.maxstring = _repr.maxother = _repr.maxlong = BRIEF
 
 _name_of_class = type.__dict__["__name__"].__get__  # not to be overridden, as in a metaclass
 _traceback_of = BaseException.__dict__["__traceback__"].__get__  # nor in a class of exceptions
@@ -36,6 +55,31 @@ def show(value: object) -> str:
     except BaseException as error:
         pass_on(error)
         return f"<{type_name(value)}, whose repr raised {type_name(error)}>"
+
+
+def brief(value: object) -> str:
+    """As `show`, on one line, and no longer than that; of what is long or large, a part."""
+    try:
+        return cut(" ".join(_repr.repr(value).split()), BRIEF)
+    except BaseException as error:
+        pass_on(error)
+        return show(value)
+
+
+def note(error: BaseException, text: str) -> None:
+    """Add a note to `error` (PEP 678), unless its class forbids that; `text` begins as OURS do.
+
+    The same exception may be raised again and again: beyond MOST_NOTES, a note takes the place of the last.
+    """
+    try:
+        notes = getattr(error, "__notes__", [])
+        ours = [place for place, told in enumerate(notes) if told.startswith(OURS)]
+        if len(ours) < MOST_NOTES:
+            BaseException.add_note(error, text)
+        else:
+            notes[ours[-1]] = text
+    except BaseException as raised:
+        pass_on(raised)
 
 
 def is_a(value: object, kind: type[T] | tuple[type[T], ...]) -> TypeGuard[T]:
