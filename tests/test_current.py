@@ -68,7 +68,7 @@ def test_a_task_that_its_caller_runs_is_its_pools_and_not_the_callers() -> None:
         gate.set()
 
 
-@pytest.mark.parametrize("options", [{}, {"rate": 1e6}])
+@pytest.mark.parametrize("options", [{}, {"rate": Rate(1e6)}])
 def test_an_item_of_a_map_is_in_the_pool(options: dict[str, float]) -> None:
     with Pool(1) as pool:
         results = list(pool.options(**options).map(lambda _: here(), range(3)))  # type: ignore[arg-type]  # a number

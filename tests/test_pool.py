@@ -437,4 +437,4 @@ def test_a_pool_tells_its_name_its_threads_and_whether_it_is_closed() -> None:
     pool.shutdown()
     assert pool.closed
     with Pool(64, limit=treadle.ConcurrencyLimit(3)) as limited:
-        assert limited.max_workers == limited.snapshot().max_workers == 3
+        assert limited.max_workers == limited.snapshot().max_workers == 64

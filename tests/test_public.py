@@ -77,7 +77,7 @@ OLD = [
     r"--queue-full|queue_full",
     r"\boptions\([^)]*(?<![\w])timeout=",
     r"\bevent\.(task|at|worker)\b",
-    r"\brate=\d",
+    r"(?<!-)\brate=\d(?!.* is (int|float))",
     r"(?s)\bServer\([^()]*(\([^()]*\)[^()]*)*\b(queue_size|when_full|order)=",
     r"\brun\([^)]*watch=",
 ]

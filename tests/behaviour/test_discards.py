@@ -149,9 +149,9 @@ def by_a_group_that_goes_on(pool: Pool, drop: Drop) -> BaseException:
     with TaskGroup(pool, keep_going=True) as group:
         group.submit(query)
         drop()
-    (error,) = group.outcomes
-    assert isinstance(error, BaseException)
-    return error
+    (outcome,) = group.outcomes
+    assert outcome.error is not None
+    return outcome.error
 
 
 def by_the_standard_librarys_wait(pool: Pool, drop: Drop) -> BaseException:

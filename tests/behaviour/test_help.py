@@ -33,7 +33,13 @@ def ragged(text: str) -> list[str]:
     """Return the lines inside a paragraph that end long before the width does, though the next word had room."""
     found = []
     for line, following in pairwise(text.splitlines()):
-        inside = line.strip() and following.strip() and not line.endswith(":") and not ENTRY.match(following.strip())
+        inside = (
+            line.strip()
+            and "  # " not in line
+            and following.strip()
+            and not line.endswith(":")
+            and not ENTRY.match(following.strip())
+        )
         same = indent(line) == indent(following) or (ENTRY.match(line.strip()) and indent(line) < indent(following))
         if inside and same and len(line) + 1 + len(following.split()[0]) + ROOM <= WIDTH:
             found.append(line)

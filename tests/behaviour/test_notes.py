@@ -131,7 +131,8 @@ class Nasty:
 
 def test_an_item_that_cannot_be_shown_costs_nothing_and_a_large_one_is_cut() -> None:
     with Pool(1) as pool:
-        nasty, large, long = errors_of(pool.map(int, [Nasty(), list(range(10**6)), "x" * 10**6]))
+        items: list[Any] = [Nasty(), list(range(10**6)), "x" * 10**6]
+        nasty, large, long = errors_of(pool.map(int, items))
     assert notes(nasty) == ["in item 0 of map(int): <Nasty, whose repr raised SystemExit>"]
     assert notes(large) == ["in item 1 of map(int): [0, 1, 2, 3, 4, 5, ...]"]
     assert len(notes(long)[0]) < 150

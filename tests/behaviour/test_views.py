@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import treadle
-from treadle import Future, Pool, PoolView, TaskGroup
+from treadle import Future, Pool, PoolView, Rate, TaskGroup
 from treadle import _feed as feed
 from treadle.errors import DeadlineExceeded, PoolClosed, PoolDeadlock
 
@@ -137,7 +137,7 @@ def group_of(view: PoolView) -> None:
         raise errors.exceptions[0] from None
 
 
-@pytest.mark.parametrize("options", [{}, {"deadline": PATIENCE}, {"rate": 1e6}])
+@pytest.mark.parametrize("options", [{}, {"deadline": PATIENCE}, {"rate": Rate(1e6)}])
 @pytest.mark.parametrize("way", WAYS)
 def test_a_view_that_was_shut_down_takes_no_more_and_its_pool_and_other_views_do(
     way: str, options: dict[str, Any]
@@ -169,7 +169,7 @@ def test_a_shut_view_of_a_closed_pool_says_that_the_pool_is_closed() -> None:
 # -- what it waits for ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("options", [{}, {"deadline": PATIENCE}, {"rate": 1e6}, {"name": "a", "priority": 3}])
+@pytest.mark.parametrize("options", [{}, {"deadline": PATIENCE}, {"rate": Rate(1e6)}, {"name": "a", "priority": 3}])
 def test_it_waits_for_the_tasks_of_the_view_and_for_no_others(options: dict[str, Any]) -> None:
     with Pool(2, order="priority") as pool:
         other = Gate(pool)
@@ -320,7 +320,7 @@ def test_a_wait_that_could_never_end_is_reported() -> None:
 
 # -- maps -----------------------------------------------------------------------------------------------------------
 
-MAPS: dict[str, dict[str, Any]] = {"plain": {}, "rate": {"rate": 1e6}, "deadline": {"deadline": PATIENCE}}
+MAPS: dict[str, dict[str, Any]] = {"plain": {}, "rate": {"rate": Rate(1e6)}, "deadline": {"deadline": PATIENCE}}
 
 
 @pytest.mark.parametrize("options", MAPS.values(), ids=MAPS)

@@ -674,7 +674,8 @@ def ask():
         sock.sendall(b"x")
         sock.recv(1)
 threading.Thread(target=ask, daemon=True).start()
-print(server.run(None, watch=order), server._deadline < float("inf"), flush=True)
+server._watch = order
+print(server.run(None), server._deadline < float("inf"), flush=True)
 os._exit(0)
 """
 

@@ -310,7 +310,8 @@ def _run(
     )
     server = Server(protocol, listeners, pool=pool, limits=limits, tls=tls, proxy=options["proxy"])
     try:
-        cut = server._run(options["drain_timeout"], watch=watch, lifeline=lifeline, ends_pool=True)
+        server._watch = watch
+        cut = server._run(options["drain_timeout"], lifeline=lifeline, ends_pool=True)
     except OSError as error:
         # BindError: somebody has shut its sockets down.
         complaint = (CannotListen if isinstance(error, BindError) else SystemFailed)(str(error))

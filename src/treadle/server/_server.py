@@ -369,7 +369,6 @@ class Server:
         self,
         drain_timeout: float | None,
         *,
-        watch: Callable[[ServerSnapshot], float] | None = None,
         lifeline: int | None = None,
         ends_pool: bool = False,
     ) -> int:
@@ -377,12 +376,11 @@ class Server:
 
         Args:
             drain_timeout: as of `run`.
-            watch: see `self._watch`.
             lifeline: the descriptor of a pipe whose other end the parent process holds. When that is gone, stop; while
                 stopping, cut. A second signal then does not cut.
             ends_pool: whether the pool that it was given ends with it, and within its time, as one of its own does.
         """
-        self._ends_pool, self._watch = self._ends_pool or ends_pool, watch
+        self._ends_pool = self._ends_pool or ends_pool
         seconds = _seconds(drain_timeout)
         if threading.current_thread() is not threading.main_thread():
             return self._begin(seconds)._run_over()
