@@ -169,10 +169,10 @@ class Job(Feed):
             item = Item()
             item.args = row
             item.outcome = NONE_YET
-            item.number = self.count
+            item.number = count = self.count
             if window is not None:
                 window.append(item)
-            self.count += 1
+            self.count = count + 1
             if observed:
                 self.announce_submitted(item)
             waiting.append(item)
