@@ -269,3 +269,29 @@ class Careful(errors.TreadleError):
 
 def test_a_subclass_may_travel_in_its_own_way() -> None:
     assert str(pickle.loads(pickle.dumps(Careful("plain")))) == "on its own"
+
+
+class Missing(errors.TreadleError, ImportError):
+    """A user's, with facts that Python's own class keeps in its own way."""
+
+
+class Stately(errors.TreadleError):
+    """A user's, which says what it is to be given back."""
+
+    def __getstate__(self) -> Any:
+        return ["shelf", 7]
+
+    def __setstate__(self, state: Any) -> None:
+        self.shelf, self.number = state
+
+
+@each_way
+def test_a_subclass_keeps_what_pythons_own_class_keeps(way: str) -> None:
+    twin = WAYS[way](Missing("no shelf", name="shelf", path="shop/shelf.py"))
+    assert (str(twin), twin.name, twin.path) == ("no shelf", "shelf", "shop/shelf.py")
+
+
+@each_way
+def test_a_subclass_may_have_a_state_of_its_own(way: str) -> None:
+    twin = WAYS[way](Stately("plain"))
+    assert (str(twin), twin.shelf, twin.number) == ("plain", "shelf", 7)

@@ -77,8 +77,16 @@ class TreadleError(Exception):
     # is put together again without a call of its `__init__`.
 
     def __reduce__(self) -> tuple[Any, ...]:
-        args, state = map(_portable, _args_of(self)), _state_of(self)
-        return _remake, (type(self), tuple(args)), {name: _portable(value) for name, value in state.items()}
+        args, state = map(_portable, _args_of(self)), self.__getstate__()
+        if type(state) is dict:  # else a subclass has made it up, and knows what can be pickled
+            state = {name: _portable(value) for name, value in state.items()}
+        return _remake, (type(self), tuple(args)), state
+
+    def __getstate__(self) -> Any:
+        made_from: Any = super().__reduce__()
+        own: Any = super().__getstate__()
+        plain, slots = own if isinstance(own, tuple) else (own, None)
+        return {**(made_from[2] if len(made_from) > 2 else {}), **(plain or {}), **(slots or {})}
 
     def __setstate__(self, state: dict[str, Any] | None) -> None:
         for name, value in (state or {}).items():
@@ -86,13 +94,16 @@ class TreadleError(Exception):
 
     def __copy__(self) -> Self:
         twin = _remake(type(self), _args_of(self))
-        twin.__setstate__(_state_of(self))
+        twin.__setstate__(self.__getstate__())
         return twin
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         args = tuple(_deep_copy(arg, memo) for arg in _args_of(self))
         memo[id(self)] = twin = _remake(type(self), args)  # what it carries may lead back to it
-        twin.__setstate__({name: _deep_copy(value, memo) for name, value in _state_of(self).items()})
+        state = self.__getstate__()
+        if type(state) is dict:
+            state = {name: _deep_copy(value, memo) for name, value in state.items()}
+        twin.__setstate__(state)
         return twin
 
 
@@ -103,13 +114,6 @@ def _args_of(error: TreadleError) -> tuple[Any, ...]:
     """Return what Python's own class below makes an error from: its `args`; and the file's name, of an OSError."""
     made_from: Any = super(TreadleError, error).__reduce__()
     return cast("tuple[Any, ...]", made_from[1])
-
-
-def _state_of(error: TreadleError) -> dict[str, Any]:
-    """Return the attributes of an error, its notes among them."""
-    state: Any = object.__getstate__(error)
-    plain, slots = state if isinstance(state, tuple) else (state, None)
-    return {**(plain or {}), **(slots or {})}
 
 
 def _remake(kind: type[E], args: tuple[Any, ...]) -> E:
