@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from typing import Any
 
 import pytest
@@ -145,3 +147,12 @@ def test_what_is_no_limit_and_one_that_does_not_fit_are_refused() -> None:
         Pool(8, limit=5)  # type: ignore[arg-type]  # that is the point
     with pytest.raises(ValueError, match="min_limit=10"):
         Pool(8, limit=ConcurrencyLimit(min_limit=10))
+
+
+@pytest.mark.parametrize("twin_of", [copy.copy, copy.deepcopy, lambda limit: pickle.loads(pickle.dumps(limit))])
+def test_a_copy_has_its_settings_and_neither_its_pool_nor_what_it_has_found(twin_of: Any) -> None:
+    limit = ConcurrencyLimit(3, min_limit=2, tolerance=2)
+    with Pool(8, limit=limit), Pool(4, limit=twin_of(limit)) as pool:
+        assert repr(limit) == "ConcurrencyLimit(3 at once, 2 to 8)"
+        assert (pool.snapshot().limit, pool.max_workers) == (3, 4)
+        assert twin_of(limit).tolerance == 2.0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import re
 import threading
 from concurrent.futures import CancelledError
@@ -239,6 +241,17 @@ def test_it_tells_what_it_was_made_with_and_how_many_wait() -> None:
 
 def test_it_shows_users_nothing_but_what_is_theirs() -> None:
     assert [name for name in dir(Rate) if not name.startswith("_")] == ["burst", "n", "per"]
+
+
+@pytest.mark.parametrize("twin_of", [copy.copy, copy.deepcopy, lambda rate: pickle.loads(pickle.dumps(rate))])
+def test_a_copy_is_another_one_with_the_same_numbers(twin_of: Any, clock: FakeClock) -> None:
+    """Whatever the clock showed where it was made: that may be another computer's."""
+    rate = Rate(2, per=3, burst=4)
+    bucket_of(rate)._line.append(Future())
+    bucket_of(rate)._filled = clock.time + 1e6
+    twin = twin_of(rate)
+    assert repr(twin) == "Rate(2, per=3, burst=4; 0 waiting)"
+    assert bucket_of(twin)._filled == clock.time
 
 
 def test_views_made_on_the_fly_share_a_rate(clock: FakeClock) -> None:

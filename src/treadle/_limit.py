@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
 from math import sqrt
+from typing import Any
 
 from treadle import _checks as checks
 
@@ -30,7 +32,8 @@ class ConcurrencyLimit:
     of several kinds do not look like a backend that slows down, and without its probes, which stall the pool now and
     then.
 
-    Its attributes may be read in any thread.
+    Its attributes may be read in any thread. A copy of it, pickled or not, has its settings, and neither its pool nor
+    what it has found.
 
     Args:
         initial: the ceiling at first, `min_limit` or more; None: 6, or the pool's `max_workers` if that is less. The
@@ -64,6 +67,10 @@ class ConcurrencyLimit:
         """How many times the lowest run time is still taken for usual."""
         return self._gradient.tolerance
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        gradient = self._gradient
+        return partial(type(self), min_limit=gradient.min_limit, tolerance=gradient.tolerance), (gradient.initial,)
+
     def __repr__(self) -> str:
         return repr(self._gradient)
 
@@ -78,18 +85,18 @@ class Gradient:
 
     __slots__ = (
         "_ceiling",
-        "_initial",
         "_most_in_flight",
         "_runs",
         "_seconds",
         "_usual",
+        "initial",
         "min_limit",
         "most",
         "tolerance",
     )
 
     def __init__(self, initial: int | None, min_limit: int, tolerance: float) -> None:
-        self._initial = initial
+        self.initial = initial
         self.min_limit = min_limit
         self.tolerance = tolerance
         self.most = 0  # that its pool allows; 0 until it has one
@@ -103,16 +110,25 @@ class Gradient:
         """How many tasks may run at once now; 0 before it has a pool."""
         return int(self._ceiling)
 
-    def serve(self, most: int) -> int:
-        """Begin to limit a pool of `most` threads; return the ceiling.
+    def check_free(self, most: int) -> None:
+        """Check that it may begin to limit a pool of `most` threads.
 
         Raises:
             ValueError: it has a pool already, or `most` is less than `min_limit`.
         """
         if self.most:
             raise ValueError(f"limit={self!r} limits another pool; give each pool a limit of its own")
-        self.change(most)
-        self._ceiling = float(min(FEW if self._initial is None else self._initial, most))
+        self._check(most)
+
+    def serve(self, most: int) -> int:
+        """Begin to limit a pool of `most` threads; return the ceiling.
+
+        Raises:
+            ValueError: as `check_free`.
+        """
+        self.check_free(most)
+        self.most = most
+        self._ceiling = float(min(FEW if self.initial is None else self.initial, most))
         return self.ceiling
 
     def change(self, most: int) -> int:
@@ -121,11 +137,14 @@ class Gradient:
         Raises:
             ValueError: `most` is less than `min_limit`.
         """
-        if most < self.min_limit:
-            raise ValueError(f"max_workers={most} is less than the limit's min_limit={self.min_limit}")
+        self._check(most)
         self.most = most
         self._ceiling = min(self._ceiling, float(most))
         return self.ceiling
+
+    def _check(self, most: int) -> None:
+        if most < self.min_limit:
+            raise ValueError(f"max_workers={most} is less than the limit's min_limit={self.min_limit}")
 
     def learn(self, seconds: float, in_flight: int) -> int:
         """Take note of a run that took `seconds`, beside `in_flight` others and itself; return the ceiling."""

@@ -33,7 +33,8 @@ class Rate:
     to its head, and count as waiting there: `queue_size` bounds them too. A task that is run inside another one,
     because that waits for its result, begins at once, and those after it wait the longer for it.
 
-    It may be used, and its attributes be read, in any thread.
+    It may be used, and its attributes be read, in any thread. A copy of it, pickled or not, is another one with the
+    same numbers.
 
     Args:
         n: tasks, more than 0.
@@ -67,6 +68,9 @@ class Rate:
     def burst(self) -> int:
         """How many tasks may begin at once after a pause."""
         return self._bucket.burst
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.n, self.per, self.burst)
 
     def __repr__(self) -> str:
         bucket = self._bucket
