@@ -13,6 +13,7 @@ import pytest
 from blocked import until_blocked
 from orders.lifo import Lifo
 from treadle import Future, Pool, Rate
+from treadle import _dispatch as dispatch
 from treadle._guard import Guard
 from treadle.errors import PoolBroken, PoolFull, Shed
 from treadle.orders import Adaptive, Fair, Fifo, Order, Priority, Task
@@ -264,6 +265,37 @@ def test_callers_that_wait_for_room_are_refused(logs: pytest.LogCaptureFixture) 
         caller.join(PATIENCE)
     assert [type(error.__cause__) for error in errors] == [Oops] * 3
     check_broken(held.pool, futures, logs)
+
+
+def test_what_was_given_up_for_a_newcomer_that_the_order_does_not_take_is_shed(logs: pytest.LogCaptureFixture) -> None:
+    order = Moody()
+    held = Held(order, queue_size=1, when_full="discard_oldest")
+    victim = held.pool.submit(abs, -1)
+    order.moods["put"] = oops
+    with pytest.raises(PoolBroken):
+        held.pool.submit(abs, -2)
+    assert type(victim.exception(PATIENCE)) is Shed
+    held.gate.set()
+    check_broken(held.pool, [], logs)
+    assert (held.pool.snapshot().shed, held.pool.snapshot().rejected) == (1, 4)
+
+
+def test_a_shutdown_returns_when_all_has_failed_that_waited_in_a_pool_that_broke_meanwhile(
+    monkeypatch: pytest.MonkeyPatch, logs: pytest.LogCaptureFixture
+) -> None:
+    """The thread that is to fail it may be late: here it comes afterwards."""
+    later: list[Callable[[], object]] = []
+    order = Moody()
+    held = Held(order)
+    waits = [held.pool.submit(abs, -1) for _ in range(3)]
+    monkeypatch.setattr(dispatch, "call_later", later.append)
+    order.moods["take"] = oops
+    held.gate.set()
+    assert held.pool.shutdown() == ()
+    assert all(future.done() for future in waits)
+    for call in later:
+        call()
+    check_broken(held.pool, waits, logs)
 
 
 # -- lies -----------------------------------------------------------------------------------------------------------

@@ -127,12 +127,12 @@ class Admission:
             raise
         finally:
             self.dispatcher.shedding.shed_by_caller(stale)
+            if victim is not None:  # also if its room was for nothing, as where the order does not take the newer one
+                self.dispatcher.shedding.discard(victim)
         if beyond:
             log_first(self.dispatcher.told, BEYOND, _log, logging.WARNING, BEYOND, self.dispatcher.name)
         if when_full == "caller_runs":
             self.dispatcher.run_here(task)
-        elif victim is not None:
-            self.dispatcher.shedding.discard(victim)
         elif entrant is not None:
             self.wait_for_room(task, entrant, timeout)
 

@@ -432,6 +432,8 @@ class Pool(Submitter, ThreadPoolExecutor):
         left = None if deadline is None else max(0.0, deadline - clock.now())
         if wait and not lifecycle.join(dispatcher, left):
             report_undone(dispatcher, cast(float, timeout))
+        if dispatcher.broken is not None:  # meanwhile, and who is to tell of it may not have come to that
+            dispatcher.break_down()
         return undone(dispatcher)
 
     async def aclose(self, *, cancel_futures: bool = False, timeout: float | None = None) -> tuple[Future[Any], ...]:
