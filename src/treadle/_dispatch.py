@@ -495,14 +495,14 @@ class Dispatcher:
 
         call_later(tell)
 
-    def break_down(self, worker: Worker | None = None) -> None:
+    def break_down(self, worker: Worker | None = None, reason: str = "A thread initializer failed") -> None:
         """Fail all that waits, and take nothing more: the order failed.
 
-        Or an initializer did, of a `worker`; then also what that was to begin with.
+        Or what was to set up a `worker` did, for which there is a `reason`; then also what that was to begin with.
         """
         with self.lock:
             if self.broken is None:
-                self.broken = PoolBroken(self.name)
+                self.broken = PoolBroken(self.name, reason)
             self.make_room()
             victims = self.shedding.seize()
             if worker is not None and worker.task is not None:
@@ -569,7 +569,7 @@ class Dispatcher:
             self.staff.wake_all()
             while self.admission.takers:
                 self.admission.takers.pop().release()
-            if (self.tasks or self.aside.tasks) and not self.staff.workers:
+            if (self.tasks or self.aside.tasks) and not self.staff.workers and self.staff.may_grow():
                 self.staff.try_to_start()
         try:
             self.settle(late, victims, why)

@@ -314,6 +314,7 @@ class Staff:
                 self.leaving.discard(worker)
                 self.numbers.append(worker.number)
                 self.recount()
+                dispatcher.admission.let_in(self.free())
             # In a forked child that uses no pool, none is kept warm: the process ends with this thread.
             missed = bool(dispatcher.ready) or (worker is not self.stray and len(self.workers) < self.wanted())
             missed = missed or bool(self.standing)
@@ -337,7 +338,7 @@ class Staff:
 
     def free(self) -> int:
         """How many tasks could be taken at once; the lock is held."""
-        return max(0, self.max_workers - self.busy())
+        return max(0, self.max_workers - self.busy() - len(self.leaving))
 
     def busy(self) -> int:
         """How many workers have a task that they cannot be recalled from; the lock is held."""

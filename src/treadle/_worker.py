@@ -170,7 +170,7 @@ class Worker:
             self.lent = Lent.by_this_thread()
             if dispatcher.broken is None:
                 return self is not dispatcher.staff.stray  # one of them has forked, and returned here in the child
-        dispatcher.break_down(self)
+        dispatcher.break_down(self, "A thread initializer failed" if what == "initializer" else f"A {what} failed")
         return False
 
     def _enter(self, lifespan: AbstractContextManager[object]) -> None:

@@ -16,9 +16,10 @@ from typing import Any
 import pytest
 
 from behaviour.scripts import script
+from blocked import until_blocked
 from treadle import Pool
 from treadle._standing import Standing
-from treadle.errors import PoolBroken, WorkerLost
+from treadle.errors import PoolBroken, PoolFull, WorkerLost
 from treadle.events import Observer, TaskEvent
 
 SOON = 30.0  # seconds in which what is sure to happen does
@@ -338,6 +339,39 @@ def test_threads_come_and_go_and_none_is_lost_or_too_many(repeat: int) -> None:
         assert sum(pool.map(abs, range(100))) == 4950
     assert book.most <= 3
     assert sorted(book.entered) == sorted(book.left)
+
+
+def test_closing_the_pool_starts_no_thread_beyond_its_ceiling_while_others_leave() -> None:
+    book = Book()
+    book.hold = threading.Event()
+    pool = Pool(1, idle_timeout=0, thread_lifespan=book)
+    pool.submit(int).result(SOON)
+    assert book.leaving.acquire(timeout=SOON)
+    waits = pool.submit(abs, -3)
+    pool.shutdown(wait=False)
+    assert len(pool._threads) == 1
+    book.hold.set()
+    assert waits.result(SOON) == 3
+    pool.shutdown()
+    assert book.most == 1
+
+
+def test_where_nothing_may_wait_a_task_is_taken_only_when_a_thread_has_left() -> None:
+    book = Book()
+    book.hold = threading.Event()
+    with Pool(1, queue_size=0, idle_timeout=0, thread_lifespan=book) as pool:
+        pool.submit(int).result(SOON)
+        assert book.leaving.acquire(timeout=SOON)
+        with pytest.raises(PoolFull):
+            pool.options(when_full="reject").submit(abs, -3)
+        caller = threading.Thread(target=pool.submit, args=(abs, -3))
+        caller.start()
+        until_blocked(pool, 1)
+        book.hold.set()
+        caller.join(SOON)
+        assert not caller.is_alive()
+    assert book.most == 1
+    assert pool.snapshot().finished == 2
 
 
 def test_the_other_threads_go_on_meanwhile() -> None:
