@@ -22,6 +22,7 @@ from treadle import _feed as feed
 from treadle._feed import PATIENCE
 from treadle._options import WhenFull
 from treadle.errors import PoolClosed, PoolDeadlock
+from treadle.events import Observer
 
 TOTAL = 150  # items; far more than are read ahead of the results
 AHEAD = 4
@@ -432,6 +433,30 @@ def test_the_input_is_read_and_items_run_in_the_context_of_the_map(form: str, wh
 def failing() -> Iterator[int]:
     yield from range(TOTAL)
     raise OSError("the input")
+
+
+@each_form
+@pytest.mark.parametrize("observed", [False, True])
+@pytest.mark.parametrize("items", [0, 1, 2])
+def test_what_the_input_raises_soon_comes_after_the_results_before_it_too(
+    form: str, observed: bool, items: int
+) -> None:
+    """After one item it was taken for that item's refusal, and raised by `map` itself; the result was lost."""
+
+    def source() -> Iterator[int]:
+        yield from range(items)
+        raise LookupError("the rest")
+
+    pool, map_ = make(form, observers=[Observer()] if observed else [])
+    with pool:
+        if items == 0:
+            with pytest.raises(LookupError):
+                map_(abs, source())
+            return
+        results = map_(abs, source())
+        assert {next(results) for _ in range(items)} == set(range(items))
+        with pytest.raises(LookupError):
+            next(results)
 
 
 @each_form

@@ -336,7 +336,7 @@ class Feed(ABC):
             # Ctrl-C is the program's; whatever else the input raises is for the consumer.
             kind = type(error)
             mere = issubclass(kind, Exception) or not (consuming or issubclass(kind, KeyboardInterrupt))
-            if not mere or (self.fresh and self.count <= 1):  # the first row was refused, or there was none
+            if not mere or (self.fresh and self.count == 0):  # the first row was refused, or there was none
                 raise
             self._fail(error, final=final)
         else:

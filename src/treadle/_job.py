@@ -169,10 +169,9 @@ class Job(Feed):
             item = Item()
             item.args = row
             item.outcome = NONE_YET
-            item.number = count = self.count
+            item.number = self.count
             if window is not None:
                 window.append(item)
-            self.count = count + 1
             if observed:
                 self.announce_submitted(item)
             waiting.append(item)
@@ -183,6 +182,7 @@ class Job(Feed):
                     wanted = 1
                     if self.turns == 0:  # the last of the others was dropped meanwhile, and left the items to ours
                         self.begin_turn(consuming=consuming)
+            self.count += 1
         if self.closed:  # meanwhile
             self.fail(CancelledError())
 
@@ -215,7 +215,7 @@ class Job(Feed):
         try:
             self.submit_turn()
         except Exception:
-            if self.fresh and self.count <= 1:
+            if self.fresh and self.count == 0:
                 raise
 
     def submit_turn(self) -> None:
