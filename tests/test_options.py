@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import math
 import threading
 from collections.abc import Callable
@@ -12,7 +13,7 @@ import pytest
 
 import treadle
 from orders.lifo import Keyed, Lifo
-from treadle import Pool, PoolView, Rate, TaskGroup
+from treadle import Pool, PoolView, Rate, TaskGroup, deadline
 from treadle._options import WhenFull, rate_of, traits_for
 from treadle._traits import PLAIN
 from treadle.errors import DeadlineExceeded, PoolFull, Shed
@@ -289,3 +290,27 @@ def test_who_waits_for_room_waits_no_longer_than_the_deadline() -> None:
             pool.options(deadline=0).submit(int)
         assert pool.snapshot().blocked == 0
         gate.set()
+
+
+@pytest.mark.parametrize("pool", [3, None, Pool, concurrent.futures.ThreadPoolExecutor])
+def test_a_view_is_of_a_pool(pool: Any) -> None:
+    with pytest.raises(TypeError, match=r"allowed: a treadle\.Pool"):
+        PoolView(pool)
+    with Pool(1) as made, pytest.raises(TypeError, match=r"is PoolView; allowed: a treadle\.Pool"):
+        PoolView(made.options())  # type: ignore[arg-type]  # that is the point
+
+
+@pytest.mark.parametrize("rest", ["raised", "told"])
+def test_an_item_that_is_late_at_once_is_late_where_its_result_is_taken(rest: str) -> None:
+    """Not where `map` is called, as whoever else's time is up: which of the two it were would be a matter of luck."""
+    with Pool(1) as pool:
+        view = pool.options(deadline=0)
+        if rest == "told":
+            assert [type(outcome.error) for outcome in view.outcomes(abs, [1, 2])] == [DeadlineExceeded] * 2
+        results = view.map(abs, [1, 2])
+        for _ in range(2):
+            with pytest.raises(DeadlineExceeded):
+                next(results)
+        assert list(results) == []
+        with deadline(0), pytest.raises(DeadlineExceeded):
+            view.map(abs, [1])

@@ -14,6 +14,7 @@ import pytest
 import treadle
 from treadle import Pool
 from treadle.errors import PoolBroken, PoolClosed
+from treadle.orders import Fifo
 
 
 @pytest.mark.parametrize(
@@ -387,8 +388,11 @@ def test_a_subclass_may_have_attributes_of_its_own() -> None:
             self._rate = self._timeout = self._context = self._traits = self._pool = self._when_full = object()
             self._dispatcher = self._task = self._enter = object()
             self.options: Any = {"of": "its own"}  # that is the point
+            self.name, self.max_workers, self.closed = "mine", 99, "on Sundays"  # type: ignore[misc,assignment]
 
     with Limited() as pool:
+        assert [pool.name, pool.max_workers, pool.closed] == ["mine", 99, "on Sundays"]
+        assert pool.snapshot().max_workers == treadle.PoolView(pool).max_workers == 2
         assert pool.submit(abs, -1).result(30) == 1
         assert list(pool.map(abs, [-1, -2])) == [1, 2]
 
@@ -438,3 +442,14 @@ def test_a_pool_tells_its_name_its_threads_and_whether_it_is_closed() -> None:
     assert pool.closed
     with Pool(64, limit=treadle.ConcurrencyLimit(3)) as limited:
         assert limited.max_workers == limited.snapshot().max_workers == 64
+
+
+def test_a_pool_that_cannot_be_made_takes_neither_limit_nor_order() -> None:
+    limit, order = treadle.ConcurrencyLimit(), Fifo()
+    wrong: list[dict[str, Any]] = [{"idle_timeout": -1}, {"order": "lifo"}, {"limit": treadle.ConcurrencyLimit(9)}]
+    with Pool(1, limit=wrong[2]["limit"]):
+        for options in wrong:
+            with pytest.raises(ValueError, match=r"idle_timeout|order|limit"):
+                Pool(2, **{"limit": limit, "order": order, **options})
+    with Pool(2, limit=limit, order=order) as pool:
+        assert pool.submit(abs, -1).result(30) == 1

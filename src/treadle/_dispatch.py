@@ -168,6 +168,11 @@ class Dispatcher:
         self.cancelled = 0
         self.told: dict[object, object] = {}  # what was logged of it, see `treadle._words.log_first`
 
+    @property
+    def max_workers(self) -> int:
+        """The ceiling on threads that the pool was given; what a limit has found is below it."""
+        return self.staff.max_workers if self.limit is None else self.limit.most
+
     def release_if_held(self) -> None:
         """Let the lock go if this thread has it: for a critical section that an exception ended anywhere."""
         if self.lock._is_owned():  # type: ignore[attr-defined]  # threading.Condition relies on it too

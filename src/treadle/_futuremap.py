@@ -84,7 +84,7 @@ class Calls(Feed):
             try:
                 future = submit(self.fn, *row)
             except Exception as error:
-                if self.fresh and self.count == 0:
+                if self.fresh and self.count == 0 and not self.is_late(error):
                     raise
                 if self.door.dropping:
                     raise CancelledError from None
@@ -102,6 +102,10 @@ class Calls(Feed):
             if self.closed:  # meanwhile
                 future.cancel()
         self.mark = self.pending[len(self.pending) // 2] if self.pending else None
+
+    def is_late(self, error: Exception) -> bool:
+        """Whether a call was refused for its own deadline, and not for that under which the map was called."""
+        return issubclass(type(error), DeadlineExceeded) and (self.scope is None or self.scope.over() is None)
 
     def room(self) -> int:
         """Return how many calls may be submitted before one of those that were is done."""

@@ -12,7 +12,7 @@ from collections.abc import (
     MutableSequence,
     MutableSet,
 )
-from concurrent.futures import Executor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, get_args, overload
 
 from treadle import _aio as aio
@@ -129,6 +129,8 @@ class PoolView(Submitter, Executor):
     )
 
     def __init__(self, pool: Pool) -> None:
+        if not (is_a(pool, ThreadPoolExecutor) and hasattr(pool, "_task_home")):
+            raise TypeError(f"pool={show(pool)} is {type_name(pool)}; allowed: a treadle.Pool")
         self._task_pool = pool
         self._task_home = pool._task_home
         self._task_context = pool._task_context
@@ -193,7 +195,7 @@ class PoolView(Submitter, Executor):
     @property
     def max_workers(self) -> int:
         """The pool's ceiling on threads."""
-        return self._task_pool.max_workers
+        return self._task_home.max_workers
 
     @property
     def closed(self) -> bool:

@@ -52,6 +52,23 @@ Self = TypeVar("Self", bound="Pool")
 
 _numbers = itertools.count()
 
+if TYPE_CHECKING:
+    told = property
+else:
+
+    class told(property):  # it is used as `property` is
+        """What a pool tells. A subclass may have an attribute of its own of that name: the standard pool has none."""
+
+        def __get__(self, pool: Any, owner: Any = None) -> Any:
+            own = () if pool is None else vars(pool)
+            name = self.fget.__name__
+            return own[name] if name in own else super().__get__(pool, owner)
+
+        def __set__(self, pool: Any, value: object) -> None:
+            if type(pool) is Pool:
+                super().__set__(pool, value)  # raises
+            vars(pool)[self.fget.__name__] = value
+
 
 class Pool(Submitter, ThreadPoolExecutor):
     """Run calls on at most `max_workers` threads, with at most `queue_size` of them waiting.
@@ -147,12 +164,13 @@ class Pool(Submitter, ThreadPoolExecutor):
         if limit is not None and not is_a(limit, ConcurrencyLimit):
             raise TypeError(f"limit={show(limit)} is {type_name(limit)}; allowed: a treadle.ConcurrencyLimit, or None")
         gradient = None if limit is None else gradient_of(limit)
+        if gradient is not None:
+            gradient.check_free(max_workers)
         self._task_block_timeout, self._task_traits, self._task_rate = None, PLAIN, rate_of(rate)
         self._task_vetted = checks.Vetted()
         self._task_home = Dispatcher(
             name=name,
             thread_prefix=prefix,
-            max_workers=max_workers if gradient is None else gradient.serve(max_workers),
             min_workers=min_workers,
             queue_size=checks.integer_or_none("queue_size", queue_size, least=0),
             idle_timeout=checks.seconds("idle_timeout", idle_timeout),
@@ -161,7 +179,9 @@ class Pool(Submitter, ThreadPoolExecutor):
             thread_lifespan=thread_lifespan,
             observers=observers_in(observers),
             limit=gradient,
-            order=order_named(order),  # last: it is taken from now on, and any argument above may be wrong
+            # Last: they are taken from now on, and any argument above may be wrong.
+            order=order_named(order),
+            max_workers=max_workers if gradient is None else gradient.serve(max_workers),
         )
         # Called by the standard library's `submit` (see treadle._passage); set here, because subclasses override it to
         # start threads of their own.
@@ -504,18 +524,17 @@ class Pool(Submitter, ThreadPoolExecutor):
 
     # -- looking --------------------------------------------------------------------------------------------------
 
-    @property
+    @told
     def name(self) -> str:
         """What errors, logs and snapshots call the pool."""
         return self._task_home.name
 
-    @property
+    @told
     def max_workers(self) -> int:
         """The ceiling on threads, as it was given, or set by `resize`; what a `limit` has found is that's `current`."""
-        limit = self._task_home.limit
-        return self._task_home.staff.max_workers if limit is None else limit.most
+        return self._task_home.max_workers
 
-    @property
+    @told
     def closed(self) -> bool:
         """Whether the pool takes no more tasks: it was shut down, its block was left, or Python is exiting."""
         return self._task_home.closed is not None

@@ -60,7 +60,7 @@ class Submitter:
 
         Raises:
             TypeError: `fn` cannot be called, or is a coroutine function: those belong to an event loop.
-            PoolFull: there was no room and the policy is "reject", or none within the `timeout` of a view.
+            PoolFull: there was no room and the policy is "reject", or none within the `block_timeout` of a view.
             PoolClosed: the pool was shut down; or Python began to exit while the caller waited for room.
             PoolBroken: an initializer failed, or the pool's order.
             PoolDeadlock: waiting for room could never end (see `treadle.errors.PoolDeadlock`).
