@@ -11,7 +11,7 @@ from functools import partial
 from types import FunctionType, MethodType
 from typing import Any
 
-from treadle._words import LONGEST_NAME, cut, log, pass_on, type_name
+from treadle._words import LONGEST_NAME, cut, log, note, pass_on, type_name
 from treadle.errors import Cancelled
 
 __all__ = ["Bare", "Gone", "Unseen", "log_living", "name_of"]
@@ -65,23 +65,31 @@ class Gone(Bare):
 class Unseen:
     """Logs an exception, once, if its future vanishes before anybody asked for it, or still lives when Python exits."""
 
-    __slots__ = ("__weakref__", "error", "name")
+    __slots__ = ("__weakref__", "error", "name", "where")
 
-    def __init__(self, name: str, error: BaseException) -> None:
+    def __init__(self, name: str, error: BaseException, where: str | None = None) -> None:
         self.name = name
         self.error: BaseException | None = error
+        self.where = where  # it was raised, for a note; made when it is told, for others may raise the same object
         _living.add(weakref.ref(self, _living.discard))
 
     def see(self) -> BaseException:
         """Return the exception, for the one that asked for it; from now on it is not lost any more."""
         error, self.error = self.error, None
+        self.locate(error)
         return error  # type: ignore[return-value]  # None only if it was seen before
 
     def log(self) -> None:
         """Log the exception, unless somebody has seen it."""
         error, self.error = self.error, None
         if error is not None:
+            self.locate(error)
             log(_log, logging.ERROR, "task %s failed, and nobody asked for its result", self.name, error=error)
+
+    def locate(self, error: BaseException | None) -> None:
+        """Note in the exception where it was raised."""
+        if error is not None and self.where is not None:
+            note(error, self.where)
 
     def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
         if not is_finalizing():  # then modules are taken apart, log_living() has run, and globals may be gone

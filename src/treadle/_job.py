@@ -21,7 +21,7 @@ from treadle._inline import context_inside
 from treadle._outcome import Outcome
 from treadle._scope import Scope, current
 from treadle._traits import Traits
-from treadle._words import brief, note, traceback_of
+from treadle._words import brief, traceback_of
 from treadle._worker import current_worker, lent_here
 from treadle.errors import Shed, WorkerLost
 
@@ -396,12 +396,13 @@ class Job(Feed):
         # The traceback begins in the frame of whoever made the call, which holds the item: no cycle through it.
         trace = traceback_of(error)
         BaseException.with_traceback(error, trace and trace.tb_next)  # frozen exceptions take no attribute
+        where = None
         try:
             if not self.keeps:  # else the outcome has the item
                 row = item.args[1:] if self.observed else item.args
-                note(error, f"in item {item.number} of map({self.name}): {', '.join(map(brief, row))}")
+                where = f"in item {item.number} of map({self.name}): {', '.join(map(brief, row))}"
         finally:  # Ctrl-C may come while the item is shown
-            self.keep_failure(item, Unseen(self.name, error))
+            self.keep_failure(item, Unseen(self.name, error, where))
 
     def keep_failure(self, item: Item, error: BaseException | Unseen) -> None:
         """Keep, of an item that has failed or will not run, what the consumer is to be told."""

@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from concurrent.futures import TimeoutError
+from concurrent.futures import CancelledError, TimeoutError
+from copy import copy
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast
 
 from treadle import _clock as clock
@@ -23,6 +24,8 @@ from treadle._calls import Unseen
 from treadle._job import RETURNED, Item, Job
 from treadle._outcome import Outcome
 from treadle._scope import HERE, checkpoint
+from treadle._words import note
+from treadle.errors import TreadleError
 
 if TYPE_CHECKING:
     from treadle._dispatch import Dispatcher
@@ -96,6 +99,9 @@ class MapIterator(Iterator[T], Generic[T]):
     def _failed(self, item: Item, value: BaseException | Unseen) -> T:
         """Raise what an item has raised, or why it did not run."""
         try:
+            if type(value) is not Unseen:
+                value = own_copy(cast(BaseException, value))
+                note(value, f"in item {item.number} of map({self._job.name})")
             raise as_in_generator(value.see() if type(value) is Unseen else cast(BaseException, value))
         finally:
             del value  # the traceback holds this frame: no cycle through it
@@ -157,7 +163,8 @@ class OutcomeIterator(MapIterator[Outcome[Any, Any]]):
     """The outcomes of `Pool.outcomes`. For one thread at a time."""
 
     def _failed(self, item: Item, value: BaseException | Unseen) -> Outcome[Any, Any]:
-        return Outcome(item.args[0], None, value.see() if type(value) is Unseen else cast(BaseException, value))
+        error = value.see() if type(value) is Unseen else own_copy(cast(BaseException, value))
+        return Outcome(item.args[0], None, error)
 
     def _wait(self, item: Item | None) -> None:
         """Wait as long as the caller may. Once the call's own deadline has passed, what has not begun fails for it."""
@@ -172,6 +179,18 @@ class OutcomeIterator(MapIterator[Outcome[Any, Any]]):
             if error is not None:
                 self._deadline = None
                 job.fail(error)
+
+
+def own_copy(error: BaseException) -> BaseException:
+    """Return the error of treadle's that tells of one item, where the same tells of many; else the error itself.
+
+    Each of them adds to its traceback when it is raised, and to its notes.
+    """
+    if not issubclass(type(error), (TreadleError, CancelledError)):
+        return error
+    twin = copy(error)
+    object.__setattr__(twin, "__cause__", error.__cause__)
+    return twin
 
 
 def as_in_generator(error: BaseException) -> BaseException:

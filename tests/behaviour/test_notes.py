@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import gc
 import logging
+import threading
+import traceback
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
 import treadle
+from orders.lifo import Lifo
 from treadle import Pipeline, Pool, TaskGroup
+from treadle.errors import Shed
 from treadle.events import Observer
 
 
@@ -92,6 +96,66 @@ def test_an_error_that_many_items_share_does_not_gather_notes_and_the_last_is_ri
     assert "in item 99 of map" in notes(error)[-1]
 
 
+@pytest.mark.parametrize("kind", [Pool, Mine])
+@pytest.mark.parametrize("ordered", [True, False])
+def test_of_an_error_that_many_items_share_the_last_note_is_that_of_the_item_it_is_raised_for(
+    kind: type[Pool], ordered: bool
+) -> None:
+    """Though all of them have run by then."""
+    error = ValueError("shared")
+
+    def fail(item: int) -> None:
+        raise error
+
+    with kind(1) as pool:
+        results = pool.map(fail, range(20), buffersize=20, ordered=ordered)
+        pool.submit(int).result(30)
+        for number in range(20):
+            with pytest.raises(ValueError, match="shared"):
+                next(results)
+            assert f"in item {number} of map" in notes(error)[-1]
+
+
+@pytest.mark.parametrize("kind", [Pool, Mine])
+@pytest.mark.parametrize("ordered", [True, False])
+def test_each_item_that_did_not_run_has_an_error_of_its_own(kind: type[Pool], ordered: bool) -> None:
+    """Else one error that tells of many has the traceback of each raise, one after the other."""
+    began, gate = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        began.set()
+        gate.wait(30)
+
+    with kind(1, queue_size=20, when_full="discard_oldest") as pool:
+        pool.submit(hold)
+        assert began.wait(30)
+        results = pool.map(abs, range(20), buffersize=20, ordered=ordered)
+        outcomes = pool.outcomes(abs, range(2), buffersize=2, ordered=ordered)
+        for _ in range(20):
+            pool.submit(int)
+        errors = errors_of(results)
+        told = [outcome.error for outcome in outcomes]
+        gate.set()
+    assert [(type(error), notes(error)) for error in errors] == [
+        (Shed, [f"in item {n} of map(abs)"]) for n in range(20)
+    ]
+    assert len({len(traceback.extract_tb(error.__traceback__)) for error in errors}) == 1
+    assert [type(error) for error in told] == [Shed] * 2
+    assert len({id(error) for error in [*errors, *told]}) == 22
+
+
+def test_each_item_of_a_pool_that_broke_says_why(caplog: pytest.LogCaptureFixture) -> None:
+    class Broken(Lifo):
+        def take(self) -> Any:
+            raise LookupError("of the order")
+
+    with caplog.at_level(logging.CRITICAL, "treadle"):
+        pool = Pool(1, order=Broken())
+        errors = errors_of(pool.map(abs, range(3)))
+        pool.shutdown()
+    assert [type(error.__cause__) for error in errors] == [LookupError] * 3
+
+
 @dataclass(frozen=True)
 class FrozenError(Exception):
     what: str
@@ -138,13 +202,13 @@ def test_an_item_that_cannot_be_shown_costs_nothing_and_a_large_one_is_cut() -> 
     assert len(notes(long)[0]) < 150
 
 
-def test_what_did_not_run_has_no_note() -> None:
+def test_what_did_not_run_says_which_item_it_was_and_not_what_it_held() -> None:
     with Pool(1, initializer=divmod, initargs=(1, 0)) as pool:
         try:
             errors = errors_of(pool.map(int, ["x", "y"]))
         except treadle.errors.PoolBroken as error:
             errors = [error]
-    assert sum(map(notes, errors), []) == []
+    assert all(notes(error) in ([], [f"in item {n} of map(int)"]) for n, error in enumerate(errors))
 
 
 def test_an_outcome_has_its_item_and_no_note() -> None:
