@@ -338,7 +338,8 @@ class Dispatcher:
         name = task.name
         self.announce("started", task, name=name)
         again = task._invoke()
-        self.announce("finished", task, task._exception, name)
+        if not again:
+            self.announce("finished", task, task._exception, name)
         task = None  # type: ignore[assignment]  # the traceback holds this frame: no cycle through it
         return again
 
@@ -351,7 +352,10 @@ class Dispatcher:
         self.announce("cancelled", task, error)
 
     def announce(self, what: str, task: Task, error: BaseException | None = None, name: str | None = None) -> None:
-        """Tell the observers, if there are any, what happened to `task`; of its end but once. No lock is held."""
+        """Tell the observers, if there are any, what happened to `task`; of its beginning and its end but once.
+
+        No lock is held.
+        """
         if self.observers and not task._silent:
             rare, now = task._get_rare(), clock.now_ns()
             if what in ENDS:
@@ -362,6 +366,8 @@ class Dispatcher:
             if not rare.serial:  # it is submitted, of which they are told first
                 rare.serial, rare.submitted, rare.began = next(_serial), now, None
             if what == "started":
+                if rare.began is not None:  # it goes on, after others have had its thread
+                    return
                 rare.began = now
             began = rare.began
             event = TaskEvent(

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from certificates import Authority
-from tcp import PATIENCE, ask, client, lane_of, receive_all
+from tcp import PATIENCE, ask, client, lane_of, receive, receive_all
 from treadle import Pool, events
 from treadle.errors import DeadlineExceeded, MessageTooLong, PoolFull, Shed
 from treadle.server import (
@@ -99,6 +99,7 @@ class Log(Observer):
         assert now.messages == now.handled_inline + now.handed_over
         assert len(self.of("closed")) == len(self.of("connected"))
         assert len(self.of("connected")) + len(self.of("rejected")) == now.accepted
+        assert len(self.of("rejected")) == now.rejected_connections
         assert Counter(event.reason for event in self.of("closed") if event.reason) == Counter(now.closed_by)
 
 
@@ -436,7 +437,6 @@ def test_a_client_without_a_descriptor_left_for_it_is_rejected(monkeypatch: pyte
         done = threading.Event()
 
         def out_of_files() -> None:
-            acceptor.accepted += 1  # as it is not counted, see `back_off`
             acceptor.back_off(OSError(errno.EMFILE, "no"), again=True)
             done.set()
 
@@ -688,6 +688,7 @@ def test_a_leader_that_accepts_tells_of_who_is_turned_away_at_the_end() -> None:
             assert done.wait(PATIENCE)
         (event,) = log.of("rejected")
         assert (event.reason, event.peer.host) == ("drain_timeout", "192.0.2.1")
+    log.judge(server)
 
 
 # -- the books of pool and server -------------------------------------------------------------------------------------
@@ -743,6 +744,46 @@ def test_the_books_of_pool_and_server_add_up() -> None:
     assert {event.task_id for event in followed} == handle_tasks
     assert len(tasks.ended["abs"]) == 50
     assert pool.snapshot().finished == 50 + len(handle_tasks)
+
+
+def test_a_task_that_lets_others_have_its_thread_begins_and_ends_once() -> None:
+    """The messages of one connection are one task, also where others have their turn in between."""
+    told: dict[int, list[str]] = {}
+    submitted = threading.Semaphore(0)
+    gate, inside = threading.Event(), threading.Event()
+
+    class Tasks(events.Observer):
+        def submitted(self, event: events.TaskEvent) -> None:
+            told.setdefault(event.task_id, []).append("submitted")
+            submitted.release()
+
+        def started(self, event: events.TaskEvent) -> None:
+            told[event.task_id].append("started")
+
+        def finished(self, event: events.TaskEvent) -> None:
+            told[event.task_id].append("finished")
+
+    def handle(line: bytes, peer: Peer) -> bytes:
+        inside.set()
+        assert gate.wait(PATIENCE)
+        return line + b"\n"
+
+    log = Log()
+    with Pool(1, observers=[Tasks()]) as pool:
+        with Server(Messages(handle, Lines()), "127.0.0.1:0", pool=pool, observers=[log]) as server:
+            with client(server) as first, client(server) as second, client(server) as third:
+                first.sendall(b"0\n")
+                assert inside.wait(PATIENCE)  # the only thread is taken, so the others are tasks that wait
+                for sock, messages in ((second, b"1\n2\n"), (third, b"3\n4\n")):
+                    sock.sendall(messages)
+                    assert submitted.acquire(timeout=PATIENCE)
+                gate.set()
+                for sock, messages in ((first, b"0\n"), (second, b"1\n2\n"), (third, b"3\n4\n")):
+                    assert receive(sock, len(messages)) == messages
+    followed = [event for event in log.of("handled") if event.task_id is not None]
+    assert len(followed) == 4
+    assert {event.task_id for event in followed} <= set(told)
+    assert all(life == ["submitted", "started", "finished"] for life in told.values()), told
 
 
 def test_every_request_handler_of_a_mixin_server_is_a_task_of_its_pool() -> None:

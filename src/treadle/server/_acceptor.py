@@ -246,6 +246,7 @@ class Acceptor:
             self.close_reserve()
             try:
                 sock, address = self.listener.sock.accept()
+                self.accepted += 1
                 self.rejected += 1
                 self.rejecting(sock, address, errno.errorcode[error.errno])
                 hang_up(sock)
@@ -308,6 +309,7 @@ class Acceptor:
         for sock, address in self.evicting.items():
             self.rejecting(sock, address, cause_of(CUT))
         waiting = self.drop_evicting()
+        self.rejected += waiting
         if self.closed:
             return waiting
         waiting += self.drop_waiting()
