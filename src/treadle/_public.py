@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
-from dataclasses import is_dataclass
+from contextlib import suppress
 from types import FunctionType
 from typing import Any, get_type_hints
 
@@ -14,16 +15,36 @@ def publish(package: str, names: Mapping[str, Any]) -> None:
     """Give classes and functions in `names` the module `package`, where they are documented.
 
     Pickles, tracebacks and `help` then name it, and what is pickled can be read though the files behind it have moved.
+    Their type hints can be had as before.
 
     Args:
         package: the dotted name of a public module.
         names: what it exports, by name: its globals, of which its `__all__` are taken.
     """
-    for name in names["__all__"]:
-        thing = names[name]
+    public = {name: names[name] for name in names["__all__"]}
+    for thing in public.values():
         if not isinstance(thing, type | FunctionType) or not thing.__module__.startswith("treadle."):
             continue
-        if isinstance(thing, type) and is_dataclass(thing):
-            # Else they would be looked up in `package`, which knows only what is public.
-            thing.__annotations__ = get_type_hints(thing, localns=dict(names))
+        home = vars(sys.modules[thing.__module__])
+        for (
+            name,
+            other,
+        ) in public.items():  # what was imported there for type checkers alone, for it imports that module
+            home.setdefault(name, other)
+        if isinstance(thing, type):
+            _publish_members(thing, package)
         thing.__module__ = package
+
+
+def _publish_members(kind: type, package: str) -> None:
+    """Do the same for the methods of a class, and keep the hints of its attributes."""
+    own = vars(kind).get("__annotations__", {})
+    if own:
+        # Else they would be looked up in `package`, which knows only what is public.
+        with suppress(NameError):  # of what only type checkers import, and is not public
+            hints = get_type_hints(kind, include_extras=True)
+            kind.__annotations__ = {name: hints[name] for name in own}
+    for member in list(vars(kind).values()):
+        function = getattr(member, "__func__", getattr(member, "fget", member))
+        if isinstance(function, FunctionType) and function.__module__ == kind.__module__:
+            function.__module__ = package
