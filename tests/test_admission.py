@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import traceback
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,7 +15,7 @@ from treadle import Future, Pool, deadline
 from treadle import _admission as admission
 from treadle._options import WhenFull
 from treadle._scope import SCOPE, Scope
-from treadle.errors import PoolClosed, PoolDeadlock, PoolFull, Shed
+from treadle.errors import PoolBroken, PoolClosed, PoolDeadlock, PoolFull, Shed
 from treadle.events import Observer, TaskEvent
 from treadle.orders import OrderName
 
@@ -58,6 +59,31 @@ def test_waiting_for_room_ends_when_the_time_allowed_is_over(blocked: Blocked) -
         blocked.pool.options(block_timeout=0.01).submit(int)
     assert blocked.pool.snapshot().blocked == 0
     assert blocked.pool.snapshot().rejected == 1
+
+
+@pytest.mark.parametrize("end", ["shutdown", "break_down"])
+def test_each_caller_that_is_turned_away_raises_an_error_of_its_own(blocked: Blocked, end: str) -> None:
+    """Else the traceback of each would be that of all."""
+    errors: list[Exception] = []
+
+    def submit() -> None:
+        try:
+            blocked.pool.submit(int)
+        except (PoolClosed, PoolBroken) as error:
+            errors.append(error)
+
+    callers = [threading.Thread(target=submit) for _ in range(3)]
+    for caller in callers:
+        caller.start()
+    until_blocked(blocked.pool, 3)
+    if end == "shutdown":
+        blocked.pool.shutdown(wait=False)
+    else:
+        blocked.pool._task_home.break_down()
+    for caller in callers:
+        caller.join(30)
+    assert len({id(error) for error in errors}) == len(errors) == 3
+    assert len({len(traceback.extract_tb(error.__traceback__)) for error in errors}) == 1
 
 
 def test_callers_enter_in_the_order_they_came(blocked: Blocked) -> None:

@@ -389,13 +389,17 @@ class Admission:
         finally:
             task._drop(error)
 
-    def refuse_all(self, error: Exception) -> list[Task]:
-        """Turn away the callers that wait; return, claimed, the tasks of those that do not sleep. The lock is held."""
+    def refuse_all(self, why: Callable[[], Exception]) -> list[Task]:
+        """Turn away the callers that wait, each with an error of its own, which it raises; the lock is held.
+
+        Returns:
+            Claimed, the tasks of those that do not sleep.
+        """
         late = []
         while self.entrants:
             task, entrant = self.entrants.popitem(last=False)
             task._state = RUNNING
-            entrant.refusal = error
+            entrant.refusal = why()
             if entrant.gate is None:
                 late.append(task)
             entrant.wake()

@@ -522,7 +522,7 @@ class Dispatcher:
             self.cancelled += sum(not task._silent for task in victims)
             self.staff.recall_all()
             self.staff.wake_all()
-            late = self.admission.refuse_all(self.broken)
+            late = self.admission.refuse_all(self.why_broken)
         self.settle(late, victims, self.why_broken)
 
     def settle(self, late: list[Task], victims: list[Task], why: Callable[[], PoolBroken | PoolClosed]) -> None:
@@ -571,7 +571,7 @@ class Dispatcher:
                 self.closed = after
                 self.make_room()
             why = partial(PoolClosed, self.name, self.closed) if self.broken is None else self.why_broken
-            late = self.admission.refuse_all(why())
+            late = self.admission.refuse_all(why)
             victims = self.shedding.seize() if cancel or self.broken is not None else []
             feeds = list(self.maps) if cancel else []
             self.dropping = self.dropping or cancel
