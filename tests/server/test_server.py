@@ -725,6 +725,19 @@ def test_a_command_hands_its_pool_over_and_it_ends_in_time_whatever_still_runs()
     pool.shutdown(timeout=PATIENCE)
 
 
+def test_what_still_runs_at_the_end_is_told_once_however_often_it_is_stopped(caplog: pytest.LogCaptureFixture) -> None:
+    """The end of the program stops it, too, and waits for nobody who was left behind."""
+    held = Held()
+    with Server(Messages(held), "127.0.0.1:0", max_workers=2) as server, client(server) as sock:
+        sock.sendall(b"x")
+        assert held.inside.wait(PATIENCE)
+        for _ in range(3):
+            assert server.stop(0.0) == 1
+        lines = [line for line in caplog.messages if "tasks were not done" in line]
+        held.gate.set()
+    assert lines == ["pool 'server-Held': 1 tasks were not done 0.5 s after shutdown: lead of Held-0"]
+
+
 def test_a_pool_that_was_handed_over_is_closed_when_the_server_cannot_start() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         pool = Pool(2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import http.server
+import math
 import select
 import socket
 import socketserver
@@ -632,6 +633,29 @@ def test_wrong_attributes_are_refused_before_serving(attributes: dict[str, Any],
 
 
 # -- server_close -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("drain_timeout", "error"), [("10", TypeError), (-1, ValueError), (math.nan, ValueError)])
+def test_a_wrong_drain_timeout_is_refused_when_it_is_closed_too(drain_timeout: Any, error: type[Exception]) -> None:
+    with _with(TCP, drain_timeout=1.0)(ANYWHERE, Echo) as server:
+        server.drain_timeout = drain_timeout
+        with pytest.raises(error, match="drain_timeout"):
+            server.server_close()
+        server.drain_timeout = 1.0
+
+
+@pytest.mark.parametrize("drain_timeout", [math.inf, 1e10])
+def test_more_than_can_be_waited_is_as_long_as_it_takes(drain_timeout: float) -> None:
+    server = _with(Gated, drain_timeout=drain_timeout)()
+    with serving(server), connect(server) as sock:
+        sock.sendall(b"?")
+        assert server.entered.acquire(timeout=PATIENCE)
+        closing = threading.Thread(target=server.server_close)
+        closing.start()
+        server.gate.set()
+        closing.join(PATIENCE)
+        assert not closing.is_alive()
+        assert receive_all(sock) == b"done"
 
 
 def test_server_close_waits_for_handlers_and_closes_those_that_wait() -> None:

@@ -313,14 +313,14 @@ class Server:
 
     def _pool_over(self, until: float) -> None:
         """Close the server's own pool, and wait for its threads; handlers that still run then are left behind."""
-        if not self._ends_pool:
-            return
         dispatcher = self._pool._task_home
+        if not self._ends_pool or dispatcher.abandoned:  # which was told already
+            return
         self._pool.shutdown(wait=False, cancel_futures=True)
         timeout = None if until == inf else max(0.0, until - clock.now())
         if not dispatcher.is_inside() and not lifecycle.join(dispatcher, timeout):
             dispatcher.abandoned = True  # nobody waits for them, not even at exit
-            self._teller.tell(partial(report_undone, dispatcher, timeout or 0.0))
+            self._teller.tell(partial(report_undone, dispatcher, round(timeout or 0.0, 1)))
 
     def _leave(self) -> None:
         """Stop, because Python exits."""

@@ -12,6 +12,7 @@ from errno import EHOSTUNREACH, ENETDOWN, ENETUNREACH, ENOPROTOOPT, EPERM, EPROT
 from socketserver import BaseServer, TCPServer
 from typing import TYPE_CHECKING, Any, Self, cast
 
+from treadle import _checks as checks
 from treadle import _clock as clock
 from treadle._pool import Pool
 from treadle.server._lot import FIRST_PAUSE, Lot
@@ -225,10 +226,13 @@ class PoolMixIn(Base):
 
         If serve_forever runs, it returns. From a handler, nothing is waited for. What still runs after that time finds
         that its clients have left.
+
+        Raises:
+            TypeError, ValueError: `drain_timeout` is of the wrong type, or out of range.
         """
-        lot = self.__lot
-        deadline = None if self.drain_timeout is None else clock.now() + self.drain_timeout
-        lot.close(self.drain_timeout)
+        lot, timeout = self.__lot, checks.seconds("drain_timeout", self.drain_timeout)
+        deadline = None if timeout is None else clock.now() + timeout
+        lot.close(timeout)
         datagrams = getattr(self, "socket_type", None) == socket.SOCK_DGRAM
         if not datagrams:
             super().server_close()
