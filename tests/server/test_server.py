@@ -26,7 +26,7 @@ from programs import run
 from socketservers import until
 from tcp import PATIENCE, ask, client, receive_all
 from treadle import Pool
-from treadle.errors import BindError
+from treadle.errors import BindError, PoolClosed
 from treadle.server import (
     Certificates,
     CloseConnection,
@@ -519,7 +519,7 @@ def test_an_abstract_name_is_bytes() -> None:
 
 def test_before_the_start_there_is_no_address_and_words_say_what_is_asked_for() -> None:
     server = Server(Messages(echo), ["127.0.0.1:0", "unix:/run/x"], max_workers=1)
-    with pytest.raises(RuntimeError, match="no address before start"):
+    with pytest.raises(RuntimeError, match=r"no address before start\(\) has returned; it is new"):
         server.address  # noqa: B018
     assert server.addresses == server.snapshot().addresses == ()
     assert str(server) == "127.0.0.1:0, unix:/run/x"
@@ -699,6 +699,17 @@ def test_what_is_no_time_for_what_was_begun_is_refused(drain: Any) -> None:
 # -- whose pool ----------------------------------------------------------------------------------------------------
 
 
+def test_a_pool_that_takes_no_tasks_any_more_cannot_serve() -> None:
+    pool = Pool(2, name="gone")
+    pool.shutdown()
+    server = Server(Messages(echo), "127.0.0.1:0", pool=pool)
+    with pytest.raises(PoolClosed, match="pool 'gone' is closed"):
+        server.start()
+    assert server.addresses == ()
+    with pytest.raises(RuntimeError, match="no address .*; it is stopped"):
+        server.address  # noqa: B018
+
+
 def test_a_pool_that_was_given_is_left_open() -> None:
     with Pool(2) as pool:
         with Server(Messages(echo), "127.0.0.1:0", pool=pool) as server, client(server) as sock:
@@ -818,6 +829,13 @@ def test_snapshot_counts() -> None:
         now = server.snapshot()
     assert (now.name, now.state, now.connections, now.accepted, now.messages) == ("echo", "serving", 1, 1, 5)
     assert server.snapshot().state == "stopped"
+
+
+def test_snapshot_and_stacks_say_who_leads() -> None:
+    with Pool(2) as pool, Server(Messages(echo), "127.0.0.1:0", pool=pool) as server, client(server) as sock:
+        ask(sock, b"x")
+        assert "lead of echo-0" in [worker.task for worker in server.snapshot().pool.workers]
+        assert "lead of echo-0" in pool.stacks()
 
 
 @pytest.mark.parametrize(

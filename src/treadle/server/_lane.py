@@ -76,9 +76,7 @@ class Lead(Standing):
         self.recalled = False
         self.clock: int | None = None  # of the processor time that its thread uses
 
-    @property
-    def name(self) -> str:
-        """What snapshots call it."""
+    def _name_for(self, fn: Any) -> str:
         return f"lead of {self.lane.name}"
 
     def recall(self) -> None:

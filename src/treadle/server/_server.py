@@ -144,6 +144,7 @@ class Server:
 
         Raises:
             BindError: the address cannot be had.
+            PoolClosed, PoolBroken: the pool that it was given takes no tasks any more.
             RuntimeError: the server was started before, or no thread can be started.
             OSError, ssl.SSLError: what `tls` raises.
         """
@@ -177,10 +178,12 @@ class Server:
         return "serving %s on %s", self.protocol.name, str(self)
 
     def _launch(self) -> Fleet:
+        home, when_full = self._pool._task_home, self._pool._task_when_full
+        with home.lock:
+            home.admission.check_open()
         context = self._tls if self._tls is None or isinstance(self._tls, ssl.SSLContext) else _context_from(self._tls)
         listeners = open_listeners(self._bind)
         try:
-            home, when_full = self._pool._task_home, self._pool._task_when_full
             ways = (self._proxies, self._deaf, self._break, self._observers)
             fleet = Fleet(self.protocol, self.limits, home, self._over, when_full, *ways)
             fleet.start(listeners, context)
@@ -494,7 +497,7 @@ class Server:
             RuntimeError: it was not started.
         """
         if self._fleet is None:
-            raise RuntimeError("the server has no address before start()")
+            raise RuntimeError(f"the server has no address before start() has returned; it is {self._state}")
         return self._fleet.listeners[0].address
 
     @property
