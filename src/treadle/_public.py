@@ -26,10 +26,7 @@ def publish(package: str, names: Mapping[str, Any]) -> None:
         if not isinstance(thing, type | FunctionType) or not thing.__module__.startswith("treadle."):
             continue
         home = vars(sys.modules[thing.__module__])
-        for (
-            name,
-            other,
-        ) in public.items():  # what was imported there for type checkers alone, for it imports that module
+        for name, other in public.items():  # what it could import for type checkers alone, but has in its hints
             home.setdefault(name, other)
         if isinstance(thing, type):
             _publish_members(thing, package)

@@ -706,7 +706,7 @@ def test_a_pool_that_takes_no_tasks_any_more_cannot_serve() -> None:
     with pytest.raises(PoolClosed, match="pool 'gone' is closed"):
         server.start()
     assert server.addresses == ()
-    with pytest.raises(RuntimeError, match="no address .*; it is stopped"):
+    with pytest.raises(RuntimeError, match=r"no address .*; it is stopped"):
         server.address  # noqa: B018
 
 
