@@ -99,7 +99,8 @@ class PoolSnapshot:
         name: the pool's name.
         max_workers: the ceiling on threads, as the pool was made with, or resized to.
         limit: the ceiling below it that a ConcurrencyLimit has found so far; None without one.
-        threads: threads alive; `busy` of them run a task, `idle` wait for one.
+        threads: threads alive; `busy` of them run a task, `idle` wait for one. One that leaves its `thread_lifespan` is
+            not counted: it takes no more tasks.
         waiting: tasks admitted and not begun.
         queue_size: the ceiling on them, not counting those that free threads are about to take; None if there is none.
         blocked: callers that wait for room.
