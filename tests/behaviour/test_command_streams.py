@@ -131,10 +131,10 @@ def test_a_quiet_command_says_nothing_unless_something_is_wrong(processes: str) 
 def test_a_quiet_command_says_what_is_wrong() -> None:
     with serving("echo", "--quiet", "--max-connections", "1", "--at-max-connections", "reject") as command:
         with client(b"hello", b"hello"), client(b"", b""):
-            until(lambda: "refused" in command.error.read_text())
+            until(lambda: "rejected" in command.error.read_text())
             status, out, error = command.end()
     assert (status, out) == (0, "")
-    assert re.fullmatch(r"[\d-]+ [\d:,]+ WARNING .*clients are refused: .*\n", error)
+    assert re.fullmatch(r"[\d-]+ [\d:,]+ WARNING .*clients are rejected: .*\n", error)
 
 
 @pytest.mark.parametrize(

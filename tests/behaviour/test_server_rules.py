@@ -319,7 +319,7 @@ def test_rule_6_at_the_ceiling_others_are_refused_with_a_word(caplog: pytest.Log
                 assert receive_all(sock) == b"busy\n"
         assert ask(first, b"1\n") == b"1\n"
         assert server.snapshot().rejected_connections == 5
-    assert caplog.text.count("clients are refused: all 1 connections are taken (max_connections)") == 1
+    assert caplog.text.count("clients are rejected: all 1 connections are taken (max_connections)") == 1
 
 
 def test_rule_6_at_the_ceiling_the_longest_idle_makes_room() -> None:

@@ -101,7 +101,7 @@ def test_on_a_terminal_it_keeps_a_live_line_with_log_lines_above() -> None:
         with connect(port) as client, connect(port), connect(port) as refused:
             talk(client)
             assert refused.recv(1) == b""
-            server.wait_for("clients are refused: all 2 connections are taken")
+            server.wait_for("clients are rejected: all 2 connections are taken")
             server.wait_for("connections 2 .* rejected 1")
         server.wait_for("connections 0  messages 1 .* closed 2  rejected 1")
         server.send(signal.SIGINT)

@@ -93,7 +93,7 @@ OPTIONS = (
         type=click.Choice(["fifo", "adaptive", "fair"]),
         default="fifo",
         show_default=True,
-        help="How messages wait for a thread; adaptive refuses what waited too long, fair goes by client address.",
+        help="How messages wait for a thread; adaptive rejects what waited too long, fair goes by client address.",
     ),
     click.option(
         "--queue-size",
@@ -110,7 +110,7 @@ OPTIONS = (
         help="What happens to messages beyond --queue-size.",
     ),
     _limit(
-        "--reject-messages-with", Escaped(), "What a client is told whose message is refused; without it, it is closed."
+        "--reject-messages-with", Escaped(), "What a client is told whose message is rejected; without it, it is closed."
     ),
     _limit("--handler-timeout", Seconds(none=True), "Time for the handler of a message."),
     _limit("--max-message", Count(), "Bytes of one message."),

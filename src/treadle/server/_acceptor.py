@@ -225,7 +225,7 @@ class Acceptor:
         self.rejected += 1
         burst = self.bursts.of("refused", refusal.rpartition(" ")[2])  # which limit it is, and not whose address
         if burst.begins():
-            log(_log, logging.WARNING, "%s: clients are refused: %s%s", self.listener, refusal, burst.rest)
+            log(_log, logging.WARNING, "%s: clients are rejected: %s%s", self.listener, refusal, burst.rest)
         self.rejecting(sock, address, limit_of(refusal))
         try:
             sock.setblocking(False)

@@ -295,7 +295,7 @@ class Handling:
     def refuse(self, conn: ClientConnection, refusal: bytes, why: BaseException | None) -> None:
         """Tell a client, for each message that waits, that it will not be handled. For the thread that has `conn`."""
         if self.refusals.begins():
-            said = "%s: messages are refused, for the pool has no room for them in time%s"
+            said = "%s: messages are rejected, for the pool has no room for them in time%s"
             log(_log, logging.WARNING, said, self.lane.name, self.refusals.rest)
         room = (self.max_unsent - conn.unsent) // max(1, len(refusal))  # for more, it has to take these first
         count = min(len(conn.waiting), max(1, room)) if self.converse is None else 1

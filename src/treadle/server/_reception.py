@@ -95,7 +95,7 @@ class Reception:
     def turn_away(self, conn: ClientConnection, refusal: str) -> None:
         """Refuse the client that a proxy speaks for, as it would have been when it was accepted."""
         if self.refusals.begins():
-            log(_log, logging.WARNING, "%s: clients behind it are refused: %s", conn.peer, refusal)
+            log(_log, logging.WARNING, "%s: clients behind it are rejected: %s", conn.peer, refusal)
         try:
             if not conn.secure:
                 conn.send(self.limits.reject_connections_with)

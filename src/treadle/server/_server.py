@@ -56,10 +56,10 @@ class Server:
         bind: where to listen: "HOST:PORT" (port 0: any free one), "[::]:PORT" (IPv6 and IPv4), "unix:PATH", "fd://N",
             "systemd", "systemd:NAME"; a bound socket, which is copied; or a sequence of these, for several.
         pool: whose threads run the handlers and lead; it is left open. None: one of its own. When all threads are busy,
-            as many connections as its `queue_size` wait there, with a message each, in its `order`: "adaptive" refuses
+            as many connections as its `queue_size` wait there, with a message each, in its `order`: "adaptive" rejects
             those that waited too long when more comes than can be done; "fair" takes turns between the addresses of
             clients, which any order that looks at keys is given. Its `when_full` is for further messages. "block", or
-            "caller_runs": their connections are not read from until there is room. "reject": they are refused, see
+            "caller_runs": their connections are not read from until there is room. "reject": they are rejected, see
             `Limits.reject_messages_with`. "discard_oldest": those that waited longest are.
         max_workers: threads of a pool of its own, 1 or more; None: as for Pool. Not together with `pool`.
         limits: how many, how much, how long (see Limits).
