@@ -23,6 +23,9 @@ FILES = [HERE / "pool_uses.py", HERE / "server_uses.py"]
 CHECKERS = ("mypy", "pyright")
 LEAST = 0.93  # of the uses that both judge rightly; the others are named, with the reason
 
+if not any(map(find_spec, CHECKERS)):
+    pytest.skip("neither mypy nor pyright is installed: `make check` has them", allow_module_level=True)
+
 Place = tuple[str, int]  # a file, and a line
 
 

@@ -110,7 +110,9 @@ OPTIONS = (
         help="What happens to messages beyond --queue-size.",
     ),
     _limit(
-        "--reject-messages-with", Escaped(), "What a client is told whose message is rejected; without it, it is closed."
+        "--reject-messages-with",
+        Escaped(),
+        "What a client is told whose message is rejected; without it, it is closed.",
     ),
     _limit("--handler-timeout", Seconds(none=True), "Time for the handler of a message."),
     _limit("--max-message", Count(), "Bytes of one message."),
