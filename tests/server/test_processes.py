@@ -170,9 +170,13 @@ main(1, serve, drain_timeout=3600.0)
 DEAF = """
 def deaf(listeners, lifeline):
     signal.signal(signal.SIGTERM, lambda number, frame: said("heard"))
+    wake, waker = os.pipe()
+    os.set_blocking(waker, False)
+    signal.set_wakeup_fd(waker)  # or one that comes just before the sleep would be heard after it
     said("child", os.getpid())
     while True:
-        select.select([], [], [], 3600)
+        select.select([wake], [], [], 3600)
+        os.read(wake, 1)
 """
 
 
