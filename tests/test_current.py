@@ -116,7 +116,7 @@ def test_a_servers_handler_is_in_the_servers_pool_and_in_no_task_however_long_it
     seen: list[Here] = []
 
     def handle(message: bytes, peer: Peer) -> bytes:
-        time.sleep(pause)
+        time.sleep(pause)  # why: long enough in a handler that the leader is taken for stuck
         seen.append(here())
         return message
 
