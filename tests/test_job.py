@@ -18,7 +18,7 @@ import pytest
 import treadle
 from treadle import Pool
 from treadle import _job as job_module
-from treadle._job import NONE_YET, RETURNED, Item, Job
+from treadle._job import NOT_YET, Item, Job
 from treadle.errors import WorkerLost
 from treadle.events import Observer
 
@@ -165,11 +165,11 @@ def mapping() -> Iterator[Mapping]:
 def test_an_item_that_comes_as_the_last_turn_ends_is_run(mapping: Mapping) -> None:
     """The turn looks once more after it has counted itself out, so either it or the consumer sees to the item."""
     late = Item()
-    late.args, late.outcome = (-2,), NONE_YET
+    late.args, late.value = -2, NOT_YET
     mapping.job.waiting = ComesLate(mapping.job.waiting, late)
     mapping.gate.set()
     mapping.pool.shutdown()
-    assert late.outcome == RETURNED
+    assert late.value == 2
     assert mapping.job.turns == 0
 
 
@@ -246,10 +246,10 @@ def test_an_item_that_is_done_just_before_its_consumer_sleeps_is_not_missed(
 ) -> None:
     """The worker looked for somebody who waits before there was one; so the consumer looks at the item once more."""
     item = Item()
-    item.outcome = NONE_YET
+    item.value = NOT_YET
 
     def end_first() -> Any:
-        item.outcome = RETURNED
+        item.value = None
         return Sleepless()
 
     monkeypatch.setattr(job_module, "allocate_lock", end_first)

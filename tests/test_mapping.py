@@ -17,7 +17,7 @@ import pytest
 
 import treadle
 from treadle import Pool, Rate
-from treadle.errors import DeadlineExceeded, PoolBroken, PoolFull, Shed
+from treadle.errors import DeadlineExceeded, PoolBroken, PoolClosed, PoolFull, Shed
 from treadle.events import Observer, TaskEvent
 
 
@@ -501,3 +501,31 @@ def test_a_negative_timeout_is_no_time(form: str, timeout: float) -> None:
     with Pool(1) as pool:
         results = FORMS[form](pool)(abs, range(3), timeout=timeout)
     assert sorted(results) == [0, 1, 2]
+
+
+class Odd:
+    """An iterator over Nones that is empty to whoever asks for its length or truth."""
+
+    def __init__(self) -> None:
+        self.left = 5
+
+    def __iter__(self) -> Odd:
+        return self
+
+    def __len__(self) -> int:
+        return 0
+
+    def __next__(self) -> None:
+        if not self.left:
+            raise StopIteration
+        self.left -= 1
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_an_input_is_neither_empty_nor_over_because_it_or_its_items_are_false(form: str, pool: Pool) -> None:
+    assert list(FORMS[form](pool)(str, Odd())) == ["None"] * 5
+    results = FORMS[form](pool)(str, Odd(), buffersize=2)
+    assert next(results) == "None"
+    pool.shutdown()
+    with pytest.raises(PoolClosed):
+        list(results)

@@ -41,8 +41,6 @@ __all__ = ["Feed"]
 
 PATIENCE = 0.1  # seconds in which a consumer may begin; a guess: long for a thread that goes on, short for who waits
 
-Row = tuple[Any, ...]
-
 
 def _is_ours(lock: RLock) -> bool:
     """Whether this thread has the lock."""
@@ -84,7 +82,7 @@ class Feed(ABC):
     def __init__(
         self,
         dispatcher: Dispatcher,
-        rows: Iterator[Row],
+        rows: Iterator[Any],
         *,
         name: str,
         ahead: int,
@@ -101,7 +99,7 @@ class Feed(ABC):
         self.scope = scope  # whose end is the map's, too
         self.errand = deadlock.Errand(f"the input of map({name})")  # of whoever reads
         self.reading = RLock()  # held by whoever reads; it guards the next five
-        self.rows: Iterator[Row] | None = rows  # None once there is nothing more to read
+        self.rows: Iterator[Any] | None = rows  # None once there is nothing more to read
         self.count = 0  # rows read so far
         self.failure: Unseen | BaseException | None = None  # what the input raised; raised after the results before it
         self.inside: Context | Bare | None = None  # what others than the consumer read in
@@ -117,7 +115,7 @@ class Feed(ABC):
     # -- what a map does with the rows ----------------------------------------------------------------------------
 
     @abstractmethod
-    def take(self, rows: Iterator[Row], *, consuming: bool) -> None:
+    def take(self, rows: Iterator[Any], *, consuming: bool) -> None:
         """Read the rows, hand each to the pool, and then count it; `reading` is held. `consuming`: the consumer reads.
 
         It raises what the input raises, and that the first row of a new map was refused.
@@ -327,7 +325,7 @@ class Feed(ABC):
         if self.eager and not self.fresh:
             HERE.reading = (*outer, self.dispatcher, self.door)
         try:
-            window: Iterator[Row] = islice(rows or (), most)
+            window: Iterator[Any] = islice(() if rows is None else rows, most)
             if not consuming:
                 window = takewhile(lambda _: not self.inherited, window)  # the input may fork
             with self.errand:
@@ -365,11 +363,11 @@ class Feed(ABC):
         else:
             self.late = False
 
-    def _refuse_rest(self, rows: Iterator[Row]) -> None:
+    def _refuse_rest(self, rows: Iterator[Any]) -> None:
         """Find out whether there is anything left to read; if so, it is too late for that."""
         try:
             with self.errand:
-                left = next(rows, None) is not None
+                left = next(rows, self) is not self
             if left:
                 self.failure = CancelledError() if self.door.dropping else self.door.refusal()
         except Exception as error:

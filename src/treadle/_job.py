@@ -31,29 +31,36 @@ if TYPE_CHECKING:
 
     from treadle._dispatch import Dispatcher
 
-__all__ = ["NONE_YET", "RETURNED", "Item", "Job"]
+__all__ = ["NOT_YET", "Failure", "Item", "Job"]
 
 BARE = Bare()
-
-Row = tuple[Any, ...]
 
 
 class Item:
     """One call of the function: first its arguments, then what came of it."""
 
-    __slots__ = ("_rare", "_traits", "args", "number", "outcome", "value")
+    __slots__ = ("_rare", "_traits", "args", "number", "value")
     _silent = False  # observers are told of it
     _get_rare = Future._get_rare
 
-    args: Any  # tuple, or None once it has run
+    args: Any  # the one argument, or a tuple of them: see `Job.spread`; None once it has run
     number: int  # its place in the input
-    outcome: int  # NONE_YET, RETURNED or RAISED; written after `value`
-    value: Any  # what was returned; Unseen, if it raised; or the error that kept it from running
+    value: Any  # NOT_YET; then what was returned, or a Failure
     _rare: Any
     _traits: Traits  # its job's; unset where nobody is told of it
 
 
-NONE_YET, RETURNED, RAISED = 0, 1, 2
+NOT_YET = object()
+
+
+class Failure:
+    """Why there is no result of an item."""
+
+    __slots__ = ("argument", "error")
+
+    def __init__(self, error: BaseException | Unseen, argument: object) -> None:
+        self.error = error  # that kept it from running; Unseen, if it raised
+        self.argument = argument  # where the outcome is to tell of it
 
 
 def _telling(fn: Callable[[Any], Any]) -> Callable[[Any], Outcome[Any, Any]]:
@@ -99,7 +106,7 @@ class Job(Feed):
     common lock, and are safe because each side first writes and then looks, so at least one of them sees the other (an
     attribute or deque is locked while it is written, also without the GIL, and that is a memory barrier):
     who reads appends an item, then looks at `turns`; a turn that ends lowers `turns`, then looks at `waiting`;
-    the consumer sets `gate`, then looks at the item; a worker writes the outcome, then looks at `gate`.
+    the consumer sets `gate`, then looks at the item; a worker writes its value, then looks at `gate`.
     """
 
     __slots__ = (
@@ -116,6 +123,8 @@ class Job(Feed):
         "policy",
         "results",
         "running",
+        "single",
+        "spread",
         "timeout",
         "traits",
         "turns",
@@ -127,8 +136,9 @@ class Job(Feed):
         self,
         dispatcher: Dispatcher,
         fn: Callable[..., Any],
-        rows: Iterator[Row],
+        rows: Iterator[Any],
         *,
+        spread: bool,
         ahead: int,
         eager: bool,
         chunksize: int,
@@ -144,6 +154,8 @@ class Job(Feed):
         self.keeps = outcomes  # the arguments of an item that fails, or never begins
         self.observed_fn = _telling(fn) if outcomes else fn
         self.fn = self.call_observed if self.observed else self.observed_fn
+        self.single = not spread  # whether a row is the one argument, and not a tuple of them
+        self.spread = spread or self.observed  # whether the arguments of an item are a tuple
         self.chunksize = chunksize
         self.ordered = ordered
         self.policy, self.timeout = enter
@@ -160,7 +172,7 @@ class Job(Feed):
 
     # -- whoever reads --------------------------------------------------------------------------------------------
 
-    def take(self, rows: Iterator[Row], *, consuming: bool) -> None:
+    def take(self, rows: Iterator[Any], *, consuming: bool) -> None:
         """Make items of the rows, and have turns for them."""
         waiting, observed = self.waiting, self.observed
         window = None if self.dropped or not self.ordered else self.window
@@ -168,7 +180,7 @@ class Job(Feed):
         for row in rows:
             item = Item()
             item.args = row
-            item.outcome = NONE_YET
+            item.value = NOT_YET
             item.number = self.count
             if window is not None:
                 window.append(item)
@@ -245,7 +257,7 @@ class Job(Feed):
 
     def ready(self, item: Item | None) -> bool:
         """Whether what the consumer waits for is there."""
-        return bool(self.results) if item is None else item.outcome != NONE_YET
+        return bool(self.results) if item is None else item.value is not NOT_YET
 
     def wait(self, item: Item | None, deadline: float | None) -> bool:
         """Block until `item` is done, or, if None, any is; False when `deadline` passed first."""
@@ -290,10 +302,10 @@ class Job(Feed):
             item = self.waiting.popleft()
         except IndexError:
             return False
-        self.run(item)
+        failed = self.run(item)
         with self.dispatcher.lock:
             self.dispatcher.ended += 1
-            self.dispatcher.failed += item.outcome == RAISED
+            self.dispatcher.failed += failed
         return True
 
     def drop(self) -> None:
@@ -319,7 +331,8 @@ class Job(Feed):
     def work(self, turn: Turn) -> bool:
         """Run items until none is left, or others wait for the thread; return whether it is to go on later."""
         dispatcher, waiting, tasks, scope = self.dispatcher, self.waiting, self.dispatcher.tasks, self.scope
-        most, fn, popleft, door = dispatcher.staff.max_workers, self.fn, waiting.popleft, self.door
+        most, chunksize, door = dispatcher.staff.max_workers, self.chunksize, self.door
+        fn, spread, popleft = self.fn, self.spread, waiting.popleft
         # A turn itself has a context only where it is run inside of something else, and then items need one too.
         copy = copier(turn._context if isinstance(self.context, Bare) else self.context, lent_here(dispatcher))
         hand_over = None if self.ordered else self.results.append
@@ -336,9 +349,9 @@ class Job(Feed):
                     self.fail(CancelledError())
                 elif dispatcher.broken is not None:
                     self.fail(dispatcher.why_broken())
-                if self.turns < most and len(waiting) > self.chunksize:
+                if self.turns < most and len(waiting) > chunksize:
                     self.offer_turn()
-                left = self.chunksize
+                left = chunksize
             if scope is not None and (error := scope.over(turn)) is not None:
                 self.fail(error)
             try:
@@ -346,9 +359,8 @@ class Job(Feed):
             except IndexError:  # another turn was faster, or has taken all while this one read on
                 continue
             try:  # as in run(), spelled out because this is the path of every item
-                item.value = copy().run(fn, item.args[0]) if len(item.args) == 1 else copy().run(fn, *item.args)
+                item.value = copy().run(fn, *item.args) if spread else copy().run(fn, item.args)
                 item.args = None
-                item.outcome = RETURNED
             except BaseException as error:
                 self.keep(item, error)
                 failed += 1
@@ -379,17 +391,20 @@ class Job(Feed):
             self.dispatcher.failed += failed
         return again
 
-    def run(self, item: Item) -> None:
-        """Make one call, and hand over what comes of it."""
+    def run(self, item: Item) -> bool:
+        """Make one call, and hand over what comes of it; return whether it raised."""
+        failed = False
         try:
-            item.value = context_inside(self.dispatcher, copier(self.context)()).run(self.fn, *item.args)
+            args = item.args if self.spread else (item.args,)
+            item.value = context_inside(self.dispatcher, copier(self.context)()).run(self.fn, *args)
             item.args = None
-            item.outcome = RETURNED
         except BaseException as error:
             self.keep(item, error)
+            failed = True
         if not self.ordered:
             self.results.append(item)
         self.knock()
+        return failed
 
     def keep(self, item: Item, error: BaseException) -> None:
         """Keep what a call raised."""
@@ -399,20 +414,26 @@ class Job(Feed):
         where = None
         try:
             if not self.keeps:  # else the outcome has the item
-                row = item.args[1:] if self.observed else item.args
-                where = f"in item {item.number} of map({self.name}): {', '.join(map(brief, row))}"
+                shown = ", ".join(map(brief, self.row_of(item)))
+                where = f"in item {item.number} of map({self.name}): {shown}"
         finally:  # Ctrl-C may come while the item is shown
             self.keep_failure(item, Unseen(self.name, error, where))
 
     def keep_failure(self, item: Item, error: BaseException | Unseen) -> None:
         """Keep, of an item that has failed or will not run, what the consumer is to be told."""
-        item.args = item.args[-1:] if self.keeps else None
-        item.value = error
-        item.outcome = RAISED
+        failure = Failure(error, self.row_of(item)[0] if self.keeps else None)
+        item.args = None
+        item.value = failure
+
+    def row_of(self, item: Item) -> tuple[Any, ...]:
+        """Return the arguments of an item that has not run, or is just running."""
+        if not self.spread:
+            return (item.args,)
+        return item.args[1:] if self.observed else item.args  # type: ignore[no-any-return]  # cast() would be longer
 
     def announce_submitted(self, item: Item) -> None:
         """Tell the observers of an item that nobody else knows yet."""
-        item.args = (item, *item.args)
+        item.args = (item, item.args) if self.single else (item, *item.args)
         item._traits = self.traits
         try:
             self.dispatcher.announce("submitted", cast(Any, item), name=self.name)
@@ -495,7 +516,7 @@ class Job(Feed):
         self.lock, self.gate = RLock(), None
         self.live.clear()
         self.turns = self.running = 0
-        doomed = [item for item in (running, *self.waiting) if item is not None and item.outcome == NONE_YET]
+        doomed = [item for item in (running, *self.waiting) if item is not None and item.value is NOT_YET]
         self.waiting.clear()
         for item in doomed:
             lost = WorkerLost(None, self.name, "the process forked")
@@ -529,7 +550,7 @@ class Job(Feed):
             self.turns -= 1
             last = self.turns == 0
         lost = turn.item
-        if lost is not None and lost.outcome == NONE_YET:
+        if lost is not None and lost.value is NOT_YET:
             self.dispatcher.announce("finished", cast(Any, lost), error, self.name)
             self.keep_failure(lost, error)
             if not self.ordered:

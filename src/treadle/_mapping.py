@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast
 
 from treadle import _clock as clock
 from treadle._calls import Unseen
-from treadle._job import RETURNED, Item, Job
+from treadle._job import NOT_YET, Failure, Item, Job
 from treadle._outcome import Outcome
 from treadle._scope import HERE, checkpoint
 from treadle._words import note
@@ -80,7 +80,7 @@ class MapIterator(Iterator[T], Generic[T]):
             self._refill()
         if self._ordered:
             item = self._window[0]
-            if not item.outcome:
+            if item.value is NOT_YET:
                 self._wait(item)
             self._window.popleft()
         else:
@@ -89,22 +89,23 @@ class MapIterator(Iterator[T], Generic[T]):
             item = self._job.results.popleft()
         self._left -= 1
         value, item.value = item.value, None  # the worker may hold the item for a while yet
-        if item.outcome == RETURNED:
+        if type(value) is not Failure:
             return value  # type: ignore[no-any-return]  # cast() would be a call
         try:
             return self._failed(item, value)
         finally:
             value = None  # the traceback holds this frame: no cycle through it
 
-    def _failed(self, item: Item, value: BaseException | Unseen) -> T:
+    def _failed(self, item: Item, failure: Failure) -> T:
         """Raise what an item has raised, or why it did not run."""
+        error = failure.error
         try:
-            if type(value) is not Unseen:
-                value = own_copy(cast(BaseException, value))
-                note(value, f"in item {item.number} of map({self._job.name})")
-            raise as_in_generator(value.see() if type(value) is Unseen else cast(BaseException, value))
+            if type(error) is not Unseen:
+                error = own_copy(cast(BaseException, error))
+                note(error, f"in item {item.number} of map({self._job.name})")
+            raise as_in_generator(error.see() if type(error) is Unseen else cast(BaseException, error))
         finally:
-            del value  # the traceback holds this frame: no cycle through it
+            del error, failure  # the traceback holds this frame: no cycle through it
 
     def close(self) -> None:
         """Cancel what has not begun, and end the iteration. It may be called again."""
@@ -162,9 +163,10 @@ class MapIterator(Iterator[T], Generic[T]):
 class OutcomeIterator(MapIterator[Outcome[Any, Any]]):
     """The outcomes of `Pool.outcomes`. For one thread at a time."""
 
-    def _failed(self, item: Item, value: BaseException | Unseen) -> Outcome[Any, Any]:
-        error = value.see() if type(value) is Unseen else own_copy(cast(BaseException, value))
-        return Outcome(item.args[0], None, error)
+    def _failed(self, item: Item, failure: Failure) -> Outcome[Any, Any]:
+        error = failure.error
+        seen = error.see() if type(error) is Unseen else own_copy(cast(BaseException, error))
+        return Outcome(failure.argument, None, seen)
 
     def _wait(self, item: Item | None) -> None:
         """Wait as long as the caller may. Once the call's own deadline has passed, what has not begun fails for it."""

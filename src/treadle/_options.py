@@ -294,8 +294,9 @@ class PoolView(Submitter, Executor):
         buffersize = checks.integer_or_none("buffersize", buffersize, least=1)
         ahead, eager = buffersize or read_ahead(self._task_home), buffersize is None
         ordered = checks.boolean("ordered", ordered)
-        rows: Iterator[tuple[Any, ...]] = zip(*(_as_it_is(each) if eager else each for each in iterables), strict=False)
-        if len(iterables) > 1:  # once one has raised, rows would be paired wrongly; a generator ends then
+        columns = [iter(_as_it_is(each) if eager else each) for each in iterables]
+        rows: Iterator[tuple[Any, ...]] = zip(*columns, strict=False)
+        if len(columns) > 1:  # once one has raised, rows would be paired wrongly; a generator ends then
             rows = (row for row in rows)
         context = taken() if self._task_context else BARE
         # A turn would run items as fast as it can, and under one deadline; and each call is to pass through what others
@@ -322,7 +323,8 @@ class PoolView(Submitter, Executor):
         job = Job(
             self._task_home,
             fn,
-            rows,
+            columns[0] if len(columns) == 1 else rows,
+            spread=len(columns) != 1,
             ahead=ahead,
             eager=eager,
             chunksize=chunksize,
