@@ -73,6 +73,17 @@ def test_the_examples_of_a_command_work(name: str, tmp_path: Path, monkeypatch: 
                 assert server.wait() == 0
 
 
+@pytest.mark.parametrize("columns", ["40", "80", "200"])
+@pytest.mark.parametrize("name", sorted(commands.commands))
+def test_help_fits_the_terminal_and_breaks_no_variable(name: str, columns: str) -> None:
+    _, out, _ = run(*TREADLE, name, "--help", env={"COLUMNS": columns})
+    variables = [f"TREADLE_{name.upper()}_{str(param.name).upper()}" for param in commands.commands[name].params]
+    words = set(re.findall(r"\w+", out))
+    assert [variable for variable in variables if variable not in words] == [f"TREADLE_{name.upper()}_PRINT_CONFIG"]
+    if columns != "40":  # where examples, and the longest variables, are longer than a line
+        assert [line for line in out.splitlines() if len(line) > 80] == []
+
+
 @pytest.mark.parametrize("name", sorted(commands.commands))
 def test_every_option_has_a_title_and_says_its_variable(name: str) -> None:
     command = commands.commands[name]

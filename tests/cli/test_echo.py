@@ -163,6 +163,12 @@ def test_a_port_in_use_is_named_with_status_69() -> None:
     assert f"cannot listen on 127.0.0.1:{port}: it is in use; stop the other server, or choose another port" in error
 
 
+def test_the_way_to_talk_to_it_can_be_pasted_whatever_its_path_holds(tmp_path: Path) -> None:
+    path = os.path.relpath(tmp_path / "a b")
+    with Program([*TREADLE, "echo", "--bind", f"unix:{path}"]) as server:
+        server.wait_for(rf"nc -q1 -U '{path}'\n")
+
+
 @pytest.mark.parametrize("processes", ["1", "2"])
 def test_it_serves_every_address_that_it_was_given_and_names_them(processes: str, tmp_path: Path) -> None:
     path = os.path.relpath(tmp_path / "s")  # that of tmp_path may be too long

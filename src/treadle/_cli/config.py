@@ -132,7 +132,8 @@ def _wrap(text: str, width: int) -> list[str]:
     """Return the lines of an option's help; flags and variables stay whole, so that they can be searched for."""
     for label in ("env var: ", "default: "):
         text = text.replace(label, label.replace(" ", "\xa0"))  # at which no line is broken
-    return [line.replace("\xa0", " ") for line in textwrap.wrap(text, width, break_on_hyphens=False)]
+    lines = textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False)
+    return [line.replace("\xa0", " ") for line in lines]
 
 
 def spelled(ctx: click.Context, name: str) -> str:

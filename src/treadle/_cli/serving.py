@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from functools import partial
+from shlex import quote
 from typing import Any, TypeVar
 
 import click
@@ -390,7 +391,8 @@ def _banner(
         way, address = f"nc -q1 {host} {first[1]}", (host, 0)
     else:
         path = str(listeners[0]).removeprefix("unix:")
-        way = f"socat - ABSTRACT-CONNECT:{path[1:]}" if path.startswith("@") else f"nc -q1 -U {path}"
+        abstract = path.startswith("@")
+        way = f"socat - {quote(f'ABSTRACT-CONNECT:{path[1:]}')}" if abstract else f"nc -q1 -U {quote(path)}"
     header = "PROXY UNKNOWN\\r\\n" if proxy is not None and address in Proxies(proxy) else ""
     several = f" in each of {processes} processes" if processes > 1 else ""
     return (

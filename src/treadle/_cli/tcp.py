@@ -31,8 +31,8 @@ Example, with this in app.py:
 
 
   treadle tcp app:shout --framing lines
-  treadle tcp app:shout --framing lines --threads 8 --idle-timeout 30 --print-config > treadle.toml
-  treadle tcp --config treadle.toml
+  treadle tcp app:shout --framing lines --threads 8 --print-config > app.toml
+  treadle tcp --config app.toml
 """
 
 
