@@ -136,6 +136,17 @@ def test_what_the_pool_has_dropped_is_told_with_its_error(
     assert [event.error for event in keeps.events] == [full, full, closed]
 
 
+def test_what_the_pool_has_dropped_is_no_reason_for_what_comes_later(
+    ends: tuple[ClientConnection, Record, socket.socket], keeps: Keeps
+) -> None:
+    conn, record, _ = ends
+    conn.waiting.extend(arrivals_of(conn, b"one\ntwo\n"))
+    record.refusal = full = ValueError("full")
+    record.refuse(conn, 1, full)
+    record.lapse(conn, "gone")
+    assert [str(event.error) for event in keeps.events] == ["full", f"[Errno {errno.ECONNABORTED}] gone"]
+
+
 def test_the_first_error_of_a_message_is_the_one_that_is_told(
     ends: tuple[ClientConnection, Record, socket.socket], keeps: Keeps
 ) -> None:

@@ -180,6 +180,7 @@ class Record:
 
     def refuse(self, conn: ClientConnection, count: int, why: BaseException | None) -> None:
         """Take out, and tell of, `count` messages of `conn` that wait: the pool has refused them."""
+        self.refusal = None  # it is none of what comes after them
         for arrival in islice(_taken_from(self.conversation if self.converses else conn.waiting), count):
             arrival.error = why
             self._tell_message(arrival)
