@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Sequence
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from treadle import _checks as checks
 from treadle._words import log_first, show, type_name
@@ -23,7 +23,8 @@ def observers_in(observers: Iterable[Observer]) -> tuple[Observer, ...]:
     """Return `observers`, which can be told all that there is to tell.
 
     Raises:
-        TypeError: they are not iterable, or one of them is no Observer, and nothing like it, or has async methods.
+        TypeError: they are not iterable, or one of them is no Observer, and nothing like it, or has methods that are
+            async, generators, or take other arguments.
     """
     return observers_like(observers, TOLD, "treadle.events.Observer")
 
@@ -43,11 +44,12 @@ def observers_like(observers: Iterable[T], told: Sequence[str], kind: str) -> tu
                 f"make it a subclass of {kind}"
             )
         for what, method in methods.items():
-            checks.blocking(f"{type_name(observer)}.{what}", method)
+            instead = f"{what}(self, event), as of {kind}"
+            checks.handler(f"{type_name(observer)}.{what}", method, "event", instead=instead)
     return found
 
 
-def _method(observer: object, name: str) -> object:
+def _method(observer: object, name: str) -> Any:
     """Return a method of `observer`; None if it has none of that name."""
     try:
         method = getattr(observer, name, None)

@@ -42,6 +42,16 @@ class Lacks:
         pass
 
 
+class Yields(Observer):
+    def handled(self, event: MessageEvent) -> Any:
+        yield event
+
+
+class TakesNothing(Observer):
+    def closed(self) -> None:  # type: ignore[override]  # that is the point
+        pass
+
+
 @pytest.mark.parametrize(
     ("observers", "said"),
     [
@@ -49,6 +59,11 @@ class Lacks:
         ([Keeps], "a class; pass an object of it, as in Keeps()"),
         ([Lacks()], "it lacks rejected, handled, closed; make it a subclass of treadle.server.Observer"),
         ([Asynchronous()], "Asynchronous.handled"),
+        ([Yields()], "is a generator function, which a call does not run"),
+        (
+            [TakesNothing()],
+            "is called with (event); give it such arguments, or did you mean closed(self, event), as of",
+        ),
     ],
 )
 def test_who_cannot_be_told_is_refused_when_the_server_is_made(observers: Any, said: str) -> None:

@@ -172,6 +172,7 @@ def server_observers_in(observers: Iterable[Observer]) -> tuple[Observer, ...]:
     """Return `observers`, which can be told all that there is to tell.
 
     Raises:
-        TypeError: they are not iterable, or one of them is no Observer, and nothing like it, or has async methods.
+        TypeError: they are not iterable, or one of them is no Observer, and nothing like it, or has methods that are
+            async, generators, or take other arguments.
     """
     return observers_like(observers, TOLD, "treadle.server.Observer")
