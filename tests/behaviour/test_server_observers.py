@@ -749,6 +749,7 @@ def test_the_books_of_pool_and_server_add_up() -> None:
 def test_a_task_that_lets_others_have_its_thread_begins_and_ends_once() -> None:
     """The messages of one connection are one task, also where others have their turn in between."""
     told: dict[int, list[str]] = {}
+    ended: dict[int, int] = {}
     submitted = threading.Semaphore(0)
     gate, inside = threading.Event(), threading.Event()
 
@@ -762,6 +763,7 @@ def test_a_task_that_lets_others_have_its_thread_begins_and_ends_once() -> None:
 
         def finished(self, event: events.TaskEvent) -> None:
             told[event.task_id].append("finished")
+            ended[event.task_id] = event.time_ns
 
     def handle(line: bytes, peer: Peer) -> bytes:
         inside.set()
@@ -782,7 +784,7 @@ def test_a_task_that_lets_others_have_its_thread_begins_and_ends_once() -> None:
                     assert receive(sock, len(messages)) == messages
     followed = [event for event in log.of("handled") if event.task_id is not None]
     assert len(followed) == 4
-    assert {event.task_id for event in followed} <= set(told)
+    assert all(event.returned_ns <= ended[event.task_id] for event in followed)
     assert all(life == ["submitted", "started", "finished"] for life in told.values()), told
 
 
