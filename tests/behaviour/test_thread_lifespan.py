@@ -185,9 +185,9 @@ def test_a_lifespan_that_fails_breaks_the_pool_as_an_initializer_does(caplog: py
         futures = [pool.submit(int) for _ in range(3)]
         entered.set()
         for future in futures:
-            with pytest.raises(PoolBroken):
+            with pytest.raises(PoolBroken, match="A thread_lifespan failed"):
                 future.result(SOON)
-        with pytest.raises(PoolBroken):
+        with pytest.raises(PoolBroken, match="A thread_lifespan failed"):
             pool.submit(int)
     (record,) = caplog.records
     assert record.getMessage() == "Exception in thread_lifespan:"
