@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from notes import Notes
 from treadle import Future, Pool, Rate, deadline
 from treadle import _clock as clock_module
 from treadle import _deadlock as deadlock
@@ -17,34 +18,6 @@ from treadle._rate import Bucket
 from treadle._worker import settle_lost
 from treadle.errors import DeadlineExceeded, PoolClosed, PoolFull
 from treadle.events import Observer, TaskEvent
-
-
-class Notes(Observer):
-    """Keeps every event."""
-
-    def __init__(self) -> None:
-        self.events: list[tuple[str, TaskEvent]] = []
-
-    def submitted(self, event: TaskEvent) -> None:
-        self.events.append(("submitted", event))
-
-    def started(self, event: TaskEvent) -> None:
-        self.events.append(("started", event))
-
-    def finished(self, event: TaskEvent) -> None:
-        self.events.append(("finished", event))
-
-    def cancelled(self, event: TaskEvent) -> None:
-        self.events.append(("cancelled", event))
-
-    def rejected(self, event: TaskEvent) -> None:
-        self.events.append(("rejected", event))
-
-    def shed(self, event: TaskEvent) -> None:
-        self.events.append(("shed", event))
-
-    def of(self, name: str) -> set[str]:
-        return {what for what, event in self.events if event.name == name}
 
 
 def test_a_task_is_submitted_started_and_finished_in_time() -> None:

@@ -6,37 +6,10 @@ import logging
 
 import pytest
 
+from notes import Notes
 from treadle import Pool
 from treadle._observers import observers_in
 from treadle.events import Observer, TaskEvent
-
-
-class Notes(Observer):
-    """Keeps every event."""
-
-    def __init__(self) -> None:
-        self.events: list[tuple[str, TaskEvent]] = []
-
-    def submitted(self, event: TaskEvent) -> None:
-        self.events.append(("submitted", event))
-
-    def started(self, event: TaskEvent) -> None:
-        self.events.append(("started", event))
-
-    def finished(self, event: TaskEvent) -> None:
-        self.events.append(("finished", event))
-
-    def cancelled(self, event: TaskEvent) -> None:
-        self.events.append(("cancelled", event))
-
-    def rejected(self, event: TaskEvent) -> None:
-        self.events.append(("rejected", event))
-
-    def shed(self, event: TaskEvent) -> None:
-        self.events.append(("shed", event))
-
-    def of(self, name: str) -> set[str]:
-        return {what for what, event in self.events if event.name == name}
 
 
 def test_what_cannot_be_told_everything_is_no_observer() -> None:
