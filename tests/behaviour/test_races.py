@@ -135,7 +135,7 @@ def test_an_item_that_is_done_just_before_the_wait_is_not_missed(monkeypatch: py
 
         def finish_first() -> Any:
             gate.set()
-            while not results._window[0].outcome:
+            while results._window[0].value is job_module.NOT_YET:
                 threading.Event().wait(0.001)
             return allocate_lock()
 
