@@ -529,3 +529,62 @@ def test_an_input_is_neither_empty_nor_over_because_it_or_its_items_are_false(fo
     pool.shutdown()
     with pytest.raises(PoolClosed):
         list(results)
+
+
+class Mere:
+    """An iterator that has no iterator itself, as `for` and the builtin's `map` need none."""
+
+    def __init__(self) -> None:
+        self.left = 5
+
+    def __next__(self) -> int:
+        if not self.left:
+            raise StopIteration
+        self.left -= 1
+        return self.left
+
+
+class Anew(Mere):
+    """An iterator that begins anew when it is asked for its iterator."""
+
+    def __iter__(self) -> Anew:
+        self.left = 5
+        return self
+
+
+class Once:
+    def __init__(self, iterator: Any) -> None:
+        self.iterator = iterator
+        self.asked = 0
+
+    def __iter__(self) -> Any:
+        self.asked += 1
+        return iter(self.iterator) if isinstance(self.iterator, Anew) else self.iterator
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("buffersize", [None, 2])
+@pytest.mark.parametrize("kind", [Mere, Anew])
+@pytest.mark.parametrize("others", [(), (range(9),)])
+def test_an_input_is_asked_for_its_iterator_once_however_often_it_is_read(
+    form: str, buffersize: int | None, kind: type[Mere], others: tuple[Any, ...], pool: Pool
+) -> None:
+    source = Once(kind())
+    results = FORMS[form](pool)(lambda item, *_: item, source, *others, buffersize=buffersize)
+    assert sorted(itertools.islice(results, 9)) == [0, 1, 2, 3, 4]
+    assert source.asked == 1
+
+
+def test_outcomes_ask_their_input_for_its_iterator_once(pool: Pool) -> None:
+    source = Once(Anew())
+    told = pool.outcomes(abs, source, buffersize=2)
+    assert sorted(outcome.item for outcome in itertools.islice(told, 9)) == [0, 1, 2, 3, 4]
+    assert source.asked == 1
+
+
+def test_what_is_no_input_is_refused_at_once(pool: Pool) -> None:
+    with pytest.raises(TypeError, match="'int' object is not iterable"):
+        pool.map(abs, 5)  # type: ignore[call-overload]
+    pool.shutdown()
+    with pytest.raises(TypeError, match="'int' object is not iterable"):
+        pool.map(abs, 5)  # type: ignore[call-overload]

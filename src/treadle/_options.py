@@ -13,6 +13,7 @@ from collections.abc import (
     MutableSet,
 )
 from concurrent.futures import Executor, ThreadPoolExecutor
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, get_args, overload
 
 from treadle import _aio as aio
@@ -103,6 +104,20 @@ def _as_it_is(iterable: Iterable[T]) -> Iterable[T]:
     """Return what a map reads: a copy of what may be changed after the call, for which that is too late."""
     changing = is_a(iterable, CHANGING)
     return tuple(iterable) if changing else iterable
+
+
+class _Begun:
+    """Gives the iterator of an iterable, which is asked for it once, and at once.
+
+    Who reads a part of the input asks what it reads from for its iterator, and so does the next one. That of the user's
+    may have none, or begin anew with each; `zip`, or `chain`, around this has, and goes on after an error.
+    """
+
+    def __init__(self, iterable: Iterable[Any]) -> None:
+        self.iterator = iter(iterable)
+
+    def __iter__(self) -> Iterator[Any]:
+        return self.iterator
 
 
 class PoolView(Submitter, Executor):
@@ -294,7 +309,7 @@ class PoolView(Submitter, Executor):
         buffersize = checks.integer_or_none("buffersize", buffersize, least=1)
         ahead, eager = buffersize or read_ahead(self._task_home), buffersize is None
         ordered = checks.boolean("ordered", ordered)
-        columns = [iter(_as_it_is(each) if eager else each) for each in iterables]
+        columns = [_Begun(_as_it_is(each) if eager else each) for each in iterables]
         rows: Iterator[tuple[Any, ...]] = zip(*columns, strict=False)
         if len(columns) > 1:  # once one has raised, rows would be paired wrongly; a generator ends then
             rows = (row for row in rows)
@@ -323,7 +338,7 @@ class PoolView(Submitter, Executor):
         job = Job(
             self._task_home,
             fn,
-            columns[0] if len(columns) == 1 else rows,
+            chain(columns[0]) if len(columns) == 1 else rows,
             spread=len(columns) != 1,
             ahead=ahead,
             eager=eager,
