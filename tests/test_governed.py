@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterator
@@ -737,3 +738,29 @@ def test_code_that_is_no_task_has_no_name() -> None:
     with treadle.deadline(0), pytest.raises(DeadlineExceeded) as caught:
         treadle.checkpoint()
     assert facts_of(caught.value) == (None, None)
+
+
+@pytest.mark.parametrize("observers", [[], [Observer()]])
+@pytest.mark.parametrize("options", [{"rate": Rate(1e6)}, {"deadline": 1e6}])
+def test_a_task_that_failed_makes_no_cycle(observers: list[Observer], options: dict[str, Any]) -> None:
+    class Raised(Exception):
+        def __init__(self) -> None:
+            kept.append(weakref.ref(self))
+
+    def fail() -> None:
+        raise Raised
+
+    kept: list[weakref.ref[Raised]] = []
+    gc.collect()
+    gc.disable()
+    try:
+        with Pool(1, observers=observers) as pool:
+            future = pool.options(**options).submit(fail)
+            assert type(future.exception(PATIENCE)) is Raised
+            pool.submit(int).result(PATIENCE)
+            assert kept[0]() is not None
+            del future
+            # Without the GIL an object that another thread lets go of last is freed when its maker comes by.
+            assert kept[0]() is None or not getattr(sys, "_is_gil_enabled", lambda: True)()
+    finally:
+        gc.enable()

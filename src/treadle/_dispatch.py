@@ -334,7 +334,10 @@ class Dispatcher:
     def observe(self, task: Task) -> bool:
         """Run a claimed task, and tell the observers before and after; return as `Future._invoke`."""
         if isinstance(task, Governed):  # which alone knows whether it begins, and tells of it
-            return task._invoke()
+            try:
+                return task._invoke()
+            finally:
+                del task  # the traceback leads to this frame: no cycle through it
         name = task.name
         self.announce("started", task, name=name)
         again = task._invoke()

@@ -58,16 +58,18 @@ class Governed(Future[Any]):
     def _invoke(self) -> bool:
         if not self._ready():
             return True
-        began = self._scope.begin()
+        scope = self._scope
+        began = scope.begin()
         try:
-            self._run(self._scope.over(self))
+            self._run(scope.over(self))
         finally:
-            self._scope.end(began)
+            scope.end(began)
+            del self  # the traceback leads to this frame: no cycle through it
         return False
 
     def _run(self, error: BaseException | None) -> None:
         """Run the function, unless there is an error already, and keep what comes of it."""
-        result, started = None, error is None
+        result, started, context = None, error is None, None
         if started:
             self._home.announce("started", self)
             try:
@@ -94,7 +96,7 @@ class Governed(Future[Any]):
         self._keep_name()
         self._leave_line()
         if error is not None:
-            self = error = None  # type: ignore[assignment]  # the traceback holds this frame: no cycle through it
+            self = error = context = None  # type: ignore[assignment]  # the traceback holds this frame: no cycle through it
 
     def _hurry(self) -> None:
         if self._rate is not None:
