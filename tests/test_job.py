@@ -254,3 +254,84 @@ def test_an_item_that_is_done_just_before_its_consumer_sleeps_is_not_missed(
 
     monkeypatch.setattr(job_module, "allocate_lock", end_first)
     assert mapping.job.wait(item, None)
+
+
+def is_freed(reference: weakref.ref[Any]) -> bool:
+    """Without the GIL an object that another thread lets go of last is freed when its maker comes by."""
+    return reference() is None or not getattr(sys, "_is_gil_enabled", lambda: True)()
+
+
+@pytest.fixture
+def no_collector() -> Iterator[None]:
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.usefixtures("no_collector")
+@pytest.mark.parametrize("observers", [[], [Observer()]])
+@pytest.mark.parametrize("ordered", [True, False])
+def test_a_function_is_held_no_longer_than_its_map(observers: list[Observer], ordered: bool) -> None:
+    def function(number: int) -> int:
+        return number
+
+    with Pool(1, observers=observers) as pool:
+        results = pool.map(function, range(3), ordered=ordered)
+        assert sorted(results) == [0, 1, 2]
+        kept = weakref.ref(function)
+        del function, results
+        pool.submit(int).result(30)
+        assert is_freed(kept)
+
+
+class Thing:
+    """What there may be weak references to."""
+
+
+@pytest.mark.usefixtures("no_collector")
+@pytest.mark.parametrize("observers", [[], [Observer()]])
+@pytest.mark.parametrize("ordered", [True, False])
+def test_a_map_that_is_closed_holds_no_result_that_comes_later(observers: list[Observer], ordered: bool) -> None:
+    kept: list[weakref.ref[Thing]] = []
+    began, gate = threading.Event(), threading.Event()
+
+    def make(_: int) -> Thing:
+        began.set()
+        assert gate.wait(30)
+        thing = Thing()
+        kept.append(weakref.ref(thing))
+        return thing
+
+    with Pool(1, observers=observers) as pool:
+        results = pool.map(make, range(3), ordered=ordered)
+        assert began.wait(30)
+        results.close()
+        gate.set()
+        pool.submit(int).result(30)
+        assert [is_freed(each) for each in kept] == [True]
+        assert list(results) == []
+
+
+@pytest.mark.usefixtures("no_collector")
+@pytest.mark.parametrize("ordered", [True, False])
+def test_a_map_that_is_dropped_holds_no_result_that_came_before(ordered: bool) -> None:
+    """Though its last item still runs."""
+    kept: list[weakref.ref[Thing]] = []
+    began, gate = threading.Event(), threading.Event()
+
+    def make(number: int) -> Thing | None:
+        if number == 1:
+            began.set()
+            assert gate.wait(30)
+            return None
+        thing = Thing()
+        kept.append(weakref.ref(thing))
+        return thing
+
+    with Pool(1) as pool:
+        results = pool.map(make, range(2), ordered=ordered)
+        assert began.wait(30)
+        del results
+        assert [is_freed(each) for each in kept] == [True]
+        gate.set()

@@ -118,7 +118,6 @@ class Job(Feed):
         "live",
         "lock",
         "observed",
-        "observed_fn",
         "ordered",
         "policy",
         "results",
@@ -152,8 +151,7 @@ class Job(Feed):
         super().__init__(dispatcher, rows, name=name, ahead=ahead, eager=eager, context=context, scope=scope)
         self.observed = bool(dispatcher.observers)
         self.keeps = outcomes  # the arguments of an item that fails, or never begins
-        self.observed_fn = _telling(fn) if outcomes else fn
-        self.fn = self.call_observed if self.observed else self.observed_fn
+        self.fn = _telling(fn) if outcomes else fn
         self.single = not spread  # whether a row is the one argument, and not a tuple of them
         self.spread = spread or self.observed  # whether the arguments of an item are a tuple
         self.chunksize = chunksize
@@ -311,20 +309,24 @@ class Job(Feed):
     def drop(self) -> None:
         """Throw away the results, as they come. That of an item goes with the item; or else a worker lets go of it."""
         super().drop()
-        self.window.clear()
-        if not self.ordered:
-            self.gate = allocate_lock()  # nobody sleeps there; see `knock`
+        self.forget()
 
     def close(self) -> None:
         """Cancel what has not begun."""
         super().close()
-        self.window.clear()
         self.fail(CancelledError())
-        self.results.clear()
+        self.forget()
         with self.lock:
             turns = list(self.live)
         for turn in turns:
             turn.cancel()
+
+    def forget(self) -> None:
+        """Hold no result, nor any that comes later, for nobody takes them."""
+        self.window.clear()
+        if not self.ordered:
+            self.gate = allocate_lock()  # nobody sleeps there; see `knock`
+            self.results.clear()  # after that: a worker hands a result over, and then looks at `gate`
 
     # -- the workers' side ----------------------------------------------------------------------------------------
 
@@ -332,7 +334,7 @@ class Job(Feed):
         """Run items until none is left, or others wait for the thread; return whether it is to go on later."""
         dispatcher, waiting, tasks, scope = self.dispatcher, self.waiting, self.dispatcher.tasks, self.scope
         most, chunksize, door = dispatcher.staff.max_workers, self.chunksize, self.door
-        fn, spread, popleft = self.fn, self.spread, waiting.popleft
+        fn, spread, popleft = self.called(), self.spread, waiting.popleft
         # A turn itself has a context only where it is run inside of something else, and then items need one too.
         copy = copier(turn._context if isinstance(self.context, Bare) else self.context, lent_here(dispatcher))
         hand_over = None if self.ordered else self.results.append
@@ -396,7 +398,7 @@ class Job(Feed):
         failed = False
         try:
             args = item.args if self.spread else (item.args,)
-            item.value = context_inside(self.dispatcher, copier(self.context)()).run(self.fn, *args)
+            item.value = context_inside(self.dispatcher, copier(self.context)()).run(self.called(), *args)
             item.args = None
         except BaseException as error:
             self.keep(item, error)
@@ -441,12 +443,16 @@ class Job(Feed):
             self.fail(CancelledError(), item)
             raise
 
+    def called(self) -> Callable[..., Any]:
+        """Return what is called with the arguments of an item; kept in the job, it might make a cycle."""
+        return self.call_observed if self.observed else self.fn
+
     def call_observed(self, item: Item, *row: Any) -> Any:
-        """Make one call, and tell the observers before and after; what an observed job has in place of its function."""
+        """Make one call, and tell the observers before and after."""
         announce = self.dispatcher.announce
         try:
             announce("started", cast(Any, item), name=self.name)
-            result = self.observed_fn(*row)
+            result = self.fn(*row)
         except BaseException as error:
             announce("finished", cast(Any, item), error, self.name)
             item = None  # type: ignore[assignment]  # the traceback holds this frame
@@ -473,7 +479,7 @@ class Job(Feed):
 
     def knock(self) -> None:
         """Wake the consumer, if what it waits for is there."""
-        if self.dropped:
+        if self.dropped or self.closed:
             self.results.clear()
             return
         with self.lock:
