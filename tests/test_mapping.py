@@ -7,7 +7,7 @@ import gc
 import itertools
 import threading
 import weakref
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import TimeoutError
 from functools import partial, partialmethod
@@ -588,3 +588,30 @@ def test_what_is_no_input_is_refused_at_once(pool: Pool) -> None:
     pool.shutdown()
     with pytest.raises(TypeError, match="'int' object is not iterable"):
         pool.map(abs, 5)  # type: ignore[call-overload]
+
+
+class Interrupting(deque[Any]):
+    """Ctrl-C comes as the first is taken."""
+
+    interrupts = True
+
+    def popleft(self) -> Any:
+        first = super().popleft()
+        if self.interrupts:
+            self.interrupts = False
+            raise KeyboardInterrupt
+        return first
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+def test_ctrl_c_as_a_result_is_taken_loses_that_one_and_the_iteration_still_ends(ordered: bool) -> None:
+    with Pool(1) as pool:
+        results: Any = pool.map(abs, range(3), ordered=ordered, chunksize=3)  # in one go, before the next task
+        pool.submit(int).result(60)
+        if ordered:
+            results._window = Interrupting(results._window)
+        else:
+            results._job.results = Interrupting(results._job.results)
+        with pytest.raises(KeyboardInterrupt):
+            next(results)
+        assert list(results) == [1, 2]

@@ -82,12 +82,13 @@ class MapIterator(Iterator[T], Generic[T]):
             item = self._window[0]
             if item.value is NOT_YET:
                 self._wait(item)
+            self._left -= 1  # before it is taken: Ctrl-C comes as a call returns
             self._window.popleft()
         else:
             if not self._job.results:
                 self._wait(None)
+            self._left -= 1
             item = self._job.results.popleft()
-        self._left -= 1
         value, item.value = item.value, None  # the worker may hold the item for a while yet
         if type(value) is not Failure:
             return value  # type: ignore[no-any-return]  # cast() would be a call
