@@ -509,14 +509,16 @@ class Dispatcher:
 
         call_later(tell)
 
-    def break_down(self, worker: Worker | None = None, reason: str = "A thread initializer failed") -> None:
+    def break_down(self, worker: Worker | None = None, reason: str = "", cause: BaseException | None = None) -> None:
         """Fail all that waits, and take nothing more: the order failed.
 
-        Or what was to set up a `worker` did, for which there is a `reason`; then also what that was to begin with.
+        Or what was to set up a `worker` did, for which there are a `reason` and a `cause`; then also what that was to
+        begin with.
         """
         with self.lock:
             if self.broken is None:
                 self.broken = PoolBroken(self.name, reason)
+                self.broken.__cause__ = cause
             self.make_room()
             victims = self.shedding.seize()
             if worker is not None and worker.task is not None:

@@ -214,8 +214,8 @@ class PoolView(Submitter, Executor):
 
     @property
     def closed(self) -> bool:
-        """Whether the view takes no more tasks: it was shut down, or the pool was."""
-        return self._task_door.closed
+        """Whether the view takes no more tasks: it was shut down, or the pool takes none."""
+        return self._task_door.closed or self._task_home.broken is not None
 
     @overload  # type: ignore[override]  # of the standard library's, which takes anything
     def map(

@@ -536,8 +536,8 @@ class Pool(Submitter, ThreadPoolExecutor):
 
     @told
     def closed(self) -> bool:
-        """Whether the pool takes no more tasks: it was shut down, its block was left, or Python is exiting."""
-        return self._task_home.closed is not None
+        """Whether the pool takes no more tasks: it was shut down, or is broken, or Python is exiting."""
+        return self._task_home.closed is not None or self._task_home.broken is not None
 
     def snapshot(self) -> PoolSnapshot:
         """Return what the pool does at this instant."""
@@ -552,10 +552,8 @@ class Pool(Submitter, ThreadPoolExecutor):
 
     def __repr__(self) -> str:
         now = snapshot_of(self._task_home)
-        return (
-            f"<Pool {now.name!r}: {now.busy}/{now.max_workers} threads busy, {now.waiting} waiting"
-            f"{', closed' if now.closed else ''}>"
-        )
+        state = ", broken" if self._task_home.broken is not None else ", closed" if now.closed else ""
+        return f"<Pool {now.name!r}: {now.busy}/{now.max_workers} threads busy, {now.waiting} waiting{state}>"
 
     # -- for those who look into a ThreadPoolExecutor -------------------------------------------------------------
 

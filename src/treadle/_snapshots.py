@@ -37,7 +37,7 @@ def snapshot_of(dispatcher: Dispatcher) -> PoolSnapshot:
         max_workers, limit = dispatcher.staff.max_workers, None
         if dispatcher.limit is not None:
             max_workers, limit = dispatcher.limit.most, dispatcher.limit.ceiling
-        closed = dispatcher.closed is not None
+        closed = dispatcher.closed is not None or dispatcher.broken is not None
         turns = [worker.turn() for worker in dispatcher.staff.workers]
         told = waiting - sum(task._silent and task._state is PENDING for task in tasks)
         told += sum(not task._silent for task in dispatcher.out)

@@ -154,7 +154,7 @@ class Worker:
 
     def _initialize(self) -> bool:
         """Set the thread up; False if that failed, here or meanwhile in another thread: nothing begins any more."""
-        dispatcher, what = self.dispatcher, "initializer"
+        dispatcher, what, cause = self.dispatcher, "initializer", None
         initializer, lifespan = dispatcher.initializer, dispatcher.thread_lifespan
         if initializer is None and lifespan is None:
             return True
@@ -166,11 +166,13 @@ class Worker:
                 self._enter(lifespan())
         except BaseException as error:
             log(_standard_log, logging.CRITICAL, "Exception in %s:", what, error=error)
+            cause = BaseException.with_traceback(error, None)  # which the log has: its frames lead back to the pool
         else:
             self.lent = Lent.by_this_thread()
             if dispatcher.broken is None:
                 return self is not dispatcher.staff.stray  # one of them has forked, and returned here in the child
-        dispatcher.break_down(self, "A thread initializer failed" if what == "initializer" else f"A {what} failed")
+        reason = "A thread initializer failed" if what == "initializer" else f"A {what} failed"
+        dispatcher.break_down(self, reason, cause)
         return False
 
     def _enter(self, lifespan: AbstractContextManager[object]) -> None:

@@ -303,7 +303,7 @@ class PoolClosed(TreadleError, RuntimeError):
 class PoolBroken(TreadleError, BrokenThreadPool):
     """A worker's `initializer`, its `thread_lifespan`, or the pool's order failed, so the pool runs nothing more.
 
-    Where it was the order, what that raised is the error's `__cause__`.
+    What that raised is the error's `__cause__`.
 
     Attributes:
         pool: the pool's name.

@@ -111,7 +111,7 @@ class PoolSnapshot:
         rejected: tasks refused so far.
         shed: tasks dropped so far to make room for others, or because they had waited too long.
         longest_wait: seconds that the task at the head of the queue has waited; 0 when none waits.
-        closed: whether it takes no more tasks.
+        closed: whether it takes no more tasks, for it was shut down, or is broken.
         workers: what each thread does.
     """
 

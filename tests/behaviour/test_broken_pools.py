@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import itertools
 import logging
 import sys
 import threading
+import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, CancelledError
@@ -17,6 +19,7 @@ import pytest
 
 import treadle
 from blocked import until_blocked
+from socketservers import until
 from treadle import Future, Pool, Rate
 from treadle._rate import Bucket
 from treadle.errors import DeadlineExceeded, PoolBroken, PoolClosed, WorkerLost
@@ -74,6 +77,63 @@ class Breaking:
             self.begun.set()
             assert self.go.wait(PATIENCE)
             raise ValueError("an initializer")
+
+
+# -- what a broken pool says of itself ------------------------------------------------------------------------------
+
+
+class Unhappy:
+    """Fails when it is called, or entered."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+    def __call__(self) -> Unhappy:
+        return self
+
+    def initialize(self) -> None:
+        raise self.error
+
+    def __enter__(self) -> None:
+        raise self.error
+
+    def __exit__(self, *_: object) -> None:
+        raise AssertionError("it was not entered")
+
+
+@pytest.mark.parametrize("what", ["initializer", "thread_lifespan"])
+def test_a_broken_pool_looks_closed_and_says_that_it_is_broken_and_why(what: str) -> None:
+    error = OSError("no database")
+    fail = Unhappy(error)
+    pool = Pool(1, initializer=fail.initialize) if what == "initializer" else Pool(1, thread_lifespan=fail)
+    with pytest.raises(PoolBroken, match=what) as first:
+        pool.submit(abs, 1).result(PATIENCE)
+    with pytest.raises(PoolBroken) as second:
+        pool.submit(abs, 1)
+    assert first.value.__cause__ is second.value.__cause__ is error
+    assert (pool.closed, pool.options().closed, pool.snapshot().closed) == (True, True, True)
+    assert repr(pool).endswith(", broken>")
+    pool.shutdown()
+    assert repr(pool).endswith(", broken>")
+
+
+def test_what_broke_a_pool_is_in_no_cycle_with_it() -> None:
+    found: list[weakref.ref[object]] = []
+
+    def initialize() -> None:
+        local = Breaking(1)
+        found.append(weakref.ref(local))
+        raise OSError("no database")
+
+    pool = Pool(1, initializer=initialize)
+    pool.submit(abs, 1).exception(PATIENCE)
+    pool.shutdown()
+    gc.disable()
+    try:
+        del pool
+        until(lambda: found[0]() is None)
+    finally:
+        gc.enable()
 
 
 # -- what a broken pool does with what waits ------------------------------------------------------------------------

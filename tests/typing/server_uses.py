@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import ssl
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from socketserver import StreamRequestHandler, TCPServer
 from typing import Any, Literal, assert_type
@@ -75,6 +75,21 @@ class Commands:
         return CommandDecoder()
 
 
+class Generating:
+    held = 0
+
+    def feed(self, data: bytes) -> Iterator[Command]:
+        yield Command()
+
+    def finish(self) -> Iterator[Command]:
+        yield Command()
+
+
+class GeneratedCommands:
+    def decoder(self, limit: int) -> Generating:
+        return Generating()
+
+
 class NoFraming:
     def decode(self, limit: int) -> CommandDecoder:
         return CommandDecoder()
@@ -90,6 +105,7 @@ def protocols() -> None:
     assert_type(Messages(reuse, Delimiter(b"\0")), Messages[bytes])
     assert_type(Messages(count, LengthPrefix(4, "little")), Messages[bytes])
     assert_type(Messages(obey, Commands()), Messages[Command])
+    assert_type(Messages(obey, GeneratedCommands()), Messages[Command])
     Messages(text)  # wrong
     Messages(obey)  # wrong
     Messages(obey, Lines())  # wrong

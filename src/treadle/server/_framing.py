@@ -7,7 +7,7 @@ however the bytes are split, and each byte is looked at once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Literal, Protocol, TypeVar
 
 from treadle import _checks as checks
@@ -24,8 +24,8 @@ class Decoder(Protocol[M_co]):
     """Makes one connection's bytes into messages. For one thread at a time."""
 
     @property
-    def feed(self) -> Callable[[bytes], Sequence[M_co]]:
-        """Take what arrived; return the messages that are complete with it.
+    def feed(self) -> Callable[[bytes], Iterable[M_co]]:
+        """Take what arrived; return the messages that are complete with it, or generate them one by one.
 
         Raises:
             MessageTooLong: the next message is longer than allowed, and none is complete before it.
@@ -37,7 +37,7 @@ class Decoder(Protocol[M_co]):
     def held(self) -> int:
         """Bytes of the message that is not complete yet."""
 
-    def finish(self) -> Sequence[M_co]:
+    def finish(self) -> Iterable[M_co]:
         """Return what counts as a message though the peer has ended the stream after it.
 
         With TLS called only after the peer's goodbye: any other end may be somebody else's.

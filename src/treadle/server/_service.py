@@ -208,7 +208,7 @@ class Service:
             found = conn.decoder.feed(data) if data else conn.decoder.finish()
             kind = type(found)
             if kind is list or kind is tuple:
-                messages = found
+                messages = found  # type: ignore[assignment]  # cast() would be a call
             else:
                 messages = whole = []
                 for message in found:  # one by one, so that those before an error are kept
