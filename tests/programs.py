@@ -11,6 +11,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from time import monotonic
 from types import TracebackType
+from typing import Self
 
 import pytest
 
@@ -40,7 +41,7 @@ class Program:
         self.output = ""
         if descriptors is not None:
             command = ("sh", "-c", f'ulimit -n {descriptors}; exec "$@"', "sh", *command)
-        self._reader, writer = _open_terminal() if terminal else os.pipe()
+        self._reader, writer = open_terminal() if terminal else os.pipe()
         try:
             self._process = subprocess.Popen(
                 command,
@@ -52,7 +53,7 @@ class Program:
         finally:
             os.close(writer)
 
-    def __enter__(self) -> Program:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -101,7 +102,7 @@ class Program:
         return bool(piece)
 
 
-def _open_terminal() -> tuple[int, int]:
+def open_terminal() -> tuple[int, int]:
     try:
         return os.openpty()
     except OSError as error:

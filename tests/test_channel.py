@@ -120,9 +120,9 @@ def test_endless_timeout_is_no_limit() -> None:
 def test_repr_counts() -> None:
     channel: Channel[int] = Channel(3, name="jobs")
     channel.put(1)
-    assert repr(channel) == "<Channel 'jobs': 1 items, capacity 3>"
+    assert repr(channel) == "<Channel 'jobs': 1 item, capacity 3>"
     channel.close()
-    assert repr(channel) == "<Channel 'jobs': 1 items, capacity 3, closed>"
+    assert repr(channel) == "<Channel 'jobs': 1 item, capacity 3, closed>"
     assert repr(Channel(None)) == "<Channel 'channel': 0 items, unbounded>"
 
 

@@ -397,7 +397,7 @@ def test_an_order_that_drops_what_it_was_given_is_found_out_at_once(logs: pytest
     order.moods["put"] = lambda: None
     with pytest.raises(PoolBroken, match=r"The order failed in Moody\.put, ") as caught:
         held.pool.submit(int)
-    assert "its length is 0, and it should hold 1 tasks" in str(caught.value.__cause__)
+    assert "its length is 0, and it should hold 1 task" in str(caught.value.__cause__)
     assert not held.pool._task_home.tasks
     held.gate.set()
     check_broken(held.pool, [], logs, RuntimeError)

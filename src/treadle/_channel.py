@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 from treadle import _checks as checks
 from treadle import _clock as clock
 from treadle._scope import checkpoint, current
+from treadle._words import counted
 from treadle.errors import ChannelClosed, ChannelEmpty, ChannelFull
 
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ class Channel(Generic[T]):
 
     def __repr__(self) -> str:
         limit = "unbounded" if self._capacity is None else f"capacity {self._capacity}"
-        return f"<Channel {self._name!r}: {len(self)} items, {limit}{', closed' if self._closed else ''}>"
+        return f"<Channel {self._name!r}: {counted(len(self), 'item')}, {limit}{', closed' if self._closed else ''}>"
 
     # -- putting --------------------------------------------------------------------------------------------------
 

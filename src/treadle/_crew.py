@@ -16,7 +16,7 @@ from treadle._channel import Channel
 from treadle._contexts import copier
 from treadle._pool import Pool
 from treadle._scope import unscoped
-from treadle._words import show, type_name
+from treadle._words import counted, show, type_name
 from treadle.errors import ChannelFull
 
 if TYPE_CHECKING:
@@ -227,7 +227,8 @@ class Crew(Generic[T]):
     def _end(self, *, interrupted: bool) -> None:
         dropped = self.close(discard=interrupted)
         if dropped:
-            _log.warning("crew %r: interrupted; %d waiting items were dropped", self._name, len(dropped))
+            what = counted(len(dropped), "waiting item was", "waiting items were")
+            _log.warning("crew %r: interrupted; %s dropped", self._name, what)
 
     def _leave(self) -> None:
         """Close, because Python exits: or the workers would wait for ever for items."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from treadle._futures import CANCELLED_AND_NOTIFIED, Future
-from treadle._words import pass_on, type_name
+from treadle._words import counted, pass_on, type_name
 from treadle.errors import PoolBroken
 from treadle.orders import Order, Task
 from treadle.orders._order import Handles, Own, hook_of, own
@@ -158,7 +158,9 @@ class Guard(Own):
     def _compare(self) -> None:
         """See that the order holds what the books have, unless another call is in the middle of a change."""
         if self._calls == 1 and not self._failed and len(self._order) != len(self._tasks):
-            raise RuntimeError(f"its length is {len(self._order)}, and it should hold {len(self._tasks)} tasks")
+            raise RuntimeError(
+                f"its length is {len(self._order)}, and it should hold {counted(len(self._tasks), 'task')}"
+            )
 
     # -- what only asks -------------------------------------------------------------------------------------------
 

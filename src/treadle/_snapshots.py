@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from treadle import _clock as clock
 from treadle._futures import PENDING
-from treadle._words import log
+from treadle._words import counted, log
 from treadle.events import PoolSnapshot, WorkerSnapshot
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from treadle._dispatch import Dispatcher, Task
     from treadle._worker import Worker
 
-__all__ = ["report_undone", "snapshot_of", "stacks_of", "undone"]
+__all__ = ["names_of", "report_leaving", "report_undone", "snapshot_of", "stacks_of", "undone"]
 
 _log = logging.getLogger("treadle")
 
@@ -120,13 +120,24 @@ def undone(dispatcher: Dispatcher) -> tuple[Task, ...]:
 def report_undone(dispatcher: Dispatcher, timeout: float) -> None:
     """Log what a shutdown left undone."""
     left = undone(dispatcher)
+    if report_leaving(dispatcher, timeout) and not left:
+        return
+    what = counted(len(left), "task was", "tasks were")
+    message = "pool %r: %s not done %g s after shutdown: %s"
+    log(_log, logging.WARNING, message, dispatcher.name, what, timeout, names_of(left))
+
+
+def names_of(tasks: Iterable[Task]) -> str:
+    """Return the names of tasks, each once, or of ten of them, for a line of a log."""
+    return ", ".join(sorted({task.name for task in tasks})[:10])
+
+
+def report_leaving(dispatcher: Dispatcher, timeout: float) -> bool:
+    """Log which threads have not left their lifespan at a shutdown; False if all have."""
     with dispatcher.lock:
         leaving = _names_of_leaving(dispatcher)
     if leaving:
-        message = "pool %r: %d threads were still leaving their thread_lifespan %g s after shutdown: %s"
-        log(_log, logging.WARNING, message, dispatcher.name, len(leaving), timeout, ", ".join(leaving[:10]))
-        if not left:
-            return
-    names = ", ".join(sorted({task.name for task in left})[:10])
-    message = "pool %r: %d tasks were not done %g s after shutdown: %s"
-    log(_log, logging.WARNING, message, dispatcher.name, len(left), timeout, names)
+        what = counted(len(leaving), "thread was still leaving its", "threads were still leaving their")
+        message = "pool %r: %s thread_lifespan %g s after shutdown: %s"
+        log(_log, logging.WARNING, message, dispatcher.name, what, timeout, ", ".join(leaving[:10]))
+    return bool(leaving)

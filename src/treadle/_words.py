@@ -16,7 +16,9 @@ from typing import TypeGuard, TypeVar
 
 __all__ = [
     "LONGEST_NAME",
+    "all_of",
     "brief",
+    "counted",
     "cut",
     "is_a",
     "log",
@@ -64,6 +66,16 @@ def brief(value: object) -> str:
     except BaseException as error:
         pass_on(error)
         return show(value)
+
+
+def counted(number: int, one: str, many: str = "") -> str:
+    """Return `number` and what there are so many of: `one`, or `many`, which is `one` and an s if it is not given."""
+    return f"{number} {one if number == 1 else many or one + 's'}"
+
+
+def all_of(number: int, one: str) -> str:
+    """Return that all there are of something do what follows: of one, that `the only one` does."""
+    return f"the only {one} is" if number == 1 else f"all {number} {one}s are"
 
 
 def note(error: BaseException, text: str) -> None:

@@ -33,7 +33,7 @@ from concurrent.futures import CancelledError
 from concurrent.futures.thread import BrokenThreadPool
 from typing import Any, Literal, Self, TypeVar, cast
 
-from treadle._words import pass_on, show
+from treadle._words import counted, pass_on, show
 
 if sys.version_info >= (3, 13):
     from queue import ShutDown
@@ -206,8 +206,9 @@ class PoolFull(Overloaded):
                 "key (max_waiting); submit less for that key, or choose another when_full"
             )
         else:
+            held = counted(waiting, "task waits", "tasks wait")
             message = (
-                f"pool {pool!r} is full{after}: {waiting} tasks wait, queue_size={queue_size}; "
+                f"pool {pool!r} is full{after}: {held}, queue_size={queue_size}; "
                 "submit less, raise queue_size or max_workers, or choose another when_full"
             )
         super().__init__(message, pool=pool, task_name=task_name, key=key, waited=waited)
@@ -458,8 +459,10 @@ class MessageTooLong(TreadleError):
     def __init__(self, limit: int, length: int | None = None) -> None:
         self.limit = limit
         self.length = length
-        what = "a message" if length is None else f"a message of {length} bytes"
-        super().__init__(f"{what} is longer than {limit} bytes; raise Limits(max_message=...) if clients may send that")
+        what = "a message" if length is None else f"a message of {counted(length, 'byte')}"
+        super().__init__(
+            f"{what} is longer than {counted(limit, 'byte')}; raise Limits(max_message=...) if clients may send that"
+        )
 
 
 def __dir__() -> list[str]:

@@ -277,7 +277,7 @@ LINES: dict[str, Callable[[], object]] = {
     "the framing fails": failing_framing,
     "cut by idle_timeout": idle,
     "clients are rejected": refused,
-    "connections are taken, so others wait": full,
+    "taken, so others wait": full,
     "clients come faster": fast,
     "a client left before": partial(scripted, errno.ECONNABORTED),
     "cannot accept": partial(scripted, errno.EMFILE),
@@ -288,7 +288,7 @@ LINES: dict[str, Callable[[], object]] = {
     "taken by conversations": all_talk,
     "messages are rejected": refusal,
     "the pool takes no messages": closed_pool,
-    "were not done in time": cut_at_the_end,
+    "not done in time": cut_at_the_end,
 }
 
 
@@ -392,7 +392,7 @@ def test_a_filter_that_raises_keeps_no_pool_mix_in_from_ending(bad: Bad) -> None
         sock.sendall(b"x")
         assert receive(sock, 5) == b"hello"
         server.server_close()
-        bad.wait_for("requests are cut off")
+        bad.wait_for("cut off, for")
         server.gate.set()
 
 

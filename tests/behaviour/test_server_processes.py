@@ -67,7 +67,7 @@ def test_rule_9_a_second_signal_cuts_at_once_and_the_status_says_so(second: sign
         server.send(second)
         assert receive_all(sock) == b""
         assert server.wait() == 1, server.output  # though its handler would run for a minute
-        assert "1 connections were not done in time, and are cut" in server.output
+        assert "1 connection was not done in time, and cut" in server.output
 
 
 def test_rule_9_a_restart_on_an_inherited_socket_loses_no_connection() -> None:

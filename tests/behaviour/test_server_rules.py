@@ -319,7 +319,7 @@ def test_rule_6_at_the_ceiling_others_are_refused_with_a_word(caplog: pytest.Log
                 assert receive_all(sock) == b"busy\n"
         assert ask(first, b"1\n") == b"1\n"
         assert server.snapshot().rejected_connections == 5
-    assert caplog.text.count("clients are rejected: all 1 connections are taken (max_connections)") == 1
+    assert caplog.text.count("clients are rejected: the only connection is taken (max_connections)") == 1
 
 
 def test_rule_6_at_the_ceiling_the_longest_idle_makes_room() -> None:
@@ -462,7 +462,7 @@ def test_rule_9_what_is_not_done_in_time_is_cut_and_said(caplog: pytest.LogCaptu
         wait_until(lambda: any(conn.begun for conn in lane_of(server).connections()))
         assert server.stop(0.1) == 1
         assert receive_all(half) == b""
-    assert "1 connections were not done in time, and are cut" in caplog.text
+    assert "1 connection was not done in time, and cut" in caplog.text
 
 
 def test_rule_9_an_answer_is_not_lost_by_closing_while_the_client_still_sends() -> None:

@@ -395,7 +395,7 @@ def test_the_timeout_of_shutdown_holds_while_threads_leave_and_the_log_says_so(
     with caplog.at_level(logging.WARNING, "treadle"):
         assert pool.shutdown(timeout=0.01) == ()
     assert [record.getMessage() for record in caplog.records] == [
-        "pool 'db': 1 threads were still leaving their thread_lifespan 0.01 s after shutdown: db-0"
+        "pool 'db': 1 thread was still leaving its thread_lifespan 0.01 s after shutdown: db-0"
     ]
     assert not book.left
     book.hold.set()

@@ -84,7 +84,7 @@ def test_a_proxy_counts_by_its_clients_and_not_at_all_before() -> None:
     assert gate.connections == 3
     for client in (other, ("10.0.0.1", 5)):  # the second one has an address that is trusted, and counts all the same
         assert gate.enter_behind(client) is None
-        assert "has 1 connections already" in str(gate.enter_behind(client))
+        assert "has 1 connection already" in str(gate.enter_behind(client))
     assert gate.crowded(other) is not None  # nor may it come without the proxy
     assert gate.connections == 3  # they are in already
     for client in (other, ("10.0.0.1", 5)):

@@ -38,7 +38,7 @@ def test_lines_and_sizes_may_be_mixed() -> None:
         conn.sendall(conn.recv_exactly(size)[::-1])
         assert conn.readline() == b"last"
         assert conn.readline() == b""
-        with pytest.raises(EOFError, match="ended after 0 of 1 bytes"):
+        with pytest.raises(EOFError, match="ended after 0 of 1 byte"):
             conn.recv_exactly(1)
         assert conn.recv_exactly(0) == b""
 

@@ -881,7 +881,7 @@ def test_a_conversation_shows_as_such_when_it_holds_the_last_thread(caplog: pyte
         assert ask(first, b"x\n") == b"x\n"
         second = stack.enter_context(connect(server))
         second.sendall(b"y\n")
-        until(lambda: "all 1 threads are taken by conversations" in caplog.text)
+        until(lambda: "the only thread is taken by conversations" in caplog.text)
         first.close()
         assert receive(second, 2) == b"y\n"
     assert len(caplog.records) == 1

@@ -9,7 +9,10 @@ from typing import TextIO
 if sys.platform != "win32":
     import resource
 
-__all__ = ["fill_standard_streams", "lead_nowhere", "reserve_descriptors"]
+__all__ = ["CLOSED", "fill_standard_streams", "lead_nowhere", "reserve_descriptors"]
+
+CLOSED: set[str] = set()
+"""Which of stdin, stdout and stderr were closed when the command began."""
 
 
 def reserve_descriptors(wanted: int) -> int | None:
@@ -37,6 +40,7 @@ def fill_standard_streams() -> None:
     """Have standard streams that are closed lead nowhere; else a socket would have the number of one of them."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
+            CLOSED.add(name)
             number = os.open(os.devnull, os.O_RDWR)  # the lowest that is free
             setattr(sys, name, os.fdopen(number, mode, encoding="utf-8"))
 

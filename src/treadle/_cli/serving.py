@@ -8,22 +8,21 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from functools import partial
-from shlex import quote
 from typing import Any, TypeVar
 
 import click
 
 from treadle._cli.config import spelled
 from treadle._cli.descriptors import reserve_descriptors
+from treadle._cli.hint import hello_to, near
 from treadle._cli.leaving import Leaving
 from treadle._cli.once import Once
 from treadle._cli.status import Status, View, complain, say, status_view
 from treadle._cli.values import NONE, BindTo, Count, Escaped, PerSecond, Seconds, Trusted
 from treadle._pool import Pool
-from treadle._words import log
+from treadle._words import counted, log
 from treadle.errors import BindError
 from treadle.server import Certificates, Limits, Server, ServerSnapshot
-from treadle.server._hosts import host_of
 from treadle.server._listen import Bind, Listener, open_listeners
 from treadle.server._processes import serve_in_processes
 from treadle.server._protocol import Protocol
@@ -236,13 +235,14 @@ def serve(name: str, make: Callable[[], Protocol], options: dict[str, Any]) -> N
     protocol = None if several else make()
     listeners = _listen(options["bind"])
     options["proxy"] = [one for given in options["proxy_trust"] for one in given] or None
-    banner = _banner(name, listeners, options["threads"], limits, options["processes"], options["proxy"])
+    threads, processes = options["threads"], options["processes"]
+    banner = _banner(name, listeners, threads, limits, processes, options["proxy"], tls=tls is not None)
     quiet, level = options["quiet"], getattr(logging, options["log_level"].upper())
     leaving = Leaving()
     with _the_system_may_fail(), status_view(live=not several, quiet=quiet, level=level) as view:
         if files is not None and files < limits.max_connections + SPARE_DESCRIPTORS:
-            said = "the limit on open files, %d, comes before %d connections"
-            log(_log, logging.WARNING, said, files, limits.max_connections)
+            said = "the limit on open files, %d, comes before %s"
+            log(_log, logging.WARNING, said, files, counted(limits.max_connections, "connection"))
         run = partial(_run, view, leaving, limits, tls, options)
         banner = "" if quiet else banner
         if protocol is not None:
@@ -316,17 +316,19 @@ def _run(
         server._watch = watch
         cut = server._run(options["drain_timeout"], lifeline=lifeline, ends_pool=True)
     except OSError as error:
+        view.end()
         # BindError: somebody has shut its sockets down.
         complaint = (CannotListen if isinstance(error, BindError) else SystemFailed)(str(error))
         status = leaving.begin(complaint.exit_code)
         complain(complaint)
         return status
     status = leaving.begin(int(cut > 0))
+    view.end()
     last = server.snapshot()
-    rejected = f", {last.rejected_messages} messages rejected" if last.rejected_messages else ""
-    connections = f"{last.accepted} connections, {last.rejected_connections} rejected, {cut} cut"
+    rejected = f", {counted(last.rejected_messages, 'message')} rejected" if last.rejected_messages else ""
+    connections = f"{counted(last.accepted, 'connection')}, {last.rejected_connections} rejected, {cut} cut"
     if not options["quiet"]:
-        say(f"stopped: {last.messages} messages, {connections}{rejected}")
+        say(f"stopped: {counted(last.messages, 'message')}, {connections}{rejected}")
     return status
 
 
@@ -382,22 +384,15 @@ def _banner(
     limits: Limits,
     processes: int,
     proxy: list[str] | None,
+    *,
+    tls: bool,
 ) -> str:
     addresses = ", ".join(map(str, listeners))
-    first: Any = listeners[0].address
-    address: Any = ""
-    if isinstance(first, tuple):
-        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(first[0], host_of(first))
-        way, address = f"nc -q1 {host} {first[1]}", (host, 0)
-    else:
-        path = str(listeners[0]).removeprefix("unix:")
-        abstract = path.startswith("@")
-        way = f"socat - {quote(f'ABSTRACT-CONNECT:{path[1:]}')}" if abstract else f"nc -q1 -U {quote(path)}"
-    header = "PROXY UNKNOWN\\r\\n" if proxy is not None and address in Proxies(proxy) else ""
+    header = "PROXY UNKNOWN\r\n" if proxy is not None and (near(listeners[0]) or "") in Proxies(proxy) else ""
     several = f" in each of {processes} processes" if processes > 1 else ""
     return (
         f"treadle {name} listens on {addresses}\n"
-        f"  talk to it:  printf '{header}hello\\n' | {way}\n"
-        f"  ceiling:     {threads} threads, {limits.max_connections} connections{several}\n"
+        f"  talk to it:  {hello_to(listeners[0], header=header, tls=tls)}\n"
+        f"  ceiling:     {counted(threads, 'thread')}, {counted(limits.max_connections, 'connection')}{several}\n"
         "  stop it:     Ctrl-C"
     )

@@ -13,17 +13,20 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from treadle._cli.descriptors import lead_nowhere
+from treadle._cli.descriptors import CLOSED, lead_nowhere
 from treadle._clock import now
+from treadle._words import log, log_first
 
 __all__ = ["Status", "View", "complain", "say", "status_view"]
 
 STATUS = logging.Formatter("%(asctime)s %(message)s")
 LOG = logging.Formatter("%(asctime)s %(levelname)s %(message)s")
+ECHO = "^C"  # what a terminal adds where the cursor stands, which is to stay in the line
 LIVE_EVERY = 0.25  # seconds; four a second look alive, and cost nothing that can be measured
 PLAIN_EVERY = 5.0  # seconds between two plain lines at the least; a guess at what a log can bear
 
 _log = logging.getLogger("treadle")
+_told: dict[object, object] = {}  # what was said once, see `log_first`
 
 
 @dataclass(frozen=True)
@@ -46,11 +49,18 @@ class Status:
 
 
 class View:
-    """Shows a status when it is due and has changed. One thread uses it."""
+    """Shows a status when it is due and has changed. One thread uses it.
 
-    def __init__(self, show: Callable[[Status], None], every: float) -> None:
+    Args:
+        show: shows a status.
+        every: seconds between two of them at the least.
+        end: takes what is shown away; it may be called again.
+    """
+
+    def __init__(self, show: Callable[[Status], None], every: float, end: Callable[[], object] = int) -> None:
         self._show = show
         self._every = every
+        self.end = end
         self._due = now()
         self._shown: Status | None = None
 
@@ -71,8 +81,8 @@ def status_view(*, live: bool = True, quiet: bool = False, level: int = logging.
     """Show, for as long as the block lasts, a status on standard output, and the log of `treadle` on standard error.
 
     On a terminal the status is one line at the foot, rewritten in place; log lines pass above it if standard error is
-    that terminal too. Elsewhere, and on a terminal that cannot move its cursor, it is a line now and then, seldom
-    enough to be read.
+    that terminal too, and the last words of a command take its place (see `View.end`). Elsewhere, and on a terminal
+    that cannot move its cursor, it is a line now and then, seldom enough to be read.
 
     Args:
         live: False for plain lines everywhere, as when several processes share the terminal.
@@ -87,16 +97,18 @@ def status_view(*, live: bool = True, quiet: bool = False, level: int = logging.
         return
 
     def show(status: Status) -> None:
-        line.update(Text(str(status), no_wrap=True, overflow="ellipsis"), refresh=True)
+        text = Text(str(status), no_wrap=True)
+        text.truncate(max(1, console.width - len(ECHO) - 1), overflow="ellipsis")
+        line.update(text, refresh=True)
 
     # Refreshed by hand: rich would start a thread for it, outside every bound. What it redirects it prints on standard
     # output, above the line, where a standard error that leads elsewhere has nothing to do.
     same = sys.stderr.isatty()
     with (
-        Live(console=console, auto_refresh=False, redirect_stderr=same) as line,
+        Live(console=console, auto_refresh=False, transient=True, redirect_stderr=same) as line,
         _logging_through(_ConsoleHandler(console) if same else plain, level),
     ):
-        yield View(show, LIVE_EVERY)
+        yield View(show, LIVE_EVERY, line.stop)
 
 
 def _show_plainly(status: Status) -> None:
@@ -110,6 +122,10 @@ def _logging_through(handler: logging.Handler, level: int) -> Iterator[None]:
     _log.addHandler(handler)
     _log.setLevel(level)
     try:
+        if "stdout" in CLOSED:
+            log(_log, logging.WARNING, "standard output is closed, and what belongs there is not shown")
+        if "stderr" in CLOSED:
+            say("standard error is closed, and the log is not shown")
         yield
     finally:
         _log.setLevel(before)
@@ -117,13 +133,14 @@ def _logging_through(handler: logging.Handler, level: int) -> Iterator[None]:
 
 
 def say(text: str) -> None:
-    """Print `text`, if anybody still reads it."""
+    """Print `text`, if anybody still reads it; that it could not be printed is logged once."""
     try:
         click.echo(text)
     except BrokenPipeError:
         lead_nowhere(sys.stdout)
-    except OSError:
-        pass  # the disk that it leads to is full; later lines may find room
+    except OSError as error:  # the disk that it leads to is full; later lines may find room
+        message = "standard output cannot be written, and what belongs there is lost: %s"
+        log_first(_told, "stdout", _log, logging.WARNING, message, error.strerror)
 
 
 def complain(error: click.ClickException) -> None:
@@ -135,13 +152,17 @@ def complain(error: click.ClickException) -> None:
 
 
 class _PlainHandler(logging.StreamHandler):  # type: ignore[type-arg]  # generic since Python 3.11 only
-    """Writes log lines to a standard stream, as long as anybody reads it."""
+    """Writes log lines to a standard stream, as long as anybody reads it; that it could not is said once."""
 
     def handleError(self, record: logging.LogRecord) -> None:
-        if isinstance(sys.exc_info()[1], BrokenPipeError):
+        error = sys.exc_info()[1]
+        if isinstance(error, BrokenPipeError):
             lead_nowhere(self.stream)
-        else:
+        elif not isinstance(error, OSError):
             super().handleError(record)
+        elif "stderr" not in _told:  # the disk that it leads to is full; later lines may find room
+            _told["stderr"] = None
+            say(f"standard error cannot be written, and the log is lost: {error.strerror}")
 
 
 class _ConsoleHandler(logging.Handler):

@@ -12,7 +12,7 @@ from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, Any
 
-from treadle._words import log
+from treadle._words import all_of, log
 from treadle.server._burst import Bursts
 from treadle.server._causes import CUT, cause_of
 from treadle.server._connection import hang_up
@@ -175,9 +175,9 @@ class Acceptor:
                 log(
                     _log,
                     logging.WARNING,
-                    "%s: all %d connections are taken, so others wait in the kernel's queue (max_connections)%s",
+                    "%s: %s taken, so others wait in the kernel's queue (max_connections)%s",
                     self.listener,
-                    self.limits.max_connections,
+                    all_of(self.limits.max_connections, "connection"),
                     burst.rest,
                 )
             self.watch(0)  # until one leaves

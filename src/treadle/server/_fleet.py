@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from treadle import _clock as clock
 from treadle import _lifecycle as lifecycle
-from treadle._words import log
+from treadle._words import counted, log
 from treadle.server._acceptor import Acceptor
 from treadle.server._burst import Burst, Bursts, kind_of
 from treadle.server._causes import CUT, NO_HANDSHAKE, cause_of
@@ -317,7 +317,8 @@ class Fleet:
             cut += turned_away
         self._empty(lane)
         if cut:
-            log(_log, logging.WARNING, "%s: %d connections were not done in time, and are cut", self.protocol.name, cut)
+            what = counted(cut, "connection was", "connections were")
+            log(_log, logging.WARNING, "%s: %s not done in time, and cut", self.protocol.name, what)
 
     def _count_cut(self, lane: Lane) -> int:
         """Count the connections of a lane as cut, once; return how many there were."""

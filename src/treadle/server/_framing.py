@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Literal, Protocol, TypeVar
 
 from treadle import _checks as checks
+from treadle._words import counted
 from treadle.errors import MessageTooLong
 
 __all__ = ["Decoder", "Delimiter", "Framing", "LengthPrefix", "Lines", "Raw"]
@@ -235,7 +236,7 @@ class LengthPrefix:
         except OverflowError:
             most = 256**self.size - 1
             raise OverflowError(
-                f"a message of {len(message)} bytes is longer than {most}, the most that {self!r} can say; "
+                f"a message of {counted(len(message), 'byte')} is longer than {most}, the most that {self!r} can say; "
                 "take a prefix of more bytes"
             ) from None
 

@@ -7,6 +7,7 @@ from threading import Lock
 from typing import Any
 
 from treadle import _clock as clock
+from treadle._words import all_of, counted
 from treadle.server._hosts import host_of
 from treadle.server._limits import Limits
 from treadle.server._proxy import Proxies
@@ -59,14 +60,14 @@ class Gate:
         count = 0 if key is None else self._by_address.get(key, 0)
         if key is None or count < (self.limits.max_connections_per_host or 0):
             return None
-        return f"{key} has {count} connections already (max_connections_per_host)"
+        return f"{key} has {counted(count, 'connection')} already (max_connections_per_host)"
 
     def enter(self, address: Any) -> str | None:
         """Count in a connection from `address`; or return why it must not come in."""
         limits, key = self.limits, self._key(address)
         with self._lock:
             if self.connections >= limits.max_connections:
-                return f"all {limits.max_connections} connections are taken (max_connections)"
+                return f"{all_of(limits.max_connections, 'connection')} taken (max_connections)"
             refusal = self._add(key)
             if refusal is not None:
                 return refusal

@@ -16,7 +16,7 @@ from treadle._calls import Bare
 from treadle._futures import Future
 from treadle._scope import SCOPE, Scope
 from treadle._traits import Traits
-from treadle._words import log
+from treadle._words import all_of, log
 from treadle.errors import DeadlineExceeded, MessageTooLong, PoolFull, TreadleError
 from treadle.server._burst import Burst, Bursts, kind_of
 from treadle.server._causes import CUT, DROPPED
@@ -274,8 +274,8 @@ class Handling:
             all_talk = not dispatcher.staff.free()
         if all_talk and self.talks.begins():
             most = dispatcher.staff.max_workers
-            said = "%s: all %d threads are taken by conversations, so others wait%s"
-            log(_log, logging.WARNING, said, self.lane.name, most, self.talks.rest)
+            said = "%s: %s taken by conversations, so others wait%s"
+            log(_log, logging.WARNING, said, self.lane.name, all_of(most, "thread"), self.talks.rest)
 
     def dropped(self, conn: ClientConnection, why: BaseException | None) -> None:
         """The pool will not handle what waits in `conn`. The pool's lock may be held."""

@@ -77,7 +77,8 @@ class Lead(Standing):
         self.clock: int | None = None  # of the processor time that its thread uses
 
     def _name_for(self, fn: Any) -> str:
-        return f"lead of {self.lane.name}"
+        running = self.slot or self.lost is not None
+        return self.lane.handling.name if running else f"lead of {self.lane.name}"
 
     def recall(self) -> None:
         """Make `stand` return soon."""

@@ -14,7 +14,7 @@ from treadle import _checks as checks
 from treadle import _clock as clock
 from treadle import _lifecycle as lifecycle
 from treadle._pool import Pool
-from treadle._words import log
+from treadle._words import all_of, counted, log
 from treadle.errors import PoolClosed
 from treadle.server._burst import Bursts
 from treadle.server._parking import Parking, ended
@@ -147,8 +147,8 @@ class Lot:
         with home.lock:
             all_talk = not home.staff.free()
         if all_talk and (burst := self.bursts.of("talk")).begins():
-            said = "%s: all %d threads are taken by conversations, so others wait (max_workers)%s"
-            log(_log, logging.WARNING, said, self, home.staff.max_workers, burst.rest)
+            said = "%s: %s taken by conversations, so others wait (max_workers)%s"
+            log(_log, logging.WARNING, said, self, all_of(home.staff.max_workers, "thread"), burst.rest)
 
     def _open_pool(self) -> Pool:
         with self.lock:
@@ -400,9 +400,10 @@ class Lot:
             if task is None or not task.cancel():
                 visit.cut()
         # They may still run because they are stuck in a log handler, which is not to keep us as well.
-        message = "%s: %d requests are cut off, for they still run after drain_timeout=%s s"
+        what = counted(len(left), "request is cut off, for it still runs", "requests are cut off, for they still run")
+        said = "%s: %s after drain_timeout=%s s"
         teller = Teller()
-        teller.tell(partial(log, _log, logging.WARNING, message, self, len(left), self.server.drain_timeout))
+        teller.tell(partial(log, _log, logging.WARNING, said, self, what, self.server.drain_timeout))
         teller.quiet(LAST_WORDS)
 
     def _forget_threads(self) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from math import inf
 
+from treadle._words import counted
+
 __all__ = ["JAM", "NEVER", "STALL", "Pace"]
 
 STALL = 0.1  # seconds after the time of something that we came to it: we did not run in between; a guess
@@ -47,5 +49,7 @@ class Pace:
         if end == inf:
             return None
         if end <= now:
-            raise TimeoutError(f"the client was slower than {why} allows: {passed} bytes in {now - since:.3g} s")
+            raise TimeoutError(
+                f"the client was slower than {why} allows: {counted(passed, 'byte')} in {now - since:.3g} s"
+            )
         return end - now

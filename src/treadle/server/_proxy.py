@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from treadle import _checks as checks
-from treadle._words import show
+from treadle._words import counted, show
 
 __all__ = ["MOST", "Header", "Proxies", "begins_with_header"]
 
@@ -144,7 +144,7 @@ def _size_of(seen: bytes) -> int | None:
         return None
     size = FIXED + int.from_bytes(seen[FIXED - 2 : FIXED], "big")
     if size > MOST:
-        raise ValueError(f"it is {size} bytes long; allowed: {MOST}")
+        raise ValueError(f"it is {counted(size, 'byte')} long; allowed: {MOST}")
     return size
 
 
@@ -209,7 +209,7 @@ def _client_of_block(block: bytes) -> Any:
         raise ValueError(f"its family and transport are {kind:#04x}, which do not exist")
     end = FIXED + FAMILIES.get(kind >> 4, 0)
     if said and end > len(block):
-        raise ValueError(f"it is {len(block)} bytes long, too few for addresses of its family")
+        raise ValueError(f"it is {counted(len(block), 'byte')} long, too few for addresses of its family")
     _check_sum(block, end, strict=said)
     if not said:
         return None
@@ -232,7 +232,7 @@ def _check_sum(block: bytes, start: int, *, strict: bool) -> None:
         end = value + int.from_bytes(block[start + 1 : value], "big")
         if value > len(block) or end > len(block):
             if strict:
-                raise ValueError(f"what it adds to the addresses runs beyond its {len(block)} bytes")
+                raise ValueError(f"what it adds to the addresses runs beyond its {counted(len(block), 'byte')}")
             return
         if block[start] == CRC32C and _crc32c(block[:value] + bytes(4) + block[end:]) != block[value:end]:
             raise ValueError("its checksum (CRC32C) is wrong")

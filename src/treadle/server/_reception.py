@@ -6,7 +6,7 @@ import logging
 import socket
 from typing import TYPE_CHECKING
 
-from treadle._words import log
+from treadle._words import counted, log
 from treadle.server._burst import Burst
 from treadle.server._causes import MALFORMED, UNTRUSTED
 from treadle.server._connection import BLOCKED, CHUNK, ClientConnection, Phase
@@ -60,7 +60,9 @@ class Reception:
             return
         try:
             if not data:
-                raise ValueError(f"it ends after {len(header.seen)} bytes; it begins with {header.seen[:32]!r}")
+                raise ValueError(
+                    f"it ends after {counted(len(header.seen), 'byte')}; it begins with {header.seen[:32]!r}"
+                )
             conn.plain.recv(header.feed(data))
         except ValueError as error:
             if self.malformed.begins():

@@ -19,9 +19,9 @@ from treadle import _checks as checks
 from treadle import _clock as clock
 from treadle import _lifecycle as lifecycle
 from treadle._pool import Pool
-from treadle._snapshots import report_undone
+from treadle._snapshots import names_of, report_leaving, undone
 from treadle._threads import start_thread
-from treadle._words import log
+from treadle._words import counted, log
 from treadle.errors import BindError
 from treadle.server._fleet import Fleet
 from treadle.server._limits import Limits
@@ -323,7 +323,16 @@ class Server:
         timeout = None if until == inf else max(0.0, until - clock.now())
         if not dispatcher.is_inside() and not lifecycle.join(dispatcher, timeout):
             dispatcher.abandoned = True  # nobody waits for them, not even at exit
-            self._teller.tell(partial(report_undone, dispatcher, round(timeout or 0.0, 1)))
+            self._teller.tell(partial(self._tell_left_behind, round(timeout or 0.0, 1)))
+
+    def _tell_left_behind(self, timeout: float) -> None:
+        """Log what still runs at the end."""
+        dispatcher = self._pool._task_home
+        left = undone(dispatcher)
+        if not report_leaving(dispatcher, timeout) or left:
+            what = counted(len(left), "handler still runs", "handlers still run")
+            said = "%s: %s %g s after the stop, and left behind: %s"
+            log(_log, logging.WARNING, said, self.protocol.name, what, timeout, names_of(left))
 
     def _leave(self) -> None:
         """Stop, because Python exits."""

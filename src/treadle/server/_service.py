@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from treadle._words import log
+from treadle._words import counted, log
 from treadle.errors import MessageTooLong
 from treadle.server._burst import Bursts, kind_of
 from treadle.server._causes import CUT_SHORT, FAULT, NO_HANDSHAKE
@@ -278,9 +278,9 @@ class Service:
             conn.why = CUT_SHORT
             burst = self.bursts.of(CUT_SHORT)
             if burst.begins():
-                what = "its last %d bytes, which may be half a message, are dropped"
-                said = f"%s: {what}, for it ended without TLS's goodbye (close_notify)%s"
-                log(_log, logging.WARNING, said, conn.peer, conn.held, burst.rest)
+                what = counted(conn.held, "byte of half a message is", "bytes, which may be half a message, are")
+                said = "%s: its last %s dropped, for it ended without TLS's goodbye (close_notify)%s"
+                log(_log, logging.WARNING, said, conn.peer, what, burst.rest)
         self.settle(conn)
 
     def received(self, conn: ClientConnection, data: bytes, messages: Sequence[Any], lead: Lead | None) -> bool:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from treadle import _checks as checks
 from treadle import _clock as clock
 from treadle._calls import name_of
+from treadle._words import counted
 from treadle.errors import MessageTooLong
 from treadle.server._causes import CUT_SHORT
 from treadle.server._connection import BLOCKED, RECORD, is_ragged
@@ -147,7 +148,7 @@ class Connection:
         if checks.integer("size", size, least=0) > self._most:
             raise MessageTooLong(self._most, size)
         if not self._collect(lambda searched: len(self._rest) >= size):
-            self._gone = EOFError(f"{self.peer} ended after {len(self._rest)} of {size} bytes")
+            self._gone = EOFError(f"{self.peer} ended after {len(self._rest)} of {counted(size, 'byte')}")
             raise self._gone
         data = bytes(self._rest[:size])
         del self._rest[:size]
@@ -166,7 +167,7 @@ class Connection:
         """
         whole = self._collect(lambda searched: self._rest.find(b"\n", searched) >= 0)
         if self._rest and self._cut_short and not whole:
-            self._gone = EOFError(f"{self.peer} was cut off after {len(self._rest)} bytes of a line")
+            self._gone = EOFError(f"{self.peer} was cut off after {counted(len(self._rest), 'byte')} of a line")
             raise self._gone
         end = self._rest.find(b"\n") + 1 or len(self._rest)
         line = bytes(self._rest[:end])

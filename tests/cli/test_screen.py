@@ -1,0 +1,75 @@
+"""What stands on the screen when a server ends, as a person sees it who has pressed Ctrl-C."""
+
+from __future__ import annotations
+
+import re
+import socket
+import sys
+from pathlib import Path
+
+import pytest
+
+from programs import PATIENCE, TREADLE
+
+if sys.platform == "win32":
+    pytest.skip("Windows has no such terminals", allow_module_level=True)
+
+from screen import Terminal
+
+SLOW = """
+import threading
+def slow(message, peer): threading.Event().wait()
+"""
+
+
+def words(lines: list[str]) -> list[str]:
+    """Return the lines without the date and time that logged ones begin with."""
+    return [re.sub(r"^[\d-]+ [\d:,]+ ", "", line) for line in lines]
+
+
+@pytest.mark.parametrize("columns", [40, 80, 200])
+def test_after_ctrl_c_the_last_words_stand_alone_on_a_line_and_the_live_line_is_gone(columns: int) -> None:
+    with Terminal([*TREADLE, "echo", "--bind", "127.0.0.1:0"], columns=columns) as terminal:
+        with socket.create_connection(("127.0.0.1", terminal.wait_for_port()), PATIENCE) as client:
+            client.sendall(b"hello")
+            assert client.recv(5) == b"hello"
+            terminal.wait_for("messages 1" if columns > 60 else "connections 1")
+            terminal.type("\x03")
+            terminal.wait_for("SIGINT: stopping")
+        assert terminal.wait() == 0
+        shown = terminal.lines()
+        said = "stopped: 1 message, 1 connection, 0 rejected, 0 cut"
+        assert "".join(shown).endswith(said), shown
+        assert shown[-1].endswith(said[-len(shown[-1]) :])
+        assert said.startswith(shown[-(1 + (len(said) - 1) // columns)])
+        assert not [line for line in shown if line.startswith("threads ")]
+        assert "".join(shown).count("stopped:") == 1
+
+
+def test_after_a_cut_it_is_said_once_what_was_cut_and_which_handler_still_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "app.py").write_text(SLOW, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    command = [*TREADLE, "tcp", "app:slow", "--bind", "127.0.0.1:0", "--drain-timeout", "0.2"]
+    with Terminal(command, columns=120) as terminal:
+        with socket.create_connection(("127.0.0.1", terminal.wait_for_port()), PATIENCE) as client:
+            client.sendall(b"hello")
+            terminal.wait_for("handed over 1|threads 2")
+            terminal.type("\x03")
+            assert terminal.wait() == 1
+    assert words(terminal.lines())[-4:] == [
+        "INFO SIGINT: stopping; a second signal cuts at once",
+        "WARNING slow: 1 connection was not done in time, and cut",
+        "WARNING slow: 1 handler still runs 0.5 s after the stop, and left behind: slow",
+        "stopped: 1 message, 1 connection, 0 rejected, 1 cut",
+    ]
+
+
+def test_a_second_server_beside_the_first_says_what_to_do_and_draws_nothing() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as owner:
+        port = owner.getsockname()[1]
+        with Terminal([*TREADLE, "echo", "--bind", f"127.0.0.1:{port}"], columns=200) as terminal:
+            assert terminal.wait() == 69
+        (line,) = terminal.lines()
+    assert line.startswith(f"Error: cannot listen on 127.0.0.1:{port}: it is in use; ")
