@@ -16,12 +16,16 @@ endif
 PY := $(VENV)/bin/python
 # An older wheel rather than a source release that wants a compiler: free-threaded builds have few wheels.
 PIP := $(PY) -m pip --quiet --disable-pip-version-check install --prefer-binary
-# Options for pytest or the program that a target runs: make test ARGS='-k echo'.
+# Options for pytest or the program that a target runs: make test ARGS='-k echo', make run ARGS='--bind 127.0.0.1:5001'.
 ARGS ?=
 # What `make bench` measures: programs in bench/.
 BENCH ?= pool echo overload
 PYTEST := $(PY) -m pytest
 PARALLEL := -n auto --maxprocesses 8
+
+# Install $(1) into the environment. What pip says is shown at the end, and only if it fails.
+install = $(PIP) --retries 1 $(1) >$(VENV)/.log 2>&1 || { tail -n 5 $(VENV)/.log >&2; \
+    echo "make: cannot install into $(VENV), which needs a network, once; try again when there is one" >&2; exit 1; }
 
 # An environment knows its own path, so one that was copied along with the checkout is made anew.
 ifneq ($(shell cat $(VENV)/.made 2>/dev/null),$(CURDIR))
@@ -34,7 +38,7 @@ help:            ## list the targets
 	@sed -n 's/^\([a-z]*\): .*## /\1\t/p' Makefile | expand -t 14
 
 run: $(VENV)/.cli            ## serve: a TCP echo server on 127.0.0.1:5000
-	@exec $(VENV)/bin/treadle echo
+	@exec $(VENV)/bin/treadle echo $(ARGS)
 
 test: $(VENV)/.test            ## run every test, the conformance suite included
 	$(PYTEST) $(PARALLEL) $(ARGS)
@@ -83,11 +87,12 @@ $(VENV)/.made:
 	    else \
 	        echo "make: this Python cannot make virtual environments; on Debian and Ubuntu: sudo apt-get install $$package" >&2; exit 1; \
 	    fi; }
-	$(PYTHON) -m venv --clear $(VENV)
+	@$(PYTHON) -m venv --clear $(VENV)
 	@echo "$(CURDIR)" > $@
 
 $(VENV)/.cli: $(VENV)/.made pyproject.toml
-	$(PIP) --editable '.[cli]'
+	@echo "make: installing treadle[cli] into $(VENV), once"
+	@$(call install,--editable '.[cli]')
 	@touch $@
 
 # Compiled libraries have no wheels for every build of Python, and are not compiled here; tests and peers that need them
@@ -108,12 +113,13 @@ $(VENV)/.test $(VENV)/.bench: $(VENV)/.%: $(VENV)/.made pyproject.toml
 	    fi || true; \
 	    PATH=$$PATH:/usr/sbin command -v haproxy >/dev/null || \
 	        echo "make: there is no haproxy, so tests that need it are skipped; on Debian and Ubuntu: sudo apt-get install haproxy"; }
-	@echo "installing treadle[$*] into $(VENV)"
-	@$(PIP) --editable '.[$*]'
+	@echo "make: installing treadle[$*] into $(VENV), once"
+	@$(call install,--editable '.[$*]')
 	@$(PIP) --only-binary :all: --editable '.[$*-compiled]' >/dev/null 2>&1 || \
 	    echo "make: not all of treadle[$*-compiled] has wheels for this Python; what needs it is skipped"
 	@touch $@
 
 $(VENV)/.check $(VENV)/.dist: $(VENV)/.%: $(VENV)/.made pyproject.toml
-	$(PIP) --editable '.[$*]'
+	@echo "make: installing treadle[$*] into $(VENV), once"
+	@$(call install,--editable '.[$*]')
 	@touch $@
