@@ -12,7 +12,9 @@ from treadle._words import (
     LONGEST,
     LONGEST_NAME,
     MOST_NOTES,
+    all_of,
     brief,
+    counted,
     cut,
     is_a,
     log,
@@ -218,3 +220,17 @@ def test_ctrl_c_is_passed_on_in_the_main_thread_alone() -> None:
     thread.start()
     thread.join(30)
     assert not raised
+
+
+@pytest.mark.parametrize(
+    ("number", "said", "all_said"),
+    [
+        (0, "0 tasks wait", "all 0 tasks are"),
+        (1, "1 task waits", "the only task is"),
+        (2, "2 tasks wait", "all 2 tasks are"),
+    ],
+)
+def test_what_is_counted_agrees_with_its_number(number: int, said: str, all_said: str) -> None:
+    assert counted(number, "task waits", "tasks wait") == said
+    assert counted(number, "task") == said.rpartition(" ")[0]
+    assert all_of(number, "task") == all_said

@@ -69,11 +69,13 @@ class Command:
 
 
 @contextmanager
-def serving(*options: str, stdin: int = subprocess.DEVNULL) -> Iterator[Command]:
+def serving(*options: str, stdin: int = subprocess.DEVNULL, streams: str = "") -> Iterator[Command]:
+    """Serve with these options; `streams` are redirections, as a shell takes them."""
     out, error = Path("out"), Path("error")
     bind = ("--bind", "unix:s") if stdin == subprocess.DEVNULL else ()
     with out.open("w") as first, error.open("w") as second:
-        process = subprocess.Popen([*TREADLE, *options, *bind], stdin=stdin, stdout=first, stderr=second)
+        shell = ("sh", "-c", f'exec "$@" {streams}', "sh")
+        process = subprocess.Popen([*shell, *TREADLE, *options, *bind], stdin=stdin, stdout=first, stderr=second)
     command = Command(process, out, error)
     try:
         yield command
@@ -123,6 +125,45 @@ def test_what_it_does_is_on_standard_output_and_the_log_on_standard_error(proces
 @pytest.mark.usefixtures("here")
 def test_a_quiet_command_says_nothing_unless_something_is_wrong(processes: str) -> None:
     with serving("echo", "--quiet", "--processes", processes) as command:
+        with client(b"hello", b"hello"):
+            assert command.end() == (0, "", "")
+
+
+FULL = pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no disk that is always full")
+NOT_SHOWN = [
+    (">&-", "", "WARNING standard output is closed, so the status is not shown"),
+    ("2>&-", "standard error is closed, so the log is not shown", ""),
+    (">&- 2>&-", "", ""),
+    pytest.param(
+        ">/dev/full", "", "standard output cannot be written, so the status is not shown: No space left", marks=FULL
+    ),
+    pytest.param(
+        "2>/dev/full", "standard error cannot be written, so the log is not shown: No space left", "", marks=FULL
+    ),
+    pytest.param(">/dev/full 2>/dev/full", "", "", marks=FULL),
+]
+
+
+@pytest.mark.parametrize(("streams", "on_output", "on_error"), NOT_SHOWN)
+@pytest.mark.usefixtures("here")
+def test_it_serves_though_a_stream_takes_nothing_and_says_so_once_on_the_other(
+    streams: str, on_output: str, on_error: str
+) -> None:
+    with serving("echo", streams=streams) as command:
+        for _ in range(3):
+            with client(b"hello", b"hello"):
+                pass
+        status, out, error = command.end()
+    assert status == 0
+    for said, wanted in ((out, on_output), (error, on_error)):
+        assert said.count("is not shown") == (1 if wanted else 0), said
+        assert wanted in said
+    assert "Traceback" not in out + error
+
+
+@pytest.mark.usefixtures("here")
+def test_a_quiet_command_misses_no_status() -> None:
+    with serving("echo", "--quiet", streams=">&-") as command:
         with client(b"hello", b"hello"):
             assert command.end() == (0, "", "")
 
@@ -203,7 +244,7 @@ def test_what_fails_at_once_says_so_on_standard_error_alone(
     assert error if complaint else not error
 
 
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no disk that is always full")
+@FULL
 @pytest.mark.parametrize("streams", ["2>/dev/full", "2>&-"])
 @pytest.mark.parametrize(("status", "options"), [(status, options) for status, options, _ in AT_ONCE])
 @pytest.mark.usefixtures("here")
@@ -211,7 +252,7 @@ def test_the_status_is_the_same_though_nothing_can_be_said(status: int, options:
     assert run("sh", "-c", f'exec "$@" {streams}', "sh", *TREADLE, *options)[:2] == (status, "")
 
 
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no disk that is always full")
+@FULL
 @pytest.mark.parametrize("options", [("--help",), ("--version",), ("echo", "--help"), ("echo", "--print-config")])
 def test_what_is_asked_for_and_cannot_be_written_is_status_74(options: tuple[str, ...]) -> None:
     status, _, error = run("sh", "-c", 'exec "$@" >/dev/full', "sh", *TREADLE, *options)

@@ -93,6 +93,10 @@ def status_view(*, live: bool = True, quiet: bool = False, level: int = logging.
     plain = _PlainHandler(sys.stderr)
     if quiet or not live or not sys.stdout.isatty() or console.is_dumb_terminal:
         with _logging_through(plain, level):
+            if "stdout" in CLOSED and not quiet:
+                log(_log, logging.WARNING, "standard output is closed, so the status is not shown")
+            if "stderr" in CLOSED:
+                say("standard error is closed, so the log is not shown")
             yield View((lambda status: None) if quiet else _show_plainly, PLAIN_EVERY)
         return
 
@@ -122,10 +126,6 @@ def _logging_through(handler: logging.Handler, level: int) -> Iterator[None]:
     _log.addHandler(handler)
     _log.setLevel(level)
     try:
-        if "stdout" in CLOSED:
-            log(_log, logging.WARNING, "standard output is closed, and what belongs there is not shown")
-        if "stderr" in CLOSED:
-            say("standard error is closed, and the log is not shown")
         yield
     finally:
         _log.setLevel(before)
@@ -139,7 +139,7 @@ def say(text: str) -> None:
     except BrokenPipeError:
         lead_nowhere(sys.stdout)
     except OSError as error:  # the disk that it leads to is full; later lines may find room
-        message = "standard output cannot be written, and what belongs there is lost: %s"
+        message = "standard output cannot be written, so the status is not shown: %s"
         log_first(_told, "stdout", _log, logging.WARNING, message, error.strerror)
 
 
@@ -162,7 +162,7 @@ class _PlainHandler(logging.StreamHandler):  # type: ignore[type-arg]  # generic
             super().handleError(record)
         elif "stderr" not in _told:  # the disk that it leads to is full; later lines may find room
             _told["stderr"] = None
-            say(f"standard error cannot be written, and the log is lost: {error.strerror}")
+            say(f"standard error cannot be written, so the log is not shown: {error.strerror}")
 
 
 class _ConsoleHandler(logging.Handler):
