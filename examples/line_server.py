@@ -1,6 +1,9 @@
-"""A line protocol: each line is a word, each answer how often it was asked for, from a database that may be slow.
+r"""A line protocol: each line is a word, each answer how often it was asked for, from a database that may be slow.
 
-Run it: python examples/line_server.py 5000        Talk to it: printf 'warp\nweft\n' | nc -q1 127.0.0.1 5000
+Run it: python examples/line_server.py 5000
+Talk to it:
+    python -c "import socket; s = socket.create_connection(('127.0.0.1', 5000)); s.send(b'warp\nquit\n'); \
+    print(*s.makefile())"
 """
 
 import logging
