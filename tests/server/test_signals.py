@@ -7,6 +7,7 @@ import signal
 import socket
 import threading
 from contextlib import suppress
+from typing import Any
 
 import pytest
 
@@ -73,6 +74,26 @@ def test_a_signal_comes_before_the_end_of_the_lifeline() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
         assert signals.hear(PATIENCE) == signal.SIGTERM
         assert signals.hear(PATIENCE) == LOST
+    os.close(lifeline)
+
+
+def test_a_signal_that_is_written_as_the_end_of_the_lifeline_is_seen_still_comes_before_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A parent sends SIGTERM, and lets go at the next order; taken in the other order, they would not cut."""
+    lifeline, held = os.pipe()
+    with Signals(lifeline) as signals:
+        select = signals._selector.select
+
+        def selected(timeout: float | None = None) -> Any:
+            ready = select(timeout)
+            monkeypatch.setattr(signals._selector, "select", select)
+            os.kill(os.getpid(), signal.SIGTERM)
+            return ready
+
+        monkeypatch.setattr(signals._selector, "select", selected)
+        os.close(held)
+        assert [signals.hear(PATIENCE), signals.hear(PATIENCE)] == [signal.SIGTERM, LOST]
     os.close(lifeline)
 
 

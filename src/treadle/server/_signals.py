@@ -72,7 +72,10 @@ class Signals:
             As the signal handlers of the program do.
         """
         try:
-            ready = [key.fd for key, _ in self._selector.select(timeout)]
+            ready = self._ready(timeout)
+            if ready and self._reader.fileno() not in ready:
+                # A signal from before the end of the lifeline is written only as that system call returns.
+                ready = self._ready(0) or ready
         except (OSError, ValueError):
             if not self._left:
                 raise
@@ -85,6 +88,9 @@ class Signals:
             return None
         self._selector.unregister(ready[0])  # it stays readable
         return LOST
+
+    def _ready(self, timeout: float | None) -> list[int]:
+        return [key.fd for key, _ in self._selector.select(timeout)]
 
     def wake(self) -> None:
         """Make `hear` return. Callable from any thread, also after the block."""
