@@ -30,7 +30,8 @@ class Rate:
     pool or of several: all that have the same object share it. The first `burst` tasks begin at once.
 
     Tasks that have to wait for their turn hold no thread. They wait beside the queue, in the order in which they came
-    to its head, and count as waiting there: `queue_size` bounds them too. A task that is run inside another one,
+    to its head, and count as waiting there: `queue_size` bounds them too, but for one more for each thread that was
+    free as they came, since a thread takes a task before it asks the rate. A task that is run inside another one,
     because that waits for its result, begins at once, and those after it wait the longer for it.
 
     It may be used, and its attributes be read, in any thread. A copy of it, pickled or not, is another one with the
