@@ -21,7 +21,12 @@ ROOT = Path(__file__).parent.parent
 README, CHINESE = ROOT / "README.md", ROOT / "README.zh.md"
 CHANGELOGS = [ROOT / "CHANGELOG.md", ROOT / "CHANGELOG.zh.md"]
 DOCUMENTS = [README, CHINESE, *CHANGELOGS, *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [(page.with_name(page.name.replace(".zh.md", ".md")), page) for page in DOCUMENTS if page.match("docs/*.zh.md")]
+TWINS = [(README, CHINESE), CHANGELOGS, *PAGES]
+NAME = re.compile(r"\b(?:[A-Z][a-z]+){2,}\b|\b\w+(?==)|--[a-z][a-z-]+", re.ASCII)  # PoolFull, queue_size=, --bind
 FIGURE = re.compile(r"<!-- figure: (\S+) (\S+) (\S+) -->(.*?)<!-- /figure -->")
+
+each_page = pytest.mark.parametrize(("english", "chinese"), PAGES, ids=lambda path: path.name)
 
 
 class Block(NamedTuple):
@@ -64,6 +69,19 @@ def shell_lines(path: Path) -> list[str]:
     """Return the commands of the shell blocks, without comments and what is only alignment."""
     lines = [line for block in blocks_of(path) if block.language == "sh" for line in block.text.splitlines()]
     return [re.sub(r"\s+#.*", "", line).strip() for line in lines]
+
+
+def names_of(path: Path) -> set[str]:
+    """Return the words of the code in a document's text, and what looks like a name outside of code; no blocks."""
+    text = re.sub(r"^```\w+\n.*?^```$", "", path.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    code = " ".join(re.findall(r"`([^`]+)`", re.sub(r"^    .*$", "", text, flags=re.MULTILINE)))
+    return {*re.findall(r"[\w-]+", code, re.ASCII), *NAME.findall(text)}
+
+
+def anchors_of(path: Path) -> set[str]:
+    """Return the fragments that lead to the headings of a document, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.*)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def entries_of(changelog: Path) -> list[tuple[str, int]]:
@@ -110,6 +128,51 @@ def test_both_readmes_give_the_same_figures() -> None:
     assert sorted(ours) == sorted(theirs)
 
 
+@each_page
+def test_both_languages_of_a_page_hold_the_same_blocks(english: Path, chinese: Path) -> None:
+    """Only comments are translated."""
+    ours, theirs = (
+        [
+            (block.language, without_comments(block.text) if block.language == "python" else block.text)
+            for block in blocks_of(path)
+        ]
+        for path in (english, chinese)
+    )
+    assert ours == theirs
+
+
+@each_page
+@pytest.mark.parametrize("mark", ["^#+ ", r"^\|", r"^- ", r"^\d\. ", r"\]\([^)]*\)", r"^    \S"])
+def test_both_languages_of_a_page_have_the_same_shape(english: Path, chinese: Path, mark: str) -> None:
+    """As many headings, rows, points, links and indented lines."""
+    ours, theirs = (
+        len(re.findall(mark, path.read_text(encoding="utf-8"), re.MULTILINE)) for path in (english, chinese)
+    )
+    assert ours == theirs
+
+
+@each_page
+def test_both_languages_of_a_page_name_the_same(english: Path, chinese: Path) -> None:
+    """Options, methods, errors: none is left out, and none is told in one language only."""
+    assert not names_of(english) - names_of(chinese)
+    told = set(re.findall(r"[\w-]+", english.read_text(encoding="utf-8"), re.ASCII))
+    assert not names_of(chinese) - names_of(english) - told
+
+
+@pytest.mark.parametrize(("english", "chinese"), TWINS, ids=lambda path: path.name)
+def test_each_language_leads_to_the_other_and_else_stays_in_its_own(english: Path, chinese: Path) -> None:
+    for path, line in ((english, f"[中文]({chinese.name})"), (chinese, f"[English]({english.name})")):
+        title, blank, link, *rest = path.read_text(encoding="utf-8").splitlines()
+        assert (title[:2], blank, link) == ("# ", "", line)
+        targets = {(path.parent / link).resolve() for link in re.findall(r"\]\(([^)#]+)[^)]*\)", "\n".join(rest))}
+        assert not targets & {theirs if path is english else ours for ours, theirs in TWINS}
+
+
+def test_every_page_but_these_is_there_in_chinese() -> None:
+    alone = {path.name for path in DOCUMENTS} - {path.name for twins in TWINS for path in twins}
+    assert alone <= {"conformance.md", "design.md"}
+
+
 def test_both_changelogs_have_the_same_sections_with_as_many_entries() -> None:
     ours, theirs = (entries_of(path) for path in CHANGELOGS)
     assert ours == theirs
@@ -130,6 +193,17 @@ def test_figure_names_a_result_of_the_benchmarks(figure: tuple[str, str, str, st
 def test_links_lead_somewhere(path: Path) -> None:
     links = re.findall(r"\]\(([^)#]+)[^)]*\)", path.read_text(encoding="utf-8"))
     missing = [link for link in links if "://" not in link and not (path.parent / link).exists()]
+    assert not missing
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_links_into_a_page_lead_to_a_heading(path: Path) -> None:
+    links = re.findall(r"\]\(([^)#]*)#([^)]+)\)", path.read_text(encoding="utf-8"))
+    missing = [
+        f"{name}#{anchor}"
+        for name, anchor in links
+        if "://" not in name and anchor not in anchors_of(path.parent / name if name else path)
+    ]
     assert not missing
 
 
