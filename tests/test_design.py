@@ -40,3 +40,11 @@ def test_both_languages_have_the_same_shape(mark: str) -> None:
 def test_both_languages_lead_to_each_other() -> None:
     assert ENGLISH.read_text(encoding="utf-8").splitlines()[2] == f"[中文]({CHINESE.name})"
     assert CHINESE.read_text(encoding="utf-8").splitlines()[2] == f"[English]({ENGLISH.name})"
+
+
+def test_chinese_pages_lead_to_the_chinese_one() -> None:
+    pages = {
+        path: path.read_text(encoding="utf-8") for path in (ROOT / "README.zh.md", *ENGLISH.parent.glob("*.zh.md"))
+    }
+    assert [path for path, text in pages.items() if re.search(r"\bdesign\.md\b", text)] == [CHINESE]
+    assert any("(docs/design.zh.md)" in text for text in pages.values())
