@@ -24,6 +24,7 @@ DOCUMENTS = [README, CHINESE, *CHANGELOGS, *sorted((ROOT / "docs").glob("*.md"))
 PAGES = [(page.with_name(page.name.replace(".zh.md", ".md")), page) for page in DOCUMENTS if page.match("docs/*.zh.md")]
 TWINS = [(README, CHINESE), CHANGELOGS, *PAGES]
 NAME = re.compile(r"\b(?:[A-Z][a-z]+){2,}\b|\b\w+(?==)|--[a-z][a-z-]+", re.ASCII)  # PoolFull, queue_size=, --bind
+OPTIONAL = ["flask"]  # what a block of Python may import beside treadle and the standard library
 FIGURE = re.compile(r"<!-- figure: (\S+) (\S+) (\S+) -->(.*?)<!-- /figure -->")
 
 each_page = pytest.mark.parametrize(("english", "chinese"), PAGES, ids=lambda path: path.name)
@@ -100,6 +101,9 @@ def entries_of(changelog: Path) -> list[tuple[str, int]]:
 def test_block_of_python_runs_as_written_and_prints_what_follows(
     block: Block, output: str | None, tmp_path: Path
 ) -> None:
+    for name in OPTIONAL:
+        if re.search(rf"^(?:from|import) {name}\b", block.text, re.MULTILINE):
+            pytest.importorskip(name, reason=f"{name} is not installed")
     program = tmp_path / "block.py"
     program.write_text(block.text, encoding="utf-8")
     status, printed, errors = run(sys.executable, "-W", "error", str(program))
