@@ -597,3 +597,16 @@ def test_a_task_that_waits_for_a_crew_runs_what_the_handlers_wait_for(how: str) 
 def test_nothing_that_is_not_for_users_has_a_name_for_them() -> None:
     public = {name for name in dir(Crew) if not name.startswith("_")}
     assert public == {"channel", "close", "join", "name", "put", "snapshot"}
+
+
+def test_deadline_error_in_a_handler_names_no_task_of_the_crews_own() -> None:
+    """The loop that drains the channel is a task to nobody: see treadle.current_task."""
+    errors: list[str] = []
+
+    def handle(item: object) -> None:
+        with treadle.deadline(0):
+            treadle.checkpoint()
+
+    with Crew(handle, 1, on_error=lambda item, error: errors.append(str(error))) as crew:
+        crew.put("order")
+    assert errors == ["the deadline of 0 s has passed; give more time, or do less"]

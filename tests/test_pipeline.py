@@ -649,3 +649,15 @@ def test_the_deadline_ends_a_run_that_waits_for_its_source(ordered: bool, inside
             list(results)
     gate.set()
     assert list(results) == [], "it is over"
+
+
+def test_deadline_error_of_a_stage_names_no_task_of_the_runs_own() -> None:
+    """The loop of a stage is a task to nobody: see treadle.current_task."""
+
+    def stage(item: object) -> None:
+        with treadle.deadline(0):
+            treadle.checkpoint()
+
+    with pytest.raises(DeadlineExceeded) as caught:
+        list(Pipeline().stage(stage).run([1]))
+    assert str(caught.value) == "the deadline of 0 s has passed; give more time, or do less"

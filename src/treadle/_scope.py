@@ -289,8 +289,10 @@ def task_here() -> Any:
 
 
 def _facts_of(task: Any) -> tuple[str | None, str | None]:
-    """Return the names of a task and its pool, for an error."""
-    return (None, None) if task is None else (task.name, getattr(task._home, "name", None))
+    """Return the names of a task and its pool, for an error; none for the loop of a crew or a pipeline."""
+    if task is None or getattr(task._home, "pool", None) is None:
+        return None, None
+    return task.name, task._home.name
 
 
 def current() -> Scope | None:
