@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
-import shutil
+import shlex
 import socket
 import sys
 import tokenize
@@ -225,15 +225,22 @@ def test_links_into_a_page_lead_to_a_heading(path: Path) -> None:
 
 def test_commands_of_the_readme_exist() -> None:
     """`make` targets that make knows, and programs that are there; the programs are run by tests/examples."""
-    for words in (line.split() for line in shell_lines(README)):
+    for words in map(shlex.split, shell_lines(README)):
         if words[0] == "make":
             environment = {"MAKEFLAGS": "", "MAKELEVEL": ""}
-            status, _, errors = run("make", "-C", str(ROOT), "--dry-run", words[1], env=environment)
+            status, _, errors = run("make", "-C", str(ROOT), "--dry-run", *words[1:], env=environment)
             assert status == 0, errors
-        elif words[0] == "python":
+        elif words[0] == ".venv/bin/python":
             assert (ROOT / words[1]).is_file()
         else:
-            assert words[0] in {"pip", "printf", "treadle"}
+            assert words[0] in {"pip", "python3", "treadle"}
+
+
+def test_options_in_the_readmes_line_for_make_reach_the_command() -> None:
+    (line,) = [line for line in shell_lines(README) if line.startswith("make run ARGS=") and "--bind" in line]
+    environment = {"MAKEFLAGS": "", "MAKELEVEL": ""}
+    _, printed, _ = run("make", "-C", str(ROOT), "--dry-run", *shlex.split(line)[1:], env=environment)
+    assert re.search(r"/treadle echo --bind 127\.0\.0\.1:5001$", printed, re.MULTILINE)
 
 
 def test_the_readmes_function_is_served_by_the_readmes_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -248,23 +255,26 @@ def test_the_readmes_function_is_served_by_the_readmes_command(tmp_path: Path, m
             assert client.recv(100) == b"HELLO\n"
 
 
-@pytest.mark.skipif(shutil.which("nc") is None, reason="nc is not installed")
-def test_echo_server_answers_the_line_of_the_readme() -> None:
-    line = next(line for line in shell_lines(README) if line.startswith("printf"))
-    if "-q" not in run("nc", "-h")[1] + run("nc", "-h")[2]:
-        pytest.skip("this nc has no -q")
+def test_echo_server_answers_the_readmes_line_which_is_the_one_that_it_prints() -> None:
+    (line,) = [line for line in shell_lines(README) if line.startswith("python3 -c")]
     with Program([*TREADLE, "echo", "--bind", "127.0.0.1:0"]) as server:
-        command = line.replace(" 5000", f" {server.wait_for_port()}")
-        assert command != line
-        assert run("sh", "-c", command) == (0, "hello\n", "")
+        line = line.replace("5000", str(server.wait_for_port()))
+        assert server.wait_for(r"talk to it:  (.*)\n")[1].strip() == line
+        assert run("sh", "-c", line.replace("python3", shlex.quote(sys.executable), 1)) == (0, "b'hello\\n'\n", "")
 
 
 def test_echo_server_answers_on_the_port_it_names() -> None:
-    """The same without nc."""
     with Program([*TREADLE, "echo", "--bind", "127.0.0.1:0"]) as server:
         with socket.create_connection(("127.0.0.1", server.wait_for_port()), PATIENCE) as client:
             client.sendall(b"hello\n")
             assert client.recv(100) == b"hello\n"
+
+
+@pytest.mark.parametrize("path", [README, CHINESE], ids=lambda path: path.name)
+def test_readme_is_short_and_shows_code_on_its_first_screen(path: Path) -> None:
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 190
+    assert blocks_of(path)[0].line <= 40
+    assert programs_of(path)[0][0].line <= 40
 
 
 def test_no_document_names_a_path_of_some_machine() -> None:
