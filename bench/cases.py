@@ -145,7 +145,12 @@ def cases(scale: float, *, gil: bool) -> list[Case]:
             target(10.0, 2.0),
             also=(TreadleInChunks,),
         ),
-        Case("submitters", f"{WORKERS} threads submit and collect at once", "tasks/s", submitters(2 * many)),
+        Case(
+            "submitters",
+            f"{WORKERS} threads at once submit tasks and take their results",
+            "tasks/s",
+            submitters(2 * many),
+        ),
         Case("latency", "From submit to result of a lone task", "µs", latency(few), target(1.0)),
         Case("memory", "Memory of a waiting task", "bytes", memory(many), target(5.0), room=many),
     ]

@@ -273,7 +273,7 @@ def _slow() -> Scenario:
     ]
     return Scenario(
         "slow",
-        "The other 60, while the handlers of 4 clients sleep 100 ms",
+        "Echo to 60 clients, while the handlers of 4 others sleep 100 ms",
         partial(afresh, slow),
         NAMES,
         goals,
@@ -299,7 +299,12 @@ def _churn() -> Scenario:
         Goal("threads", "threads more", most=0.0),
     ]
     return Scenario(
-        "churn", "Connect, one message, leave: 50,000 times", partial(afresh, churn), WITHOUT_THREADS, goals, 1
+        "churn",
+        "Connect, send one message, leave: 50,000 clients, one after the other",
+        partial(afresh, churn),
+        WITHOUT_THREADS,
+        goals,
+        1,
     )
 
 

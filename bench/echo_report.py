@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import report
-from chart import Bar, chart
+from draw import save
 from echo_cases import Goal, Scenario, Values
 from echo_peers import LABELS, OURS, PACKAGES
 
@@ -26,8 +25,7 @@ FORMS = {
     "left": "{:.0f} left",
     "late": "{:.2f} s late",
 }
-MAIN = "rate"  # the value that is drawn: replies a second
-DRAWN = 1  # of these beside a bar; for more there is no room
+MAIN = "rate"  # the value that is compared: replies a second
 
 
 @dataclass
@@ -90,10 +88,10 @@ def label(peer: str) -> str:
     return LABELS.get(peer, peer)
 
 
-def details(outcome: Outcome, peer: str, most: int | None = None) -> list[str]:
+def details(outcome: Outcome, peer: str) -> list[str]:
     """Return the values of a peer beside the main one, in words."""
     names = [name for name in FORMS if name in outcome.samples[peer][0]]
-    return [FORMS[name].format(outcome.median(peer, name)) for name in names[:most]]
+    return [FORMS[name].format(outcome.median(peer, name)) for name in names]
 
 
 def table(outcome: Outcome) -> str:
@@ -139,17 +137,6 @@ def summary(outcomes: Iterable[Outcome]) -> str:
     return "\n".join(lines)
 
 
-def draw(outcome: Outcome) -> str:
-    """Return the chart of a scenario: bars best first, then those that have none, with the reason."""
-    bars = []
-    for peer in best_first(outcome):
-        end = ", ".join([f"{outcome.median(peer):,.0f}/s", *details(outcome, peer, DRAWN)])
-        bars.append(Bar(label(peer), outcome.median(peer), end, ours=peer == OURS))
-    bars += [Bar(label(peer), None, f"- {reason}") for peer, reason in outcome.absent.items()]
-    note = f"{report.python_name()}, replies a second, medians: longer is better"
-    return chart(outcome.scenario.title, note, bars)
-
-
 def environment() -> dict[str, Any]:
     """Return what somebody needs to know to judge the numbers, or to repeat them."""
     found = report.environment()
@@ -188,9 +175,5 @@ def record(outcome: Outcome, surroundings: dict[str, Any]) -> dict[str, Any]:
 
 def write(outcomes: Sequence[Outcome], surroundings: dict[str, Any], folder: Path) -> None:
     """Write record and chart of each scenario into `folder`, as `<scenario>.<python>.json` and `.svg`."""
-    folder.mkdir(parents=True, exist_ok=True)
     for outcome in outcomes:
-        stem = f"{outcome.scenario.name}.{report.python_tag()}"
-        text = json.dumps(record(outcome, surroundings), indent=1, ensure_ascii=False)
-        (folder / f"{stem}.json").write_text(text + "\n", encoding="utf-8")
-        (folder / f"{stem}.svg").write_text(draw(outcome), encoding="utf-8")
+        save(record(outcome, surroundings), folder, f"{outcome.scenario.name}.{report.python_tag()}")

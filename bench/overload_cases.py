@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from overload_limit import WITHIN as PATIENT
 from overload_limit import limit
 from overload_load import Rows, Settings
 from overload_pools import PROMISED, cost, goodput, tenants
@@ -49,16 +50,14 @@ class Case:
     Attributes:
         name: its name in files.
         title: what the chart is called.
-        drawn: the value that is the length of a bar, and those that stand at its end.
-        better: "longer" or "shorter".
+        first: the values that stand before others.
         measure: does it once; is told the number of the round, from 0.
         goals: what is promised.
     """
 
     name: str
     title: str
-    drawn: Sequence[str]
-    better: str
+    first: Sequence[str]
     measure: Callable[[Settings, int], Rows]
     goals: Sequence[Goal]
 
@@ -82,14 +81,14 @@ def _goodput(settings: Settings) -> Case:
             goals.append(Goal(row, "p99", f"{load:g}x: p99 of the answers, milliseconds", most=100.0))
         else:
             goals.append(Goal(row, "refused", f"{load:g}x: shed a second", most=0.0))
-    title = f"Answers within {WITHIN * MILLI:g} ms, to capacity, offered several times that"
-    return Case("goodput", title, ("kept", "p99"), "longer", goodput, goals)
+    title = f"Answers within {WITHIN * MILLI:g} ms, when more is offered than can be done"
+    return Case("goodput", title, ("kept", "p99"), goodput, goals)
 
 
 def _tenants() -> Case:
     goals = [Goal("fair", "p99 to alone", "p99 beside a flood, to that alone", most=2.0)]
-    title = "Latency (p99) of a tenant that asks for 20 %, beside one that floods the queue"
-    return Case("tenants", title, ("p99", "p99 to alone"), "shorter", tenants, goals)
+    title = "A tenant that asks for 20 % of capacity, beside one that floods the queue"
+    return Case("tenants", title, ("p99", "p99 to alone"), tenants, goals)
 
 
 def _limit(settings: Settings) -> Case:
@@ -98,8 +97,8 @@ def _limit(settings: Settings) -> Case:
         Goal("limit@slowed", "kept", "slowed: the same, to what is left of it", least=0.9),
         Goal("limit@recovered", "to before", "recovered: answers in time, to before", least=0.9),
     ]
-    title = f"A backend that is ten times as slow for {settings.slowed:g} s: answers in time, to what it can do"
-    return Case("limit", title, ("kept", "in flight"), "longer", limit, goals)
+    title = f"A backend takes ten times as long for {settings.slowed:g} s: answers within {PATIENT * MILLI:g} ms"
+    return Case("limit", title, ("kept", "in flight"), limit, goals)
 
 
 def _cost(settings: Settings) -> Case:
@@ -108,8 +107,8 @@ def _cost(settings: Settings) -> Case:
         for depth in settings.depths
         for kind in PROMISED
     ]
-    title = "Tasks that do nothing, through each order, with so many waiting"
-    return Case("cost", title, ("rate", "to fifo"), "longer", cost, goals)
+    title = "What an order costs: tasks that do nothing, in a pool of one thread"
+    return Case("cost", title, ("rate", "to fifo"), cost, goals)
 
 
 def _tcp() -> Case:
@@ -119,5 +118,5 @@ def _tcp() -> Case:
         Goal("adaptive", "misplaced", "answers out of order", most=0.0),
         Goal("adaptive", "lost", "neither answered nor refused", most=0.0),
     ]
-    title = f"A server offered 5 times its capacity: answers within {WITHIN * MILLI:g} ms, to capacity"
-    return Case("tcp", title, ("kept", "p99"), "longer", tcp, goals)
+    title = f"A TCP server offered 5 times its capacity: answers within {WITHIN * MILLI:g} ms"
+    return Case("tcp", title, ("kept", "p99"), tcp, goals)

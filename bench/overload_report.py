@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import report
-from chart import Bar, chart
+from draw import save
 from overload_cases import Case, Goal
 from overload_load import THREADS, Rows
 
@@ -33,7 +32,6 @@ FORMS = {
     "offered": "offered {:,.0f}/s",
     "behind": "load {:,.1f} ms behind",
 }
-CAPACITY = "capacity"  # the row that says what there was to be kept; it is not drawn
 
 
 @dataclass
@@ -62,8 +60,8 @@ class Outcome:
         return list(self.rounds[0]) if self.rounds else []
 
     def values(self, row: str) -> dict[str, float]:
-        """Return the medians of a row, those that are drawn first."""
-        names = (*self.case.drawn, *(name for name in FORMS if name not in self.case.drawn))
+        """Return the medians of a row, those of the case first."""
+        names = (*self.case.first, *(name for name in FORMS if name not in self.case.first))
         medians = {name: self.median(row, name) for name in names}
         return {name: median for name, median in medians.items() if median is not None}
 
@@ -113,21 +111,6 @@ def summary(outcomes: Iterable[Outcome]) -> str:
     return "\n".join(lines)
 
 
-def draw(outcome: Outcome) -> str:
-    """Return the chart of a case: a bar for each row."""
-    case, promised = outcome.case, {goal.row for goal in outcome.case.goals}
-    bars = []
-    for row in outcome.rows():
-        if row == CAPACITY:
-            continue
-        values = outcome.values(row)
-        ends = [FORMS[name].format(values[name]) for name in case.drawn if name in values]
-        length = values.get(case.drawn[0])
-        bars.append(Bar(label(row), length, ", ".join(ends) if length is not None else "- none", ours=row in promised))
-    note = f"{report.python_name()}, medians of {len(outcome.rounds)} rounds: {case.better} is better"
-    return chart(case.title, note, bars)
-
-
 def environment() -> dict[str, Any]:
     """Return what somebody needs to know to judge the numbers, or to repeat them."""
     return {**report.environment(), "workers": THREADS, "versions": {"treadle": report.version("treadle")}}
@@ -164,9 +147,5 @@ def record(outcome: Outcome, surroundings: dict[str, Any]) -> dict[str, Any]:
 
 def write(outcomes: Sequence[Outcome], surroundings: dict[str, Any], folder: Path) -> None:
     """Write record and chart of each case into `folder`, as `<case>.<python>.json` and `.svg`."""
-    folder.mkdir(parents=True, exist_ok=True)
     for outcome in outcomes:
-        stem = f"{outcome.case.name}.{report.python_tag()}"
-        text = json.dumps(record(outcome, surroundings), indent=1, ensure_ascii=False)
-        (folder / f"{stem}.json").write_text(text + "\n", encoding="utf-8")
-        (folder / f"{stem}.svg").write_text(draw(outcome), encoding="utf-8")
+        save(record(outcome, surroundings), folder, f"{outcome.case.name}.{report.python_tag()}")

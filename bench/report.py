@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import os
 import platform
 import sys
@@ -13,9 +12,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from chart import Bar, chart
+from draw import save
 from measure import Outcome
-from peers import PEERS, WORKERS, Standard, StandardAgain, Treadle, TreadleInChunks
+from peers import PEERS, WORKERS, Standard, StandardAgain, Treadle
 
 BASE = Standard.name
 OURS = Treadle.name
@@ -131,25 +130,6 @@ def summary(outcomes: Iterable[Outcome]) -> str:
     return "\n".join(lines)
 
 
-def draw(outcome: Outcome) -> str:
-    """Return the chart of a case: bars best first, then those that have none, with the reason."""
-    case = outcome.case
-    names = [name for name in best_first(outcome) if name != NOISE]
-    bars = [_bar(outcome, name) for name in names]
-    bars += [Bar(name, None, f"- {reason}") for name, reason in outcome.absent.items() if name != NOISE]
-    better = "longer is better" if case.more_is_better else "shorter is better"
-    note = f"{python_name()}, {WORKERS} workers, medians; in brackets: times as good as {BASE}"
-    return chart(f"{case.title} ({case.unit}: {better})", note, bars)
-
-
-def _bar(outcome: Outcome, name: str) -> Bar:
-    case, cost = outcome.case, outcome.median(name)
-    tail = outcome.tail(name)
-    end = shown(case.unit, cost) + ("" if tail is None else f", p99 {shown(case.unit, tail)}")
-    end += f" ({outcome.ratio(name, BASE):.2f}x)"
-    return Bar(name, 1 / cost if case.more_is_better else cost, end, ours=name in {OURS, TreadleInChunks.name})
-
-
 def record(outcome: Outcome, surroundings: dict[str, Any]) -> dict[str, Any]:
     """Return all that was measured, as JSON takes it. Costs are in seconds a task, or in bytes."""
     case, names = outcome.case, best_first(outcome)
@@ -172,9 +152,5 @@ def record(outcome: Outcome, surroundings: dict[str, Any]) -> dict[str, Any]:
 
 def write(outcomes: Sequence[Outcome], surroundings: dict[str, Any], folder: Path) -> None:
     """Write record and chart of each case into `folder`, as `<case>.<python>.json` and `.svg`."""
-    folder.mkdir(parents=True, exist_ok=True)
     for outcome in outcomes:
-        stem = f"{outcome.case.name}.{python_tag()}"
-        text = json.dumps(record(outcome, surroundings), indent=1, ensure_ascii=False)
-        (folder / f"{stem}.json").write_text(text + "\n", encoding="utf-8")
-        (folder / f"{stem}.svg").write_text(draw(outcome), encoding="utf-8")
+        save(record(outcome, surroundings), folder, f"{outcome.case.name}.{python_tag()}")

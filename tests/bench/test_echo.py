@@ -210,10 +210,10 @@ def test_table_chart_and_record(bench: Import, tmp_path: Path) -> None:
     assert first.split() == ["treadle", "3,000/s", "6.0", "µs", "CPU,", "p99", "2.00", "ms"]
     assert second.split()[:4] == ["uvloop", "1,500/s", "treadle", "2.00x"]
     assert last.split() == ["Go", "net,", "GOMAXPROCS=1", "-", "no", "go", "compiler"]
-    report.write([outcome], {"python": "some"}, tmp_path)
+    report.write([outcome], report.environment(), tmp_path)
     (drawn,) = tmp_path.glob("some.py*.svg")
     words = [text.text for text in ElementTree.fromstring(drawn.read_text(encoding="utf-8")).iter() if text.text]
-    assert "3,000/s, 6.0 µs CPU" in words
+    assert "3,000, 6.0 µs CPU each" in words
     (written,) = tmp_path.glob("some.py*.json")
     record = json.loads(written.read_text(encoding="utf-8"))
     assert record["medians"] == {"treadle": 3000.0, "uvloop": 1500.0}

@@ -73,20 +73,6 @@ def test_a_busy_machine_is_mentioned(
     assert bool(module.busy({"load at start": load, "processors": processors})) is warns
 
 
-@pytest.mark.parametrize(("unit", "longer"), [("tasks/s", "treadle"), ("bytes", "concurrent.futures")])
-def test_a_chart_shows_rates_as_rates_and_says_which_end_is_better(
-    bench: Import, module: ModuleType, unit: str, longer: str
-) -> None:
-    svg = ElementTree.fromstring(module.draw(outcome_of(bench, 2.0, None, unit)))
-    rects = [rect for rect in svg.iter() if rect.get("class") in {"bar", "ours"}]
-    widths = {rect.get("class"): float(rect.get("width", "")) for rect in rects}
-    assert (widths["ours"] > widths["bar"]) is (longer == "treadle")
-    assert len(rects) == 2, "the bar that shows only the noise is left out"
-    better = "longer is better" if unit == "tasks/s" else "shorter is better"
-    assert better in svg.get("aria-label", "")
-    assert "- not installed" in [text.text for text in svg.iter()]
-
-
 def test_what_is_written_holds_every_sample_and_the_versions(bench: Import, module: ModuleType, tmp_path: Path) -> None:
     module.write([outcome_of(bench, 2.0, 5.0)], module.environment(), tmp_path / "new")
     stem = tmp_path / "new" / f"some.{module.python_tag()}"
