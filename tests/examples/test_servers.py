@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import importlib.util
+import shutil
 import signal
 import socket
+import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from programs import PATIENCE, Program, run
 from tcp import ask, receive_all
+from treadle.errors import MessageTooLong
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -19,6 +29,17 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 def served(name: str) -> Program:
     """Run an example in which nothing may be left open, or be used as it should no longer be."""
     return Program([sys.executable, "-W", "error", "-X", "dev", str(EXAMPLES / name), "0"])
+
+
+@functools.cache
+def redis_server() -> ModuleType:
+    """Return the example as a module, which serves nothing."""
+    spec = importlib.util.spec_from_file_location("redis_server", EXAMPLES / "redis_server.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def connect(server: Program) -> socket.socket:
@@ -88,6 +109,109 @@ def test_the_redis_server_takes_the_greeting_of_clients_of_today() -> None:
         end(server)
 
 
+def test_the_redis_server_echoes_which_is_how_redis_cli_pipe_ends() -> None:
+    """`redis-cli --pipe` sends no more than that at its end, and waits 15 seconds for the answer."""
+    with served("redis_server.py") as server:
+        with connect(server) as client:
+            assert ask(client, b"*2\r\n$4\r\nECHO\r\n$5\r\na\r\nb\0\r\n", 11) == b"$5\r\na\r\nb\0\r\n"
+        end(server)
+
+
+@pytest.mark.skipif(shutil.which("redis-cli") is None, reason="redis-cli is not installed (Debian: redis-tools)")
+def test_the_redis_server_is_one_to_redis_cli() -> None:
+    commands = "".join(f"*3\r\n$3\r\nSET\r\n$6\r\nk{n:05}\r\n$1\r\nv\r\n" for n in range(10_000))
+    with served("redis_server.py") as server:
+        client = ["redis-cli", "-p", str(server.wait_for_port())]
+        assert run(*client, "set", "loom", "treadle") == (0, "OK\n", "")
+        assert run(*client, "get", "loom") == (0, "treadle\n", "")
+        assert run(*client, "incr", "count") == (0, "1\n", "")
+        piped = subprocess.run([*client, "--pipe"], input=commands.encode(), capture_output=True, timeout=PATIENCE)
+        assert b"errors: 0, replies: 10000" in piped.stdout
+        assert run(*client, "get", "k09999") == (0, "v\n", "")
+        end(server)
+
+
+@pytest.mark.parametrize(
+    ("sent", "said"),
+    [
+        (b"*x\r\n", "expected * and a number, got b'*x'"),
+        (b"*-1\r\n", "expected * and a number, got b'*-1'"),
+        (b"*2\r\n$3\r\nGET\r\n:1\r\n", "expected $ and a number, got b':1'"),
+        (b"*1\r\n$3\r\nPING\r\n", r"expected \r\n after 3 bytes, got b'G\r'"),
+        (b"*2\r\n$4\r\nPING\r\n$" + b"9" * 5_000 + b"\r\n", "expected $ and a number, got b'$999"),
+    ],
+)
+def test_the_redis_server_closes_who_is_no_client_and_says_why(sent: bytes, said: str) -> None:
+    with served("redis_server.py") as server:
+        with connect(server) as other, connect(server) as client:
+            assert ask(other, b"*1\r\n$4\r\nPI", 0) == b""  # half a command, which the other's fault does not touch
+            client.sendall(b"PING\r\n" + sent)
+            assert receive_all(client) == b"+PONG\r\n"
+            assert ask(other, b"NG\r\n", 7) == b"+PONG\r\n"
+            port = client.getsockname()[1]
+        end(server)
+    (line,) = [line for line in server.output.splitlines() if line.startswith("WARNING")]
+    assert f":{port}: closed, for what it sent makes no message: " in line
+    assert said in line
+
+
+COMMANDS = st.lists(st.lists(st.binary(max_size=20), min_size=1, max_size=4), max_size=6)
+
+
+@given(COMMANDS, st.data())
+def test_the_redis_servers_framing_gives_the_same_in_pieces_of_any_size(
+    commands: list[list[bytes]], data: st.DataObject
+) -> None:
+    sent = b"".join(
+        b"*%d\r\n%s" % (len(command), b"".join(b"$%d\r\n%s\r\n" % (len(word), word) for word in command))
+        for command in commands
+    )
+    cuts = sorted({0, len(sent), *data.draw(st.lists(st.integers(0, len(sent))))})
+    for pieces in ([sent], [bytes([byte]) for byte in sent], [sent[a:b] for a, b in pairwise(cuts)]):
+        decoder = redis_server().Resp().decoder(1000)
+        assert [command for piece in pieces for command in decoder.feed(piece)] == commands
+        assert decoder.held == 0
+
+
+class Watched(bytearray):
+    """Counts the bytes that are looked at, or copied."""
+
+    looked = 0
+
+    def find(self, wanted: Any, start: Any = 0, *end: Any) -> int:
+        Watched.looked += len(self) - start
+        return super().find(wanted, start, *end)
+
+    def __getitem__(self, key: Any) -> Any:
+        found = super().__getitem__(key)
+        Watched.looked += len(found) if isinstance(key, slice) else 1
+        return found
+
+
+@pytest.mark.parametrize("form", [b"*2\r\n$4\r\nECHO\r\n$980000\r\n%s\r\n", b"ECHO %s\r\n"], ids=["word", "line"])
+def test_the_redis_servers_framing_looks_at_each_byte_of_an_unfinished_command_once(
+    form: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However small the pieces that it comes in; then nobody can hold the others up with it."""
+    example = redis_server()
+    monkeypatch.setattr(example, "bytearray", Watched, raising=False)  # what the module finds before the builtin
+    monkeypatch.setattr(Watched, "looked", 0)
+    sent = form % (b"x" * 980_000)
+    decoder = example.Resp().decoder(1_000_000)
+    commands = [command for start in range(0, len(sent), 100) for command in decoder.feed(sent[start : start + 100])]
+    assert commands == [[b"ECHO", b"x" * 980_000]]
+    assert len(sent) <= Watched.looked <= 3 * len(sent)  # found, cut out, made bytes
+
+
+def test_the_redis_servers_framing_ends_what_is_longer_than_a_message_may_be() -> None:
+    for longest in (b"x" * 100, b"*1\r\n$99\r\n" + b"x" * 91):
+        decoder = redis_server().Resp().decoder(100)
+        assert [*decoder.feed(longest[:50]), *decoder.feed(longest[50:])] == []
+        assert decoder.held == 100
+        with pytest.raises(MessageTooLong):
+            list(decoder.feed(b"x"))
+
+
 def test_the_redis_server_counts_no_words() -> None:
     answer = b"-ERR value is not an integer or out of range\r\n"
     with served("redis_server.py") as server:
@@ -100,4 +224,4 @@ def test_the_redis_server_counts_no_words() -> None:
 
 
 def test_the_redis_server_is_short_enough_to_be_read() -> None:
-    assert len((EXAMPLES / "redis_server.py").read_text().splitlines()) < 80
+    assert len((EXAMPLES / "redis_server.py").read_text().splitlines()) < 110
