@@ -35,7 +35,7 @@ def run() -> int:
         package = (missing.name or "").partition(".")[0]
         if package not in EXTRA:
             raise
-        message = f'treadle: the command line needs {package}; install it with: pip install "treadle[cli]"'
+        message = f"treadle: the command needs {package}, which is not installed; run: pip install click rich"
         print(message, file=sys.stderr)
         return EX_UNAVAILABLE
     return run_commands()
