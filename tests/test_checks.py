@@ -74,9 +74,9 @@ class Answer:
         (lambda: checks.time_left("t", "1"), TypeError, ("t='1'", "seconds as a number, or None for no limit")),
         (lambda: checks.time_left("t", math.nan), ValueError, ("t=nan", "a number of seconds, or None for no limit")),
         (
-            lambda: checks.several("l", 3, "things"),  # type: ignore[arg-type]  # that is the point
+            lambda: checks.several("l", 3, "a list, as in [9]"),  # type: ignore[arg-type]  # that is the point
             TypeError,
-            ("l=3 is int", "an iterable of things, as in [3]"),
+            ("l=3 is int; allowed: a list, as in [9]",),
         ),
         (lambda: checks.text("s", 1), TypeError, ("s=1", "string")),
         (lambda: checks.function("f", 1), TypeError, ("f=1", "callable")),

@@ -33,8 +33,8 @@ from treadle.orders import Fifo
         ({"name": 3}, TypeError, ("name=3", "string")),
         ({"thread_name_prefix": 3}, TypeError, ("thread_name_prefix=3",)),
         ({"initializer": 3}, TypeError, ("initializer", "must be a callable")),
-        ({"initargs": 3}, TypeError, ("initargs=3 is int", "an iterable of arguments, as in [3]")),
-        ({"observers": print}, TypeError, ("observers=<built-in function print>", "an iterable of Observers, as in [")),
+        ({"initargs": 3}, TypeError, ("initargs=3 is int", "an iterable of arguments, as in ('app.db', 30)")),
+        ({"observers": print}, TypeError, ("observers=<built-in function print>", "Observers, as in [MyObserver()]")),
         ({"observers": [print]}, TypeError, ("observers holds <built-in function print>", "it lacks submitted")),
     ],
 )

@@ -168,7 +168,7 @@ def test_bad_arguments_are_named(pool: Pool) -> None:
     for waits in (wait, as_completed):
         with pytest.raises(TypeError, match=r"fs holds 1, which is int; allowed: what submit\(\) returned"):
             waits([1])  # type: ignore[type-var]  # that is the point
-        with pytest.raises(TypeError, match=r"fs=<Future .* allowed: an iterable of futures, as in \[<Future"):
+        with pytest.raises(TypeError, match=r"fs=<Future .* allowed: an iterable of futures, as in \[future\]"):
             waits(pool.submit(int))  # type: ignore[arg-type]  # that is the point
 
 

@@ -222,8 +222,8 @@ def boolean(name: str, value: object) -> bool:
     return value
 
 
-def several(name: str, value: Iterable[T], what: str) -> tuple[T, ...]:
-    """Return what `value` holds, if it is an iterable.
+def several(name: str, value: Iterable[T], allowed: str) -> tuple[T, ...]:
+    """Return what `value` holds, if it is an iterable, of which `allowed` gives an example.
 
     Raises:
         TypeError: it is not.
@@ -231,7 +231,6 @@ def several(name: str, value: Iterable[T], what: str) -> tuple[T, ...]:
     try:
         found = iter(value)  # isinstance knows nothing of objects that have __getitem__ alone
     except TypeError:
-        allowed = f"an iterable of {what}, as in [{show(value)}]"
         raise TypeError(f"{name}={show(value)} is {type_name(value)}; allowed: {allowed}") from None
     return tuple(found)
 

@@ -31,7 +31,7 @@ def observers_in(observers: Iterable[Observer]) -> tuple[Observer, ...]:
 
 def observers_like(observers: Iterable[T], told: Sequence[str], kind: str) -> tuple[T, ...]:
     """Return `observers`, which have the methods that are `told`, as those of `kind` do; raise as `observers_in`."""
-    found = checks.several("observers", observers, "Observers")
+    found = checks.several("observers", observers, "an iterable of Observers, as in [MyObserver()]")
     for observer in found:
         if issubclass(type(observer), type):
             example = f"{cast(type, observer).__name__}()"

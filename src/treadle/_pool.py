@@ -175,7 +175,9 @@ class Pool(Submitter, ThreadPoolExecutor):
             queue_size=checks.integer_or_none("queue_size", queue_size, least=0),
             idle_timeout=checks.seconds("idle_timeout", idle_timeout),
             initializer=initializer,
-            initargs=checks.several("initargs", () if initargs is None else initargs, "arguments"),
+            initargs=checks.several(
+                "initargs", () if initargs is None else initargs, "an iterable of arguments, as in ('app.db', 30)"
+            ),
             thread_lifespan=thread_lifespan,
             observers=observers_in(observers),
             limit=gradient,

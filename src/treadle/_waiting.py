@@ -80,7 +80,7 @@ def _futures_in(fs: Iterable[F]) -> set[F]:
     Raises:
         TypeError: `fs` is no iterable, or holds something else.
     """
-    futures = checks.several("fs", fs, "futures")
+    futures = checks.several("fs", fs, "an iterable of futures, as in [future]")
     for future in futures:
         if not is_a(future, concurrent.futures.Future):
             raise TypeError(f"fs holds {show(future)}, which is {type_name(future)}; allowed: what submit() returned")

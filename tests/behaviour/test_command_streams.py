@@ -218,7 +218,7 @@ AT_ONCE: list[tuple[int, tuple[str, ...], str]] = [
     (2, (), "Usage: treadle [OPTIONS] COMMAND"),
     (2, ("ecko",), "Did you mean 'echo'?"),
     (2, ("echo", "--thread", "5"), "'--threads'"),
-    (2, ("echo", "--threads", "0"), "'0' is not a whole number"),
+    (2, ("echo", "--threads", "0"), "'0' is out of range"),
     (2, ("echo", "--log-level", "loud"), "'loud' is not one of"),
     (2, ("echo", "--keyfile", "x"), "of no use without --certfile"),
     (2, ("echo", "--config", "none.toml"), "none.toml: no such file"),

@@ -180,6 +180,7 @@ class Number(click.ParamType):  # type: ignore[type-arg]  # as above
     """
 
     what = "number"
+    unit = ""  # after its bound
 
     def __init__(self, *, zero: bool = False, none: bool = False) -> None:
         self.zero = zero
@@ -199,8 +200,10 @@ class Number(click.ParamType):  # type: ignore[type-arg]  # as above
             number = self.parse(value)
         except ValueError:
             number = math.nan
+        if math.isnan(number):
+            self.fail(f"{value!r} is not a {self.what}; allowed: {self.allowed()}", param, ctx)
         if not (number > 0 or (self.zero and number == 0)) or number == math.inf:
-            self.fail(f"{value!r} is not {self.allowed()}", param, ctx)
+            self.fail(f"{value!r} is out of range; allowed: {self.allowed()}", param, ctx)
         return number
 
     def parse(self, value: Any) -> float:
@@ -213,8 +216,8 @@ class Number(click.ParamType):  # type: ignore[type-arg]  # as above
 
     def allowed(self) -> str:
         """Return what the option may be."""
-        least = "0 or more" if self.zero else "more than 0"
-        return f"a {self.what}; allowed: {least}{f', or {NONE} for no limit' if self.none else ''}"
+        least = f"0{self.unit} or more" if self.zero else f"more than 0{self.unit}"
+        return f"{least}, or {NONE} for no limit" if self.none else least
 
 
 class Seconds(Number):
@@ -222,6 +225,7 @@ class Seconds(Number):
 
     name = "SECONDS"
     what = "number of seconds"
+    unit = " seconds"
 
 
 class PerSecond(Number):
@@ -229,6 +233,7 @@ class PerSecond(Number):
 
     name = "PER-SECOND"
     what = "rate"
+    unit = " a second"
 
 
 class Count(Number):

@@ -30,6 +30,7 @@ FAMILIES = {0: 0, 1: 12, 2: 36, 3: 216}  # bytes of both addresses, by family
 TRANSPORTS = {0, 1, 2}  # unspecified, stream, datagram
 CRC32C = 0x03  # PP2_TYPE_CRC32C
 FORMS = 'an address or a network, as in "127.0.0.1", "10.0.0.0/8", "::1", "fd00::/8", or "unix"'
+ALLOWED = f"{FORMS}, several of them in a list, or None"
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -47,10 +48,10 @@ class Proxies:
     """
 
     def __init__(self, trusted: str | Sequence[str]) -> None:
-        several: Iterable[str] = (trusted,) if isinstance(trusted, str) else checks.several("proxy", trusted, "strings")
+        several: Iterable[str] = (trusted,) if isinstance(trusted, str) else checks.several("proxy", trusted, ALLOWED)
         self.names = tuple(checks.text("proxy", one) for one in several)
         if not self.names:
-            raise ValueError(f"proxy={show(trusted)} trusts nobody; allowed: {FORMS}, several of them, or None")
+            raise ValueError(f"proxy={show(trusted)} trusts nobody; allowed: {ALLOWED}")
         self._unix = "unix" in self.names
         self._networks = tuple(_network(name) for name in self.names if name != "unix")
 
