@@ -10,7 +10,7 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
-from treadle._cli.config import ConfiguredCommand, Needed
+from treadle._cli.config import ConfiguredCommand, Derived, Needed
 from treadle._cli.values import Seconds, Trusted
 
 
@@ -212,6 +212,36 @@ def test_what_is_printed_is_a_file_that_says_the_same(tmp_path: Path) -> None:
         (tmp_path / "printed.toml").write_text(printed)
         again = ["trust", "--config", str(tmp_path / "printed.toml")]
         assert CliRunner().invoke(group, again).output == CliRunner().invoke(group, options).output
+
+
+@group.command(cls=ConfiguredCommand)
+@click.option("--loud", is_flag=True, is_eager=True)
+@click.option(
+    "--volume",
+    cls=Derived,
+    callback=lambda ctx, param, value: value or ("11" if ctx.params["loud"] else "5"),
+    show_default="5, or 11 with --loud",
+)
+def play(loud: bool, volume: str) -> None:
+    """Say how loud."""
+    click.echo(volume)
+
+
+def test_what_follows_from_another_option_is_printed_as_a_comment_and_follows_still(tmp_path: Path) -> None:
+    """Or a file that was printed without --loud would hold against a --loud that comes later."""
+    path = tmp_path / "printed.toml"
+    path.write_text(CliRunner().invoke(group, ["play", "--print-config"]).stdout)
+    assert '# volume = "5"                            # default: 5, or 11 with --loud\n' in path.read_text()
+    assert CliRunner().invoke(group, ["play", "--config", str(path)]).output == "5\n"
+    assert CliRunner().invoke(group, ["play", "--config", str(path), "--loud"]).output == "11\n"
+    assert '# volume = "11"' in CliRunner().invoke(group, ["play", "--loud", "--print-config"]).stdout
+
+
+def test_what_was_given_is_printed_as_a_value_though_it_may_follow_from_another(tmp_path: Path) -> None:
+    path = tmp_path / "printed.toml"
+    path.write_text(CliRunner().invoke(group, ["play", "--volume", "7", "--print-config"]).stdout)
+    assert re.search('(?m)^volume = "7" +# --volume$', path.read_text())
+    assert CliRunner().invoke(group, ["play", "--config", str(path), "--loud"]).output == "7\n"
 
 
 def test_a_mistake_is_said_instead_of_what_would_be_printed() -> None:

@@ -19,6 +19,7 @@ from click.testing import CliRunner
 from programs import TREADLE, Program, run
 from socketservers import until
 from treadle._cli import serving
+from treadle._cli.commands import commands
 from treadle._cli.echo import echo
 from treadle._cli.tcp import tcp
 from treadle.server import Limits
@@ -141,6 +142,14 @@ def test_the_level_of_the_log_depends_on_quiet_unless_it_is_given() -> None:
         (["--log-level", "debug", "--quiet"], "debug"),
     ):
         context = echo.make_context("echo", list(arguments))
+        assert context.params["log_level"] == level
+
+
+def test_a_printed_file_leaves_a_quiet_command_quiet(tmp_path: Path) -> None:
+    path = tmp_path / "printed.toml"
+    path.write_text(CliRunner().invoke(commands, ["echo", "--print-config"]).stdout)
+    for arguments, level in (([], "info"), (["--quiet"], "warning"), (["--quiet", "--log-level", "debug"], "debug")):
+        context = echo.make_context("echo", ["--config", str(path), *arguments])
         assert context.params["log_level"] == level
 
 

@@ -22,7 +22,7 @@ from click.core import ParameterSource
 from treadle._cli.descriptors import lead_nowhere
 from treadle._cli.values import NONE, Number, in_toml, is_toml_value_for, written
 
-__all__ = ["ConfiguredCommand", "Needed", "spelled"]
+__all__ = ["ConfiguredCommand", "Derived", "Needed", "spelled"]
 
 FILE = "treadle._cli.config.FILE"  # where a context keeps the path of its file
 PRINT = "treadle._cli.config.PRINT"  # and whether it is only asked what it would run with
@@ -50,6 +50,10 @@ class Needed(click.Argument):
     def get_help_record(self, ctx: click.Context) -> tuple[str, str]:
         """Return its row."""
         return self.make_metavar(ctx), f"{self.what}  [env var: {self.envvar}]"
+
+
+class Derived(click.Option):
+    """An option whose default follows from others. A printed file has it in a comment, so that it still follows."""
 
 
 class ConfiguredCommand(click.Command):
@@ -205,10 +209,16 @@ def _line(ctx: click.Context, param: click.Parameter) -> str:
     if value is None and not (isinstance(param.type, Number) and param.type.none):
         return f"# {_key(param)} is not set"
     text = f"[{', '.join(map(_written, value))}]" if _is_repeatable(param) else _written(value)
-    source = "default" if ctx.get_parameter_source(name) is ParameterSource.DEFAULT else spelled(ctx, name)
+    assignment = f"{_key(param)} = {text}"
+    if ctx.get_parameter_source(name) is not ParameterSource.DEFAULT:
+        source = spelled(ctx, name)
+    elif isinstance(param, Derived):
+        assignment, source = f"# {assignment}", f"default: {param.show_default}"
+    else:
+        source = "default"
     # A comment may hold no control character, but a path may.
     source = source if source.isprintable() else ascii(source)
-    return f"{f'{_key(param)} = {text}':<{LONGEST_ASSIGNMENT}}  # {source}"
+    return f"{assignment:<{LONGEST_ASSIGNMENT}}  # {source}"
 
 
 def _written(value: object) -> str:

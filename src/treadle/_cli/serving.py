@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import click
 
-from treadle._cli.config import spelled
+from treadle._cli.config import Derived, spelled
 from treadle._cli.descriptors import reserve_descriptors
 from treadle._cli.hint import hello_to, near
 from treadle._cli.leaving import Leaving
@@ -125,6 +125,7 @@ OPTIONS = (
     _limit("--min-write-rate", PerSecond(none=True), "Bytes a second that a client takes, on average."),
     click.option(
         "--log-level",
+        cls=Derived,
         type=click.Choice(["debug", "info", "warning", "error", "critical"], case_sensitive=False),
         callback=_level,
         show_default="info, or warning with --quiet",
