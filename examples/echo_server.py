@@ -1,7 +1,6 @@
 r"""A TCP echo server: one blocking function per client, at most 128 clients at once; those beyond wait their turn.
 
-Run it: python examples/echo_server.py 5000
-Talk to it:
+Run it: python examples/echo_server.py 5000        Talk to it:
     python -c "import socket; s = socket.create_connection(('127.0.0.1', 5000)); s.send(b'hello\n'); print(s.recv(99))"
 """
 

@@ -1,8 +1,6 @@
-r"""A TCP echo server as one would make it by hand: 8 long-lived threads drain a channel of accepted connections.
+"""A TCP echo server as one would make it by hand: 8 long-lived threads drain a channel of accepted connections.
 
-Run it: python examples/handmade_pool.py 127.0.0.1 5000
-Talk to it:
-    python -c "import socket; s = socket.create_connection(('127.0.0.1', 5000)); s.send(b'hello\n'); print(s.recv(99))"
+Run it: python examples/handmade_pool.py 127.0.0.1 5000        Talk to it: as to echo_server.py
 """
 
 import signal

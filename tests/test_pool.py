@@ -357,7 +357,7 @@ def test_a_negative_timeout_of_shutdown_means_that_no_time_is_left(
     pool = Pool(1)
     task = pool.submit(gate.wait, 30)
     assert pool.shutdown(timeout=timeout) == (task,)
-    assert "were not done 0 s after shutdown" in caplog.text
+    assert "not done 0 s after shutdown" in caplog.text
     gate.set()
     assert pool.shutdown() == ()
 
