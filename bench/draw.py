@@ -173,7 +173,7 @@ def _cost(record: Record) -> str:
             rows.append(Heading(f"{int(depth):,} {'task' if depth == '1' else 'tasks'} waiting"))
         end = f"{{:,.0f}} ({_median(record, row, 'to fifo'):.2f}x)"
         rows.append(_measured(record, row, "rate", end, ORDERS.get(name, name)))
-    subtitle = f'Tasks a second: {_better(True)}. In brackets: beside order="fifo", round by round.'
+    subtitle = f'Tasks a second: {_better(True)}. In brackets: ratio to order="fifo", round by round.'
     return bars(record["title"], subtitle, rows, _notes(record))
 
 
