@@ -41,6 +41,15 @@ def test_the_numbers_of_a_busy_pool_add_up() -> None:
     assert (after.finished, after.waiting, after.busy, after.closed) == (6, 0, 0, True)
 
 
+def test_a_worker_counts_what_it_took_and_the_pool_what_ran_inside_of_that_as_well() -> None:
+    with Pool(1) as pool:
+        pool.submit(lambda: pool.submit(int).result(30)).result(30)
+        list(pool.map(abs, range(3)))
+        pool.submit(int).result(30)  # the thread has ended its turn of the map
+        now = pool.snapshot()
+    assert (now.finished, [worker.finished for worker in now.workers]) == (6, [2])
+
+
 def test_a_snapshot_cannot_be_changed() -> None:
     with Pool(1) as pool, pytest.raises(dataclasses.FrozenInstanceError):
         pool.snapshot().waiting = 3  # type: ignore[misc]  # that is the point

@@ -80,7 +80,8 @@ class WorkerSnapshot:
         seconds: how long that task has run; 0 when idle.
         overdue: seconds since that task's deadline; its future has failed, and its thread is free when it returns.
         nested: how many tasks further out wait in this thread for the one that runs.
-        finished: how many tasks it has ended, well or badly; not items of a map, which only the pool counts.
+        finished: how many tasks it has ended, well or badly; not those that it ran inside of another, nor items of a
+            map, which only the pool counts.
     """
 
     name: str
