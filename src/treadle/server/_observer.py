@@ -31,7 +31,8 @@ class ConnectionEvent:
         thread: the name of the thread in which it happened.
         connected_ns: when the connection was accepted; `time_ns` less this is how long it lasted.
         reason: closed: by which limit or fault, as in `ServerSnapshot.closed_by`; rejected: by which limit, or, by the
-            name of its error, of what the system had no more ("EMFILE": descriptors). None: in order.
+            name of its error, of what the system had no more ("EMFILE": descriptors). None: in order, or its
+            handler raised.
         messages: closed: how many of its messages observers were told of.
         bytes_in: closed: bytes that were read, those of TLS, and of a proxy's header, not counted.
         bytes_out: closed: bytes that the system has taken, those of TLS not counted.

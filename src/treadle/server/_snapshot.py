@@ -21,14 +21,15 @@ class ServerSnapshot:
         state: "new", "serving", "stopping" or "stopped".
         addresses: where it listens, as `Server.addresses`; () before it was started.
         connections: that are open now.
-        accepted: connections so far; `rejected_connections` of them were turned away.
+        accepted: connections so far, `rejected_connections` of them included.
         closed_connections: that are over, of those that came in.
         closed_by: of them, how many by which limit or fault: a name of `Limits`; "evicted"; "drain_timeout" (cut at the
             end of a stop); "framing" (which failed); "tls_handshake" (failed), "tls_cut_short" (ended amid a message,
             without TLS's goodbye), "tls_error" (after the handshake); "proxy_header" (no valid one), "proxy_untrusted"
             (a header of an address that may send none); "message_rejected" (by the pool, without
             `Limits.reject_messages_with`); "thread_killed" (amid a handler); "connection_lost" (reset, broken, timed
-            out by the system); "internal_error" (a fault of treadle). The others ended in order.
+            out by the system); "internal_error" (a fault of treadle). The others ended in order, or their
+            handler raised, which `failures` counts.
         messages: whose handler was called so far; a conversation of a Session counts as one.
         handled_inline: of them, those that the leading thread has handled, which are no tasks of the pool.
         handed_over: of them, all others: those that were handled in tasks of the pool, and those over which the leading
