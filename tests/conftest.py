@@ -180,7 +180,8 @@ def _open_descriptors() -> set[tuple[str, str]]:
     return found
 
 
-def pytest_unconfigure() -> None:
+def pytest_unconfigure(config: pytest.Config) -> None:
     """End an interpreter that a leftover thread would keep from ending; what tests have left unasked is no news."""
     logging.disable(logging.CRITICAL)
-    faulthandler.dump_traceback_later(EXIT_PATIENCE, exit=True, file=2)
+    if not hasattr(config, "workerinput"):  # one of several processes waits for the others, and is ended by the first
+        faulthandler.dump_traceback_later(EXIT_PATIENCE, exit=True, file=2)

@@ -16,10 +16,11 @@ HERE = Path(__file__).parent
 HEAD = "import gc, socket, threading, warnings, pytest\nkept = []\n"
 
 
-def faults_of(body: str, tmp_path: Path, **less: float) -> tuple[int, str]:
+def faults_of(body: str, tmp_path: Path, *options: str, **less: float) -> tuple[int, str]:
     """Run a test module with this body under our conftest and settings; return exit status and output.
 
     Args:
+        options: further ones of pytest's.
         less: constants of conftest.py, or the setting faulthandler_timeout, by what is to stand in their place.
     """
     for name in ("conftest.py", "../pyproject.toml"):
@@ -31,7 +32,16 @@ def faults_of(body: str, tmp_path: Path, **less: float) -> tuple[int, str]:
     shutil.copy(HERE / "certificates.py", tmp_path / "tests")
     (tmp_path / "test_faulty.py").write_text(HEAD + body)
     status, out, error = run(
-        sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(tmp_path), str(tmp_path)
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "--rootdir",
+        str(tmp_path),
+        *options,
+        str(tmp_path),
     )
     return status, out + error
 
@@ -77,6 +87,20 @@ def test_a_thread_that_outlives_the_last_test_cannot_keep_the_run_from_ending(tm
     status, output = faults_of(body, tmp_path, PATIENCE=0.05, EXIT_PATIENCE=1)
     assert status == 1
     assert "immortal" in output
+
+
+def test_a_process_that_waits_for_the_tests_of_another_is_none_that_a_thread_keeps(tmp_path: Path) -> None:
+    body = """
+import faulthandler, os
+def told(*_, file=None, **__):
+    if file == 2:  # pytest's own is another
+        os.write(2, b"armed")
+faulthandler.dump_traceback_later = told
+def test(): pass
+"""
+    status, output = faults_of(body, tmp_path, "-n", "1")
+    assert status == 0, output
+    assert "armed" not in output
 
 
 @pytest.mark.parametrize(
