@@ -15,7 +15,7 @@ VENV := .venv-$(shell $(PYTHON) -c '$(describe)')
 endif
 PY := $(VENV)/bin/python
 # An older wheel rather than a source release that wants a compiler: free-threaded builds have few wheels.
-PIP := $(PY) -m pip --quiet --disable-pip-version-check install --prefer-binary
+PIP := PIP_RETRIES=1 $(PY) -m pip --quiet --disable-pip-version-check --require-virtualenv install --prefer-binary
 # Options for pytest or the program that a target runs: make test ARGS='-k echo', make run ARGS='--bind 127.0.0.1:5001'.
 ARGS ?=
 # What `make bench` measures: programs in bench/.
@@ -23,9 +23,18 @@ BENCH ?= pool echo overload
 PYTEST := $(PY) -m pytest
 PARALLEL := -n auto --maxprocesses 8
 
-# Install $(1) into the environment. What pip says is shown at the end, and only if it fails.
-install = $(PIP) --retries 1 $(1) >$(VENV)/.log 2>&1 || { tail -n 5 $(VENV)/.log >&2; \
-    echo "make: cannot install into $(VENV), which needs a network, once; try again when there is one" >&2; exit 1; }
+# Install $(1) into the environment, which is made anew the next time if that fails: it may be what is broken. What pip
+# says is shown only then: the last of its errors, or else its last lines.
+install = $(PIP) $(1) >$(VENV)/.log 2>&1 || { rm -f $(VENV)/.made; \
+    { grep 'ERROR: [A-Z]' $(VENV)/.log || cat $(VENV)/.log; } | tail -n 3 >&2; \
+    echo "make: cannot install into $(VENV), which needs a network, once; try again (all that pip said: $(VENV)/.log)" >&2; exit 1; }
+
+# Set the environment up for a target; of several at once, one after another, where there is flock (util-linux).
+LOCKED := $(if $(shell command -v flock),flock $(VENV).lock)
+ready = +@$(LOCKED) $(MAKE) --no-print-directory $(VENV)/.$(1)
+
+# As `python -m venv`, but Ctrl-C ends it without a traceback.
+venv := import runpy, signal; signal.signal(signal.SIGINT, signal.SIG_DFL); runpy.run_module("venv", run_name="__main__")
 
 # An environment knows its own path, so one that was copied along with the checkout is made anew.
 ifneq ($(shell cat $(VENV)/.made 2>/dev/null),$(CURDIR))
@@ -37,41 +46,50 @@ endif
 help:            ## list the targets
 	@sed -n 's/^\([a-z]*\): .*## /\1\t/p' Makefile | expand -t 14
 
-run: $(VENV)/.cli            ## serve: a TCP echo server on 127.0.0.1:5000
+run:             ## serve: a TCP echo server on 127.0.0.1:5000
+	$(call ready,cli)
 	@exec $(VENV)/bin/treadle echo $(ARGS)
 
-test: $(VENV)/.test            ## run every test, the conformance suite included
+test:            ## run every test, the conformance suite included
+	$(call ready,test)
 	$(PYTEST) $(PARALLEL) $(ARGS)
 
-check: $(VENV)/.check            ## formatting, lint, types, and the layers of the house
+check:           ## formatting, lint, types, and the layers of the house
+	$(call ready,check)
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
 	$(PYTEST) -q tests/test_house.py tests/typing
 
-conformance: $(VENV)/.test            ## only CPython's own executor tests, against treadle.Pool
+conformance:     ## only CPython's own executor tests, against treadle.Pool
+	$(call ready,test)
 	$(PYTEST) tests/conformance $(ARGS)
 
-bench: $(VENV)/.bench            ## measure treadle beside its peers; writes bench/results/. BENCH=pool, echo or overload: one
+bench:           ## measure treadle beside its peers; writes bench/results/. BENCH=pool, echo or overload: one
+	$(call ready,bench)
 	@status=0; for name in $(BENCH); do \
 	    echo "$(PY) bench/$$name.py $(ARGS)"; $(PY) bench/$$name.py $(ARGS) || status=$$?; \
 	done; exit $$status
 
-stress: $(VENV)/.test            ## five minutes of random schedules
+stress:          ## five minutes of random schedules
+	$(call ready,test)
 	$(PY) tests/behaviour/stress.py $(ARGS)
 
-fuzz: $(VENV)/.test            ## ten minutes of random bytes, faults and schedules against the server
+fuzz:            ## ten minutes of random bytes, faults and schedules against the server
+	$(call ready,test)
 	$(PY) tests/fuzz/main.py $(ARGS)
 
-mutants: $(VENV)/.test            ## break guarded lines, one at a time: which tests notice? ARGS='-k staff'
+mutants:         ## break guarded lines, one at a time: which tests notice? ARGS='-k staff'
+	$(call ready,test)
 	$(PY) tests/mutants/main.py $(ARGS)
 
-dist: $(VENV)/.dist            ## build wheel and sdist into dist/
+dist:            ## build wheel and sdist into dist/
+	$(call ready,dist)
 	rm -rf dist
 	$(PY) -m build --outdir dist .
 
-clean:            ## remove everything that the targets made
-	rm -rf .venv .venv-* .build build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+clean:           ## remove everything that the targets made
+	rm -rf .venv .venv.lock .venv-* .build build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/.made:
@@ -87,7 +105,8 @@ $(VENV)/.made:
 	    else \
 	        echo "make: this Python cannot make virtual environments; on Debian and Ubuntu: sudo apt-get install $$package" >&2; exit 1; \
 	    fi; }
-	@$(PYTHON) -m venv --clear $(VENV)
+	@echo "make: making $(VENV), once"
+	@$(PYTHON) -c '$(venv)' --clear $(VENV)
 	@echo "$(CURDIR)" > $@
 
 $(VENV)/.cli: $(VENV)/.made pyproject.toml
