@@ -48,6 +48,13 @@ class Terminal(Program):
         """Type `keys`; "\\x03" is Ctrl-C."""
         os.write(self._reader, keys.encode())
 
+    def close(self) -> None:
+        """Close the window. The system tells the program with SIGHUP, and takes the terminal away from it."""
+        reader, writer = os.pipe()
+        os.close(writer)
+        os.dup2(reader, self._reader)  # there is nothing more to read
+        os.close(reader)
+
     def lines(self) -> list[str]:
         """Return what stands on the screen now, without what is blank at the ends of lines, and empty lines."""
         screen = pyte.Screen(*self._size)

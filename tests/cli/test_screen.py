@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 import socket
 import sys
 from pathlib import Path
@@ -73,3 +74,31 @@ def test_a_second_server_beside_the_first_says_what_to_do_and_draws_nothing() ->
             assert terminal.wait() == 69
         (line,) = terminal.lines()
     assert line.startswith(f"Error: cannot listen on 127.0.0.1:{port}: it is in use; ")
+
+
+@pytest.mark.parametrize("processes", ["1", "2"])
+@pytest.mark.parametrize("hangups", [0, 2])
+def test_a_server_stops_when_its_terminal_is_closed(processes: str, hangups: int) -> None:
+    """Or nobody could stop it any more, and it would keep its port. A shell sends SIGHUP too, to all of its jobs."""
+    address = ("127.0.0.1", 0)
+    with Terminal([*TREADLE, "echo", "--bind", "127.0.0.1:0", "--processes", processes]) as terminal:
+        address = ("127.0.0.1", terminal.wait_for_port())
+        with socket.create_connection(address, PATIENCE) as client:
+            client.sendall(b"hello")
+            assert client.recv(5) == b"hello"
+            terminal.close()
+            for _ in range(hangups):
+                terminal.send(signal.SIGHUP)
+            assert client.recv(1) == b""
+        assert terminal.wait() == 0
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(address, PATIENCE)
+
+
+def test_a_hangup_at_a_terminal_that_is_open_asks_for_a_reload() -> None:
+    with Terminal([*TREADLE, "echo", "--bind", "127.0.0.1:0"]) as terminal:
+        terminal.wait_for_port()
+        terminal.send(signal.SIGHUP)
+        terminal.type("\x03")
+        terminal.wait_for("SIGINT: stopping")
+        assert terminal.wait() == 0

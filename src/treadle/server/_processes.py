@@ -21,7 +21,7 @@ from treadle._clock import now
 from treadle._words import log
 from treadle.server._listen import Listener
 from treadle.server._orphans import has_children
-from treadle.server._signals import CHILD, HANGUP, ORDERS, Signals
+from treadle.server._signals import CHILD, HANGUP, HUNG_UP, ORDERS, Signals, reason
 from treadle.server._teller import Teller
 
 __all__ = ["serve_in_processes"]
@@ -46,8 +46,9 @@ def serve_in_processes(
 ) -> int:
     """Call `serve` in `count` forked children, and see to it that there are always so many, until SIGTERM or SIGINT.
 
-    Call it from the main thread, before any other thread is started. SIGHUP is passed on. A second SIGTERM or SIGINT
-    cuts at once. In process 1, the first in a container, orphans are reaped, as an init does.
+    Call it from the main thread, before any other thread is started. SIGHUP is passed on; or stops them, if their
+    terminal is closed. A second SIGTERM or SIGINT cuts at once. In process 1, the first in a container, orphans are
+    reaped, as an init does.
 
     Args:
         count: children, 1 or more.
@@ -208,7 +209,7 @@ class Parent:
             self.reap()
         elif number == HANGUP:
             self.pass_on(number)
-        elif number not in ORDERS:
+        elif number != HUNG_UP and number not in ORDERS:
             pass  # one that the program has a handler for, which has run by now
         elif self.stopping:
             self.deadline = min(self.deadline, now() + GRACE)
@@ -216,7 +217,7 @@ class Parent:
             self.pass_on(signal.SIGCONT)
         else:
             self.stop()
-            self.tell(logging.INFO, "%s: stopping; a second signal cuts at once", signal.Signals(number).name)
+            self.tell(logging.INFO, "%s: stopping; a second signal cuts at once", reason(number))
 
     def let_go(self) -> None:
         """Close our end of the lifeline."""
@@ -290,13 +291,13 @@ class Parent:
             if (
                 code < 0 and code != -signal.SIGTERM and not self.killed
             ):  # by others, of which it cannot have said a word
-                self.tell(logging.ERROR, "process %d was killed by %s before it was done", process, _name_of(-code))
+                self.tell(logging.ERROR, "process %d was killed by %s before it was done", process, reason(-code))
         else:
             self.missed(process, code, now() - started)
 
     def missed(self, process: int, code: int, lived: float) -> None:
         """A child has ended unasked."""
-        how = f"with status {code}" if code >= 0 else f"by {_name_of(-code)}"
+        how = f"with status {code}" if code >= 0 else f"by {reason(-code)}"
         self.tell(logging.ERROR, "process %d ended %s after %.1f s", process, how, lived)
         if code in HOPELESS and lived < SOON and (code == DEAF or not self.has_served()):
             self.status = code
@@ -317,13 +318,6 @@ def _status_of(code: object) -> int:
     if code is None:
         return 0
     return code if isinstance(code, int) and 0 <= code <= 255 else 1
-
-
-def _name_of(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"  # real-time signals have numbers only
 
 
 def _flush() -> None:

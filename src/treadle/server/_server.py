@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import logging
 import os
-import signal
 import ssl
 import sys
 import threading
@@ -30,7 +29,7 @@ from treadle.server._observer import Observer, server_observers_in
 from treadle.server._orphans import Orphans
 from treadle.server._protocol import Protocol
 from treadle.server._proxy import Proxies
-from treadle.server._signals import CHILD, GONE, HANGUP, LOST, ORDERS, Signals
+from treadle.server._signals import CHILD, GONE, HANGUP, HUNG_UP, LOST, ORDERS, Signals, reason
 from treadle.server._snapshot import ServerSnapshot, snapshot_of
 from treadle.server._teller import Teller
 
@@ -358,7 +357,9 @@ class Server:
     # -- running ----------------------------------------------------------------------------------------------------
 
     def run(self, drain_timeout: float | None = DRAIN) -> int:
-        """Start, serve until SIGTERM or SIGINT (Ctrl-C), and stop; a second signal cuts at once. SIGHUP: `reload`.
+        """Start, serve until SIGTERM or SIGINT (Ctrl-C), and stop; a second signal cuts at once.
+
+        SIGHUP: `reload`; or stop, if it comes because the terminal is closed at which the program was started.
 
         From a thread other than the main one no signals are heard; `stop` ends it there. It also stops when nobody can
         come any more, for every listening socket was shut down, or closed, by somebody else. No log handler, stream or
@@ -437,13 +438,13 @@ class Server:
                 orphans.reap()
             elif number == HANGUP:
                 self._teller.tell(self.reload)
-            elif number == LOST or number in ORDERS:
+            elif number in (LOST, HUNG_UP) or number in ORDERS:
                 # With a parent, only it may cut: service managers send SIGTERM to the parent and to us, and so
                 # does the parent, and these are not two orders.
                 if not stopping:
                     self._begin_to_stop(drain_timeout)
                     message = "%s: stopping; a second signal cuts at once"
-                    self._teller.tell(partial(log, _log, logging.INFO, message, _name_of(number)))
+                    self._teller.tell(partial(log, _log, logging.INFO, message, reason(number)))
                 elif number == LOST or lifeline is None:
                     self._begin_to_stop(0.0)
                 stopping = True
@@ -529,10 +530,6 @@ class Server:
 def _seconds(drain_timeout: float | None) -> float:
     seconds = checks.seconds("drain_timeout", drain_timeout)
     return inf if seconds is None else seconds
-
-
-def _name_of(number: int | None) -> str:
-    return "the parent process is gone" if number in (None, LOST) else signal.Signals(number or 0).name
 
 
 def _context_from(tls: Callable[[], ssl.SSLContext]) -> ssl.SSLContext:

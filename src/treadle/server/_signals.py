@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import atexit
 import errno
+import os
 import selectors
 import signal
 import socket
 from contextlib import suppress
 from threading import Lock, get_ident
 from types import FrameType, TracebackType
-from typing import Any
+from typing import Any, cast
 
 from treadle._clock import now
 
-__all__ = ["CHILD", "GONE", "HANGUP", "LOST", "ORDERS", "WOKEN", "Signals"]
+__all__ = ["CHILD", "GONE", "HANGUP", "HUNG_UP", "LOST", "ORDERS", "WOKEN", "Signals", "reason"]
 
 WOKEN = 0  # what `hear` returns after `wake`
 LOST = -1  # what it returns when the parent process is gone
+HUNG_UP = -2  # and when the terminal is, at which the program was started
 ORDERS = frozenset((signal.SIGINT, signal.SIGTERM))  # to stop
 CHILD: int | None = getattr(signal, "SIGCHLD", None)
 HANGUP: int | None = getattr(signal, "SIGHUP", None)
@@ -29,6 +31,9 @@ SOON = 2.0  # seconds after the end in which an order is taken for the same one,
 
 class Signals:
     """Hears SIGINT, SIGTERM and SIGHUP for as long as the block lasts. For the main thread; `wake` for any.
+
+    SIGHUP has two meanings: somebody asks a service to read its files anew; or the terminal is closed, at which the
+    program was started, and nobody could stop it any more. It is the second where there was a terminal, and is none.
 
     SIGINT and SIGHUP that are ignored when it begins stay so: `nohup` asks for that, and shells do, for what they start
     in the background. (SIGTERM is not sent by terminals, so nobody needs to be kept from it.)
@@ -60,12 +65,13 @@ class Signals:
         self._blocked: set[int] = set()  # of them, those that were
         self._old_fd = -1
         self._ordered = False
+        self._terminal: bool | None = HANGUP is not None and _has_terminal()  # None: it was closed
         self._left = False  # written with the lock held
         self._lock = Lock()
         self._thread = get_ident()
 
     def hear(self, timeout: float | None) -> int | None:
-        """Return the number of the next signal, WOKEN, LOST (once), or None when `timeout` seconds have passed.
+        """Return the number of the next signal, WOKEN, LOST or HUNG_UP (once), None when `timeout` seconds have passed.
 
         Raises:
             OSError: somebody has closed what it waits for, behind our back (GONE).
@@ -83,7 +89,7 @@ class Signals:
         if self._reader.fileno() in ready:
             number = self._reader.recv(1)[0]
             self._ordered = self._ordered or number in ORDERS
-            return number
+            return self._meaning_of_hangup() if number == HANGUP else number
         if not ready:
             return None
         self._selector.unregister(ready[0])  # it stays readable
@@ -91,6 +97,15 @@ class Signals:
 
     def _ready(self, timeout: float | None) -> list[int]:
         return [key.fd for key, _ in self._selector.select(timeout)]
+
+    def _meaning_of_hangup(self) -> int:
+        """Return HANGUP, or HUNG_UP; WOKEN for a further one, as a shell sends to its jobs when the system has."""
+        if not self._terminal:
+            return WOKEN if self._terminal is None else cast(int, HANGUP)
+        if _has_terminal():
+            return cast(int, HANGUP)
+        self._terminal = None
+        return HUNG_UP
 
     def wake(self) -> None:
         """Make `hear` return. Callable from any thread, also after the block."""
@@ -136,6 +151,27 @@ class Signals:
         for ours in (self._selector, self._reader, self._writer):
             with suppress(OSError):  # somebody has closed it behind our back
                 ours.close()
+
+
+def reason(number: int) -> str:
+    """Return what a log says to whoever wonders why a server stops, for what `hear` has returned."""
+    if number == HUNG_UP:
+        return "the terminal is closed"
+    if number == LOST:
+        return "the parent process is gone"
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"  # real-time signals have numbers only
+
+
+def _has_terminal() -> bool:
+    """Return whether the process has a terminal that controls it, which lets it go when it is closed."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | getattr(os, "O_NOCTTY", 0)))
+    except OSError:
+        return False
+    return True
 
 
 def _ignore(number: int, frame: FrameType | None) -> None:
