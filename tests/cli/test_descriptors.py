@@ -36,3 +36,10 @@ resource.setrlimit = refuse
 print(descriptors.reserve_descriptors(10**12))
 """
     assert run(sys.executable, "-c", program) == (0, "100\n", "")
+
+
+@pytest.mark.parametrize(("errors", "after"), [("strict", "backslashreplace"), ("surrogateescape", "surrogateescape")])
+def test_standard_output_takes_what_its_encoding_has_no_letters_for(errors: str, after: str) -> None:
+    program = "import sys; from treadle._cli.main import main; main(); print(sys.stdout.errors, file=sys.stderr)"
+    env = {"PYTHONIOENCODING": f"ascii:{errors}"}
+    assert run(sys.executable, "-c", program, env=env)[2].splitlines()[-1] == after

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from programs import PATIENCE, TREADLE
+from socketservers import until
 
 if sys.platform == "win32":
     pytest.skip("Windows has no such terminals", allow_module_level=True)
@@ -67,6 +68,71 @@ def test_after_a_cut_it_is_said_once_what_was_cut_and_which_handler_still_runs(
     ]
 
 
+def test_a_log_line_is_shown_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """rich would make a picture of :100:, which an IPv6 address may hold, and a style of [red]."""
+    monkeypatch.chdir(tmp_path)
+    with Terminal([*TREADLE, "echo", "--bind", "unix:a:100:[red]b"]) as terminal:
+        terminal.wait_for("threads 1/128")
+    assert "INFO serving send_back on unix:a:100:[red]b" in words(terminal.lines())
+
+
+def test_the_live_line_fits_into_a_terminal_that_columns_does_not_speak_of() -> None:
+    with Terminal([*TREADLE, "echo", "--bind", "127.0.0.1:0"], columns=60, env={"COLUMNS": "200"}) as terminal:
+        with socket.create_connection(("127.0.0.1", terminal.wait_for_port()), PATIENCE) as client:
+            terminal.wait_for("connections 1")
+            client.sendall(b"hello")
+            terminal.wait_for("messages 1")
+            assert len([line for line in terminal.lines() if line.startswith("threads ")]) == 1
+            assert terminal.lines()[-1].startswith("threads ")
+
+
+def test_the_cursor_is_shown_whatever_ends_or_stops_the_command() -> None:
+    """After Ctrl-Z, Ctrl-\\ and kill -9 nobody would bring it back."""
+    with Terminal([*TREADLE, "echo", "--bind", "127.0.0.1:0"]) as terminal:
+        terminal.wait_for("threads 1/128")
+        terminal.type("\x1c")
+        assert terminal.wait() == -signal.SIGQUIT
+        assert terminal.shows_cursor()
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "ascii", "utf-8"])
+def test_a_terminal_may_lack_the_letters_of_a_name(
+    encoding: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    command = [*TREADLE, "echo", "--bind", "unix:织机"]
+    with Terminal(command, columns=40, env={"PYTHONIOENCODING": encoding}) as terminal:
+        terminal.wait_for("threads 1/128")
+        terminal.type("\x03")
+        assert terminal.wait() == 0
+    shown = "".join(terminal.lines()).replace(" ", "")
+    assert "treadleecholistensonunix:" + ("织机" if encoding == "utf-8" else r"\u7ec7\u673a") in shown
+    assert "".join(terminal.lines()).endswith("stopped: 0 messages, 0 connections, 0 rejected, 0 cut")
+
+
+@pytest.mark.parametrize("options", [(), ("--quiet",), ("--processes", "2")])
+def test_a_terminal_that_goes_away_is_no_reason_to_stop(
+    options: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with Terminal([*TREADLE, "echo", "--bind", "unix:s", *options]) as terminal:
+        until(lambda: answers("s"))
+        terminal.hang_up()
+        until(lambda: answers("s"))
+        terminal.send(signal.SIGTERM)
+        assert terminal.wait() == 0
+
+
+def answers(path: str) -> bool:
+    """Tell whether a server at `path` answers now."""
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(PATIENCE)
+        if client.connect_ex(path):
+            return False
+        client.sendall(b"hello")
+        return client.recv(5) == b"hello"
+
+
 def test_a_second_server_beside_the_first_says_what_to_do_and_draws_nothing() -> None:
     with socket.create_server(("127.0.0.1", 0)) as owner:
         port = owner.getsockname()[1]
@@ -86,7 +152,7 @@ def test_a_server_stops_when_its_terminal_is_closed(processes: str, hangups: int
         with socket.create_connection(address, PATIENCE) as client:
             client.sendall(b"hello")
             assert client.recv(5) == b"hello"
-            terminal.close()
+            terminal.hang_up()
             for _ in range(hangups):
                 terminal.send(signal.SIGHUP)
             assert client.recv(1) == b""

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import logging
+import os
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import click
 import pytest
@@ -94,7 +98,10 @@ def test_the_library_logs_through_the_view_while_it_lasts(capsys: pytest.Capture
 
 def test_on_a_terminal_log_lines_stand_as_they_are() -> None:
     program = """
+import errno
+import io
 import logging
+import os
 import sys
 from treadle._cli.status import status_view
 with status_view():
@@ -103,3 +110,33 @@ with status_view():
     with Program([sys.executable, "-c", program], terminal=True) as shown:
         shown.wait_for(r"\[bold\]brackets\[/bold\] are no markup")
         assert shown.wait() == 0
+
+
+class Failing(io.StringIO):
+    """A terminal whose every write fails with `error`."""
+
+    def __init__(self, number: int, error: OSError) -> None:
+        super().__init__()
+        self._number = number
+        self._error = error
+
+    def fileno(self) -> int:
+        return self._number
+
+    def write(self, text: str) -> int:
+        raise self._error
+
+
+@pytest.mark.parametrize(
+    ("error", "stays"),
+    [(BlockingIOError(errno.EAGAIN, "would block"), True), (OSError(errno.EIO, "it is gone"), False)],
+)
+def test_what_is_shown_may_fail_and_a_terminal_that_is_only_slow_stays(
+    error: OSError, stays: bool, tmp_path: Path
+) -> None:
+    with (tmp_path / "out").open("w") as file:
+        terminal = status_module._Terminal(Failing(file.fileno(), error))
+        assert terminal.write("threads 1/4") == 0
+        terminal.flush()
+        os.write(file.fileno(), b"still there")
+    assert (tmp_path / "out").read_text() == ("still there" if stays else "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from typing import TextIO
@@ -9,7 +10,7 @@ from typing import TextIO
 if sys.platform != "win32":
     import resource
 
-__all__ = ["CLOSED", "fill_standard_streams", "lead_nowhere", "reserve_descriptors"]
+__all__ = ["CLOSED", "escape_what_cannot_be_written", "fill_standard_streams", "lead_nowhere", "reserve_descriptors"]
 
 CLOSED: set[str] = set()
 """Which of stdin, stdout and stderr were closed when the command began."""
@@ -43,6 +44,12 @@ def fill_standard_streams() -> None:
             CLOSED.add(name)
             number = os.open(os.devnull, os.O_RDWR)  # the lowest that is free
             setattr(sys, name, os.fdopen(number, mode, encoding="utf-8"))
+
+
+def escape_what_cannot_be_written() -> None:
+    """Have standard output take any text, as standard error does: names and paths hold what its encoding may not."""
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def lead_nowhere(stream: TextIO) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from treadle._cli import INTERRUPTED
-from treadle._cli.descriptors import fill_standard_streams
+from treadle._cli.descriptors import escape_what_cannot_be_written, fill_standard_streams
 
 __all__ = ["main"]
 
@@ -29,6 +29,7 @@ def main() -> int:
 def run() -> int:
     """Do what `main` does, but for Ctrl-C."""
     fill_standard_streams()  # first, for what is said to a stream that is not there would be said to another
+    escape_what_cannot_be_written()
     try:
         from treadle._cli.commands import run_commands  # the guard below is for what the commands import
     except ModuleNotFoundError as missing:

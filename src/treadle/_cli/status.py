@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any, TextIO, TypeVar, cast
 
 import click
 from rich.console import Console
@@ -24,6 +26,8 @@ LOG = logging.Formatter("%(asctime)s %(levelname)s %(message)s")
 ECHO = "^C"  # what a terminal adds where the cursor stands, which is to stay in the line
 LIVE_EVERY = 0.25  # seconds; four a second look alive, and cost nothing that can be measured
 PLAIN_EVERY = 5.0  # seconds between two plain lines at the least; a guess at what a log can bear
+
+Result = TypeVar("Result")
 
 _log = logging.getLogger("treadle")
 _told: dict[object, object] = {}  # what was said once, see `log_first`
@@ -89,7 +93,7 @@ def status_view(*, live: bool = True, quiet: bool = False, level: int = logging.
         quiet: whether no status is shown.
         level: the least one of the log lines that are shown, of the loggers `treadle` and those below it.
     """
-    console = Console()
+    console = Console(file=cast(TextIO, _Terminal(sys.stdout)))
     plain = _PlainHandler(sys.stderr)
     if quiet or not live or not sys.stdout.isatty() or console.is_dumb_terminal:
         with _logging_through(plain, level):
@@ -102,7 +106,9 @@ def status_view(*, live: bool = True, quiet: bool = False, level: int = logging.
 
     def show(status: Status) -> None:
         text = Text(str(status), no_wrap=True)
-        text.truncate(max(1, console.width - len(ECHO) - 1), overflow="ellipsis")
+        # COLUMNS, which rich goes by, may be of another terminal, or of this one before it was resized.
+        width = min(console.width, _columns() or console.width)
+        text.truncate(max(1, width - len(ECHO) - 1), overflow="crop" if console.options.ascii_only else "ellipsis")
         line.update(text, refresh=True)
 
     # Refreshed by hand: rich would start a thread for it, outside every bound. What it redirects it prints on standard
@@ -112,7 +118,43 @@ def status_view(*, live: bool = True, quiet: bool = False, level: int = logging.
         Live(console=console, auto_refresh=False, transient=True, redirect_stderr=same) as line,
         _logging_through(_ConsoleHandler(console) if same else plain, level),
     ):
+        console.show_cursor()  # which rich hides, and nobody would bring back after Ctrl-Z, or what kills at once
         yield View(show, LIVE_EVERY, line.stop)
+
+
+def _columns() -> int:
+    """Return how wide the terminal on standard output is; 0 where it does not know."""
+    try:
+        return os.get_terminal_size(sys.stdout.fileno()).columns
+    except OSError:  # it is gone
+        return 0
+
+
+class _Terminal:
+    """Standard output as rich writes to it; it may go away at any moment, for its window is closed, say."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        """Write `text`, if there is still somebody to read it."""
+        return self._try(lambda: self._stream.write(text)) or 0
+
+    def flush(self) -> None:
+        """Have written what was."""
+        self._try(self._stream.flush)
+
+    def _try(self, do: Callable[[], Result]) -> Result | None:
+        try:
+            return do()
+        except BlockingIOError:  # it is slow, and made not to block by another program; it is tried again with the next
+            return None
+        except OSError:
+            lead_nowhere(self._stream)
+            return None
 
 
 def _show_plainly(status: Status) -> None:
@@ -134,8 +176,11 @@ def _logging_through(handler: logging.Handler, level: int) -> Iterator[None]:
 
 def say(text: str) -> None:
     """Print `text`, if anybody still reads it; that it could not be printed is logged once."""
+    # Not through rich, which would break lines that are there to be pasted, nor through click, which writes UTF-8 where
+    # another encoding is wanted.
+    stream = getattr(sys.stdout, "rich_proxied_file", sys.stdout)
     try:
-        click.echo(text)
+        print(text, file=stream, flush=True)
     except BrokenPipeError:
         lead_nowhere(sys.stdout)
     except OSError as error:  # the disk that it leads to is full; later lines may find room
@@ -173,4 +218,4 @@ class _ConsoleHandler(logging.Handler):
         self._console = console
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._console.print(self.format(record), markup=False, highlight=False, soft_wrap=True)
+        self._console.print(self.format(record), markup=False, emoji=False, highlight=False, soft_wrap=True)
