@@ -17,7 +17,19 @@ import pytest
 from certificates import Authority
 from socketservers import until
 from tcp import PATIENCE, ask, client, lane_of, receive, receive_all
-from treadle.server import CloseConnection, Limits, Lines, Messages, Peer, Raw, Server
+from treadle.errors import MessageTooLong
+from treadle.server import (
+    CloseConnection,
+    Delimiter,
+    LengthPrefix,
+    Limits,
+    Lines,
+    Messages,
+    Observer,
+    Peer,
+    Raw,
+    Server,
+)
 from treadle.server._connection import CHUNK, ClientConnection
 from treadle.server._handling import Handling
 from treadle.server._service import Service
@@ -247,6 +259,63 @@ def test_a_framing_that_ends_a_connection_ends_it_after_the_answers_to_what_came
         assert receive(sock, len(said)) == said
         assert sock.recv(1) == b""
     assert ("makes no message: no word" in caplog.text) is (not said)
+
+
+class Numbers:
+    """Words that are numbers; one of more than `limit` digits is too long."""
+
+    held = 0
+
+    def decoder(self, limit: int) -> Numbers:
+        self.limit = limit
+        return self
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        for word in data.split():
+            if len(word) > self.limit:
+                raise MessageTooLong(self.limit)
+            yield word
+
+    def finish(self) -> list[bytes]:
+        return []
+
+
+@pytest.mark.parametrize("where", ["inline", "by the pool", "before observers"])
+@pytest.mark.parametrize(
+    ("framing", "sent"),
+    [
+        (Lines(), b"12345\r\n67\n1234567"),
+        (Lines(), b"12345\r\n67\n123456\n8\n"),
+        (Delimiter(b"--"), b"12345--67--1234567"),
+        (Delimiter(b"--"), b"12345--67--123456--8--"),
+        (LengthPrefix(1), b"\x0512345\x0267\x06"),
+        (LengthPrefix(2, "little"), b"\5\x0012345\2\x0067\6\x00123456\1\x008"),
+        (Numbers(), b"12345 67 123456 8"),
+    ],
+    ids=repr,
+)
+def test_a_message_that_is_too_long_ends_the_connection_after_the_answers_to_those_that_came_with_it(
+    framing: Any, sent: bytes, where: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """At once: the client sends nothing more, and does not end."""
+    server = Server(
+        Messages(lambda message, peer: message + b";", framing),
+        "127.0.0.1:0",
+        max_workers=2,
+        limits=Limits(max_message=5, idle_timeout=None, read_timeout=None),
+        observers=[Observer()] if where == "before observers" else [],
+    )
+    with server:
+        if where == "by the pool":
+            assert server._fleet is not None
+            for lane in server._fleet.lanes:
+                lane.spread = True
+        with client(server) as sock:
+            sock.sendall(sent)
+            assert receive_all(sock) == b"12345;67;"
+        until(lambda: server.snapshot().connections == 0)
+        assert server.snapshot().closed_by == {"max_message": 1}
+    assert caplog.text.count("makes no message: a message") == 1
 
 
 def fail(*args: object) -> bool:

@@ -7,7 +7,7 @@ however the bytes are split, and each byte is looked at once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Literal, Protocol, TypeVar
 
 from treadle import _checks as checks
@@ -28,9 +28,11 @@ class Decoder(Protocol[M_co]):
     def feed(self) -> Callable[[bytes], Iterable[M_co]]:
         """Take what arrived; return the messages that are complete with it, or generate them one by one.
 
+        What is raised as they are generated ends the connection after the answers to those before.
+
         Raises:
-            MessageTooLong: the next message is longer than allowed, and none is complete before it.
-            CloseConnection: the connection is to end with that answer, after those to all messages before.
+            MessageTooLong: the next message is longer than allowed.
+            CloseConnection: the connection is to end with that answer.
             Exception: anything else ends it so, too, without an answer, and is logged.
         """
 
@@ -125,7 +127,7 @@ class DelimiterDecoder:
         """Bytes of the message that is not complete yet."""
         return len(self.rest)
 
-    def feed(self, data: bytes) -> Sequence[bytes]:
+    def feed(self, data: bytes) -> Iterable[bytes]:
         """Return the messages that are complete with `data`."""
         if self.too_long:
             raise MessageTooLong(self.limit)
@@ -149,8 +151,8 @@ class DelimiterDecoder:
         self.rest = bytearray(messages.pop())
         return messages
 
-    def check(self, messages: list[bytes]) -> list[bytes]:
-        """Return `messages` up to the first that is too long."""
+    def check(self, messages: list[bytes]) -> Iterable[bytes]:
+        """Return `messages` up to the first that is too long, at which it raises."""
         limit = self.limit
         # Most messages are short, and all of them together are seldom more than one may be.
         for number, message in enumerate(messages):
@@ -164,6 +166,7 @@ class DelimiterDecoder:
             self.rest = bytearray()
             if not messages:
                 raise MessageTooLong(limit)
+            return raising_after(messages, limit)
         return messages
 
     def finish(self) -> Sequence[bytes]:
@@ -191,7 +194,7 @@ class LinesDecoder(DelimiterDecoder):
         super().__init__(delimiter, limit)
         self.most = limit + 1  # a "\r" may be there already
 
-    def check(self, messages: list[bytes]) -> list[bytes]:
+    def check(self, messages: list[bytes]) -> Iterable[bytes]:
         """Return the lines without what ends them."""
         for number, line in enumerate(messages):
             if line[-1:] == b"\r":
@@ -265,7 +268,7 @@ class LengthPrefixDecoder:
         """Bytes of the message that is not complete yet, its length included."""
         return len(self.rest)
 
-    def feed(self, data: bytes) -> Sequence[bytes]:
+    def feed(self, data: bytes) -> Iterable[bytes]:
         """Return the messages that are complete with `data`."""
         if self.too_long:
             raise MessageTooLong(self.limit, self.too_long)
@@ -277,7 +280,7 @@ class LengthPrefixDecoder:
             self.rest = bytearray()
         return self.cut(data)
 
-    def cut(self, data: bytes) -> Sequence[bytes]:
+    def cut(self, data: bytes) -> Iterable[bytes]:
         """Return the messages at the front of `data`, and hold back what follows them."""
         size, order = self.framing.size, self.framing.byteorder
         messages: list[bytes] = []
@@ -289,7 +292,7 @@ class LengthPrefixDecoder:
                 self.too_long = length
                 if not messages:
                     raise MessageTooLong(self.limit, length)
-                return messages
+                return raising_after(messages, self.limit, length)
             end = start + size + length
             if end > have:
                 self.need = size + length
@@ -303,3 +306,9 @@ class LengthPrefixDecoder:
     def finish(self) -> Sequence[bytes]:
         """Return nothing: half a message is none."""
         return ()
+
+
+def raising_after(messages: Sequence[bytes], limit: int, length: int | None = None) -> Iterator[bytes]:
+    """Generate `messages`, which came before what is too long and so are handled, and raise for that."""
+    yield from messages
+    raise MessageTooLong(limit, length)
