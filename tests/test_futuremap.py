@@ -92,3 +92,11 @@ def test_a_pool_that_was_shut_down_refuses_the_call_itself(buffersize: int | Non
         with pytest.raises(PoolClosed):
             pool.map(abs, [-1, -2], buffersize=buffersize)
         assert list(pool.map(abs, [], buffersize=buffersize)) == [], "nothing was submitted, as in the standard library"
+
+
+def test_reprs_tell_the_function_and_how_far_its_input_was_read(pool: Counting) -> None:
+    results, outcomes = pool.map(abs, range(3)), pool.outcomes(abs, range(1))
+    assert repr(results) == "<Results of map(abs): 3 items read>"
+    assert repr(outcomes) == "<Outcomes of map(abs): 1 item read>"
+    results.close()
+    assert repr(results) == "<Results of map(abs): 3 items read, closed>"

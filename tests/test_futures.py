@@ -318,6 +318,22 @@ def test_reprs_tell_the_state(held: Held) -> None:
     assert "state=finished returned int" in repr(done)
 
 
+def test_reprs_tell_what_runs_by_the_name_of_the_public_class(held: Held) -> None:
+    class Mine(Future[int]):
+        pass
+
+    with treadle.deadline(60):
+        bounded = held.pool.submit(abs, 1)
+    for future, begins in (
+        (held.waiting, "<Future of abs at 0x"),
+        (bounded, "<Future of abs at 0x"),
+        (held.pool.options(name="page 7").submit(abs, 1), "<Future of page 7 at 0x"),
+        (Future[int](), "<Future at 0x"),
+        (Mine(), "<Mine at 0x"),
+    ):
+        assert repr(future).startswith(begins)
+
+
 def test_a_task_is_called_by_its_given_name_or_its_function(held: Held) -> None:
     assert held.waiting.name == "abs"
     assert held.pool.options(name="page 7").submit(abs, 1).name == "page 7"

@@ -1312,3 +1312,17 @@ def test_a_failure_that_is_told_twice_is_raised_once(monkeypatch: pytest.MonkeyP
                 with pytest.raises(TypeError):
                     group.submit(None)  # type: ignore[arg-type]  # on purpose
         assert [type(error) for error in raised(caught.value)] == [KeyError]
+
+
+def test_the_repr_tells_the_state_and_what_is_not_done() -> None:
+    gate = threading.Event()
+    with Pool(1) as pool:
+        group = TaskGroup(pool)
+        assert repr(group) == "<TaskGroup: new, 0 tasks not done>"
+        with group:
+            group.submit(gate.wait, PATIENCE)
+            assert repr(group) == "<TaskGroup: open, 1 task not done>"
+            group.cancel()
+            assert repr(group) == "<TaskGroup: open, 1 task not done, cancelled>"
+            gate.set()
+        assert repr(group) == "<TaskGroup: closed, 0 tasks not done, cancelled>"

@@ -615,3 +615,11 @@ def test_ctrl_c_as_a_result_is_taken_loses_that_one_and_the_iteration_still_ends
         with pytest.raises(KeyboardInterrupt):
             next(results)
         assert list(results) == [1, 2]
+
+
+def test_reprs_tell_the_function_and_how_far_its_input_was_read(pool: Pool) -> None:
+    results, outcomes = pool.map(abs, range(3)), pool.outcomes(abs, range(1))
+    assert repr(results) == "<Results of map(abs): 3 items read>"
+    assert repr(outcomes) == "<Outcomes of map(abs): 1 item read>"
+    results.close()
+    assert repr(results) == "<Results of map(abs): 3 items read, closed>"

@@ -118,6 +118,17 @@ def test_no_text_has_the_old_word(old: str) -> None:
     assert not found
 
 
+# What users derive classes of their own from, and what has no objects: protocols.
+OF_USERS = {"Observer", "Order", "PoolMixIn", "Decoder", "Framing", "Results", "Task"}
+
+
+@each_public
+def test_the_repr_of_what_is_public_tells_more_than_its_class(module: str, name: str) -> None:
+    thing = getattr(importlib.import_module(module), name)
+    if isinstance(thing, type) and name not in OF_USERS:
+        assert inspect.getattr_static(thing, "__repr__") is not object.__repr__
+
+
 def test_the_surface_is_what_is_written_down() -> None:
     """So that nothing becomes public, or is renamed, by accident; `python tests/surface.py > tests/surface.txt`."""
     assert list(surface()) == (ROOT / "tests" / "surface.txt").read_text(encoding="utf-8").splitlines()

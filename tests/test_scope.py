@@ -640,3 +640,8 @@ def test_no_deadline_is_the_surrounding_one_if_there_is_any(clock: FakeClock, no
             clock.pass_(4.0)
             assert treadle.should_stop()
         assert not treadle.should_stop()
+
+
+def test_the_repr_of_a_deadline_tells_its_seconds() -> None:
+    assert repr(treadle.deadline(2)) == "deadline(2.0)"
+    assert repr(treadle.deadline(None)) == "deadline(None)"

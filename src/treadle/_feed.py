@@ -26,7 +26,7 @@ from treadle._alarm import ALARM, Bell
 from treadle._calls import Unseen
 from treadle._door import Door
 from treadle._scope import HERE
-from treadle._words import traceback_of
+from treadle._words import counted, traceback_of
 from treadle._worker import current_worker
 from treadle.errors import WorkerLost
 
@@ -111,6 +111,11 @@ class Feed(ABC):
         self.left = False  # the pool was closed before all was read
         self.bell: Bell | None = None
         self.inherited = False  # in a forked child: map() was called in the parent, which runs every item
+
+    def described(self, what: str) -> str:
+        """Return the repr of `what` is iterated over to get what became of the rows."""
+        closed = ", closed" if self.closed else ""
+        return f"<{what} of map({self.name}): {counted(self.count, 'item')} read{closed}>"
 
     # -- what a map does with the rows ----------------------------------------------------------------------------
 

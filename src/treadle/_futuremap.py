@@ -295,9 +295,15 @@ class FutureMap(Iterator[T], Generic[T]):
         else:  # one that nobody began was, as in the standard library, called for its effects
             calls.drop()
 
+    def __repr__(self) -> str:
+        return self._calls.described("Results")
+
 
 class FutureOutcomes(FutureMap[Outcome[Any, Any]]):
     """The outcomes of calls that are submitted as they are needed. For one thread at a time."""
 
     def _outcome_of(self, future: Future[Any], number: int, item: Any) -> Outcome[Any, Any]:
         return outcome_of(item, future)
+
+    def __repr__(self) -> str:
+        return self._calls.described("Outcomes")

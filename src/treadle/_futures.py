@@ -565,4 +565,8 @@ class Future(_base.Future[T]):
                 final = self._final()
                 error, result = final._exception, final._result
                 outcome = f" returned {type_name(result)}" if error is None else f" raised {type_name(error)}"
-        return f"<{type(self).__name__} at {id(self):#x} state={_base._STATE_TO_DESCRIPTION_MAP[state]}{outcome}>"
+        kind = type(self)
+        shown = "Future" if kind.__module__.startswith("treadle.") else kind.__name__  # the name that is public
+        if self._fn is not None or self._traits.name is not None:  # else it was made by hand, of nothing
+            shown += f" of {self.name}"
+        return f"<{shown} at {id(self):#x} state={_base._STATE_TO_DESCRIPTION_MAP[state]}{outcome}>"

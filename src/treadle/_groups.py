@@ -22,7 +22,7 @@ from treadle._pool import Pool
 from treadle._scope import SCOPE, Scope, current
 from treadle._submitter import BARE
 from treadle._watchers import Note, why_dropped
-from treadle._words import is_a, note, show, type_name
+from treadle._words import counted, is_a, note, show, type_name
 from treadle._worker import current_worker
 from treadle.errors import Cancelled
 
@@ -256,3 +256,7 @@ class TaskGroup:
             raise BaseExceptionGroup("tasks of a group failed", errors)
         if self._scope.parent is not None:
             self._scope.parent.check()
+
+    def __repr__(self) -> str:
+        cancelled = ", cancelled" if self._cancelling else ""
+        return f"<TaskGroup: {self._state}, {counted(len(self._waiting), 'task')} not done{cancelled}>"

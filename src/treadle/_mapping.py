@@ -160,6 +160,9 @@ class MapIterator(Iterator[T], Generic[T]):
         else:  # one that nobody began was, as in the standard library, called for its effects
             job.drop()
 
+    def __repr__(self) -> str:
+        return self._job.described("Results")
+
 
 class OutcomeIterator(MapIterator[Outcome[Any, Any]]):
     """The outcomes of `Pool.outcomes`. For one thread at a time."""
@@ -182,6 +185,9 @@ class OutcomeIterator(MapIterator[Outcome[Any, Any]]):
             if error is not None:
                 self._deadline = None
                 job.fail(error)
+
+    def __repr__(self) -> str:
+        return self._job.described("Outcomes")
 
 
 def own_copy(error: BaseException) -> BaseException:

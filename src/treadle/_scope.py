@@ -346,6 +346,9 @@ class deadline:  # it is used as a function
     ) -> None:
         SCOPE.reset(self._tokens.pop())
 
+    def __repr__(self) -> str:
+        return f"deadline({self._seconds})"
+
 
 def time_left() -> float | None:
     """Return the seconds until the deadline that the caller runs under, 0 if it has passed; None if there is none."""
