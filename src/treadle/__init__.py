@@ -13,7 +13,7 @@ from treadle._futures import Future
 from treadle._groups import TaskGroup
 from treadle._limit import ConcurrencyLimit
 from treadle._mapping import Results
-from treadle._options import PoolView
+from treadle._options import PoolView, WhenFull
 from treadle._outcome import Outcome
 from treadle._pipeline import Pipeline
 from treadle._pool import Pool
@@ -38,6 +38,7 @@ __all__ = [
     "Rate",
     "Results",
     "TaskGroup",
+    "WhenFull",
     "__version__",
     "as_completed",
     "checkpoint",

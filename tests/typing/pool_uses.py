@@ -290,6 +290,13 @@ class Metrics(Observer):
     def started(self, event: str) -> None: ...  # wrong
 
 
+def policies(chosen: treadle.WhenFull) -> None:
+    Pool(8, when_full=chosen)
+    Pool(8).options(when_full=chosen)
+    policies("reject")
+    policies("wait")  # wrong
+
+
 def orders() -> None:
     base: list[Order] = [Fifo(), Priority(), Fair(max_running=2), Adaptive()]
     Fair(max_running={"a": 1})
