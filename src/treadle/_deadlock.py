@@ -2,10 +2,15 @@
 
 A worker never waits for its own pool, for it runs what it waits for. But two pools may wait for each other: every
 thread of one for tasks of the other, and the reverse. Each thread that others may wait for, and that is about to wait
-without a timeout, is noted here with what it waits for, and whoever comes last finds the knot:
+without a timeout, is noted here with what it waits for, and whoever comes last finds the knot. A thread is stuck if
+what it waits for can never be done, because it is
 
-    a thread is stuck if what it waits for is in the hands of a stuck thread,
-    or is a task that waits in a pool that may start no more threads and whose threads are all stuck.
+    in the hands of a stuck thread, or the end of that thread,
+    or a task that waits in a pool that may start no more threads and whose threads are all stuck,
+    or a task that its pool's order holds back until one of certain others has ended (see `Order.holders`; Fair does,
+    for `max_running`), and all of these are in the hands of stuck threads.
+
+Who waits for several is stuck if one of them can never be done, or, where any of them will do, if none can.
 
 That is a greatest fixpoint: suppose all that wait to be stuck, and strike out those that are not, until none is left
 to strike. If the last comer is stuck, it runs one of the waiting tasks itself, and the knot is gone; if none of them

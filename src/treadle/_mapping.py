@@ -5,11 +5,12 @@ A future, a queue entry and two wake-ups for each item would cost ten times what
     consumer --reads ahead--> job.waiting --turn: a worker claims an item, runs it, stores what came of it--> consumer
 
 The consumer (the thread that calls `map` and `next`) reads the input; where nobody takes results, others do (see
-`treadle._feed`). A *turn* is a task of the pool that runs items of the job one after another; there is one at first,
-and each one that begins and leaves items waiting offers another to the pool, up to one a thread. So that a long map
-does not hold its threads against the tasks behind it, a turn goes back to the end of the queue after each chunk if
-others wait. Turns are admitted, ordered and bounded as all tasks are; one that is to read on when none is left is let
-in whether there is room or not, as one that goes back."""
+`treadle._feed`). A *turn* is a task of the pool that runs items of the job one after another. Whoever reads an item
+submits a turn if there is none, and else offers the pool one more, up to one a thread, which it takes if it has room;
+and so does each turn that has more than a chunk before it. So that a long map does not hold its threads against the
+tasks behind it, a turn goes back to the end of the queue after each chunk if others wait. Turns are admitted, ordered
+and bounded as all tasks are; one that is to read on when none is left is let in whether there is room or not, as one
+that goes back."""
 
 from __future__ import annotations
 
