@@ -143,6 +143,27 @@ def test_a_second_server_beside_the_first_says_what_to_do_and_draws_nothing() ->
     assert line.startswith(f"Error: cannot listen on 127.0.0.1:{port}: it is in use; ")
 
 
+IN_AND_OUT = """
+import os, signal, subprocess, sys
+from treadle._cli import status
+signal.signal(signal.SIGTTOU, signal.SIG_IGN)  # what a shell does that gives its terminal away and takes it back
+status.LIVE_EVERY = 0
+with status.status_view() as view, subprocess.Popen([sys.executable, "-c", "input()"], process_group=0) as other:
+    os.tcsetpgrp(0, other.pid)
+    view.update(status.Status(1, 9, 0, 0, 0, 0, 0))
+    os.tcsetpgrp(0, os.getpgrp())
+    view.update(status.Status(2, 9, 0, 0, 0, 0, 0))
+    other.kill()
+"""
+
+
+def test_in_the_background_of_a_shell_no_live_line_is_drawn_over_what_is_typed() -> None:
+    with Terminal([sys.executable, "-c", IN_AND_OUT]) as terminal:
+        assert terminal.wait() == 0
+        assert "threads 2/9" in terminal.output
+        assert "threads 1/9" not in terminal.output
+
+
 @pytest.mark.parametrize("processes", ["1", "2"])
 @pytest.mark.parametrize("hangups", [0, 2])
 def test_a_server_stops_when_its_terminal_is_closed(processes: str, hangups: int) -> None:

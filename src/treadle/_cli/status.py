@@ -105,6 +105,8 @@ def status_view(*, live: bool = True, quiet: bool = False, level: int = logging.
         return
 
     def show(status: Status) -> None:
+        if not _in_foreground():
+            return
         text = Text(str(status), no_wrap=True)
         # COLUMNS, which rich goes by, may be of another terminal, or of this one before it was resized.
         width = min(console.width, _columns() or console.width)
@@ -120,6 +122,16 @@ def status_view(*, live: bool = True, quiet: bool = False, level: int = logging.
     ):
         console.show_cursor()  # which rich hides, and nobody would bring back after Ctrl-Z, or what kills at once
         yield View(show, LIVE_EVERY, line.stop)
+
+
+def _in_foreground() -> bool:
+    """Return whether the command has the terminal, and not a shell that runs it in the background, and is typed at."""
+    if sys.platform == "win32":
+        return True
+    try:
+        return os.tcgetpgrp(sys.stdout.fileno()) == os.getpgrp()
+    except OSError:  # the terminal is one that controls other programs
+        return True
 
 
 def _columns() -> int:
