@@ -23,11 +23,15 @@ def note(client: socket.socket, error: BaseException) -> None:
 
 
 host = sys.argv[1] if len(sys.argv) > 1 else "127.0.0.1"
-port = int(sys.argv[2]) if len(sys.argv) > 2 else 5000
+port = sys.argv[2] if len(sys.argv) > 2 else "5000"
 signal.signal(signal.SIGTERM, signal.default_int_handler)  # stops it as Ctrl-C does
 accepted: Channel[socket.socket] = Channel(100)
 try:
-    with socket.create_server((host, port)) as listener, Crew(echo, 8, channel=accepted, on_error=note):
+    listener = socket.create_server((host, int(port)))
+except (OSError, OverflowError, ValueError) as error:
+    sys.exit(f"cannot listen on {host} port {port}: {error}")
+try:
+    with listener, Crew(echo, 8, channel=accepted, on_error=note):
         print("echo server on", host, "port", listener.getsockname()[1], flush=True)
         while True:
             try:

@@ -53,11 +53,20 @@ def end(server: Program) -> None:
     assert "Warning" not in server.output
 
 
-@pytest.mark.parametrize("name", ["echo_server.py", "line_server.py", "binary_server.py", "redis_server.py"])
-def test_a_port_that_cannot_be_had_is_said_in_a_line(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "host"),
+    [
+        ("echo_server.py", ()),
+        ("handmade_pool.py", ("127.0.0.1",)),
+        ("line_server.py", ()),
+        ("binary_server.py", ()),
+        ("redis_server.py", ()),
+    ],
+)
+def test_a_port_that_cannot_be_had_is_said_in_a_line(name: str, host: tuple[str, ...]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as owner:
         for port, why in ((str(owner.getsockname()[1]), "in use"), ("http", "'http'"), ("99999", "65535")):
-            status, out, error = run(sys.executable, str(EXAMPLES / name), port)
+            status, out, error = run(sys.executable, str(EXAMPLES / name), *host, port)
             assert (status, out) == (1, "")
             assert why in error.lower()
             assert len(error.splitlines()) == 1
