@@ -16,6 +16,8 @@ endif
 PY := $(VENV)/bin/python
 # An older wheel rather than a source release that wants a compiler: free-threaded builds have few wheels.
 PIP := PIP_RETRIES=1 $(PY) -m pip --quiet --disable-pip-version-check --require-virtualenv install --prefer-binary
+# A user who has pip install into the home folder, by a variable or pip.conf, does not mean these environments.
+export PIP_USER := 0
 # Options for pytest or the program that a target runs: make test ARGS='-k echo', make run ARGS='--bind 127.0.0.1:5001'.
 ARGS ?=
 # What `make bench` measures: programs in bench/.

@@ -22,17 +22,19 @@ def test_make_run_passes_options_on() -> None:
     assert "/bin/treadle echo --bind 127.0.0.1:5001\n" in out
 
 
-def test_without_a_network_the_first_run_says_once_that_it_needs_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize("home", [{}, {"PIP_USER": "1"}], ids=["", "pip installs at home"])
+def test_without_a_network_the_first_run_says_once_that_it_needs_one(home: dict[str, str], tmp_path: Path) -> None:
     for name in ("Makefile", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, tmp_path)
     shutil.copytree(ROOT / "src", tmp_path / "src")
     nowhere = {"PIP_INDEX_URL": "http://127.0.0.1:9/simple", "PIP_EXTRA_INDEX_URL": "", "PIP_CONFIG_FILE": "/dev/null"}
-    status, out, error = run("make", "-C", str(tmp_path), "run", f"PYTHON={sys.executable}", env=nowhere)
+    status, out, error = run("make", "-C", str(tmp_path), "run", f"PYTHON={sys.executable}", env={**nowhere, **home})
     assert status == 2
     assert (out + error).count("needs a network") == 1
     assert "which needs a network, once; try again" in error
     assert "ERROR: No matching distribution found for" in error
     assert "Traceback" not in out + error
+    assert "--user" not in out + error  # which pip refuses in an environment, whatever it is told elsewhere
 
 
 STAND_IN = """\
