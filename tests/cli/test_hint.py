@@ -62,6 +62,52 @@ def test_the_line_gets_an_answer_where_a_header_comes_first() -> None:
         assert pasted(line) == "b'hello\\n'\n"
 
 
+APP = """
+from treadle.server import LengthPrefix, Messages
+def same(message, peer): return message + b"|"
+made = Messages(same, LengthPrefix(2, "little"))
+"""
+
+
+@pytest.mark.parametrize("processes", ["1", "2"])
+@pytest.mark.parametrize("framing", ["raw", "lines", "delimiter=\\0", 'delimiter="$', "length-prefix=4,little"])
+def test_the_line_says_a_message_of_the_servers_framing(
+    framing: str, processes: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "app.py").write_text(APP)
+    monkeypatch.chdir(tmp_path)
+    options = ("--framing", framing, "--processes", processes, "--bind", "127.0.0.1:0")
+    with Program([*TREADLE, "tcp", "app:same", *options]) as server:
+        line = server.wait_for(r"talk to it:  (.*)\n")[1].strip()
+        assert pasted(line) == ("b'hello\\n|'\n" if framing == "raw" else "b'hello|'\n")
+
+
+def test_the_line_says_a_message_of_the_framing_that_a_module_chose(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "app.py").write_text(APP)
+    monkeypatch.chdir(tmp_path)
+    with Program([*TREADLE, "tcp", "app:made", "--bind", "127.0.0.1:0"]) as server:
+        line = server.wait_for(r"talk to it:  (.*)\n")[1].strip()
+        assert pasted(line) == "b'hello|'\n"
+
+
+def test_the_line_shows_a_certificate_where_clients_must(tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    files, client = authority.issue("127.0.0.1"), authority.issue("client")
+    options = ["--certfile", str(files.certfile), "--keyfile", str(files.keyfile), "--client-ca", str(authority.ca)]
+    with Program([*TREADLE, "echo", "--bind", "127.0.0.1:0", *options]) as server:
+        line = server.wait_for(r"talk to it:  (.*)\n")[1].strip()
+        line = line.replace("CERTFILE", str(client.certfile)).replace("KEYFILE", str(client.keyfile))
+        with subprocess.Popen(line.split(), stdin=PIPE, stdout=PIPE, stderr=PIPE) as speaker:
+            assert speaker.stdin
+            assert speaker.stdout
+            speaker.stdin.write(b"hello\n")
+            speaker.stdin.flush()
+            assert speaker.stdout.readline() == b"hello\n"
+            speaker.kill()
+
+
 def test_over_tls_it_is_a_client_for_tls(tmp_path: Path) -> None:
     files = Authority(tmp_path).issue("127.0.0.1")
     options = ("--certfile", str(files.certfile), "--keyfile", str(files.keyfile))

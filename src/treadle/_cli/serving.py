@@ -14,7 +14,7 @@ import click
 
 from treadle._cli.config import Derived, spelled
 from treadle._cli.descriptors import reserve_descriptors
-from treadle._cli.hint import hello_to, near
+from treadle._cli.hint import hello_in, hello_to, near
 from treadle._cli.leaving import Leaving
 from treadle._cli.once import Once
 from treadle._cli.status import Status, View, complain, say, status_view
@@ -221,13 +221,14 @@ def _the_system_may_fail() -> Iterator[None]:
         raise SystemFailed(str(error)) from None
 
 
-def serve(name: str, make: Callable[[], Protocol], options: dict[str, Any]) -> None:
+def serve(name: str, make: Callable[[], Protocol], options: dict[str, Any], framing: object = None) -> None:
     """Serve until a signal ends it; leave with the status that tells how.
 
     Args:
         name: of the command, for what it says.
         make: returns the protocol; called where it is to run, after the address is had.
         options: the values of `serving_options`, by name.
+        framing: of the messages, as far as that is known before the protocol is made.
     """
     limits = Limits(**{field.name: options[field.name] for field in fields(Limits) if field.name in options})
     tls = _certificates(options)
@@ -237,7 +238,15 @@ def serve(name: str, make: Callable[[], Protocol], options: dict[str, Any]) -> N
     listeners = _listen(options["bind"])
     options["proxy"] = [one for given in options["proxy_trust"] for one in given] or None
     threads, processes = options["threads"], options["processes"]
-    banner = _banner(name, listeners, threads, limits, processes, options["proxy"], tls=tls is not None)
+    header = b"PROXY UNKNOWN\r\n" if _must_say_who(near(listeners[0]), options["proxy"]) else b""
+    hello = hello_to(
+        listeners[0],
+        hello_in(getattr(protocol, "framing", framing)),
+        header=header,
+        tls=tls is not None,
+        identify=options["client_ca"] is not None,
+    )
+    banner = _banner(name, listeners, threads, limits, processes, hello)
     quiet, level = options["quiet"], getattr(logging, options["log_level"].upper())
     leaving = Leaving()
     with _the_system_may_fail(), status_view(live=not several, quiet=quiet, level=level) as view:
@@ -378,22 +387,17 @@ def _listen(binds: Sequence[Bind]) -> list[Listener]:
         raise kind(str(error)) from None
 
 
-def _banner(
-    name: str,
-    listeners: Sequence[Listener],
-    threads: int,
-    limits: Limits,
-    processes: int,
-    proxy: list[str] | None,
-    *,
-    tls: bool,
-) -> str:
+def _must_say_who(address: tuple[str, int] | None, proxies: list[str] | None) -> bool:
+    """Tell whether a client from here is taken for a proxy, which says first for whom it speaks."""
+    return proxies is not None and (address or "") in Proxies(proxies)
+
+
+def _banner(name: str, listeners: Sequence[Listener], threads: int, limits: Limits, processes: int, hello: str) -> str:
     addresses = ", ".join(map(str, listeners))
-    header = "PROXY UNKNOWN\r\n" if proxy is not None and (near(listeners[0]) or "") in Proxies(proxy) else ""
     several = f" in each of {processes} processes" if processes > 1 else ""
     return (
         f"treadle {name} listens on {addresses}\n"
-        f"  talk to it:  {hello_to(listeners[0], header=header, tls=tls)}\n"
+        f"  talk to it:  {hello}\n"
         f"  ceiling:     {counted(threads, 'thread')}, {counted(limits.max_connections, 'connection')}{several}\n"
         "  stop it:     Ctrl-C"
     )

@@ -82,7 +82,7 @@ def tcp(handler: str, framing: Framing[bytes] | None, session: bool, speaks_firs
         except TypeError as error:  # it is async
             raise click.UsageError(f"{handler}: {error}") from None
 
-    serve("tcp", make, options)
+    serve("tcp", make, options, framing)
 
 
 class CannotImport(click.ClickException):
