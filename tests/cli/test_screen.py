@@ -72,7 +72,7 @@ def test_a_log_line_is_shown_as_it_is(tmp_path: Path, monkeypatch: pytest.Monkey
     """rich would make a picture of :100:, which an IPv6 address may hold, and a style of [red]."""
     monkeypatch.chdir(tmp_path)
     with Terminal([*TREADLE, "echo", "--bind", "unix:a:100:[red]b"]) as terminal:
-        terminal.wait_for("threads 1/128")
+        terminal.wait_for(r"threads \d/128")
     assert "INFO serving send_back on unix:a:100:[red]b" in words(terminal.lines())
 
 
@@ -89,7 +89,7 @@ def test_the_live_line_fits_into_a_terminal_that_columns_does_not_speak_of() -> 
 def test_the_cursor_is_shown_whatever_ends_or_stops_the_command() -> None:
     """After Ctrl-Z, Ctrl-\\ and kill -9 nobody would bring it back."""
     with Terminal([*TREADLE, "echo", "--bind", "127.0.0.1:0"]) as terminal:
-        terminal.wait_for("threads 1/128")
+        terminal.wait_for(r"threads \d/128")
         terminal.type("\x1c")
         assert terminal.wait() == -signal.SIGQUIT
         assert terminal.shows_cursor()
@@ -102,7 +102,7 @@ def test_a_terminal_may_lack_the_letters_of_a_name(
     monkeypatch.chdir(tmp_path)
     command = [*TREADLE, "echo", "--bind", "unix:织机"]
     with Terminal(command, columns=40, env={"PYTHONIOENCODING": encoding}) as terminal:
-        terminal.wait_for("threads 1/128")
+        terminal.wait_for(r"threads \d/128")
         terminal.type("\x03")
         assert terminal.wait() == 0
     shown = "".join(terminal.lines()).replace(" ", "")
