@@ -7,11 +7,14 @@ import io
 import logging
 import os
 import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
+from rich.live import Live
 
 from programs import Program
 from treadle._cli import status as status_module
@@ -103,6 +106,7 @@ import io
 import logging
 import os
 import sys
+import threading
 from treadle._cli.status import status_view
 with status_view():
     logging.getLogger("treadle.echo").info("[bold]brackets[/bold] are no markup")
@@ -140,3 +144,41 @@ def test_what_is_shown_may_fail_and_a_terminal_that_is_only_slow_stays(
         terminal.flush()
         os.write(file.fileno(), b"still there")
     assert (tmp_path / "out").read_text() == ("still there" if stays else "")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such terminals")
+def test_a_log_line_that_comes_at_the_end_does_not_bring_the_live_line_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has been put above the live line already, in another thread, when that is taken away."""
+    import pty
+
+    reader, theirs = pty.openpty()
+    printing, ended = threading.Event(), threading.Event()
+    original = Live.process_renderables
+
+    def process_renderables(live: Live, renderables: list[Any]) -> list[Any]:
+        if threading.current_thread() is logging_thread:
+            processed = original(live, renderables)
+            printing.set()
+            ended.wait(0.2)  # as long as it takes where nothing keeps the end from coming first
+            return processed
+        return original(live, renderables)
+
+    monkeypatch.setattr(Live, "process_renderables", process_renderables)
+    logging_thread = threading.Thread(target=lambda: logging.getLogger("treadle").warning("late"))
+    with os.fdopen(theirs, "w") as terminal:
+        monkeypatch.setattr(sys, "stdout", terminal)
+        monkeypatch.setattr(sys, "stderr", terminal)
+        monkeypatch.setenv("TERM", "xterm")
+        with status_view() as view:
+            view.update(QUIET)
+            logging_thread.start()
+            printing.wait()
+            view.end()
+            status_module.say("stopped")
+            ended.set()
+            logging_thread.join()
+        monkeypatch.undo()
+        shown = os.read(reader, 65536).decode()
+    os.close(reader)
+    assert "late" in shown
+    assert shown.rindex("threads 1/4") < shown.index("stopped")

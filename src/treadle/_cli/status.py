@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from threading import RLock
 from typing import Any, TextIO, TypeVar, cast
 
 import click
@@ -93,7 +94,7 @@ def status_view(*, live: bool = True, quiet: bool = False, level: int = logging.
         quiet: whether no status is shown.
         level: the least one of the log lines that are shown, of the loggers `treadle` and those below it.
     """
-    console = Console(file=cast(TextIO, _Terminal(sys.stdout)))
+    console = _Console(sys.stdout)
     plain = _PlainHandler(sys.stderr)
     if quiet or not live or not sys.stdout.isatty() or console.is_dumb_terminal:
         with _logging_through(plain, level):
@@ -111,7 +112,12 @@ def status_view(*, live: bool = True, quiet: bool = False, level: int = logging.
         # COLUMNS, which rich goes by, may be of another terminal, or of this one before it was resized.
         width = min(console.width, _columns() or console.width)
         text.truncate(max(1, width - len(ECHO) - 1), overflow="crop" if console.options.ascii_only else "ellipsis")
-        line.update(text, refresh=True)
+        with console.turn:  # before the lock of rich's that this takes, as all who print take it
+            line.update(text, refresh=True)
+
+    def end() -> None:
+        with console.turn:
+            line.stop()
 
     # Refreshed by hand: rich would start a thread for it, outside every bound. What it redirects it prints on standard
     # output, above the line, where a standard error that leads elsewhere has nothing to do.
@@ -121,7 +127,10 @@ def status_view(*, live: bool = True, quiet: bool = False, level: int = logging.
         _logging_through(_ConsoleHandler(console) if same else plain, level),
     ):
         console.show_cursor()  # which rich hides, and nobody would bring back after Ctrl-Z, or what kills at once
-        yield View(show, LIVE_EVERY, line.stop)
+        try:
+            yield View(show, LIVE_EVERY, end)
+        finally:
+            end()
 
 
 def _in_foreground() -> bool:
@@ -140,6 +149,21 @@ def _columns() -> int:
         return os.get_terminal_size(sys.stdout.fileno()).columns
     except OSError:  # it is gone
         return 0
+
+
+class _Console(Console):
+    """A console that prints one thing at a time. A line that another thread was about to print when the live line ended
+    would bring that back, below the last words.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__(file=cast(TextIO, _Terminal(stream)))
+        self.turn = RLock()
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """Print as any console does, when it is its turn."""
+        with self.turn:
+            super().print(*objects, **options)
 
 
 class _Terminal:
@@ -225,9 +249,10 @@ class _PlainHandler(logging.StreamHandler):  # type: ignore[type-arg]  # generic
 class _ConsoleHandler(logging.Handler):
     """Writes log lines through a rich console, which puts them above its live line."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: _Console) -> None:
         super().__init__()
         self._console = console
+        self.lock = console.turn  # one for both: what is collected while something is shown may log
 
     def emit(self, record: logging.LogRecord) -> None:
         self._console.print(self.format(record), markup=False, emoji=False, highlight=False, soft_wrap=True)
