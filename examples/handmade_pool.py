@@ -6,6 +6,7 @@ Run it: python examples/handmade_pool.py 127.0.0.1 5000        Talk to it: as to
 import signal
 import socket
 import sys
+from functools import partial
 from threading import Event
 
 from treadle import Channel, Crew
@@ -18,20 +19,13 @@ def echo(client: socket.socket) -> None:
             client.sendall(data)
 
 
-def note(client: socket.socket, error: BaseException) -> None:
-    print("a client failed, and its thread goes on:", error, flush=True)
-
-
 host = sys.argv[1] if len(sys.argv) > 1 else "127.0.0.1"
 port = sys.argv[2] if len(sys.argv) > 2 else "5000"
 signal.signal(signal.SIGTERM, signal.default_int_handler)  # stops it as Ctrl-C does
 accepted: Channel[socket.socket] = Channel(100)
+note = partial(print, "a client failed, and its thread goes on:", flush=True)  # is called with the client, and why
 try:
-    listener = socket.create_server((host, int(port)))
-except (OSError, OverflowError, ValueError) as error:
-    sys.exit(f"cannot listen on {host} port {port}: {error}")
-try:
-    with listener, Crew(echo, 8, channel=accepted, on_error=note):
+    with socket.create_server((host, int(port))) as listener, Crew(echo, 8, channel=accepted, on_error=note):
         print("echo server on", host, "port", listener.getsockname()[1], flush=True)
         while True:
             try:
@@ -41,3 +35,5 @@ try:
                 Event().wait(0.2)
 except KeyboardInterrupt:
     print("stopped", flush=True)
+except (OSError, OverflowError, ValueError) as error:
+    sys.exit(f"cannot listen on {host} port {port}: {error}")
