@@ -66,6 +66,21 @@ def _multiprocessing_is_at_work() -> None:
         resource_tracker.ensure_running()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _programs_are_compiled_once(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Where Python is told to write no bytecode beside the sources, have programs under test write it elsewhere.
+
+    Tests start a thousand of them, and each would compile treadle anew, which takes longer than what it is started for.
+    """
+    if not sys.dont_write_bytecode:
+        return
+    folder = tmp_path_factory.getbasetemp()
+    if hasattr(pytestconfig, "workerinput"):
+        folder = folder.parent  # which all of pytest-xdist's workers share
+    os.environ["PYTHONPYCACHEPREFIX"] = str(folder / "bytecode")
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+
 @pytest.fixture(scope="session")
 def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
     """Who signs the certificates of servers and clients under test; one that changes files has one of its own."""

@@ -109,9 +109,9 @@ def open_terminal() -> tuple[int, int]:
         pytest.skip(f"this system gives out no pseudo-terminals (is /dev/pts there?): {error}")
 
 
-def run(*command: str, env: Mapping[str, str] | None = None) -> tuple[int, str, str]:
+def run(*command: str, env: Mapping[str, str] | None = None, patience: float = PATIENCE) -> tuple[int, str, str]:
     """Run a program to its end; return its exit status and what it wrote to standard output and error."""
     done = subprocess.run(
-        command, capture_output=True, text=True, timeout=PATIENCE, env={**os.environ, **(env or {})}, check=False
+        command, capture_output=True, text=True, timeout=patience, env={**os.environ, **(env or {})}, check=False
     )
     return done.returncode, done.stdout, done.stderr

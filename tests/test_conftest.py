@@ -62,6 +62,21 @@ def test_what_a_test_leaves_or_hides_fails_it(body: str, complaint: str, tmp_pat
     assert complaint in output
 
 
+def test_programs_are_compiled_once_though_nothing_is_written_beside_the_sources(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    monkeypatch.delenv("PYTHONPYCACHEPREFIX", raising=False)
+    (tmp_path / "once.py").write_text("")
+    program = (
+        f"import os, sys; sys.path.insert(0, {str(tmp_path)!r}); import once; print(os.path.exists(once.__cached__))"
+    )
+    body = f"def test():\n    assert check_output([sys.executable, '-c', {program!r}]) == b'True\\n'\n"
+    status, output = faults_of(f"import sys\nfrom subprocess import check_output\n{body}", tmp_path)
+    assert status == 0, output
+    assert not list(tmp_path.rglob("__pycache__"))
+
+
 def test_what_ends_in_time_is_no_fault(tmp_path: Path) -> None:
     """A thread on its way out is waited for."""
     body = "def test():\n    gate = threading.Event()\n    threading.Thread(target=gate.wait).start()\n    gate.set()\n"
