@@ -1,7 +1,9 @@
 """Runs one of CPython's own tests of `socketserver`, or that use it, with another mixin in ThreadingMixIn's place.
 
-    python driver_socketserver.py list MODULE:MIXIN              name the tests
-    python driver_socketserver.py run  MODULE:MIXIN TEST LIMIT   run one of them; LIMIT is in seconds
+    python driver_socketserver.py list MODULE:MIXIN                         name the tests
+    python driver_socketserver.py run  MODULE:MIXIN TEST LIMIT [PATIENCE]   run one of them
+
+LIMIT is in seconds, and so is PATIENCE: what threads may take to end when the test is over.
 
 Either writes its answer to standard output, as JSON in the last line. The tests are those of the interpreter that runs
 this; none is copied. They come by the mixin in four ways, and in each of them they find the one under test:
@@ -28,6 +30,7 @@ import tempfile
 import threading
 import unittest
 import xmlrpc.server
+from time import monotonic
 from typing import Any
 
 MODULES = (
@@ -43,7 +46,8 @@ WITH_SERVERS = {  # the test cases that have one, where most have none
     "test.test_logging": re.compile("(Socket|Datagram|SysLog|HTTP)HandlerTest"),
     "test.test_robotparser": re.compile("(PasswordProtectedSite|LocalNetwork|HttpErrors)TestCase"),
 }
-PATIENCE = 5.0  # seconds for a thread that is on its way out
+PATIENCE = 5.0  # seconds
+TURN = 0.02  # seconds for one thread to end, before the next look at what is garbage now
 
 
 def place(spec: str) -> None:
@@ -75,30 +79,59 @@ def tests_in(module: str) -> list[str]:
     ]
 
 
-def run(test: str) -> dict[str, str]:
+def threads_left(patience: float) -> list[threading.Thread]:
+    """Return the threads beside the main one that do not end in time.
+
+    Servers that nobody has closed, as test_xmlrpc's, are garbage, and go with theirs.
+    """
+    deadline = monotonic() + patience
+    while left := [thread for thread in threading.enumerate() if thread is not threading.main_thread()]:
+        if monotonic() > deadline:
+            break
+        gc.collect()
+        for thread in left:
+            if thread.ident is not None:  # one that is just being started cannot be joined yet
+                thread.join(TURN)
+    return left
+
+
+class Result(unittest.TestResult):
+    """What came of a test, and the threads that it left: those on their way out are waited for.
+
+    Here, rather than when all is over: the clean-up of some modules looks for threads too, for a second.
+    """
+
+    def __init__(self, patience: float) -> None:
+        super().__init__()
+        self._patience = patience
+
+    def stopTest(self, test: unittest.TestCase) -> None:
+        super().stopTest(test)
+        threads_left(self._patience)
+
+
+def run(test: str, patience: float) -> dict[str, str]:
     """Run a test, with the set-up of its class and module, and return what came of it."""
-    result = unittest.TestResult()
+    result = Result(patience)
     unittest.defaultTestLoader.loadTestsFromName(test).run(result)
     faults = [text for _, text in result.errors + result.failures]
     if result.skipped and not faults:
         return {"verdict": "skipped", "detail": result.skipped[0][1]}
-    gc.collect()  # servers that nobody has closed, as test_xmlrpc's, go with their threads
-    for thread in set(threading.enumerate()) - {threading.main_thread()}:
-        thread.join(PATIENCE)
-        if thread.is_alive():
-            faults.append(f"it left {thread} behind")
+    faults += [f"it left {thread} behind" for thread in threads_left(patience)]
     if result.testsRun != 1 or not result.wasSuccessful():
         faults.append(repr(result))
     return {"verdict": "failed" if faults else "passed", "detail": "\n".join(faults)}
 
 
-def main(command: str, spec: str, test: str = "", limit: str = "60") -> None:
+def main(command: str, spec: str, test: str = "", limit: str = "60", patience: str = str(PATIENCE)) -> None:
     """Write the answer. If that, and the interpreter's exit, take longer than `limit`, write every stack instead."""
     faulthandler.dump_traceback_later(float(limit), exit=True)
     place(spec)
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)  # where the tests make files and UNIX sockets
-        answer: object = run(test) if command == "run" else {module: tests_in(module) for module in MODULES}
+        answer: object = (
+            run(test, float(patience)) if command == "run" else {module: tests_in(module) for module in MODULES}
+        )
         os.chdir("/")
     print("\n" + json.dumps(answer), flush=True)
 

@@ -20,6 +20,7 @@ MIXIN = os.environ.get("CONFORMANCE_MIXIN", "treadle.server:PoolMixIn")
 DRIVER = Path(__file__).with_name("driver_socketserver.py")
 LIMIT = 120.0  # seconds for one test; guess: the slowest takes 6, and the machine may be busy
 GRACE = 30.0  # seconds past the limit, for a process that cannot even say that it hangs
+IMPATIENCE = 0.2  # seconds for threads that never end
 # How many tests there are at least. In the leanest of Python 3.11 to 3.15 there are 27, 73, 10, 21, 93, 9 and 1.
 FEWEST = {
     "test.test_socketserver": 27,
@@ -80,9 +81,13 @@ def listed_names() -> list[str]:
     return [] if status else [test for tests in answer_in(output).values() for test in tests]
 
 
-def judge(test: str, mixin: str, limit: float = LIMIT) -> tuple[str, str]:
-    """Run a test; return "passed", "skipped" or "failed", and what there is to say about it."""
-    status, output = drive("run", mixin, test, str(limit))
+def judge(test: str, mixin: str, *limits: float) -> tuple[str, str]:
+    """Run a test; return "passed", "skipped" or "failed", and what there is to say about it.
+
+    Args:
+        limits: the driver's LIMIT and PATIENCE, where they are not the usual ones.
+    """
+    status, output = drive("run", mixin, test, *map(str, limits or [LIMIT]))
     if status:
         return "failed", f"exit status {status}\n{output}"
     answer = json.loads(output.splitlines()[-1])
@@ -126,8 +131,8 @@ def test_a_broken_mixin_is_found_out(mixin: str, test: str, finding: str) -> Non
     if not names:
         pytest.skip(MISSING)
     # What hangs is given little time at first: on a busy machine it may not come so far.
-    for limit in (4.0, 20.0) if mixin == "Stuck" else (20.0,):
-        verdict, detail = judge(names[0], f"broken_socketserver:{mixin}", limit)
+    for limit in (1.5, 4.0, 20.0) if mixin == "Stuck" else (20.0,):
+        verdict, detail = judge(names[0], f"broken_socketserver:{mixin}", limit, IMPATIENCE)
         if finding in detail:
             break
     assert (verdict, finding in detail) == ("failed", True), f"{verdict}: {detail}"
