@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import gc
+import re
 import threading
 import weakref
 from collections.abc import Callable, Coroutine
@@ -442,7 +443,7 @@ def test_aclose_takes_the_arguments_of_shutdown_and_returns_what_is_left(caplog:
                 await pool.aclose(timeout=wrong)  # type: ignore[arg-type]  # that is the point
         assert not pool.snapshot().closed
         (held,) = await pool.aclose(cancel_futures=True, timeout=0.01)
-        assert "1 task was not done 0.01 s after shutdown" in caplog.text
+        assert re.search("(1 task was|2 tasks were) not done 0.01 s after shutdown", caplog.text)
         assert last.cancelled()
         gate.open.set()
         assert await pool.aclose() == ()
