@@ -20,6 +20,7 @@ import pytest
 
 from programs import PATIENCE, TREADLE, Program, run
 from socketservers import until
+from tcp import receive_all
 
 if sys.platform == "win32":
     pytest.skip("its server is stopped by signals", allow_module_level=True)
@@ -61,10 +62,18 @@ class Command:
     out: Path
     error: Path
 
-    def end(self, number: int | None = signal.SIGTERM) -> tuple[int, str, str]:
-        """End it; return its status and what it said on standard output and error."""
-        if number is not None:
-            self.process.send_signal(number)
+    def end(self, *clients: socket.socket, by: int | None = signal.SIGTERM) -> tuple[int, str, str]:
+        """End it; return its status and what it said on standard output and error.
+
+        Args:
+            clients: who is connected then; as clients do, they go when they have read the end.
+            by: the signal; None: it ends of its own accord.
+        """
+        if by is not None:
+            self.process.send_signal(by)
+        for sock in clients:
+            with sock:
+                assert receive_all(sock) == b""
         return self.process.wait(PATIENCE), self.out.read_text(), self.error.read_text()
 
 
@@ -110,8 +119,8 @@ def client(message: bytes, answer: bytes) -> Iterator[socket.socket]:
 @pytest.mark.usefixtures("here")
 def test_what_it_does_is_on_standard_output_and_the_log_on_standard_error(processes: str) -> None:
     with serving("echo", "--processes", processes) as command:
-        with client(b"hello", b"hello"):
-            status, out, error = command.end()
+        with client(b"hello", b"hello") as sock:
+            status, out, error = command.end(sock)
     assert status == 0
     assert "treadle echo listens on unix:s\n" in out
     assert re.search(r"(?m)^[\d-]+ [\d:,]+ threads \d/128  connections", out)
@@ -125,8 +134,8 @@ def test_what_it_does_is_on_standard_output_and_the_log_on_standard_error(proces
 @pytest.mark.usefixtures("here")
 def test_a_quiet_command_says_nothing_unless_something_is_wrong(processes: str) -> None:
     with serving("echo", "--quiet", "--processes", processes) as command:
-        with client(b"hello", b"hello"):
-            assert command.end() == (0, "", "")
+        with client(b"hello", b"hello") as sock:
+            assert command.end(sock) == (0, "", "")
 
 
 FULL = pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no disk that is always full")
@@ -164,16 +173,16 @@ def test_it_serves_though_a_stream_takes_nothing_and_says_so_once_on_the_other(
 @pytest.mark.usefixtures("here")
 def test_a_quiet_command_misses_no_status() -> None:
     with serving("echo", "--quiet", streams=">&-") as command:
-        with client(b"hello", b"hello"):
-            assert command.end() == (0, "", "")
+        with client(b"hello", b"hello") as sock:
+            assert command.end(sock) == (0, "", "")
 
 
 @pytest.mark.usefixtures("here")
 def test_a_quiet_command_says_what_is_wrong() -> None:
     with serving("echo", "--quiet", "--max-connections", "1", "--at-max-connections", "reject") as command:
-        with client(b"hello", b"hello"), client(b"", b""):
+        with client(b"hello", b"hello") as served, client(b"", b"") as rejected:
             until(lambda: "rejected" in command.error.read_text())
-            status, out, error = command.end()
+            status, out, error = command.end(served, rejected)
     assert (status, out) == (0, "")
     assert re.fullmatch(r"[\d-]+ [\d:,]+ WARNING .*clients are rejected: .*\n", error)
 
@@ -192,9 +201,9 @@ def test_a_quiet_command_says_what_is_wrong() -> None:
 def test_the_log_begins_at_the_level_that_is_asked_for(options: tuple[str, ...], levels: set[str]) -> None:
     """A drain of no time cuts who is there: a warning, and a line about each of them at the level for details."""
     with serving("tcp", "app:hold", "--drain-timeout", "0", *options) as command:
-        with client(b"x", b""):
+        with client(b"x", b"") as sock:
             until(lambda: os.path.exists("began"))
-            status, _, error = command.end()
+            status, _, error = command.end(sock)
     assert status == 1
     # What the pool says when Python exits is not the command's any more, and has no level.
     assert set(re.findall(r"(?m)^[\d-]+ [\d:,]+ ([A-Z]+) ", error)) == levels
@@ -277,7 +286,7 @@ def test_a_server_whose_socket_is_shut_down_is_status_69() -> None:
                 assert sock.recv(1) == b"x"
                 owner.shutdown(socket.SHUT_RDWR)
                 assert sock.recv(1) == b""
-            status, out, error = command.end(None)
+            status, out, error = command.end(by=None)
     assert (status, out) == (69, "")
     assert "Error: " in error
 
@@ -285,16 +294,16 @@ def test_a_server_whose_socket_is_shut_down_is_status_69() -> None:
 @pytest.mark.usefixtures("here")
 def test_a_server_whose_descriptors_are_closed_is_status_71() -> None:
     with serving("tcp", "app:close_all", "--quiet") as command, client(b"x", b""):
-        status, out, error = command.end(None)
+        status, out, error = command.end(by=None)
     assert (status, out) == (71, "")
     assert "Error: [Errno 9]" in error
 
 
 @pytest.mark.usefixtures("here")
 def test_connections_that_are_cut_are_status_1() -> None:
-    with serving("tcp", "app:hold", "--quiet", "--drain-timeout", "0") as command, client(b"x", b""):
+    with serving("tcp", "app:hold", "--quiet", "--drain-timeout", "0") as command, client(b"x", b"") as sock:
         until(lambda: os.path.exists("began"))
-        status, out, error = command.end()
+        status, out, error = command.end(sock)
     assert (status, out) == (1, "")
     assert "WARNING" in error
 

@@ -373,10 +373,10 @@ def test_a_framing_that_forks_as_a_client_comes_leaves_it_to_the_parent(end: str
             return b"%d\\n" % os.getpid()
         protocol = Messages(handle, Framing(), greeting=b"220\\n")
         with Server(protocol, HOST, max_workers=2) as server, connect(server.address) as sock:
-            answers = sock.makefile("rb")
-            print(answers.readline(), status_of(children[0]))
-            sock.sendall(b"who\\nwho\\n")
-            print([int(answers.readline()) == ME for _ in range(2)])
+            with sock.makefile("rb") as answers:  # closed, or the server would await our end
+                print(answers.readline(), status_of(children[0]))
+                sock.sendall(b"who\\nwho\\n")
+                print([int(answers.readline()) == ME for _ in range(2)])
     """)
     assert said == ["b'220\\n' 0", "[True, True]"]
 

@@ -187,6 +187,7 @@ def test_what_a_handler_raises_is_told_and_what_waited_behind_it_was_never_begun
                 slow(server)
             sock.sendall(b"fine\n" + bad + b"\nlost\n")
             assert receive_all(sock) == b"fine"
+            sock.close()  # or the server would await our end
             log.wait("closed")
             fine, failed, lost = log.of("handled")
             assert fine.error is None
