@@ -33,7 +33,7 @@ install = $(PIP) $(1) >$(VENV)/.log 2>&1 || { rm -f $(VENV)/.made; \
 
 # Set the environment up for a target; of several at once, one after another, where there is flock (util-linux).
 LOCKED := $(if $(shell command -v flock),flock $(VENV).lock)
-ready = +@$(LOCKED) $(MAKE) --no-print-directory $(VENV)/.$(1)
+ready = +@$(LOCKED) $(MAKE) --silent --no-print-directory $(VENV)/.$(1)
 
 # As `python -m venv`, but Ctrl-C ends it without a traceback.
 venv := import runpy, signal; signal.signal(signal.SIGINT, signal.SIG_DFL); runpy.run_module("venv", run_name="__main__")

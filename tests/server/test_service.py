@@ -266,6 +266,9 @@ class Numbers:
 
     held = 0
 
+    def __repr__(self) -> str:
+        return "Numbers()"
+
     def decoder(self, limit: int) -> Numbers:
         self.limit = limit
         return self
