@@ -90,6 +90,10 @@ def test_two_first_runs_at_once_install_once(stand_in: Path) -> None:
         told = [run.communicate(timeout=60)[0] for run in (one, other)]
     assert (stand_in / "SEEN").read_text() == "installed\n"
     assert all("serving" in text for text in told), told
+    with make_run(stand_in) as later:
+        text, _ = later.communicate(timeout=60)
+    assert "serving" in text
+    assert "up to date" not in text
 
 
 def test_an_environment_into_which_nothing_can_be_installed_is_made_anew(stand_in: Path) -> None:
