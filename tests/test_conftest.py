@@ -69,7 +69,8 @@ def test_programs_are_compiled_once_though_nothing_is_written_beside_the_sources
     monkeypatch.delenv("PYTHONPYCACHEPREFIX", raising=False)
     (tmp_path / "once.py").write_text("")
     program = (
-        f"import os, sys; sys.path.insert(0, {str(tmp_path)!r}); import once; print(os.path.exists(once.__cached__))"
+        f"import os, sys; from importlib.util import cache_from_source; sys.path.insert(0, {str(tmp_path)!r}); "
+        "import once; print(os.path.exists(cache_from_source(once.__file__)))"
     )
     body = f"def test():\n    assert check_output([sys.executable, '-c', {program!r}]) == b'True\\n'\n"
     status, output = faults_of(f"import sys\nfrom subprocess import check_output\n{body}", tmp_path)
