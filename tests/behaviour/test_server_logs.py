@@ -351,9 +351,7 @@ def greeted(server: Any) -> None:
         assert receive(sock, 5) == b"hello"
 
 
-@pytest.mark.parametrize(
-    ("name", "text"), [("max_connections", "places are taken"), ("max_workers", "by conversations")]
-)
+@pytest.mark.parametrize(("name", "text"), [("max_connections", "place is taken"), ("max_workers", "by conversations")])
 def test_a_filter_that_raises_costs_a_full_pool_mix_in_nothing(bad: Bad, name: str, text: str) -> None:
     server = Waiting()
     setattr(server, name, 1)

@@ -24,6 +24,18 @@ def pasted(line: str) -> str:
     return done.stdout + done.stderr
 
 
+def answer_to_hello(line: str) -> bytes:
+    """Return what a client that speaks for whoever types shows for hello."""
+    with subprocess.Popen(line.split(), stdin=PIPE, stdout=PIPE, stderr=PIPE) as client:
+        assert client.stdin
+        assert client.stdout
+        client.stdin.write(b"hello\n")
+        client.stdin.flush()
+        answer = client.stdout.readline()
+        client.kill()
+    return answer
+
+
 def listener_at(bind: str) -> Listener:
     (listener,) = open_listeners([bind])
     listener.close()
@@ -99,13 +111,7 @@ def test_the_line_shows_a_certificate_where_clients_must(tmp_path: Path) -> None
     with Program([*TREADLE, "echo", "--bind", "127.0.0.1:0", *options]) as server:
         line = server.wait_for(r"talk to it:  (.*)\n")[1].strip()
         line = line.replace("CERTFILE", str(client.certfile)).replace("KEYFILE", str(client.keyfile))
-        with subprocess.Popen(line.split(), stdin=PIPE, stdout=PIPE, stderr=PIPE) as speaker:
-            assert speaker.stdin
-            assert speaker.stdout
-            speaker.stdin.write(b"hello\n")
-            speaker.stdin.flush()
-            assert speaker.stdout.readline() == b"hello\n"
-            speaker.kill()
+        assert answer_to_hello(line) == b"hello\n"
 
 
 def test_over_tls_it_is_a_client_for_tls(tmp_path: Path) -> None:
@@ -114,13 +120,7 @@ def test_over_tls_it_is_a_client_for_tls(tmp_path: Path) -> None:
     with Program([*TREADLE, "echo", "--bind", "127.0.0.1:0", *options]) as server:
         line = server.wait_for(r"talk to it:  (.*)\n")[1].strip()
         assert line.startswith("openssl s_client ")
-        with subprocess.Popen(line.split(), stdin=PIPE, stdout=PIPE, stderr=PIPE) as client:
-            assert client.stdin
-            assert client.stdout
-            client.stdin.write(b"hello\n")
-            client.stdin.flush()
-            assert client.stdout.readline() == b"hello\n"
-            client.kill()
+        assert answer_to_hello(line) == b"hello\n"
 
 
 def test_the_line_is_in_double_quotes_where_every_shell_takes_it() -> None:

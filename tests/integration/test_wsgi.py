@@ -123,6 +123,15 @@ def test_clients_amid_a_head_hold_no_thread_where_handle_is_that_of_http_server(
         assert get(server) == b"hello "
 
 
+def answer_to_half_a_body(server: Any, crowd: ExitStack) -> bytes:
+    """Return the status line for a client that sends a body in part, and no more."""
+    server.read_timeout = 0.05
+    with serving(server):
+        client = crowd.enter_context(connect(server))
+        client.sendall(b"POST / HTTP/1.1\r\nHost: loom\r\nContent-Length: 10\r\n\r\nabc")
+        return client.makefile("rb").readline()
+
+
 @EVERY
 def test_read_timeout_ends_a_body_that_does_not_come(made: Made, crowd: ExitStack) -> None:
     seen: list[BaseException] = []
@@ -135,12 +144,7 @@ def test_read_timeout_ends_a_body_that_does_not_come(made: Made, crowd: ExitStac
             start_response("400 Bad Request", [("Content-Length", "0")])
             return []
 
-    server = made(app)
-    server.read_timeout = 0.05
-    with serving(server):
-        client = crowd.enter_context(connect(server))
-        client.sendall(b"POST / HTTP/1.1\r\nContent-Length: 10\r\n\r\nabc")
-        assert b" 400 " in client.makefile("rb").readline()
+    assert b" 400 " in answer_to_half_a_body(made(app), crowd)
     assert "read_timeout=0.05" in str(seen[0])
 
 
@@ -148,12 +152,7 @@ def test_flask_answers_400_when_a_body_does_not_come(crowd: ExitStack) -> None:
     flask = pytest.importorskip("flask", reason="flask is not installed")
     app = flask.Flask(__name__)
     app.add_url_rule("/", "length", lambda: str(len(flask.request.get_data())), methods=["POST"])
-    server = of_the_documents(app)
-    server.read_timeout = 0.05
-    with serving(server):
-        client = crowd.enter_context(connect(server))
-        client.sendall(b"POST / HTTP/1.1\r\nHost: loom\r\nContent-Length: 10\r\n\r\nabc")
-        assert b" 400 " in client.makefile("rb").readline()
+    assert b" 400 " in answer_to_half_a_body(of_the_documents(app), crowd)
 
 
 @EVERY

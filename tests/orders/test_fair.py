@@ -386,6 +386,8 @@ def test_keys_without_tasks_are_forgotten_beyond_a_few(kept: int) -> None:
         order.take()
     assert len(order._flows) == kept
     assert repr(order) == "Fair(0 waiting, of 0 keys)"
+    order.put(task_of(key=0))
+    assert repr(order) == "Fair(1 waiting, of 1 key)"
 
 
 def test_what_was_taken_before_its_time_has_the_turn_that_it_took_for_nothing() -> None:

@@ -61,6 +61,16 @@ def test_beyond_max_connections_clients_wait_for_one_to_leave(caplog: pytest.Log
     assert "all 3 places are taken" in caplog.text
 
 
+def test_the_only_place_is_told_of_in_the_singular(caplog: pytest.LogCaptureFixture) -> None:
+    class Server(TCP):
+        max_connections = 1
+
+    with serving(Server(ANYWHERE, Echo)) as server, connect(server) as client:
+        assert ask(client, b"x\n") == b"x\n"
+        until(lambda: lot_of(server).full)
+    assert "the only place is taken, so others wait (max_connections)" in caplog.text
+
+
 def test_datagrams_are_bounded_like_connections() -> None:
     entered, gate = threading.Semaphore(0), threading.Event()
 

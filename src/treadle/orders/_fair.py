@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeVar, cast
 
 from treadle import _checks as checks
 from treadle._futures import PENDING, Future
-from treadle._words import is_a, pass_on, show, type_name
+from treadle._words import counted, is_a, pass_on, show, type_name
 from treadle.orders._census import Census
 from treadle.orders._fifo import Fifo
 from treadle.orders._order import Handles, Look, Order, Own, Task, hook_of, own
@@ -273,7 +273,7 @@ class Fair(Own):
 
     def __repr__(self) -> str:
         keys = sum(1 for flow in self._flows.values() if flow.waiting)
-        return f"Fair({len(self._tasks)} waiting, of {keys} keys)"
+        return f"Fair({len(self._tasks)} waiting, of {counted(keys, 'key')})"
 
 
 def _maker(order: object) -> Callable[[], Order]:

@@ -179,8 +179,8 @@ class Lot:
         with self.lock:
             self.full = len(self.visits) >= most
         if self.full and (burst := self.bursts.of("full")).begins():
-            said = "%s: all %d places are taken, so others wait (max_connections)%s"
-            log(_log, logging.WARNING, said, self, most, burst.rest)
+            said = "%s: %s taken, so others wait (max_connections)%s"
+            log(_log, logging.WARNING, said, self, all_of(most, "place"), burst.rest)
         return not self.full
 
     def wait_for_room(self, timeout: float | None) -> bool:
