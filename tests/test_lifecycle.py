@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import weakref
 from threading import Thread
 
 import pytest
@@ -52,6 +53,15 @@ def test_threads_that_outlive_the_main_one_may_still_submit() -> None:
         threading.Thread(target=later).start()
     """)
     assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "3", "")
+
+
+def test_a_pool_that_has_ended_keeps_none_of_its_threads() -> None:
+    """CPython's own tests, for one, look for thread objects that somebody keeps."""
+    pool = Pool(3)
+    with pool:
+        threads = [weakref.ref(pool.submit(threading.current_thread).result()) for _ in range(3)]
+    assert [thread() for thread in threads] == [None] * 3
+    assert pool.closed
 
 
 def test_submitting_when_the_interpreter_has_closed_its_pools_is_a_runtime_error() -> None:

@@ -125,8 +125,10 @@ def _join(dispatcher: Dispatcher, timeout: float | None) -> bool:
         with dispatcher.lock:
             threads = [worker.thread for worker in dispatcher.staff.everybody()]
             departed = dispatcher.staff.departed
+            if departed is not None and not departed.is_alive():
+                dispatcher.staff.departed = departed = None  # and a pool that has ended keeps no thread
         if not threads:
-            threads = [departed] if departed is not None and departed.is_alive() else []
+            threads = [departed] if departed is not None else []
         if not threads:
             return True
         for thread in threads:

@@ -108,6 +108,7 @@ class Result(unittest.TestResult):
     def stopTest(self, test: unittest.TestCase) -> None:
         super().stopTest(test)
         threads_left(self._patience)
+        gc.collect()  # the servers of those that ended
 
 
 def run(test: str, patience: float) -> dict[str, str]:
