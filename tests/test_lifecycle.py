@@ -64,6 +64,24 @@ def test_a_pool_that_has_ended_keeps_none_of_its_threads() -> None:
     assert pool.closed
 
 
+def test_what_a_thread_object_holds_goes_with_no_lock_held() -> None:
+    """For its destructor is the user's."""
+    pool, held = Pool(1), []
+    lock = pool._task_home.lock
+
+    class Kept:
+        def __del__(self) -> None:
+            held.append(lock._is_owned())  # type: ignore[attr-defined]  # threading.Condition relies on it too
+
+    thread = pool.submit(threading.current_thread).result()
+    vars(thread).update(kept=Kept())
+    pool.shutdown(wait=False)
+    thread.join(60)
+    del thread
+    pool.shutdown()
+    assert held == [False]
+
+
 def test_submitting_when_the_interpreter_has_closed_its_pools_is_a_runtime_error() -> None:
     done = python("""
         import atexit

@@ -122,18 +122,25 @@ def _workers(dispatcher: Dispatcher) -> list[Worker]:
 def _join(dispatcher: Dispatcher, timeout: float | None) -> bool:
     deadline = None if timeout is None else clock.now() + timeout
     while True:
-        with dispatcher.lock:
-            threads = [worker.thread for worker in dispatcher.staff.everybody()]
-            departed = dispatcher.staff.departed
-            if departed is not None and not departed.is_alive():
-                dispatcher.staff.departed = departed = None  # and a pool that has ended keeps no thread
-        if not threads:
-            threads = [departed] if departed is not None else []
+        threads = _threads_to_join(dispatcher)
         if not threads:
             return True
         for thread in threads:
             if not _join_one(thread, deadline):
                 return False
+
+
+def _threads_to_join(dispatcher: Dispatcher) -> list[Thread]:
+    """Return the threads of a pool; or the last that left, as long as it has not ended."""
+    with dispatcher.lock:
+        threads = [worker.thread for worker in dispatcher.staff.everybody()]
+        departed = dispatcher.staff.departed  # which this frame lets go of, and not while the lock is held
+        if threads or departed is None:
+            return threads
+        if departed.is_alive():
+            return [departed]
+        dispatcher.staff.departed = None  # a pool that has ended keeps no thread
+        return []
 
 
 def _join_one(thread: Thread, deadline: float | None) -> bool:
