@@ -8,6 +8,7 @@ import logging
 import os
 import sys
 import threading
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import click
 import pytest
 from rich.live import Live
 
-from programs import Program
+from programs import Program, open_terminal
 from treadle._cli import status as status_module
 from treadle._cli.status import PLAIN_EVERY, Status, View, complain, status_view
 
@@ -149,9 +150,7 @@ def test_what_is_shown_may_fail_and_a_terminal_that_is_only_slow_stays(
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such terminals")
 def test_a_log_line_that_comes_at_the_end_does_not_bring_the_live_line_back(monkeypatch: pytest.MonkeyPatch) -> None:
     """It has been put above the live line already, in another thread, when that is taken away."""
-    import pty
-
-    reader, theirs = pty.openpty()
+    reader, theirs = open_terminal()
     printing, ended = threading.Event(), threading.Event()
     original = Live.process_renderables
 
@@ -172,13 +171,17 @@ def test_a_log_line_that_comes_at_the_end_does_not_bring_the_live_line_back(monk
         with status_view() as view:
             view.update(QUIET)
             logging_thread.start()
-            printing.wait()
+            assert printing.wait(60)
             view.end()
             status_module.say("stopped")
             ended.set()
-            logging_thread.join()
+            logging_thread.join(60)
         monkeypatch.undo()
-        shown = os.read(reader, 65536).decode()
+    pieces = []
+    with suppress(OSError):  # how a pseudo-terminal says that the other end is closed
+        while piece := os.read(reader, 65536):
+            pieces.append(piece)
     os.close(reader)
+    shown = b"".join(pieces).decode()
     assert "late" in shown
     assert shown.rindex("threads 1/4") < shown.index("stopped")
