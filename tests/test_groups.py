@@ -953,11 +953,17 @@ def test_a_pool_that_is_closed_in_the_block_takes_no_more_and_the_rest_is_run() 
 
 
 def test_work_that_the_pool_drops_at_its_end_is_not_lost_silently() -> None:
-    gate = threading.Event()
+    gate, began = threading.Event(), threading.Event()
+
+    def hold() -> bool:
+        began.set()
+        return gate.wait(PATIENCE)
+
     pool = Pool(1, name="dropping")
     with Raising(ExceptionGroup) as caught, opened_at_the_end(gate):
         with TaskGroup(pool) as group:
-            running, waiting = group.submit(gate.wait, PATIENCE), group.submit(int)
+            running, waiting = group.submit(hold), group.submit(int)
+            assert began.wait(PATIENCE)
             pool.shutdown(wait=False, cancel_futures=True)
             gate.set()
     assert running.result(0) is True
