@@ -11,7 +11,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from tcp import PATIENCE, ask, client, lane_of, receive, receive_all
+from tcp import PATIENCE, ask, client, lane_of, receive, receive_all, until_led
 from treadle.server import (
     CloseConnection,
     Connection,
@@ -439,6 +439,7 @@ def test_rule_9_stop_empties_the_kernels_queue_first() -> None:
         assert gate.wait(PATIENCE)
 
     server = lines().start()
+    until_led(lane_of(server))
     lane_of(server).post(block)  # so that nobody accepts
     assert inside.wait(PATIENCE)
     with ExitStack() as stack:

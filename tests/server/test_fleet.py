@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from socketservers import until
-from tcp import PATIENCE, ask, client, receive_all
+from tcp import PATIENCE, ask, client, receive_all, until_led
 from treadle import Pool
 from treadle.server import Connection, Lines, Messages, Server, Session
 from treadle.server import _fleet as fleet
@@ -195,6 +195,7 @@ def test_a_client_that_is_dealt_and_cut_because_the_leaders_are_stuck_is_counted
     server = Server(Messages(echo, Lines()), "127.0.0.1:0", max_workers=4).start()
     found = server._fleet
     assert found is not None
+    until_led(found.lanes[1])
     found.lanes[1].post(wait)
     assert stuck.wait(PATIENCE)
     with client(server) as first, client(server) as late:  # they are dealt in turn
