@@ -29,6 +29,7 @@ from treadle import _deadlock as deadlock
 from treadle import _lifecycle as lifecycle
 from treadle._alarm import ALARM
 from treadle.server import Certificates
+from treadle.server._watchdog import Sample, Watchdog
 
 if TYPE_CHECKING:
     from treadle._dispatch import Dispatcher
@@ -91,6 +92,16 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 def certificates(authority: Authority) -> Certificates:
     """What a server at 127.0.0.1 shows to clients that trust `authority`."""
     return authority.certificates()
+
+
+@pytest.fixture
+def blind_watchdog(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the watchdogs of servers take the lead from nobody.
+
+    The system may hold up any handler, however quick, for longer than they let one keep the others waiting.
+    """
+    monkeypatch.setattr(Watchdog, "_depose", lambda self, lead: None)
+    monkeypatch.setattr(Sample, "look", lambda self, lead: None)
 
 
 @hypothesis.given(hypothesis.strategies.none())

@@ -124,6 +124,7 @@ def quietly(caplog: pytest.LogCaptureFixture) -> None:
 # -- messages ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("blind_watchdog")
 def test_a_message_is_told_once_with_its_sizes_and_a_connection_with_the_sums() -> None:
     with observed(Messages(shout, Lines())) as (server, log):
         with client(server) as sock:
@@ -153,6 +154,7 @@ def depose(server: Server) -> None:
     lane.rouse()
 
 
+@pytest.mark.usefixtures("blind_watchdog")
 def test_a_message_over_which_the_lead_was_lost_and_those_that_follow_are_handed_over() -> None:
     def handle(line: bytes, peer: Peer) -> bytes:
         if line == b"slow":
@@ -167,6 +169,7 @@ def test_a_message_over_which_the_lead_was_lost_and_those_that_follow_are_handed
         assert server.snapshot().handled_inline == 1
 
 
+@pytest.mark.usefixtures("blind_watchdog")
 @pytest.mark.parametrize("way", ["inline", "by the pool", "deposed"])
 def test_what_a_handler_raises_is_told_and_what_waited_behind_it_was_never_begun(
     way: str, caplog: pytest.LogCaptureFixture

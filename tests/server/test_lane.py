@@ -214,6 +214,7 @@ def test_a_worker_that_comes_to_lead_where_somebody_leads_goes_back_at_once() ->
         assert of.heir is None
 
 
+@pytest.mark.usefixtures("blind_watchdog")  # it is deposed here, in its second handler
 def test_a_deposed_leader_keeps_its_connection_and_its_thread_and_not_the_lead() -> None:
     """Nobody else reads that connection, nobody counts that thread as free, and the next leader is left alone."""
     gate, inside = threading.Event(), threading.Event()
@@ -226,22 +227,20 @@ def test_a_deposed_leader_keeps_its_connection_and_its_thread_and_not_the_lead()
 
     with Server(Messages(handle), "127.0.0.1:0", max_workers=2) as server, client(server) as sock:
         of = lane_of(server)
-        assert server._fleet is not None
         try:
             assert ask(sock, b"x") == b"x"
-            while (old := of.lead) is None:
-                threading.Event().wait(0.001)  # pytest's time-out bounds these loops
-            deposed = server._fleet.watchdogs[0].deposed  # the system may have held up the first handler, too
+            old = of.lead
+            assert old is not None
             sock.sendall(b"slow")
             assert inside.wait(PATIENCE)
-            while server._fleet.watchdogs[0].deposed == deposed:
-                threading.Event().wait(0.001)
+            assert of.depose(old)
+            of.rouse()
             conn = old.lost
             assert conn is not None
             assert conn.busy
             assert old not in of.dispatcher.staff.on_stand
             while (new := of.lead) is None:
-                threading.Event().wait(0.001)
+                threading.Event().wait(0.001)  # pytest's time-out bounds this loop
             gate.set()
             assert ask(sock, b"", 4) == b"slow"
             assert old.exception(PATIENCE) is None

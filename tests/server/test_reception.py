@@ -223,6 +223,7 @@ def test_who_is_not_trusted_is_served_with_tls_too_and_closed_for_a_header(
     assert "handshake" not in caplog.text
 
 
+@pytest.mark.usefixtures("blind_watchdog")
 def test_after_the_first_bytes_nothing_is_looked_at_any_more() -> None:
     """A client that is not trusted soon goes the short way, as any other."""
     with serving(proxy="10.0.0.0/8") as server, client(server) as sock:

@@ -325,6 +325,7 @@ def fail(*args: object) -> bool:
     raise RuntimeError("a fault of ours")
 
 
+@pytest.mark.usefixtures("blind_watchdog")
 @pytest.mark.parametrize(("step", "message"), [("linger", b"bye\n"), ("go_on", b"x\n" * 1000)])
 def test_a_fault_over_one_connection_ends_that_one_and_is_told_once(
     step: str, message: bytes, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
