@@ -229,10 +229,11 @@ def strict(authority: Authority, sock: Any) -> ssl.SSLSocket:
 
 def test_a_connection_that_is_cut_under_its_handler_stays_secure(authority: Authority) -> None:
     """SSLSocket.shutdown would make a plain socket of it, and the handler would go on in plain text."""
-    gate, outcome = threading.Event(), []
+    gate, talks, outcome = threading.Event(), threading.Event(), []
 
     def talk(conn: Connection) -> None:
         conn.readline()
+        talks.set()
         gate.wait(PATIENCE)
         sock: Any = conn._sock
         outcome.append(sock.version())
@@ -244,7 +245,7 @@ def test_a_connection_that_is_cut_under_its_handler_stays_secure(authority: Auth
     server = secure_server(authority, Session(talk)).start()
     with client(server) as plain, strict(authority, plain) as sock:
         sock.sendall(b"hello\n")
-        wait_until(lambda: any(conn.busy for conn in lane_of(server).connections()))
+        assert talks.wait(PATIENCE)
         (conn,) = lane_of(server).connections()
         stopper = threading.Thread(target=server.stop, args=(0.0,))
         stopper.start()
