@@ -803,11 +803,17 @@ def test_collecting_lets_all_go_on_and_tells_what_came_of_each(pool: Pool) -> No
 
 
 def test_collecting_tells_of_what_was_cancelled_too() -> None:
-    gate = threading.Event()
+    gate, began = threading.Event(), threading.Event()
+
+    def hold() -> bool:
+        began.set()
+        return gate.wait(PATIENCE)
+
     with Pool(1) as pool:
         with TaskGroup(pool, keep_going=True) as group:
-            group.submit(gate.wait, PATIENCE)
+            group.submit(hold)
             group.submit(int)
+            assert began.wait(PATIENCE)
             group.cancel()
             gate.set()
     first, second = group.outcomes

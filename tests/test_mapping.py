@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 import treadle
+from clocks import LeapingClock
 from treadle import Pool, Rate
 from treadle.errors import DeadlineExceeded, PoolBroken, PoolClosed, PoolFull, Shed
 from treadle.events import Observer, TaskEvent
@@ -122,15 +123,19 @@ def test_a_time_out_that_the_function_raises_is_its_own(pool: Pool) -> None:
     assert list(results) == [2]
 
 
-def test_late_results_end_the_iteration_and_cancel_what_has_not_begun() -> None:
-    gate, ran = threading.Event(), []
+def test_late_results_end_the_iteration_and_cancel_what_has_not_begun(monkeypatch: pytest.MonkeyPatch) -> None:
+    leaping = LeapingClock(monkeypatch)
+    began, gate, ran = threading.Event(), threading.Event(), []
 
     def item(number: int) -> None:
+        began.set()
         assert gate.wait(30)
         ran.append(number)
 
     with Pool(1) as pool:
-        results = pool.map(item, range(10), timeout=0.01)
+        results = pool.map(item, range(10), timeout=600)
+        assert began.wait(30)
+        leaping.leap(600)
         with pytest.raises(TimeoutError, match="not there in time"):
             next(results)
         assert list(results) == []
