@@ -862,6 +862,7 @@ def views(pool: Pool, order: Order) -> list[Any]:
     return [pool.options()] * 3
 
 
+@pytest.mark.usefixtures("clock")  # or an adaptive one would shed what a slow machine has not done in time
 @pytest.mark.parametrize("kind", ORDERS)
 @pytest.mark.parametrize("threads", [1, 3])
 def test_every_order_drains(kind: Callable[[], Order], threads: int) -> None:
@@ -904,6 +905,7 @@ def test_a_shutdown_that_cancels_leaves_nothing_in_any_order(kind: Callable[[], 
     assert (now.submitted, now.cancelled, now.finished) == (90 + threads, 90, threads)
 
 
+@pytest.mark.usefixtures("clock")  # as above
 @pytest.mark.parametrize("kind", ORDERS)
 def test_a_dropped_pool_runs_what_waits_in_any_order(kind: Callable[[], Order]) -> None:
     order = kind()
