@@ -558,7 +558,7 @@ def test_a_child_of_another_thread_leaves_a_socketserver_to_its_parent() -> None
                 for line in self.rfile:
                     self.wfile.write(b"%d\\n" % os.getpid())
         class Mixed(PoolMixIn, socketserver.TCPServer):
-            pass
+            max_workers = 40  # more than there are clients: the log would tell of those that wait
         def child():
             server.serve_forever()
             server.shutdown()

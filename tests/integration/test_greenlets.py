@@ -103,6 +103,7 @@ def test_a_pool_from_before_the_patch_goes_on_with_the_threads_it_has() -> None:
     """Not with eventlet, which also replaces locks that are in use."""
     pytest.importorskip("gevent", reason="gevent has no release for this Python, or is not installed")
     written = run("""
+        import time
         import treadle
         from treadle import Pool, Rate
         from treadle.errors import PatchedTooLate
@@ -115,6 +116,10 @@ def test_a_pool_from_before_the_patch_goes_on_with_the_threads_it_has() -> None:
         from gevent import monkey; monkey.patch_all()
         assert pool.submit(abs, -3).result(30) == 3
         assert list(pool.map(abs, range(9))) == list(range(9))
+        def until_idle():  # or a submit would have another thread come, which cannot be had
+            while not pool._task_home.staff.idle:
+                time.sleep(0)
+        until_idle()
         held = pool.submit(hold)
         assert began.wait(30)
         def refused(what, fn, *args):
@@ -132,6 +137,7 @@ def test_a_pool_from_before_the_patch_goes_on_with_the_threads_it_has() -> None:
         refused("a deadline", bounded)
         gate.release()
         held.result(30)
+        until_idle()
         assert pool.submit(abs, -4).result(30) == 4
         assert pool.snapshot().waiting == 0
     """)
