@@ -769,7 +769,7 @@ def test_a_task_that_closes_another_pool_runs_what_the_input_of_its_maps_needs()
 
 def knot_of_an_input_and_its_consumer() -> None:
     tasks: list[Future[Any]] = []
-    closes = threading.Event()
+    known, closes = threading.Event(), threading.Event()
 
     def source() -> Iterator[int]:
         for number in range(TOTAL):
@@ -779,6 +779,7 @@ def knot_of_an_input_and_its_consumer() -> None:
             yield number
 
     def take() -> list[int]:
+        assert known.wait(60)
         closer.start()
         assert closes.wait(60)
         return list(results)
@@ -787,6 +788,7 @@ def knot_of_an_input_and_its_consumer() -> None:
     closer = threading.Thread(target=pool.shutdown)
     results = pool.map(abs, source())
     tasks.append(pool.submit(take))
+    known.set()
     with pytest.raises(PoolDeadlock, match="'knot'"):
         tasks[0].result(60)
     closer.join(60)
