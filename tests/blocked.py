@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 
 from treadle import Pool
-from treadle import _deadlock as deadlock
+from treadle._dispatch import deadlock
 
 __all__ = ["until_blocked", "until_noted"]
 
@@ -21,7 +21,7 @@ def until_blocked(pool: Pool, callers: int) -> None:
 
 
 def until_noted(threads: int) -> None:
-    """Return when so many threads wait where `treadle._deadlock` sees them."""
+    """Return when so many threads wait where `treadle._dispatch.deadlock` sees them."""
     tick = threading.Event()
     for _ in range(3000):
         if len(deadlock._waits) == threads:

@@ -7,9 +7,9 @@ from time import monotonic
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from treadle import _alarm as alarm
-from treadle import _clock as clock
-from treadle import _submitter as submitter
+from treadle._base import clock
+from treadle._base import timer as alarm
+from treadle._pool import submit as submitter
 
 if TYPE_CHECKING:
     import pytest

@@ -25,14 +25,13 @@ import hypothesis.internal.conjecture.optimiser  # or it is parsed amid a test's
 import pytest
 
 from certificates import Authority
-from treadle import _deadlock as deadlock
-from treadle import _lifecycle as lifecycle
-from treadle._alarm import ALARM
+from treadle._base.timer import ALARM
+from treadle._dispatch import deadlock, lifecycle
 from treadle.server import Certificates
 from treadle.server._watchdog import Sample, Watchdog
 
 if TYPE_CHECKING:
-    from treadle._dispatch import Dispatcher
+    from treadle._dispatch.dispatcher import Dispatcher
 
 PATIENCE = 10.0  # seconds that threads which are on their way out may still take
 GRACE = 2.0  # seconds that what a failed test has started may still take

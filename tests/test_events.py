@@ -10,12 +10,12 @@ import pytest
 
 from notes import Notes
 from treadle import Future, Pool, Rate, deadline
-from treadle import _clock as clock_module
-from treadle import _deadlock as deadlock
-from treadle._alarm import call_later
-from treadle._governed import Governed
-from treadle._rate import Bucket
-from treadle._worker import settle_lost
+from treadle._base import clock as clock_module
+from treadle._base.timer import call_later
+from treadle._dispatch import deadlock
+from treadle._dispatch.worker import settle_lost
+from treadle._tasks.rate import Bucket
+from treadle._tasks.scoped import Governed
 from treadle.errors import DeadlineExceeded, PoolClosed, PoolFull
 from treadle.events import Observer, TaskEvent
 

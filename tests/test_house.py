@@ -154,8 +154,8 @@ def test_imports_go_downward_only(path: Path) -> None:
 @pytest.mark.parametrize(
     ("path", "source"),
     [
-        ("_futures.py", "from treadle._pool import Pool"),
-        ("_aio.py", "import treadle._pool"),
+        ("_futures.py", "from treadle._pool.pool import Pool"),
+        ("_aio.py", "import treadle._pool.pool"),
         ("_pool.py", "from treadle import Pool"),
         ("_dispatch.py", "from treadle import _pool"),
         ("server/_lead.py", "from treadle.fetch._retry import Retry"),

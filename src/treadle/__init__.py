@@ -6,21 +6,21 @@ as the work does. Under pressure: `deadline` and cancellation, `ConcurrencyLimit
 `treadle.orders`. Errors are in `treadle.errors`, what pools tell in `treadle.events`.
 """
 
-from treadle._channel import Channel
-from treadle._crew import Crew, CrewSnapshot
-from treadle._current import current_pool, current_task
-from treadle._futures import Future
-from treadle._groups import TaskGroup
-from treadle._limit import ConcurrencyLimit
-from treadle._mapping import Results
-from treadle._options import PoolView, WhenFull
-from treadle._outcome import Outcome
-from treadle._pipeline import Pipeline
-from treadle._pool import Pool
-from treadle._public import publish as _publish
-from treadle._rate import Rate
-from treadle._scope import checkpoint, deadline, should_stop, sleep, time_left
-from treadle._waiting import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION, as_completed, wait
+from treadle._base.limit import ConcurrencyLimit
+from treadle._base.public import publish as _publish
+from treadle._flow.channel import Channel
+from treadle._flow.crew import Crew, CrewSnapshot
+from treadle._flow.groups import TaskGroup
+from treadle._flow.pipeline import Pipeline
+from treadle._pool.current import current_pool, current_task
+from treadle._pool.mapping.outcome import Outcome
+from treadle._pool.mapping.results import Results
+from treadle._pool.pool import Pool
+from treadle._pool.view import PoolView, WhenFull
+from treadle._pool.wait import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION, as_completed, wait
+from treadle._tasks.future import Future
+from treadle._tasks.rate import Rate
+from treadle._tasks.scope import checkpoint, deadline, should_stop, sleep, time_left
 
 __all__ = [
     "ALL_COMPLETED",

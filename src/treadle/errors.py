@@ -33,7 +33,7 @@ from concurrent.futures import CancelledError
 from concurrent.futures.thread import BrokenThreadPool
 from typing import Any, Literal, Self, TypeVar, cast
 
-from treadle._words import counted, pass_on, show
+from treadle._base.words import counted, pass_on, show
 
 if sys.version_info >= (3, 13):
     from queue import ShutDown

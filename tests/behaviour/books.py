@@ -20,11 +20,11 @@ from itertools import count, islice
 from typing import Any
 
 from treadle import ConcurrencyLimit, Future, Pool, Rate, TaskGroup, deadline, sleep
-from treadle import _lifecycle as lifecycle
-from treadle._alarm import ALARM, call_later
-from treadle._dispatch import Dispatcher
-from treadle._options import POLICIES, PoolView, WhenFull
-from treadle._snapshots import snapshot_of
+from treadle._base.timer import ALARM, call_later
+from treadle._dispatch import lifecycle
+from treadle._dispatch.dispatcher import Dispatcher
+from treadle._pool.snapshot import snapshot_of
+from treadle._pool.view import POLICIES, PoolView, WhenFull
 from treadle.errors import TreadleError
 from treadle.events import Observer, PoolSnapshot, TaskEvent
 from treadle.orders import Adaptive, Fair, Fifo, Order, Priority

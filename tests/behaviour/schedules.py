@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from treadle import Future, Pool, Rate, TaskGroup, as_completed, deadline, wait
-from treadle._alarm import ALARM, call_later
-from treadle._options import POLICIES, PoolView, WhenFull
+from treadle._base.timer import ALARM, call_later
+from treadle._pool.view import POLICIES, PoolView, WhenFull
 from treadle.errors import Cancelled, DeadlineExceeded, PoolClosed, PoolFull, Shed
 from treadle.orders import Adaptive, Fair, Fifo, Order, Priority
 

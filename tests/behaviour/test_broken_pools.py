@@ -21,7 +21,7 @@ import treadle
 from blocked import until_blocked
 from socketservers import until
 from treadle import Future, Pool, Rate
-from treadle._rate import Bucket
+from treadle._tasks.rate import Bucket
 from treadle.errors import DeadlineExceeded, PoolBroken, PoolClosed, WorkerLost
 from treadle.events import Observer, TaskEvent
 from treadle.orders import Fair, OrderName

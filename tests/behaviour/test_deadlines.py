@@ -21,12 +21,12 @@ import treadle
 from behaviour.scripts import script
 from clocks import LeapingClock
 from treadle import Channel, Future, Pool, Rate, TaskGroup
-from treadle import _alarm as alarm_module
-from treadle import _rate as rate_module
-from treadle import _scope as scope_module
-from treadle import _watchers as watchers_module
-from treadle._alarm import Alarm
-from treadle._scope import SCOPE, Scope, current
+from treadle._base import timer as alarm_module
+from treadle._base.timer import Alarm
+from treadle._tasks import rate as rate_module
+from treadle._tasks import scope as scope_module
+from treadle._tasks import waiters as watchers_module
+from treadle._tasks.scope import SCOPE, Scope, current
 from treadle.errors import Cancelled, ChannelClosed, ChannelEmpty, DeadlineExceeded, PoolFull
 from treadle.events import Observer, TaskEvent
 

@@ -126,11 +126,11 @@ def test_threads_that_outlive_the_main_one_may_make_pools() -> None:
 
 def test_a_task_that_submits_when_the_interpreter_exits_fails_and_the_others_are_run() -> None:
     done = script("""
-        import treadle._lifecycle
+        import treadle._dispatch.lifecycle
         from treadle import Pool
         pool, other = Pool(1), Pool(1)
         def task():
-            while not treadle._lifecycle.exiting():
+            while not treadle._dispatch.lifecycle.exiting():
                 threading.Event().wait(0.001)
             for each in pool, other:
                 while not each.snapshot().closed:

@@ -16,7 +16,7 @@ from blocked import until_blocked
 from clocks import FakeClock
 from orders.lifo import Lifo
 from treadle import Future, Pool
-from treadle._options import WhenFull
+from treadle._pool.view import WhenFull
 from treadle.errors import PoolClosed, PoolFull, Shed
 from treadle.events import Observer, TaskEvent
 from treadle.orders import Adaptive, Fair, Fifo, Order, OrderName, Priority, Task

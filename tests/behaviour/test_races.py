@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from treadle import Future, Pool
-from treadle import _admission as admission_module
-from treadle import _deadlock as deadlock_module
-from treadle import _dispatch as dispatch_module
-from treadle import _job as job_module
+from treadle._dispatch import admission as admission_module
+from treadle._dispatch import deadlock as deadlock_module
+from treadle._dispatch import dispatcher as dispatch_module
+from treadle._pool.mapping import job as job_module
 
 
 class Held:

@@ -20,11 +20,11 @@ import treadle
 from behaviour.scripts import script
 from clocks import FakeClock
 from treadle import Future, Pool, Rate, TaskGroup
-from treadle import _clock as clock
-from treadle._alarm import Alarm, Bell
-from treadle._governed import FREE
-from treadle._options import PoolView
-from treadle._rate import Bucket
+from treadle._base import clock
+from treadle._base.timer import Alarm, Bell
+from treadle._pool.view import PoolView
+from treadle._tasks.rate import Bucket
+from treadle._tasks.scoped import FREE
 from treadle.errors import DeadlineExceeded, PoolBroken, PoolClosed, PoolFull, Shed, WorkerLost
 from treadle.events import Observer, TaskEvent
 from treadle.orders import Fair, OrderName
@@ -48,10 +48,10 @@ class Time:
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.clock = FakeClock(patch)
-        patch.setattr("treadle._alarm.start_thread", lambda target, name: threading.current_thread())
+        patch.setattr("treadle._base.timer.start_thread", lambda target, name: threading.current_thread())
         self.alarm = TimelyAlarm()
-        patch.setattr("treadle._rate.ALARM", self.alarm)
-        patch.setattr("treadle._scope.ALARM", self.alarm)
+        patch.setattr("treadle._tasks.rate.ALARM", self.alarm)
+        patch.setattr("treadle._tasks.scope.ALARM", self.alarm)
 
     def pass_(self, seconds: float) -> None:
         self.clock.pass_(seconds)

@@ -17,7 +17,7 @@ import pytest
 
 from certificates import Authority
 from tcp import PATIENCE, ask, client, receive, receive_all
-from treadle import _clock as clock
+from treadle._base import clock
 from treadle.server import Connection, Limits, Lines, Messages, Peer, Server, Session
 from treadle.server import _lane as lanes
 from treadle.server import _service as service

@@ -24,7 +24,7 @@ from behaviour.books import Ledger
 from clocks import LeapingClock
 from orders.lifo import Lifo
 from treadle import ConcurrencyLimit, Pool, Rate
-from treadle._rate import Bucket
+from treadle._tasks.rate import Bucket
 from treadle.errors import TreadleError
 from treadle.orders import Adaptive, Fair, Fifo, Order, Priority
 

@@ -18,7 +18,7 @@ import pytest
 from behaviour.scripts import script
 from blocked import until_blocked
 from treadle import Pool
-from treadle._standing import Standing
+from treadle._dispatch.idle import Standing
 from treadle.errors import PoolBroken, PoolFull, WorkerLost
 from treadle.events import Observer, TaskEvent
 

@@ -22,7 +22,7 @@ import pytest
 
 import treadle
 from treadle import Channel, Crew, Future, Pool, Rate
-from treadle import _clock as clock
+from treadle._base import clock
 from treadle.errors import ChannelEmpty, ChannelFull, PoolFull
 
 PATIENCE = 30.0

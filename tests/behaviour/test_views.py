@@ -14,7 +14,7 @@ import pytest
 
 import treadle
 from treadle import Future, Pool, PoolView, Rate, TaskGroup
-from treadle import _feed as feed
+from treadle._pool.mapping import feed
 from treadle.errors import DeadlineExceeded, PoolClosed, PoolDeadlock
 
 PATIENCE = 30.0

@@ -14,7 +14,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest import mock
 
-from treadle import _clock as clock
+from treadle._base import clock
 from treadle.server import Limits, Lines, Messages, Peer, Server
 from treadle.server import _lane as lanes
 from treadle.server._listen import Listener

@@ -21,7 +21,7 @@ from fuzz.parts import LARGEST, Ambiguous, Client, HandlerFault, Moody, random_l
 from fuzz.pollers import FakeListener, FakePoller
 from fuzz.stage import Stage, StageLock, StageMail
 from fuzz.wire import Net, Wire
-from treadle import _clock as clock
+from treadle._base import clock
 from treadle.server import CloseConnection, Messages, Session
 from treadle.server import _connection as connections
 from treadle.server import _fleet as fleets

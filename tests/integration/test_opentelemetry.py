@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from treadle import Pool
-from treadle._passage import STANDARD
+from treadle._pool.passage import STANDARD
 
 trace = pytest.importorskip("opentelemetry.sdk.trace", reason="opentelemetry-sdk is not installed")
 instrumentation = pytest.importorskip(

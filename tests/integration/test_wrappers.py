@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from treadle import Pool
-from treadle import _checks as checks
+from treadle._base import checks
 
 PATIENCE = 30.0
 

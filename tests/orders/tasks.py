@@ -6,7 +6,7 @@ from collections.abc import Hashable
 from typing import Any
 
 from treadle import Future
-from treadle._traits import Traits
+from treadle._tasks.options import Traits
 
 __all__ = ["task_of"]
 

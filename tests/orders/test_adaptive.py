@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from clocks import FakeClock
 from orders.tasks import task_of
-from treadle._futures import CANCELLED_AND_NOTIFIED
+from treadle._tasks.future import CANCELLED_AND_NOTIFIED
 from treadle.orders import Adaptive
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from orders.lifo import Lifo
 from orders.tasks import task_of
 from treadle import Pool
-from treadle._futures import CANCELLED_AND_NOTIFIED, PENDING, RUNNING
+from treadle._tasks.future import CANCELLED_AND_NOTIFIED, PENDING, RUNNING
 from treadle.orders import Adaptive, Fair, Fifo, Priority, Task
 from treadle.orders._fair import KEPT
 

@@ -13,9 +13,9 @@ from clocks import FakeClock
 from orders.lifo import Lifo
 from orders.tasks import task_of
 from treadle import Future, Pool
-from treadle import _clock as clock
-from treadle._guard import HOOKS
+from treadle._base import clock
 from treadle.orders import Adaptive, Fair, Fifo, Order, Priority, Task
+from treadle.orders._guard import HOOKS
 from treadle.orders._order import Own, hook_of
 
 KINDS: list[Callable[[], Own]] = [

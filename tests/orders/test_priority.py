@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orders.tasks import task_of
-from treadle._futures import CANCELLED_AND_NOTIFIED, PENDING
+from treadle._tasks.future import CANCELLED_AND_NOTIFIED, PENDING
 from treadle.orders import Priority
 
 ARRIVALS = st.lists(st.tuples(st.integers(-5, 5), st.floats(0, 3), st.booleans()), max_size=80)

@@ -12,7 +12,7 @@ import pytest
 
 from tcp import PATIENCE, ask, client, lane_of, receive_all
 from treadle import Pool
-from treadle import _clock as clock
+from treadle._base import clock
 from treadle.server import Lines, Messages, Peer, Server
 from treadle.server._handling import PAROLE, Handling
 

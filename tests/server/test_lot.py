@@ -33,7 +33,7 @@ from socketservers import (
     web,
 )
 from tcp import ask, receive_all
-from treadle import _clock as clock
+from treadle._base import clock
 from treadle.server._lot import FIRST_PAUSE, LONGEST_PAUSE
 from treadle.server._socketserver import PoolMixIn
 

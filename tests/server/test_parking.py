@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from socketservers import ANYWHERE, PATIENCE, TCP, lot_of
-from treadle import _clock as clock
+from treadle._base import clock
 from treadle.server._parking import Parking, ended
 from treadle.server._poller import READ, WRITE
 from treadle.server._visit import Visit

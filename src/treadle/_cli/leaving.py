@@ -9,8 +9,8 @@ from contextlib import suppress
 from functools import partial
 from threading import Event
 
+from treadle._base.threads import start_thread
 from treadle._cli.descriptors import lead_nowhere
-from treadle._threads import start_thread
 
 __all__ = ["Leaving"]
 

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import click
 
+from treadle._base.words import counted, log
 from treadle._cli.config import Derived, spelled
 from treadle._cli.descriptors import reserve_descriptors
 from treadle._cli.hint import hello_in, hello_to, near
@@ -19,8 +20,7 @@ from treadle._cli.leaving import Leaving
 from treadle._cli.once import Once
 from treadle._cli.status import Status, View, complain, say, status_view
 from treadle._cli.values import NONE, BindTo, Count, Escaped, PerSecond, Seconds, Trusted
-from treadle._pool import Pool
-from treadle._words import counted, log
+from treadle._pool.pool import Pool
 from treadle.errors import BindError
 from treadle.server import Certificates, Limits, Server, ServerSnapshot
 from treadle.server._listen import Bind, Listener, open_listeners

@@ -16,9 +16,9 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from treadle._base.clock import now
+from treadle._base.words import log, log_first
 from treadle._cli.descriptors import CLOSED, lead_nowhere
-from treadle._clock import now
-from treadle._words import log, log_first
 
 __all__ = ["Status", "View", "complain", "say", "status_view"]
 

@@ -8,7 +8,7 @@
 For an order of your own subclass `Order`, which sees each waiting task as a `Task`.
 """
 
-from treadle._public import publish as _publish
+from treadle._base.public import publish as _publish
 from treadle.orders._adaptive import Adaptive
 from treadle.orders._fair import Fair
 from treadle.orders._fifo import Fifo

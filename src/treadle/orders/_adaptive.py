@@ -8,9 +8,8 @@ from itertools import islice
 from math import inf
 from typing import Any, cast
 
-from treadle import _checks as checks
-from treadle import _clock as clock
-from treadle._futures import Future
+from treadle._base import checks, clock
+from treadle._tasks.future import Future
 from treadle.orders._order import Handles, Own, Task
 
 __all__ = ["Adaptive"]

@@ -7,10 +7,10 @@ from collections.abc import Callable, Hashable, Mapping
 from math import inf
 from typing import Any, Literal, TypeVar, cast
 
-from treadle import _checks as checks
-from treadle._futures import PENDING, Future
-from treadle._words import counted, is_a, pass_on, show, type_name
-from treadle.orders._census import Census
+from treadle._base import checks
+from treadle._base.words import counted, is_a, pass_on, show, type_name
+from treadle._tasks.future import PENDING, Future
+from treadle.orders._counted import Census
 from treadle.orders._fifo import Fifo
 from treadle.orders._order import Handles, Look, Order, Own, Task, hook_of, own
 from treadle.orders._priority import Priority

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Literal, get_args
 from weakref import WeakValueDictionary
 
-from treadle._words import is_a, show, type_name
+from treadle._base.words import is_a, show, type_name
 from treadle.orders._adaptive import Adaptive
 from treadle.orders._fair import Fair
 from treadle.orders._fifo import Fifo

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from heapq import heapify, heappop, heappush, heapreplace
 from typing import Any
 
-from treadle import _checks as checks
-from treadle.orders._census import Census
+from treadle._base import checks
+from treadle.orders._counted import Census
 from treadle.orders._order import Look, Own, Task, put_in_place
 
 __all__ = ["Priority"]

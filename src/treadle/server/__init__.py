@@ -4,7 +4,7 @@ A protocol turns bytes into calls: `Messages` calls a function for each message,
 `Server` runs them on a pool, within `Limits`: one thread serves all connections until a handler blocks, then the next.
 """
 
-from treadle._public import publish as _publish
+from treadle._base.public import publish as _publish
 from treadle.server._connection import Peer
 from treadle.server._framing import Decoder, Delimiter, Framing, LengthPrefix, Lines, Raw
 from treadle.server._limits import Limits

@@ -12,7 +12,7 @@ from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, Any
 
-from treadle._words import all_of, log
+from treadle._base.words import all_of, log
 from treadle.server._burst import Bursts
 from treadle.server._causes import CUT, cause_of
 from treadle.server._connection import hang_up

@@ -5,7 +5,7 @@ from __future__ import annotations
 from threading import Lock
 from types import TracebackType
 
-from treadle import _clock as clock
+from treadle._base import clock
 
 __all__ = ["Burst", "Bursts", "kind_of"]
 

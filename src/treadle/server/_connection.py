@@ -13,7 +13,7 @@ from enum import Enum
 from math import inf
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from treadle._worker import current_worker
+from treadle._dispatch.worker import current_worker
 from treadle.server._framing import RawDecoder
 from treadle.server._hosts import host_of, text_of
 from treadle.server._poller import READ

@@ -16,9 +16,9 @@ from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, Any
 
-from treadle import _clock as clock
-from treadle import _lifecycle as lifecycle
-from treadle._words import counted, log
+from treadle._base import clock
+from treadle._base.words import counted, log
+from treadle._dispatch import lifecycle
 from treadle.server._acceptor import Acceptor
 from treadle.server._burst import Burst, Bursts, kind_of
 from treadle.server._causes import CUT, NO_HANDSHAKE, cause_of
@@ -36,7 +36,7 @@ from treadle.server._service import Service
 from treadle.server._watchdog import Watchdog
 
 if TYPE_CHECKING:
-    from treadle._dispatch import Dispatcher
+    from treadle._dispatch.dispatcher import Dispatcher
     from treadle.server._framing import Decoder
     from treadle.server._limits import Limits
     from treadle.server._listen import Listener

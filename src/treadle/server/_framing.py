@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Literal, Protocol, TypeVar
 
-from treadle import _checks as checks
-from treadle._words import counted
+from treadle._base import checks
+from treadle._base.words import counted
 from treadle.errors import MessageTooLong
 
 __all__ = ["Decoder", "Delimiter", "Framing", "LengthPrefix", "Lines", "Raw"]

@@ -6,8 +6,8 @@ import ipaddress
 from threading import Lock
 from typing import Any
 
-from treadle import _clock as clock
-from treadle._words import all_of, counted
+from treadle._base import clock
+from treadle._base.words import all_of, counted
 from treadle.server._hosts import host_of
 from treadle.server._limits import Limits
 from treadle.server._proxy import Proxies

@@ -11,12 +11,12 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
-from treadle import _clock as clock
-from treadle._calls import Bare
-from treadle._futures import Future
-from treadle._scope import SCOPE, Scope
-from treadle._traits import Traits
-from treadle._words import all_of, log
+from treadle._base import clock
+from treadle._base.words import all_of, log
+from treadle._tasks.call import Bare
+from treadle._tasks.future import Future
+from treadle._tasks.options import Traits
+from treadle._tasks.scope import SCOPE, Scope
 from treadle.errors import DeadlineExceeded, MessageTooLong, PoolFull, TreadleError
 from treadle.server._burst import Burst, Bursts, kind_of
 from treadle.server._causes import CUT, DROPPED

@@ -31,18 +31,18 @@ from functools import partial
 from threading import Event, Lock
 from typing import TYPE_CHECKING, Any, Protocol
 
-from treadle._clock import now as clock
-from treadle._clock import thread_clock
-from treadle._standing import Standing
-from treadle._words import log
-from treadle._worker import lent_here
+from treadle._base.clock import now as clock
+from treadle._base.clock import thread_clock
+from treadle._base.words import log
+from treadle._dispatch.idle import Standing
+from treadle._dispatch.worker import lent_here
 from treadle.server._causes import CUT, KILLED
 from treadle.server._connection import CHUNK, ClientConnection
 from treadle.server._poller import READ, Poller, new_poller, renew_waker
 from treadle.server._timers import Timers
 
 if TYPE_CHECKING:
-    from treadle._dispatch import Dispatcher
+    from treadle._dispatch.dispatcher import Dispatcher
     from treadle.server._handling import Handling
     from treadle.server._keeper import Keeper
     from treadle.server._service import Service

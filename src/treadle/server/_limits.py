@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Literal
 
-from treadle import _checks as checks
+from treadle._base import checks
 
 __all__ = ["Limits"]
 

@@ -10,11 +10,10 @@ from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, Any, cast
 
-from treadle import _checks as checks
-from treadle import _clock as clock
-from treadle import _lifecycle as lifecycle
-from treadle._pool import Pool
-from treadle._words import all_of, counted, log
+from treadle._base import checks, clock
+from treadle._base.words import all_of, counted, log
+from treadle._dispatch import lifecycle
+from treadle._pool.pool import Pool
 from treadle.errors import PoolClosed
 from treadle.server._burst import Bursts
 from treadle.server._parking import Parking, ended

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar, overload
 
-from treadle import _checks as checks
-from treadle._calls import name_of
+from treadle._base import checks
+from treadle._tasks.call import name_of
 from treadle.server._connection import Peer
 from treadle.server._framing import Decoder, Framing, Raw
 from treadle.server._limits import Limits

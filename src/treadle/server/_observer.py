@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from treadle._observers import observers_like
-from treadle._words import log_first, pass_on, show
+from treadle._base.words import log_first, pass_on, show
+from treadle._tasks.observers import observers_like
 
 if TYPE_CHECKING:
     from treadle.server._connection import Peer

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from math import inf
 
-from treadle._words import counted
+from treadle._base.words import counted
 
 __all__ = ["JAM", "NEVER", "STALL", "Pace"]
 

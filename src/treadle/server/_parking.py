@@ -8,7 +8,7 @@ from contextlib import suppress
 from math import inf
 from typing import TYPE_CHECKING
 
-from treadle import _clock as clock
+from treadle._base import clock
 from treadle.server._poller import READ, new_poller
 from treadle.server._timers import Timers
 

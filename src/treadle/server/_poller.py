@@ -16,7 +16,7 @@ from contextlib import suppress
 from threading import Lock
 from typing import Any, Protocol
 
-from treadle._threads import GREENLETS, check_unpatched, made_anew
+from treadle._base.threads import GREENLETS, check_unpatched, made_anew
 
 __all__ = ["READ", "WRITE", "EpollPoller", "KqueuePoller", "Poller", "SelectorPoller", "new_poller", "renew_waker"]
 

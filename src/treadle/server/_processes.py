@@ -17,8 +17,8 @@ from functools import partial
 from math import inf
 from types import FrameType
 
-from treadle._clock import now
-from treadle._words import log
+from treadle._base.clock import now
+from treadle._base.words import log
 from treadle.server._listen import Listener
 from treadle.server._orphans import has_children
 from treadle.server._signals import CHILD, HANGUP, HUNG_UP, ORDERS, Signals, reason

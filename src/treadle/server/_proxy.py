@@ -13,8 +13,8 @@ import struct
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from treadle import _checks as checks
-from treadle._words import counted, show
+from treadle._base import checks
+from treadle._base.words import counted, show
 
 __all__ = ["MOST", "Header", "Proxies", "begins_with_header"]
 

@@ -6,7 +6,7 @@ import logging
 import socket
 from typing import TYPE_CHECKING
 
-from treadle._words import counted, log
+from treadle._base.words import counted, log
 from treadle.server._burst import Burst
 from treadle.server._causes import MALFORMED, UNTRUSTED
 from treadle.server._connection import BLOCKED, CHUNK, ClientConnection, Phase

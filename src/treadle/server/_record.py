@@ -14,7 +14,7 @@ from itertools import islice
 from threading import current_thread
 from typing import TYPE_CHECKING, Any, cast
 
-from treadle import _clock as clock
+from treadle._base import clock
 from treadle.server._causes import cause_of
 from treadle.server._observer import ConnectionEvent, MessageEvent
 

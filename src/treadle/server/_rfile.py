@@ -15,7 +15,7 @@ import sys
 from socketserver import StreamRequestHandler
 from typing import Any, cast
 
-from treadle import _clock as clock
+from treadle._base import clock
 from treadle.server._head import Head
 
 __all__ = ["Reader", "Source", "limit_receiving", "limit_sending", "take_over"]

@@ -14,13 +14,12 @@ from math import inf
 from types import TracebackType
 from typing import Any, Self
 
-from treadle import _checks as checks
-from treadle import _clock as clock
-from treadle import _lifecycle as lifecycle
-from treadle._pool import Pool
-from treadle._snapshots import names_of, report_leaving, undone
-from treadle._threads import start_thread
-from treadle._words import counted, log
+from treadle._base import checks, clock
+from treadle._base.threads import start_thread
+from treadle._base.words import counted, log
+from treadle._dispatch import lifecycle
+from treadle._pool.pool import Pool
+from treadle._pool.snapshot import names_of, report_leaving, undone
 from treadle.errors import BindError
 from treadle.server._fleet import Fleet
 from treadle.server._limits import Limits

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from treadle._words import counted, log
+from treadle._base.words import counted, log
 from treadle.errors import MessageTooLong
 from treadle.server._burst import Bursts, kind_of
 from treadle.server._causes import CUT_SHORT, FAULT, NO_HANDSHAKE

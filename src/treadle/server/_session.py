@@ -9,10 +9,9 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from treadle import _checks as checks
-from treadle import _clock as clock
-from treadle._calls import name_of
-from treadle._words import counted
+from treadle._base import checks, clock
+from treadle._base.words import counted
+from treadle._tasks.call import name_of
 from treadle.errors import MessageTooLong
 from treadle.server._causes import CUT_SHORT
 from treadle.server._connection import BLOCKED, RECORD, is_ragged

@@ -13,7 +13,7 @@ from threading import Lock, get_ident
 from types import FrameType, TracebackType
 from typing import Any, cast
 
-from treadle._clock import now
+from treadle._base.clock import now
 
 __all__ = ["CHILD", "GONE", "HANGUP", "HUNG_UP", "LOST", "ORDERS", "WOKEN", "Signals", "reason"]
 

@@ -12,9 +12,8 @@ from errno import EHOSTUNREACH, ENETDOWN, ENETUNREACH, ENOPROTOOPT, EPERM, EPROT
 from socketserver import BaseServer, TCPServer
 from typing import TYPE_CHECKING, Any, Self, cast
 
-from treadle import _checks as checks
-from treadle import _clock as clock
-from treadle._pool import Pool
+from treadle._base import checks, clock
+from treadle._pool.pool import Pool
 from treadle.server._lot import FIRST_PAUSE, Lot
 from treadle.server._visit import check_handler, current_visit, handle
 

@@ -12,8 +12,8 @@ from collections import deque
 from collections.abc import Callable
 from threading import Condition, Thread
 
-from treadle._threads import start_thread
-from treadle._words import log
+from treadle._base.threads import start_thread
+from treadle._base.words import log
 
 __all__ = ["Teller"]
 

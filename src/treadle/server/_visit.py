@@ -24,14 +24,13 @@ from math import inf
 from socketserver import BaseRequestHandler, StreamRequestHandler
 from typing import TYPE_CHECKING, Any
 
-from treadle import _checks as checks
-from treadle import _clock as clock
+from treadle._base import checks, clock
 from treadle.server._connection import plain_of
 from treadle.server._poller import READ, WRITE
 from treadle.server._rfile import Reader, Source, limit_receiving, limit_sending, take_over
 
 if TYPE_CHECKING:
-    from treadle._futures import Future
+    from treadle._tasks.future import Future
     from treadle.server._lot import Lot
     from treadle.server._timers import Entry
 

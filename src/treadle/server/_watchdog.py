@@ -18,8 +18,8 @@ from __future__ import annotations
 from threading import Thread
 from typing import TYPE_CHECKING
 
-from treadle._clock import now, read_clock
-from treadle._threads import start_thread
+from treadle._base.clock import now, read_clock
+from treadle._base.threads import start_thread
 
 if TYPE_CHECKING:
     from treadle.server._lane import Lane, Lead

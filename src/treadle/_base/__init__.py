@@ -1,0 +1,1 @@
+"""What knows no task: clock, checks, threads, timers, words."""

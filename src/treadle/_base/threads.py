@@ -1,0 +1,68 @@
+"""Threads: the only place where treadle makes them."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable
+from contextvars import Context
+from importlib.util import find_spec, module_from_spec
+from types import BuiltinFunctionType, ModuleType
+
+from treadle.errors import PatchedTooLate
+
+__all__ = ["DAEMON", "GREENLETS", "check_unpatched", "made_anew", "new_thread", "start_thread"]
+
+DAEMON = getattr(threading, "_daemon_threads_allowed", lambda: True)()
+"""Whether threads are daemons: not in an isolated sub-interpreter, which has none (see `treadle._dispatch.lifecycle`)."""
+
+GREENLETS = not isinstance(threading.get_ident, BuiltinFunctionType)
+"""Whether threads were greenlets already when treadle was imported, as gevent and eventlet make them."""
+
+# Which locks there are, when treadle binds them. Private; but debuggers and profilers, which take threads for threads,
+# replace what is public, and what starts them.
+_locks = getattr(threading, "_allocate_lock", None)
+
+
+def check_unpatched() -> None:
+    """Raise if threads have become greenlets, which gevent and eventlet see to, since treadle was imported.
+
+    Raises:
+        PatchedTooLate: that is so.
+    """
+    if getattr(threading, "_allocate_lock", None) is not _locks:
+        raise PatchedTooLate
+
+
+def made_anew(module: ModuleType) -> ModuleType:
+    """Return a module of Python's, one that is written in C, made once more: as nobody knows it, nobody patches it."""
+    spec = find_spec(module.__name__)
+    if spec is None or spec.loader is None:
+        return module
+    made = module_from_spec(spec)
+    spec.loader.exec_module(made)
+    return made
+
+
+def new_thread(target: Callable[[], object], name: str) -> threading.Thread:
+    """Return a thread that was not started: a pool's worker. It has a context of its own, and so no caller's scope.
+
+    Raises:
+        PatchedTooLate: see `check_unpatched`.
+    """
+    check_unpatched()
+    if sys.version_info >= (3, 14):  # there a free-threaded build would give it a copy of its starter's
+        return threading.Thread(target=target, name=name, daemon=DAEMON, context=Context())
+    return threading.Thread(target=target, name=name, daemon=DAEMON)
+
+
+def start_thread(target: Callable[[], object], name: str) -> threading.Thread:
+    """Start a thread beside the pools': a server's watchdog, the alarm.
+
+    Raises:
+        RuntimeError: no thread can be started.
+        PatchedTooLate: see `check_unpatched`.
+    """
+    thread = new_thread(target, name)
+    thread.start()
+    return thread

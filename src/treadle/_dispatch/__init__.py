@@ -1,0 +1,1 @@
+"""Where tasks meet threads: admission, the queue, and the workers."""

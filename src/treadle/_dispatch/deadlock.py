@@ -1,0 +1,202 @@
+"""Waits that could never end: found when the last worker joins them, and resolved or reported.
+
+A worker never waits for its own pool, for it runs what it waits for. But two pools may wait for each other: every
+thread of one for tasks of the other, and the reverse. Each thread that others may wait for, and that is about to wait
+without a timeout, is noted here with what it waits for, and whoever comes last finds the knot. A thread is stuck if
+what it waits for can never be done, because it is
+
+    in the hands of a stuck thread, or the end of that thread,
+    or a task that waits in a pool that may start no more threads and whose threads are all stuck,
+    or a task that its pool's order holds back until one of certain others has ended (see `Order.holders`; Fair does,
+    for `max_running`), and all of these are in the hands of stuck threads.
+
+Who waits for several is stuck if one of them can never be done, or, where any of them will do, if none can.
+
+That is a greatest fixpoint: suppose all that wait to be stuck, and strike out those that are not, until none is left
+to strike. If the last comer is stuck, it runs one of the waiting tasks itself, and the knot is gone; if none of them
+is waiting (two tasks that wait for each other), it gets PoolDeadlock, because the alternative is to hang for ever.
+
+What a thread has in its hands are the tasks that it runs and its *errands*: that it reads the input of a map, say. So
+those that others may wait for are the workers, and of all other threads those few that run a task or are on an errand.
+
+Waits with a timeout end by themselves and are not noted. Waits for locks and events of the user's own cannot be seen.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Container, Iterable, Sequence
+from threading import TIMEOUT_MAX, Lock, Thread, current_thread
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+from treadle._base.words import log_first
+from treadle._dispatch.worker import Worker, current_worker
+from treadle._tasks.future import PENDING, RUNNING, Future
+from treadle._tasks.scope import HERE
+from treadle.errors import PoolDeadlock
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+__all__ = ["Errand", "all_wait", "hold", "is_awaited", "let_go", "wait"]
+
+_log = logging.getLogger("treadle")
+
+MESSAGE = (
+    "every thread that could run task %s waits; running it in %s; "
+    "for further tasks of its pool this is logged at DEBUG level"
+)
+
+Task = Future[Any]
+
+
+class Errand:
+    """Something that others may wait for, and that the thread brings which is in its `with` block."""
+
+    __slots__ = ("name",)
+
+    def __init__(self, name: str) -> None:
+        self.name = name  # what errors call it
+
+    def __enter__(self) -> None:
+        HERE.errands = (*HERE.errands, self)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        HERE.errands = HERE.errands[:-1]
+
+
+Target = Task | Worker | Errand  # that the task is done, the worker's thread has ended, somebody has been on the errand
+Targets = Callable[[], Sequence[Target]]  # asked again at every look, for what a map waits for changes
+
+
+class Gate(Protocol):
+    """What a thread sleeps on: a lock, or something that behaves like one."""
+
+    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
+        """Wait until it opens; False when `timeout` seconds, if not negative, passed first."""
+
+
+class _Wait(NamedTuple):
+    targets: Targets
+    every: bool  # it ends when all targets are done; else when any is
+    hands: Sequence[Target] = ()  # what the thread has in them
+
+
+_lock = Lock()  # taken before a pool's lock, never while one is held
+_waits: dict[Worker | Thread, _Wait] = {}  # guarded by _lock
+
+
+def is_awaited() -> bool:
+    """Whether others may wait for what this thread does."""
+    return current_worker() is not None or bool(HERE.errands) or bool(HERE.tasks)
+
+
+def all_wait(workers: Iterable[Worker]) -> bool:
+    """Whether all of them sleep until what they wait for is done, however long that takes.
+
+    Who has asked that under the lock of their pool, and let go what they may wait for, is seen by whoever comes later.
+    """
+    return all(worker in _waits for worker in workers)
+
+
+def wait(
+    gate: Gate, worker: Worker | None, targets: Targets | None, timeout: float | None, *, every: bool = True
+) -> bool:
+    """Sleep at `gate` until it opens, or until `timeout` seconds have passed (then return False).
+
+    Args:
+        gate: opens when the wait is over.
+        worker: the worker whose thread this is; None for a thread of nobody's.
+        targets: returns what the gate's opening depends on now: all of them, or, if not `every`, any. None: nobody
+            knows.
+        timeout: seconds; None for no limit.
+
+    Raises:
+        PoolDeadlock: it could never open.
+    """
+    if timeout is not None:
+        return gate.acquire(True, min(max(timeout, 0.0), TIMEOUT_MAX))
+    if targets is None or (worker is None and not HERE.errands and not HERE.tasks):  # as is_awaited(), at less cost
+        return gate.acquire()
+    thread = current_thread()
+    waiter, tasks = (thread, HERE.tasks) if worker is None else (worker, worker.stack())
+    mine = _Wait(targets, every, [*tasks, *HERE.errands])
+    while not gate.acquire(True, 0):  # or what wakes a caller that should stop would come after a task is run for it
+        rescue = _enter(waiter, mine)
+        if rescue is None:
+            try:
+                return gate.acquire()
+            finally:
+                with _lock:
+                    _waits.pop(waiter, None)  # gone already in a forked child
+        if rescue._home.claim(rescue):
+            told = rescue._home.told
+            log_first(told, MESSAGE, _log, logging.WARNING, MESSAGE, rescue.name, thread.name)
+            rescue._home.run_here(rescue)
+    return True
+
+
+def hold() -> None:
+    """Keep everybody from noting a wait, while the process forks."""
+    _lock.acquire()
+
+
+def let_go(*, forget: bool = False) -> None:
+    """End `hold`; in a forked child, `forget` the waits, whose threads stayed in the parent."""
+    if forget:
+        _waits.clear()
+    _lock.release()
+
+
+def _enter(waiter: Worker | Thread, wait: _Wait) -> Task | None:
+    """Note the wait; if it could never end, note nothing and return the task to run first."""
+    with _lock:
+        _waits[waiter] = wait
+        stuck = _stuck()
+        if waiter not in stuck:
+            return None
+        del _waits[waiter]
+    held = _held(stuck)
+    waits = [wait, *(stuck[other] for other in stuck if other is not waiter)]
+    for target in (target for each in waits for target in each.targets()):
+        if isinstance(target, Future) and target._state == PENDING and _never(target, stuck, held):
+            return target
+    pools = sorted({other.dispatcher.name for other in stuck if isinstance(other, Worker)})
+    raise PoolDeadlock(pools, [_name_of(target) for target in wait.targets()])
+
+
+def _stuck() -> dict[Worker | Thread, _Wait]:
+    """Return the threads that could never go on; `_lock` is held."""
+    stuck = dict(_waits)
+    while True:
+        held = _held(stuck)
+        free = [waiter for waiter, wait in stuck.items() if not _hopeless(wait, stuck, held)]
+        if not free:
+            return stuck
+        for waiter in free:
+            del stuck[waiter]
+
+
+def _held(stuck: dict[Worker | Thread, _Wait]) -> set[object]:
+    """Return what would never be done, if the threads in `stuck` never went on: they themselves, and what they hold."""
+    return {*stuck, *(target for wait in stuck.values() for target in wait.hands)}
+
+
+def _hopeless(wait: _Wait, stuck: Container[object], held: Container[object]) -> bool:
+    verdicts = [_never(target, stuck, held) for target in wait.targets()]
+    if not verdicts:  # all came just now, and the thread is about to wake
+        return False
+    return any(verdicts) if wait.every else all(verdicts)
+
+
+def _never(target: Target, stuck: Container[object], held: Container[object]) -> bool:
+    """Whether `target` could never be done, if the threads in `stuck`, and what they hold, never were."""
+    if not isinstance(target, Future) or target._state == RUNNING:
+        return target in held
+    return target._state == PENDING and target._home.never_runs(target, stuck, held)
+
+
+def _name_of(target: Target) -> str:
+    return f"thread {target.thread.name}" if isinstance(target, Worker) else target.name

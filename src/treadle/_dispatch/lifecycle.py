@@ -1,0 +1,298 @@
+"""What happens to pools when the interpreter exits, and when the process forks.
+
+Workers are daemon threads, and exit handlers drain their pools. So, unlike the standard library's: threads that
+outlive the main one may still submit; Ctrl-C ends the program, whatever its tasks wait for; and the exit handlers of
+others may use pools:
+
+    the main thread ends -> the other threads that are no daemons end -> what was accepted is run, as there
+        -> other exit handlers -> what these submitted is run; no pool takes more -> handlers from before the import
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import sys
+import threading
+import weakref
+from collections.abc import Callable, Iterable
+from functools import partial
+from threading import Lock
+from typing import TYPE_CHECKING, Protocol
+
+from treadle._base import clock
+from treadle._base.threads import DAEMON
+from treadle._base.words import log
+from treadle._dispatch import deadlock
+from treadle._dispatch.admission import AT_EXIT
+from treadle._dispatch.work import running_here
+from treadle._dispatch.worker import Worker, current_worker
+from treadle._tasks import rate
+from treadle._tasks.call import log_living
+
+if TYPE_CHECKING:
+    from threading import Thread
+
+    from treadle._dispatch.dispatcher import Dispatcher
+    from treadle._pool.mapping.feed import Feed
+
+__all__ = ["after_fork", "before_exit", "exiting", "join", "register"]
+
+_log = logging.getLogger("treadle")
+
+_lock = Lock()
+_dispatchers: weakref.WeakSet[Dispatcher] = weakref.WeakSet()  # guarded by _lock
+_leavers: weakref.WeakSet[Leaver] = weakref.WeakSet()  # guarded by _lock
+_orphans: weakref.WeakSet[Orphan] = weakref.WeakSet()  # guarded by _lock
+_exiting = False
+
+
+def register(dispatcher: Dispatcher) -> None:
+    """See to `dispatcher` at exit and after a fork."""
+    with _lock:
+        _dispatchers.add(dispatcher)
+    if _exiting:
+        dispatcher.close(AT_EXIT, cancel=False)
+
+
+class Orphan(Protocol):
+    """Something that a forked child has no part in."""
+
+    def _forget_threads(self) -> None:
+        """In a forked child, be at the end: the threads, and what they held or wait for, stayed in the parent."""
+
+
+class Leaver(Orphan, Protocol):
+    """Something whose tasks run until it is told to leave."""
+
+    def _leave(self) -> None:
+        """Let the tasks end, because Python exits; without waiting for them."""
+
+
+def after_fork(orphan: Orphan) -> None:
+    """See that `orphan` is told in every forked child, at exit too, before the pools' tasks are given up there.
+
+    Pools' locks are held then, which it may not use.
+    """
+    with _lock:
+        _orphans.add(orphan)
+
+
+def before_exit(leaver: Leaver) -> None:
+    """See that `leaver` is told when Python exits, before its pools are closed and waited for."""
+    with _lock:
+        _leavers.add(leaver)
+
+
+def exiting() -> bool:
+    """Whether the interpreter has begun to exit."""
+    return _exiting
+
+
+def join(dispatcher: Dispatcher, timeout: float | None) -> bool:
+    """Wait until every thread of a closed pool has ended, but for the one that calls.
+
+    Returns:
+        False if `timeout` seconds passed first.
+
+    Raises:
+        PoolDeadlock: they could never end.
+    """
+    if not deadlock.is_awaited():
+        return _join(dispatcher, timeout)
+    return deadlock.wait(_End(dispatcher), current_worker(), lambda: _workers(dispatcher), timeout)
+
+
+class _End:
+    """The end of a closed pool's threads, as a gate to sleep at."""
+
+    def __init__(self, dispatcher: Dispatcher) -> None:
+        self._dispatcher = dispatcher
+
+    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
+        return _join(self._dispatcher, None if timeout < 0 else timeout)
+
+
+def _workers(dispatcher: Dispatcher) -> list[Worker]:
+    with dispatcher.lock:
+        return dispatcher.staff.everybody()
+
+
+def _join(dispatcher: Dispatcher, timeout: float | None) -> bool:
+    deadline = None if timeout is None else clock.now() + timeout
+    while True:
+        threads = _threads_to_join(dispatcher)
+        if not threads:
+            return True
+        for thread in threads:
+            if not _join_one(thread, deadline):
+                return False
+
+
+def _threads_to_join(dispatcher: Dispatcher) -> list[Thread]:
+    """Return the threads of a pool; or the last that left, as long as it has not ended."""
+    with dispatcher.lock:
+        threads = [worker.thread for worker in dispatcher.staff.everybody()]
+        departed = dispatcher.staff.departed  # which this frame lets go of, and not while the lock is held
+        if threads or departed is None:
+            return threads
+        if departed.is_alive():
+            return [departed]
+        dispatcher.staff.departed = None  # a pool that has ended keeps no thread
+        return []
+
+
+def _join_one(thread: Thread, deadline: float | None) -> bool:
+    thread.join(None if deadline is None else max(0.0, deadline - clock.now()))
+    return not thread.is_alive()
+
+
+def _living() -> list[Dispatcher]:
+    with _lock:
+        return list(_dispatchers)
+
+
+def _interrupted() -> bool:
+    """Whether Ctrl-C ended the main thread: then nobody waits for what is queued, or runs."""
+    return issubclass(type(getattr(sys, "last_value", None)), KeyboardInterrupt) and not hasattr(sys, "ps1")
+
+
+@atexit.register
+def _at_exit() -> None:
+    """Run what was accepted, then end."""
+    global _exiting
+    _exiting = True
+    try:
+        _drain(cancel=_interrupted())
+    finally:
+        log_living()
+
+
+def _before_exit_handlers() -> None:
+    """Run what was accepted before other exit handlers take away what it needs; then they may use the pools."""
+    global _exiting
+    if _interrupted():
+        return
+    _exiting = True
+    _drain(cancel=False)
+    _exiting = False
+    _each(dispatcher.reopen for dispatcher in _living())
+
+
+def _drain(*, cancel: bool) -> None:
+    """Close all pools, and wait until what they accepted has run, unless it is to be cancelled."""
+    with _lock:
+        leavers = list(_leavers)
+        _leavers.clear()
+    try:
+        _each(leaver._leave for leaver in leavers)
+        pools = _living()
+        _each(partial(dispatcher.close, AT_EXIT, cancel=cancel) for dispatcher in pools)
+        _each(partial(dispatcher.read_maps, wait=False) for dispatcher in pools)
+        _each(dispatcher.leave_maps for dispatcher in pools)
+        if not cancel:
+            _each(partial(join, dispatcher, None) for dispatcher in pools if not dispatcher.abandoned)
+    except KeyboardInterrupt:
+        _each(dispatcher.abandon for dispatcher in _living())
+        raise
+
+
+def _each(calls: Iterable[Callable[[], object]]) -> None:
+    """Make every call, and log what one raises, but for Ctrl-C: none keeps the others from ending."""
+    for call in calls:
+        try:
+            call()
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            log(_log, logging.ERROR, "a failure while Python exits", error=error)
+
+
+_forking: list[Dispatcher] = []  # those whose locks are held across the fork
+
+
+def _before_fork() -> None:
+    """Hold every lock, so that the child's copy of each pool is sound."""
+    _lock.acquire()
+    deadlock.hold()
+    _forking.extend(_dispatchers)
+    for dispatcher in _forking:
+        dispatcher.lock.acquire()
+    rate.hold()
+
+
+def _after_fork_in_parent() -> None:
+    rate.let_go()
+    for dispatcher in _forking:
+        dispatcher.lock.release()
+    _forking.clear()
+    deadlock.let_go()
+    _lock.release()
+
+
+def _start_afresh(dispatcher: Dispatcher) -> dict[Feed, None]:
+    """Have an empty pool: the threads stayed in the parent, and what they held is theirs.
+
+    Returns:
+        The parent's maps, which are to be let go with no lock held: their input is the user's.
+    """
+    dispatcher.lock.release()  # the same lock as before, for this thread may be a worker, or in the middle of a section
+    maps, dispatcher.maps = dispatcher.maps, {}
+    for worker in dispatcher.staff.workers:
+        for task in worker.stack():
+            dispatcher.taken_over(task)
+    dispatcher.kept.purge(lambda task: False)
+    dispatcher.admission.entrants.clear()
+    dispatcher.admission.takers.clear()
+    dispatcher.aside.clear()
+    dispatcher.out.clear()
+    dispatcher.staff.clear()
+    dispatcher.dead = dispatcher.ended = dispatcher.failed = dispatcher.cancelled = 0  # the counts are the child's own
+    dispatcher.inline = running_here(dispatcher)  # they go on in the child
+    dispatcher.admission.rejected = dispatcher.shedding.count = 0
+    dispatcher.make_room()
+    return maps
+
+
+def _after_fork_in_child() -> None:
+    """Leave the child an empty, working pool: the threads, and so the tasks, stayed in the parent."""
+    maps = []
+    _each(orphan._forget_threads for orphan in _orphans)  # first, for their tasks reach for what threads may have held
+    for dispatcher in _forking:
+        lost = [task for worker in dispatcher.staff.workers for task in worker.stack()]
+        waiting = (*dispatcher.tasks, *dispatcher.aside.tasks, *dispatcher.out, *dispatcher.admission.entrants)
+        for task in (*lost, *waiting):
+            if not task.done():
+                task._orphan()
+        maps.append(_start_afresh(dispatcher))
+    _forking.clear()
+    orphans = list(_leavers - _orphans)
+    _leavers.clear()
+    rate.let_go()  # not before: the alarm may have a thread again, and would call tasks of the parent's
+    deadlock.let_go(forget=True)
+    _lock.release()
+    for orphan in orphans:
+        orphan._forget_threads()
+    for feed in (feed for feeds in maps for feed in feeds):
+        feed.forget_readers()
+
+
+def _at_thread_exit() -> None:
+    """Have what was accepted run before the exit handlers that were registered until now, for the last is called first.
+
+    Or be `_at_exit` where that comes too late, or never. Where daemon threads are not allowed, the interpreter waits
+    for the workers before it calls the handlers of `atexit`; and a process that multiprocessing has forked calls none
+    of them. `threading` calls this in both.
+    """
+    process = sys.modules.get("multiprocessing.process")
+    if not DAEMON or (process is not None and process.parent_process() is not None):
+        _at_exit()
+    else:
+        atexit.register(_before_exit_handlers)
+
+
+if hasattr(threading, "_register_atexit"):  # private, and what the standard library's pool uses
+    threading._register_atexit(_at_thread_exit)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)

@@ -1,0 +1,1 @@
+"""Several tasks and threads together."""

@@ -1,0 +1,262 @@
+"""TaskGroup: tasks that belong together, none of which outlives the block that they are submitted in."""
+
+from __future__ import annotations
+
+import os
+from _thread import allocate_lock
+from collections import defaultdict
+from collections.abc import Callable
+from concurrent.futures import CancelledError
+from contextvars import Token
+from threading import RLock
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
+
+from treadle._base import checks
+from treadle._base.words import counted, is_a, note, show, type_name
+from treadle._dispatch import deadlock
+from treadle._dispatch.deadlock import Errand
+from treadle._dispatch.worker import current_worker
+from treadle._pool.mapping.outcome import Outcome, outcome_of
+from treadle._pool.pool import Pool
+from treadle._pool.submit import BARE
+from treadle._pool.view import PoolView
+from treadle._tasks.future import Future
+from treadle._tasks.scope import SCOPE, Scope, current
+from treadle._tasks.scoped import scope_around
+from treadle._tasks.waiters import Note, why_dropped
+from treadle.errors import Cancelled
+
+if TYPE_CHECKING:
+    from _thread import LockType
+    from types import TracebackType
+
+
+__all__ = ["TaskGroup"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+NEW, OPEN, CLOSED = "new", "open", "closed"
+
+_lock = RLock()  # of every group: held for an instant, and across a fork; taken before a pool's lock, never after
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
+
+
+class TaskGroup:
+    """Run tasks of a pool that belong together, and leave the `with` block only when all of them are done.
+
+    When one fails, or the block raises, the others are cancelled: what has not begun never will, and what runs is asked
+    to stop (see `treadle.should_stop`). The block is left when every function has returned, also one whose future has
+    failed at its deadline before; so no task outlives the group. All methods may be called from any thread; tasks may
+    submit more to their group. Groups can be nested, and used inside tasks of the same pool, whose thread then runs
+    what has not begun.
+
+    At the end of the block it raises an ExceptionGroup of whatever the tasks, and the block, have raised; those that
+    stopped because they were asked to are left out, and so are those that the program cancelled itself. A task that its
+    pool dropped has failed: with Shed, if that was to make room for another, or with PoolClosed, by a shutdown.
+    KeyboardInterrupt and SystemExit of the block are raised as they are. If nothing failed, but the group's own
+    surroundings should stop, that is raised: Cancelled or DeadlineExceeded. Ctrl-C while it waits cancels the group;
+    another one leaves the block at once, whatever runs.
+
+    Args:
+        pool: a Pool, or a view of one, which its `options` returns.
+        keep_going: whether to let all tasks go on when one fails, and raise nothing for them; see `outcomes`.
+
+    Raises:
+        TypeError: `pool` or `keep_going` is something else.
+    """
+
+    def __init__(self, pool: Pool | PoolView, *, keep_going: bool = False) -> None:
+        if not is_a(pool, (Pool, PoolView)):
+            raise TypeError(f"pool={show(pool)} is {type_name(pool)}; allowed: a treadle.Pool, or its options(...)")
+        self._pool: Pool | PoolView | None = pool  # until the block is left
+        self._keep_going = checks.boolean("keep_going", keep_going)
+        # _lock guards what follows.
+        self._state = NEW
+        self._waiting: dict[Future[Any], None] = {}  # tasks that are not done
+        self._interrupted = False  # whether a submit was, anywhere
+        self._cancelling = False  # whether it was cancelled; its scope is stopped a moment later
+        self._submitting: defaultdict[int, list[Errand]] = defaultdict(list)  # that are under way, in each process
+        self._futures: list[Future[Any]] = []  # all of them, if they are to be collected
+        self._failed: list[tuple[Future[Any], BaseException]] = []  # and what to raise for it
+        self._gate: LockType | None = None  # where the end of the block waits
+        self._scope = Scope(None)
+        self._token: Token[Scope | None] | None = None
+        self._note = Note(self._done)
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """Run `fn(*args, **kwargs)` on a thread of the pool, as a task of the group; as `Pool.submit`.
+
+        A nearer deadline that is open where it is called, in the block or anywhere, is the task's too.
+
+        Raises:
+            RuntimeError: the group's block was not entered, or is left.
+            Cancelled, DeadlineExceeded: the group was cancelled, or its deadline has passed.
+            PoolFull, PoolClosed, PoolBroken, PoolDeadlock, TypeError: as `Pool.submit`.
+        """
+        process, errand = os.getpid(), Errand("a submit to the group")
+        with _lock:
+            if self._state != OPEN:
+                raise RuntimeError(f"cannot submit to a group that is {self._state}; submit inside its `with` block")
+            self._submitting[process].append(errand)
+            pool = cast("Pool | PoolView", self._pool)
+        token = SCOPE.set(self._scope.bounded_by(scope_around(None if pool._task_context else BARE)))
+        try:
+            with errand:
+                future = pool.submit(fn, *args, **kwargs)
+            call_back = future.add_done_callback  # first: a `submit` that was replaced may return what has none
+            with _lock:
+                self._waiting[future] = None
+                if self._keep_going:
+                    self._futures.append(future)
+            call_back(self._note)
+            return future
+        except BaseException:  # Ctrl-C: perhaps nobody will tell of it
+            self._interrupted = True
+            raise
+        finally:
+            SCOPE.reset(token)
+            with _lock:
+                self._submitting[process].remove(errand)
+            self._knock()
+
+    def cancel(self) -> None:
+        """Cancel what has not begun, and ask what runs to stop. Leaving the block raises nothing for that.
+
+        A group that is cancelled before its block is entered takes no task.
+        """
+        self._cancelling = True
+        # What waits goes first: a task that sees that it should stop ends, and its thread would take one of these.
+        for future in self._submitted():
+            future.cancel()
+        with _lock:
+            self._scope.stopped = True  # none joins any more
+        for future in self._submitted():
+            future.cancel()
+        self._scope.cancel()  # wakes those that run
+
+    def _submitted(self) -> list[Future[Any]]:
+        with _lock:
+            return list(self._waiting)
+
+    @property
+    def outcomes(self) -> tuple[Outcome[Future[Any], Any], ...]:
+        """What each task returned, or raised, in the order of their submission; once the block is left.
+
+        The `item` of each Outcome is the future of its task, as `submit` returned it.
+
+        Raises:
+            RuntimeError: it is not left yet, or the group was not made with `keep_going=True`.
+        """
+        if not self._keep_going or self._state != CLOSED:
+            why = "is not left yet" if self._keep_going else "was not made with keep_going=True"
+            raise RuntimeError(f"no outcomes: the group {why}")
+        return tuple(outcome_of(future, future) for future in self._futures)
+
+    # -- the block ------------------------------------------------------------------------------------------------
+
+    def __enter__(self) -> TaskGroup:
+        scope = Scope(current())
+        scope.when_idle(self._knock)  # of what is submitted here in other ways, too
+        with _lock:
+            if self._state != NEW:
+                raise RuntimeError(f"cannot enter a group that is {self._state}; make a new one for each block")
+            scope.stopped = self._scope.stopped  # it may be cancelled already
+            self._scope, self._state = scope, OPEN
+        self._token = SCOPE.set(scope)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool:
+        if self._token is not None:
+            SCOPE.reset(self._token)
+        told_to_stop = issubclass(type(error), CancelledError) and self._cancelling
+        if error is not None:
+            self.cancel()
+        try:
+            self._join()
+        except KeyboardInterrupt:
+            self.cancel()
+            self._join()
+            raise
+        finally:  # who keeps a future, or the group for its outcomes, does not keep the pool
+            self._scope.forget_idle()
+            if self._state == CLOSED:
+                self._pool = None
+        self._raise(error)
+        return told_to_stop  # because the group was to, and nobody else
+
+    def _join(self) -> None:
+        """Wait until every task is done, and every function has returned."""
+        around, worker = self._scope.parent, current_worker()
+        for future in list(self._waiting):
+            if self._interrupted or future.done():  # or nobody tells of it, for the process forked
+                future.add_done_callback(self._note)
+        while True:
+            with _lock:
+                if self._is_over():
+                    self._state = CLOSED
+                    return
+                gate = self._gate = allocate_lock()
+                gate.acquire()
+                waiting = list(self._waiting)
+            for future in waiting if worker is not None else ():
+                home = getattr(future, "_home", None)  # a `submit` that was replaced may return what it likes
+                if home is worker.dispatcher and home.claim(future):  # type: ignore[union-attr]  # see above
+                    home.run_here(future)
+            self._knock()
+            if around is None:
+                deadlock.wait(gate, worker, self._targets, None)
+            else:
+                with around.waking(self.cancel):
+                    deadlock.wait(gate, worker, self._targets, None)
+
+    def _targets(self) -> list[Future[Any] | Errand]:
+        with _lock:
+            tasks = [future for future in self._waiting if isinstance(future, Future) and not future.done()]
+            return [*tasks, *self._submitting[os.getpid()]]
+
+    def _is_over(self) -> bool:
+        return not self._waiting and not self._submitting[os.getpid()] and not self._scope.running
+
+    def _knock(self) -> None:
+        """Let the end of the block go on, if there is nothing more to wait for."""
+        with _lock:
+            if self._gate is not None and self._is_over():
+                self._gate.release()
+                self._gate = None
+
+    def _done(self, future: Future[Any]) -> None:
+        """A task is done, though its function may still run."""
+        failure = why_dropped(future) if future.cancelled() else future.exception()
+        asked = future.cancelled() or issubclass(type(failure), CancelledError)
+        stopped = issubclass(type(failure), Cancelled) or (asked and self._cancelling)
+        failed = not self._keep_going and failure is not None and not stopped
+        with _lock:
+            if self._waiting.pop(future, self) is self:
+                return  # told before
+            if failed and failure is not None:
+                self._failed.append((future, failure))
+        if failed:
+            self.cancel()
+        self._knock()
+
+    def _raise(self, error: BaseException | None) -> None:
+        """Raise what went wrong, in the tasks and in the block."""
+        if issubclass(type(error), (KeyboardInterrupt, SystemExit, GeneratorExit)):
+            return
+        for future, failure in self._failed:
+            note(failure, f"in task {getattr(future, 'name', 'of another kind')}")
+        errors = [failure for _, failure in self._failed]
+        if error is not None and not issubclass(type(error), CancelledError):
+            errors.insert(0, error)
+        if errors:
+            raise BaseExceptionGroup("tasks of a group failed", errors)
+        if self._scope.parent is not None:
+            self._scope.parent.check()
+
+    def __repr__(self) -> str:
+        cancelled = ", cancelled" if self._cancelling else ""
+        return f"<TaskGroup: {self._state}, {counted(len(self._waiting), 'task')} not done{cancelled}>"

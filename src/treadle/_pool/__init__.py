@@ -1,0 +1,1 @@
+"""What the user holds: a pool, and the views of it."""

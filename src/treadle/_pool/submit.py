@@ -1,0 +1,127 @@
+"""Submitter: how a pool, and every view of it, makes tasks and hands them over."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
+from functools import partial
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+from treadle._base import checks
+from treadle._base.clock import now
+from treadle._pool.passage import STANDARD, pass_through, untouched
+from treadle._tasks.call import Bare
+from treadle._tasks.contexts import EMPTY, detached, taken
+from treadle._tasks.future import PENDING, Future
+from treadle._tasks.scope import HERE, SCOPE
+from treadle._tasks.scoped import new_task
+
+if TYPE_CHECKING:
+    from treadle._dispatch.dispatcher import Dispatcher
+    from treadle._pool.pool import Pool
+    from treadle._tasks.options import Traits
+    from treadle._tasks.rate import Rate
+
+__all__ = ["BARE", "Submitter"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+BARE = Bare()
+scope_here = SCOPE.get
+_new = object.__new__
+
+
+class Submitter:
+    """What tasks are submitted to: a pool, or a view of it with other options."""
+
+    __slots__ = ()
+
+    # Not called what subclasses of a pool may call what is theirs.
+    _task_pool: Pool  # itself, or of which it is a view
+    _task_home: Dispatcher
+    _task_context: bool  # whether tasks run in a copy of their submitter's context
+    _task_when_full: str
+    _task_block_timeout: float | None  # seconds to wait for room
+    _task_traits: Traits
+    _task_rate: Rate | None
+    _task_vetted: checks.Vetted  # what was submitted before; to look at each anew takes a fourth of a submit
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """Run `fn(*args, **kwargs)` on a thread of the pool.
+
+        In the thread of a running event loop it neither waits for room nor runs the task: it takes it beyond the bound.
+
+        All keywords are the function's; for options of the task itself see `Pool.options`.
+
+        Returns:
+            The future of its result.
+
+        Raises:
+            TypeError: `fn` cannot be called, or is a coroutine function: those belong to an event loop.
+            PoolFull: there was no room and the policy is "reject", or none within the `block_timeout` of a view.
+            PoolClosed: the pool was shut down; or Python began to exit while the caller waited for room.
+            PoolBroken: an initializer failed, or the pool's order.
+            PoolDeadlock: waiting for room could never end (see `treadle.errors.PoolDeadlock`).
+            DeadlineExceeded, Cancelled: the caller's deadline has passed, or its group was cancelled.
+            RuntimeError: Python is exiting; or no thread can be started, and the pool has none. The task will not run.
+            PatchedTooLate: no thread can be started, for threads are greenlets now; the task will not run.
+        """
+        if self._task_vetted.known() is not fn or fn is None:  # a dead reference returns None
+            self._task_vetted.check("fn", fn)
+        if ThreadPoolExecutor.submit is not STANDARD:  # somebody has replaced it, and is to have a say here
+            return pass_through(self, fn, args, kwargs, self._task_enter)  # type: ignore[no-any-return]  # whatever it is
+        context: Any
+        if self._task_context:
+            context = copy_context()
+        elif untouched(context=False):
+            context = BARE
+        else:
+            return pass_through(self, fn, args, kwargs, self._task_enter)  # type: ignore[no-any-return]
+        rate = self._task_rate
+        if not context and rate is None:  # nothing is set where this is called, no scope either
+            context = EMPTY
+        elif scope_here() is not None or rate is not None or (context is BARE and HERE.worker is not None):
+            task = self._task_made(fn, args, kwargs)
+            self._task_home.enter(task, self._task_when_full, self._task_block_timeout)
+            return task
+        elif context is not BARE:
+            context = detached(context)
+        dispatcher = self._task_home
+        # As new_task() and Dispatcher.enter() do; spelled out because this is the path of every task.
+        task = _new(Future)
+        task._home = dispatcher
+        task._state = PENDING
+        task._watchers = None
+        task._fn = fn if not kwargs else partial(fn, **kwargs)
+        task._args = args
+        task._context = context
+        task._submitted = now()
+        task._traits = self._task_traits
+        # `acquire` inside the `try`: Ctrl-C may raise between any two of these lines, and the lock must not stay taken.
+        try:
+            dispatcher.acquire()
+            if len(dispatcher.tasks) < dispatcher.room:
+                dispatcher.put(task)
+                staff = dispatcher.staff
+                if staff.growing or (staff.idle and not staff.waking):
+                    staff.summon(task)
+                dispatcher.release()
+            else:
+                dispatcher.release()
+                dispatcher.admission.enter(task, self._task_when_full, self._task_block_timeout)
+        except BaseException as error:
+            dispatcher.admission.recover(task, error)
+            raise
+        return task
+
+    def _task_enter(self, task: Future[Any]) -> None:
+        """Admit a task."""
+        self._task_home.enter(task, self._task_when_full, self._task_block_timeout)
+
+    def _task_made(self, fn: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Future[T]:
+        """Return a task that has not been admitted."""
+        context = taken() if self._task_context else BARE
+        call = fn if not kwargs else partial(fn, **kwargs)
+        return new_task(self._task_home, call, args, context, self._task_traits, Future, self._task_rate)

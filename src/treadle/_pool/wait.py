@@ -1,0 +1,180 @@
+"""wait and as_completed: the standard library's, except that a worker never waits for its own pool.
+
+A future made by treadle is one of the standard library's, so its functions do the work, where nobody may wait for the
+thread (see `treadle._dispatch.deadlock`). In a worker, those of the futures that its own pool has not begun are run there and
+then.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION, TimeoutError, _base
+from contextlib import nullcontext
+from threading import Event
+from typing import Any, Generic, Literal, NamedTuple, TypeVar, cast
+
+from treadle._base import checks, clock
+from treadle._base.words import is_a, show, type_name
+from treadle._dispatch import deadlock
+from treadle._dispatch.worker import Worker, current_worker
+from treadle._tasks.future import CANCELLED_AND_NOTIFIED, FINISHED, Future
+from treadle._tasks.scope import Scope, current
+
+__all__ = ["ALL_COMPLETED", "FIRST_COMPLETED", "FIRST_EXCEPTION", "as_completed", "wait"]
+
+F = TypeVar("F", bound=concurrent.futures.Future[Any])
+ReturnWhen = Literal["FIRST_COMPLETED", "FIRST_EXCEPTION", "ALL_COMPLETED"]
+
+
+class DoneAndNotDoneFutures(NamedTuple, Generic[F]):
+    """What `wait` returns: two sets of futures, of the kind that it was given."""
+
+    done: set[F]
+    not_done: set[F]
+
+
+class _Gate:
+    """The event that the standard library's waiters set, as a gate to sleep at."""
+
+    def __init__(self, event: Event) -> None:
+        self._event = event
+
+    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
+        return self._event.wait(None if timeout < 0 else timeout)
+
+
+def wait(
+    fs: Iterable[F], timeout: float | None = None, return_when: ReturnWhen = ALL_COMPLETED
+) -> DoneAndNotDoneFutures[F]:
+    """Wait for futures, as `concurrent.futures.wait` does.
+
+    Args:
+        fs: futures of any executors.
+        timeout: seconds, none left if negative; None: no limit. A task that is run here is not interrupted when they
+            have passed.
+        return_when: ALL_COMPLETED, FIRST_COMPLETED or FIRST_EXCEPTION.
+
+    Returns:
+        The named pair (done, not_done) of sets.
+
+    Raises:
+        TypeError, ValueError: an argument is of the wrong type, or out of range.
+        DeadlineExceeded, Cancelled: the caller's deadline passed first, or it was asked to stop.
+        PoolDeadlock: the wait could never end.
+    """
+    timeout = checks.time_left("timeout", timeout)
+    checks.one_of("return_when", return_when, (ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION))
+    futures = _futures_in(fs)
+    scope = current()
+    if scope is None and not deadlock.is_awaited():
+        done, not_done = concurrent.futures.wait(futures, timeout, return_when)
+        return DoneAndNotDoneFutures(cast(set[F], done), cast(set[F], not_done))
+    return _wait_in(scope, futures, timeout, return_when)
+
+
+def _futures_in(fs: Iterable[F]) -> set[F]:
+    """Return the futures, each once.
+
+    Raises:
+        TypeError: `fs` is no iterable, or holds something else.
+    """
+    futures = checks.several("fs", fs, "an iterable of futures, as in [future]")
+    for future in futures:
+        if not is_a(future, concurrent.futures.Future):
+            raise TypeError(f"fs holds {show(future)}, which is {type_name(future)}; allowed: what submit() returned")
+    return set(futures)
+
+
+def _wait_in(
+    scope: Scope | None,
+    futures: set[F],
+    timeout: float | None,
+    return_when: str,
+) -> DoneAndNotDoneFutures[F]:
+    """Wait as `wait` does, and no longer than `scope`, if any, allows. The waiter is the standard library's own."""
+    deadline = None if timeout is None else clock.now() + timeout
+    worker = current_worker()
+    if worker is not None:
+        _help(worker, scope, futures, return_when, deadline)
+    with _base._AcquireFutures(futures):
+        done = {future for future in futures if future._state in (FINISHED, CANCELLED_AND_NOTIFIED)}
+        if _satisfied(futures, return_when):
+            return DoneAndNotDoneFutures(done, futures - done)
+        waiter = _base._create_and_install_waiters(futures - done, return_when)  # type: ignore[attr-defined]
+    every = return_when == ALL_COMPLETED
+    ours = [future for future in futures if isinstance(future, Future)]
+    known = every or len(ours) == len(futures)  # of a wait that strangers may end, nothing is
+    pending = lambda: [future for future in ours if not future.done()]  # noqa: E731
+    try:
+        with nullcontext() if scope is None else scope.waking(waiter.event.set):
+            left = None if deadline is None else deadline - clock.now()
+            left = left if scope is None else scope.left(left)
+            deadlock.wait(_Gate(waiter.event), worker, pending if known else None, left, every=every)
+    finally:
+        for future in futures - done:
+            with future._condition:
+                future._waiters.remove(waiter)
+    if scope is not None and not _satisfied(futures, return_when):
+        scope.check()
+    done = {future for future in futures if future._state in (FINISHED, CANCELLED_AND_NOTIFIED)}
+    return DoneAndNotDoneFutures(done, futures - done)
+
+
+def as_completed(fs: Iterable[F], timeout: float | None = None) -> Iterator[F]:
+    """Iterate over futures as they are done, as `concurrent.futures.as_completed` does.
+
+    Args:
+        fs: futures of any executors; one that is given twice is returned once.
+        timeout: seconds from now, none left if negative; None: no limit.
+
+    Raises:
+        TypeError, ValueError: an argument is of the wrong type, or out of range.
+        TimeoutError: not all of them were done in time.
+        DeadlineExceeded, Cancelled: as `wait`.
+        PoolDeadlock: the wait could never end.
+    """
+    timeout = checks.time_left("timeout", timeout)
+    futures = _futures_in(fs)
+    if current() is None and not deadlock.is_awaited():
+        return cast(Iterator[F], concurrent.futures.as_completed(futures, timeout))
+    return _as_completed_here(futures, None if timeout is None else clock.now() + timeout)
+
+
+def _as_completed_here(futures: set[F], deadline: float | None) -> Iterator[F]:
+    total = len(futures)
+    while futures:
+        left = None if deadline is None else max(0.0, deadline - clock.now())
+        done = wait(futures, left, FIRST_COMPLETED).done
+        if not done:
+            raise TimeoutError(f"{len(futures)} (of {total}) futures unfinished")
+        futures -= done
+        while done:
+            yield done.pop()
+
+
+def _help(
+    worker: Worker,
+    scope: Scope | None,
+    futures: set[F],
+    return_when: str,
+    deadline: float | None,
+) -> None:
+    """Run, in this worker's thread, what its own pool has not begun, until the wait is over, or is to end."""
+    for future in futures:
+        if _satisfied(futures, return_when) or (deadline is not None and clock.now() >= deadline):
+            return
+        if scope is not None and scope.over() is not None:
+            return
+        home = future._home if isinstance(future, Future) else None
+        if home is worker.dispatcher and home.claim(cast(Future[Any], future)):
+            home.run_here(cast(Future[Any], future))
+
+
+def _satisfied(futures: set[F], return_when: str) -> bool:
+    done = [future for future in futures if future._state in (FINISHED, CANCELLED_AND_NOTIFIED)]
+    if len(done) == len(futures):
+        return True
+    if return_when == FIRST_EXCEPTION:
+        return any(not future.cancelled() and future.exception() is not None for future in done)
+    return return_when == FIRST_COMPLETED and bool(done)

@@ -1,0 +1,571 @@
+"""Future: the result of a task that may not have run yet.
+
+To `isinstance`, `concurrent.futures.wait`, `as_completed` and `asyncio.wrap_future` it is a
+`concurrent.futures.Future`, at a fifth of the cost: its fields are slots, it borrows its pool's lock, and the
+condition that the base class makes eagerly is made only when somebody waits through it.
+
+States and legal transitions (guarded by `home.lock`, and by the condition once there is one):
+
+    PENDING -> RUNNING -> FINISHED             a worker claimed it, then settled it
+    PENDING -> CANCELLED_AND_NOTIFIED          cancelled while it waited in a pool
+    PENDING -> CANCELLED -> CANCELLED_AND_NOTIFIED    cancelled by hand; its maker then took note
+    PENDING -> FINISHED                        settled by hand, or refused by a closed or broken pool
+    PENDING -> RUNNING                         begun by hand: a pool lets go of it
+    RUNNING -> SETTLED                         settled by hand, while its pool may run it; to others it is FINISHED
+
+By hand: by whoever calls `set_running_or_notify_cancel`, `set_result` or `set_exception`. A task that runs goes on
+then, and writes what comes of it to `_result` and `_exception`, without the lock; so what its future was settled with
+is kept elsewhere (Rare.settled), and its state, which `result` finds not to be *the* FINISHED, leads there.
+
+Who waits: `result()` on a pool's future sleeps on a gate, a raw lock that is released once. The standard library's
+functions hold `_condition` while they look at `_state` and install themselves in `_waiters`, so a change of state must
+hold that condition too. Order of locks: condition, then `home.lock`, never the reverse.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Hashable
+from concurrent.futures import CancelledError, InvalidStateError, TimeoutError, _base
+from contextvars import Context
+from threading import Condition
+from types import FunctionType
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+from treadle._base import checks, clock
+from treadle._base.timer import call_out
+from treadle._base.words import LONGEST_NAME, cut, type_name
+from treadle._tasks.call import Gone, Unseen, name_of
+from treadle._tasks.contexts import EMPTY
+from treadle._tasks.options import PLAIN, Traits
+from treadle._tasks.owner import Alone, Home
+from treadle._tasks.scope import Scope, checkpoint
+from treadle._tasks.waiters import Note, Rare, Watchers, call_back, changing
+from treadle.errors import Cancelled, WorkerLost
+
+__all__ = ["CANCELLED", "CANCELLED_AND_NOTIFIED", "DONE", "FINISHED", "PENDING", "RUNNING", "Future"]
+
+T = TypeVar("T")
+
+_standard_log = logging.getLogger("concurrent.futures")
+
+PENDING = _base.PENDING
+RUNNING = _base.RUNNING
+CANCELLED = _base.CANCELLED
+CANCELLED_AND_NOTIFIED = _base.CANCELLED_AND_NOTIFIED
+FINISHED = _base.FINISHED
+DONE = (FINISHED, CANCELLED_AND_NOTIFIED, CANCELLED)
+
+
+class _State(str):
+    """A state that equals another, and is not the same object."""
+
+    __slots__ = ()
+
+
+SETTLED = _State(FINISHED)
+
+GONE = Gone()
+
+
+class Future(_base.Future[T]):
+    """The result of a task: wait for it, ask for it, cancel it, be called when it is there.
+
+    Everything that `concurrent.futures.Future` promises holds. A pool makes futures; make one by hand only to settle
+    it yourself. All methods may be called from any thread.
+
+    `result()` and `exception()`, called by a task of the same pool on a task that has not begun, run it there and
+    then: a worker never waits for its own pool.
+    """
+
+    __slots__ = (
+        "_args",
+        "_context",
+        "_exception",
+        "_fn",
+        "_home",
+        "_rare",
+        "_result",
+        "_state",
+        "_submitted",
+        "_traits",
+        "_watchers",
+    )
+
+    _silent = False  # whether observers are not told of it
+
+    # Filled in by hand (see Submitter.submit), without calling __init__; what is not listed there stays unset.
+    _home: Home
+    _state: str
+    _watchers: Watchers | None
+    _result: Any
+    _exception: BaseException | None
+    _fn: Any  # Callable; once it has run or will not, its name
+    _args: Any  # tuple, or None once it has run
+    _context: Any  # Runner, or None once it has run
+    _submitted: float  # clock.now() when it was submitted
+    _traits: Traits
+    _rare: Rare  # unset in most tasks
+
+    def __init__(self) -> None:
+        self._home = Alone()
+        self._state = PENDING
+        self._watchers = None
+        self._result = None
+        self._exception = None
+        self._fn = self._args = self._context = None
+        self._traits = PLAIN
+        self._submitted = clock.now()
+
+    # -- asking ---------------------------------------------------------------------------------------------------
+
+    def result(self, timeout: float | None = None) -> T:
+        """Return what the task returned; raise what it raised.
+
+        Args:
+            timeout: seconds to wait for it, none left if negative; None waits as long as it takes. A task that is run
+                here (see the class) is not interrupted when they have passed.
+
+        Raises:
+            TimeoutError: the task was not done in time.
+            TypeError, ValueError: the task is not done, and `timeout` is no number of seconds.
+            CancelledError: the task was cancelled.
+            Shed: its pool dropped the task.
+            DeadlineExceeded, Cancelled: the task's, or the caller's, deadline passed; or either was asked to stop.
+            PoolDeadlock: the wait could never end (see `treadle.errors.PoolDeadlock`).
+        """
+        if self._state is not FINISHED:
+            self = self._wait(timeout)
+        if self._exception is not None:
+            try:
+                raise self._see()
+            finally:
+                self = None  # type: ignore[assignment]  # the traceback holds this frame: no cycle through it
+        return self._result  # type: ignore[no-any-return]  # cast() would be a call
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """Return what the task raised, or None if it returned.
+
+        Args:
+            timeout: as for `result`.
+
+        Raises:
+            TimeoutError: the task was not done in time.
+            TypeError, ValueError: as `result`.
+            CancelledError: the task was cancelled.
+            PoolDeadlock: the wait could never end.
+        """
+        if self._state is not FINISHED:
+            self = self._wait(timeout)
+        return None if self._exception is None else self._see()
+
+    def cancelled(self) -> bool:
+        """Return whether the task was cancelled before it began."""
+        return self._state in (CANCELLED, CANCELLED_AND_NOTIFIED)
+
+    def running(self) -> bool:
+        """Return whether the task runs now."""
+        return self._state == RUNNING
+
+    def done(self) -> bool:
+        """Return whether the task finished, failed or was cancelled."""
+        return self._state in DONE
+
+    @property
+    def name(self) -> str:
+        """What logs and snapshots call the task: the name given, else that of its function; also when it is done."""
+        return self._name_for(self._fn)
+
+    @property
+    def priority(self) -> int:
+        """How urgent the task is, higher is more; 0 if `Pool.options` did not say."""
+        return self._traits.priority
+
+    @property
+    def key(self) -> Hashable:
+        """Whose the task is; None if `Pool.options` did not say."""
+        return self._traits.key
+
+    @property
+    def submitted(self) -> float:
+        """When the task was submitted, or let in, or made if that was by hand: seconds on `time.monotonic`'s clock."""
+        return self._submitted
+
+    def _name_for(self, fn: Any) -> str:
+        """Return the name of this task, which runs, or ran, `fn`; no lock is held, for that is the user's."""
+        if self._traits.name is not None:
+            return self._traits.name
+        if type(fn) is str:
+            return cut(fn, LONGEST_NAME)
+        return "future" if fn is None else name_of(fn)
+
+    def _keep_name(self) -> None:
+        """Keep only the name of a function that will not be called; no lock is held, for that is the user's to tell."""
+        if self._fn is not None and type(self._fn) is not str:
+            self._fn = name_of(self._fn)
+
+    def _get_rare(self) -> Rare:
+        if not hasattr(self, "_rare"):
+            self._rare = Rare()
+        return self._rare
+
+    def _wait(self, timeout: float | None) -> Future[T]:
+        """Block until it is done, and return as `_final`."""
+        if not self.done() and not self._home.wait(self, checks.time_left("timeout", timeout)):
+            checkpoint()  # the caller's own deadline may have been nearer
+            raise TimeoutError
+        if self.cancelled():
+            raise CancelledError
+        return self._final()
+
+    def _final(self) -> Future[T]:
+        """Return what has the outcome of a future that is finished: itself, or what it was settled with by hand."""
+        return cast("Future[T]", self._get_rare().settled) if self._state is SETTLED else self
+
+    def _see(self) -> BaseException:
+        """Return the exception, which from now on is not lost any more."""
+        rare = getattr(self, "_rare", None)
+        if rare is not None and rare.unseen is not None:
+            rare.unseen.see()
+        return cast(BaseException, self._exception)
+
+    def _get_snapshot(self) -> tuple[bool, bool, Any, BaseException | None]:
+        """Return (done, cancelled, result, exception) at one instant; asyncio of Python 3.15 asks for it."""
+        with self._home.lock:
+            if self._state != FINISHED:
+                return self.done(), self.cancelled(), None, None
+            final = self._final()
+            return True, False, final._result, None if final._exception is None else final._see()
+
+    # -- changing state -------------------------------------------------------------------------------------------
+
+    def cancel(self) -> bool:
+        """Cancel the task if it has not begun.
+
+        Returns:
+            True if it is cancelled (now, or already), False if it runs or is done.
+        """
+        with self._change():
+            if self._state != PENDING:
+                return self.cancelled()
+            call = self._forget_call()
+            self._state = CANCELLED_AND_NOTIFIED if self._home.withdraw(self) else CANCELLED
+        del call
+        self._keep_name()
+        try:
+            self._home.announce("cancelled", self)
+        finally:
+            self._tell()
+        return True
+
+    def request_cancel(self) -> bool:
+        """Cancel the task if it has not begun; else ask it to stop.
+
+        A running task sees that in `treadle.should_stop` and `treadle.checkpoint`, and is woken from `treadle.sleep`,
+        `Channel`, `treadle.wait` and `Future.result`, which raise Cancelled. It goes on if it does not look. What it
+        has submitted under a `deadline` or in a group is asked to stop too.
+
+        Returns:
+            True if it is cancelled, or was asked; False if it is done.
+        """
+        if self.cancel():
+            return True
+        if self.done():
+            return False
+        self._own_scope().cancel()
+        return True
+
+    def _own_scope(self) -> Scope:
+        """Return what the task itself runs under; made when it is first asked for."""
+        with self._home.lock:
+            rare = self._get_rare()
+            if rare.scope is None:
+                rare.scope = Scope(self._inherited())
+            return rare.scope
+
+    def _inherited(self) -> Scope | None:
+        """Return the scope that the task was submitted in."""
+        return None
+
+    def _hurry(self) -> None:
+        """Let nothing hold the task up any more: somebody runs it now."""
+
+    def _has_raised(self) -> bool:
+        """Whether there is an exception that it ended with."""
+        return getattr(self, "_exception", None) is not None
+
+    def _overdue(self) -> float:
+        """Return the seconds that have passed since the task's deadline."""
+        return 0.0
+
+    def set_running_or_notify_cancel(self) -> bool:
+        """Begin a future, to settle it by hand; a pool in which it waits lets go of it.
+
+        Returns:
+            True: run it. False: it was cancelled, and whoever waits has been told.
+
+        Raises:
+            RuntimeError: it had begun, or was done. That is logged too, as in the standard library.
+            InvalidStateError: it is a task of treadle's own, of a map say.
+        """
+        self._check_by_hand()
+        call: list[object] = []
+        with self._change():
+            state = self._state
+            if state == PENDING:
+                call.append(self._withdraw())
+                self._state = RUNNING
+            elif state == CANCELLED:
+                self._state = CANCELLED_AND_NOTIFIED
+        if state == PENDING:
+            self._let_go(call)
+            self._home.announce("cancelled", self)
+            return True
+        if state == CANCELLED or (state == CANCELLED_AND_NOTIFIED and self._in_pool()):  # which has told them itself
+            return False
+        _standard_log.critical("Future %s in unexpected state: %s", id(self), state)
+        raise RuntimeError(f"Future in unexpected state: it is {state.lower()}, and cannot begin again: {self!r}")
+
+    def set_result(self, result: T) -> None:
+        """Settle the future with `result`. A pool in which it waits lets go of it; if it runs, what it returns is lost.
+
+        Raises:
+            InvalidStateError: it was done already; or it is a task of treadle's own, of a map say.
+        """
+        self._settle(result, None)
+
+    def set_exception(self, exception: BaseException | None) -> None:
+        """Settle the future with `exception`; as `set_result`.
+
+        Raises:
+            InvalidStateError: it was done already; or it is a task of treadle's own, of a map say.
+        """
+        self._settle(None, exception)
+
+    def add_done_callback(self, fn: Callable[[Future[T]], object]) -> None:
+        """Call `fn(future)` once, when the future is done; at once if it is.
+
+        The callback runs in the thread that settles the future; when that fails at its deadline, in one that runs all
+        such callbacks of the process, one after another. What it raises is logged and harms nobody.
+
+        Raises:
+            TypeError: `fn` is a coroutine function, which a call would not run.
+        """
+        if type(fn) is not Note and callable(fn):  # else it is logged later, as in the standard library
+            checks.callback("fn", fn)
+        with self._home.lock:
+            if not self.done():
+                self._watch().callbacks.append(fn)
+                return
+        call_back(self, [fn])
+
+    def _settle(self, result: Any, error: BaseException | None) -> None:
+        """Finish the future by hand and tell whoever waits."""
+        self._check_by_hand()
+        if not self._settle_once(result, error, by_hand=True):
+            raise InvalidStateError(f"{self._state}: {self!r}")
+
+    def _settle_once(self, result: Any, error: BaseException | None, *, by_hand: bool = False) -> bool:
+        """Finish the future and tell whoever waits; False if it was done already."""
+        call: list[object] = []
+        with self._change():
+            before = self._state
+            if self.done():
+                return False
+            if before == PENDING:
+                call.append(self._withdraw())
+            if before == RUNNING and by_hand and self._in_pool():
+                settled: Future[T] = Future()
+                settled._result, settled._exception, settled._state = result, error, FINISHED
+                self._get_rare().settled = settled
+                self._end_early(SETTLED)
+            else:
+                self._result, self._exception, self._state = result, error, FINISHED
+        if call:
+            call_out(self._let_go, call)
+        try:
+            self._tell()  # first: an observer may block
+        finally:
+            if before == PENDING:
+                self._home.announce("cancelled", self)
+        return True
+
+    def _check_by_hand(self) -> None:
+        """Raise InvalidStateError if what becomes of it is not for others to say."""
+        if self._silent:
+            raise InvalidStateError(f"{self!r} does work of treadle's own, which can be cancelled, but not settled")
+
+    def _in_pool(self) -> bool:
+        return not isinstance(self._home, Alone)
+
+    def _withdraw(self) -> object:
+        """Have its pool let go of a pending future; return its call, as `_forget_call`. The lock is held."""
+        call = self._forget_call()
+        self._home.withdraw(self)
+        return call
+
+    def _end_early(self, state: str) -> None:
+        """Set the state of a future that a pool has claimed, and may be running; the lock is held."""
+        watchers = self._watch()
+        if watchers.condition is None:
+            watchers.condition = Condition()  # for whose sake a worker looks at the state before it sets it
+        self._state = state
+
+    def _cancel_claimed(self) -> None:
+        """Cancel a future that a pool has claimed, and whose call is not made."""
+        with self._change():
+            if self.done():
+                return
+            self._end_early(CANCELLED_AND_NOTIFIED)
+        self._tell()
+
+    def _leave_to_others(self) -> None:
+        """Have a future that runs here settled by others, and not when its call returns."""
+        with self._change():
+            if not self.done():
+                self._get_rare().left = True
+                self._end_early(RUNNING)
+
+    def _abandon(self, why: BaseException | None) -> None:
+        """Cancel a future that was claimed and will not be run; because its pool drops it, if there is a `why`."""
+        self._let_go([self._forget_call()])
+        with self._change():
+            if self.done():  # failed meanwhile, at its deadline
+                return
+            if why is not None:
+                self._get_rare().dropped = why
+            self._state = CANCELLED_AND_NOTIFIED
+        self._tell()
+
+    def _refuse(self, error: BaseException) -> None:
+        """Let go of the call of a future that its pool has not taken, because of `error`."""
+        self._let_go([self._forget_call()])
+
+    def _drop(self, error: BaseException) -> None:
+        """Fail a future that was claimed and will not be run."""
+        self._let_go([self._forget_call()])
+        self._settle_once(None, error)
+
+    def _orphan(self) -> None:
+        """In a forked child, settle what the parent goes on with; no other thread lives."""
+        lost = WorkerLost(None, self.name, "the process forked")
+        rare, pending = self._get_rare(), self._state == PENDING
+        rare.ended = True  # observers are told nothing more
+        self._let_go([self._forget_call()])
+        if pending:
+            rare.dropped = lost
+            self._state = CANCELLED_AND_NOTIFIED
+        else:
+            self._args, self._context = (), GONE  # this thread may have claimed it, and be about to run it
+            self._result, self._exception = None, lost
+            self._state = FINISHED
+
+    _change = changing
+
+    def _tell(self) -> None:
+        """Open the gates and run the callbacks of a future that is done; no lock is held."""
+        if self._watchers is not None:
+            self._watchers.tell(self)
+
+    # -- running --------------------------------------------------------------------------------------------------
+
+    def _invoke(self) -> bool:
+        """Run the call in its context, keep what comes of it, and forget the call. It is not settled yet.
+
+        Returns:
+            Whether the task is to go back to the queue instead of being settled.
+        """
+        context: Any = self._context
+        fn: Any = self._fn
+        args: Any = self._args
+        try:
+            if context is EMPTY:
+                context = Context()
+            if not args:  # `*args` would do for all, and take a tenth of what a task takes
+                self._result = context.run(fn)
+            elif len(args) == 1:
+                self._result = context.run(fn, args[0])
+            else:
+                self._result = context.run(fn, *args)
+            self._exception = None
+        except Cancelled as error:  # as it was told
+            self._result, self._exception = None, error
+        except BaseException as error:
+            self._get_rare().unseen = Unseen(self.name, error)
+            self._result, self._exception = None, error
+        self._args = self._context = None
+        if type(fn) is FunctionType:  # nearly always, and this is the path of every task
+            self._fn = fn.__qualname__
+        else:
+            self._keep_name()
+        if self._exception is not None:
+            self = context = fn = args = None  # type: ignore[assignment]  # the traceback holds this frame: no cycle
+        return False
+
+    def _finish(self) -> None:
+        """Settle a future whose call was run, unless others have done so, or will; and tell whoever waits."""
+        with self._change():
+            if not self.done():
+                rare = getattr(self, "_rare", None)
+                if rare is not None and rare.left:
+                    return
+                self._state = FINISHED
+        self._tell()
+
+    def _forget_call(self) -> object:
+        """Return the call, for whoever holds a lock to let go of it afterwards: destructors are the user's."""
+        call = self._args, self._context
+        self._args = self._context = None
+        return call
+
+    def _let_go(self, call: list[object]) -> None:
+        """Let go of what `_forget_call` has returned, and of the function; no lock is held."""
+        call.clear()
+        self._keep_name()
+
+    # -- for the standard library ---------------------------------------------------------------------------------
+
+    def _watch(self) -> Watchers:
+        """Return the watchers, made if there were none; the lock is held."""
+        if self._watchers is None:
+            self._watchers = Watchers()
+        return self._watchers
+
+    if not TYPE_CHECKING:  # to type checkers they are the attributes that the base class has, which others expect
+
+        @property
+        def _condition(self) -> Condition:
+            with self._home.lock:
+                watchers = self._watch()
+                if watchers.condition is None:
+                    watchers.condition = Condition()
+                return watchers.condition
+
+        @property
+        def _waiters(self) -> list[Any]:
+            with self._home.lock:
+                return self._watch().waiters
+
+        @property
+        def _done_callbacks(self) -> list[Callable[[Future[T]], object]]:
+            """Those that are still to be called: the list itself, which others look into, and take from."""
+            with self._home.lock:
+                return self._watch().callbacks
+
+        @_done_callbacks.setter
+        def _done_callbacks(self, callbacks: list[Callable[[Future[T]], object]]) -> None:
+            with self._home.lock:
+                self._watch().callbacks = callbacks
+
+    def __repr__(self) -> str:
+        with self._home.lock:
+            state, outcome = self._state, ""
+            if state == FINISHED:
+                final = self._final()
+                error, result = final._exception, final._result
+                outcome = f" returned {type_name(result)}" if error is None else f" raised {type_name(error)}"
+        kind = type(self)
+        shown = "Future" if kind.__module__.startswith("treadle.") else kind.__name__  # the name that is public
+        if self._fn is not None or self._traits.name is not None:  # else it was made by hand, of nothing
+            shown += f" of {self.name}"
+        return f"<{shown} at {id(self):#x} state={_base._STATE_TO_DESCRIPTION_MAP[state]}{outcome}>"

@@ -1,0 +1,184 @@
+"""Rate: at most so many tasks begin in so many seconds."""
+
+from __future__ import annotations
+
+from collections import deque
+from threading import RLock
+from typing import TYPE_CHECKING, Any
+
+from treadle._base import checks, clock
+from treadle._base.timer import ALARM, Bell
+
+if TYPE_CHECKING:
+    from treadle._tasks.future import Future
+
+__all__ = ["Bucket", "Rate", "bucket_of", "hold", "let_go"]
+
+_lock = RLock()  # of every rate: held for an instant, and across a fork; taken after a pool's lock, never before
+hold, let_go = (
+    _lock.acquire,
+    _lock.release,
+)  # around a fork, for which `treadle._dispatch.lifecycle` holds every lock in turn
+
+
+class Rate:
+    """`n` tasks may begin each `per` seconds, evenly spread, and up to `burst` at once after a pause: a token bucket.
+
+        politely = Rate(2)                  # one every half second
+        politely = Rate(100, per=60)        # a hundred a minute: one every 0.6 seconds
+        bursty = Rate(2, burst=10)          # two a second; ten at once, if none began in the five seconds before
+
+    Make it once, and give it to a pool, `Pool(8, rate=politely)`, or to views, `pool.options(rate=politely)`, of one
+    pool or of several: all that have the same object share it. The first `burst` tasks begin at once.
+
+    Tasks that have to wait for their turn hold no thread. They wait beside the queue, in the order in which they came
+    to its head, and count as waiting there: `queue_size` bounds them too, but for one more for each thread that was
+    free as they came, since a thread takes a task before it asks the rate. A task that is run inside another one,
+    because that waits for its result, begins at once, and those after it wait the longer for it.
+
+    It may be used, and its attributes be read, in any thread. A copy of it, pickled or not, is another one with the
+    same numbers.
+
+    Args:
+        n: tasks, more than 0.
+        per: seconds, more than 0.
+        burst: tasks, 1 or more.
+
+    Raises:
+        TypeError, ValueError: an argument is of the wrong type, or out of range.
+    """
+
+    __slots__ = ("__weakref__", "_bucket")
+
+    def __init__(self, n: float, per: float = 1.0, burst: int = 1) -> None:
+        self._bucket = Bucket(
+            checks.number("n", n, more_than=0),
+            checks.number("per", per, more_than=0),
+            checks.integer("burst", burst, least=1),
+        )
+
+    @property
+    def n(self) -> float:
+        """How many tasks may begin each `per` seconds."""
+        return self._bucket.n
+
+    @property
+    def per(self) -> float:
+        """In how many seconds `n` tasks may begin."""
+        return self._bucket.per
+
+    @property
+    def burst(self) -> int:
+        """How many tasks may begin at once after a pause."""
+        return self._bucket.burst
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.n, self.per, self.burst)
+
+    def __repr__(self) -> str:
+        bucket = self._bucket
+        return f"Rate({bucket.n:.12g}, per={bucket.per:.12g}, burst={bucket.burst}; {bucket.waiting()} waiting)"
+
+
+def bucket_of(rate: Rate) -> Bucket:
+    """Return what those ask who share `rate`."""
+    return rate._bucket
+
+
+class Bucket:
+    """The tokens of one rate, and the tasks that wait for them.
+
+    A thread that is about to run a task asks `admit`. One that is not admitted is put aside, and then `arm` is called;
+    when there is a token for it, its home is to `resume` it, and then it comes to a thread again. All methods may be
+    called from any thread.
+    """
+
+    def __init__(self, n: float, per: float, burst: int) -> None:
+        self.n = n
+        self.per = per
+        self.burst = burst
+        # _lock guards what follows.
+        self._tokens = float(burst)
+        self._filled = clock.now()  # when they were counted last
+        self._line: deque[Future[Any]] = deque()  # tasks that wait
+        self._called: set[Future[Any]] = set()  # tasks that were put back to the queue, for there is a token for each
+        self._bell: Bell | None = None
+
+    def waiting(self) -> int:
+        """Return how many tasks wait for a token."""
+        return len(self._line)
+
+    def admit(self, task: Future[Any]) -> bool:
+        """Take a token for `task`, whose thread is about to run it; False: it is to wait, and was put in line."""
+        with _lock:
+            self._fill()
+            its_turn = task in self._called or not (self._line or self._called)
+            if its_turn and self._tokens >= 1:
+                self._tokens -= 1
+                self._called.discard(task)
+                return True
+            if task in self._called:
+                self._called.discard(task)
+                self._line.appendleft(task)
+            else:
+                self._line.append(task)
+            return False
+
+    def has_called(self, task: Future[Any]) -> bool:
+        """Whether it is the turn of `task`, which was in line."""
+        return task in self._called
+
+    def charge(self, task: Future[Any]) -> None:
+        """Take a token for `task`, which begins whether there is one or not."""
+        with _lock:
+            self._fill()
+            self._tokens -= 1
+            self.forget(task)
+
+    def forget(self, task: Future[Any]) -> None:
+        """Take `task` out of the line, for it will not run, or runs now."""
+        with _lock:
+            if task in self._called:
+                self._called.discard(task)
+                self._disarm()  # its token is the next one's, perhaps at once
+            if task in self._line:
+                self._line.remove(task)
+            if self._line:
+                self.arm()
+            else:
+                self._disarm()  # or the alarm's thread would stay for nothing, perhaps for hours
+
+    def arm(self) -> None:
+        """See that the first task in line is called when there is a token for it."""
+        with _lock:
+            if self._line and (self._bell is None or self._bell.ring is None):  # or the process forked
+                missing = 1 + len(self._called) - self._tokens
+                self._bell = ALARM.set(self._filled + max(0.0, missing * self.per / self.n), self._call)
+
+    def _disarm(self) -> None:
+        if self._bell is not None:
+            ALARM.mute(self._bell)
+            self._bell = None
+
+    def _fill(self) -> None:
+        now = clock.now()
+        self._tokens = min(float(self.burst), self._tokens + (now - self._filled) * self.n / self.per)
+        self._filled = now
+
+    def _call(self) -> None:
+        """Put the tasks for which there are tokens back to the queue."""
+        called = []
+        with _lock:
+            self._bell = None
+            self._fill()
+            # A token is kept for each that was called. But if none has been taken for so long that the bucket is full,
+            # those that were called are held up, perhaps by what waits for the next in line: so that one is called too.
+            wanted = min(1 + len(self._called), self.burst)
+            while self._line and self._tokens + 1e-9 >= wanted:
+                task = self._line.popleft()
+                self._called.add(task)
+                called.append(task)
+                wanted = 1 + len(self._called)
+            self.arm()
+        for task in called:
+            task._home.resume(task)

@@ -1,0 +1,408 @@
+"""Scope: the deadline and the cancellation that code runs under, carried from task to task by the context.
+
+    with treadle.deadline(2.0):                  everything in here, and every task submitted in here, has two seconds
+        future = pool.submit(work)               fails with DeadlineExceeded when they are over
+
+    def work():
+        while not treadle.should_stop():           the other half of cancellation: tasks have to look
+            treadle.sleep(0.1)                   wakes at once when the deadline passes, or the task is cancelled
+
+Scopes are nested: each has the nearer deadline of its own and its parent's, and is cancelled when its parent is. Which
+one is current is found in two places. A `deadline` or a group sets a context variable, which travels with the tasks
+that are submitted inside. And each task that asks, or is asked to stop, has one of its own, found through its thread.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from _thread import allocate_lock
+from collections.abc import Callable, Iterator
+from contextvars import Context, ContextVar, Token
+from typing import TYPE_CHECKING, Any, Protocol
+
+from treadle._base import checks, clock
+from treadle._base.timer import ALARM, Bell
+from treadle._base.words import log
+from treadle._tasks.contexts import taken
+from treadle.errors import Cancelled, DeadlineExceeded
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+__all__ = [
+    "HERE",
+    "SCOPE",
+    "Scope",
+    "checkpoint",
+    "current",
+    "deadline",
+    "should_stop",
+    "sleep",
+    "task_here",
+    "time_left",
+    "unscoped",
+]
+
+
+_log = logging.getLogger("treadle")
+
+_lock = threading.RLock()  # of every scope: held for an instant, and across a fork; taken after a pool's lock
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
+
+
+class Member(Protocol):
+    """A task of a scope."""
+
+    def _expire(self, error: DeadlineExceeded) -> None:
+        """Fail, for the deadline has passed."""
+
+
+class Scope:
+    """One deadline, or none, and whether cancellation was asked for. All methods may be called from any thread."""
+
+    __slots__ = (
+        "_bell",
+        "_idle",
+        "_members",
+        "_process",
+        "_running",
+        "_wakers",
+        "deadline",
+        "parent",
+        "seconds",
+        "stopped",
+    )
+
+    def __init__(self, parent: Scope | None, seconds: float | None = None) -> None:
+        self.parent = parent
+        self.seconds = seconds  # that were given; the parent's if those end earlier
+        self.deadline = None if seconds is None else clock.now() + seconds  # on the clock
+        nearer = None if parent is None else parent.deadline
+        if parent is not None and nearer is not None and (self.deadline is None or nearer <= self.deadline):
+            self.deadline, self.seconds = nearer, parent.seconds
+        self.stopped = False
+        # _lock guards what follows.
+        self._wakers: dict[object, Callable[[], object]] = {}
+        self._members: dict[Member, None] = {}  # tasks that are not done
+        self._bell: Bell | None = None  # set while there are any, and a deadline
+        self._running = 0  # functions of its tasks, and of those inside it, that have not returned,
+        self._process = 0  # in this process; a forked child has none of them
+        self._idle: Callable[[], object] | None = None  # called when none is left of them
+
+    # -- asking ---------------------------------------------------------------------------------------------------
+
+    def over(self, task: Any = None) -> Cancelled | DeadlineExceeded | None:
+        """Return why there is no point in going on, as an error to raise; None if there is.
+
+        Args:
+            task: the one that is not to go on, for the error to tell its name; no lock is held then, see `Future.name`.
+        """
+        scope: Scope | None = self
+        while scope is not None:  # as `_outward`, which would take twice as long
+            if scope.stopped:
+                return Cancelled(*_facts_of(task))
+            scope = scope.parent
+        if self.deadline is not None and clock.now() >= self.deadline:
+            return self.exceeded(task)
+        return None
+
+    def exceeded(self, task: Any = None) -> DeadlineExceeded:
+        """Return the error that says the deadline has passed; as `over`."""
+        return DeadlineExceeded(self.seconds or 0.0, *_facts_of(task))
+
+    def check(self) -> None:
+        """Raise what `over` returns, if it does, in the task that runs here."""
+        error = self.over(task_here())
+        if error is not None:
+            raise error
+
+    def left(self, timeout: float | None = None) -> float | None:
+        """Return the seconds until the deadline, 0 if it has passed; at most `timeout`, where that is not None."""
+        if self.deadline is None:
+            return timeout
+        left = min(max(0.0, self.deadline - clock.now()), threading.TIMEOUT_MAX)
+        return left if timeout is None else min(left, timeout)
+
+    def overdue(self) -> float:
+        """Return the seconds since the deadline; 0 before it, or without one."""
+        return 0.0 if self.deadline is None else max(0.0, clock.now() - self.deadline)
+
+    def bounded_by(self, other: Scope | None) -> Scope:
+        """Return the scope for a task that belongs to this one, and is submitted in `other`.
+
+        That is `other` if it lies inside this one; or else this one, with the deadline of `other` if that is nearer.
+        """
+        if other is None or self in other._outward():
+            return other or self
+        if other.deadline is None or (self.deadline is not None and self.deadline <= other.deadline):
+            return self
+        bounded = Scope(self)
+        bounded.deadline, bounded.seconds = other.deadline, other.seconds
+        return bounded
+
+    def _outward(self) -> Iterator[Scope]:
+        """Yield this scope and all around it."""
+        scope: Scope | None = self
+        while scope is not None:
+            yield scope
+            scope = scope.parent
+
+    # -- ending it ------------------------------------------------------------------------------------------------
+
+    def cancel(self) -> None:
+        """Ask whatever runs here to stop, and wake it if it waits."""
+        with _lock:
+            self.stopped = True
+            wakers = list(self._wakers.values())
+        for wake in wakers:
+            wake()
+
+    def waking(self, wake: Callable[[], object]) -> _Waking:
+        """Return a context manager that has `wake` called when this scope, or one around it, is cancelled.
+
+        `wake` may be called more than once, and also if that was before; it must neither block nor raise. The deadline
+        wakes nobody: who waits is to wait no longer than `left`.
+        """
+        return _Waking(self, wake)
+
+    # -- tasks ----------------------------------------------------------------------------------------------------
+
+    def join(self, member: Member) -> None:
+        """Fail `member` when the deadline passes, unless it leaves before."""
+        with _lock:
+            if self.deadline is not None and (self._bell is None or self._bell.ring is None):  # or the process forked
+                self._bell = ALARM.set(self.deadline, self._expire)
+            self._members[member] = None
+
+    def leave(self, member: Member) -> bool:
+        """Let `member` go; False: too late, it was failed. Whoever takes it out has decided what becomes of it."""
+        with _lock:
+            if self._members.pop(member, self) is self:
+                return False
+            if not self._members and self._bell is not None:
+                ALARM.mute(self._bell)
+                self._bell = None
+            return True
+
+    @property
+    def running(self) -> int:
+        """How many functions of its tasks, and of those in scopes inside it, have not returned."""
+        return self._running if self._process == os.getpid() else 0
+
+    def begin(self) -> int:
+        """A task's thread is about to look whether it may run its function; return what `end` is to be given."""
+        process = os.getpid()
+        with _lock:
+            for scope in self._outward():
+                scope._running, scope._process = scope.running + 1, process
+        return process
+
+    def end(self, process: int) -> None:
+        """That function has returned, or was not run."""
+        if process != os.getpid():  # it began before this process was forked, and is not counted here
+            return
+        with _lock:
+            for scope in self._outward():
+                scope._running -= 1
+            idle = [scope._idle for scope in self._outward() if not scope._running]
+        for call in idle:
+            if call is not None:
+                call()
+
+    def when_idle(self, idle: Callable[[], object]) -> None:
+        """Call `idle` now, and whenever the last function that runs has returned, until `forget_idle`."""
+        self._idle = idle
+        idle()
+
+    def forget_idle(self) -> None:
+        """Let go of what `when_idle` was given: futures and contexts hold the scope for as long as they are kept."""
+        self._idle = None
+
+    def _expire(self) -> None:
+        """Fail all that are left, for the deadline has passed."""
+        with _lock:
+            members, self._members, self._bell = list(self._members), {}, None
+        for member in members:
+            try:
+                member._expire(self.exceeded(member))
+            except BaseException as raised:  # as of an order's own: the others are not to wait for ever
+                log(_log, logging.ERROR, "a task could not be failed at its deadline", error=raised)
+
+
+class _Waking:
+    """See `Scope.waking`."""
+
+    __slots__ = ("_scope", "_wake")
+
+    def __init__(self, scope: Scope, wake: Callable[[], object]) -> None:
+        self._scope = scope
+        self._wake = wake
+
+    def __enter__(self) -> None:
+        scope: Scope | None = self._scope
+        stopped = False
+        while scope is not None:
+            with _lock:
+                scope._wakers[self] = self._wake
+                stopped = stopped or scope.stopped
+            scope = scope.parent
+        if stopped:
+            self._wake()
+
+    def __exit__(self, *_: object) -> None:
+        scope: Scope | None = self._scope
+        while scope is not None:
+            with _lock:
+                scope._wakers.pop(self, None)
+            scope = scope.parent
+
+
+# -- which scope is current ---------------------------------------------------------------------------------------
+
+SCOPE: ContextVar[Scope | None] = ContextVar("treadle._tasks.scope", default=None)
+"""The innermost scope that a `deadline` block or a group has opened, here or where the running task was submitted."""
+
+
+class _Here(threading.local):
+    """What runs in this thread."""
+
+    worker: Any = None  # treadle._dispatch.worker.Worker, if it is one's thread
+    tasks: tuple[Any, ...] = ()  # those that run in a thread of nobody's, by the caller itself; the innermost last
+    # While the input is read of maps that they have accepted: the dispatchers of pools, and the doors of their views.
+    reading: tuple[Any, ...] = ()
+    errands: tuple[
+        Any, ...
+    ] = ()  # treadle._dispatch.deadlock.Errand: what others may wait for that the thread is to bring
+
+
+HERE = _Here()
+
+
+def task_here() -> Any:
+    """Return the innermost task that runs in this thread; None if there is none."""
+    task = HERE.worker.task if HERE.worker is not None else HERE.tasks[-1] if HERE.tasks else None
+    if task is None or task._context is None:  # it has run, and this is a callback of its future
+        return None
+    return task
+
+
+def _facts_of(task: Any) -> tuple[str | None, str | None]:
+    """Return the names of a task and its pool, for an error; none for the loop of a crew or a pipeline."""
+    if task is None or getattr(task._home, "pool", None) is None:
+        return None, None
+    return task.name, task._home.name
+
+
+def current() -> Scope | None:
+    """Return the innermost scope that the caller runs in; None if it runs in none."""
+    inner, task = SCOPE.get(), task_here()
+    if task is None:
+        return inner
+    own: Scope = task._own_scope()
+    return own if inner is None or inner is own.parent else inner
+
+
+def unscoped() -> Context:
+    """Return a copy of the caller's context, as `taken`, without its scope: for what lives on when that is over."""
+    context = taken()
+    context.run(SCOPE.set, None)
+    return context
+
+
+# -- the public names ---------------------------------------------------------------------------------------------
+
+
+class deadline:  # it is used as a function
+    """Bound everything in a `with` block, and every task submitted there, to `seconds` from the entry of the block.
+
+    Inherited by what tasks submit in turn, through `submit`, `map`, `run` and groups; of nested deadlines the nearer
+    one holds. A task whose deadline has passed is never started. A future fails with `DeadlineExceeded` when its
+    deadline passes, also while its task runs; the task itself is not killed, for no Python thread can be: it sees the
+    deadline through `time_left`, `should_stop` or `checkpoint`, its waits in `treadle.sleep`, `Channel`, `treadle.wait`
+    and `Future.result` end there, and until it returns its thread is shown as overdue in `Pool.snapshot`. Leaving the
+    block late raises nothing.
+
+    Args:
+        seconds: 0 or more. None, `math.inf`, and whatever is longer than a lock can be waited for, is no deadline but
+            the surrounding one, if there is any.
+
+    Raises:
+        TypeError, ValueError: `seconds` is neither such a number nor None.
+    """
+
+    __slots__ = ("_seconds", "_tokens")
+
+    def __init__(self, seconds: float | None) -> None:
+        self._seconds = checks.seconds("seconds", seconds)
+        self._tokens: list[Token[Scope | None]] = []
+
+    def __enter__(self) -> None:
+        self._tokens.append(SCOPE.set(Scope(current(), self._seconds)))
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        SCOPE.reset(self._tokens.pop())
+
+    def __repr__(self) -> str:
+        return f"deadline({self._seconds})"
+
+
+def time_left() -> float | None:
+    """Return the seconds until the deadline that the caller runs under, 0 if it has passed; None if there is none."""
+    scope = current()
+    return None if scope is None else scope.left()
+
+
+def should_stop() -> bool:
+    """Return whether the caller should stop, for one of two reasons; `checkpoint` raises which.
+
+    It was asked to: by `Future.request_cancel` on its task, by the cancelled await of a `run`, or because its group was
+    cancelled. Or the deadline that it runs under has passed, though nobody has cancelled anything.
+    """
+    scope = current()
+    return scope is not None and scope.over() is not None
+
+
+def checkpoint() -> None:
+    """Stop here if the caller should stop.
+
+    Raises:
+        Cancelled: it was asked to.
+        DeadlineExceeded: its deadline has passed.
+    """
+    scope = current()
+    if scope is not None:
+        scope.check()
+
+
+def sleep(seconds: float) -> None:
+    """Sleep as `time.sleep` does, but wake at once when the caller should stop.
+
+    Args:
+        seconds: 0 or more; `math.inf` for as long as it takes.
+
+    Raises:
+        Cancelled, DeadlineExceeded: as `checkpoint`, also if that is so when it is called.
+        TypeError, ValueError: `seconds` is not such a number.
+    """
+    seconds = min(checks.duration("seconds", seconds), threading.TIMEOUT_MAX)
+    scope = current()
+    if scope is None:
+        clock.pause(seconds)
+        return
+    gate = allocate_lock()
+    gate.acquire()
+
+    def wake() -> None:
+        try:
+            gate.release()
+        except RuntimeError:  # somebody else was faster
+            pass
+
+    with scope.waking(wake):
+        gate.acquire(True, scope.left(seconds) or 0.0)
+    scope.check()

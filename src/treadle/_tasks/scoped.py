@@ -1,0 +1,187 @@
+"""Governed: tasks that were submitted under a deadline or in a group; and how tasks are made."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from contextvars import Context
+from typing import TYPE_CHECKING, Any, cast
+
+from treadle._base import clock
+from treadle._base.threads import check_unpatched
+from treadle._base.words import log
+from treadle._tasks.call import Bare, Gone, Unseen
+from treadle._tasks.contexts import EMPTY
+from treadle._tasks.future import FINISHED, PENDING, Future
+from treadle._tasks.rate import bucket_of
+from treadle._tasks.scope import HERE, SCOPE, Scope
+from treadle.errors import Cancelled, DeadlineExceeded
+
+if TYPE_CHECKING:
+    from treadle._tasks.options import Traits
+    from treadle._tasks.owner import Home
+    from treadle._tasks.rate import Bucket, Rate
+
+__all__ = ["Governed", "new_task", "scope_around"]
+
+FREE = Scope(None)  # of tasks that are submitted in no scope, but at a rate
+
+_log = logging.getLogger("treadle")
+
+
+class Governed(Future[Any]):
+    """A task that belongs to a scope: not started when that is over, and failed on time when its deadline passes.
+
+    Who takes it out of the scope has decided what becomes of it: the alarm at the deadline, or its worker afterwards.
+    """
+
+    __slots__ = ("_entered", "_late", "_rate", "_scope", "_wanted")
+
+    _scope: Scope
+    _entered: bool  # whether a pool has it; before, nothing may become of it but a refusal
+    _late: bool  # its deadline passed before that
+    _rate: Bucket | None  # that it is still to be admitted by
+    _wanted: bool  # whether a worker came to run it, and had to wait for it instead
+
+    def _inherited(self) -> Scope:
+        return self._scope
+
+    def _ready(self) -> bool:
+        """Whether it may begin now; if not, it is in line for that."""
+        if self._rate is None or self._scope.over() is not None:
+            return True
+        if not self._rate.admit(self):
+            return False
+        self._rate = None
+        return True
+
+    def _invoke(self) -> bool:
+        if not self._ready():
+            return True
+        scope = self._scope
+        began = scope.begin()
+        try:
+            self._run(scope.over(self))
+        finally:
+            scope.end(began)
+            del self  # the traceback leads to this frame: no cycle through it
+        return False
+
+    def _run(self, error: BaseException | None) -> None:
+        """Run the function, unless there is an error already, and keep what comes of it."""
+        result, started, context = None, error is None, None
+        if started:
+            self._home.announce("started", self)
+            try:
+                context = Context() if self._context is EMPTY else self._context
+                result = context.run(self._fn, *self._args)
+            except BaseException as raised:
+                error = raised
+        elif error is not None:
+            self._home.never_began(self, error)
+        if self._scope.leave(self) and not self._scope.overdue():
+            if error is not None and started and not issubclass(type(error), Cancelled):
+                self._get_rare().unseen = Unseen(self.name, error)
+            self._result, self._exception = result, error
+        else:
+            self._settle_once(None, self._scope.exceeded(self))  # unless the alarm has, or somebody by hand
+            if self._state is not FINISHED:
+                self._result, self._exception = result, error
+            if error is not None and not issubclass(type(error), (Cancelled, DeadlineExceeded)):
+                when = "in a forked child" if isinstance(self._context, Gone) else "after its deadline"
+                log(_log, logging.ERROR, "task %s failed %s", self.name, when, error=error)
+        if started:
+            self._home.announce("finished", self, self._exception)
+        self._args = self._context = None
+        self._keep_name()
+        self._leave_line()
+        if error is not None:
+            self = error = context = None  # type: ignore[assignment]  # the traceback holds this frame: no cycle through it
+
+    def _hurry(self) -> None:
+        if self._rate is not None:
+            self._rate.charge(self)
+            self._rate = None
+
+    def _forget_call(self) -> object:
+        call = super()._forget_call()
+        self._scope.leave(self)
+        self._leave_line()
+        return call
+
+    def _step_out_of_line(self) -> None:
+        """Wait for no turn any more, until it comes to a worker again."""
+        if self._rate is not None:
+            self._rate.forget(self)
+
+    def _leave_line(self) -> None:
+        """Let those behind it go on, for it will not begin any more, or has."""
+        self._step_out_of_line()
+        self._rate = None
+
+    def _expire(self, error: DeadlineExceeded) -> None:
+        """Fail, for the deadline has passed."""
+        with self._home.lock:
+            self._late = True
+            if not self._entered:
+                return
+        self._settle_once(None, error)
+
+    def _enter(self) -> None:
+        """Note that the pool has it; no lock is held."""
+        with self._home.lock:
+            self._entered = True
+        if self._late:
+            self._expire(self._scope.exceeded(self))
+
+    def _overdue(self) -> float:
+        return self._scope.overdue()
+
+
+def scope_around(context: Context | Bare | None) -> Scope | None:
+    """Return the scope that a task belongs to which is made here; one without a context asks the task that makes it."""
+    scope = SCOPE.get()
+    if scope is None and isinstance(context, Bare) and HERE.worker is not None and HERE.worker.task is not None:
+        inherited: Scope | None = HERE.worker.task._inherited()
+        return inherited
+    return scope
+
+
+def new_task(
+    home: Home,
+    fn: Callable[..., Any],
+    args: tuple[Any, ...],
+    context: Context | Bare,
+    traits: Traits,
+    kind: type[Future[Any]] = Future,
+    rate: Rate | None = None,
+) -> Future[Any]:
+    """Return a task that has not been admitted. A plain one belongs to the scope in which it is made, if there is one.
+
+    Raises:
+        Cancelled, DeadlineExceeded: that scope is over.
+        PatchedTooLate: threads are greenlets now.
+    """
+    scope = scope_around(context) if kind is Future else None
+    if scope is None and rate is not None:
+        scope = FREE
+    if scope is not None:
+        scope.check()
+        check_unpatched()  # for the alarm may need a thread, and a worker that calls it cannot be told
+        kind = Governed
+    task = object.__new__(kind)
+    task._home = home
+    task._state = PENDING
+    task._watchers = None
+    task._fn = fn
+    task._args = args
+    task._context = context or EMPTY  # each that waits would hold one
+    task._submitted = clock.now()
+    task._traits = traits
+    if scope is not None:
+        governed = cast(Governed, task)
+        governed._scope = scope
+        governed._rate = None if rate is None else bucket_of(rate)
+        governed._entered = governed._late = governed._wanted = False
+        scope.join(governed)
+    return task

@@ -1,0 +1,232 @@
+"""Guard: what stands between a pool and an order that is not treadle's own, and may do anything."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from treadle._base.words import counted, pass_on, type_name
+from treadle._tasks.future import CANCELLED_AND_NOTIFIED, Future
+from treadle.errors import PoolBroken
+from treadle.orders import Order, Task
+from treadle.orders._order import Handles, Own, hook_of, own
+
+if TYPE_CHECKING:
+    from treadle._dispatch.dispatcher import Dispatcher
+
+__all__ = ["guarded"]
+
+T = TypeVar("T")
+
+HOOKS = ("stale", "full", "holds", "holders", "ended")
+
+HUSK: Future[Any] = Future()  # what is taken where there is nothing, for it is dead
+HUSK._state = CANCELLED_AND_NOTIFIED
+
+
+def guarded(order: Order, dispatcher: Dispatcher) -> Own:
+    """Return `order`, as a pool may use it: one of treadle's own as it is, any other behind a guard."""
+    mine = own(order)
+    return Guard(order, dispatcher) if mine is None else mine
+
+
+class Guard(Own):
+    """Asks an order, and keeps the books of what that holds; the dispatcher's lock guards all of it.
+
+    At the first call that raises, gives out what was not in it, or leaves the order with more or fewer tasks than the
+    books have, the pool is broken: from then on the order is asked nothing, and the books say which tasks there are.
+    """
+
+    _tasks: dict[Task, Task]  # that the order holds
+
+    def __init__(self, order: Order, dispatcher: Dispatcher) -> None:
+        self._order = order
+        self._dispatcher = dispatcher
+        self._tasks = {}
+        self._ready = _Ready(self.ready)
+        self._failed = False
+        self._calls = 0  # that are under way, each inside the one before: of a signal handler, or a destructor
+
+    def _idle(self) -> tuple[object, ...]:
+        return tuple(getattr(Guard, name) for name in HOOKS if hook_of(self._order, name) is None)
+
+    def _handles(self) -> Handles:
+        return Handles(self._tasks, self._ready, self.put, self.take)
+
+    # -- what changes the books -----------------------------------------------------------------------------------
+
+    def put(self, task: Task, /) -> None:
+        """Add a task.
+
+        Raises:
+            PoolBroken: the order failed; `task` is not in it.
+        """
+        self._add("put", self._order.put, task)
+
+    def put_again(self, task: Task, /) -> None:
+        """Add a task that is to go on later; as `put`."""
+        self._add("put_again", self._order.put_again, task)
+
+    def put_first(self, task: Task, /) -> None:
+        """Add a task that was taken before its time; as `put`."""
+        self._add("put_first", self._order.put_first, task)
+
+    def take(self) -> Task:
+        """Remove and return the next task; a dead one if the order failed."""
+        try:
+            return self._give_out("take", self._take_one)[0]
+        except PoolBroken:
+            self._dispatcher.dead += 1  # as it is counted by whoever takes it
+            return HUSK
+
+    def stale(self) -> Sequence[Task]:
+        """Remove and return the tasks to shed; none if the order failed."""
+        try:
+            return self._give_out("stale", lambda: self._order.stale())
+        except PoolBroken:
+            return ()
+
+    def evict(self, newcomer: Task, /) -> Task:
+        """Remove and return the task to give up.
+
+        Raises:
+            IndexError: there is none.
+            PoolBroken: the order failed.
+        """
+        return self._give_out("evict", lambda: self._evict_one(newcomer))[0]
+
+    def purge(self, keep: Callable[[Task], bool], /) -> None:
+        """Drop every task that `keep` refuses, whether the order fails at it or not."""
+        for task in [task for task in self._tasks if not keep(task)]:
+            del self._tasks[task]
+        if self._failed:
+            return
+        self._calls += 1
+        try:
+            self._order.purge(self._tasks.__contains__)
+            self._compare()
+        except BaseException as error:
+            self._fail("purge", error)
+        finally:
+            self._calls -= 1
+
+    def _add(self, name: str, put: Callable[[Task], object], task: Task) -> None:
+        if self._failed:
+            raise self._dispatcher.why_broken()
+        self._calls += 1
+        try:
+            self._tasks[task] = task
+            put(task)
+            self._compare()
+        except BaseException as error:
+            self._tasks.pop(task, None)
+            self._fail(name, error)
+            raise self._dispatcher.why_broken() from error
+        finally:
+            self._calls -= 1
+
+    def _give_out(self, name: str, ask: Callable[[], Iterable[Task]]) -> list[Task]:
+        """Strike out and return the tasks that the order gives out: themselves, whatever it is that equals them."""
+        if self._failed:
+            raise self._dispatcher.why_broken()
+        self._calls += 1
+        out: list[Task] = []
+        try:
+            for task in ask():
+                found = self._tasks.pop(task, None)
+                if found is None:
+                    raise RuntimeError(f"{type_name(task)} was given out, and is no task that was in it")
+                out.append(found)
+            self._compare()
+        except BaseException as error:
+            self._tasks.update(zip(out, out, strict=True))
+            self._fail(name, error)
+            raise self._dispatcher.why_broken() from error
+        finally:
+            self._calls -= 1
+        return out
+
+    def _take_one(self) -> tuple[Task]:
+        return (self._order.take(),)
+
+    def _evict_one(self, newcomer: Task) -> tuple[Task, ...]:
+        try:
+            return (self._order.evict(newcomer),)
+        except IndexError:
+            return ()
+
+    def _compare(self) -> None:
+        """See that the order holds what the books have, unless another call is in the middle of a change."""
+        if self._calls == 1 and not self._failed and len(self._order) != len(self._tasks):
+            raise RuntimeError(
+                f"its length is {len(self._order)}, and it should hold {counted(len(self._tasks), 'task')}"
+            )
+
+    # -- what only asks -------------------------------------------------------------------------------------------
+
+    def ready(self) -> bool:
+        """Return whether there is a task that may be taken."""
+        try:  # spelled out, as it is asked several times for every task
+            return not self._failed and bool(self._order.ready())
+        except BaseException as error:
+            self._fail("ready", error)
+            return False
+
+    @property
+    def standing(self) -> bool:
+        """Whether callers that submit are to look for stale tasks too."""
+        return self._ask("standing", lambda: bool(self._order.standing), False)
+
+    def full(self, task: Task, beside: int, /) -> bool:
+        """Return whether there is no room for `task`."""
+        return self._ask("full", lambda: bool(self._order.full(task, beside)), False)
+
+    def holds(self, task: Task, /) -> bool:
+        """Return whether `task`, if it came now, would be held back."""
+        return self._ask("holds", lambda: bool(self._order.holds(task)), False)
+
+    def holders(self, task: Task, /) -> Collection[Task]:
+        """Return the tasks of which one has to end before `task` may be taken."""
+        return self._ask("holders", lambda: tuple(self._order.holders(task)), ())
+
+    def ended(self, task: Task, /) -> None:
+        """Note that a task has run."""
+        self._ask("ended", lambda: self._order.ended(task), None)
+
+    @property
+    def threads(self) -> int:
+        """The pool's ceiling on threads."""
+        return self._order.threads
+
+    @threads.setter
+    def threads(self, threads: int) -> None:
+        """Tell the order."""
+        self._ask("threads", lambda: setattr(self._order, "threads", threads), None)
+
+    def _ask(self, name: str, question: Callable[[], T], otherwise: T) -> T:
+        """Return what the order says; `otherwise` if it has failed."""
+        if self._failed:
+            return otherwise
+        try:
+            return question()
+        except BaseException as error:
+            self._fail(name, error)
+            return otherwise
+
+    def _fail(self, name: str, error: BaseException) -> None:
+        if not self._failed:
+            self._failed = True
+            self._dispatcher.break_off(f"{type_name(self._order)}.{name}", error)
+        pass_on(error)
+
+
+class _Ready:
+    """True while the order says that there is a task to take."""
+
+    __slots__ = ("ask",)
+
+    def __init__(self, ask: Callable[[], bool]) -> None:
+        self.ask = ask
+
+    def __bool__(self) -> bool:
+        return self.ask()

@@ -1,0 +1,235 @@
+"""What a pool, its workers and its futures share."""
+
+from __future__ import annotations
+
+import queue
+import sys
+import threading
+import weakref
+from _thread import allocate_lock
+from typing import Any
+
+import pytest
+
+from treadle import Future, Pool, Rate, deadline
+from treadle._base.timer import call_later
+from treadle._dispatch import dispatcher as dispatch_module
+from treadle._dispatch.dispatcher import Dispatcher
+from treadle._tasks.rate import Bucket
+from treadle.errors import DeadlineExceeded
+
+
+def hold(pool: Pool) -> threading.Event:
+    """Fill the only thread of the pool until the returned event is set."""
+    gate, began = threading.Event(), threading.Event()
+
+    def task() -> None:
+        began.set()
+        assert gate.wait(30)
+
+    pool.submit(task)
+    assert began.wait(30)
+    return gate
+
+
+def test_cancelled_tasks_take_no_room_and_no_memory_for_long() -> None:
+    with Pool(1, queue_size=100) as pool:
+        gate = hold(pool)
+        for _ in range(50):
+            for future in [pool.submit(int) for _ in range(100)]:
+                assert future.cancel()
+            assert pool.snapshot().waiting == 0
+            assert len(pool._task_home.tasks) <= 200
+        gate.set()
+
+
+def test_a_task_is_run_once_whoever_is_faster() -> None:
+    """A worker and a nested wait race for the same tasks."""
+    ran: list[int] = []
+
+    with Pool(2) as pool:
+
+        def parent(number: int) -> None:
+            for child in [pool.submit(ran.append, number * 10 + n) for n in range(10)]:
+                child.result()
+
+        for future in [pool.submit(parent, n) for n in range(50)]:
+            future.result(30)
+    assert sorted(ran) == list(range(500))
+
+
+class Watched:
+    """An object whose destructor sees whether another thread could take the pool's lock."""
+
+    def __init__(self, pool: Pool, seen: queue.SimpleQueue[bool]) -> None:
+        self.pool, self.seen = pool, seen
+
+    def __del__(self) -> None:
+        lock, free = self.pool._task_home.lock, list[bool]()
+
+        def look() -> None:
+            free.append(lock.acquire(timeout=5))  # somebody else may have it for a moment
+            if free[0]:
+                lock.release()
+
+        other = threading.Thread(target=look)
+        other.start()
+        other.join(30)
+        self.seen.put(free[0])
+
+
+@pytest.mark.parametrize("way", ["cancel", "request_cancel", "deadline"])
+def test_the_users_destructors_run_without_the_pools_lock(way: str) -> None:
+    seen: queue.SimpleQueue[bool] = queue.SimpleQueue()
+    with Pool(1) as pool:
+        gate = hold(pool)
+        with deadline(600):
+            future = pool.submit(print, Watched(pool, seen))
+        if way == "deadline":
+            future._settle_once(None, DeadlineExceeded(600))
+        else:
+            getattr(future, way)()
+        gate.set()
+        assert seen.get(timeout=30)
+
+
+@pytest.mark.parametrize("way", ["taken", "purged"])
+def test_the_results_of_tasks_that_were_run_elsewhere_are_let_go_of_without_the_pools_lock(way: str) -> None:
+    """The order may be the last that holds them."""
+    seen: queue.SimpleQueue[bool] = queue.SimpleQueue()
+
+    def parent() -> None:
+        pool.submit(Watched, pool, seen).result()
+        if way == "purged":
+            with pool._task_home.lock:
+                pool._task_home.purge()
+
+    with Pool(1) as pool:
+        pool.submit(parent).result(30)
+    # Without the GIL an object that another thread lets go of last is destroyed by its maker, at whatever line that is.
+    assert seen.get(timeout=30) or not getattr(sys, "_is_gil_enabled", lambda: True)()
+
+
+def test_a_task_that_its_deadline_fails_just_before_it_waits_for_its_rate_is_forgotten() -> None:
+    """The alarm takes it for one that runs, and leaves what it holds to its thread."""
+
+    class Argument:
+        pass
+
+    def admit_too_late(task: Future[object]) -> bool:
+        admitted = Bucket.admit(rate._bucket, task)
+        task._settle_once(None, DeadlineExceeded(600))
+        return admitted
+
+    argument = Argument()
+    kept = weakref.ref(argument)
+    with Pool(1) as pool:
+        rate = Rate(1.0)
+        rate._bucket._tokens = 0.0
+        rate._bucket.admit = admit_too_late  # type: ignore[method-assign]  # loses the race on purpose
+        with deadline(600):
+            future = pool.options(rate=rate).submit(id, argument)
+        assert isinstance(future.exception(30), DeadlineExceeded)
+    forgotten = threading.Event()
+    call_later(forgotten.set)
+    assert forgotten.wait(30)
+    del argument
+    assert kept() is None
+    assert not rate._bucket._line
+    assert rate._bucket._bell is None
+
+
+def test_a_task_is_counted_once_between_its_claim_and_its_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that runs what it waits for takes it out of the order first."""
+    seen: list[int] = []
+    run_here = Dispatcher.run_here
+
+    def look(self: Dispatcher, task: Future[Any]) -> None:
+        seen.append(pool.snapshot().submitted)
+        run_here(self, task)
+
+    monkeypatch.setattr(Dispatcher, "run_here", look)
+    with Pool(1) as pool:
+        assert pool.submit(lambda: pool.submit(abs, -1).result(30)).result(30) == 1
+    assert seen == [2]
+
+
+def test_a_task_is_counted_once_between_its_end_and_its_settlement() -> None:
+    seen: list[int] = []
+    with Pool(1) as pool:
+        dispatcher, acquire = pool._task_home, pool._task_home.acquire
+
+        def look(*args: Any) -> bool:
+            if dispatcher.is_ours():
+                seen.append(pool.snapshot().submitted)
+            return acquire(*args)
+
+        dispatcher.acquire = look  # type: ignore[assignment]  # what a worker takes to settle a task
+        assert pool.submit(abs, -1).result(30) == 1
+    assert set(seen) == {1}
+
+
+class Sleepless:
+    """A lock that is taken once; who would sleep on it fails instead."""
+
+    def __init__(self) -> None:
+        self.lock = allocate_lock()
+
+    def acquire(self, *_: object) -> bool:
+        assert self.lock.acquire(False), "it sleeps, and nobody would wake it"
+        return True
+
+    def release(self) -> None:
+        self.lock.release()
+
+
+def test_who_asks_for_a_result_that_comes_meanwhile_does_not_sleep(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It comes after the future was seen running, and before its worker could see that somebody waits."""
+    with Pool(1) as pool:
+        gate = hold(pool)
+        try:
+            (worker,) = pool._task_home.staff.workers
+            running: Any = worker.task
+            watch: Any = threading.Event()
+            running.add_done_callback(lambda _: watch.set())
+
+            def end_first() -> Any:
+                gate.set()
+                assert watch.wait(30)
+                return Sleepless()
+
+            monkeypatch.setattr(dispatch_module, "allocate_lock", end_first)
+            assert running.result() is None
+        finally:
+            gate.set()
+
+
+def test_what_was_accepted_is_run_though_no_thread_lived_when_the_pool_was_closed(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The last one was killed, and no other could be started in its place."""
+
+    class Refusing(threading.Thread):
+        def start(self) -> None:
+            raise RuntimeError("can't start new thread")
+
+    def fatal(_: object) -> None:
+        raise SystemExit
+
+    pool = Pool(1)
+    gate = hold(pool)
+    try:
+        (worker,) = pool._task_home.staff.workers
+        assert worker.task is not None
+        worker.task.add_done_callback(fatal)
+        left = pool.submit(abs, -3)
+        with monkeypatch.context() as patch:
+            patch.setattr(threading, "Thread", Refusing)
+            gate.set()
+            worker.thread.join(30)
+        assert pool.snapshot().threads == 0
+    finally:
+        gate.set()
+        pool.shutdown()
+    assert left.result(0) == 3
+    assert "was killed" in caplog.text

@@ -1,0 +1,247 @@
+"""treadle._tasks.waiters: gates, callbacks and the standard library's waiters of one future, each told once."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import logging
+import threading
+from _thread import LockType, allocate_lock
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from treadle import Future
+from treadle._base import clock
+from treadle._base.timer import ALARM
+from treadle._tasks.waiters import Note, Rare, Watchers, call_back, why_dropped
+
+
+def closed_gate() -> LockType:
+    gate = allocate_lock()
+    gate.acquire()
+    return gate
+
+
+class Waiter:
+    """What the standard library installs in a future, and what it was told."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    def add_result(self, future: Any) -> None:
+        self.told.append("result")
+
+    def add_exception(self, future: Any) -> None:
+        self.told.append("exception")
+
+    def add_cancelled(self, future: Any) -> None:
+        self.told.append("cancelled")
+
+
+def test_telling_opens_every_gate_and_keeps_none() -> None:
+    watchers, gates = Watchers(), [closed_gate() for _ in range(5)]
+    watchers.gates.extend(gates)
+    watchers.tell(Future())
+    assert not any(gate.locked() for gate in gates)
+    assert watchers.gates == []
+
+
+def test_telling_runs_the_callbacks_in_order_and_once() -> None:
+    watchers, future = Watchers(), Future[int]()
+    calls: list[tuple[str, object]] = []
+
+    def callback(name: str) -> Callable[[object], None]:
+        return lambda told: calls.append((name, told))
+
+    watchers.callbacks.extend(map(callback, "abc"))
+    watchers.tell(future)
+    watchers.tell(future)
+    assert calls == [("a", future), ("b", future), ("c", future)]
+    assert watchers.callbacks == []
+
+
+def test_gates_are_open_when_callbacks_run() -> None:
+    """A callback may take long, and who waits for the result is not to wait for it."""
+    watchers, gate = Watchers(), closed_gate()
+    watchers.gates.append(gate)
+    states: list[bool] = []
+    watchers.callbacks.append(lambda _: states.append(gate.locked()))
+    watchers.tell(Future())
+    assert states == [False]
+
+
+def test_a_second_call_ends_what_a_killed_thread_began() -> None:
+    """The first thread dies as it has opened one of two gates."""
+    watchers, first, second = Watchers(), closed_gate(), closed_gate()
+
+    class Killed:
+        def release(self) -> None:
+            second.release()
+            raise SystemExit
+
+    calls: list[object] = []
+    watchers.gates.extend([first, Killed()])  # type: ignore[list-item]  # scripted
+    watchers.callbacks.append(calls.append)
+    future: Future[int] = Future()
+    with pytest.raises(SystemExit):
+        watchers.tell(future)
+    assert (first.locked(), calls) == (True, [])
+    watchers.tell(future)
+    assert (first.locked(), calls) == (False, [future])
+
+
+def test_two_threads_may_tell_at_once_and_each_gate_is_opened_by_one() -> None:
+    """The alarm fails a future at its deadline, and its worker comes back from the task just then: both tell.
+
+    The second comes in between the first one's look at the list and its taking the last gate out.
+    """
+    watchers, gate = Watchers(), closed_gate()
+    future: Future[int] = Future()
+
+    class Scripted(list[Any]):
+        overtaken = False
+
+        def pop(self, *args: Any) -> Any:
+            if not self.overtaken:
+                self.overtaken = True
+                watchers.tell(future)
+            return super().pop(*args)
+
+    watchers.gates = Scripted([gate])
+    watchers.tell(future)
+    assert not gate.locked()
+
+
+def test_two_threads_that_tell_at_once_call_each_callback_once() -> None:
+    for _ in range(300):
+        watchers, both, calls = Watchers(), threading.Barrier(2), []  # type: ignore[var-annotated]  # of futures
+        gates = [closed_gate() for _ in range(20)]
+        watchers.gates.extend(gates)
+        watchers.callbacks.extend([calls.append] * 5)
+        failures: list[Exception] = []
+
+        def tell(
+            watchers: Watchers = watchers, both: threading.Barrier = both, failures: list[Exception] = failures
+        ) -> None:
+            both.wait(30)
+            try:
+                watchers.tell(Future())
+            except Exception as error:
+                failures.append(error)
+
+        threads = [threading.Thread(target=tell) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(30)
+        assert not failures
+        assert not any(gate.locked() for gate in gates)
+        assert len(calls) == 5
+
+
+@pytest.mark.parametrize(
+    ("end", "told"),
+    [
+        (lambda future: future.set_result(1), "result"),
+        (lambda future: future.set_exception(ValueError()), "exception"),
+        (lambda future: (future.cancel(), future.set_running_or_notify_cancel()), "cancelled"),
+    ],
+)
+def test_waiters_of_the_standard_library_are_told_how_it_ended(end: Any, told: str) -> None:
+    future: Future[int] = Future()
+    waiter = Waiter()
+    with future._condition:
+        future._waiters.append(waiter)  # type: ignore[arg-type]  # scripted
+    end(future)
+    assert waiter.told == [told]
+
+
+def test_waiters_are_not_told_of_a_cancellation_that_its_maker_has_not_noted() -> None:
+    """As in the standard library: `wait` goes on until then."""
+    future: Future[int] = Future()
+    waiter = Waiter()
+    with future._condition:
+        future._waiters.append(waiter)  # type: ignore[arg-type]  # scripted
+    assert future.cancel()
+    assert waiter.told == []
+    assert concurrent.futures.wait([future], 0).not_done == {future}
+
+
+def test_who_sleeps_at_the_condition_is_woken() -> None:
+    future: Future[int] = Future()
+    condition, asleep, woken = future._condition, threading.Event(), threading.Event()
+
+    def sleep() -> None:
+        with condition:
+            asleep.set()
+            if condition.wait_for(future.done, 30):
+                woken.set()
+
+    thread = threading.Thread(target=sleep)
+    thread.start()
+    assert asleep.wait(30)
+    future.set_result(1)
+    thread.join(30)
+    assert woken.is_set()
+
+
+def test_every_callback_is_called_whatever_the_one_before_it_raised(caplog: pytest.LogCaptureFixture) -> None:
+    calls: list[object] = []
+    future: Future[int] = Future()
+
+    def fail(_: object) -> None:
+        raise ValueError("in a callback")
+
+    def exit_(_: object) -> None:
+        raise SystemExit(3)
+
+    with caplog.at_level(logging.ERROR, "concurrent.futures"), pytest.raises(SystemExit):
+        call_back(future, [fail, calls.append, exit_, calls.append])
+    assert calls == [future, future]
+    assert "in a callback" in caplog.text
+    assert [record.name for record in caplog.records] == ["concurrent.futures"]
+
+
+def test_what_is_rare_is_made_when_it_is_needed() -> None:
+    future: Future[int] = Future()
+    assert not hasattr(future, "_rare")
+    rare = future._get_rare()
+    assert (rare.serial, rare.unseen, rare.scope) == (0, None, None)
+    assert future._get_rare() is rare
+    assert isinstance(rare, Rare)
+
+
+def test_the_alarm_takes_its_own_notes_and_leaves_the_users_callbacks_to_another_thread() -> None:
+    """A callback that blocks must hold up neither the alarm nor a group, which waits for such a note."""
+    gate, told, noted = threading.Event(), threading.Event(), threading.Event()
+    watchers, names = Watchers(), dict[str, str]()
+
+    def users(_: object) -> None:
+        names["user's"] = threading.current_thread().name
+        told.set()
+        assert gate.wait(30)
+
+    def note(_: object) -> None:
+        names["note"] = threading.current_thread().name
+        noted.set()
+
+    watchers.callbacks.extend([users, Note(note)])
+    ALARM.set(clock.now(), lambda: watchers.tell(Future()))
+    try:
+        assert told.wait(30)
+        assert noted.wait(30)
+    finally:
+        gate.set()
+    assert names == {"note": "treadle-alarm", "user's": "treadle-callbacks"}
+
+
+def test_only_a_future_that_its_pool_has_cancelled_says_why() -> None:
+    dropped: Future[int] = Future()
+    dropped._get_rare()
+    assert why_dropped(dropped) is None
+    dropped._abandon(error := LookupError())
+    assert why_dropped(dropped) is error
+    by_hand: Future[int] = Future()
+    by_hand.cancel()
+    assert why_dropped(by_hand) is why_dropped(concurrent.futures.Future()) is None
