@@ -25,7 +25,7 @@ import hypothesis.internal.conjecture.optimiser  # or it is parsed amid a test's
 import pytest
 
 from certificates import Authority
-from treadle._base.timer import ALARM
+from treadle._base.timer import TIMERS
 from treadle._dispatch import deadlock, lifecycle
 from treadle.server import Certificates
 from treadle.server._watchdog import Sample, Watchdog
@@ -175,12 +175,12 @@ def _fails_rather_than_hang(request: pytest.FixtureRequest, monkeypatch: pytest.
 def _leaves_nothing_behind(request: pytest.FixtureRequest) -> Iterator[None]:
     """Fail a test after which a thread or a socket lives on that was not there before."""
     threads_before, descriptors_before = set(threading.enumerate()), _open_descriptors()
-    bells_before = {id(bell) for bell in ALARM._bells}
+    bells_before = {id(bell) for bell in TIMERS._handles}
     yield
     if request.node.get_closest_marker("leaves_behind") or request.node.stash.get(FAILED, False):
         return
-    bells = [bell for bell in ALARM._bells if bell.ring is not None and id(bell) not in bells_before]
-    assert not bells, f"the test left alarms set: {[bell.ring for bell in bells]}"
+    bells = [bell for bell in TIMERS._handles if bell.is_due and id(bell) not in bells_before]
+    assert not bells, f"the test left calls due: {[bell.callback for bell in bells]}"
     threads = _threads_beyond(threads_before)
     assert not threads, f"the test left threads behind: {threads}"
     descriptors = _descriptors_beyond(descriptors_before)

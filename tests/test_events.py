@@ -11,11 +11,11 @@ import pytest
 from notes import Notes
 from treadle import Future, Pool, Rate, deadline
 from treadle._base import clock as clock_module
-from treadle._base.timer import call_later
+from treadle._base.timer import run_later
 from treadle._dispatch import deadlock
 from treadle._dispatch.worker import settle_lost
 from treadle._tasks.rate import Bucket
-from treadle._tasks.scoped import Governed
+from treadle._tasks.scoped import ScopedTask
 from treadle.errors import DeadlineExceeded, PoolClosed, PoolFull
 from treadle.events import Observer, TaskEvent
 
@@ -97,7 +97,7 @@ def test_the_time_for_room_and_for_a_rate_is_waiting_too(monkeypatch: pytest.Mon
     with Pool(1, observers=[notes]) as pool:
         pool.options(rate=rate).submit(int).result(30)
         late = pool.options(rate=rate, name="rated").submit(int)
-        while not pool._task_home.aside.tasks:
+        while not pool._task_dispatcher.aside.tasks:
             threading.Event().wait(0.001)
         watch.pass_(3.0)
         pool.submit(late.result).result(30)  # runs it
@@ -150,10 +150,10 @@ def test_what_never_began_has_neither_waited_nor_run() -> None:
         with pytest.raises(PoolFull):
             pool.options(name="rejected", when_full="reject").submit(int)
         pool.options(name="cancelled", when_full="discard_oldest").submit(int).cancel()
-        with pool._task_home.lock:
+        with pool._task_dispatcher.lock:
             lost = pool.options(name="lost").submit(int)
-            assert pool._task_home.claim_next() is lost
-        settle_lost(pool._task_home, lost, "a thread", None)
+            assert pool._task_dispatcher.claim_next() is lost
+        settle_lost(pool._task_dispatcher, lost, "a thread", None)
         gate.set()
     for name in ("shed", "rejected", "cancelled"):
         assert times(notes, name) == {"submitted": (None, None), name: (None, None)}
@@ -165,8 +165,8 @@ def test_nothing_is_kept_of_a_task_that_nobody_is_told_of() -> None:
         task = pool.submit(int)
         assert task.result(30) == 0
         (failed,) = [future for future in [pool.submit(int, "x")] if future.exception(30)]
-    assert not hasattr(task, "_rare")
-    assert not hasattr(failed._rare, "submitted")
+    assert not hasattr(task, "_cold")
+    assert not hasattr(failed._cold, "submitted")
 
 
 def test_what_is_refused_cancelled_or_shed_is_told() -> None:
@@ -245,7 +245,7 @@ def test_a_submit_that_is_undone_is_told_as_rejected() -> None:
     with Pool(1, observers=[notes]) as pool:
         pool.submit(gate.wait, 30)
         undone = pool.options(name="undone").submit(int)
-        pool._task_home.admission.recover(undone, KeyboardInterrupt())
+        pool._task_dispatcher.admission.recover(undone, KeyboardInterrupt())
         now = pool.snapshot()
         gate.set()
     assert (now.submitted, now.waiting, now.rejected) == (1, 0, 1)
@@ -275,7 +275,7 @@ def test_a_task_whose_deadline_passes_while_its_rate_is_asked_is_told_as_cancell
     class Slow(Bucket):
         def admit(self, task: Future[Any]) -> bool:
             admitted = super().admit(task)
-            if not admitted and isinstance(task, Governed):
+            if not admitted and isinstance(task, ScopedTask):
                 task._expire(task._scope.exceeded())
             return admitted
 
@@ -286,7 +286,7 @@ def test_a_task_whose_deadline_passes_while_its_rate_is_asked_is_told_as_cancell
         late = pool.options(rate=slow, name="late").submit(int)
         assert isinstance(late.exception(30), DeadlineExceeded)
     told = threading.Event()
-    call_later(told.set)  # after what it is told in its turn
+    run_later(told.set)  # after what it is told in its turn
     assert told.wait(30)
     now = pool.snapshot()
     assert ends(notes)["late"] == ["submitted", "cancelled"]

@@ -21,10 +21,10 @@ MODULES = sorted(SOURCE.rglob("*.py"))
 
 # Lowest first. A module imports from its own floor and from those below; the floor of a package is that of its folder.
 FLOORS = [
-    {"errors", "clock", "checks", "calls", "contexts", "limit", "public", "threads", "traits", "words"},
+    {"errors", "clock", "checks", "calls", "contexts", "limit", "public", "threads", "options", "words"},
     {"alarm"},
     {"scope"},
-    {"home", "outcome", "rate", "watchers", "futures"},
+    {"home", "outcome", "rate", "waiters", "futures"},
     {"orders", "events", "observers", "governed", "standing"},
     {"worker"},
     {"current", "deadlock", "door"},

@@ -47,7 +47,7 @@ class Observer:
     nothing more of the tasks that its parent goes on with.)
 
     Called in the thread in which it happens, with no lock held, so it may be called from many threads at once; of what
-    the alarm does, a task that is cancelled at its deadline, in the thread that runs callbacks for it. What it raises
+    the timers do, a task that is cancelled at its deadline, in the thread that runs callbacks for it. What it raises
     is logged and harms nobody. Slow observers slow the pool.
     """
 

@@ -24,14 +24,14 @@ def work(limit: Gradient, runs: int, *, slots: int, seconds: float) -> None:
     """Run tasks on a backend that serves so many at once, in so many seconds each, with the ceiling fully used."""
     for _ in range(runs):
         in_flight = limit.ceiling
-        limit.learn(seconds * max(1.0, in_flight / slots), in_flight)
+        limit.observe_run(seconds * max(1.0, in_flight / slots), in_flight)
 
 
 @given(runs=st.lists(st.tuples(st.floats(1e-6, 100), st.integers(0, 70)), max_size=200), least=st.integers(1, 5))
 def test_the_ceiling_stays_between_its_bounds(runs: list[Any], least: int) -> None:
     limit = limited(64, min_limit=least)
     for seconds, in_flight in runs:
-        assert least <= limit.learn(seconds, in_flight) <= 64
+        assert least <= limit.observe_run(seconds, in_flight) <= 64
 
 
 def test_it_begins_with_few_or_what_the_pool_allows_or_what_it_is_told() -> None:
@@ -49,7 +49,7 @@ def test_it_rises_while_runs_take_no_longer() -> None:
 def test_it_does_not_rise_while_it_is_hardly_used() -> None:
     limit = limited()
     for _ in range(300):
-        limit.learn(0.01, 2)
+        limit.observe_run(0.01, 2)
     assert limit.ceiling == 6
 
 
@@ -79,7 +79,7 @@ def test_tasks_of_several_kinds_do_not_look_like_a_backend_that_slows_down() -> 
     limit = limited()
     for _ in range(2000):
         for seconds in (0.001, 0.001, 0.001, 0.2):
-            limit.learn(seconds, limit.ceiling)
+            limit.observe_run(seconds, limit.ceiling)
     assert limit.ceiling > 40
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from surface import MODULES, surface
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PUBLIC = [(module, name) for module in MODULES for name in importlib.import_module(module).__all__]
 
 each_public = pytest.mark.parametrize(("module", "name"), PUBLIC, ids=[f"{module}.{name}" for module, name in PUBLIC])
@@ -61,7 +61,7 @@ def test_help_names_no_file_that_a_method_stands_in(module: str, name: str) -> N
     assert not re.search(r"^ \|  (?!.*inherited).* from treadle\.(\w+\.)*_", text, re.MULTILINE)
 
 
-def test_every_other_module_begins_with_an_underscore() -> None:
+def test_every_other_module_or_its_package_begins_with_an_underscore() -> None:
     source = ROOT / "src"
     modules = [".".join(path.relative_to(source).with_suffix("").parts) for path in source.rglob("*.py")]
     named = {module.removesuffix(".__init__") for module in modules}

@@ -1,4 +1,4 @@
-"""Alarm: calls functions at given times."""
+"""TimerThread: calls functions at given times."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from behaviour.scripts import script
 from clocks import FakeClock
 from treadle._base import clock
-from treadle._base.timer import ALARM, Alarm, Bell, call_out
+from treadle._base.timer import TIMERS, TimerHandle, TimerThread, run_user_code
 
 PATIENCE = 30.0
 
@@ -27,83 +27,83 @@ def still(monkeypatch: pytest.MonkeyPatch) -> FakeClock:
 
 
 @pytest.fixture
-def alarm(monkeypatch: pytest.MonkeyPatch) -> Alarm:
+def alarm(monkeypatch: pytest.MonkeyPatch) -> TimerThread:
     """An alarm without a thread: it is rung by hand."""
     monkeypatch.setattr("treadle._base.timer.start_thread", lambda target, name: threading.current_thread())
-    return Alarm()
+    return TimerThread()
 
 
-def test_bells_ring_in_the_order_of_their_times_when_these_have_come(alarm: Alarm, still: FakeClock) -> None:
+def test_bells_ring_in_the_order_of_their_times_when_these_have_come(alarm: TimerThread, still: FakeClock) -> None:
     rang: list[int] = []
     for seconds in (3, 1, 2):
-        alarm.set(still.now() + seconds, lambda seconds=seconds: rang.append(seconds))  # type: ignore[misc]
-    assert alarm.ring_due() == 0
+        alarm.call_at(still.now() + seconds, lambda seconds=seconds: rang.append(seconds))  # type: ignore[misc]
+    assert alarm.call_due() == 0
     still.pass_(2)
-    assert alarm.ring_due() == 2
+    assert alarm.call_due() == 2
     still.pass_(1)
-    alarm.ring_due()
+    alarm.call_due()
     assert rang == [1, 2, 3]
 
 
-def test_a_muted_bell_does_not_ring_and_may_be_muted_again(alarm: Alarm, still: FakeClock) -> None:
+def test_a_cancelled_bell_does_not_ring_and_may_be_cancelled_again(alarm: TimerThread, still: FakeClock) -> None:
     rang: list[int] = []
-    bell = alarm.set(still.now() + 1, lambda: rang.append(1))
-    alarm.mute(bell)
-    alarm.mute(bell)
+    bell = alarm.call_at(still.now() + 1, lambda: rang.append(1))
+    bell.cancel()
+    bell.cancel()
     still.pass_(2)
-    assert alarm.ring_due() == 0
+    assert alarm.call_due() == 0
     assert not rang
 
 
-def test_bells_that_are_set_and_muted_do_not_pile_up(alarm: Alarm, still: FakeClock) -> None:
-    kept = [alarm.set(still.now() + 60, int) for _ in range(10)]
+def test_bells_that_are_set_and_cancelled_do_not_pile_up(alarm: TimerThread, still: FakeClock) -> None:
+    kept = [alarm.call_at(still.now() + 60, int) for _ in range(10)]
     for _ in range(10_000):
-        alarm.mute(alarm.set(still.now() + 60, int))
-        assert len(alarm._bells) <= 2 * (len(kept) + 64) + 1
+        alarm.call_at(still.now() + 60, int).cancel()
+        assert len(alarm._handles) <= 2 * (len(kept) + 64) + 1
     still.pass_(60)
-    assert alarm.ring_due() == len(kept)
+    assert alarm.call_due() == len(kept)
 
 
 def test_a_bell_that_raises_is_logged_and_the_next_one_rings(
-    alarm: Alarm, still: FakeClock, caplog: pytest.LogCaptureFixture
+    alarm: TimerThread, still: FakeClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     rang: list[int] = []
 
     def fail() -> None:
         raise ValueError("from a bell")
 
-    alarm.set(still.now(), fail)
-    alarm.set(still.now(), lambda: rang.append(1))
+    alarm.call_at(still.now(), fail)
+    alarm.call_at(still.now(), lambda: rang.append(1))
     with caplog.at_level(logging.ERROR, "treadle"):
-        assert alarm.ring_due() == 2
+        assert alarm.call_due() == 2
     assert rang == [1]
     assert "from a bell" in caplog.text
 
 
 def test_its_thread_rings_and_ends_when_there_is_nothing_more_to_do() -> None:
-    alarm, rang = Alarm(), threading.Event()
-    alarm.set(clock.now() + 3600, int)
-    early = alarm.set(clock.now() + 0.01, rang.set)  # before the one that it sleeps for
+    alarm, rang = TimerThread(), threading.Event()
+    alarm.call_at(clock.now() + 3600, int)
+    early = alarm.call_at(clock.now() + 0.01, rang.set)  # before the one that it sleeps for
     assert rang.wait(PATIENCE)
-    assert early.ring is None
-    for bell in list(alarm._bells):
-        alarm.mute(bell)
+    assert early.is_due is False
+    for bell in list(alarm._handles):
+        bell.cancel()
     thread = alarm._thread
     assert thread is not None
-    alarm.set(clock.now(), int)  # so that it looks
+    alarm.call_at(clock.now(), int)  # so that it looks
     thread.join(PATIENCE)
     assert not thread.is_alive()
     again = threading.Event()
-    alarm.set(clock.now(), again.set)
+    alarm.call_at(clock.now(), again.set)
     assert again.wait(PATIENCE)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the platform cannot fork")
-def test_nothing_of_the_parents_rings_after_a_fresh_start(alarm: Alarm, still: FakeClock) -> None:
-    bell = alarm.set(still.now(), int)
+def test_nothing_of_the_parents_rings_after_a_fresh_start(alarm: TimerThread, still: FakeClock) -> None:
+    bell = alarm.call_at(still.now(), int)
     alarm._start_afresh()  # as in a forked child
-    assert bell.ring is None
-    assert alarm.ring_due() == 0
+    assert bell.is_due is False
+    assert alarm.call_due() == 0
 
 
 # -- as the thread rings --------------------------------------------------------------------------------------------
@@ -117,46 +117,46 @@ def until(condition: Callable[[], bool]) -> None:
         pause.wait(0.001)
 
 
-def asleep(alarm: Alarm) -> bool:
+def asleep(alarm: TimerThread) -> bool:
     """Whether its thread waits for the next bell."""
     return bool(alarm._changed._waiters)  # type: ignore[attr-defined]  # of threading.Condition
 
 
-def test_its_thread_ends_when_the_last_bell_was_muted_however_far_that_is() -> None:
-    alarm = Alarm()
-    bell = alarm.set(clock.now() + 3600, int)
+def test_its_thread_ends_when_the_last_bell_was_cancelled_however_far_that_is() -> None:
+    alarm = TimerThread()
+    bell = alarm.call_at(clock.now() + 3600, int)
     thread = alarm._thread
     assert thread is not None
     until(lambda: asleep(alarm))
-    alarm.mute(bell)
+    bell.cancel()
     thread.join(PATIENCE)
     ended = not thread.is_alive()
-    alarm.set(0.0, int)  # so that it looks
+    alarm.call_at(0.0, int)  # so that it looks
     thread.join(PATIENCE)
     assert ended
 
 
-def test_its_thread_does_not_sleep_for_a_bell_that_is_muted_as_it_goes_to_sleep() -> None:
+def test_its_thread_does_not_sleep_for_a_bell_that_is_cancelled_as_it_goes_to_sleep() -> None:
     """It rang what was due, and has not looked yet for how long it may sleep."""
-    bells: list[Bell] = []
+    bells: list[TimerHandle] = []
     is_set = threading.Event()
 
-    class Muting(Alarm):
-        def ring_due(self) -> int:
-            rang = super().ring_due()
+    class Muting(TimerThread):
+        def call_due(self) -> int:
+            rang = super().call_due()
             assert is_set.wait(PATIENCE)
             if bells:
-                self.mute(bells.pop())
+                bells.pop().cancel()
             return rang
 
     alarm = Muting()
-    bells.append(alarm.set(clock.now() + 3600, int))
+    bells.append(alarm.call_at(clock.now() + 3600, int))
     is_set.set()
     thread = alarm._thread
     assert thread is not None
     thread.join(PATIENCE)
     ended = not thread.is_alive()
-    alarm.set(0.0, int)  # so that it looks
+    alarm.call_at(0.0, int)  # so that it looks
     thread.join(PATIENCE)
     assert ended
 
@@ -171,23 +171,23 @@ def test_its_thread_rings_on_though_the_log_raises() -> None:
     def fail() -> None:
         raise ValueError("from a bell")
 
-    alarm, rang, broken = Alarm(), threading.Event(), Broken()
+    alarm, rang, broken = TimerThread(), threading.Event(), Broken()
     log = logging.getLogger("treadle")
     log.addFilter(broken)
     try:
-        alarm.set(clock.now(), fail)
-        alarm.set(clock.now(), rang.set)
+        alarm.call_at(clock.now(), fail)
+        alarm.call_at(clock.now(), rang.set)
         assert rang.wait(PATIENCE)
     finally:
         log.removeFilter(broken)
 
 
 def test_a_thread_that_something_has_ended_is_replaced() -> None:
-    alarm, rang = Alarm(), threading.Event()
+    alarm, rang = TimerThread(), threading.Event()
     alarm._thread = threading.Thread(target=int)
     alarm._thread.start()
     alarm._thread.join(PATIENCE)
-    alarm.set(clock.now(), rang.set)
+    alarm.call_at(clock.now(), rang.set)
     assert rang.wait(PATIENCE)
 
 
@@ -200,32 +200,32 @@ def test_what_is_the_users_runs_elsewhere_and_holds_up_no_bell() -> None:
         called.set()
         assert gate.wait(PATIENCE)
 
-    ALARM.set(clock.now(), lambda: call_out(users, "blocks"))
+    TIMERS.call_at(clock.now(), lambda: run_user_code(users, "blocks"))
     assert called.wait(PATIENCE)
-    ALARM.set(clock.now(), rang.set)
+    TIMERS.call_at(clock.now(), rang.set)
     on_time = rang.wait(PATIENCE)
     gate.set()
     assert on_time
     assert threads == ["treadle-callbacks"]
-    call_out(users, "at once, in another thread than the alarm's")
+    run_user_code(users, "at once, in another thread than the alarm's")
     assert threads[1:] == [threading.current_thread().name]
 
 
 def test_what_is_the_users_is_called_in_order_and_by_the_alarm_itself_if_no_thread_can_be_started(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    class Threadless(Alarm):
-        def set(self, when: float, ring: Callable[[], object]) -> Bell:
-            super().set(when, ring)
+    class Threadless(TimerThread):
+        def call_at(self, when: float, callback: Callable[[], object]) -> TimerHandle:
+            super().call_at(when, callback)
             raise RuntimeError("can't start new thread")
 
     monkeypatch.setattr("treadle._base.timer.start_thread", lambda target, name: threading.current_thread())
-    here, elsewhere, called = Alarm(), Threadless(), list[int]()
-    here.set(inf, int)  # it takes this thread for its own now
-    monkeypatch.setattr("treadle._base.timer.ALARM", here)
+    here, elsewhere, called = TimerThread(), Threadless(), list[int]()
+    here.call_at(inf, int)  # it takes this thread for its own now
+    monkeypatch.setattr("treadle._base.timer.TIMERS", here)
     monkeypatch.setattr("treadle._base.timer.CALLBACKS", elsewhere)
     for number in range(3):
-        call_out(called.append, number)
+        run_user_code(called.append, number)
     assert called == [0, 1, 2]
 
 
@@ -236,39 +236,39 @@ def test_whatever_a_bell_raises_its_thread_rings_on(
     def fail() -> None:
         raise error("from a bell")
 
-    alarm, rang = Alarm(), threading.Event()
-    far = alarm.set(clock.now() + 3600, int)
-    alarm.set(clock.now(), fail)
-    alarm.set(clock.now(), rang.set)
+    alarm, rang = TimerThread(), threading.Event()
+    far = alarm.call_at(clock.now() + 3600, int)
+    alarm.call_at(clock.now(), fail)
+    alarm.call_at(clock.now(), rang.set)
     came = rang.wait(3)
-    alarm.mute(far)
-    alarm.set(0.0, int)
+    far.cancel()
+    alarm.call_at(0.0, int)
     assert came
     assert "from a bell" in caplog.text
 
 
-def test_a_bell_may_set_and_mute_others_and_is_rung_with_no_lock_held() -> None:
-    alarm = Alarm()
+def test_a_bell_may_set_and_cancel_others_and_is_rung_with_no_lock_held() -> None:
+    alarm = TimerThread()
     rang: list[str] = []
     done = threading.Event()
-    doomed = alarm.set(clock.now() + 3600, lambda: rang.append("doomed"))
+    doomed = alarm.call_at(clock.now() + 3600, lambda: rang.append("doomed"))
 
     def first() -> None:
-        alarm.mute(doomed)
-        other = threading.Thread(target=alarm.set, args=(clock.now(), done.set))
-        alarm.set(clock.now(), lambda: rang.append("second"))
+        doomed.cancel()
+        other = threading.Thread(target=alarm.call_at, args=(clock.now(), done.set))
+        alarm.call_at(clock.now(), lambda: rang.append("second"))
         other.start()
         other.join(PATIENCE)
         rang.append("stuck" if other.is_alive() else "first")
 
-    alarm.set(clock.now(), first)
+    alarm.call_at(clock.now(), first)
     assert done.wait(PATIENCE)
     until(lambda: len(rang) == 2)
     assert rang == ["first", "second"]
 
 
 def test_there_is_one_thread_however_many_set_at_once() -> None:
-    alarm, together = Alarm(), threading.Barrier(8)
+    alarm, together = TimerThread(), threading.Barrier(8)
     threads: set[int] = set()
     rang = threading.Semaphore(0)
 
@@ -279,7 +279,7 @@ def test_there_is_one_thread_however_many_set_at_once() -> None:
     def set_many() -> None:
         together.wait(PATIENCE)
         for _ in range(50):
-            alarm.set(clock.now() + 0.05, ring)
+            alarm.call_at(clock.now() + 0.05, ring)
 
     setters = [threading.Thread(target=set_many) for _ in range(8)]
     for setter in setters:
@@ -292,86 +292,86 @@ def test_there_is_one_thread_however_many_set_at_once() -> None:
 
 
 def test_a_bell_further_away_than_the_system_can_wait_is_no_fault() -> None:
-    alarm, rang = Alarm(), threading.Event()
-    far = alarm.set(1e300, int)
+    alarm, rang = TimerThread(), threading.Event()
+    far = alarm.call_at(1e300, int)
     until(lambda: asleep(alarm))
-    alarm.set(clock.now(), rang.set)
+    alarm.call_at(clock.now(), rang.set)
     assert rang.wait(PATIENCE)
-    alarm.mute(far)
-    alarm.set(0.0, int)
+    far.cancel()
+    alarm.call_at(0.0, int)
 
 
 def test_muting_against_ringing_each_bell_rings_at_most_once_and_the_count_is_kept() -> None:
-    alarm = Alarm()
+    alarm = TimerThread()
     for _ in range(300):
         rang: list[int] = []
-        bells = [alarm.set(clock.now() + 0.0002, lambda rang=rang: rang.append(1)) for _ in range(5)]  # type: ignore[misc]
+        bells = [alarm.call_at(clock.now() + 0.0002, lambda rang=rang: rang.append(1)) for _ in range(5)]  # type: ignore[misc]
         for bell in bells:
-            alarm.mute(bell)
+            bell.cancel()
         assert len(rang) <= 5
-        assert all(bell.ring is None for bell in bells)
+        assert all(bell.is_due is False for bell in bells)
     with alarm._changed:
-        assert alarm._muted == sum(bell.ring is None for bell in alarm._bells)
+        assert alarm._cancelled == sum(bell.is_due is False for bell in alarm._handles)
 
 
 def test_a_thread_that_cannot_be_started_is_told_and_the_next_set_tries_again(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(target: object, name: str) -> threading.Thread:
         raise RuntimeError("can't start new thread")
 
-    alarm, rang = Alarm(), threading.Event()
+    alarm, rang = TimerThread(), threading.Event()
     with monkeypatch.context() as patch:
         patch.setattr("treadle._base.timer.start_thread", refuse)
         with pytest.raises(RuntimeError, match="can't start new thread"):
-            alarm.set(clock.now(), int)
-    alarm.set(clock.now(), rang.set)
+            alarm.call_at(clock.now(), int)
+    alarm.call_at(clock.now(), rang.set)
     assert rang.wait(PATIENCE)
 
 
 # -- against a model ------------------------------------------------------------------------------------------------
 
 
-def test_a_hundred_thousand_that_are_set_and_muted_leave_a_handful(alarm: Alarm, still: FakeClock) -> None:
+def test_a_hundred_thousand_that_are_set_and_cancelled_leave_a_handful(alarm: TimerThread, still: FakeClock) -> None:
     """In any order: each at once, or all of them and then all of them again."""
     for number in range(100_000):
-        alarm.mute(alarm.set(still.now() + number % 97, int))
-    assert len(alarm._bells) <= 65
-    bells = [alarm.set(still.now() + number % 97, int) for number in range(100_000)]
+        alarm.call_at(still.now() + number % 97, int).cancel()
+    assert len(alarm._handles) <= 65
+    bells = [alarm.call_at(still.now() + number % 97, int) for number in range(100_000)]
     for bell in bells[1:]:
-        alarm.mute(bell)
-    assert len(alarm._bells) <= 66
+        bell.cancel()
+    assert len(alarm._handles) <= 66
     still.pass_(100)
-    assert alarm.ring_due() == 1
-    assert alarm._bells == []
-    assert alarm._muted == 0
+    assert alarm.call_due() == 1
+    assert alarm._handles == []
+    assert alarm._cancelled == 0
 
 
-@given(st.lists(st.tuples(st.sampled_from(["set", "mute", "pass"]), st.integers(0, 40)), max_size=400))
-def test_what_is_set_and_not_muted_rings_in_time_and_in_order(steps: list[tuple[str, int]]) -> None:
+@given(st.lists(st.tuples(st.sampled_from(["set", "cancel", "pass"]), st.integers(0, 40)), max_size=400))
+def test_what_is_set_and_not_cancelled_rings_in_time_and_in_order(steps: list[tuple[str, int]]) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        clock_, alarm = FakeClock(patch, start=0.0), Alarm()
+        clock_, alarm = FakeClock(patch, start=0.0), TimerThread()
         patch.setattr("treadle._base.timer.start_thread", lambda target, name: threading.current_thread())
-        live: dict[int, tuple[float, Bell]] = {}
+        live: dict[int, tuple[float, TimerHandle]] = {}
         rang: list[int] = []
         for serial, (step, number) in enumerate(steps):
             if step == "set":
                 when = clock_.now() + number
-                live[serial] = when, alarm.set(when, lambda serial=serial: rang.append(serial))  # type: ignore[misc]
-            elif step == "mute" and live:
+                live[serial] = when, alarm.call_at(when, lambda serial=serial: rang.append(serial))  # type: ignore[misc]
+            elif step == "cancel" and live:
                 _, bell = live.pop(sorted(live)[number % len(live)])
-                alarm.mute(bell)
-                alarm.mute(bell)
+                bell.cancel()
+                bell.cancel()
             elif step == "pass":
                 clock_.pass_(number)
                 due = {each for each, (when, _) in live.items() if when <= clock_.now()}
                 rang.clear()
-                assert alarm.ring_due() == len(due)
+                assert alarm.call_due() == len(due)
                 assert set(rang) == due
                 assert [live[each][0] for each in rang] == sorted(live[each][0] for each in rang)
                 for each in due:
                     del live[each]
-            assert alarm._muted == sum(bell.ring is None for bell in alarm._bells)
-            assert len(alarm._bells) - alarm._muted == len(live)
-            assert alarm._muted <= max(64, len(live))
+            assert alarm._cancelled == sum(bell.is_due is False for bell in alarm._handles)
+            assert len(alarm._handles) - alarm._cancelled == len(live)
+            assert alarm._cancelled <= max(64, len(live))
 
 
 # -- whole programs -------------------------------------------------------------------------------------------------
@@ -381,8 +381,8 @@ def test_what_is_set_and_not_muted_rings_in_time_and_in_order(steps: list[tuple[
 def test_no_fork_comes_between_the_moments_a_bell_leaves_the_heap_and_is_noted_as_rung() -> None:
     """Or in the child it would be in no heap and yet look set; who waits for it there would never set it again."""
     done = script("""
-        from treadle import _alarm as alarm, _clock as clock
-        heappop, popped, go_on = alarm.heappop, threading.Event(), threading.Event()
+        from treadle._base import clock, timer
+        heappop, popped, go_on = timer.heappop, threading.Event(), threading.Event()
         class Lock:  # which says when the main thread asks for it
             def __init__(self, lock):
                 self.lock = lock
@@ -403,12 +403,12 @@ def test_no_fork_comes_between_the_moments_a_bell_leaves_the_heap_and_is_noted_a
             popped.set()
             assert go_on.wait(20)
             return bell
-        alarm.ALARM._changed = threading.Condition(Lock(threading.Lock()))
-        alarm.heappop = slow
-        bell = alarm.ALARM.set(clock.now(), int)
+        timer.TIMERS._changed = threading.Condition(Lock(threading.Lock()))
+        timer.heappop = slow
+        bell = timer.TIMERS.call_at(clock.now(), int)
         assert popped.wait(20)
         def child():
-            assert bell.ring is None, "it looks set"
+            assert bell.is_due is False, "it looks set"
         print(fork(child))
     """)
     assert done.stdout.strip() == "0", done.stderr
@@ -418,16 +418,16 @@ def test_no_fork_comes_between_the_moments_a_bell_leaves_the_heap_and_is_noted_a
 def test_in_a_forked_child_it_rings_what_is_set_there_and_nothing_of_the_parents() -> None:
     done = script("""
         from treadle._base import clock
-        from treadle._base.timer import ALARM
+        from treadle._base.timer import TIMERS
         rang = threading.Event()
-        parents = ALARM.set(clock.now() + 0.5, lambda: (print("the parent's"), rang.set()))
-        far = ALARM.set(clock.now() + 600, int)
+        parents = TIMERS.call_at(clock.now() + 0.5, lambda: (print("the parent's"), rang.set()))
+        far = TIMERS.call_at(clock.now() + 600, int)
         def child():
             childs = threading.Event()
-            ALARM.set(clock.now() + 1.0, childs.set)
+            TIMERS.call_at(clock.now() + 1.0, childs.set)
             assert childs.wait(20)
-            ALARM.mute(parents)
-            ALARM.mute(far)
+            parents.cancel()
+            far.cancel()
             print("the child's")
         print(fork(child))
         assert rang.wait(20)
@@ -437,17 +437,17 @@ def test_in_a_forked_child_it_rings_what_is_set_there_and_nothing_of_the_parents
 
 def test_a_bell_that_is_set_as_the_threads_time_is_up_rings() -> None:
     """It comes between the end of the thread's last wait and its taking of the lock; the thread is there, and stays."""
-    alarm, rang, times_out = Alarm("test-alarm"), threading.Event(), list[threading.Thread]()
+    alarm, rang, times_out = TimerThread("test-alarm"), threading.Event(), list[threading.Thread]()
     wait = alarm._changed.wait
 
     def wait_too_long(timeout: float | None = None) -> bool:
         if times_out:
             return wait(timeout)
         times_out.append(threading.current_thread())
-        alarm.set(-inf, rang.set)
+        alarm.call_at(-inf, rang.set)
         return False
 
     alarm._changed.wait = wait_too_long  # type: ignore[method-assign]  # scripted
-    alarm.set(-inf, int)
+    alarm.call_at(-inf, int)
     assert rang.wait(PATIENCE)
     times_out[0].join(PATIENCE)

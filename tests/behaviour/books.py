@@ -20,7 +20,7 @@ from itertools import count, islice
 from typing import Any
 
 from treadle import ConcurrencyLimit, Future, Pool, Rate, TaskGroup, deadline, sleep
-from treadle._base.timer import ALARM, call_later
+from treadle._base.timer import TIMERS, run_later
 from treadle._dispatch import lifecycle
 from treadle._dispatch.dispatcher import Dispatcher
 from treadle._pool.snapshot import snapshot_of
@@ -50,7 +50,7 @@ STEPS = (
     "map",
     "group",
     "run",
-    "call_back",
+    "run_callbacks",
     "resize",
     "release",
     "shut",
@@ -169,7 +169,7 @@ class Audit:
             name="books",
             observers=[self.ledger],
         )
-        self.dispatcher = self.pool._task_home
+        self.dispatcher = self.pool._task_dispatcher
         try:
             for step, number in program.steps:
                 with may_be_refused():
@@ -198,7 +198,7 @@ class Audit:
             assert not thread.is_alive(), f"a submit hangs: {self.program}"
         assert lifecycle.join(self.dispatcher, LONG), f"the pool's threads do not end: {self.program}"
         told = threading.Event()
-        ALARM.set(0.0, lambda: call_later(told.set))
+        TIMERS.call_at(0.0, lambda: run_later(told.set))
         assert told.wait(LONG)
 
     def look(self) -> None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from treadle import Future, Pool, Rate, TaskGroup, as_completed, deadline, wait
-from treadle._base.timer import ALARM, call_later
+from treadle._base.timer import TIMERS, run_later
 from treadle._pool.view import POLICIES, PoolView, WhenFull
 from treadle.errors import Cancelled, DeadlineExceeded, PoolClosed, PoolFull, Shed
 from treadle.orders import Adaptive, Fair, Fifo, Order, Priority
@@ -126,7 +126,7 @@ class Play:
     def check_the_end(self) -> None:
         """What holds when all is over, and the alarm has told whoever was to be called."""
         told = threading.Event()
-        ALARM.set(0.0, lambda: call_later(told.set))
+        TIMERS.call_at(0.0, lambda: run_later(told.set))
         assert told.wait(30)
         assert not self.faults, self.faults
         now = self.pool.snapshot()

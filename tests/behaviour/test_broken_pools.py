@@ -226,7 +226,7 @@ class Held(Rate):
 def break_down(pool: Pool, initialize: Breaking) -> None:
     """Have a second thread start, and fail."""
     pool.resize(2)
-    key = "another's" if isinstance(pool._task_home.order, Fair) else None  # whose tasks nothing holds back
+    key = "another's" if isinstance(pool._task_dispatcher.order, Fair) else None  # whose tasks nothing holds back
     doomed = pool.options(key=key).submit(abs, -3)
     assert initialize.begun.wait(PATIENCE)
     initialize.go.set()
@@ -470,7 +470,7 @@ def test_an_observer_that_ends_a_caller_leaves_its_task_settled(what: str) -> No
         task = pool.options(name="doomed")._task_made(int, (), {})
         task.add_done_callback(done.append)
         with pytest.raises(SystemExit):
-            pool._task_home.enter(task, "caller_runs", None)
+            pool._task_dispatcher.enter(task, "caller_runs", None)
         gate.set()
     assert done == [task]
     assert notes.check(pool)["finished"] == 2

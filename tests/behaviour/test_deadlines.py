@@ -22,7 +22,7 @@ from behaviour.scripts import script
 from clocks import LeapingClock
 from treadle import Channel, Future, Pool, Rate, TaskGroup
 from treadle._base import timer as alarm_module
-from treadle._base.timer import Alarm
+from treadle._base.timer import TimerThread
 from treadle._tasks import rate as rate_module
 from treadle._tasks import scope as scope_module
 from treadle._tasks import waiters as watchers_module
@@ -38,12 +38,12 @@ SOON = 0.05  # seconds until a deadline that is to pass
 @pytest.fixture(autouse=True)
 def _alarm(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Give the test an alarm of its own, whose thread is gone when the test is."""
-    made = Alarm()
+    made = TimerThread()
     monkeypatch.setattr(alarm_module, "LINGER", 0.0)
     for module in (alarm_module, rate_module, scope_module, watchers_module):
-        monkeypatch.setattr(module, "ALARM", made)
+        monkeypatch.setattr(module, "TIMERS", made)
     yield
-    made.set(0.0, int)  # so that its thread looks, and finds nothing more to do
+    made.call_at(0.0, int)  # so that its thread looks, and finds nothing more to do
 
 
 @pytest.fixture
@@ -105,7 +105,7 @@ def leap_when_watched(clock: LeapingClock, future: Future[Any]) -> None:
     """Let a deadline pass as soon as somebody waits for `future`."""
 
     def leap() -> None:
-        until(lambda: future._watchers is not None)
+        until(lambda: future._awaited_by is not None)
         clock.leap(LONG)
 
     Doing(leap)
@@ -114,10 +114,10 @@ def leap_when_watched(clock: LeapingClock, future: Future[Any]) -> None:
 def pass_deadline_of(future: Future[Any]) -> None:
     """Have the alarm's thread find that the deadline of a task has passed, however far it is."""
     scope: Scope = future._scope  # type: ignore[attr-defined]  # it was submitted under one
-    alarm = alarm_module.ALARM
-    assert scope._bell is not None
-    alarm.mute(scope._bell)
-    alarm.set(0.0, scope._expire)
+    alarm = alarm_module.TIMERS
+    assert scope._timer is not None
+    scope._timer.cancel()
+    alarm.call_at(0.0, scope._expire)
 
 
 def scope_here() -> Scope:
@@ -332,7 +332,7 @@ def test_whoever_waits_is_told_on_time_though_the_task_goes_on(way: str, begun: 
             assert worker.overdue > 0
     assert ran == ([1] if begun else [])
     assert isinstance(future.exception(0), DeadlineExceeded)
-    assert future._watch().gates == []
+    assert future._get_waiters().gates == []
     assert future._waiters == []
 
 
@@ -677,7 +677,7 @@ class Waits:
         assert not self.channel._putters
         assert not self.future._waiters
         if self.waiting is not None:
-            assert self.waiting._watch().gates == []
+            assert self.waiting._get_waiters().gates == []
             assert self.waiting._waiters == []
         assert self.held.pool.snapshot().blocked == 0
 
@@ -958,7 +958,7 @@ def test_waiting_for_a_future_against_cancel_leaves_nobody_behind(kind: str) -> 
             error = waiting.exception(PATIENCE)
             assert error is None or isinstance(error, Cancelled)
             awaited.result(PATIENCE)
-            assert awaited._watch().gates == []
+            assert awaited._get_waiters().gates == []
             assert awaited._waiters == []
             assert waiting._own_scope()._wakers == {}
 
@@ -1080,7 +1080,7 @@ def test_submitting_against_the_deadline_leaves_the_pool_sound() -> None:
     assert now.waiting == now.blocked == 0
     assert now.submitted == now.finished + now.cancelled + now.shed
     assert len(ran) + late + now.rejected >= now.submitted
-    assert pool._task_home.dead == len(pool._task_home.tasks)
+    assert pool._task_dispatcher.dead == len(pool._task_dispatcher.tasks)
 
 
 def test_user_code_called_at_a_deadline_holds_up_no_other_deadline() -> None:

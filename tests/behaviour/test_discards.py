@@ -210,7 +210,7 @@ def test_what_has_waited_too_long_is_shed_for_that(way: Way) -> None:
 
         def stand() -> None:
             order._standing = True  # as after a look that found the head late
-            pool._task_home.shedding.shed([pool._task_home.claim_next()])  # type: ignore[list-item]  # one waits
+            pool._task_dispatcher.shedding.shed([pool._task_dispatcher.claim_next()])  # type: ignore[list-item]  # one waits
 
         error = way(pool, stand)
         assert isinstance(error, Shed)

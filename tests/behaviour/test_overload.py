@@ -168,7 +168,7 @@ def submit_to_a_view(pool: Pool) -> Future[int]:
 def run(pool: Pool) -> Future[int]:
     """Submit as `Pool.run` does."""
     task = pool.options()._task_made(abs, (-1,), {})
-    assert pool._task_home.admission.enter_later(task, "block")
+    assert pool._task_dispatcher.admission.enter_later(task, "block")
     return task
 
 
@@ -191,7 +191,7 @@ def test_while_the_queue_stands_whoever_submits_sheds(enter: Callable[[Pool], Fu
         assert last.result(LONG) == 1
         busy.waiting[4].exception(LONG)
         assert enter(busy.pool).result(LONG) == 1
-        assert busy.pool._task_home.room == 1000, "submitting is not plain again, though the queue was empty"
+        assert busy.pool._task_dispatcher.room == 1000, "submitting is not plain again, though the queue was empty"
 
 
 @pytest.mark.parametrize("threads", [1, 4])
@@ -259,7 +259,7 @@ def test_a_worker_that_sheds_leaves_what_waits_to_those_that_are_idle(clock: Fak
         meeting = threading.Barrier(3)
         for future in [pool.submit(meeting.wait, LONG) for _ in range(3)]:
             future.result(LONG)  # a worker is idle before its result is there
-        with pool._task_home.lock:  # so that no worker comes before all of them wait
+        with pool._task_dispatcher.lock:  # so that no worker comes before all of them wait
             doomed = pool.submit(ran.set)
             doomed.add_done_callback(callback)
             kept = [pool.submit(ran.set) for _ in range(9)]
@@ -414,7 +414,7 @@ def assert_struck_out(pool: Pool, threads: set[threading.Thread]) -> None:
     for thread in threads:
         thread.join(LONG)
         assert not thread.is_alive()
-    workers = pool._task_home.staff.workers
+    workers = pool._task_dispatcher.staff.workers
     counted = {worker for worker in workers if worker.thread in threads}
     workers -= counted  # so that this test ends, whatever it found
     assert not counted

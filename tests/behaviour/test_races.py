@@ -90,7 +90,7 @@ def test_a_worker_that_times_out_as_it_is_woken_stays_for_the_task() -> None:
     with Pool(1, idle_timeout=0.001, min_workers=0) as pool:
         gate = threading.Event()
         busy = pool.submit(gate.wait, 30)
-        (worker,) = pool._task_home.staff.workers
+        (worker,) = pool._task_dispatcher.staff.workers
 
         def submit_from_another_thread() -> None:
             thread = threading.Thread(target=lambda: futures.append(pool.submit(abs, -3)))
@@ -170,7 +170,7 @@ def test_ctrl_c_just_after_a_task_was_put_takes_it_out_again() -> None:
     ran: list[int] = []
     with Pool(1) as pool:
         pool.submit(int).result(30)  # so that there is an idle thread to wake
-        dispatcher = pool._task_home
+        dispatcher = pool._task_dispatcher
         put = dispatcher.put
 
         def put_and_interrupt(task: Future[Any]) -> None:
@@ -191,7 +191,7 @@ def test_ctrl_c_just_after_a_task_was_put_takes_it_out_again() -> None:
 def test_a_worker_killed_between_settling_and_telling_leaves_nobody_waiting(caplog: pytest.LogCaptureFixture) -> None:
     waits, kill = threading.Event(), threading.Event()
     with Pool(1) as pool:
-        dispatcher = pool._task_home
+        dispatcher = pool._task_dispatcher
         release = dispatcher.release
 
         def release_and_die() -> None:
@@ -208,7 +208,7 @@ def test_a_worker_killed_between_settling_and_telling_leaves_nobody_waiting(capl
             return "done"
 
         future = pool.submit(task)
-        watch = future._watch
+        watch = future._get_waiters
 
         def watch_and_go() -> Any:
             waits.set()
@@ -235,7 +235,7 @@ def test_a_map_whose_only_queued_turn_is_dropped_while_another_is_offered_goes_o
         for _ in range(2):
             pool.submit(hold)
         began.wait(30)
-        admission = pool._task_home.admission
+        admission = pool._task_dispatcher.admission
 
         class Scripted:
             """An offer that fails, just after somebody's discard_oldest has dropped the turn that was queued."""
@@ -244,14 +244,14 @@ def test_a_map_whose_only_queued_turn_is_dropped_while_another_is_offered_goes_o
                 return getattr(admission, name)
 
             def offer(self, task: Any) -> bool:
-                with pool._task_home.lock:
-                    victim = pool._task_home.shedding.evict(task)
+                with pool._task_dispatcher.lock:
+                    victim = pool._task_dispatcher.shedding.evict(task)
                 assert victim is not None
-                pool._task_home.shedding.discard(victim)
-                pool._task_home.admission = admission
+                pool._task_dispatcher.shedding.discard(victim)
+                pool._task_dispatcher.admission = admission
                 return False
 
-        pool._task_home.admission = Scripted()  # type: ignore[assignment]  # scripted
+        pool._task_dispatcher.admission = Scripted()  # type: ignore[assignment]  # scripted
         results = pool.map(abs, range(5))
         gate.set()
         assert list(results) == [0, 1, 2, 3, 4]

@@ -21,7 +21,7 @@ from behaviour.scripts import script
 from clocks import FakeClock
 from treadle import Future, Pool, Rate, TaskGroup
 from treadle._base import clock
-from treadle._base.timer import Alarm, Bell
+from treadle._base.timer import TimerHandle, TimerThread
 from treadle._pool.view import PoolView
 from treadle._tasks.rate import Bucket
 from treadle._tasks.scoped import FREE
@@ -33,13 +33,13 @@ PATIENCE = 20.0  # seconds after which a wait that ought to end is taken to hang
 NO_RATE = 1e9  # tasks a second: for those that a test has run at once in a pool with a rate of its own
 
 
-class TimelyAlarm(Alarm):
+class TimelyAlarm(TimerThread):
     """Rings when it is told to, and what is due when it is set at once: a thread may set it just after time passed."""
 
-    def set(self, when: float, ring: Callable[[], object]) -> Bell:
-        bell = super().set(when, ring)
+    def call_at(self, when: float, callback: Callable[[], object]) -> TimerHandle:
+        bell = super().call_at(when, callback)
         if when <= clock.now():
-            threading.Thread(target=self.ring_due).start()
+            threading.Thread(target=self.call_due).start()
         return bell
 
 
@@ -50,12 +50,12 @@ class Time:
         self.clock = FakeClock(patch)
         patch.setattr("treadle._base.timer.start_thread", lambda target, name: threading.current_thread())
         self.alarm = TimelyAlarm()
-        patch.setattr("treadle._tasks.rate.ALARM", self.alarm)
-        patch.setattr("treadle._tasks.scope.ALARM", self.alarm)
+        patch.setattr("treadle._tasks.rate.TIMERS", self.alarm)
+        patch.setattr("treadle._tasks.scope.TIMERS", self.alarm)
 
     def pass_(self, seconds: float) -> None:
         self.clock.pass_(seconds)
-        self.alarm.ring_due()
+        self.alarm.call_due()
 
 
 @pytest.fixture
@@ -80,7 +80,7 @@ def pass_by(pool: Pool) -> None:
 
 def put_aside(pool: Pool | PoolView, count: int = 1, fn: Callable[..., Any] = int) -> list[Future[Any]]:
     """Submit tasks that have to wait for their turn, to a pool that is otherwise idle; return when they do."""
-    dispatcher = pool._task_home
+    dispatcher = pool._task_dispatcher
     futures = []
     for _ in range(count):
         futures.append(pool.submit(fn))
@@ -185,7 +185,7 @@ class Play:
             return
         number %= len(self.futures)
         future = self.futures[number]
-        pool = next(pool for pool in self.pools if pool._task_home is future._home)
+        pool = next(pool for pool in self.pools if pool._task_dispatcher is future._owner)
         pool.options(rate=Rate(NO_RATE)).submit(future.result).result(PATIENCE)
         if number in self.model.line:
             self.model.line.remove(number)
@@ -266,7 +266,7 @@ def test_threads_of_one_pool_that_race_for_the_tokens_get_no_more_than_there_are
             begun += 1
 
     def await_count(expected: int) -> None:
-        wait_until(lambda: len(pool._task_home.aside.tasks) == 40 - expected and begun >= expected)
+        wait_until(lambda: len(pool._task_dispatcher.aside.tasks) == 40 - expected and begun >= expected)
 
     pool = Pool(8, rate=Rate(2.0, burst=5))
     with closing(pool):
@@ -415,7 +415,7 @@ def test_what_waits_for_its_turn_begins_at_once_when_a_task_of_its_pool_asks_for
         view = pool.options(rate=Rate(1.0))
         view.submit(int).result(PATIENCE)
         first, second = put_aside(view, 2, fn=lambda: threading.current_thread().name)
-        assert pool.submit(second.result).result(PATIENCE) == f"{pool._task_home.thread_prefix}0"
+        assert pool.submit(second.result).result(PATIENCE) == f"{pool._task_dispatcher.thread_prefix}0"
         assert not first.done()
         assert pool.snapshot().waiting == 1
         time.pass_(2.0)
@@ -687,7 +687,7 @@ def test_shutdown_waits_for_those_whose_turn_has_not_come(time: Time) -> None:
         pool.submit(int).result(PATIENCE)
         for number in range(3):
             pool.submit(ran.append, number)
-        wait_until(lambda: len(pool._task_home.aside.tasks) == 3)
+        wait_until(lambda: len(pool._task_dispatcher.aside.tasks) == 3)
         assert len(pool.shutdown(timeout=0)) == 3
         for count in (1, 2, 3):
             time.pass_(1.0)
@@ -872,7 +872,7 @@ def test_in_a_forked_child_futures_that_wait_for_their_turn_are_done() -> None:
         pool = Pool(1, rate=Rate(0.001))
         pool.submit(int).result()
         late = pool.submit(int)
-        while not pool._task_home.aside.tasks:
+        while not pool._task_dispatcher.aside.tasks:
             threading.Event().wait(0.001)
         def child():
             try:
@@ -921,7 +921,7 @@ def test_a_task_whose_turn_has_come_waits_in_the_queue_no_second_time(order: Ord
         futures[0].result(PATIENCE)
         pool.submit(hold)
         assert began.wait(PATIENCE)
-        assert len(pool._task_home.aside.tasks) == 2, "they have come to a thread, too early"
+        assert len(pool._task_dispatcher.aside.tasks) == 2, "they have come to a thread, too early"
         others = [pool.submit(ran.append, f"other {number}") for number in range(3)]
         time.pass_(1.0)
         gate.set()

@@ -50,7 +50,7 @@ def gated(*, limits: Limits | None = None, **options: Any) -> Iterator[tuple[Gat
 
 def until_free(server: Server) -> None:
     """Wait until a thread is free: a moment after it has answered. Without a queue that is all the room there is."""
-    dispatcher = server._pool._task_home
+    dispatcher = server._pool._task_dispatcher
     while True:
         with dispatcher.lock:
             if dispatcher.staff.free():
@@ -172,8 +172,8 @@ def test_fair_servers_take_turns_between_addresses() -> None:
             sock.sendall(b"many %d\n" % number)
             while server.snapshot().pool.waiting <= number:
                 threading.Event().wait(0.005)
-        tasks = list(server._pool._task_home.tasks)
-        assert {task._traits.key for task in tasks} == {"127.0.0.1"}
+        tasks = list(server._pool._task_dispatcher.tasks)
+        assert {task._options.key for task in tasks} == {"127.0.0.1"}
         gate.open.set()
         for number, sock in enumerate(many):
             assert receive(sock, 7) == b"many %d\n" % number
@@ -191,8 +191,8 @@ def test_an_order_that_looks_at_keys_is_given_the_addresses_of_clients(kind: Cal
             late.sendall(b"late\n")
             while server.snapshot().pool.waiting < 1:
                 threading.Event().wait(0.005)
-            with pool._task_home.lock:
-                assert {task.key for task in pool._task_home.tasks} == {"127.0.0.1"}
+            with pool._task_dispatcher.lock:
+                assert {task.key for task in pool._task_dispatcher.tasks} == {"127.0.0.1"}
             gate.open.set()
             assert receive(late, 5) == b"late\n"
 
@@ -207,8 +207,8 @@ def test_an_order_that_looks_at_no_keys_is_given_none() -> None:
             late.sendall(b"late\n")
             while server.snapshot().pool.waiting < 1:
                 threading.Event().wait(0.005)
-            with pool._task_home.lock:
-                assert {task.key for task in pool._task_home.tasks} == {None}
+            with pool._task_dispatcher.lock:
+                assert {task.key for task in pool._task_dispatcher.tasks} == {None}
             gate.open.set()
             assert receive(late, 5) == b"late\n"
 

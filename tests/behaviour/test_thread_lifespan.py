@@ -434,7 +434,7 @@ def test_standing_work_is_taken_up_by_the_thread_that_comes_after(caplog: pytest
     with Pool(1, idle_timeout=0, thread_lifespan=book) as pool:
         pool.submit(int).result(SOON)
         assert book.leaving.acquire(timeout=SOON)
-        assert pool._task_home.staff.stand(Stands(pool._task_home)) is False
+        assert pool._task_dispatcher.staff.stand(Stands(pool._task_dispatcher)) is False
         book.hold.set()
         assert stood.wait(SOON)
 
@@ -444,9 +444,9 @@ def test_another_thread_comes_for_what_one_was_woken_for_that_leaves() -> None:
     book = Book()
     with Pool(2, idle_timeout=None, thread_lifespan=book) as pool:
         all_at_once(pool, 2)
-        staff = pool._task_home.staff
+        staff = pool._task_dispatcher.staff
         while True:
-            with pool._task_home.lock:
+            with pool._task_dispatcher.lock:
                 if len(staff.idle) == 2:
                     woken = staff.idle.pop()
                     staff.waking = True

@@ -92,8 +92,8 @@ def exception_of_one_made_by_hand(stack: ExitStack) -> Way:
 def result_of_a_task(stack: ExitStack) -> Way:
     busy = Busy(stack)
     future = busy.pool.submit(abs, -1)
-    waits = lambda: future._watchers is not None and future._watchers.gates  # noqa: E731
-    return Way(future.result, waits, busy.gate.set, TimeoutError, lambda: future._watchers is None)
+    waits = lambda: future._awaited_by is not None and future._awaited_by.gates  # noqa: E731
+    return Way(future.result, waits, busy.gate.set, TimeoutError, lambda: future._awaited_by is None)
 
 
 def under_a_deadline(way: Way) -> Way:
@@ -160,7 +160,7 @@ def aclose(stack: ExitStack) -> Way:
 
 def queue_of_a_pool(stack: ExitStack) -> Way:
     pool = Busy(stack).pool
-    takers = pool._task_home.admission.takers
+    takers = pool._task_dispatcher.admission.takers
     call = lambda timeout: pool._work_queue.get(timeout=timeout)  # noqa: E731
     return Way(call, lambda: takers, lambda: pool.submit(abs, -1), Empty)
 

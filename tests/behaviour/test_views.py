@@ -375,7 +375,7 @@ def test_cancelling_cancels_the_rest_of_a_map(begun: bool, options: dict[str, An
         values, errors = rest_of(results)
         assert len(values) < 10  # of what ran before
         assert set(errors) == {CancelledError}
-        assert not pool._task_home.maps
+        assert not pool._task_dispatcher.maps
         assert view.shutdown() == ()
         assert pool.submit(abs, -1).result(PATIENCE) == 1
 

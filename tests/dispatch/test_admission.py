@@ -79,7 +79,7 @@ def test_each_caller_that_is_turned_away_raises_an_error_of_its_own(blocked: Blo
     if end == "shutdown":
         blocked.pool.shutdown(wait=False)
     else:
-        blocked.pool._task_home.break_down()
+        blocked.pool._task_dispatcher.break_down()
     for caller in callers:
         caller.join(30)
     assert len({id(error) for error in errors}) == len(errors) == 3
@@ -132,7 +132,7 @@ def test_shutdown_turns_away_whoever_waits_for_room(blocked: Blocked) -> None:
 
 def test_a_task_whose_caller_was_turned_away_cannot_be_cancelled_out_of_the_queue(blocked: Blocked) -> None:
     """It is in no queue any more; or a cancel, say of Ctrl-C in its caller, would count out one that waits."""
-    dispatcher = blocked.pool._task_home
+    dispatcher = blocked.pool._task_dispatcher
     tasks: list[Future[int]] = []
     for _ in range(3):
         tasks.append(blocked.pool._task_made(int, (), {}))
@@ -141,7 +141,7 @@ def test_a_task_whose_caller_was_turned_away_cannot_be_cancelled_out_of_the_queu
     scope = Scope(None)
     scope.cancel()
     assert isinstance(dispatcher.admission.give_up(tasks[0], 0.5), PoolFull)
-    dispatcher.admission.call_off(tasks[1], scope.over())
+    dispatcher.admission.stop_waiting(tasks[1], scope.over())
     blocked.pool.shutdown(wait=False)  # turns away the third
     assert [task.cancel() for task in tasks] == [False] * 3
     assert dispatcher.dead == 0
@@ -274,7 +274,7 @@ def test_a_caller_whose_task_is_cancelled_by_somebody_else_waits_no_longer(block
     caller = threading.Thread(target=lambda: futures.append(blocked.pool.options(block_timeout=60).submit(int)))
     caller.start()
     until_blocked(blocked.pool, 1)
-    (task,) = blocked.pool._task_home.admission.entrants
+    (task,) = blocked.pool._task_dispatcher.admission.entrants
     assert task.cancel()
     caller.join(20)
     assert futures == [task]
@@ -285,7 +285,7 @@ def test_ctrl_c_in_the_middle_of_a_submit_leaves_the_lock_free() -> None:
         raise KeyboardInterrupt
 
     with Pool(1) as pool:
-        dispatcher = pool._task_home
+        dispatcher = pool._task_dispatcher
         put, dispatcher.put = dispatcher.put, interrupted
         with pytest.raises(KeyboardInterrupt):
             pool.submit(int)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from treadle import Future, Pool, Rate, deadline
-from treadle._base.timer import call_later
+from treadle._base.timer import run_later
 from treadle._dispatch import dispatcher as dispatch_module
 from treadle._dispatch.dispatcher import Dispatcher
 from treadle._tasks.rate import Bucket
@@ -39,7 +39,7 @@ def test_cancelled_tasks_take_no_room_and_no_memory_for_long() -> None:
             for future in [pool.submit(int) for _ in range(100)]:
                 assert future.cancel()
             assert pool.snapshot().waiting == 0
-            assert len(pool._task_home.tasks) <= 200
+            assert len(pool._task_dispatcher.tasks) <= 200
         gate.set()
 
 
@@ -65,7 +65,7 @@ class Watched:
         self.pool, self.seen = pool, seen
 
     def __del__(self) -> None:
-        lock, free = self.pool._task_home.lock, list[bool]()
+        lock, free = self.pool._task_dispatcher.lock, list[bool]()
 
         def look() -> None:
             free.append(lock.acquire(timeout=5))  # somebody else may have it for a moment
@@ -101,8 +101,8 @@ def test_the_results_of_tasks_that_were_run_elsewhere_are_let_go_of_without_the_
     def parent() -> None:
         pool.submit(Watched, pool, seen).result()
         if way == "purged":
-            with pool._task_home.lock:
-                pool._task_home.purge()
+            with pool._task_dispatcher.lock:
+                pool._task_dispatcher.purge()
 
     with Pool(1) as pool:
         pool.submit(parent).result(30)
@@ -131,12 +131,12 @@ def test_a_task_that_its_deadline_fails_just_before_it_waits_for_its_rate_is_for
             future = pool.options(rate=rate).submit(id, argument)
         assert isinstance(future.exception(30), DeadlineExceeded)
     forgotten = threading.Event()
-    call_later(forgotten.set)
+    run_later(forgotten.set)
     assert forgotten.wait(30)
     del argument
     assert kept() is None
     assert not rate._bucket._line
-    assert rate._bucket._bell is None
+    assert rate._bucket._timer is None
 
 
 def test_a_task_is_counted_once_between_its_claim_and_its_run(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,7 +157,7 @@ def test_a_task_is_counted_once_between_its_claim_and_its_run(monkeypatch: pytes
 def test_a_task_is_counted_once_between_its_end_and_its_settlement() -> None:
     seen: list[int] = []
     with Pool(1) as pool:
-        dispatcher, acquire = pool._task_home, pool._task_home.acquire
+        dispatcher, acquire = pool._task_dispatcher, pool._task_dispatcher.acquire
 
         def look(*args: Any) -> bool:
             if dispatcher.is_ours():
@@ -188,7 +188,7 @@ def test_who_asks_for_a_result_that_comes_meanwhile_does_not_sleep(monkeypatch: 
     with Pool(1) as pool:
         gate = hold(pool)
         try:
-            (worker,) = pool._task_home.staff.workers
+            (worker,) = pool._task_dispatcher.staff.workers
             running: Any = worker.task
             watch: Any = threading.Event()
             running.add_done_callback(lambda _: watch.set())
@@ -219,7 +219,7 @@ def test_what_was_accepted_is_run_though_no_thread_lived_when_the_pool_was_close
     pool = Pool(1)
     gate = hold(pool)
     try:
-        (worker,) = pool._task_home.staff.workers
+        (worker,) = pool._task_dispatcher.staff.workers
         assert worker.task is not None
         worker.task.add_done_callback(fatal)
         left = pool.submit(abs, -3)

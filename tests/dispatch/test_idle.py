@@ -43,8 +43,8 @@ class Post(Standing):
 
 def test_a_worker_with_nothing_else_to_do_does_it_and_it_takes_no_room() -> None:
     with Pool(2, queue_size=1, when_full="reject") as pool:
-        post = Post(pool._task_home)
-        assert pool._task_home.staff.stand(post)
+        post = Post(pool._task_dispatcher)
+        assert pool._task_dispatcher.staff.stand(post)
         assert post.began.wait(PATIENCE)
         assert pool.snapshot().waiting == 0
         for _ in range(20):
@@ -54,8 +54,8 @@ def test_a_worker_with_nothing_else_to_do_does_it_and_it_takes_no_room() -> None
 
 def test_it_is_recalled_once_when_a_task_waits_that_nobody_is_free_for() -> None:
     with Pool(1, queue_size=0, when_full="reject") as pool:
-        post = Post(pool._task_home)
-        assert pool._task_home.staff.stand(post)
+        post = Post(pool._task_dispatcher)
+        assert pool._task_dispatcher.staff.stand(post)
         assert post.began.wait(PATIENCE)
         assert pool.submit(abs, -1).result(PATIENCE) == 1
         assert post.recalls == 1
@@ -65,9 +65,9 @@ def test_it_is_recalled_once_when_a_task_waits_that_nobody_is_free_for() -> None
 
 def test_one_task_recalls_one_of_several() -> None:
     with Pool(2) as pool:
-        posts = [Post(pool._task_home), Post(pool._task_home)]
+        posts = [Post(pool._task_dispatcher), Post(pool._task_dispatcher)]
         for post in posts:
-            assert pool._task_home.staff.stand(post)
+            assert pool._task_dispatcher.staff.stand(post)
             assert post.began.wait(PATIENCE)
         assert pool.submit(abs, -1).result(PATIENCE) == 1
         assert sum(post.recalls for post in posts) == 1
@@ -85,8 +85,8 @@ def test_it_is_left_alone_while_an_idle_worker_can_take_the_task() -> None:
         for future in [pool.submit(both.wait, PATIENCE) for _ in range(2)]:
             future.result(PATIENCE)
         assert pool.snapshot().idle == 2
-        post = Post(pool._task_home)
-        assert pool._task_home.staff.stand(post)
+        post = Post(pool._task_dispatcher)
+        assert pool._task_dispatcher.staff.stand(post)
         assert post.began.wait(PATIENCE)
         for _ in range(50):
             assert pool.submit(abs, -1).result(PATIENCE) == 1
@@ -98,11 +98,11 @@ def test_it_is_left_alone_while_a_worker_that_was_woken_is_on_its_way() -> None:
         both = threading.Barrier(2)
         for future in [pool.submit(both.wait, PATIENCE) for _ in range(2)]:
             future.result(PATIENCE)
-        post, next_one = Post(pool._task_home), Post(pool._task_home)
-        pool._task_home.staff.stand(post)
+        post, next_one = Post(pool._task_dispatcher), Post(pool._task_dispatcher)
+        pool._task_dispatcher.staff.stand(post)
         assert post.began.wait(PATIENCE)
-        with pool._task_home.lock:  # so that it cannot arrive
-            assert pool._task_home.staff.stand(next_one)
+        with pool._task_dispatcher.lock:  # so that it cannot arrive
+            assert pool._task_dispatcher.staff.stand(next_one)
             future = pool.submit(abs, -1)
         assert future.result(PATIENCE) == 1
         assert next_one.began.wait(PATIENCE)
@@ -111,8 +111,8 @@ def test_it_is_left_alone_while_a_worker_that_was_woken_is_on_its_way() -> None:
 
 def test_a_snapshot_counts_its_worker_as_busy_and_nothing_as_waiting() -> None:
     with Pool(1) as pool:
-        post = Post(pool._task_home)
-        pool._task_home.staff.stand(post)
+        post = Post(pool._task_dispatcher)
+        pool._task_dispatcher.staff.stand(post)
         assert post.began.wait(PATIENCE)
         standing = pool.snapshot()
         assert (standing.threads, standing.busy, standing.idle, standing.waiting) == (1, 1, 0, 0)
@@ -134,8 +134,8 @@ def test_while_all_are_busy_it_waits_and_is_taken_up_by_the_first_that_is_free()
         pool.submit(block)
         assert inside.wait(PATIENCE)
         queued = pool.submit(abs, -1)
-        post = Post(pool._task_home)
-        assert not pool._task_home.staff.stand(post)
+        post = Post(pool._task_dispatcher)
+        assert not pool._task_dispatcher.staff.stand(post)
         gate.set()
         assert post.began.wait(PATIENCE)
         assert queued.done()  # tasks come first
@@ -143,31 +143,31 @@ def test_while_all_are_busy_it_waits_and_is_taken_up_by_the_first_that_is_free()
 
 def test_no_thread_beyond_the_limit_is_started_for_it() -> None:
     with Pool(1) as pool:
-        first, second = Post(pool._task_home), Post(pool._task_home)
-        assert pool._task_home.staff.stand(first)
+        first, second = Post(pool._task_dispatcher), Post(pool._task_dispatcher)
+        assert pool._task_dispatcher.staff.stand(first)
         assert first.began.wait(PATIENCE)
-        assert not pool._task_home.staff.stand(second)
+        assert not pool._task_dispatcher.staff.stand(second)
         assert pool.snapshot().threads == 1
         assert not second.began.is_set()
 
 
 def test_shutdown_recalls_it_and_forgets_what_nobody_does() -> None:
     pool = Pool(1)
-    done, left = Post(pool._task_home), Post(pool._task_home)
-    pool._task_home.staff.stand(done)
+    done, left = Post(pool._task_dispatcher), Post(pool._task_dispatcher)
+    pool._task_dispatcher.staff.stand(done)
     assert done.began.wait(PATIENCE)
-    pool._task_home.staff.stand(left)
+    pool._task_dispatcher.staff.stand(left)
     pool.shutdown()
     assert (done.recalls, left.recalls) == (1, 0)
     assert not left.began.is_set()
     with pytest.raises(PoolClosed):
-        pool._task_home.staff.stand(left)
+        pool._task_dispatcher.staff.stand(left)
 
 
 def test_an_error_in_it_is_logged_and_the_worker_lives_on(caplog: pytest.LogCaptureFixture) -> None:
     with Pool(1) as pool:
-        post = Post(pool._task_home, ValueError("scripted"))
-        pool._task_home.staff.stand(post)
+        post = Post(pool._task_dispatcher, ValueError("scripted"))
+        pool._task_dispatcher.staff.stand(post)
         assert post.ended.wait(PATIENCE)
         name = pool.submit(lambda: threading.current_thread().name).result(PATIENCE)
         assert name.endswith("_0")
@@ -178,8 +178,8 @@ def test_an_error_in_it_is_logged_and_the_worker_lives_on(caplog: pytest.LogCapt
 
 def test_one_that_is_over_is_not_recalled() -> None:
     with Pool(1) as pool:
-        post, gate = Post(pool._task_home), threading.Event()
-        pool._task_home.staff.stand(post)
+        post, gate = Post(pool._task_dispatcher), threading.Event()
+        pool._task_dispatcher.staff.stand(post)
         assert post.began.wait(PATIENCE)
         post.told.set()
         assert post.result(PATIENCE) is None
@@ -191,8 +191,8 @@ def test_one_that_is_over_is_not_recalled() -> None:
 
 def test_a_worker_that_is_killed_in_it_is_replaced(caplog: pytest.LogCaptureFixture) -> None:
     with Pool(1) as pool:
-        post = Post(pool._task_home, SystemExit("scripted"))
-        pool._task_home.staff.stand(post)
+        post = Post(pool._task_dispatcher, SystemExit("scripted"))
+        pool._task_dispatcher.staff.stand(post)
         with pytest.raises(WorkerLost):
             post.result(PATIENCE)
         assert pool.submit(abs, -1).result(PATIENCE) == 1
@@ -208,8 +208,8 @@ def test_observers_are_not_told_of_it() -> None:
             told.append(event.name)
 
     with Pool(1, observers=[Listener()]) as pool:
-        post = Post(pool._task_home)
-        pool._task_home.staff.stand(post)
+        post = Post(pool._task_dispatcher)
+        pool._task_dispatcher.staff.stand(post)
         assert post.began.wait(PATIENCE)
         assert pool.submit(abs, -1).result(PATIENCE) == 1
         assert told == ["abs"]
@@ -217,10 +217,10 @@ def test_observers_are_not_told_of_it() -> None:
 
 def test_a_worker_that_is_tied_up_in_it_no_longer_counts_as_free() -> None:
     with Pool(1, queue_size=0, when_full="reject") as pool:
-        post = Post(pool._task_home)
-        pool._task_home.staff.stand(post)
+        post = Post(pool._task_dispatcher)
+        pool._task_dispatcher.staff.stand(post)
         assert post.began.wait(PATIENCE)
-        pool._task_home.staff.stood_down(post)
+        pool._task_dispatcher.staff.stood_down(post)
         with pytest.raises(PoolFull):
             pool.submit(abs, -1)
         assert post.recalls == 0
@@ -230,8 +230,8 @@ def test_a_worker_that_is_tied_up_in_it_no_longer_counts_as_free() -> None:
 def test_a_worker_survives_that_comes_back_because_it_was_recalled(caplog: pytest.LogCaptureFixture) -> None:
     """It is not among those on stand any more, who are struck out when they come back by themselves."""
     with Pool(1) as pool:
-        post = Post(pool._task_home)
-        assert pool._task_home.staff.stand(post)
+        post = Post(pool._task_dispatcher)
+        assert pool._task_dispatcher.staff.stand(post)
         assert post.began.wait(PATIENCE)
         (thread,) = pool._threads
         assert pool.submit(threading.current_thread).result(PATIENCE) is thread

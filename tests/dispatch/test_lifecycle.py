@@ -16,7 +16,7 @@ import pytest
 from treadle import Pool
 from treadle._dispatch import lifecycle
 from treadle._dispatch.worker import Worker
-from treadle._dispatch.workers import Staff
+from treadle._dispatch.workers import Workers
 
 fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
 
@@ -67,7 +67,7 @@ def test_a_pool_that_has_ended_keeps_none_of_its_threads() -> None:
 def test_what_a_thread_object_holds_goes_with_no_lock_held() -> None:
     """For its destructor is the user's."""
     pool, held = Pool(1), []
-    lock = pool._task_home.lock
+    lock = pool._task_dispatcher.lock
 
     class Kept:
         def __del__(self) -> None:
@@ -234,7 +234,7 @@ def test_every_lost_exception_is_logged_at_exit_whatever_a_log_handler_raises() 
         pool.shutdown()
         from treadle._tasks import call as calls
         for error in errors:
-            kept = [calls.Unseen(f"{type(error).__name__}-{n}", ValueError()) for n in range(2)]
+            kept = [calls.Unretrieved(f"{type(error).__name__}-{n}", ValueError()) for n in range(2)]
             try:
                 calls.log_living()
             except KeyboardInterrupt:
@@ -262,11 +262,11 @@ def test_whatever_fails_at_exit_keeps_no_other_pool_from_ending() -> None:
         for leaver in leavers:
             lifecycle.before_exit(leaver)
         pools = [Pool(1) for _ in range(3)]
-        close = type(pools[0]._task_home).close
+        close = type(pools[0]._task_dispatcher).close
         def fail(self, after, *, cancel):
             close(self, after, cancel=cancel)
             raise OSError
-        type(pools[0]._task_home).close = fail
+        type(pools[0]._task_dispatcher).close = fail
         for pool in pools:
             pool.submit(threading.Event().wait, 0.1)
             pool.submit(print, "ran")
@@ -370,9 +370,9 @@ def test_what_ctrl_c_left_running_is_not_waited_for_at_exit_though_the_program_d
 def test_shutdown_returns_when_the_last_thread_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     """It strikes itself out a moment before; here that moment lasts until somebody waits for it."""
     struck_out, gate, waited_for = threading.Event(), threading.Event(), list[Thread]()
-    depart, join_one = Staff.depart, lifecycle._join_one
+    depart, join_one = Workers.depart, lifecycle._join_one
 
-    def depart_slowly(staff: Staff, worker: Worker) -> None:
+    def depart_slowly(staff: Workers, worker: Worker) -> None:
         depart(staff, worker)
         struck_out.set()
         assert gate.wait(30)
@@ -382,7 +382,7 @@ def test_shutdown_returns_when_the_last_thread_has_ended(monkeypatch: pytest.Mon
         gate.set()
         return join_one(thread, deadline)
 
-    monkeypatch.setattr(Staff, "depart", depart_slowly)
+    monkeypatch.setattr(Workers, "depart", depart_slowly)
     monkeypatch.setattr(lifecycle, "_join_one", join_and_open)
     pool = Pool(1)
     try:

@@ -9,7 +9,7 @@ import pytest
 
 from treadle import Pool, Rate
 from treadle._dispatch.worker import current_worker
-from treadle._tasks.scoped import Governed
+from treadle._tasks.scoped import ScopedTask
 from treadle.errors import Shed
 from treadle.events import Observer, TaskEvent
 from treadle.orders import Adaptive
@@ -86,7 +86,7 @@ def test_a_callback_that_ends_the_thread_keeps_no_other_future_waiting() -> None
 
 def test_a_full_queue_sheds_before_it_refuses() -> None:
     pool, gate = overloaded(queue_size=2, when_full="reject")
-    pool._task_home.order._standing = True  # type: ignore[attr-defined]  # as after a look that found the head late
+    pool._task_dispatcher.order._standing = True  # type: ignore[attr-defined]  # as after a look that found the head late
     futures = [pool.submit(int, number) for number in range(6)]
     gate.set()
     pool.shutdown()
@@ -134,7 +134,7 @@ def test_what_a_callback_raises_is_not_raised_by_the_submit_whose_task_is_in(
     first.add_done_callback(leave)
     pool.submit(int)
     if policy == "block":
-        pool._task_home.order._standing = True  # type: ignore[attr-defined]  # as after a look that found the head late
+        pool._task_dispatcher.order._standing = True  # type: ignore[attr-defined]  # as after a look that found the head late
     assert not pool.submit(int).cancelled()
     assert first.done()
     assert "a callback of a task that was shed raised" in caplog.text
@@ -147,7 +147,7 @@ def test_a_worker_that_is_killed_before_it_tells_those_that_it_sheds_leaves_nobo
 ) -> None:
     gate, killed = threading.Event(), threading.Event()
     with Pool(1, order=Adaptive(0.0, 0.0)) as pool:
-        release = pool._task_home.release
+        release = pool._task_dispatcher.release
 
         def release_or_die() -> None:
             release()
@@ -156,7 +156,7 @@ def test_a_worker_that_is_killed_before_it_tells_those_that_it_sheds_leaves_nobo
                 killed.set()
                 raise SystemExit
 
-        pool._task_home.release = release_or_die
+        pool._task_dispatcher.release = release_or_die
         try:
             pool.submit(gate.wait, PATIENCE)
             (thread,) = pool._threads
@@ -178,15 +178,15 @@ def test_a_caller_that_sheds_tells_all_whatever_a_callback_raises(error: type[Ba
 
     with Pool(1) as pool:
         victims = [pool._task_made(int, (), {}) for _ in range(3)]
-        with pool._task_home.lock:
-            assert pool._task_home.shedding.claim(victims) == victims
+        with pool._task_dispatcher.lock:
+            assert pool._task_dispatcher.shedding.claim(victims) == victims
         victims[0].add_done_callback(leave)
         told = list(victims)
         if error is KeyboardInterrupt:
             with pytest.raises(KeyboardInterrupt):
-                pool._task_home.shedding.shed_by_caller(victims)
+                pool._task_dispatcher.shedding.shed_by_caller(victims)
         else:
-            pool._task_home.shedding.shed_by_caller(victims)
+            pool._task_dispatcher.shedding.shed_by_caller(victims)
         assert [type(future.exception(0)) for future in told] == [Shed] * 3
 
 
@@ -195,14 +195,14 @@ def test_what_is_seized_or_was_cancelled_already_waits_nowhere_any_more() -> Non
     rate = Rate(0.001)
     rate._bucket._tokens = 0.0
     with Pool(1) as pool:
-        dispatcher = pool._task_home
+        dispatcher = pool._task_dispatcher
         task = pool.options(rate=rate)._task_made(int, (), {})
         cancelled = pool._task_made(int, (), {})
-        assert isinstance(task, Governed)
+        assert isinstance(task, ScopedTask)
         assert not task._ready()
         with dispatcher.lock:
             assert dispatcher.aside.park(task)
-            assert dispatcher.shedding.seize() == [task]
+            assert dispatcher.shedding.claim_all() == [task]
             left = dict(dispatcher.aside.tasks)
             dispatcher.aside.clear()
             assert not left

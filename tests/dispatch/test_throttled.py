@@ -13,15 +13,15 @@ from blocked import until_noted
 from clocks import FakeClock
 from orders.tasks import task_of
 from treadle import Future, Pool, Rate, TaskGroup
-from treadle._dispatch.workers import Staff
+from treadle._dispatch.workers import Workers
 from treadle._tasks.options import PLAIN
 from treadle._tasks.rate import Bucket
-from treadle._tasks.scoped import Governed, new_task
+from treadle._tasks.scoped import ScopedTask, new_task
 
 
 def test_a_task_without_a_rate_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     with Pool(1) as pool:
-        dispatcher = pool._task_home
+        dispatcher = pool._task_dispatcher
         task = new_task(dispatcher, int, (), pool.options()._task_made(int, (), {})._context, PLAIN)
         with dispatcher.lock:
             assert not dispatcher.aside.park(task)
@@ -33,9 +33,9 @@ def test_a_task_that_waits_takes_up_room_until_it_leaves(monkeypatch: pytest.Mon
     FakeClock(monkeypatch)
     rate = Rate(1.0)
     with Pool(1, queue_size=3) as pool:
-        dispatcher = pool._task_home
+        dispatcher = pool._task_dispatcher
         task = pool.options(rate=rate)._task_made(int, (), {})
-        assert isinstance(task, Governed)
+        assert isinstance(task, ScopedTask)
         rate._bucket._tokens = 0.0
         assert not task._ready()
         room = dispatcher.room
@@ -53,15 +53,15 @@ def test_a_task_that_was_called_before_it_came_goes_back_to_its_place(monkeypatc
     rate = Rate(1.0)
     with Pool(1) as pool:
         task = pool.options(rate=rate)._task_made(int, (), {})
-        assert isinstance(task, Governed)
+        assert isinstance(task, ScopedTask)
         rate._bucket._tokens = 0.0
         assert not task._ready()
         rate._bucket._tokens = 1.0
         rate._bucket._call()
-        order: deque[Any] = pool._task_home.order._tasks  # type: ignore[attr-defined]  # Fifo's
-        with pool._task_home.lock:
+        order: deque[Any] = pool._task_dispatcher.order._tasks  # type: ignore[attr-defined]  # Fifo's
+        with pool._task_dispatcher.lock:
             order.append(newer := task_of(submitted=task._submitted + 1))
-            assert pool._task_home.aside.park(task)
+            assert pool._task_dispatcher.aside.park(task)
             assert list(order) == [task, newer]
             order.clear()
         task._forget_call()
@@ -115,20 +115,20 @@ def test_a_task_that_is_called_when_no_thread_can_start_is_back_in_the_order(mon
     FakeClock(monkeypatch)
     rate = Rate(1.0)
 
-    def refuse(staff: Staff, first: Any = None) -> None:
+    def refuse(staff: Workers, first: Any = None) -> None:
         raise RuntimeError("can't start new thread")
 
     with Pool(1) as pool:
-        dispatcher = pool._task_home
+        dispatcher = pool._task_dispatcher
         task = pool.options(rate=rate)._task_made(int, (), {})
-        assert isinstance(task, Governed)
+        assert isinstance(task, ScopedTask)
         rate._bucket._tokens = 0.0
         assert not task._ready()
         try:
             with dispatcher.lock:
                 assert dispatcher.aside.park(task)
                 with monkeypatch.context() as patch:
-                    patch.setattr(Staff, "start_worker", refuse)
+                    patch.setattr(Workers, "start_worker", refuse)
                     dispatcher.aside.resume(task)
                 assert list(dispatcher.tasks) == [task]
         finally:
@@ -141,17 +141,17 @@ def test_a_closed_pool_lets_its_threads_go_when_the_last_task_that_waits_for_its
     late = pool.submit(int)
     (thread,) = pool._threads
     try:
-        while not pool._task_home.aside.tasks or not pool._task_home.staff.idle:
+        while not pool._task_dispatcher.aside.tasks or not pool._task_dispatcher.staff.idle:
             threading.Event().wait(0.001)
         pool.shutdown(wait=False)
-        while not pool._task_home.staff.idle:  # it was woken, and stays for what waits
+        while not pool._task_dispatcher.staff.idle:  # it was woken, and stays for what waits
             threading.Event().wait(0.001)
         assert late.cancel()
         thread.join(20)
         assert not thread.is_alive()
     finally:
-        with pool._task_home.lock:
-            pool._task_home.staff.wake_all()
+        with pool._task_dispatcher.lock:
+            pool._task_dispatcher.staff.wake_all()
 
 
 def test_a_closed_pool_lets_every_thread_go_when_the_last_task_that_waited_for_its_rate_comes() -> None:
@@ -161,7 +161,7 @@ def test_a_closed_pool_lets_every_thread_go_when_the_last_task_that_waited_for_i
     pool = Pool(2, idle_timeout=None)
     for future in [pool.submit(together.wait, 30) for _ in range(2)]:
         future.result(30)
-    dispatcher, threads = pool._task_home, pool._threads
+    dispatcher, threads = pool._task_dispatcher, pool._threads
     try:
         late = pool.options(rate=rate).submit(int)
         while not dispatcher.aside.tasks or len(dispatcher.staff.idle) < 2:

@@ -118,7 +118,7 @@ class Script:
 
     def __init__(self, pool: Pool, where: str, act: Callable[[], object]) -> None:
         self.armed, self.where, self.act = threading.Event(), where, act
-        self.dispatcher = pool._task_home
+        self.dispatcher = pool._task_dispatcher
         self.acquire, self.release = self.dispatcher.acquire, self.dispatcher.release
         self.dispatcher.acquire, self.dispatcher.release = self._acquire, self._release  # type: ignore[assignment]
 
@@ -153,8 +153,8 @@ def test_a_worker_that_is_killed_before_it_settles_a_task_gives_its_result_and_f
             return "done"
 
         assert view.submit(last_act).result(30) == "done"
-        with pool._task_home.lock:
-            assert not pool._task_home.order._taken  # type: ignore[attr-defined]  # Fair's
+        with pool._task_dispatcher.lock:
+            assert not pool._task_dispatcher.order._taken  # type: ignore[attr-defined]  # Fair's
         assert view.submit(abs, -1).result(30) == 1
     assert "was killed" in caplog.text
 
@@ -175,10 +175,10 @@ def test_a_worker_that_is_killed_before_it_begins_a_task_that_it_has_claimed_fai
         try:
             first, second = pool.submit(last_act), pool.submit(int)
             (thread,) = pool._threads
-            with pool._task_home.lock:
+            with pool._task_dispatcher.lock:
                 lock = threading.Lock()
                 lock.acquire()
-                first._watch().gates.append(lock)
+                first._get_waiters().gates.append(lock)
         finally:
             gate.set()
         thread.join(30)
@@ -235,7 +235,7 @@ def test_an_idle_worker_holds_nothing_of_its_last_task() -> None:
     with Pool(1) as pool:
         future = pool.submit(task)
         kept = weakref.ref(future.result(30))
-        (worker,) = pool._task_home.staff.workers
+        (worker,) = pool._task_dispatcher.staff.workers
         assert worker.mail.asleep.wait(30)  # type: ignore[attr-defined]  # scripted
         del future
         gc.collect()

@@ -11,7 +11,7 @@ import pytest
 from blocked import until_blocked, until_noted
 from treadle import ConcurrencyLimit, Future, Pool, Rate
 from treadle._dispatch.worker import Worker
-from treadle._dispatch.workers import Staff
+from treadle._dispatch.workers import Workers
 from treadle._tasks.rate import Bucket
 from treadle.errors import PatchedTooLate
 
@@ -127,9 +127,9 @@ def test_a_signal_handler_may_submit_just_before_a_thread_is_woken_or_started(
     where: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It runs in the thread that submits, in the middle of that; here the call of `where` is when the signal comes."""
-    original, handled = getattr(Staff, where), list[Future[int]]()
+    original, handled = getattr(Workers, where), list[Future[int]]()
 
-    def signalled(staff: Staff, *arguments: Any) -> None:
+    def signalled(staff: Workers, *arguments: Any) -> None:
         if not handled:
             handled.append(Future())  # so that this happens once
             handled[0] = pool.options(priority=1).submit(abs, -1)
@@ -138,9 +138,9 @@ def test_a_signal_handler_may_submit_just_before_a_thread_is_woken_or_started(
     with Pool(2 if where == "start_worker" else 1, order="priority") as pool:
         if where == "wake_one":
             pool.submit(int).result(30)
-            while not pool._task_home.staff.idle:
+            while not pool._task_dispatcher.staff.idle:
                 threading.Event().wait(0.001)
-        monkeypatch.setattr(Staff, where, signalled)
+        monkeypatch.setattr(Workers, where, signalled)
         assert pool.submit(abs, -2).result(30) == 2
         assert handled[0].result(30) == 1
         assert pool.snapshot().finished == pool.snapshot().submitted
@@ -148,19 +148,19 @@ def test_a_signal_handler_may_submit_just_before_a_thread_is_woken_or_started(
 
 def test_a_thread_that_is_kept_warm_sleeps_even_if_idle_threads_leave_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[bool] = []
-    may_leave = Staff.may_leave
+    may_leave = Workers.may_leave
 
-    def counting(staff: Staff, worker: Worker) -> bool:
+    def counting(staff: Workers, worker: Worker) -> bool:
         asked.append(may_leave(staff, worker))
         return asked[-1]
 
-    monkeypatch.setattr(Staff, "may_leave", counting)
+    monkeypatch.setattr(Workers, "may_leave", counting)
     with Pool(1, min_workers=1, idle_timeout=0) as pool:
         for round_ in range(1, 4):
             assert pool.submit(abs, -round_).result(30) == round_
             threading.Event().wait(0.05)  # in which one that does not sleep would ask a thousand times
             assert len(asked) < 20 * round_
-        assert len(pool._task_home.staff.workers) == 1
+        assert len(pool._task_dispatcher.staff.workers) == 1
     assert asked.count(False) >= 1
 
 
@@ -229,7 +229,7 @@ def test_a_task_that_its_rate_calls_is_kept_though_no_thread_can_be_started(monk
             refusing.setattr(
                 "treadle._dispatch.worker.new_thread", lambda target, name: Refusing(target=target, name=name)
             )
-            pool._task_home.resume(called)
+            pool._task_dispatcher.resume(called)
         assert not called.done()
         pool.submit(int).result(30)
         assert pool.snapshot().waiting == 1, "it was looked at again"
@@ -242,9 +242,9 @@ def test_a_burst_that_outnumbers_the_idle_threads_starts_another() -> None:
     with Pool(3) as pool:
         hold(pool, 2).let_go()
         try:
-            with pool._task_home.lock:  # so that none takes a task before all are there
+            with pool._task_dispatcher.lock:  # so that none takes a task before all are there
                 futures = [pool.submit(together.wait, 30) for _ in range(3)]
-                assert len(pool._task_home.staff.workers) == 3
+                assert len(pool._task_dispatcher.staff.workers) == 3
             assert sorted(future.result(30) for future in futures) == [0, 1, 2]
         finally:
             together.abort()
@@ -268,7 +268,7 @@ class Deadly:
 def test_a_worker_that_is_killed_on_its_way_keeps_nobody_asleep() -> None:
     """Nobody else is woken while one is on its way."""
     with Pool(2) as pool:
-        staff, held = pool._task_home.staff, hold(pool, 2)
+        staff, held = pool._task_dispatcher.staff, hold(pool, 2)
         for worker in staff.workers:
             worker.mail = Deadly()  # type: ignore[assignment]  # scripted
         threads = pool._threads
@@ -315,9 +315,9 @@ def test_a_thread_that_ctrl_c_finds_started_is_one_of_the_pools(monkeypatch: pyt
 def test_a_thread_that_ends_waits_for_the_one_that_ended_before(monkeypatch: pytest.MonkeyPatch) -> None:
     """So a shutdown, which waits for the last, leaves none behind. Here the first ends when somebody waits for it."""
     struck_out, gate, ends = threading.Event(), threading.Event(), list[threading.Thread]()
-    depart = Staff.depart
+    depart = Workers.depart
 
-    def depart_slowly(staff: Staff, worker: Worker) -> None:
+    def depart_slowly(staff: Workers, worker: Worker) -> None:
         depart(staff, worker)
         if not ends:
             ends.append(worker.thread)
@@ -329,7 +329,7 @@ def test_a_thread_that_ends_waits_for_the_one_that_ended_before(monkeypatch: pyt
         gate.set()
         threading.Thread.join(ends[0], timeout)
 
-    monkeypatch.setattr(Staff, "depart", depart_slowly)
+    monkeypatch.setattr(Workers, "depart", depart_slowly)
     with Pool(2) as pool:
         try:
             hold(pool, 2).let_go()

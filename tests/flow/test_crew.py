@@ -22,7 +22,7 @@ import treadle
 from clocks import FakeClock
 from programs import run
 from treadle import Pool
-from treadle._base.timer import ALARM
+from treadle._base.timer import TIMERS
 from treadle._flow.channel import Channel
 from treadle._flow.crew import Crew, CrewSnapshot
 from treadle.errors import ChannelClosed, ChannelFull
@@ -569,7 +569,7 @@ def test_a_crew_outlives_the_deadline_under_which_it_was_made(in_a_task: bool, m
         crew.close()
         assert crew.join(PATIENCE)
     assert seen == [(1, None), (2, None)]
-    assert ALARM.ring_due() == 0
+    assert TIMERS.call_due() == 0
 
 
 @pytest.mark.parametrize("how", ["join", "block"])

@@ -22,12 +22,12 @@ from behaviour.scripts import script
 from clocks import LeapingClock
 from treadle import Channel, Future, Pool, TaskGroup
 from treadle._base import timer as alarm_module
-from treadle._base.timer import Alarm
+from treadle._base.timer import TimerThread
 from treadle._dispatch import deadlock
 from treadle._tasks import scope as scope_module
 from treadle._tasks import waiters as watchers_module
 from treadle._tasks.scope import SCOPE, Scope, current
-from treadle._tasks.scoped import Governed
+from treadle._tasks.scoped import ScopedTask
 from treadle.errors import Cancelled, DeadlineExceeded, PoolClosed, PoolFull, Shed, WorkerLost
 
 PATIENCE = 30.0  # seconds for what must happen
@@ -37,13 +37,13 @@ LONG = 600.0  # seconds that no test waits for
 @pytest.fixture(autouse=True)
 def _alarm(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Give the test an alarm of its own, whose thread is gone when the test is."""
-    made = Alarm()
+    made = TimerThread()
     monkeypatch.setattr(alarm_module, "LINGER", 0.0)
     for module in (alarm_module, scope_module, watchers_module):
-        monkeypatch.setattr(module, "ALARM", made)
+        monkeypatch.setattr(module, "TIMERS", made)
     yield
-    assert all(bell.ring is None for bell in made._bells), "no bell is left when no task is"
-    made.set(0.0, int)  # so that its thread looks, and finds nothing more to do
+    assert all(bell.is_due is False for bell in made._handles), "no bell is left when no task is"
+    made.call_at(0.0, int)  # so that its thread looks, and finds nothing more to do
 
 
 @pytest.fixture
@@ -98,9 +98,9 @@ def opened_at_the_end(gate: threading.Event) -> Iterator[None]:
 def pass_deadline_of(future: Future[Any]) -> None:
     """Have the alarm's thread find that the deadline of a task has passed, however far it is."""
     scope: Scope = future._scope  # type: ignore[attr-defined]  # it was submitted under one
-    assert scope._bell is not None
-    alarm_module.ALARM.mute(scope._bell)
-    alarm_module.ALARM.set(0.0, scope._expire)
+    assert scope._timer is not None
+    scope._timer.cancel()
+    alarm_module.TIMERS.call_at(0.0, scope._expire)
 
 
 def fail(error: BaseException) -> None:
@@ -1239,14 +1239,14 @@ def test_a_thread_killed_before_it_settles_a_task_lets_the_group_go(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The task has not run; its thread ends between the claim and the call."""
-    invoke, kills = Governed._invoke, [SystemExit("scripted")]
+    invoke, kills = ScopedTask._invoke, [SystemExit("scripted")]
 
-    def die_once(self: Governed) -> bool:
+    def die_once(self: ScopedTask) -> bool:
         if kills:
             raise kills.pop()
         return invoke(self)
 
-    monkeypatch.setattr(Governed, "_invoke", die_once)
+    monkeypatch.setattr(ScopedTask, "_invoke", die_once)
     with Pool(1) as pool:
         with Raising(ExceptionGroup) as caught:
             with TaskGroup(pool) as group:

@@ -6,7 +6,7 @@ from collections.abc import Hashable
 from typing import Any
 
 from treadle import Future
-from treadle._tasks.options import Traits
+from treadle._tasks.options import TaskOptions
 
 __all__ = ["task_of"]
 
@@ -14,6 +14,6 @@ __all__ = ["task_of"]
 def task_of(*, priority: int = 0, key: Hashable = None, submitted: float = 0.0, name: str | None = None) -> Future[Any]:
     """Return a task that waits."""
     task: Future[Any] = Future()
-    task._traits = Traits(name, priority, key)
+    task._options = TaskOptions(name, priority, key)
     task._submitted = submitted
     return task

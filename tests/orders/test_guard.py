@@ -162,7 +162,7 @@ def test_what_a_submit_asks_and_raises_breaks_the_pool(name: str, logs: pytest.L
         futures = [future for future in futures if future.exception(PATIENCE) is not None]  # they have run
     elif name != "holds":
         futures.pop().cancel()
-        held.pool._task_home.purge()
+        held.pool._task_dispatcher.purge()
     order.moods[name] = oops
     with suppress(PoolBroken, PoolFull):
         futures.append(held.pool.submit(abs, -1))
@@ -233,8 +233,8 @@ def test_putting_back_what_waited_for_its_rate_that_raises_breaks_the_pool(logs:
     future = pool.options(rate=rate).submit(abs, -1)
     tick = threading.Event()
     for _ in range(3000):
-        with pool._task_home.lock:  # in which it is put aside, and its rate sets the alarm
-            if pool._task_home.aside.tasks:
+        with pool._task_dispatcher.lock:  # in which it is put aside, and its rate sets the alarm
+            if pool._task_dispatcher.aside.tasks:
                 break
         tick.wait(0.01)
     order.moods["put_first"] = oops
@@ -288,7 +288,7 @@ def test_a_shutdown_returns_when_all_has_failed_that_waited_in_a_pool_that_broke
     order = Moody()
     held = Held(order)
     waits = [held.pool.submit(abs, -1) for _ in range(3)]
-    monkeypatch.setattr(dispatch, "call_later", later.append)
+    monkeypatch.setattr(dispatch, "run_later", later.append)
     order.moods["take"] = oops
     held.gate.set()
     assert held.pool.shutdown() == ()
@@ -398,7 +398,7 @@ def test_an_order_that_drops_what_it_was_given_is_found_out_at_once(logs: pytest
     with pytest.raises(PoolBroken, match=r"The order failed in Moody\.put, ") as caught:
         held.pool.submit(int)
     assert "its length is 0, and it should hold 1 task" in str(caught.value.__cause__)
-    assert not held.pool._task_home.tasks
+    assert not held.pool._task_dispatcher.tasks
     held.gate.set()
     check_broken(held.pool, [], logs, RuntimeError)
     now = held.pool.snapshot()
@@ -408,7 +408,7 @@ def test_an_order_that_drops_what_it_was_given_is_found_out_at_once(logs: pytest
 def test_what_waits_in_a_pool_that_breaks_is_counted_and_a_shutdown_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """Though the thread that is to tell of it has not come yet."""
     later: list[Callable[[], object]] = []
-    monkeypatch.setattr("treadle._dispatch.dispatcher.call_later", later.append)
+    monkeypatch.setattr("treadle._dispatch.dispatcher.run_later", later.append)
     order = Moody()
     held = Held(order)
     futures = [held.pool.submit(abs, -1) for _ in range(3)]
@@ -527,11 +527,11 @@ def test_treadles_own_orders_need_no_guard_and_a_subclass_of_them_does() -> None
 
     for order in (Fifo(), Priority(), Adaptive(), Fair(), Fair(order="priority"), Fair(order=Priority)):
         with Pool(1, order=order) as pool:
-            assert pool._task_home.kept is order
+            assert pool._task_dispatcher.kept is order
     others: list[Order] = [Mine(), Fair(order=Mine), Fair(order=lambda: Priority(age=10)), Lifo()]
     for other in others:
         with Pool(1, order=other) as pool:
-            assert isinstance(pool._task_home.kept, Guard)
+            assert isinstance(pool._task_dispatcher.kept, Guard)
             assert pool.submit(abs, -1).result(PATIENCE) == 1
 
 

@@ -110,7 +110,7 @@ def test_of_equals_the_first_comes_first_whatever_was_evicted_or_purged(
     inside: list[Any] = []
 
     def is_first_of_its_equals(task: Any) -> bool:
-        return task is next(other for other in inside if other._traits == task._traits)
+        return task is next(other for other in inside if other._options == task._options)
 
     for number, (step, value) in enumerate(steps):
         if step == "put":
@@ -225,6 +225,6 @@ def test_an_override_is_asked_in_a_subclass_of_an_order_that_has_nothing_to_say(
 def test_users_see_nothing_but_what_an_order_is(kind: type[Order]) -> None:
     """In help(), and on objects."""
     with Pool(1, order=kind()) as pool:
-        order = pool._task_home.order
+        order = pool._task_dispatcher.order
         public = {name for name in dir(order) if not name.startswith("_")}
     assert public == {name for name in dir(Order) if not name.startswith("_")}

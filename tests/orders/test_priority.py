@@ -98,7 +98,7 @@ def test_whatever_happens_nobody_is_passed_over_beyond_the_bound(steps: list[Any
         elif step == "take" and order.ready():
             taken: Any = order.take()
             assert not [task for task in waiting if goes_before(task, taken, age)]
-            assert taken is next(task for task in waiting if task._traits == taken._traits), "the first of its equals"
+            assert taken is next(task for task in waiting if task._options == taken._options), "the first of its equals"
             waiting.remove(taken)
         elif step == "evict" and waiting:
             lowest = min(task.priority for task in waiting)

@@ -12,7 +12,7 @@ from treadle.errors import PoolClosed
 
 def test_a_door_is_closed_when_it_was_shut_or_its_pool_was() -> None:
     pool = Pool(1, name="loom")
-    door, other = Door(pool._task_home), Door(pool._task_home)
+    door, other = Door(pool._task_dispatcher), Door(pool._task_dispatcher)
     assert not door.closed
     door.shut(cancel=False)
     assert (door.closed, door.dropping, other.closed) == (True, False, False)
@@ -25,7 +25,7 @@ def test_a_door_is_closed_when_it_was_shut_or_its_pool_was() -> None:
 
 def test_a_refusal_says_what_is_closed_and_what_to_do() -> None:
     with Pool(1, name="loom") as pool:
-        door = Door(pool._task_home)
+        door = Door(pool._task_dispatcher)
         door.check_open()
         door.shut(cancel=False)
         with pytest.raises(
@@ -39,10 +39,10 @@ def test_a_refusal_says_what_is_closed_and_what_to_do() -> None:
 
 def test_the_input_of_an_accepted_map_comes_in_by_its_own_door_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     with Pool(1) as pool:
-        door, other = Door(pool._task_home), Door(pool._task_home)
+        door, other = Door(pool._task_dispatcher), Door(pool._task_dispatcher)
         door.shut(cancel=False)
         other.shut(cancel=False)
-        monkeypatch.setattr(HERE, "reading", (pool._task_home, door))
+        monkeypatch.setattr(HERE, "reading", (pool._task_dispatcher, door))
         door.check_open()
         with pytest.raises(PoolClosed):
             other.check_open()
@@ -50,7 +50,7 @@ def test_the_input_of_an_accepted_map_comes_in_by_its_own_door_alone(monkeypatch
 
 def test_what_is_shut_remembers_no_function_that_it_let_in(monkeypatch: pytest.MonkeyPatch) -> None:
     with Pool(1) as pool:
-        door = Door(pool._task_home)
+        door = Door(pool._task_dispatcher)
         door.shut(cancel=False)
         shut = Shut(door)
         with monkeypatch.context() as patch:

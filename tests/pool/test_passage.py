@@ -225,7 +225,7 @@ def test_a_task_keeps_its_name_its_context_and_its_options(held: Held) -> None:
     held.gate.set()
     assert task.result(PATIENCE) == ("a", "here")
     with Pool(1, order="priority") as pool, marking("a"):
-        assert pool.options(priority=3).submit(abs, -1)._traits.priority == 3
+        assert pool.options(priority=3).submit(abs, -1)._options.priority == 3
 
 
 # -- refusals -------------------------------------------------------------------------------------------------------
@@ -488,7 +488,7 @@ def test_what_a_replacement_does_to_the_standard_future_is_done_to_the_task(held
     held.pool.shutdown()
     assert calls == ([-1, -2] if ran else [])
     now = held.pool.snapshot()
-    assert (now.submitted, now.waiting, held.pool._task_home.dead) == (3, 0, 0)
+    assert (now.submitted, now.waiting, held.pool._task_dispatcher.dead) == (3, 0, 0)
 
 
 @pytest.mark.parametrize("deed", [deed for deed in DEEDS if deed != "called back"])

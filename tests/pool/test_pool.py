@@ -181,7 +181,7 @@ def test_threads_are_named(arguments: dict[str, str], name: str) -> None:
 def test_none_for_a_prefix_or_arguments_is_as_if_they_were_not_given() -> None:
     """So it is in the standard library, and there are wrappers that hand on what they were not given."""
     with Pool(1, None, None, None) as pool:
-        assert pool.submit(lambda: threading.current_thread().name).result(30) == f"{pool._task_home.name}_0"
+        assert pool.submit(lambda: threading.current_thread().name).result(30) == f"{pool._task_dispatcher.name}_0"
     with Pool(1, initializer=int, initargs=None) as pool:
         assert pool.submit(abs, -1).result(30) == 1
 
@@ -385,7 +385,7 @@ def test_a_subclass_may_have_attributes_of_its_own() -> None:
     class Limited(Pool):
         def __init__(self) -> None:
             super().__init__(2)
-            self._rate = self._timeout = self._context = self._traits = self._pool = self._when_full = object()
+            self._rate = self._timeout = self._context = self._options = self._pool = self._when_full = object()
             self._dispatcher = self._task = self._enter = object()
             self.options: Any = {"of": "its own"}  # that is the point
             self.name, self.max_workers, self.closed = "mine", 99, "on Sundays"  # type: ignore[misc,assignment]

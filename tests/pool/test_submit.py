@@ -14,7 +14,7 @@ from treadle._pool.submit import Submitter
 from treadle._pool.view import PoolView
 from treadle._tasks.contexts import EMPTY
 from treadle._tasks.future import RUNNING
-from treadle._tasks.scoped import Governed
+from treadle._tasks.scoped import ScopedTask
 from treadle.errors import PoolFull
 
 PATIENCE = 30.0
@@ -29,7 +29,7 @@ def test_a_task_has_the_options_of_what_it_was_submitted_to(view: bool) -> None:
     with Pool(1, order="priority") as pool:
         door: Submitter = pool.options(name="weft", priority=3) if view else pool
         task = door.submit(int)
-        assert task._traits == (("weft", 3, None) if view else (None, 0, None))
+        assert task._options == (("weft", 3, None) if view else (None, 0, None))
         assert task.result(PATIENCE) == 0
 
 
@@ -47,16 +47,16 @@ def test_only_what_is_under_a_deadline_or_at_a_rate_is_governed() -> None:
     with Pool(1) as pool:
         assert type(pool.submit(int)) is Future
         assert type(pool.options(name="a").submit(int)) is Future
-        assert isinstance(pool.options(rate=Rate(1000)).submit(int), Governed)
+        assert isinstance(pool.options(rate=Rate(1000)).submit(int), ScopedTask)
         with treadle.deadline(PATIENCE):
-            assert isinstance(pool.submit(int), Governed)
-            assert isinstance(pool.options(name="a").submit(int), Governed)
+            assert isinstance(pool.submit(int), ScopedTask)
+            assert isinstance(pool.options(name="a").submit(int), ScopedTask)
 
 
 def test_a_submit_that_is_interrupted_leaves_no_task_and_lets_the_lock_go() -> None:
     """Ctrl-C may raise between any two lines, here while the order takes the task."""
     pool = Pool(1)
-    dispatcher = pool._task_home
+    dispatcher = pool._task_dispatcher
     put = dispatcher.put
     ran: list[int] = []
 

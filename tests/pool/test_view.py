@@ -14,7 +14,7 @@ import pytest
 import treadle
 from orders.lifo import Keyed, Lifo
 from treadle import Pool, PoolView, Rate, TaskGroup, deadline
-from treadle._pool.view import WhenFull, rate_of, traits_for
+from treadle._pool.view import WhenFull, options_for, rate_of
 from treadle._tasks.options import PLAIN
 from treadle.errors import DeadlineExceeded, PoolFull, Shed
 from treadle.orders import Fair, Fifo, Priority
@@ -23,42 +23,42 @@ PATIENCE = 30.0
 
 
 def test_what_the_order_does_not_look_at_is_refused() -> None:
-    assert traits_for(Fifo(), None, 0, None) is PLAIN
-    assert traits_for(Priority(), "a", 3, None) == ("a", 3, None)
-    assert traits_for(Fair(), None, 0, "") == (None, 0, "")
+    assert options_for(Fifo(), None, 0, None) is PLAIN
+    assert options_for(Priority(), "a", 3, None) == ("a", 3, None)
+    assert options_for(Fair(), None, 0, "") == (None, 0, "")
     with pytest.raises(
         ValueError, match=r"priority=3 has no effect in a pool whose order is Fair; make it with Pool\(order='priority'"
     ):
-        traits_for(Fair(), None, 3, None)
+        options_for(Fair(), None, 3, None)
     with pytest.raises(ValueError, match=r"key=0 has no effect .*order='fair'"):
-        traits_for(Fifo(), None, 0, 0)
+        options_for(Fifo(), None, 0, 0)
 
 
 def test_an_order_of_the_users_looks_at_what_it_says() -> None:
     class Both(Lifo):
         looks_at = frozenset({"key", "priority"})
 
-    assert traits_for(Both(), None, 5, "k") == (None, 5, "k")
-    assert traits_for(Keyed(), None, 0, "k") == (None, 0, "k")
-    assert traits_for(Lifo(), "name", 0, None) == ("name", 0, None)
+    assert options_for(Both(), None, 5, "k") == (None, 5, "k")
+    assert options_for(Keyed(), None, 0, "k") == (None, 0, "k")
+    assert options_for(Lifo(), "name", 0, None) == ("name", 0, None)
     with pytest.raises(
         ValueError, match=r"priority=5 has no effect .* whose order is Keyed; .* 'priority' in its `look"
     ):
-        traits_for(Keyed(), None, 5, "k")
+        options_for(Keyed(), None, 5, "k")
     with pytest.raises(ValueError, match="key='k' has no effect in a pool whose order is Lifo"):
-        traits_for(Lifo(), None, 0, "k")
+        options_for(Lifo(), None, 0, "k")
 
 
 @pytest.mark.parametrize("priority", [1001, -1001])
 def test_priorities_have_bounds(priority: int) -> None:
     with pytest.raises(ValueError, match=rf"priority={priority}: priority must be -1000 to 1000"):
-        traits_for(Priority(), None, priority, None)
+        options_for(Priority(), None, priority, None)
 
 
 @pytest.mark.parametrize("priority", [0.0, False])
 def test_a_priority_has_to_be_an_integer_even_if_it_is_nothing(priority: Any) -> None:
     with pytest.raises(TypeError, match=r"priority=.*; allowed: an integer, -1000 to 1000"):
-        traits_for(Priority(), None, priority, None)
+        options_for(Priority(), None, priority, None)
 
 
 def test_tasks_that_are_held_back_leave_free_threads_to_other_keys() -> None:
@@ -75,7 +75,7 @@ def test_tasks_that_are_held_back_leave_free_threads_to_other_keys() -> None:
 
 def test_a_key_has_to_be_hashable() -> None:
     with pytest.raises(TypeError, match=r"key=\[\] cannot be a key: unhashable type: 'list'; allowed: "):
-        traits_for(Fair(), None, 0, [])  # type: ignore[arg-type]  # that is the point
+        options_for(Fair(), None, 0, [])  # type: ignore[arg-type]  # that is the point
 
 
 def test_a_rate_is_a_rate_everywhere_and_a_number_is_told_so() -> None:
@@ -147,8 +147,8 @@ def test_a_key_at_its_ceiling_waits_alone_or_is_refused_with_its_name() -> None:
 
 def settings_of(view: PoolView) -> tuple[Any, ...]:
     """Return what the view's tasks are submitted with."""
-    traits = (*view._task_traits,)
-    return view._task_when_full, view._task_block_timeout, view._task_deadline, view._task_rate, traits
+    options = (*view._task_options,)
+    return view._task_when_full, view._task_block_timeout, view._task_deadline, view._task_rate, options
 
 
 def test_a_view_of_a_view_keeps_what_it_does_not_change() -> None:
@@ -173,7 +173,7 @@ def test_a_chained_view_submits_with_all_of_its_options() -> None:
     with Pool(1, order="priority") as pool:
         view = pool.options(name="a").options(priority=3).options(deadline=PATIENCE)
         future = view.submit(treadle.time_left)
-        assert (future.name, future._traits.priority) == ("a", 3)
+        assert (future.name, future._options.priority) == ("a", 3)
         left = future.result(PATIENCE)
         assert left is not None
         assert 0 < left <= PATIENCE

@@ -250,7 +250,7 @@ def test_who_waits_for_what_is_taken_out_is_told(hold: Callable[..., Held]) -> N
 
     waiter = threading.Thread(target=wait)
     waiter.start()
-    while not (task._watchers and task._watchers.gates):
+    while not (task._awaited_by and task._awaited_by.gates):
         treadle.sleep(0.001)
     held.queue.get()
     waiter.join(PATIENCE)
@@ -273,7 +273,7 @@ def test_what_the_order_holds_back_and_what_waits_for_its_rate_can_be_taken(hold
         slow = pool.options(rate=Rate(0.001))
         slow.submit(abs, -1).result(PATIENCE)
         aside = slow.submit(abs, -2)
-        while not pool._task_home.aside.tasks:
+        while not pool._task_dispatcher.aside.tasks:
             treadle.sleep(0.001)
         assert pool._work_queue.qsize() == 1
         item = pool._work_queue.get_nowait()
@@ -300,7 +300,7 @@ def test_who_waits_for_a_task_gets_the_next_one(hold: Callable[..., Held], way: 
     items: list[Any] = []
     taker = threading.Thread(target=lambda: items.append(held.queue.get(timeout=PATIENCE)))
     taker.start()
-    while not held.pool._task_home.admission.takers:
+    while not held.pool._task_dispatcher.admission.takers:
         treadle.sleep(0.001)
     results = None
     if way == "map":
@@ -310,7 +310,7 @@ def test_who_waits_for_a_task_gets_the_next_one(hold: Callable[..., Held], way: 
         door.submit(abs, -1)
     taker.join(PATIENCE)
     items.clear()
-    assert not held.pool._task_home.admission.takers
+    assert not held.pool._task_dispatcher.admission.takers
     if results is not None:
         with pytest.raises(CancelledError):
             next(results)
@@ -326,8 +326,8 @@ def test_who_waits_for_a_task_gives_up_in_time(hold: Callable[..., Held], timeou
         held.queue.get(timeout=timeout)
     with pytest.raises(queue.Empty):
         held.queue.get(True, timeout)
-    assert not held.pool._task_home.admission.takers
-    assert held.pool._task_home.room == 1000
+    assert not held.pool._task_dispatcher.admission.takers
+    assert held.pool._task_dispatcher.room == 1000
 
 
 def test_a_closed_pool_lets_those_go_that_wait_for_a_task(hold: Callable[..., Held]) -> None:
@@ -335,7 +335,7 @@ def test_a_closed_pool_lets_those_go_that_wait_for_a_task(hold: Callable[..., He
     items: list[Any] = []
     taker = threading.Thread(target=lambda: items.append(held.queue.get()))
     taker.start()
-    while not held.pool._task_home.admission.takers:
+    while not held.pool._task_dispatcher.admission.takers:
         treadle.sleep(0.001)
     held.let_go()
     taker.join(PATIENCE)
@@ -369,7 +369,7 @@ def test_takers_and_workers_share_what_is_submitted() -> None:
     assert sorted(ran + took) == list(range(2000))
     assert sum(future.cancelled() for future in futures) == len(took)
     assert pool.snapshot().submitted == 2000
-    assert pool._task_home.dead == 0
+    assert pool._task_dispatcher.dead == 0
 
 
 def test_what_is_put_is_submitted(hold: Callable[..., Held]) -> None:

@@ -251,7 +251,7 @@ def test_a_deposed_leader_keeps_its_connection_and_its_thread_and_not_the_lead()
 
 def test_a_worker_that_waits_to_lead_goes_on_when_the_lane_ends() -> None:
     with Pool(1) as pool:
-        of = lane.Lane("lane", pool._task_home, 1.0)
+        of = lane.Lane("lane", pool._task_dispatcher, 1.0)
         heir = threading.Thread(target=of.take_the_lead, args=(lane.Lead(of),))
         heir.start()
         try:

@@ -674,7 +674,7 @@ def ask():
         sock.sendall(b"x")
         sock.recv(1)
 threading.Thread(target=ask, daemon=True).start()
-server._watch = order
+server._get_waiters = order
 print(server.run(None), server._deadline < float("inf"), flush=True)
 os._exit(0)
 """
@@ -730,7 +730,7 @@ def test_a_command_hands_its_pool_over_and_it_ends_in_time_whatever_still_runs()
         server.stop(0.0)
         assert cut.get(timeout=PATIENCE) == 1
     assert pool.snapshot().closed
-    assert pool._task_home.abandoned, "or Python's exit would wait for it"
+    assert pool._task_dispatcher.abandoned, "or Python's exit would wait for it"
     runner.join(PATIENCE)
     held.gate.set()
     pool.shutdown(timeout=PATIENCE)
@@ -914,7 +914,7 @@ def watch(now):
     raise ValueError
 
 server = Server(Messages(lambda data, peer: data), "127.0.0.1:0", max_workers=1)
-server._watch = watch
+server._get_waiters = watch
 print(server.run(1e8))
 """
     status, out, _ = run(sys.executable, "-c", source)
@@ -940,7 +940,7 @@ def watch(snapshot):
 signal.signal(signal.SIGUSR1, handler)
 server = Server(Messages(lambda data, peer: data), "127.0.0.1:0", max_workers=1)
 try:
-    server._watch = watch
+    server._get_waiters = watch
     server.run(5)
 except BaseException as error:
     print(server.snapshot().state, error.args[-1])

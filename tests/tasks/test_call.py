@@ -9,7 +9,7 @@ from functools import partial
 
 import pytest
 
-from treadle._tasks.call import Bare, Unseen, name_of
+from treadle._tasks.call import NoContext, Unretrieved, name_of
 
 
 class Callable:
@@ -35,13 +35,13 @@ def test_a_call_is_named_after_what_it_calls(fn: object, name: str) -> None:
 
 
 def test_bare_runs_a_call_in_the_context_of_its_caller_and_is_its_own_copy() -> None:
-    bare = Bare()
+    bare = NoContext()
     assert bare.run(divmod, 7, 2) == (3, 1)
     assert bare.copy() is bare
 
 
 def test_an_exception_is_logged_once_when_its_future_vanishes_unasked(caplog: pytest.LogCaptureFixture) -> None:
-    unseen = Unseen("work", ValueError("lost"))
+    unseen = Unretrieved("work", ValueError("lost"))
     with caplog.at_level(logging.ERROR, "treadle"):
         del unseen
     (record,) = caplog.records
@@ -51,7 +51,7 @@ def test_an_exception_is_logged_once_when_its_future_vanishes_unasked(caplog: py
 
 
 def test_an_exception_that_was_asked_for_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
-    unseen = Unseen("work", ValueError("seen"))
+    unseen = Unretrieved("work", ValueError("seen"))
     unseen.error = None
     del unseen
     assert not caplog.records

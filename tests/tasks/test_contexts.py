@@ -12,7 +12,7 @@ import pytest
 
 from programs import run
 from treadle._tasks import contexts
-from treadle._tasks.call import Bare
+from treadle._tasks.call import NoContext
 from treadle._tasks.contexts import LENT, Lent, copier, taken
 
 NAME: ContextVar[str] = ContextVar("name", default="nobody's")
@@ -82,7 +82,7 @@ def test_each_copy_has_values_of_its_own() -> None:
         assert precision(two) == 7
 
     Context().run(submitter)
-    bare = Bare()
+    bare = NoContext()
     assert copier(bare)() is bare
 
 

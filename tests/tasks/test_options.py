@@ -9,22 +9,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from treadle import Pool
-from treadle._tasks.options import PLAIN, Traits
+from treadle._tasks.options import PLAIN, TaskOptions
 from treadle.orders import Fair, Priority
 
 
 def test_plain_has_no_name_no_urgency_and_no_key() -> None:
     assert (PLAIN.name, PLAIN.priority, PLAIN.key) == (None, 0, None)
-    assert Traits() == PLAIN
+    assert TaskOptions() == PLAIN
 
 
 @given(st.none() | st.text(), st.integers(), st.none() | st.integers() | st.text())
 def test_traits_are_equal_if_all_three_are_and_can_be_keys(name: str | None, priority: int, key: Any) -> None:
-    traits = Traits(name, priority, key)
-    assert traits == Traits(name=name, priority=priority, key=key)
-    assert hash(traits) == hash(Traits(name, priority, key))
-    assert traits != Traits(name, priority + 1, key)
-    assert (traits == PLAIN) is (name is None and priority == 0 and key is None)
+    options = TaskOptions(name, priority, key)
+    assert options == TaskOptions(name=name, priority=priority, key=key)
+    assert hash(options) == hash(TaskOptions(name, priority, key))
+    assert options != TaskOptions(name, priority + 1, key)
+    assert (options == PLAIN) is (name is None and priority == 0 and key is None)
 
 
 def test_traits_cannot_be_changed() -> None:
@@ -35,15 +35,15 @@ def test_traits_cannot_be_changed() -> None:
 
 def test_a_task_without_options_is_plain() -> None:
     with Pool(1) as pool:
-        assert pool.submit(int)._traits is PLAIN
-        assert pool.options().submit(int)._traits == PLAIN
+        assert pool.submit(int)._options is PLAIN
+        assert pool.options().submit(int)._options == PLAIN
 
 
 def test_all_tasks_of_a_view_share_what_the_options_say() -> None:
     with Pool(1, order=Priority()) as pool:
         view = pool.options(name="page", priority=7)
         first, second = view.submit(int), view.submit(int)
-        assert first._traits == Traits("page", 7, None)
-        assert first._traits is second._traits
+        assert first._options == TaskOptions("page", 7, None)
+        assert first._options is second._options
     with Pool(1, order=Fair()) as pool:
-        assert pool.options(key=("a", 1)).submit(int)._traits == Traits(None, 0, ("a", 1))
+        assert pool.options(key=("a", 1)).submit(int)._options == TaskOptions(None, 0, ("a", 1))

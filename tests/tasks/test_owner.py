@@ -7,13 +7,13 @@ import threading
 import pytest
 
 from treadle import Future
-from treadle._tasks.owner import Alone
+from treadle._tasks.owner import Unowned
 
 
 def test_a_future_made_by_hand_lives_alone_and_is_nobodys_to_run() -> None:
     future: Future[int] = Future()
-    home = future._home
-    assert isinstance(home, Alone)
+    home = future._owner
+    assert isinstance(home, Unowned)
     assert not home.claim(future)
     assert not home.never_runs(Future(), (), ())
     with pytest.raises(AssertionError):
@@ -31,7 +31,7 @@ def test_waiting_hears_of_a_state_that_was_written_by_hand() -> None:
             waits.set()
             return super().wait(timeout)
 
-    future._watch().condition = Condition()
+    future._get_waiters().condition = Condition()
     thread = threading.Thread(target=lambda: seen.append(future.exception(timeout=30)))
     thread.start()
     assert waits.wait(30)

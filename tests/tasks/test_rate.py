@@ -17,7 +17,7 @@ import treadle
 from clocks import FakeClock
 from treadle import Future, Pool, Rate
 from treadle._base import timer as alarm_module
-from treadle._base.timer import ALARM, Alarm
+from treadle._base.timer import TIMERS, TimerThread
 from treadle._tasks import rate as rate_module
 from treadle._tasks.rate import Bucket, bucket_of
 from treadle.errors import DeadlineExceeded, PoolFull
@@ -38,7 +38,7 @@ def wait_until(condition: Any) -> None:
     raise AssertionError("it did not happen in time")
 
 
-class Home:
+class Owner:
     """A pool that tries each task again at once when it is called."""
 
     def __init__(self, rate: Bucket) -> None:
@@ -47,7 +47,7 @@ class Home:
 
     def submit(self) -> Future[Any]:
         task: Future[Any] = Future()
-        task._home = self  # type: ignore[assignment]  # as much of one as a rate asks for
+        task._owner = self  # type: ignore[assignment]  # as much of one as a rate asks for
         self.resume(task)
         return task
 
@@ -66,8 +66,8 @@ def test_it_is_a_token_bucket_and_first_come_first_served(steps: list[Any], per_
     """The model: tokens fill up steadily to `burst`; each task takes one, as soon as there is one, in turn."""
     with pytest.MonkeyPatch.context() as patch:
         clock = FakeClock(patch)
-        patch.setattr("treadle._tasks.rate.ALARM.set", lambda when, ring: None)  # it is called by hand
-        home = Home(Bucket(per_second, 1.0, burst))
+        patch.setattr("treadle._tasks.rate.TIMERS.call_at", lambda when, callback: None)  # it is called by hand
+        home = Owner(Bucket(per_second, 1.0, burst))
         tokens, submitted, begun = float(burst), [], 0
         for step in steps:
             if isinstance(step, int):
@@ -89,20 +89,20 @@ def test_tasks_that_wait_hold_no_thread_and_count_as_waiting(clock: FakeClock) -
         view = pool.options(rate=rate)
         assert view.submit(abs, -1).result(PATIENCE) == 1
         second = view.submit(abs, -2)
-        wait_until(lambda: pool._task_home.aside.tasks)
+        wait_until(lambda: pool._task_dispatcher.aside.tasks)
         assert pool.submit(abs, -5).result(PATIENCE) == 5  # the thread is free
         third = view.submit(abs, -3)
-        wait_until(lambda: len(pool._task_home.aside.tasks) == 2)
+        wait_until(lambda: len(pool._task_dispatcher.aside.tasks) == 2)
         assert pool.snapshot().waiting == 2
         fourth = view.submit(abs, -4)  # the free thread could have taken it
-        wait_until(lambda: len(pool._task_home.aside.tasks) == 3)
+        wait_until(lambda: len(pool._task_dispatcher.aside.tasks) == 3)
         with pytest.raises(PoolFull):
             view.submit(abs, -5)
         assert not second.done()
         third.cancel()
         fourth.cancel()
         clock.pass_(1.0)
-        ALARM.ring_due()
+        TIMERS.call_due()
         assert second.result(PATIENCE) == 2
         pool.shutdown(cancel_futures=True)
 
@@ -117,7 +117,7 @@ def test_closing_a_pool_may_cancel_them(clock: FakeClock) -> None:
     pool = Pool(1, rate=Rate(1.0))
     pool.submit(int).result(PATIENCE)
     late = pool.submit(int)
-    wait_until(lambda: pool._task_home.aside.tasks)
+    wait_until(lambda: pool._task_dispatcher.aside.tasks)
     pool.shutdown(cancel_futures=True)
     with pytest.raises(CancelledError):
         late.result(PATIENCE)
@@ -129,9 +129,9 @@ def test_a_deadline_comes_first(clock: FakeClock) -> None:
         pool.submit(int).result(PATIENCE)
         with treadle.deadline(5.0):
             late = pool.submit(int)
-        wait_until(lambda: pool._task_home.aside.tasks)
+        wait_until(lambda: pool._task_dispatcher.aside.tasks)
         clock.pass_(6.0)
-        ALARM.ring_due()
+        TIMERS.call_due()
         with pytest.raises(DeadlineExceeded):
             late.result(PATIENCE)
         assert pool.snapshot().waiting == 0
@@ -141,11 +141,11 @@ def test_no_alarm_is_left_for_a_line_that_is_empty(clock: FakeClock) -> None:
     with Pool(1, rate=Rate(0.001)) as pool:
         pool.submit(int).result(PATIENCE)
         late, later = pool.submit(int), pool.submit(int)
-        wait_until(lambda: len(pool._task_home.aside.tasks) == 2)
+        wait_until(lambda: len(pool._task_dispatcher.aside.tasks) == 2)
         late.cancel()
-        assert [bell for bell in ALARM._bells if bell.ring is not None]
+        assert [bell for bell in TIMERS._handles if bell.is_due]
         later.cancel()
-        assert not [bell for bell in ALARM._bells if bell.ring is not None]
+        assert not [bell for bell in TIMERS._handles if bell.is_due]
 
 
 def test_a_task_that_another_waits_for_begins_at_once_and_the_next_waits_the_longer(clock: FakeClock) -> None:
@@ -171,9 +171,9 @@ def test_map_keeps_to_it(clock: FakeClock) -> None:
     with Pool(1, rate=Rate(1.0, burst=3)) as pool:  # two threads may come to it in either order
         results = pool.map(abs, [-1, -2, -3, -4], buffersize=4)
         assert [next(results) for _ in range(3)] == [1, 2, 3]
-        wait_until(lambda: pool._task_home.aside.tasks)
+        wait_until(lambda: pool._task_dispatcher.aside.tasks)
         clock.pass_(1.0)
-        ALARM.ring_due()
+        TIMERS.call_due()
         assert list(results) == [4]
 
 
@@ -195,28 +195,28 @@ def test_bad_arguments_are_named(arguments: tuple[Any, ...], words: str) -> None
         Rate(*arguments)
 
 
-def begun_after(rate: Rate, tasks: int, *pauses: float, clock: FakeClock, alarm: Alarm) -> list[int]:
+def begun_after(rate: Rate, tasks: int, *pauses: float, clock: FakeClock, alarm: TimerThread) -> list[int]:
     """Return how many of the tasks have begun at first, and after each pause in seconds."""
-    home = Home(bucket_of(rate))
+    home = Owner(bucket_of(rate))
     for _ in range(tasks):
         home.submit()
     counts = [len(home.begun)]
     for pause in pauses:
         clock.pass_(pause)
-        alarm.ring_due()
+        alarm.call_due()
         counts.append(len(home.begun))
     for task in list(home.rate._line):
         home.rate.forget(task)
     return counts
 
 
-def test_n_tasks_begin_each_so_many_seconds_evenly_spread(clock: FakeClock, alarm: Alarm) -> None:
+def test_n_tasks_begin_each_so_many_seconds_evenly_spread(clock: FakeClock, alarm: TimerThread) -> None:
     assert begun_after(Rate(2), 9, 0.49, 0.02, 0.5, clock=clock, alarm=alarm) == [1, 1, 2, 3]
     assert begun_after(Rate(100, per=60), 9, 0.59, 0.02, 0.6, clock=clock, alarm=alarm) == [1, 1, 2, 3]
     assert begun_after(Rate(0.5, 2), 9, 3.9, 0.2, clock=clock, alarm=alarm) == [1, 1, 2]
 
 
-def test_a_burst_begins_at_once_at_first_and_after_a_pause(clock: FakeClock, alarm: Alarm) -> None:
+def test_a_burst_begins_at_once_at_first_and_after_a_pause(clock: FakeClock, alarm: TimerThread) -> None:
     rate = Rate(10, per=5.0, burst=3)
     assert begun_after(rate, 4, 0.4, 0.2, clock=clock, alarm=alarm) == [3, 3, 4]
     clock.pass_(1.6)
@@ -224,7 +224,9 @@ def test_a_burst_begins_at_once_at_first_and_after_a_pause(clock: FakeClock, ala
 
 
 @pytest.mark.parametrize(("n", "per"), [(1e308, 1e-308), (5e-324, 1e308), (1e-300, 1e300), (1e300, 5e-324)])
-def test_rates_may_be_as_fast_and_as_slow_as_numbers_go(n: float, per: float, clock: FakeClock, alarm: Alarm) -> None:
+def test_rates_may_be_as_fast_and_as_slow_as_numbers_go(
+    n: float, per: float, clock: FakeClock, alarm: TimerThread
+) -> None:
     assert begun_after(Rate(n, per), 2, 1.0, clock=clock, alarm=alarm)[-1] == (2 if n > 1 else 1)
 
 
@@ -259,12 +261,12 @@ def test_views_made_on_the_fly_share_a_rate(clock: FakeClock) -> None:
     politely, done = Rate(2), 0
     with Pool(4) as pool:
         futures = [pool.options(rate=politely).submit(int) for _ in range(10)]
-        wait_until(lambda: len(pool._task_home.aside.tasks) == 9)
+        wait_until(lambda: len(pool._task_dispatcher.aside.tasks) == 9)
         for begun in range(1, 11):
             wait_until(lambda begun=begun: sum(future.done() for future in futures) == begun)
             done += 1
             clock.pass_(0.5)
-            ALARM.ring_due()
+            TIMERS.call_due()
     assert done == 10
 
 
@@ -283,49 +285,49 @@ def in_line(rate: Bucket, tasks: int) -> list[Future[Any]]:
     rate._tokens = 0.0
     waiting = [Future[Any]() for _ in range(tasks)]
     for task in waiting:
-        task._home = Absent()  # type: ignore[assignment]  # as much of one as a rate asks for
+        task._owner = Absent()  # type: ignore[assignment]  # as much of one as a rate asks for
         assert not rate.admit(task)
     return waiting
 
 
 @pytest.fixture
-def alarm(clock: FakeClock, monkeypatch: pytest.MonkeyPatch) -> Alarm:
+def alarm(clock: FakeClock, monkeypatch: pytest.MonkeyPatch) -> TimerThread:
     """The rates' alarm, without a thread: it is rung by hand."""
-    made = Alarm()
+    made = TimerThread()
     monkeypatch.setattr(alarm_module, "start_thread", lambda target, name: threading.current_thread())
-    monkeypatch.setattr(rate_module, "ALARM", made)
+    monkeypatch.setattr(rate_module, "TIMERS", made)
     return made
 
 
-def test_a_pool_is_told_of_its_tasks_without_the_lock_of_rates(clock: FakeClock, alarm: Alarm) -> None:
+def test_a_pool_is_told_of_its_tasks_without_the_lock_of_rates(clock: FakeClock, alarm: TimerThread) -> None:
     """It takes its own, and that goes first."""
     rate = Bucket(1.0, 1.0, 1)
     (task,) = in_line(rate, 1)
     rate.arm()
     clock.pass_(1.0)
-    alarm.ring_due()
-    assert task._home.locked == [False]  # type: ignore[attr-defined]  # of an Absent
+    alarm.call_due()
+    assert task._owner.locked == [False]  # type: ignore[attr-defined]  # of an Absent
     rate.forget(task)
 
 
 def test_the_token_of_a_task_that_was_called_and_will_not_run_is_the_next_ones_at_once(
-    clock: FakeClock, alarm: Alarm
+    clock: FakeClock, alarm: TimerThread
 ) -> None:
     rate = Bucket(1.0, 1.0, 1)
     first, second = in_line(rate, 2)
     rate.arm()
     clock.pass_(1.0)
-    alarm.ring_due()
+    alarm.call_due()
     assert rate.has_called(first)
-    assert rate._bell is not None
-    assert rate._bell.when == clock.now() + 1.0, "when there is a token for each"
+    assert rate._timer is not None
+    assert rate._timer.when == clock.now() + 1.0, "when there is a token for each"
     rate.forget(first)
-    assert rate._bell.when == clock.now()
+    assert rate._timer.when == clock.now()
     rate.forget(second)
 
 
 def test_a_task_that_was_called_and_does_not_come_holds_up_the_next_until_the_bucket_is_full(
-    clock: FakeClock, alarm: Alarm
+    clock: FakeClock, alarm: TimerThread
 ) -> None:
     """It may be held up by what waits for the next in line."""
     rate = Bucket(1.0, 1.0, 1)
@@ -333,7 +335,7 @@ def test_a_task_that_was_called_and_does_not_come_holds_up_the_next_until_the_bu
     rate.arm()
     for _ in range(2):
         clock.pass_(1.0)
-        alarm.ring_due()
+        alarm.call_due()
         called.append([rate.has_called(task) for task in tasks])
     assert called == [[True, False], [True, True]]
     for task in tasks:

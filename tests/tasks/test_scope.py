@@ -1,4 +1,4 @@
-"""treadle._tasks.scope: deadlines and cancellation as the context carries them, which scope is current, and who is woken."""
+"""Scope: deadlines and cancellation as the context carries them, which scope is current, and who is woken."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import treadle
 from clocks import FakeClock
 from treadle import Pool
 from treadle._base import timer as alarm_module
-from treadle._base.timer import Alarm
+from treadle._base.timer import TimerThread
 from treadle._tasks import scope as scope_module
 from treadle._tasks.scope import HERE, SCOPE, Scope, current
 from treadle.errors import Cancelled, DeadlineExceeded
@@ -28,11 +28,11 @@ LONG = 600.0  # seconds that no test waits for
 
 
 @pytest.fixture(autouse=True)
-def alarm(monkeypatch: pytest.MonkeyPatch) -> Alarm:
-    """An alarm of the test's own, without a thread: who wants it to ring calls `ring_due`."""
+def alarm(monkeypatch: pytest.MonkeyPatch) -> TimerThread:
+    """An alarm of the test's own, without a thread: who wants it to ring calls `call_due`."""
     monkeypatch.setattr(alarm_module, "start_thread", lambda target, name: None)
-    made = Alarm()
-    monkeypatch.setattr(scope_module, "ALARM", made)
+    made = TimerThread()
+    monkeypatch.setattr(scope_module, "TIMERS", made)
     return made
 
 
@@ -75,7 +75,7 @@ class Member:
 
     def __init__(self, name: str = "") -> None:
         self.name = name
-        self._home = None
+        self._owner = None
         self.errors: list[DeadlineExceeded] = []
 
     def _expire(self, error: DeadlineExceeded) -> None:
@@ -232,16 +232,16 @@ def test_a_waker_runs_with_no_lock_held() -> None:
 # -- tasks of a scope -----------------------------------------------------------------------------------------------
 
 
-def test_members_are_failed_at_the_deadline_and_not_before(clock: FakeClock, alarm: Alarm) -> None:
+def test_members_are_failed_at_the_deadline_and_not_before(clock: FakeClock, alarm: TimerThread) -> None:
     scope, stays, leaves = Scope(None, 5.0), Member(), Member()
     scope.join(stays)
     scope.join(leaves)
     assert scope.leave(leaves) is True
     clock.pass_(4.999)
-    assert alarm.ring_due() == 0
+    assert alarm.call_due() == 0
     assert stays.errors == []
     clock.pass_(0.001)
-    assert alarm.ring_due() == 1
+    assert alarm.call_due() == 1
     assert [error.seconds for error in stays.errors] == [5.0]
     assert leaves.errors == []
     assert scope.leave(stays) is False, "it is too late to decide otherwise"
@@ -250,55 +250,55 @@ def test_members_are_failed_at_the_deadline_and_not_before(clock: FakeClock, ala
 
 
 def test_however_many_members_there_are_there_is_one_bell_and_none_after_the_last(
-    clock: FakeClock, alarm: Alarm
+    clock: FakeClock, alarm: TimerThread
 ) -> None:
     scope, members = Scope(None, 5.0), [Member() for _ in range(10)]
     for member in members:
         scope.join(member)
-    assert [bell.ring is None for bell in alarm._bells] == [False]
+    assert [bell.is_due is False for bell in alarm._handles] == [False]
     for member in members:
         scope.leave(member)
-    assert all(bell.ring is None for bell in alarm._bells)
+    assert all(bell.is_due is False for bell in alarm._handles)
     scope.join(members[0])
-    assert sum(bell.ring is not None for bell in alarm._bells) == 1
+    assert sum(bell.is_due for bell in alarm._handles) == 1
     clock.pass_(5)
-    alarm.ring_due()
+    alarm.call_due()
     assert len(members[0].errors) == 1
 
 
-def test_without_a_deadline_no_bell_is_set(alarm: Alarm) -> None:
+def test_without_a_deadline_no_bell_is_set(alarm: TimerThread) -> None:
     scope = Scope(None)
     scope.join(Member())
-    assert alarm._bells == []
+    assert alarm._handles == []
 
 
-def test_a_member_that_joins_too_late_is_failed_too(clock: FakeClock, alarm: Alarm) -> None:
+def test_a_member_that_joins_too_late_is_failed_too(clock: FakeClock, alarm: TimerThread) -> None:
     scope, first, late = Scope(None, 1.0), Member(), Member()
     scope.join(first)
     clock.pass_(1)
-    alarm.ring_due()
+    alarm.call_due()
     scope.join(late)
-    alarm.ring_due()
+    alarm.call_due()
     assert (len(first.errors), len(late.errors)) == (1, 1)
 
 
-def test_after_a_fork_the_alarm_is_set_anew(clock: FakeClock, alarm: Alarm) -> None:
+def test_after_a_fork_the_alarm_is_set_anew(clock: FakeClock, alarm: TimerThread) -> None:
     """The bell of the parent will not ring in the child."""
     scope, parents, childs = Scope(None, 1.0), Member(), Member()
     scope.join(parents)
     alarm._start_afresh()
     scope.join(childs)
     clock.pass_(1)
-    alarm.ring_due()
+    alarm.call_due()
     assert len(childs.errors) == 1
 
 
 @given(st.lists(st.tuples(st.sampled_from(["join", "leave", "pass"]), st.integers(0, 4)), max_size=60))
 def test_each_member_is_either_failed_or_let_go_and_exactly_once(steps: list[tuple[str, int]]) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        clock, alarm = FakeClock(patch, start=0.0), Alarm()
+        clock, alarm = FakeClock(patch, start=0.0), TimerThread()
         patch.setattr(alarm_module, "start_thread", lambda target, name: None)
-        patch.setattr(scope_module, "ALARM", alarm)
+        patch.setattr(scope_module, "TIMERS", alarm)
         scope = Scope(None, 10.0)
         inside: dict[int, Member] = {}
         failed: list[Member] = []
@@ -311,13 +311,13 @@ def test_each_member_is_either_failed_or_let_go_and_exactly_once(steps: list[tup
                 assert scope.leave(inside.pop(number)) is False
             elif step == "pass":
                 clock.pass_(number)
-                alarm.ring_due()
+                alarm.call_due()
             if clock.now() >= 10.0:
-                alarm.ring_due()
+                alarm.call_due()
                 failed += inside.values()
                 inside.clear()
             assert set(scope._members) == set(inside.values())
-            assert sum(bell.ring is not None for bell in alarm._bells) == bool(inside)
+            assert sum(bell.is_due for bell in alarm._handles) == bool(inside)
         assert all(len(member.errors) == 1 for member in failed)
         assert all(not member.errors for member in inside.values())
 

@@ -19,7 +19,7 @@ from blocked import until_blocked
 from clocks import FakeClock
 from treadle import Future, Pool, Rate
 from treadle._base import timer as alarm_module
-from treadle._base.timer import Alarm
+from treadle._base.timer import TimerThread
 from treadle._pool import submit as submitter_module
 from treadle._pool.submit import BARE
 from treadle._pool.view import WhenFull
@@ -27,7 +27,7 @@ from treadle._tasks import scope as scope_module
 from treadle._tasks.future import PENDING
 from treadle._tasks.options import PLAIN
 from treadle._tasks.scope import SCOPE, Scope
-from treadle._tasks.scoped import FREE, Governed, new_task
+from treadle._tasks.scoped import FREE, ScopedTask, new_task
 from treadle.errors import Cancelled, DeadlineExceeded, PoolClosed, PoolFull, Shed
 from treadle.events import Observer, TaskEvent
 
@@ -35,17 +35,17 @@ PATIENCE = 30.0  # seconds for what must happen
 
 
 @pytest.fixture(autouse=True)
-def alarm(monkeypatch: pytest.MonkeyPatch) -> Iterator[Alarm]:
-    """An alarm of the test's own, without a thread: who wants it to ring calls `ring_due`."""
+def alarm(monkeypatch: pytest.MonkeyPatch) -> Iterator[TimerThread]:
+    """An alarm of the test's own, without a thread: who wants it to ring calls `call_due`."""
     monkeypatch.setattr(alarm_module, "start_thread", lambda target, name: None)
-    made = Alarm()
-    monkeypatch.setattr(scope_module, "ALARM", made)
+    made = TimerThread()
+    monkeypatch.setattr(scope_module, "TIMERS", made)
     yield made
-    assert all(bell.ring is None for bell in made._bells), "no bell is left when no task is"
+    assert all(bell.is_due is False for bell in made._handles), "no bell is left when no task is"
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch, alarm: Alarm) -> FakeClock:
+def clock(monkeypatch: pytest.MonkeyPatch, alarm: TimerThread) -> FakeClock:
     return FakeClock(monkeypatch)
 
 
@@ -58,7 +58,7 @@ def until(condition: Callable[[], bool]) -> None:
 
 
 def scope_of(future: Future[Any]) -> Scope:
-    assert isinstance(future, Governed)
+    assert isinstance(future, ScopedTask)
     return future._scope
 
 
@@ -92,7 +92,7 @@ def is_sound(pool: Pool) -> None:
     now = pool.snapshot()
     assert (now.waiting, now.blocked) == (0, 0), now
     assert now.submitted == now.finished + now.cancelled + now.shed, now
-    assert pool._task_home.dead == len(pool._task_home.tasks)
+    assert pool._task_dispatcher.dead == len(pool._task_dispatcher.tasks)
 
 
 # -- who is governed ------------------------------------------------------------------------------------------------
@@ -104,10 +104,10 @@ def test_only_tasks_of_a_scope_are_governed() -> None:
         assert type(pool.submit(int)) is Future
         with treadle.deadline(60):
             future = pool.submit(int)
-            assert type(future) is Governed
+            assert type(future) is ScopedTask
             assert future._inherited() is SCOPE.get()
         assert future.result(PATIENCE) == 0
-        assert type(pool.options(rate=Rate(1000)).submit(int)) is Governed
+        assert type(pool.options(rate=Rate(1000)).submit(int)) is ScopedTask
     assert FREE._members == {}
 
 
@@ -124,7 +124,7 @@ def test_a_task_is_made_in_its_scope_or_not_at_all(clock: FakeClock) -> None:
         with treadle.deadline(1):
             clock.pass_(1)
             with pytest.raises(DeadlineExceeded):
-                new_task(pool._task_home, int, (), BARE, PLAIN)
+                new_task(pool._task_dispatcher, int, (), BARE, PLAIN)
             scope = SCOPE.get()
         assert scope is not None
         assert scope._members == {}
@@ -144,15 +144,17 @@ def test_a_task_is_made_in_its_scope_or_not_at_all(clock: FakeClock) -> None:
 # -- settled once ---------------------------------------------------------------------------------------------------
 
 
-def test_a_waiting_task_fails_at_its_deadline_and_is_never_run(held: Held, clock: FakeClock, alarm: Alarm) -> None:
+def test_a_waiting_task_fails_at_its_deadline_and_is_never_run(
+    held: Held, clock: FakeClock, alarm: TimerThread
+) -> None:
     ran: list[int] = []
     with treadle.deadline(5):
         future = held.pool.submit(ran.append, 1)
     clock.pass_(4.9)
-    alarm.ring_due()
+    alarm.call_due()
     assert not future.done()
     clock.pass_(0.1)
-    alarm.ring_due()
+    alarm.call_due()
     assert future.done()
     assert not future.cancelled()
     with pytest.raises(DeadlineExceeded, match="the deadline of 5 s has passed") as caught:
@@ -211,7 +213,7 @@ class Running:
 
 
 def test_a_running_task_fails_on_time_and_its_thread_is_overdue_until_it_returns(
-    clock: FakeClock, alarm: Alarm
+    clock: FakeClock, alarm: TimerThread
 ) -> None:
     with Pool(1) as pool:
         task = Running(pool, 5)
@@ -220,7 +222,7 @@ def test_a_running_task_fails_on_time_and_its_thread_is_overdue_until_it_returns
         clock.pass_(4)
         assert pool.snapshot().workers[0].overdue == 0
         clock.pass_(1)
-        alarm.ring_due()
+        alarm.call_due()
         assert isinstance(task.future.exception(0), DeadlineExceeded)
         assert not task.future.running()
         clock.pass_(2.5)
@@ -237,7 +239,7 @@ def test_a_running_task_fails_on_time_and_its_thread_is_overdue_until_it_returns
 
 @pytest.mark.parametrize("alarm_first", [True, False])
 def test_a_late_result_changes_nothing(
-    clock: FakeClock, alarm: Alarm, alarm_first: bool, caplog: pytest.LogCaptureFixture
+    clock: FakeClock, alarm: TimerThread, alarm_first: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     calls: list[Any] = []
     with Pool(1) as pool:
@@ -245,7 +247,7 @@ def test_a_late_result_changes_nothing(
         task.future.add_done_callback(calls.append)
         clock.pass_(5)
         if alarm_first:
-            alarm.ring_due()
+            alarm.call_due()
             error = task.future.exception(0)
             task.let_go("late")
             pool.submit(int).result(PATIENCE)
@@ -254,7 +256,7 @@ def test_a_late_result_changes_nothing(
             # Nobody has failed it: what it returns is its result, as that of a task with a moment to spare.
             task.let_go("late")
             assert task.future.result(PATIENCE) == "late"
-            alarm.ring_due()
+            alarm.call_due()
             assert task.future.result(0) == "late"
     assert calls == [task.future]
     assert not caplog.records
@@ -262,12 +264,12 @@ def test_a_late_result_changes_nothing(
 
 
 def test_a_late_exception_changes_nothing_and_is_logged_once(
-    clock: FakeClock, alarm: Alarm, caplog: pytest.LogCaptureFixture
+    clock: FakeClock, alarm: TimerThread, caplog: pytest.LogCaptureFixture
 ) -> None:
     with Pool(1) as pool:
         task = Running(pool, 5)
         clock.pass_(5)
-        alarm.ring_due()
+        alarm.call_due()
         task.let_go(ValueError("much too late"))
         pool.submit(int).result(PATIENCE)
         assert isinstance(task.future.exception(0), DeadlineExceeded)
@@ -279,26 +281,26 @@ def test_a_late_exception_changes_nothing_and_is_logged_once(
 
 @pytest.mark.parametrize("error", [Cancelled(), DeadlineExceeded(5)])
 def test_a_late_task_that_stops_as_it_was_told_is_no_failure(
-    clock: FakeClock, alarm: Alarm, caplog: pytest.LogCaptureFixture, error: Exception
+    clock: FakeClock, alarm: TimerThread, caplog: pytest.LogCaptureFixture, error: Exception
 ) -> None:
     with Pool(1) as pool:
         task = Running(pool, 5)
         clock.pass_(5)
-        alarm.ring_due()
+        alarm.call_due()
         task.let_go(error)
         pool.submit(int).result(PATIENCE)
         assert isinstance(task.future.exception(0), DeadlineExceeded)
     assert not caplog.records
 
 
-def test_a_result_in_time_is_not_touched_by_the_alarm(clock: FakeClock, alarm: Alarm) -> None:
+def test_a_result_in_time_is_not_touched_by_the_alarm(clock: FakeClock, alarm: TimerThread) -> None:
     with Pool(1) as pool:
         with treadle.deadline(5):
             future = pool.submit(abs, -3)
         assert future.result(PATIENCE) == 3
         assert scope_of(future)._members == {}
         clock.pass_(6)
-        assert alarm.ring_due() == 0
+        assert alarm.call_due() == 0
         assert future.result(0) == 3
 
 
@@ -313,40 +315,40 @@ def test_an_exception_in_time_that_nobody_asks_for_is_logged_with_the_name(caplo
 
 
 def test_an_expired_task_that_nobody_asks_for_is_not_logged(
-    held: Held, clock: FakeClock, alarm: Alarm, caplog: pytest.LogCaptureFixture
+    held: Held, clock: FakeClock, alarm: TimerThread, caplog: pytest.LogCaptureFixture
 ) -> None:
     with treadle.deadline(5):
         held.pool.submit(int)
     clock.pass_(5)
-    alarm.ring_due()
+    alarm.call_due()
     gc.collect()
     assert not caplog.records
 
 
-def test_a_cancelled_task_leaves_its_scope(held: Held, clock: FakeClock, alarm: Alarm) -> None:
+def test_a_cancelled_task_leaves_its_scope(held: Held, clock: FakeClock, alarm: TimerThread) -> None:
     with treadle.deadline(5):
         future = held.pool.submit(int)
     assert future.cancel()
     assert scope_of(future)._members == {}
     clock.pass_(5)
-    assert alarm.ring_due() == 0
+    assert alarm.call_due() == 0
     assert future.cancelled()
     with pytest.raises(CancelledError):
         future.result(0)
 
 
-def test_an_expired_task_cannot_be_cancelled(held: Held, clock: FakeClock, alarm: Alarm) -> None:
+def test_an_expired_task_cannot_be_cancelled(held: Held, clock: FakeClock, alarm: TimerThread) -> None:
     with treadle.deadline(5):
         future = held.pool.submit(int)
     clock.pass_(5)
-    alarm.ring_due()
+    alarm.call_due()
     assert not future.cancel()
     assert not future.request_cancel()
     assert isinstance(future.exception(0), DeadlineExceeded)
 
 
 def test_an_expired_task_holds_neither_its_function_nor_its_arguments(
-    held: Held, clock: FakeClock, alarm: Alarm
+    held: Held, clock: FakeClock, alarm: TimerThread
 ) -> None:
     class Thing:
         def __call__(self, *_: object) -> None: ...
@@ -356,7 +358,7 @@ def test_an_expired_task_holds_neither_its_function_nor_its_arguments(
     with treadle.deadline(5):
         future = held.pool.submit(function, argument)
     clock.pass_(5)
-    alarm.ring_due()
+    alarm.call_due()
     assert future.done()
     del function, argument
     gc.collect()
@@ -364,7 +366,7 @@ def test_an_expired_task_holds_neither_its_function_nor_its_arguments(
 
 
 def test_all_tasks_of_a_deadline_fail_when_it_passes_and_none_of_the_next(
-    held: Held, clock: FakeClock, alarm: Alarm
+    held: Held, clock: FakeClock, alarm: TimerThread
 ) -> None:
     with treadle.deadline(5):
         near = [held.pool.submit(int) for _ in range(20)]
@@ -373,7 +375,7 @@ def test_all_tasks_of_a_deadline_fail_when_it_passes_and_none_of_the_next(
     plain = held.pool.submit(int)
     near[7].cancel()
     clock.pass_(5)
-    alarm.ring_due()
+    alarm.call_due()
     assert all(future.done() for future in near)
     assert not any(future.done() for future in (*far, plain))
     assert held.pool.snapshot().waiting == 21
@@ -384,7 +386,9 @@ def test_all_tasks_of_a_deadline_fail_when_it_passes_and_none_of_the_next(
 
 
 @pytest.mark.parametrize("first", ["the alarm", "the worker"])
-def test_observers_are_told_of_a_task_that_expired_before_it_began(first: str, clock: FakeClock, alarm: Alarm) -> None:
+def test_observers_are_told_of_a_task_that_expired_before_it_began(
+    first: str, clock: FakeClock, alarm: TimerThread
+) -> None:
     told: list[tuple[str, str]] = []
 
     class Listener(Observer):
@@ -405,7 +409,7 @@ def test_observers_are_told_of_a_task_that_expired_before_it_began(first: str, c
         held.pool.options(name="late").submit(int)
     clock.pass_(5)
     if first == "the alarm":
-        alarm.ring_due()
+        alarm.call_due()
     held.let_go()
     assert [what for what, name in told if name == "late"] == ["submitted", "cancelled"]
 
@@ -414,7 +418,7 @@ def test_observers_are_told_of_a_task_that_expired_before_it_began(first: str, c
 
 
 @pytest.mark.parametrize("queue_size", [0, 3])
-def test_a_task_that_is_refused_leaves_its_scope(clock: FakeClock, alarm: Alarm, queue_size: int) -> None:
+def test_a_task_that_is_refused_leaves_its_scope(clock: FakeClock, alarm: TimerThread, queue_size: int) -> None:
     held = Held(queue_size=queue_size, when_full="reject")
     with treadle.deadline(5):
         waiting = [held.pool.submit(int) for _ in range(queue_size)]
@@ -424,7 +428,7 @@ def test_a_task_that_is_refused_leaves_its_scope(clock: FakeClock, alarm: Alarm,
             held.pool.submit(int)
         assert [id(member) for member in scope._members] == [id(future) for future in waiting]
         clock.pass_(5)
-        alarm.ring_due()
+        alarm.call_due()
     held.let_go()
     with treadle.deadline(5):
         closed = SCOPE.get()
@@ -449,7 +453,7 @@ def test_a_task_that_is_shed_for_another_leaves_its_scope(clock: FakeClock) -> N
 @pytest.mark.parametrize("used", [True, False])
 @pytest.mark.parametrize("when_full", ["block", "reject", "caller_runs", "discard_oldest"])
 def test_a_deadline_that_passes_while_a_task_is_submitted_leaves_the_pool_sound(
-    monkeypatch: pytest.MonkeyPatch, clock: FakeClock, alarm: Alarm, used: bool, when_full: WhenFull
+    monkeypatch: pytest.MonkeyPatch, clock: FakeClock, alarm: TimerThread, used: bool, when_full: WhenFull
 ) -> None:
     """It is a member of its scope before it is in the queue, and the alarm may come in between."""
     ran: list[int] = []
@@ -457,7 +461,7 @@ def test_a_deadline_that_passes_while_a_task_is_submitted_leaves_the_pool_sound(
     def new_task_and_ring(*args: Any, **options: Any) -> Any:
         task = new_task(*args, **options)
         clock.pass_(5)
-        alarm.ring_due()
+        alarm.call_due()
         return task
 
     with Pool(1, when_full=when_full) as pool:
@@ -478,11 +482,11 @@ def test_a_deadline_that_passes_while_a_task_is_submitted_leaves_the_pool_sound(
     is_sound(pool)
 
 
-def test_ctrl_c_before_a_task_is_queued_leaves_nothing_for_the_alarm(clock: FakeClock, alarm: Alarm) -> None:
+def test_ctrl_c_before_a_task_is_queued_leaves_nothing_for_the_alarm(clock: FakeClock, alarm: TimerThread) -> None:
     """Nobody has its future, and it is in no queue; so it must not be counted out of one at its deadline."""
     with Pool(1) as pool:
         pool.submit(int).result(PATIENCE)
-        dispatcher = pool._task_home
+        dispatcher = pool._task_dispatcher
         put = dispatcher.put
 
         def interrupt(task: Future[Any]) -> None:
@@ -495,7 +499,7 @@ def test_ctrl_c_before_a_task_is_queued_leaves_nothing_for_the_alarm(clock: Fake
             scope = SCOPE.get()
         dispatcher.put = put
         clock.pass_(5)
-        alarm.ring_due()
+        alarm.call_due()
         assert scope is not None
         assert scope._members == {}
         assert pool.snapshot().waiting == 0
@@ -503,11 +507,11 @@ def test_ctrl_c_before_a_task_is_queued_leaves_nothing_for_the_alarm(clock: Fake
     is_sound(pool)
 
 
-def test_ctrl_c_just_after_a_task_was_queued_takes_it_out_of_its_scope(clock: FakeClock, alarm: Alarm) -> None:
+def test_ctrl_c_just_after_a_task_was_queued_takes_it_out_of_its_scope(clock: FakeClock, alarm: TimerThread) -> None:
     ran: list[int] = []
     with Pool(1) as pool:
         pool.submit(int).result(PATIENCE)
-        dispatcher = pool._task_home
+        dispatcher = pool._task_dispatcher
         put = dispatcher.put
 
         def put_and_interrupt(task: Future[Any]) -> None:
@@ -523,7 +527,7 @@ def test_ctrl_c_just_after_a_task_was_queued_takes_it_out_of_its_scope(clock: Fa
         assert scope is not None
         assert scope._members == {}
         clock.pass_(5)
-        assert alarm.ring_due() == 0
+        assert alarm.call_due() == 0
         assert pool.submit(abs, -1).result(PATIENCE) == 1
     assert ran == []
 
@@ -532,7 +536,7 @@ def test_ctrl_c_just_after_a_task_was_queued_takes_it_out_of_its_scope(clock: Fa
 
 
 def test_a_task_claimed_as_its_deadline_passes_is_failed_by_the_alarm_and_not_run(
-    clock: FakeClock, alarm: Alarm, monkeypatch: pytest.MonkeyPatch
+    clock: FakeClock, alarm: TimerThread, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The alarm rings between the claim of a worker and its look at the scope."""
     ran: list[int] = []
@@ -541,7 +545,7 @@ def test_a_task_claimed_as_its_deadline_passes_is_failed_by_the_alarm_and_not_ru
 
     def ring_and_begin(self: Scope) -> int:
         clock.pass_(5)
-        alarm.ring_due()
+        alarm.call_due()
         return begin(self)
 
     held = Held()
@@ -557,23 +561,23 @@ def test_a_task_claimed_as_its_deadline_passes_is_failed_by_the_alarm_and_not_ru
 
 
 def test_a_task_that_returns_as_the_alarm_fails_it_is_settled_by_one_of_them(
-    clock: FakeClock, alarm: Alarm, monkeypatch: pytest.MonkeyPatch
+    clock: FakeClock, alarm: TimerThread, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The alarm has taken it out of its scope, and its worker comes back before it is settled."""
     returned = threading.Event()
-    expire = Governed._expire
+    expire = ScopedTask._expire
     with Pool(1) as pool:
         task = Running(pool, 5)
 
-        def expire_late(self: Governed, error: DeadlineExceeded) -> None:
+        def expire_late(self: ScopedTask, error: DeadlineExceeded) -> None:
             task.let_go("late")
             self.exception(PATIENCE)
             returned.set()
             expire(self, error)
 
-        monkeypatch.setattr(Governed, "_expire", expire_late)
+        monkeypatch.setattr(ScopedTask, "_expire", expire_late)
         clock.pass_(5)
-        alarm.ring_due()
+        alarm.call_due()
         assert returned.is_set()
         assert isinstance(task.future.exception(0), DeadlineExceeded)
         assert pool.submit(abs, -1).result(PATIENCE) == 1
@@ -581,11 +585,11 @@ def test_a_task_that_returns_as_the_alarm_fails_it_is_settled_by_one_of_them(
 
 
 def test_a_task_cancelled_as_the_alarm_fails_it_is_settled_by_one_of_them(
-    held: Held, clock: FakeClock, alarm: Alarm, monkeypatch: pytest.MonkeyPatch
+    held: Held, clock: FakeClock, alarm: TimerThread, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    expire = Governed._expire
+    expire = ScopedTask._expire
 
-    def cancel_and_expire(self: Governed, error: DeadlineExceeded) -> None:
+    def cancel_and_expire(self: ScopedTask, error: DeadlineExceeded) -> None:
         assert self._state == PENDING
         assert self.cancel()
         expire(self, error)
@@ -594,9 +598,9 @@ def test_a_task_cancelled_as_the_alarm_fails_it_is_settled_by_one_of_them(
     with treadle.deadline(5):
         future = held.pool.submit(int)
     future.add_done_callback(calls.append)
-    monkeypatch.setattr(Governed, "_expire", cancel_and_expire)
+    monkeypatch.setattr(ScopedTask, "_expire", cancel_and_expire)
     clock.pass_(5)
-    alarm.ring_due()
+    alarm.call_due()
     assert future.cancelled()
     assert calls == [future]
     held.let_go()
@@ -604,7 +608,7 @@ def test_a_task_cancelled_as_the_alarm_fails_it_is_settled_by_one_of_them(
 
 
 def test_a_callback_that_raises_anything_keeps_no_other_task_from_failing_on_time(
-    held: Held, clock: FakeClock, alarm: Alarm, caplog: pytest.LogCaptureFixture
+    held: Held, clock: FakeClock, alarm: TimerThread, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The alarm runs the callbacks of what it fails."""
 
@@ -616,23 +620,23 @@ def test_a_callback_that_raises_anything_keeps_no_other_task_from_failing_on_tim
     futures[0].add_done_callback(fatal)
     clock.pass_(5)
     try:
-        alarm.ring_due()
+        alarm.call_due()
     except SystemExit:
-        alarm.ring_due()
+        alarm.call_due()
     assert [future.done() for future in futures] == [True] * 3
 
 
-def test_a_deadline_that_passes_while_a_task_is_handed_over_fails_it_afterwards(alarm: Alarm) -> None:
+def test_a_deadline_that_passes_while_a_task_is_handed_over_fails_it_afterwards(alarm: TimerThread) -> None:
     """The alarm rings between the put and the note that the pool has the task, and never again."""
     held = Held()
-    dispatcher = held.pool._task_home
+    dispatcher = held.pool._task_dispatcher
     put = dispatcher.put
 
     def put_late(task: Future[Any]) -> None:
         put(task)
         scope = scope_of(task)
-        assert scope._bell is not None
-        alarm.mute(scope._bell)
+        assert scope._timer is not None
+        scope._timer.cancel()
         scope._expire()
 
     dispatcher.put = put_late
@@ -675,12 +679,12 @@ def facts_of(error: BaseException | None) -> tuple[str | None, str | None]:
     return error.task_name, error.pool
 
 
-def test_a_deadline_tells_the_task_that_it_has_failed(alarm: Alarm, clock: FakeClock) -> None:
+def test_a_deadline_tells_the_task_that_it_has_failed(alarm: TimerThread, clock: FakeClock) -> None:
     held = Held(name="db")
     with treadle.deadline(5):
         waits = held.pool.options(name="query").submit(int)
     clock.pass_(5)
-    alarm.ring_due()
+    alarm.call_due()
     assert facts_of(waits.exception(PATIENCE)) == ("query", "db")
     held.let_go()
 

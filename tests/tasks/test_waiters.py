@@ -13,8 +13,8 @@ import pytest
 
 from treadle import Future
 from treadle._base import clock
-from treadle._base.timer import ALARM
-from treadle._tasks.waiters import Note, Rare, Watchers, call_back, why_dropped
+from treadle._base.timer import TIMERS
+from treadle._tasks.waiters import ColdFields, InternalCallback, Waiters, run_callbacks, why_dropped
 
 
 def closed_gate() -> LockType:
@@ -40,40 +40,40 @@ class Waiter:
 
 
 def test_telling_opens_every_gate_and_keeps_none() -> None:
-    watchers, gates = Watchers(), [closed_gate() for _ in range(5)]
-    watchers.gates.extend(gates)
-    watchers.tell(Future())
+    waiters, gates = Waiters(), [closed_gate() for _ in range(5)]
+    waiters.gates.extend(gates)
+    waiters.tell(Future())
     assert not any(gate.locked() for gate in gates)
-    assert watchers.gates == []
+    assert waiters.gates == []
 
 
 def test_telling_runs_the_callbacks_in_order_and_once() -> None:
-    watchers, future = Watchers(), Future[int]()
+    waiters, future = Waiters(), Future[int]()
     calls: list[tuple[str, object]] = []
 
     def callback(name: str) -> Callable[[object], None]:
         return lambda told: calls.append((name, told))
 
-    watchers.callbacks.extend(map(callback, "abc"))
-    watchers.tell(future)
-    watchers.tell(future)
+    waiters.callbacks.extend(map(callback, "abc"))
+    waiters.tell(future)
+    waiters.tell(future)
     assert calls == [("a", future), ("b", future), ("c", future)]
-    assert watchers.callbacks == []
+    assert waiters.callbacks == []
 
 
 def test_gates_are_open_when_callbacks_run() -> None:
     """A callback may take long, and who waits for the result is not to wait for it."""
-    watchers, gate = Watchers(), closed_gate()
-    watchers.gates.append(gate)
+    waiters, gate = Waiters(), closed_gate()
+    waiters.gates.append(gate)
     states: list[bool] = []
-    watchers.callbacks.append(lambda _: states.append(gate.locked()))
-    watchers.tell(Future())
+    waiters.callbacks.append(lambda _: states.append(gate.locked()))
+    waiters.tell(Future())
     assert states == [False]
 
 
 def test_a_second_call_ends_what_a_killed_thread_began() -> None:
     """The first thread dies as it has opened one of two gates."""
-    watchers, first, second = Watchers(), closed_gate(), closed_gate()
+    waiters, first, second = Waiters(), closed_gate(), closed_gate()
 
     class Killed:
         def release(self) -> None:
@@ -81,13 +81,13 @@ def test_a_second_call_ends_what_a_killed_thread_began() -> None:
             raise SystemExit
 
     calls: list[object] = []
-    watchers.gates.extend([first, Killed()])  # type: ignore[list-item]  # scripted
-    watchers.callbacks.append(calls.append)
+    waiters.gates.extend([first, Killed()])  # type: ignore[list-item]  # scripted
+    waiters.callbacks.append(calls.append)
     future: Future[int] = Future()
     with pytest.raises(SystemExit):
-        watchers.tell(future)
+        waiters.tell(future)
     assert (first.locked(), calls) == (True, [])
-    watchers.tell(future)
+    waiters.tell(future)
     assert (first.locked(), calls) == (False, [future])
 
 
@@ -96,7 +96,7 @@ def test_two_threads_may_tell_at_once_and_each_gate_is_opened_by_one() -> None:
 
     The second comes in between the first one's look at the list and its taking the last gate out.
     """
-    watchers, gate = Watchers(), closed_gate()
+    waiters, gate = Waiters(), closed_gate()
     future: Future[int] = Future()
 
     class Scripted(list[Any]):
@@ -105,28 +105,28 @@ def test_two_threads_may_tell_at_once_and_each_gate_is_opened_by_one() -> None:
         def pop(self, *args: Any) -> Any:
             if not self.overtaken:
                 self.overtaken = True
-                watchers.tell(future)
+                waiters.tell(future)
             return super().pop(*args)
 
-    watchers.gates = Scripted([gate])
-    watchers.tell(future)
+    waiters.gates = Scripted([gate])
+    waiters.tell(future)
     assert not gate.locked()
 
 
 def test_two_threads_that_tell_at_once_call_each_callback_once() -> None:
     for _ in range(300):
-        watchers, both, calls = Watchers(), threading.Barrier(2), []  # type: ignore[var-annotated]  # of futures
+        waiters, both, calls = Waiters(), threading.Barrier(2), []  # type: ignore[var-annotated]  # of futures
         gates = [closed_gate() for _ in range(20)]
-        watchers.gates.extend(gates)
-        watchers.callbacks.extend([calls.append] * 5)
+        waiters.gates.extend(gates)
+        waiters.callbacks.extend([calls.append] * 5)
         failures: list[Exception] = []
 
         def tell(
-            watchers: Watchers = watchers, both: threading.Barrier = both, failures: list[Exception] = failures
+            waiters: Waiters = waiters, both: threading.Barrier = both, failures: list[Exception] = failures
         ) -> None:
             both.wait(30)
             try:
-                watchers.tell(Future())
+                waiters.tell(Future())
             except Exception as error:
                 failures.append(error)
 
@@ -197,7 +197,7 @@ def test_every_callback_is_called_whatever_the_one_before_it_raised(caplog: pyte
         raise SystemExit(3)
 
     with caplog.at_level(logging.ERROR, "concurrent.futures"), pytest.raises(SystemExit):
-        call_back(future, [fail, calls.append, exit_, calls.append])
+        run_callbacks(future, [fail, calls.append, exit_, calls.append])
     assert calls == [future, future]
     assert "in a callback" in caplog.text
     assert [record.name for record in caplog.records] == ["concurrent.futures"]
@@ -205,17 +205,17 @@ def test_every_callback_is_called_whatever_the_one_before_it_raised(caplog: pyte
 
 def test_what_is_rare_is_made_when_it_is_needed() -> None:
     future: Future[int] = Future()
-    assert not hasattr(future, "_rare")
-    rare = future._get_rare()
-    assert (rare.serial, rare.unseen, rare.scope) == (0, None, None)
-    assert future._get_rare() is rare
-    assert isinstance(rare, Rare)
+    assert not hasattr(future, "_cold")
+    cold = future._get_cold()
+    assert (cold.serial, cold.unretrieved, cold.scope) == (0, None, None)
+    assert future._get_cold() is cold
+    assert isinstance(cold, ColdFields)
 
 
 def test_the_alarm_takes_its_own_notes_and_leaves_the_users_callbacks_to_another_thread() -> None:
     """A callback that blocks must hold up neither the alarm nor a group, which waits for such a note."""
     gate, told, noted = threading.Event(), threading.Event(), threading.Event()
-    watchers, names = Watchers(), dict[str, str]()
+    waiters, names = Waiters(), dict[str, str]()
 
     def users(_: object) -> None:
         names["user's"] = threading.current_thread().name
@@ -226,19 +226,19 @@ def test_the_alarm_takes_its_own_notes_and_leaves_the_users_callbacks_to_another
         names["note"] = threading.current_thread().name
         noted.set()
 
-    watchers.callbacks.extend([users, Note(note)])
-    ALARM.set(clock.now(), lambda: watchers.tell(Future()))
+    waiters.callbacks.extend([users, InternalCallback(note)])
+    TIMERS.call_at(clock.now(), lambda: waiters.tell(Future()))
     try:
         assert told.wait(30)
         assert noted.wait(30)
     finally:
         gate.set()
-    assert names == {"note": "treadle-alarm", "user's": "treadle-callbacks"}
+    assert names == {"note": "treadle-timers", "user's": "treadle-callbacks"}
 
 
 def test_only_a_future_that_its_pool_has_cancelled_says_why() -> None:
     dropped: Future[int] = Future()
-    dropped._get_rare()
+    dropped._get_cold()
     assert why_dropped(dropped) is None
     dropped._abandon(error := LookupError())
     assert why_dropped(dropped) is error

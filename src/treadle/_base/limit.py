@@ -146,7 +146,7 @@ class Gradient:
         if most < self.min_limit:
             raise ValueError(f"max_workers={most} is less than the limit's min_limit={self.min_limit}")
 
-    def learn(self, seconds: float, in_flight: int) -> int:
+    def observe_run(self, seconds: float, in_flight: int) -> int:
         """Take note of a run that took `seconds`, beside `in_flight` others and itself; return the ceiling."""
         self._runs += 1
         self._seconds += seconds

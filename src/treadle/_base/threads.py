@@ -14,7 +14,7 @@ from treadle.errors import PatchedTooLate
 __all__ = ["DAEMON", "GREENLETS", "check_unpatched", "made_anew", "new_thread", "start_thread"]
 
 DAEMON = getattr(threading, "_daemon_threads_allowed", lambda: True)()
-"""Whether threads are daemons: not in an isolated sub-interpreter, which has none (see `treadle._dispatch.lifecycle`)."""
+"""Whether threads are daemons: not in an isolated sub-interpreter, which has none: see the lifecycle of pools."""
 
 GREENLETS = not isinstance(threading.get_ident, BuiltinFunctionType)
 """Whether threads were greenlets already when treadle was imported, as gevent and eventlet make them."""
@@ -57,7 +57,7 @@ def new_thread(target: Callable[[], object], name: str) -> threading.Thread:
 
 
 def start_thread(target: Callable[[], object], name: str) -> threading.Thread:
-    """Start a thread beside the pools': a server's watchdog, the alarm.
+    """Start a thread beside the pools': a server's watchdog, the timers.
 
     Raises:
         RuntimeError: no thread can be started.

@@ -1,8 +1,8 @@
-"""Alarm: calls functions at given times, from one thread for the whole process.
+"""TimerThread: calls functions at given times, from one thread for the whole process.
 
 For what must happen on time though nobody waits for it, such as failing a future at its deadline. The thread lives
-while bells are set, and a moment longer. It runs nothing of the user's, for that may block, and every deadline of the
-process would be late, or never come if the user's code waits for one: `call_out` gives that to a second thread.
+while calls are due, and a moment longer. It runs nothing of the user's, for that may block, and every deadline of the
+process would be late, or never come if the user's code waits for one: `run_user_code` gives that to a second thread.
 """
 
 from __future__ import annotations
@@ -21,49 +21,59 @@ from treadle._base import clock
 from treadle._base.threads import start_thread
 from treadle._base.words import log, show
 
-__all__ = ["ALARM", "CALLBACKS", "Alarm", "Bell", "call_later", "call_out"]
+__all__ = ["CALLBACKS", "TIMERS", "TimerHandle", "TimerThread", "run_later", "run_user_code"]
 
 _log = logging.getLogger("treadle")
 
-LINGER = 0.1  # seconds that the thread waits for another bell; a guess: starting one takes 0.1 ms
+LINGER = 0.1  # seconds that the thread waits for another call; a guess: starting one takes 0.1 ms
 _numbers = itertools.count()
 
-FEW = 64  # bells that are not worth tidying up
+FEW = 64  # cancelled handles that are not worth tidying up
 
 
-class Bell(list[float]):
-    """A function that is to be called at a time.
+class TimerHandle(list[float]):
+    """A call that is due at a time. All methods may be called from any thread, and from signal handlers.
 
-    A list of that time and a number, so that bells are compared in C: a signal handler that sets one must not come in
+    A list of that time and a number, so that handles are compared in C: a signal handler that sets one must not come in
     the middle of a change of the heap.
     """
 
-    __slots__ = ("ring",)
+    __slots__ = ("_timers", "callback")
 
-    def __init__(self, when: float, ring: Callable[[], object]) -> None:
+    def __init__(self, timers: TimerThread, when: float, callback: Callable[[], object]) -> None:
         super().__init__((when, next(_numbers)))
-        self.ring: Callable[[], object] | None = ring  # None once it rang, or was muted
+        self._timers = timers
+        self.callback: Callable[[], object] | None = callback  # None once it is called, or cancelled
 
     @property
     def when(self) -> float:
         """The time, on the clock."""
         return self[0]
 
+    @property
+    def is_due(self) -> bool:
+        """Whether it is still to be called; in a forked child, what was due in the parent is not."""
+        return self.callback is not None
 
-class Alarm:
-    """Bells in the order of their times. All methods may be called from any thread, and from signal handlers."""
+    def cancel(self) -> None:
+        """See that it is not called, if it was not."""
+        self._timers._cancel(self)
 
-    def __init__(self, name: str = "treadle-alarm") -> None:
+
+class TimerThread:
+    """Calls in the order of their times. All methods may be called from any thread, and from signal handlers."""
+
+    def __init__(self, name: str = "treadle-timers") -> None:
         self._name = name  # its thread's
-        self._bells: list[Bell] = []  # a heap
+        self._handles: list[TimerHandle] = []  # a heap
         self._start_afresh()
 
     def _start_afresh(self) -> None:
-        for bell in self._bells:
-            bell.ring = None
+        for handle in self._handles:
+            handle.callback = None
         self._changed = Condition()  # its lock, which is re-entrant, guards what follows
-        self._bells = []
-        self._muted = 0  # bells in it that will not ring
+        self._handles = []
+        self._cancelled = 0  # handles in it that will not be called
         self._thread: Thread | None = None
 
     def _hold(self) -> None:
@@ -72,48 +82,48 @@ class Alarm:
     def _let_go(self) -> None:
         self._changed.release()
 
-    def set(self, when: float, ring: Callable[[], object]) -> Bell:
-        """Call `ring` when the clock says `when`, or soon after; it must not block, for it holds up all others.
+    def call_at(self, when: float, callback: Callable[[], object]) -> TimerHandle:
+        """Call `callback` when the clock says `when`, or soon after; it must not block, for it holds up all others.
 
         Raises:
             RuntimeError: no thread can be started.
         """
-        bell = Bell(when, ring)
+        handle = TimerHandle(self, when, callback)
         with self._changed:
-            heappush(self._bells, bell)
+            heappush(self._handles, handle)
             if self._thread is None or not self._thread.is_alive():  # whatever may have ended it
                 self._thread = start_thread(self._run, self._name)
-            elif self._bells[0] is bell:
+            elif self._handles[0] is handle:
                 self._changed.notify()
-        return bell
+        return handle
 
-    def mute(self, bell: Bell) -> None:
-        """See that `bell` does not ring, if it has not rung. The bells that are kept are at most twice those set."""
+    def _cancel(self, handle: TimerHandle) -> None:
+        """See that it is not called. The handles that are kept are at most twice those that are due."""
         with self._changed:
-            if bell.ring is None:
+            if handle.callback is None:
                 return
-            bell.ring = None
-            self._muted += 1
-            if self._bells and self._bells[0] is bell:
+            handle.callback = None
+            self._cancelled += 1
+            if self._handles and self._handles[0] is handle:
                 self._changed.notify()  # the thread sleeps until it
-            if self._muted > FEW and self._muted * 2 > len(self._bells):
-                self._bells = [bell for bell in self._bells if bell.ring is not None]
-                heapify(self._bells)
-                self._muted = 0
+            if self._cancelled > FEW and self._cancelled * 2 > len(self._handles):
+                self._handles = [handle for handle in self._handles if handle.callback is not None]
+                heapify(self._handles)
+                self._cancelled = 0
 
-    def ring_due(self) -> int:
-        """Ring what is due, in this thread; return how many rang."""
-        rang = 0
+    def call_due(self) -> int:
+        """Call what is due, in this thread; return how many calls that were."""
+        called = 0
         while True:
             with self._changed:
-                ring = self._take_due()
-            if ring is None:
-                return rang
-            rang += 1
+                callback = self._take_due()
+            if callback is None:
+                return called
+            called += 1
             try:
-                ring()
-            except BaseException as error:  # of the user's, perhaps; the others must ring nevertheless
-                log(_log, logging.ERROR, "%s: %s failed", self._name, show(ring), error=error)
+                callback()
+            except BaseException as error:  # of the user's, perhaps; the others must be called nevertheless
+                log(_log, logging.ERROR, "%s: %s failed", self._name, show(callback), error=error)
 
     def is_here(self) -> bool:
         """Whether this is its thread."""
@@ -122,54 +132,54 @@ class Alarm:
 
     def _take_due(self) -> Callable[[], object] | None:
         """Return what is to be called now; the lock is held."""
-        while self._bells and (self._bells[0].ring is None or self._bells[0].when <= clock.now()):
-            bell = heappop(self._bells)
-            ring, bell.ring = bell.ring, None
-            if ring is not None:
-                return ring
-            self._muted -= 1
+        while self._handles and (self._handles[0].callback is None or self._handles[0].when <= clock.now()):
+            handle = heappop(self._handles)
+            callback, handle.callback = handle.callback, None
+            if callback is not None:
+                return callback
+            self._cancelled -= 1
         return None
 
     def _run(self) -> None:
         while True:
-            self.ring_due()
+            self.call_due()
             with self._changed:
-                if self._bells:
-                    wait = self._bells[0].when - clock.now()
-                    if wait > 0 and self._bells[0].ring is not None:  # or it was muted just now
+                if self._handles:
+                    wait = self._handles[0].when - clock.now()
+                    if wait > 0 and self._handles[0].callback is not None:  # or it was cancelled just now
                         self._changed.wait(min(wait, TIMEOUT_MAX))
-                elif not self._changed.wait(LINGER) and not self._bells:
+                elif not self._changed.wait(LINGER) and not self._handles:
                     self._thread = None
                     return
 
 
-ALARM = Alarm()
-CALLBACKS = Alarm("treadle-callbacks")  # what it rings may block; that holds up only other callbacks
+TIMERS = TimerThread()
+CALLBACKS = TimerThread("treadle-callbacks")  # what it calls may block; that holds up only other callbacks
 
 
-def call_out(fn: Callable[..., object], *args: object) -> None:
-    """Call `fn(*args)`, which is the user's, or calls what is, with no lock held; not in the alarm's own thread.
+def run_user_code(fn: Callable[..., object], *args: object) -> None:
+    """Call `fn(*args)`, which is the user's, or calls what is, with no lock held; not in the timers' own thread.
 
     What it raises is raised here, or logged if it is called elsewhere.
     """
-    if not ALARM.is_here():
+    if not TIMERS.is_here():
         fn(*args)
         return
     try:
-        CALLBACKS.set(-inf, partial(fn, *args))
-    except RuntimeError:  # can't start new thread: better late alarms than a callback that never comes
-        CALLBACKS.ring_due()
+        CALLBACKS.call_at(-inf, partial(fn, *args))
+    except RuntimeError:  # can't start new thread: better late timers than a callback that never comes
+        CALLBACKS.call_due()
 
 
-def call_later(fn: Callable[[], object]) -> None:
+def run_later(fn: Callable[[], object]) -> None:
     """Call `fn`, which is the user's or lets go of what is, soon and in another thread, for the caller holds a lock."""
     with suppress(RuntimeError):  # can't start new thread: it is called with the next
-        CALLBACKS.set(-inf, fn)
+        CALLBACKS.call_at(-inf, fn)
 
 
 if hasattr(os, "register_at_fork"):
-    # The lock is held across the fork, or a bell might be caught between the heap and the note that it rang: in the
-    # child it would look set, and never ring. It is the last to be taken, after those of pools, rates and scopes, as
-    # their handlers come from modules above this one. What was set is the parent's, and so is the thread.
-    for _alarm in (ALARM, CALLBACKS):
-        os.register_at_fork(before=_alarm._hold, after_in_parent=_alarm._let_go, after_in_child=_alarm._start_afresh)
+    # The lock is held across the fork, or a handle might be caught between the heap and the note that it was called:
+    # in the child it would look due, and never be called. It is the last to be taken, after those of pools, rates and
+    # scopes, as their handlers come from modules above this one. What was set is the parent's, and so is the thread.
+    for _timers in (TIMERS, CALLBACKS):
+        os.register_at_fork(before=_timers._hold, after_in_parent=_timers._let_go, after_in_child=_timers._start_afresh)

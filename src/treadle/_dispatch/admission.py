@@ -13,13 +13,13 @@ from functools import partial
 from typing import TYPE_CHECKING, cast
 
 from treadle._base import clock
-from treadle._base.timer import call_later
+from treadle._base.timer import run_later
 from treadle._base.words import log_first, pass_on
 from treadle._dispatch import deadlock
 from treadle._dispatch.worker import current_worker
 from treadle._tasks.future import CANCELLED_AND_NOTIFIED, PENDING, RUNNING
 from treadle._tasks.scope import HERE, current, task_here
-from treadle._tasks.scoped import Governed
+from treadle._tasks.scoped import ScopedTask
 from treadle.errors import PoolClosed, PoolFull
 from treadle.orders._order import hook_of
 
@@ -41,7 +41,7 @@ BEYOND = (
 AT_EXIT = "interpreter shutdown"  # after what a pool is closed when the interpreter exits; the standard library's words
 
 
-class Entrant:
+class WaitingSubmitter:
     """A caller that waits for room. The caller of `run` sleeps in its event loop and has no gate."""
 
     __slots__ = ("gate", "refusal")
@@ -73,7 +73,7 @@ class Admission:
     def __init__(self, dispatcher: Dispatcher, queue_size: int | None) -> None:
         self.dispatcher = dispatcher
         self.limit = sys.maxsize if queue_size is None else queue_size
-        self.entrants: OrderedDict[Task, Entrant] = OrderedDict()
+        self.entrants: OrderedDict[Task, WaitingSubmitter] = OrderedDict()
         self.rejected = 0
         self.takers: list[LockType] = []  # gates of strangers that wait to take a task out (see WorkQueue)
         # Whether the order has no room for a task; and whether it would hold it back, though a thread were free.
@@ -96,7 +96,7 @@ class Admission:
         would_block = when_full == "caller_runs" or (when_full == "block" and timeout != 0)
         on_loop = would_block and _get_running_loop() is not None
         try:
-            self.dispatcher.announce("submitted", task)
+            self.dispatcher.notify_observers("submitted", task)
             with self.dispatcher.lock:
                 late = self.check_open(task)
                 roomy, stale = self.make_way(task)
@@ -148,7 +148,7 @@ class Admission:
         if when_full in ("reject", "discard_oldest"):
             self.enter(task, when_full)
             return True
-        self.dispatcher.announce("submitted", task)
+        self.dispatcher.notify_observers("submitted", task)
         stale: list[Task] = []
         try:
             with self.dispatcher.lock:
@@ -163,7 +163,7 @@ class Admission:
             raise
         finally:
             self.dispatcher.shedding.shed_by_caller(stale)
-        if isinstance(task, Governed):
+        if isinstance(task, ScopedTask):
             task._enter()
         return entered
 
@@ -237,14 +237,14 @@ class Admission:
         if self.takers:
             self.takers.pop().release()
 
-    def queue_up(self, task: Task, *, blocking: bool) -> Entrant:
+    def queue_up(self, task: Task, *, blocking: bool) -> WaitingSubmitter:
         """Let the caller of `task` wait for room; the lock is held."""
-        entrant = Entrant(blocking=blocking)
+        entrant = WaitingSubmitter(blocking=blocking)
         task._state = PENDING
         self.entrants[task] = entrant
         return entrant
 
-    def wait_for_room(self, task: Task, entrant: Entrant, timeout: float | None) -> None:
+    def wait_for_room(self, task: Task, entrant: WaitingSubmitter, timeout: float | None) -> None:
         """Block until `task` is in, refused, or `timeout` seconds have passed."""
         gate, worker, scope = cast("LockType", entrant.gate), current_worker(), current()
         try:
@@ -252,7 +252,7 @@ class Admission:
                 came = deadlock.wait(gate, worker, lambda: [task], timeout)
             else:
                 caller = task_here()
-                with scope.waking(lambda: self.call_off(task, scope.over(caller))):
+                with scope.waking(lambda: self.stop_waiting(task, scope.over(caller))):
                     came = deadlock.wait(gate, worker, lambda: [task], scope.left(timeout))
         except BaseException:  # Ctrl-C: a submit that raises must not run its task later
             if not task.cancel() and entrant.refusal is not None:
@@ -276,11 +276,11 @@ class Admission:
             queue_size=self.dispatcher.queue_size,
             waiting=waiting,
             waited=waited,
-            key=task._traits.key,
+            key=task._options.key,
             of_key=of_key,
         )
 
-    def call_off(self, task: Task, error: Exception | None) -> None:
+    def stop_waiting(self, task: Task, error: Exception | None) -> None:
         """Let the caller of `task` wait for room no longer, and have it raise `error`, for it was asked to stop."""
         with self.dispatcher.lock:
             entrant = self.entrants.pop(task, None)
@@ -321,7 +321,7 @@ class Admission:
                 task._state = RUNNING
                 entrant.refusal = error
                 if entrant.gate is None:
-                    call_later(partial(self.turn_away, task, error))
+                    run_later(partial(self.turn_away, task, error))
             entrant.wake()
 
     def first_in_line(self, *, to_run: bool) -> Task | None:
@@ -374,11 +374,11 @@ class Admission:
             task._keep_name()
 
     def refuse(self, task: Task, error: BaseException) -> None:
-        """Count and announce a task that was not taken; no lock is held."""
+        """Count and notify_observers a task that was not taken; no lock is held."""
         with self.dispatcher.lock:
             self.rejected += not task._silent
         try:
-            self.dispatcher.announce("rejected", task, error)
+            self.dispatcher.notify_observers("rejected", task, error)
         finally:
             task._refuse(error)
 
@@ -390,7 +390,7 @@ class Admission:
             task._drop(error)
 
     def refuse_all(self, why: Callable[[], Exception]) -> list[Task]:
-        """Turn away the callers that wait, each with an error of its own, which it raises; the lock is held.
+        """MapTask away the callers that wait, each with an error of its own, which it raises; the lock is held.
 
         Returns:
             Claimed, the tasks of those that do not sleep.

@@ -131,10 +131,10 @@ def wait(
             finally:
                 with _lock:
                     _waits.pop(waiter, None)  # gone already in a forked child
-        if rescue._home.claim(rescue):
-            told = rescue._home.told
+        if rescue._owner.claim(rescue):
+            told = rescue._owner.told
             log_first(told, MESSAGE, _log, logging.WARNING, MESSAGE, rescue.name, thread.name)
-            rescue._home.run_here(rescue)
+            rescue._owner.run_here(rescue)
     return True
 
 
@@ -195,7 +195,7 @@ def _never(target: Target, stuck: Container[object], held: Container[object]) ->
     """Whether `target` could never be done, if the threads in `stuck`, and what they hold, never were."""
     if not isinstance(target, Future) or target._state == RUNNING:
         return target in held
-    return target._state == PENDING and target._home.never_runs(target, stuck, held)
+    return target._state == PENDING and target._owner.never_runs(target, stuck, held)
 
 
 def _name_of(target: Target) -> str:

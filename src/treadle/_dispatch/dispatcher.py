@@ -3,7 +3,7 @@
 The pool is the user's handle and may be dropped at any time; its workers hold the dispatcher, never the pool, so a
 dropped pool is noticed and its threads end.
 
-    submit -> Admission -> order.tasks -> a worker of Staff claims it -> settled
+    submit -> Admission -> order.tasks -> a worker of Workers claims it -> settled
                   `-> entrants (callers waiting for room) -^
 
 Guarantees: at most `max_workers` threads, and at most `queue_size` waiting tasks beyond those that free workers are
@@ -25,7 +25,7 @@ from threading import RLock, current_thread
 from typing import TYPE_CHECKING, Any, cast
 
 from treadle._base import clock
-from treadle._base.timer import call_later, call_out
+from treadle._base.timer import run_later, run_user_code
 from treadle._base.words import log, pass_on
 from treadle._dispatch import deadlock
 from treadle._dispatch.admission import AT_EXIT, Admission
@@ -33,11 +33,11 @@ from treadle._dispatch.shedding import Shedding
 from treadle._dispatch.throttled import Aside
 from treadle._dispatch.work import run_inline
 from treadle._dispatch.worker import Worker, current_worker
-from treadle._dispatch.workers import Staff
+from treadle._dispatch.workers import Workers
 from treadle._tasks.future import FINISHED, PENDING, RUNNING, Future
 from treadle._tasks.observers import ENDS, tell
 from treadle._tasks.scope import HERE, current
-from treadle._tasks.scoped import Governed
+from treadle._tasks.scoped import ScopedTask
 from treadle.errors import PoolBroken, PoolClosed
 from treadle.events import Observer, TaskEvent
 from treadle.orders import Order
@@ -148,8 +148,8 @@ class Dispatcher:
         self.limit = limit
         self.ended_in_order: Callable[[Task], object] | None = hook_of(self.kept, "ended")
         self.holders: Callable[[Task], Collection[Task]] | None = hook_of(self.kept, "holders")
-        self.staff = Staff(self, max_workers, min_workers)
-        self.after = self.ended_in_order if limit is None else self.staff.learn
+        self.staff = Workers(self, max_workers, min_workers)
+        self.after = self.ended_in_order if limit is None else self.staff.observe_run
         self.admission = Admission(self, queue_size)
         self.aside = Aside(self)
         self.out: dict[Task, object] = {}  # tasks that strangers have taken out of their turn; and a token of each
@@ -178,7 +178,7 @@ class Dispatcher:
         if self.lock._is_owned():  # type: ignore[attr-defined]  # threading.Condition relies on it too
             self.release()
 
-    # -- for futures (futures.Home) -------------------------------------------------------------------------------
+    # -- for futures (futures.Owner) -------------------------------------------------------------------------------
 
     def wait(self, future: Task, timeout: float | None) -> bool:
         """Block until `future` is done; if it has not begun and this is one of our workers, run it here instead."""
@@ -193,7 +193,7 @@ class Dispatcher:
         with self.lock:
             if future.done():
                 return True
-            future._watch().gates.append(gate)
+            future._get_waiters().gates.append(gate)
         try:
             if scope is None:
                 return deadlock.wait(gate, worker, lambda: [future], timeout) or future.done()
@@ -206,8 +206,8 @@ class Dispatcher:
     def open(self, future: Task, gate: LockType) -> None:
         """Let nobody wait at `gate` for `future` any more."""
         with self.lock:
-            if not future.done() and gate in future._watch().gates:
-                future._watch().gates.remove(gate)
+            if not future.done() and gate in future._get_waiters().gates:
+                future._get_waiters().gates.remove(gate)
                 gate.release()
 
     def withdraw(self, future: Task) -> bool:
@@ -221,7 +221,7 @@ class Dispatcher:
         worker = current_worker()
         with self.lock:
             if future._state != PENDING:
-                if isinstance(future, Governed):  # a thread may have it only to ask its rate
+                if isinstance(future, ScopedTask):  # a thread may have it only to ask its rate
                     future._wanted = True
                 return False
             future._state = RUNNING
@@ -259,7 +259,7 @@ class Dispatcher:
             if not self.aside.leave(task):
                 self.purge(task)
                 self.admission.let_in()
-        if isinstance(task, Governed):
+        if isinstance(task, ScopedTask):
             task._step_out_of_line()
         self.out[task] = token
         return task
@@ -295,7 +295,7 @@ class Dispatcher:
         self.kept.purge(keep)
         self.dead = 0
         if husks:
-            call_later(husks.clear)
+            run_later(husks.clear)
 
     def enter(self, task: Task, when_full: str, timeout: float | None) -> None:
         """Admit `task`, the plain way if possible; as Submitter.submit does, and raising what it raises."""
@@ -312,7 +312,7 @@ class Dispatcher:
         except BaseException as error:
             self.admission.recover(task, error)
             raise
-        if isinstance(task, Governed):
+        if isinstance(task, ScopedTask):
             task._enter()
 
     def run_here(self, task: Task) -> None:
@@ -333,16 +333,16 @@ class Dispatcher:
 
     def observe(self, task: Task) -> bool:
         """Run a claimed task, and tell the observers before and after; return as `Future._invoke`."""
-        if isinstance(task, Governed):  # which alone knows whether it begins, and tells of it
+        if isinstance(task, ScopedTask):  # which alone knows whether it begins, and tells of it
             try:
                 return task._invoke()
             finally:
                 del task  # the traceback leads to this frame: no cycle through it
         name = task.name
-        self.announce("started", task, name=name)
+        self.notify_observers("started", task, name=name)
         again = task._invoke()
         if not again:
-            self.announce("finished", task, task._exception, name)
+            self.notify_observers("finished", task, task._exception, name)
         task = None  # type: ignore[assignment]  # the traceback holds this frame: no cycle through it
         return again
 
@@ -352,40 +352,42 @@ class Dispatcher:
             self.cancelled += 1
             self.ended -= 1
             self.failed -= 1
-        self.announce("cancelled", task, error)
+        self.notify_observers("cancelled", task, error)
 
-    def announce(self, what: str, task: Task, error: BaseException | None = None, name: str | None = None) -> None:
+    def notify_observers(
+        self, what: str, task: Task, error: BaseException | None = None, name: str | None = None
+    ) -> None:
         """Tell the observers, if there are any, what happened to `task`; of its beginning and its end but once.
 
         No lock is held.
         """
         if self.observers and not task._silent:
-            rare, now = task._get_rare(), clock.now_ns()
+            cold, now = task._get_cold(), clock.now_ns()
             if what in ENDS:
                 with self.lock:
-                    ended, rare.ended = rare.ended, True
+                    ended, cold.ended = cold.ended, True
                 if ended:
                     return
-            if not rare.serial:  # it is submitted, of which they are told first
-                rare.serial, rare.submitted, rare.began = next(_serial), now, None
+            if not cold.serial:  # it is submitted, of which they are told first
+                cold.serial, cold.submitted, cold.began = next(_serial), now, None
             if what == "started":
-                if rare.began is not None:  # it goes on, after others have had its thread
+                if cold.began is not None:  # it goes on, after others have had its thread
                     return
-                rare.began = now
-            began = rare.began
+                cold.began = now
+            began = cold.began
             event = TaskEvent(
                 pool=self.name,
-                task_id=rare.serial,
+                task_id=cold.serial,
                 name=name or task.name,
                 time_ns=now,
                 thread=current_thread().name,
                 error=error,
-                key=task._traits.key,
-                priority=task._traits.priority,
-                waited=None if began is None else (began - rare.submitted) / 1e9,
+                key=task._options.key,
+                priority=task._options.priority,
+                waited=None if began is None else (began - cold.submitted) / 1e9,
                 ran=None if began is None or what != "finished" else (now - began) / 1e9,
             )
-            call_out(tell, self.observers, what, event, self.told)
+            run_user_code(tell, self.observers, what, event, self.told)
 
     # -- for workers ----------------------------------------------------------------------------------------------
 
@@ -477,7 +479,7 @@ class Dispatcher:
     def give_up(self, task: Task, why: BaseException) -> None:
         """Settle a claimed task that never begins, and was counted as cancelled; no lock is held."""
         try:
-            self.announce("cancelled", task, why)
+            self.notify_observers("cancelled", task, why)
         finally:
             if issubclass(type(why), PoolClosed):
                 task._abandon(why)
@@ -507,7 +509,7 @@ class Dispatcher:
             log(_log, logging.CRITICAL, "pool %r is broken: its order failed in %s", self.name, where, error=error)
             self.break_down()
 
-        call_later(tell)
+        run_later(tell)
 
     def break_down(self, worker: Worker | None = None, reason: str = "", cause: BaseException | None = None) -> None:
         """Fail all that waits, and take nothing more: the order failed.
@@ -520,7 +522,7 @@ class Dispatcher:
                 self.broken = PoolBroken(self.name, reason)
                 self.broken.__cause__ = cause
             self.make_room()
-            victims = self.shedding.seize()
+            victims = self.shedding.claim_all()
             if worker is not None and worker.task is not None:
                 victims.append(worker.task)
                 worker.task = None
@@ -577,7 +579,7 @@ class Dispatcher:
                 self.make_room()
             why = partial(PoolClosed, self.name, self.closed) if self.broken is None else self.why_broken
             late = self.admission.refuse_all(why)
-            victims = self.shedding.seize() if cancel or self.broken is not None else []
+            victims = self.shedding.claim_all() if cancel or self.broken is not None else []
             feeds = list(self.maps) if cancel else []
             self.dropping = self.dropping or cancel
             self.cancelled += sum(not task._silent for task in victims)
@@ -610,7 +612,7 @@ class Dispatcher:
         worker = current_worker()
         if worker is not None and worker.dispatcher is self:
             return self.is_ours()
-        return any(task._home is self for task in (HERE.tasks if worker is None else worker.stack()))
+        return any(task._owner is self for task in (HERE.tasks if worker is None else worker.stack()))
 
     def waiting(self) -> int:
         """How many tasks wait; the lock is held."""

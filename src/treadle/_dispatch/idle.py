@@ -11,7 +11,7 @@ import logging
 from typing import TYPE_CHECKING, Any, cast
 
 from treadle._base.words import log
-from treadle._tasks.call import Bare
+from treadle._tasks.call import NoContext
 from treadle._tasks.future import Future
 
 if TYPE_CHECKING:
@@ -30,8 +30,8 @@ class Standing(Future[Any]):
 
     def __init__(self, dispatcher: Dispatcher) -> None:
         super().__init__()
-        self._home = dispatcher
-        self._context = Bare()
+        self._owner = dispatcher
+        self._context = NoContext()
 
     def stand(self) -> None:
         """Do the work, on a worker, until there is no more, or it is recalled."""
@@ -43,7 +43,7 @@ class Standing(Future[Any]):
 
     def _invoke(self) -> bool:
         self._result = self._exception = None
-        dispatcher = cast("Dispatcher", self._home)
+        dispatcher = cast("Dispatcher", self._owner)
         try:
             self.stand()
         except Exception as error:

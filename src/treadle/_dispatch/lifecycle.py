@@ -269,7 +269,7 @@ def _after_fork_in_child() -> None:
     _forking.clear()
     orphans = list(_leavers - _orphans)
     _leavers.clear()
-    rate.let_go()  # not before: the alarm may have a thread again, and would call tasks of the parent's
+    rate.let_go()  # not before: the timers may have a thread again, and would call tasks of the parent's
     deadlock.let_go(forget=True)
     _lock.release()
     for orphan in orphans:

@@ -105,7 +105,7 @@ class Shedding:
             error = self.error_for(task, reason)
             try:
                 try:
-                    dispatcher.announce("shed", task, error)
+                    dispatcher.notify_observers("shed", task, error)
                 finally:
                     task._drop(error)
             except BaseException as raised:  # of a callback that would end the thread: the others are told before
@@ -125,9 +125,9 @@ class Shedding:
 
     def error_for(self, task: Task, reason: Reason) -> Shed:
         """Return the error that says that `task` was given up."""
-        return Shed(self.dispatcher.name, task.name, clock.now() - task._submitted, reason, key=task._traits.key)
+        return Shed(self.dispatcher.name, task.name, clock.now() - task._submitted, reason, key=task._options.key)
 
-    def seize(self) -> list[Task]:
+    def claim_all(self) -> list[Task]:
         """Claim all that waits, for it will not run; the lock is held."""
         dispatcher = self.dispatcher
         victims = [task for task in (*dispatcher.tasks, *dispatcher.aside.tasks) if task._state == PENDING]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from treadle._base.words import pass_on
 from treadle._tasks.future import RUNNING
-from treadle._tasks.scoped import Governed
+from treadle._tasks.scoped import ScopedTask
 
 if TYPE_CHECKING:
     from treadle._dispatch.dispatcher import Dispatcher, Task
@@ -37,14 +37,14 @@ class Aside:
         The lock is held: so who calls a task finds it here afterwards, or it is found here that it was called. Nor is
         one kept that a worker waits for: that had come to run it, and would have if no thread had asked its rate then.
         """
-        if not isinstance(task, Governed) or task._rate is None:
+        if not isinstance(task, ScopedTask) or task._rate is None:
             return False
         if task._wanted:
-            task._hurry()
+            task._skip_rate()
         if task._rate is None or task._rate.has_called(task):
             self.put_first(task)
             return True
-        self.keys[task._traits.key] += 1  # first, for it may raise
+        self.keys[task._options.key] += 1  # first, for it may raise
         self.tasks[task] = None
         self.dispatcher.make_room()
         task._rate.arm()
@@ -52,7 +52,7 @@ class Aside:
 
     def beside(self, task: Task) -> int:
         """How many tasks with the key of `task` are here; the lock is held."""
-        return self.keys[task._traits.key]
+        return self.keys[task._options.key]
 
     def leave(self, task: Task) -> bool:
         """Let a task go that is cancelled or run elsewhere; False if it is not here. The lock is held."""
@@ -87,7 +87,7 @@ class Aside:
         """Remove and yield the task to give up for a newcomer: the oldest, of its key if that has any."""
         of_key = self.beside(newcomer) > 0
         for task in self.tasks:
-            if not of_key or task._traits.key == newcomer._traits.key:
+            if not of_key or task._options.key == newcomer._options.key:
                 self._remove(task)
                 yield task
                 return
@@ -100,9 +100,9 @@ class Aside:
     def _remove(self, task: Task) -> None:
         del self.tasks[task]
         try:
-            self.keys[task._traits.key] -= 1
-            if not self.keys[task._traits.key]:
-                del self.keys[task._traits.key]
+            self.keys[task._options.key] -= 1
+            if not self.keys[task._options.key]:
+                del self.keys[task._options.key]
         except BaseException as error:  # of a key that worked once
             pass_on(error)
         self.dispatcher.make_room()

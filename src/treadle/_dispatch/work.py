@@ -10,7 +10,7 @@ from threading import current_thread
 from typing import TYPE_CHECKING
 
 from treadle._dispatch.worker import current_worker, lent_here, settle_lost
-from treadle._tasks.call import Bare
+from treadle._tasks.call import NoContext
 from treadle._tasks.contexts import taken
 from treadle._tasks.scope import HERE, SCOPE
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["context_inside", "run_inline", "running_here"]
 
-BARE = Bare()
+BARE = NoContext()
 
 
 def run_inline(dispatcher: Dispatcher, task: Task) -> None:
@@ -31,7 +31,7 @@ def run_inline(dispatcher: Dispatcher, task: Task) -> None:
         HERE.tasks = (*HERE.tasks, task)
     elif worker.task is not task:  # else it was noted as it was claimed
         worker.push(task)
-    task._hurry()
+    task._skip_rate()
     outer = SCOPE.set(task._inherited())  # or a task without a context would see the one that we are in
     try:
         task._context = context_inside(dispatcher, task._context)
@@ -59,12 +59,12 @@ def running_here(dispatcher: Dispatcher) -> int:
     """Return how many tasks of `dispatcher` are run like that in this thread."""
     worker = current_worker()
     tasks = HERE.tasks if worker is None else worker.stack()[1:]
-    return sum(task._home is dispatcher and not task._silent for task in tasks)
+    return sum(task._owner is dispatcher and not task._silent for task in tasks)
 
 
-def context_inside(dispatcher: Dispatcher, context: Context | Bare) -> Context:
+def context_inside(dispatcher: Dispatcher, context: Context | NoContext) -> Context:
     """Return in what a call of `dispatcher`'s runs here, inside of another: always a context, for that one goes on."""
-    if isinstance(context, Bare):
+    if isinstance(context, NoContext):
         context = taken()
     lent = lent_here(dispatcher)
     return context if lent is None else lent.to(context)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from treadle._base import clock
 from treadle._base.threads import new_thread
 from treadle._base.words import log, show, traceback_of, type_name
-from treadle._tasks.call import Bare
+from treadle._tasks.call import NoContext
 from treadle._tasks.contexts import Lent
 from treadle._tasks.future import FINISHED, PENDING, RUNNING, Future
 from treadle._tasks.scope import HERE
@@ -51,7 +51,7 @@ def settle_lost(dispatcher: Dispatcher, task: Task, thread: str, reason: BaseExc
     else:
         lost = WorkerLost(thread, task.name, reason)
         try:
-            dispatcher.announce("finished", task, lost)
+            dispatcher.notify_observers("finished", task, lost)
         finally:
             task._drop(lost)
 
@@ -214,14 +214,14 @@ class Worker:
         ready, take, idle = dispatcher.ready, dispatcher.take, staff.idle
         stale, after = dispatcher.shedding.stale, dispatcher.after
         now, plain, lent = clock.now, not dispatcher.observers, self.lent
-        task, watchers = self.task, None
+        task, waiters = self.task, None
         why: BaseException | None = None  # the last task went back to the queue, and cannot wait there
         while True:
             done = self.last = task  # is run, not settled; the last reference to the one before goes here, unlocked
             if done is not None:
                 self.since = now()
                 try:
-                    if lent is not None and not isinstance(done._context, Bare):
+                    if lent is not None and not isinstance(done._context, NoContext):
                         done._context = lent.to(done._context)
                     again = done._invoke() if plain else dispatcher.observe(done)
                 except BaseException:  # the thread is killed
@@ -232,21 +232,21 @@ class Worker:
             acquire()
             try:
                 if done is not None:
-                    watchers = done._watchers
+                    waiters = done._awaited_by
                     if again:
-                        watchers = None
+                        waiters = None
                         why = dispatcher.put_back(done)
                     else:
                         if not done._silent:
                             self.ended += 1  # as it is replaced below: a snapshot counts it once
                             if done._exception is not None:
                                 self.failed += 1
-                        if watchers is None or watchers.condition is None:
+                        if waiters is None or waiters.condition is None:
                             done._state = FINISHED
                         if after is not None:
                             after(done)
                             dispatcher.after_claim()
-                if watchers is not None and watchers.callbacks:
+                if waiters is not None and waiters.callbacks:
                     task = done  # claim nothing while callbacks run: who knows how long, and whom they wait for
                     self.calling = True
                 elif stale is not None and ready and (victims := stale()):
@@ -268,9 +268,9 @@ class Worker:
             if done is not None and why is not None:
                 dispatcher.give_up(done, why)
                 why = None
-            if watchers is not None:
+            if waiters is not None:
                 self._deliver(done)
-                watchers = None
+                waiters = None
                 if task is done:
                     self.calling = False
                     task = self.task = None

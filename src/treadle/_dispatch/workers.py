@@ -1,4 +1,4 @@
-"""Staff: the workers of one pool; who is idle, who is on the way, who comes and goes."""
+"""Workers: the workers of one pool; who is idle, who is on the way, who comes and goes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from treadle._base import clock
-from treadle._base.timer import call_later
+from treadle._base.timer import run_later
 from treadle._dispatch import deadlock
 from treadle._dispatch.worker import Worker, current_worker
 from treadle._tasks.future import RUNNING
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     from treadle._dispatch.dispatcher import Dispatcher, Task
     from treadle._dispatch.idle import Standing
 
-__all__ = ["Staff"]
+__all__ = ["Workers"]
 
 _in_parent: list[Worker] = []  # in a forked child: if they went, so would their lifespans, and do what is the parent's
 
 
-class Staff:
+class Workers:
     """At most `max_workers` threads, started when they are needed. The dispatcher's lock guards every field.
 
     A waiting task always has somebody coming for it: a submit wakes an idle worker or starts one, and a worker that
@@ -109,12 +109,12 @@ class Staff:
             if not self.try_to_start():
                 break
 
-    def learn(self, task: Task) -> None:
+    def observe_run(self, task: Task) -> None:
         """Have the limit learn from a task that this worker has run; the lock is held."""
         self.dispatcher.taken_over(task)
         worker, limit = current_worker(), self.dispatcher.limit
         if worker is not None and limit is not None and not task._silent:
-            ceiling = limit.learn(clock.now() - worker.since, self.busy())
+            ceiling = limit.observe_run(clock.now() - worker.since, self.busy())
             if ceiling != self.max_workers:
                 self.resize(ceiling)
 
@@ -244,7 +244,7 @@ class Staff:
             elif first is not None:
                 why = self.dispatcher.put_back(first)
                 if why is not None:
-                    call_later(partial(self.dispatcher.give_up, first, why))
+                    run_later(partial(self.dispatcher.give_up, first, why))
             raise
         self.add(worker)
 

@@ -117,7 +117,7 @@ class Crew(Generic[T]):
         self._tallies = tuple(_Tally() for _ in range(workers))
         # All threads are started here, or this raises: a drain loop that waited for a thread would never run.
         self._pool = Pool(workers, min_workers=workers, queue_size=workers, name=self._name)
-        self._pool._task_home.pool = None  # it is none that a handler could use
+        self._pool._task_dispatcher.pool = None  # it is none that a handler could use
         lifecycle.before_exit(self)
         for tally in self._tallies:
             self._context.run(self._pool.submit, self._drain, tally)
@@ -189,7 +189,7 @@ class Crew(Generic[T]):
             PoolDeadlock: a task of a pool asks, and a handler waits for that very task.
         """
         timeout = checks.seconds("timeout", timeout)
-        return getattr(_here, "crew", None) is not self and lifecycle.join(self._pool._task_home, timeout)
+        return getattr(_here, "crew", None) is not self and lifecycle.join(self._pool._task_dispatcher, timeout)
 
     def snapshot(self) -> CrewSnapshot:
         """Return what the crew does at this instant."""

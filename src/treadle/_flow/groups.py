@@ -23,7 +23,7 @@ from treadle._pool.view import PoolView
 from treadle._tasks.future import Future
 from treadle._tasks.scope import SCOPE, Scope, current
 from treadle._tasks.scoped import scope_around
-from treadle._tasks.waiters import Note, why_dropped
+from treadle._tasks.waiters import InternalCallback, why_dropped
 from treadle.errors import Cancelled
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ class TaskGroup:
         self._gate: LockType | None = None  # where the end of the block waits
         self._scope = Scope(None)
         self._token: Token[Scope | None] | None = None
-        self._note = Note(self._done)
+        self._note = InternalCallback(self._done)
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Run `fn(*args, **kwargs)` on a thread of the pool, as a task of the group; as `Pool.submit`.
@@ -105,12 +105,12 @@ class TaskGroup:
         try:
             with errand:
                 future = pool.submit(fn, *args, **kwargs)
-            call_back = future.add_done_callback  # first: a `submit` that was replaced may return what has none
+            run_callbacks = future.add_done_callback  # first: a `submit` that was replaced may return what has none
             with _lock:
                 self._waiting[future] = None
                 if self._keep_going:
                     self._futures.append(future)
-            call_back(self._note)
+            run_callbacks(self._note)
             return future
         except BaseException:  # Ctrl-C: perhaps nobody will tell of it
             self._interrupted = True
@@ -203,7 +203,7 @@ class TaskGroup:
                 gate.acquire()
                 waiting = list(self._waiting)
             for future in waiting if worker is not None else ():
-                home = getattr(future, "_home", None)  # a `submit` that was replaced may return what it likes
+                home = getattr(future, "_owner", None)  # a `submit` that was replaced may return what it likes
                 if home is worker.dispatcher and home.claim(future):  # type: ignore[union-attr]  # see above
                     home.run_here(future)
             self._knock()

@@ -319,7 +319,7 @@ class _Run:
         # others.
         for name, workers in [("source", 1), *((stage.name, stage.workers) for stage in self._stages)]:
             pool = Pool(workers, min_workers=workers, queue_size=workers, name=f"{self._name}-{name}")
-            pool._task_home.pool = None  # it is none that a stage could use
+            pool._task_dispatcher.pool = None  # it is none that a stage could use
             self._pools.append(pool)
         self._submit(self._pools[0], self._read)
         for number, stage in enumerate(self._stages):
@@ -344,7 +344,7 @@ class _Run:
     def _abandon(self, *, everything: bool) -> None:
         """Let Python exit without waiting for the source, which may block for ever; or for any thread."""
         for pool in self._pools if everything else self._pools[:1]:
-            pool._task_home.abandon()
+            pool._task_dispatcher.abandon()
         for pool in self._pools:
             pool.shutdown(wait=False)
 

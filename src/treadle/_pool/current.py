@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 from treadle._dispatch.worker import current_worker
 from treadle._tasks.future import Future
 from treadle._tasks.scope import HERE
-from treadle._tasks.scoped import Governed
+from treadle._tasks.scoped import ScopedTask
 
 if TYPE_CHECKING:
     from treadle._dispatch.dispatcher import Dispatcher
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["current_pool", "current_task", "tasks_here"]
 
-OF_USERS = (Future, Governed)  # other kinds do work of treadle's own: items of a map, messages of a server
+OF_USERS = (Future, ScopedTask)  # other kinds do work of treadle's own: items of a map, messages of a server
 
 
 def tasks_here() -> list[Future[Any]]:
@@ -46,7 +46,7 @@ def current_pool() -> Pool | None:
         or a pipeline's, whose threads take no tasks; or nobody holds the pool any more, which only runs what it has.
     """
     for task in tasks_here():
-        pool = cast("Dispatcher", task._home).pool
+        pool = cast("Dispatcher", task._owner).pool
         if pool is not None:
             return pool()
     worker = current_worker()
@@ -66,6 +66,6 @@ def current_task() -> Future[Any] | None:
         callback of a future, whose task is over. Where one of these runs inside of a task, that is returned.
     """
     for task in tasks_here():
-        if type(task) in OF_USERS and cast("Dispatcher", task._home).pool is not None:
+        if type(task) in OF_USERS and cast("Dispatcher", task._owner).pool is not None:
             return task
     return None

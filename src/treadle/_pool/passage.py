@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from treadle._tasks.call import name_of
 from treadle._tasks.future import CANCELLED
 from treadle._tasks.future import Future as Task
-from treadle._tasks.waiters import Note
+from treadle._tasks.waiters import InternalCallback
 
 if TYPE_CHECKING:
     from treadle._dispatch.dispatcher import Dispatcher
@@ -124,7 +124,7 @@ def pass_through(
 def looks_open(dispatcher: Dispatcher) -> bool:
     """Whether the pool is to look open here, for admission refuses what is passed through: with treadle's errors."""
     passage = _here.passage
-    return bool(_here.blocks) and passage is not None and passage.submitter._task_home is dispatcher
+    return bool(_here.blocks) and passage is not None and passage.submitter._task_dispatcher is dispatcher
 
 
 class ShutdownLock:
@@ -190,13 +190,15 @@ def _submit_item(pool: Submitter, item: Any) -> None:
         return
     fn, args, kwargs = item.task if hasattr(item, "task") else (item.fn, item.args, item.kwargs)  # task: since 3.14
     passage = _here.passage
-    if passage is None or passage.submitter._task_home is not pool._task_home:  # the method was called directly
+    if (
+        passage is None or passage.submitter._task_dispatcher is not pool._task_dispatcher
+    ):  # the method was called directly
         passage = _Passage(pool, name_of(fn), pool._task_enter)
     mine: list[Task[Any]] = []
     task = passage.submitter._task_made(partial(_begin, mine, future, fn), args, kwargs)
     mine.append(task)
-    if task._traits.name is None:
-        task._traits = task._traits.named(passage.name)
+    if task._options.name is None:
+        task._options = task._options.named(passage.name)
     # Before it is admitted, and may have run.
     future.add_done_callback(partial(_end_with, task))
     task.add_done_callback(partial(_settle, future))
@@ -253,7 +255,7 @@ def _see(task: Task[Any]) -> None:
         task._see()
 
 
-_SEEN = Note(_see)
+_SEEN = InternalCallback(_see)
 """For a task that nobody has: whoever asks for what it raised asks its other future, so it is not lost."""
 
 

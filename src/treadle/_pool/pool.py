@@ -165,9 +165,9 @@ class Pool(Submitter, ThreadPoolExecutor):
         gradient = None if limit is None else gradient_of(limit)
         if gradient is not None:
             gradient.check_free(max_workers)
-        self._task_block_timeout, self._task_traits, self._task_rate = None, PLAIN, rate_of(rate)
+        self._task_block_timeout, self._task_options, self._task_rate = None, PLAIN, rate_of(rate)
         self._task_vetted = checks.Vetted()
-        self._task_home = Dispatcher(
+        self._task_dispatcher = Dispatcher(
             name=name,
             thread_prefix=prefix,
             min_workers=min_workers,
@@ -184,14 +184,14 @@ class Pool(Submitter, ThreadPoolExecutor):
             order=order_named(order),
             max_workers=max_workers if gradient is None else gradient.serve(max_workers),
         )
-        # Called by the standard library's `submit` (see treadle._pool.passage); set here, because subclasses override it to
+        # Called by the standard library's `submit` (see `passage`); set here, because subclasses override it to
         # start threads of their own.
         self._adjust_thread_count = lambda: None  # type: ignore[method-assign]
-        self._task_home.pool = weakref.ref(self)
-        lifecycle.register(self._task_home)
+        self._task_dispatcher.pool = weakref.ref(self)
+        lifecycle.register(self._task_dispatcher)
         # A pool that is dropped without shutdown() runs what it accepted, and its threads end.
-        weakref.finalize(self, self._task_home.drop).atexit = False
-        self._task_home.staff.warm_up()
+        weakref.finalize(self, self._task_dispatcher.drop).atexit = False
+        self._task_dispatcher.staff.warm_up()
 
     # -- running calls --------------------------------------------------------------------------------------------
 
@@ -409,10 +409,10 @@ class Pool(Submitter, ThreadPoolExecutor):
             TypeError, ValueError: it is of the wrong type, or out of range.
         """
         max_workers = checks.integer("max_workers", max_workers, least=1)
-        staff, limit = self._task_home.staff, self._task_home.limit
+        staff, limit = self._task_dispatcher.staff, self._task_dispatcher.limit
         if max_workers < staff.min_workers:
             raise ValueError(f"max_workers={max_workers} is less than min_workers={staff.min_workers}")
-        with self._task_home.lock:
+        with self._task_dispatcher.lock:
             staff.resize(max_workers if limit is None else limit.change(max_workers))
 
     # -- ending ---------------------------------------------------------------------------------------------------
@@ -443,7 +443,7 @@ class Pool(Submitter, ThreadPoolExecutor):
         """
         timeout = checks.time_left("timeout", timeout)
         deadline = None if timeout is None else clock.now() + timeout
-        dispatcher = self._task_home
+        dispatcher = self._task_dispatcher
         wait = wait and not dispatcher.is_inside()
         dispatcher.close("shutdown", cancel=cancel_futures)
         try:
@@ -476,13 +476,13 @@ class Pool(Submitter, ThreadPoolExecutor):
         """
         timeout = checks.time_left("timeout", timeout)
         # The thread that waits is none of the pool's; and what nobody asks for, a subclass's `shutdown` need not take.
-        asked: dict[str, Any] = {"wait": not self._task_home.is_inside()}
+        asked: dict[str, Any] = {"wait": not self._task_dispatcher.is_inside()}
         if cancel_futures:
             asked["cancel_futures"] = cancel_futures
         if timeout is not None:
             asked["timeout"] = timeout
         close = partial(copy_context().run, self.shutdown, **asked)
-        return await aio.call(close, f"{self._task_home.name}-aclose")
+        return await aio.call(close, f"{self._task_dispatcher.name}-aclose")
 
     async def __aenter__(self: Self) -> Self:
         """As `__enter__`."""
@@ -506,8 +506,8 @@ class Pool(Submitter, ThreadPoolExecutor):
         Raises:
             PoolClosed: it was shut down.
         """
-        if self._task_home.closed is not None:
-            raise PoolClosed(self._task_home.name, self._task_home.closed)
+        if self._task_dispatcher.closed is not None:
+            raise PoolClosed(self._task_dispatcher.name, self._task_dispatcher.closed)
         return self
 
     def __exit__(
@@ -518,42 +518,42 @@ class Pool(Submitter, ThreadPoolExecutor):
             if not issubclass(type(error), KeyboardInterrupt):
                 self.shutdown(wait=True)  # spelled out, as in the standard library: a subclass may have another default
         except KeyboardInterrupt:
-            self._task_home.abandon()
+            self._task_dispatcher.abandon()
             raise
         if issubclass(type(error), KeyboardInterrupt):
-            self._task_home.abandon()
+            self._task_dispatcher.abandon()
 
     # -- looking --------------------------------------------------------------------------------------------------
 
     @told
     def name(self) -> str:
         """What errors, logs and snapshots call the pool."""
-        return self._task_home.name
+        return self._task_dispatcher.name
 
     @told
     def max_workers(self) -> int:
         """The ceiling on threads, as it was given, or set by `resize`; what a `limit` has found is that's `current`."""
-        return self._task_home.max_workers
+        return self._task_dispatcher.max_workers
 
     @told
     def closed(self) -> bool:
         """Whether the pool takes no more tasks: it was shut down, or is broken, or Python is exiting."""
-        return self._task_home.closed is not None or self._task_home.broken is not None
+        return self._task_dispatcher.closed is not None or self._task_dispatcher.broken is not None
 
     def snapshot(self) -> PoolSnapshot:
         """Return what the pool does at this instant."""
-        return snapshot_of(self._task_home)
+        return snapshot_of(self._task_dispatcher)
 
     def stacks(self) -> str:
         """Return, as text to print or log, what each thread runs at this instant: task, seconds, and its stack.
 
         For finding out what a pool is stuck in.
         """
-        return stacks_of(self._task_home)
+        return stacks_of(self._task_dispatcher)
 
     def __repr__(self) -> str:
-        now = snapshot_of(self._task_home)
-        state = ", broken" if self._task_home.broken is not None else ", closed" if now.closed else ""
+        now = snapshot_of(self._task_dispatcher)
+        state = ", broken" if self._task_dispatcher.broken is not None else ", closed" if now.closed else ""
         return f"<Pool {now.name!r}: {now.busy}/{now.max_workers} threads busy, {now.waiting} waiting{state}>"
 
     # -- for those who look into a ThreadPoolExecutor -------------------------------------------------------------
@@ -562,19 +562,19 @@ class Pool(Submitter, ThreadPoolExecutor):
 
     @property
     def _threads(self) -> set[Thread]:  # type: ignore[override]  # read-only here
-        with self._task_home.lock:
-            return {worker.thread for worker in self._task_home.staff.everybody()}
+        with self._task_dispatcher.lock:
+            return {worker.thread for worker in self._task_dispatcher.staff.everybody()}
 
     @property
     def _broken(self) -> str | bool:  # type: ignore[override]  # read-only here
-        broken = self._task_home.broken
-        return False if broken is None or looks_open(self._task_home) else str(broken)
+        broken = self._task_dispatcher.broken
+        return False if broken is None or looks_open(self._task_dispatcher) else str(broken)
 
     if not TYPE_CHECKING:  # to type checkers they are the attributes that the base class has
 
         @property
         def _max_workers(self) -> int:
-            return self._task_home.staff.max_workers
+            return self._task_dispatcher.staff.max_workers
 
         @_max_workers.setter
         def _max_workers(self, max_workers: int) -> None:
@@ -582,41 +582,41 @@ class Pool(Submitter, ThreadPoolExecutor):
 
         @property
         def _shutdown(self) -> bool:
-            return self._task_home.closed is not None and not looks_open(self._task_home)
+            return self._task_dispatcher.closed is not None and not looks_open(self._task_dispatcher)
 
         @_shutdown.setter
         def _shutdown(self, shutdown: bool) -> None:
             if shutdown:
-                self._task_home.close("shutdown", cancel=False)
-                self._task_home.leave_maps()
+                self._task_dispatcher.close("shutdown", cancel=False)
+                self._task_dispatcher.leave_maps()
             elif self._shutdown:
-                raise AttributeError(f"pool {self._task_home.name!r} is closed and stays so; make a new Pool")
+                raise AttributeError(f"pool {self._task_dispatcher.name!r} is closed and stays so; make a new Pool")
 
         @property
         def _thread_name_prefix(self) -> str:
-            return self._task_home.thread_prefix[:-1]  # without what stands before the number
+            return self._task_dispatcher.thread_prefix[:-1]  # without what stands before the number
 
         @_thread_name_prefix.setter
         def _thread_name_prefix(self, prefix: str) -> None:
-            self._task_home.thread_prefix = f"{prefix}_"
+            self._task_dispatcher.thread_prefix = f"{prefix}_"
 
         @property
         def _initializer(self) -> Callable[..., object] | None:
-            return self._task_home.initializer
+            return self._task_dispatcher.initializer
 
         @_initializer.setter
         def _initializer(self, initializer: Callable[..., object] | None) -> None:
             if initializer is not None:
                 checks.blocking("initializer", initializer)
-            self._task_home.initializer = initializer
+            self._task_dispatcher.initializer = initializer
 
         @property
         def _initargs(self) -> tuple[Any, ...]:
-            return self._task_home.initargs
+            return self._task_dispatcher.initargs
 
         @_initargs.setter
         def _initargs(self, initargs: tuple[Any, ...]) -> None:
-            self._task_home.initargs = initargs
+            self._task_dispatcher.initargs = initargs
 
         @property
         def _work_queue(self) -> WorkQueue:
@@ -631,7 +631,7 @@ class Pool(Submitter, ThreadPoolExecutor):
 
         @property
         def _idle_semaphore(self) -> Semaphore:
-            return Semaphore(len(self._task_home.staff.idle))  # its value is what others ask for
+            return Semaphore(len(self._task_dispatcher.staff.idle))  # its value is what others ask for
 
         @property
         def _shutdown_lock(self) -> ShutdownLock:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 from treadle._base import checks
 from treadle._base.clock import now
 from treadle._pool.passage import STANDARD, pass_through, untouched
-from treadle._tasks.call import Bare
+from treadle._tasks.call import NoContext
 from treadle._tasks.contexts import EMPTY, detached, taken
 from treadle._tasks.future import PENDING, Future
 from treadle._tasks.scope import HERE, SCOPE
@@ -20,7 +20,7 @@ from treadle._tasks.scoped import new_task
 if TYPE_CHECKING:
     from treadle._dispatch.dispatcher import Dispatcher
     from treadle._pool.pool import Pool
-    from treadle._tasks.options import Traits
+    from treadle._tasks.options import TaskOptions
     from treadle._tasks.rate import Rate
 
 __all__ = ["BARE", "Submitter"]
@@ -28,7 +28,7 @@ __all__ = ["BARE", "Submitter"]
 P = ParamSpec("P")
 T = TypeVar("T")
 
-BARE = Bare()
+BARE = NoContext()
 scope_here = SCOPE.get
 _new = object.__new__
 
@@ -40,11 +40,11 @@ class Submitter:
 
     # Not called what subclasses of a pool may call what is theirs.
     _task_pool: Pool  # itself, or of which it is a view
-    _task_home: Dispatcher
+    _task_dispatcher: Dispatcher
     _task_context: bool  # whether tasks run in a copy of their submitter's context
     _task_when_full: str
     _task_block_timeout: float | None  # seconds to wait for room
-    _task_traits: Traits
+    _task_options: TaskOptions
     _task_rate: Rate | None
     _task_vetted: checks.Vetted  # what was submitted before; to look at each anew takes a fourth of a submit
 
@@ -84,21 +84,21 @@ class Submitter:
             context = EMPTY
         elif scope_here() is not None or rate is not None or (context is BARE and HERE.worker is not None):
             task = self._task_made(fn, args, kwargs)
-            self._task_home.enter(task, self._task_when_full, self._task_block_timeout)
+            self._task_dispatcher.enter(task, self._task_when_full, self._task_block_timeout)
             return task
         elif context is not BARE:
             context = detached(context)
-        dispatcher = self._task_home
+        dispatcher = self._task_dispatcher
         # As new_task() and Dispatcher.enter() do; spelled out because this is the path of every task.
         task = _new(Future)
-        task._home = dispatcher
+        task._owner = dispatcher
         task._state = PENDING
-        task._watchers = None
+        task._awaited_by = None
         task._fn = fn if not kwargs else partial(fn, **kwargs)
         task._args = args
         task._context = context
         task._submitted = now()
-        task._traits = self._task_traits
+        task._options = self._task_options
         # `acquire` inside the `try`: Ctrl-C may raise between any two of these lines, and the lock must not stay taken.
         try:
             dispatcher.acquire()
@@ -118,10 +118,10 @@ class Submitter:
 
     def _task_enter(self, task: Future[Any]) -> None:
         """Admit a task."""
-        self._task_home.enter(task, self._task_when_full, self._task_block_timeout)
+        self._task_dispatcher.enter(task, self._task_when_full, self._task_block_timeout)
 
     def _task_made(self, fn: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Future[T]:
         """Return a task that has not been admitted."""
         context = taken() if self._task_context else BARE
         call = fn if not kwargs else partial(fn, **kwargs)
-        return new_task(self._task_home, call, args, context, self._task_traits, Future, self._task_rate)
+        return new_task(self._task_dispatcher, call, args, context, self._task_options, Future, self._task_rate)

@@ -30,7 +30,7 @@ from treadle._pool.submit import BARE, Submitter
 from treadle._pool.wait import wait as wait_for
 from treadle._tasks.contexts import taken
 from treadle._tasks.future import Future
-from treadle._tasks.options import PLAIN, Traits
+from treadle._tasks.options import PLAIN, TaskOptions
 from treadle._tasks.rate import Rate
 from treadle._tasks.scope import deadline
 from treadle.orders import Order
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
     from treadle._pool.pool import Pool
 
-__all__ = ["POLICIES", "PoolView", "WhenFull", "rate_of", "traits_for"]
+__all__ = ["POLICIES", "PoolView", "WhenFull", "options_for", "rate_of"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -56,8 +56,8 @@ MOST_URGENT = 1000
 CHANGING = (MutableSequence, MutableSet, MutableMapping, MappingView)  # lists, sets, dicts, and what is like them
 
 
-def traits_for(order: Order, name: str | None, priority: int, key: Hashable) -> Traits:
-    """Return the traits of tasks in a pool that keeps `order`.
+def options_for(order: Order, name: str | None, priority: int, key: Hashable) -> TaskOptions:
+    """Return the options of tasks in a pool that keeps `order`.
 
     Raises:
         TypeError, ValueError: an argument is of the wrong type, or out of range, or `order` does not look at it.
@@ -74,7 +74,7 @@ def traits_for(order: Order, name: str | None, priority: int, key: Hashable) -> 
         raise _useless("priority", priority, order)
     if key is not None and "key" not in order.looks_at:
         raise _useless("key", key, order, "fair")
-    return Traits(None if name is None else checks.text("name", name), priority, key)
+    return TaskOptions(None if name is None else checks.text("name", name), priority, key)
 
 
 def rate_of(rate: Rate | None) -> Rate | None:
@@ -133,27 +133,27 @@ class PoolView(Submitter, Executor):
         "_task_block_timeout",
         "_task_context",
         "_task_deadline",
+        "_task_dispatcher",
         "_task_door",
-        "_task_home",
+        "_task_options",
         "_task_pool",
         "_task_rate",
-        "_task_traits",
         "_task_vetted",
         "_task_when_full",
     )
 
     def __init__(self, pool: Pool) -> None:
-        if not (is_a(pool, ThreadPoolExecutor) and hasattr(pool, "_task_home")):
+        if not (is_a(pool, ThreadPoolExecutor) and hasattr(pool, "_task_dispatcher")):
             raise TypeError(f"pool={show(pool)} is {type_name(pool)}; allowed: a treadle.Pool")
         self._task_pool = pool
-        self._task_home = pool._task_home
+        self._task_dispatcher = pool._task_dispatcher
         self._task_context = pool._task_context
         self._task_block_timeout = pool._task_block_timeout
         self._task_when_full = pool._task_when_full
-        self._task_traits = Traits(*pool._task_traits)  # an object of its own, by which its tasks are found
+        self._task_options = TaskOptions(*pool._task_options)  # an object of its own, by which its tasks are found
         self._task_rate = pool._task_rate
         self._task_deadline: float | None = None  # seconds from the submission of a task
-        self._task_door = Door(self._task_home)
+        self._task_door = Door(self._task_dispatcher)
         self._task_vetted = checks.Vetted()
 
     def options(
@@ -186,13 +186,13 @@ class PoolView(Submitter, Executor):
                 "room; give when_full='block' with it, or leave it out"
             )
         allowed = self._task_deadline if deadline is None else checks.seconds("deadline", deadline)
-        before = self._task_traits
+        before = self._task_options
         view = (PoolView if allowed is None else _Timed)(self._task_pool)
         view._task_block_timeout, view._task_when_full = patience, policy
         view._task_deadline = allowed
-        view._task_traits = Traits(
-            *traits_for(
-                self._task_home.order,
+        view._task_options = TaskOptions(
+            *options_for(
+                self._task_dispatcher.order,
                 before.name if name is None else name,
                 before.priority if priority is None else priority,
                 before.key if key is None else key,
@@ -209,12 +209,12 @@ class PoolView(Submitter, Executor):
     @property
     def max_workers(self) -> int:
         """The pool's ceiling on threads."""
-        return self._task_home.max_workers
+        return self._task_dispatcher.max_workers
 
     @property
     def closed(self) -> bool:
         """Whether the view takes no more tasks: it was shut down, or the pool takes none."""
-        return self._task_door.closed or self._task_home.broken is not None
+        return self._task_door.closed or self._task_dispatcher.broken is not None
 
     @overload  # type: ignore[override]  # of the standard library's, which takes anything
     def map(
@@ -306,7 +306,7 @@ class PoolView(Submitter, Executor):
         timeout = checks.time_left("timeout", timeout)
         chunksize = checks.integer("chunksize", chunksize, least=1)
         buffersize = checks.integer_or_none("buffersize", buffersize, least=1)
-        ahead, eager = buffersize or read_ahead(self._task_home), buffersize is None
+        ahead, eager = buffersize or read_ahead(self._task_dispatcher), buffersize is None
         ordered = checks.boolean("ordered", ordered)
         columns = [_Begun(_as_it_is(each) if eager else each) for each in iterables]
         rows: Iterator[tuple[Any, ...]] = zip(*columns, strict=False)
@@ -320,22 +320,22 @@ class PoolView(Submitter, Executor):
             submit = self.submit
         if submit is not None:
             if eager and self._task_when_full in ("reject", "discard_oldest"):  # or its own items would be in its way
-                ahead = max(1, min(ahead, self._task_home.admission.limit))
+                ahead = max(1, min(ahead, self._task_dispatcher.admission.limit))
             calls = Calls(
-                self._task_home,
+                self._task_dispatcher,
                 submit,
                 fn,
                 rows,
                 ahead=ahead,
                 eager=eager,
                 context=context,
-                traits=self._task_traits,
+                options=self._task_options,
                 outcomes=outcomes,
             )
             calls.door = self._task_door
             return (FutureOutcomes if outcomes else FutureMap)(calls, timeout=timeout, ordered=ordered)
         job = Job(
-            self._task_home,
+            self._task_dispatcher,
             fn,
             chain(columns[0]) if len(columns) == 1 else rows,
             spread=len(columns) != 1,
@@ -345,7 +345,7 @@ class PoolView(Submitter, Executor):
             ordered=ordered,
             context=context,
             enter=(self._task_when_full, self._task_block_timeout),
-            traits=self._task_traits,
+            options=self._task_options,
             outcomes=outcomes,
         )
         job.door = self._task_door
@@ -367,7 +367,7 @@ class PoolView(Submitter, Executor):
         self._task_door.check_open()
         checks.blocking("fn", fn)
         task = self._submit_later(fn, args, kwargs)
-        outcome = aio.outcome(self._task_home, task, self._task_block_timeout)
+        outcome = aio.outcome(self._task_dispatcher, task, self._task_block_timeout)
         # The traceback of what the task raises holds this frame, and the task that. Nor is it to keep the pool.
         del self, task
         return await outcome
@@ -382,7 +382,7 @@ class PoolView(Submitter, Executor):
 
     def _enter_later(self, task: Future[Any]) -> None:
         """Admit a task without blocking the event loop; where the policy is "caller_runs", it waits."""
-        self._task_home.admission.enter_later(task, self._task_when_full)
+        self._task_dispatcher.admission.enter_later(task, self._task_when_full)
 
     # -- ending ---------------------------------------------------------------------------------------------------
 
@@ -414,8 +414,8 @@ class PoolView(Submitter, Executor):
         wait = wait and not any(self._is_mine(task) for task in tasks_here())
         self._task_door.shut(cancel=cancel_futures)
         self._task_vetted = Shut(self._task_door)
-        with self._task_home.lock:
-            feeds = [feed for feed in self._task_home.maps if feed.door is self._task_door]
+        with self._task_dispatcher.lock:
+            feeds = [feed for feed in self._task_dispatcher.maps if feed.door is self._task_door]
         if cancel_futures:
             for feed in feeds:
                 feed.give_up()
@@ -436,7 +436,7 @@ class PoolView(Submitter, Executor):
 
     def _undone(self) -> tuple[Future[Any], ...]:
         """Return the view's tasks that run, wait, or are about to be let in."""
-        home = self._task_home
+        home = self._task_dispatcher
         with home.lock:
             running = [task for worker in home.staff.workers for task in (worker.last, *worker.stack())]
             waiting = (*home.tasks, *home.aside.tasks, *home.out, *home.admission.entrants)
@@ -445,7 +445,7 @@ class PoolView(Submitter, Executor):
 
     def _is_mine(self, task: Future[Any]) -> bool:
         """Whether the task came through this view."""
-        return task._traits.belong_to(self._task_traits)
+        return task._options.belong_to(self._task_options)
 
     def __enter__(self) -> PoolView:
         """Return the view.
@@ -469,10 +469,10 @@ class PoolView(Submitter, Executor):
     @property
     def _max_workers(self) -> int:
         """What Dask, among others, looks at."""
-        return self._task_home.staff.max_workers
+        return self._task_dispatcher.staff.max_workers
 
     def __repr__(self) -> str:
-        name, priority, key = self._task_traits
+        name, priority, key = self._task_options
         return (
             f"<PoolView of {self._task_pool!r}: block_timeout={self._task_block_timeout}, "
             f"when_full={self._task_when_full!r}, name={name!r}, priority={priority}, key={show(key)}, "

@@ -1,7 +1,7 @@
 """wait and as_completed: the standard library's, except that a worker never waits for its own pool.
 
 A future made by treadle is one of the standard library's, so its functions do the work, where nobody may wait for the
-thread (see `treadle._dispatch.deadlock`). In a worker, those of the futures that its own pool has not begun are run there and
+thread (see `deadlock`). In a worker, those of the futures that its own pool has not begun are run there and
 then.
 """
 
@@ -166,7 +166,7 @@ def _help(
             return
         if scope is not None and scope.over() is not None:
             return
-        home = future._home if isinstance(future, Future) else None
+        home = future._owner if isinstance(future, Future) else None
         if home is worker.dispatcher and home.claim(cast(Future[Any], future)):
             home.run_here(cast(Future[Any], future))
 

@@ -15,7 +15,7 @@ from queue import Empty
 from typing import TYPE_CHECKING, Any, cast
 
 from treadle._base import checks, clock
-from treadle._base.timer import call_later
+from treadle._base.timer import run_later
 from treadle._pool.passage import bare_call, hand_over
 
 if TYPE_CHECKING:
@@ -57,9 +57,9 @@ class WorkItem:
 
     def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
         if not is_finalizing():
-            dispatcher = cast("Dispatcher", self.future._home)
+            dispatcher = cast("Dispatcher", self.future._owner)
             if dispatcher.out.get(self.future) is self._token:
-                call_later(self.future.cancel)  # for callbacks, which are the user's, may not run in a destructor
+                run_later(self.future.cancel)  # for callbacks, which are the user's, may not run in a destructor
 
 
 class WorkQueue:
@@ -69,7 +69,7 @@ class WorkQueue:
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
-        self._dispatcher: Dispatcher = pool._task_home
+        self._dispatcher: Dispatcher = pool._task_dispatcher
 
     def qsize(self) -> int:
         """Return how many tasks wait."""
@@ -133,7 +133,7 @@ class WorkQueue:
         """
         if not isinstance(item, WorkItem):
             hand_over(self._pool, item)
-        elif item.future._home is not self._dispatcher:  # of another pool, which keeps the count of it
+        elif item.future._owner is not self._dispatcher:  # of another pool, which keeps the count of it
             self._pool.submit(item.run)
         elif not self._dispatcher.bring_back(item.future, item._token) and not item.future.cancelled():
             raise InvalidStateError(
@@ -162,7 +162,7 @@ def _call_of(task: Task) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str,
 
 def _run(task: Task) -> None:
     """Run a task in this thread, unless it was cancelled; RuntimeError if it has begun already, or is done."""
-    if task._home.claim(task):
-        task._home.run_here(task)
+    if task._owner.claim(task):
+        task._owner.run_here(task)
     elif not task.cancelled():
         task.set_running_or_notify_cancel()  # says why not

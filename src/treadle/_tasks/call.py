@@ -14,7 +14,7 @@ from typing import Any
 from treadle._base.words import LONGEST_NAME, cut, log, note, pass_on, type_name
 from treadle.errors import Cancelled
 
-__all__ = ["Bare", "Gone", "Unseen", "log_living", "name_of"]
+__all__ = ["Gone", "NoContext", "Unretrieved", "log_living", "name_of"]
 
 _log = logging.getLogger("treadle")
 
@@ -40,7 +40,7 @@ def name_of(fn: object) -> str:
     return cut(name, LONGEST_NAME) if issubclass(type(name), str) else type_name(target)
 
 
-class Bare:
+class NoContext:
     """Runs a call in no context of its own; what a task has instead of a Context in a pool without contexts."""
 
     @staticmethod
@@ -48,12 +48,12 @@ class Bare:
         """Return `fn(*args)`."""
         return fn(*args)
 
-    def copy(self) -> Bare:
+    def copy(self) -> NoContext:
         """Return what the next call is to run in."""
         return self
 
 
-class Gone(Bare):
+class Gone(NoContext):
     """Runs nothing; what a task has that was not begun when its thread forked: in the child, it is the parent's."""
 
     @staticmethod
@@ -62,7 +62,7 @@ class Gone(Bare):
         raise Cancelled
 
 
-class Unseen:
+class Unretrieved:
     """Logs an exception, once, if its future vanishes before anybody asked for it, or still lives when Python exits."""
 
     __slots__ = ("__weakref__", "error", "name", "where")
@@ -96,17 +96,17 @@ class Unseen:
             self.log()
 
 
-_living: set[weakref.ref[Unseen]] = set()  # adding and discarding are atomic
+_living: set[weakref.ref[Unretrieved]] = set()  # adding and discarding are atomic
 
 
 def log_living() -> None:
     """Log, when Python exits, every exception that nobody asked for so far."""
     interrupted: BaseException | None = None
     for reference in list(_living):
-        unseen = reference()
-        if unseen is not None:
+        unretrieved = reference()
+        if unretrieved is not None:
             try:
-                unseen.log()
+                unretrieved.log()
             except KeyboardInterrupt as error:  # there is not much left to do before the program ends
                 interrupted = error
     if interrupted is not None:

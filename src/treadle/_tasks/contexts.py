@@ -13,7 +13,7 @@ from collections.abc import Callable
 from contextvars import Context, ContextVar, Token, copy_context
 from typing import Any, NamedTuple, TypeVar
 
-from treadle._tasks.call import Bare
+from treadle._tasks.call import NoContext
 
 __all__ = ["EMPTY", "Lent", "copier", "detached", "taken"]
 
@@ -101,12 +101,12 @@ def detached(context: Context) -> Context:
     return context
 
 
-def copier(context: Context | Bare, lent: Lent | None = None) -> Callable[[], Context | Bare]:
+def copier(context: Context | NoContext, lent: Lent | None = None) -> Callable[[], Context | NoContext]:
     """Return what makes copies of `context`, each with values of its own; and, if this thread lends some, with those.
 
     `context` is one that `taken` returned, and that nobody has run in.
     """
-    if isinstance(context, Bare):
+    if isinstance(context, NoContext):
         return context.copy
     model = context if lent is None else lent.to(context.copy())
     parts = [(var.set, model[var].copy) for var, kind in _kinds.items() if model.get(var, kind.unset) is not kind.unset]

@@ -15,7 +15,7 @@ States and legal transitions (guarded by `home.lock`, and by the condition once 
 
 By hand: by whoever calls `set_running_or_notify_cancel`, `set_result` or `set_exception`. A task that runs goes on
 then, and writes what comes of it to `_result` and `_exception`, without the lock; so what its future was settled with
-is kept elsewhere (Rare.settled), and its state, which `result` finds not to be *the* FINISHED, leads there.
+is kept elsewhere (ColdFields.settled), and its state, which `result` finds not to be *the* FINISHED, leads there.
 
 Who waits: `result()` on a pool's future sleeps on a gate, a raw lock that is released once. The standard library's
 functions hold `_condition` while they look at `_state` and install themselves in `_waiters`, so a change of state must
@@ -33,14 +33,14 @@ from types import FunctionType
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from treadle._base import checks, clock
-from treadle._base.timer import call_out
+from treadle._base.timer import run_user_code
 from treadle._base.words import LONGEST_NAME, cut, type_name
-from treadle._tasks.call import Gone, Unseen, name_of
+from treadle._tasks.call import Gone, Unretrieved, name_of
 from treadle._tasks.contexts import EMPTY
-from treadle._tasks.options import PLAIN, Traits
-from treadle._tasks.owner import Alone, Home
+from treadle._tasks.options import PLAIN, TaskOptions
+from treadle._tasks.owner import Owner, Unowned
 from treadle._tasks.scope import Scope, checkpoint
-from treadle._tasks.waiters import Note, Rare, Watchers, call_back, changing
+from treadle._tasks.waiters import ColdFields, InternalCallback, Waiters, changing, run_callbacks
 from treadle.errors import Cancelled, WorkerLost
 
 __all__ = ["CANCELLED", "CANCELLED_AND_NOTIFIED", "DONE", "FINISHED", "PENDING", "RUNNING", "Future"]
@@ -80,41 +80,41 @@ class Future(_base.Future[T]):
 
     __slots__ = (
         "_args",
+        "_awaited_by",
+        "_cold",
         "_context",
         "_exception",
         "_fn",
-        "_home",
-        "_rare",
+        "_options",
+        "_owner",
         "_result",
         "_state",
         "_submitted",
-        "_traits",
-        "_watchers",
     )
 
     _silent = False  # whether observers are not told of it
 
     # Filled in by hand (see Submitter.submit), without calling __init__; what is not listed there stays unset.
-    _home: Home
+    _owner: Owner
     _state: str
-    _watchers: Watchers | None
+    _awaited_by: Waiters | None
     _result: Any
     _exception: BaseException | None
     _fn: Any  # Callable; once it has run or will not, its name
     _args: Any  # tuple, or None once it has run
     _context: Any  # Runner, or None once it has run
     _submitted: float  # clock.now() when it was submitted
-    _traits: Traits
-    _rare: Rare  # unset in most tasks
+    _options: TaskOptions
+    _cold: ColdFields  # unset in most tasks
 
     def __init__(self) -> None:
-        self._home = Alone()
+        self._owner = Unowned()
         self._state = PENDING
-        self._watchers = None
+        self._awaited_by = None
         self._result = None
         self._exception = None
         self._fn = self._args = self._context = None
-        self._traits = PLAIN
+        self._options = PLAIN
         self._submitted = clock.now()
 
     # -- asking ---------------------------------------------------------------------------------------------------
@@ -179,12 +179,12 @@ class Future(_base.Future[T]):
     @property
     def priority(self) -> int:
         """How urgent the task is, higher is more; 0 if `Pool.options` did not say."""
-        return self._traits.priority
+        return self._options.priority
 
     @property
     def key(self) -> Hashable:
         """Whose the task is; None if `Pool.options` did not say."""
-        return self._traits.key
+        return self._options.key
 
     @property
     def submitted(self) -> float:
@@ -193,8 +193,8 @@ class Future(_base.Future[T]):
 
     def _name_for(self, fn: Any) -> str:
         """Return the name of this task, which runs, or ran, `fn`; no lock is held, for that is the user's."""
-        if self._traits.name is not None:
-            return self._traits.name
+        if self._options.name is not None:
+            return self._options.name
         if type(fn) is str:
             return cut(fn, LONGEST_NAME)
         return "future" if fn is None else name_of(fn)
@@ -204,14 +204,14 @@ class Future(_base.Future[T]):
         if self._fn is not None and type(self._fn) is not str:
             self._fn = name_of(self._fn)
 
-    def _get_rare(self) -> Rare:
-        if not hasattr(self, "_rare"):
-            self._rare = Rare()
-        return self._rare
+    def _get_cold(self) -> ColdFields:
+        if not hasattr(self, "_cold"):
+            self._cold = ColdFields()
+        return self._cold
 
     def _wait(self, timeout: float | None) -> Future[T]:
         """Block until it is done, and return as `_final`."""
-        if not self.done() and not self._home.wait(self, checks.time_left("timeout", timeout)):
+        if not self.done() and not self._owner.wait(self, checks.time_left("timeout", timeout)):
             checkpoint()  # the caller's own deadline may have been nearer
             raise TimeoutError
         if self.cancelled():
@@ -220,18 +220,18 @@ class Future(_base.Future[T]):
 
     def _final(self) -> Future[T]:
         """Return what has the outcome of a future that is finished: itself, or what it was settled with by hand."""
-        return cast("Future[T]", self._get_rare().settled) if self._state is SETTLED else self
+        return cast("Future[T]", self._get_cold().settled) if self._state is SETTLED else self
 
     def _see(self) -> BaseException:
         """Return the exception, which from now on is not lost any more."""
-        rare = getattr(self, "_rare", None)
-        if rare is not None and rare.unseen is not None:
-            rare.unseen.see()
+        cold = getattr(self, "_cold", None)
+        if cold is not None and cold.unretrieved is not None:
+            cold.unretrieved.see()
         return cast(BaseException, self._exception)
 
     def _get_snapshot(self) -> tuple[bool, bool, Any, BaseException | None]:
         """Return (done, cancelled, result, exception) at one instant; asyncio of Python 3.15 asks for it."""
-        with self._home.lock:
+        with self._owner.lock:
             if self._state != FINISHED:
                 return self.done(), self.cancelled(), None, None
             final = self._final()
@@ -249,11 +249,11 @@ class Future(_base.Future[T]):
             if self._state != PENDING:
                 return self.cancelled()
             call = self._forget_call()
-            self._state = CANCELLED_AND_NOTIFIED if self._home.withdraw(self) else CANCELLED
+            self._state = CANCELLED_AND_NOTIFIED if self._owner.withdraw(self) else CANCELLED
         del call
         self._keep_name()
         try:
-            self._home.announce("cancelled", self)
+            self._owner.notify_observers("cancelled", self)
         finally:
             self._tell()
         return True
@@ -277,17 +277,17 @@ class Future(_base.Future[T]):
 
     def _own_scope(self) -> Scope:
         """Return what the task itself runs under; made when it is first asked for."""
-        with self._home.lock:
-            rare = self._get_rare()
-            if rare.scope is None:
-                rare.scope = Scope(self._inherited())
-            return rare.scope
+        with self._owner.lock:
+            cold = self._get_cold()
+            if cold.scope is None:
+                cold.scope = Scope(self._inherited())
+            return cold.scope
 
     def _inherited(self) -> Scope | None:
         """Return the scope that the task was submitted in."""
         return None
 
-    def _hurry(self) -> None:
+    def _skip_rate(self) -> None:
         """Let nothing hold the task up any more: somebody runs it now."""
 
     def _has_raised(self) -> bool:
@@ -319,7 +319,7 @@ class Future(_base.Future[T]):
                 self._state = CANCELLED_AND_NOTIFIED
         if state == PENDING:
             self._let_go(call)
-            self._home.announce("cancelled", self)
+            self._owner.notify_observers("cancelled", self)
             return True
         if state == CANCELLED or (state == CANCELLED_AND_NOTIFIED and self._in_pool()):  # which has told them itself
             return False
@@ -351,13 +351,13 @@ class Future(_base.Future[T]):
         Raises:
             TypeError: `fn` is a coroutine function, which a call would not run.
         """
-        if type(fn) is not Note and callable(fn):  # else it is logged later, as in the standard library
+        if type(fn) is not InternalCallback and callable(fn):  # else it is logged later, as in the standard library
             checks.callback("fn", fn)
-        with self._home.lock:
+        with self._owner.lock:
             if not self.done():
-                self._watch().callbacks.append(fn)
+                self._get_waiters().callbacks.append(fn)
                 return
-        call_back(self, [fn])
+        run_callbacks(self, [fn])
 
     def _settle(self, result: Any, error: BaseException | None) -> None:
         """Finish the future by hand and tell whoever waits."""
@@ -377,17 +377,17 @@ class Future(_base.Future[T]):
             if before == RUNNING and by_hand and self._in_pool():
                 settled: Future[T] = Future()
                 settled._result, settled._exception, settled._state = result, error, FINISHED
-                self._get_rare().settled = settled
+                self._get_cold().settled = settled
                 self._end_early(SETTLED)
             else:
                 self._result, self._exception, self._state = result, error, FINISHED
         if call:
-            call_out(self._let_go, call)
+            run_user_code(self._let_go, call)
         try:
             self._tell()  # first: an observer may block
         finally:
             if before == PENDING:
-                self._home.announce("cancelled", self)
+                self._owner.notify_observers("cancelled", self)
         return True
 
     def _check_by_hand(self) -> None:
@@ -396,19 +396,19 @@ class Future(_base.Future[T]):
             raise InvalidStateError(f"{self!r} does work of treadle's own, which can be cancelled, but not settled")
 
     def _in_pool(self) -> bool:
-        return not isinstance(self._home, Alone)
+        return not isinstance(self._owner, Unowned)
 
     def _withdraw(self) -> object:
         """Have its pool let go of a pending future; return its call, as `_forget_call`. The lock is held."""
         call = self._forget_call()
-        self._home.withdraw(self)
+        self._owner.withdraw(self)
         return call
 
     def _end_early(self, state: str) -> None:
         """Set the state of a future that a pool has claimed, and may be running; the lock is held."""
-        watchers = self._watch()
-        if watchers.condition is None:
-            watchers.condition = Condition()  # for whose sake a worker looks at the state before it sets it
+        waiters = self._get_waiters()
+        if waiters.condition is None:
+            waiters.condition = Condition()  # for whose sake a worker looks at the state before it sets it
         self._state = state
 
     def _cancel_claimed(self) -> None:
@@ -423,7 +423,7 @@ class Future(_base.Future[T]):
         """Have a future that runs here settled by others, and not when its call returns."""
         with self._change():
             if not self.done():
-                self._get_rare().left = True
+                self._get_cold().left = True
                 self._end_early(RUNNING)
 
     def _abandon(self, why: BaseException | None) -> None:
@@ -433,7 +433,7 @@ class Future(_base.Future[T]):
             if self.done():  # failed meanwhile, at its deadline
                 return
             if why is not None:
-                self._get_rare().dropped = why
+                self._get_cold().dropped = why
             self._state = CANCELLED_AND_NOTIFIED
         self._tell()
 
@@ -449,11 +449,11 @@ class Future(_base.Future[T]):
     def _orphan(self) -> None:
         """In a forked child, settle what the parent goes on with; no other thread lives."""
         lost = WorkerLost(None, self.name, "the process forked")
-        rare, pending = self._get_rare(), self._state == PENDING
-        rare.ended = True  # observers are told nothing more
+        cold, pending = self._get_cold(), self._state == PENDING
+        cold.ended = True  # observers are told nothing more
         self._let_go([self._forget_call()])
         if pending:
-            rare.dropped = lost
+            cold.dropped = lost
             self._state = CANCELLED_AND_NOTIFIED
         else:
             self._args, self._context = (), GONE  # this thread may have claimed it, and be about to run it
@@ -464,8 +464,8 @@ class Future(_base.Future[T]):
 
     def _tell(self) -> None:
         """Open the gates and run the callbacks of a future that is done; no lock is held."""
-        if self._watchers is not None:
-            self._watchers.tell(self)
+        if self._awaited_by is not None:
+            self._awaited_by.tell(self)
 
     # -- running --------------------------------------------------------------------------------------------------
 
@@ -491,7 +491,7 @@ class Future(_base.Future[T]):
         except Cancelled as error:  # as it was told
             self._result, self._exception = None, error
         except BaseException as error:
-            self._get_rare().unseen = Unseen(self.name, error)
+            self._get_cold().unretrieved = Unretrieved(self.name, error)
             self._result, self._exception = None, error
         self._args = self._context = None
         if type(fn) is FunctionType:  # nearly always, and this is the path of every task
@@ -506,8 +506,8 @@ class Future(_base.Future[T]):
         """Settle a future whose call was run, unless others have done so, or will; and tell whoever waits."""
         with self._change():
             if not self.done():
-                rare = getattr(self, "_rare", None)
-                if rare is not None and rare.left:
+                cold = getattr(self, "_cold", None)
+                if cold is not None and cold.left:
                     return
                 self._state = FINISHED
         self._tell()
@@ -525,40 +525,40 @@ class Future(_base.Future[T]):
 
     # -- for the standard library ---------------------------------------------------------------------------------
 
-    def _watch(self) -> Watchers:
-        """Return the watchers, made if there were none; the lock is held."""
-        if self._watchers is None:
-            self._watchers = Watchers()
-        return self._watchers
+    def _get_waiters(self) -> Waiters:
+        """Return the waiters, made if there were none; the lock is held."""
+        if self._awaited_by is None:
+            self._awaited_by = Waiters()
+        return self._awaited_by
 
     if not TYPE_CHECKING:  # to type checkers they are the attributes that the base class has, which others expect
 
         @property
         def _condition(self) -> Condition:
-            with self._home.lock:
-                watchers = self._watch()
-                if watchers.condition is None:
-                    watchers.condition = Condition()
-                return watchers.condition
+            with self._owner.lock:
+                waiters = self._get_waiters()
+                if waiters.condition is None:
+                    waiters.condition = Condition()
+                return waiters.condition
 
         @property
         def _waiters(self) -> list[Any]:
-            with self._home.lock:
-                return self._watch().waiters
+            with self._owner.lock:
+                return self._get_waiters().waiters
 
         @property
         def _done_callbacks(self) -> list[Callable[[Future[T]], object]]:
             """Those that are still to be called: the list itself, which others look into, and take from."""
-            with self._home.lock:
-                return self._watch().callbacks
+            with self._owner.lock:
+                return self._get_waiters().callbacks
 
         @_done_callbacks.setter
         def _done_callbacks(self, callbacks: list[Callable[[Future[T]], object]]) -> None:
-            with self._home.lock:
-                self._watch().callbacks = callbacks
+            with self._owner.lock:
+                self._get_waiters().callbacks = callbacks
 
     def __repr__(self) -> str:
-        with self._home.lock:
+        with self._owner.lock:
             state, outcome = self._state, ""
             if state == FINISHED:
                 final = self._final()
@@ -566,6 +566,6 @@ class Future(_base.Future[T]):
                 outcome = f" returned {type_name(result)}" if error is None else f" raised {type_name(error)}"
         kind = type(self)
         shown = "Future" if kind.__module__.startswith("treadle.") else kind.__name__  # the name that is public
-        if self._fn is not None or self._traits.name is not None:  # else it was made by hand, of nothing
+        if self._fn is not None or self._options.name is not None:  # else it was made by hand, of nothing
             shown += f" of {self.name}"
         return f"<{shown} at {id(self):#x} state={_base._STATE_TO_DESCRIPTION_MAP[state]}{outcome}>"

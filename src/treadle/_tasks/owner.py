@@ -1,4 +1,4 @@
-"""Home: what a future needs of whoever runs it; a pool's dispatcher, or nobody."""
+"""Owner: what a future needs of whoever runs it; a pool's dispatcher, or nobody."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from treadle._tasks.scope import current
 if TYPE_CHECKING:
     from treadle._tasks.future import Future
 
-__all__ = ["Alone", "Home"]
+__all__ = ["Owner", "Unowned"]
 
 
-class Home(Protocol):
+class Owner(Protocol):
     """What a future needs of whoever runs it."""
 
     lock: RLock
@@ -35,7 +35,7 @@ class Home(Protocol):
     def run_here(self, future: Future[Any]) -> None:
         """Run a claimed future in this thread."""
 
-    def announce(self, what: str, task: Future[Any], error: BaseException | None = None, /) -> None:
+    def notify_observers(self, what: str, task: Future[Any], error: BaseException | None = None, /) -> None:
         """Tell observers, if there are any, what happened to `task`."""
 
     def never_began(self, future: Future[Any], error: BaseException) -> None:
@@ -48,7 +48,7 @@ class Home(Protocol):
         """Whether `task`, which waits, could never be run, if the workers in `stuck`, with `running`, never went on."""
 
 
-class Alone:
+class Unowned:
     """The home of a future that was made by hand, in no pool."""
 
     __slots__ = ("lock",)
@@ -88,7 +88,7 @@ class Alone:
         """Never called, since nothing can be claimed."""
         raise AssertionError("a future made by hand is run by whoever made it")
 
-    def announce(self, what: str, task: Future[Any], error: BaseException | None = None, /) -> None:
+    def notify_observers(self, what: str, task: Future[Any], error: BaseException | None = None, /) -> None:
         """Tell nobody."""
 
     def never_began(self, future: Future[Any], error: BaseException) -> None:

@@ -7,7 +7,7 @@ from threading import RLock
 from typing import TYPE_CHECKING, Any
 
 from treadle._base import checks, clock
-from treadle._base.timer import ALARM, Bell
+from treadle._base.timer import TIMERS, TimerHandle
 
 if TYPE_CHECKING:
     from treadle._tasks.future import Future
@@ -102,7 +102,7 @@ class Bucket:
         self._filled = clock.now()  # when they were counted last
         self._line: deque[Future[Any]] = deque()  # tasks that wait
         self._called: set[Future[Any]] = set()  # tasks that were put back to the queue, for there is a token for each
-        self._bell: Bell | None = None
+        self._timer: TimerHandle | None = None
 
     def waiting(self) -> int:
         """Return how many tasks wait for a token."""
@@ -146,19 +146,19 @@ class Bucket:
             if self._line:
                 self.arm()
             else:
-                self._disarm()  # or the alarm's thread would stay for nothing, perhaps for hours
+                self._disarm()  # or the timers' thread would stay for nothing, perhaps for hours
 
     def arm(self) -> None:
         """See that the first task in line is called when there is a token for it."""
         with _lock:
-            if self._line and (self._bell is None or self._bell.ring is None):  # or the process forked
+            if self._line and (self._timer is None or not self._timer.is_due):  # or the process forked
                 missing = 1 + len(self._called) - self._tokens
-                self._bell = ALARM.set(self._filled + max(0.0, missing * self.per / self.n), self._call)
+                self._timer = TIMERS.call_at(self._filled + max(0.0, missing * self.per / self.n), self._call)
 
     def _disarm(self) -> None:
-        if self._bell is not None:
-            ALARM.mute(self._bell)
-            self._bell = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     def _fill(self) -> None:
         now = clock.now()
@@ -169,7 +169,7 @@ class Bucket:
         """Put the tasks for which there are tokens back to the queue."""
         called = []
         with _lock:
-            self._bell = None
+            self._timer = None
             self._fill()
             # A token is kept for each that was called. But if none has been taken for so long that the bucket is full,
             # those that were called are held up, perhaps by what waits for the next in line: so that one is called too.
@@ -181,4 +181,4 @@ class Bucket:
                 wanted = 1 + len(self._called)
             self.arm()
         for task in called:
-            task._home.resume(task)
+            task._owner.resume(task)

@@ -23,7 +23,7 @@ from contextvars import Context, ContextVar, Token
 from typing import TYPE_CHECKING, Any, Protocol
 
 from treadle._base import checks, clock
-from treadle._base.timer import ALARM, Bell
+from treadle._base.timer import TIMERS, TimerHandle
 from treadle._base.words import log
 from treadle._tasks.contexts import taken
 from treadle.errors import Cancelled, DeadlineExceeded
@@ -64,11 +64,11 @@ class Scope:
     """One deadline, or none, and whether cancellation was asked for. All methods may be called from any thread."""
 
     __slots__ = (
-        "_bell",
         "_idle",
         "_members",
         "_process",
         "_running",
+        "_timer",
         "_wakers",
         "deadline",
         "parent",
@@ -87,7 +87,7 @@ class Scope:
         # _lock guards what follows.
         self._wakers: dict[object, Callable[[], object]] = {}
         self._members: dict[Member, None] = {}  # tasks that are not done
-        self._bell: Bell | None = None  # set while there are any, and a deadline
+        self._timer: TimerHandle | None = None  # set while there are any, and a deadline
         self._running = 0  # functions of its tasks, and of those inside it, that have not returned,
         self._process = 0  # in this process; a forked child has none of them
         self._idle: Callable[[], object] | None = None  # called when none is left of them
@@ -173,8 +173,8 @@ class Scope:
     def join(self, member: Member) -> None:
         """Fail `member` when the deadline passes, unless it leaves before."""
         with _lock:
-            if self.deadline is not None and (self._bell is None or self._bell.ring is None):  # or the process forked
-                self._bell = ALARM.set(self.deadline, self._expire)
+            if self.deadline is not None and (self._timer is None or not self._timer.is_due):  # or the process forked
+                self._timer = TIMERS.call_at(self.deadline, self._expire)
             self._members[member] = None
 
     def leave(self, member: Member) -> bool:
@@ -182,9 +182,9 @@ class Scope:
         with _lock:
             if self._members.pop(member, self) is self:
                 return False
-            if not self._members and self._bell is not None:
-                ALARM.mute(self._bell)
-                self._bell = None
+            if not self._members and self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
             return True
 
     @property
@@ -224,7 +224,7 @@ class Scope:
     def _expire(self) -> None:
         """Fail all that are left, for the deadline has passed."""
         with _lock:
-            members, self._members, self._bell = list(self._members), {}, None
+            members, self._members, self._timer = list(self._members), {}, None
         for member in members:
             try:
                 member._expire(self.exceeded(member))
@@ -291,9 +291,9 @@ def task_here() -> Any:
 
 def _facts_of(task: Any) -> tuple[str | None, str | None]:
     """Return the names of a task and its pool, for an error; none for the loop of a crew or a pipeline."""
-    if task is None or getattr(task._home, "pool", None) is None:
+    if task is None or getattr(task._owner, "pool", None) is None:
         return None, None
-    return task.name, task._home.name
+    return task.name, task._owner.name
 
 
 def current() -> Scope | None:

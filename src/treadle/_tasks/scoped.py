@@ -1,4 +1,4 @@
-"""Governed: tasks that were submitted under a deadline or in a group; and how tasks are made."""
+"""ScopedTask: tasks that were submitted under a deadline or in a group; and how tasks are made."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 from treadle._base import clock
 from treadle._base.threads import check_unpatched
 from treadle._base.words import log
-from treadle._tasks.call import Bare, Gone, Unseen
+from treadle._tasks.call import Gone, NoContext, Unretrieved
 from treadle._tasks.contexts import EMPTY
 from treadle._tasks.future import FINISHED, PENDING, Future
 from treadle._tasks.rate import bucket_of
@@ -18,21 +18,21 @@ from treadle._tasks.scope import HERE, SCOPE, Scope
 from treadle.errors import Cancelled, DeadlineExceeded
 
 if TYPE_CHECKING:
-    from treadle._tasks.options import Traits
-    from treadle._tasks.owner import Home
+    from treadle._tasks.options import TaskOptions
+    from treadle._tasks.owner import Owner
     from treadle._tasks.rate import Bucket, Rate
 
-__all__ = ["Governed", "new_task", "scope_around"]
+__all__ = ["ScopedTask", "new_task", "scope_around"]
 
 FREE = Scope(None)  # of tasks that are submitted in no scope, but at a rate
 
 _log = logging.getLogger("treadle")
 
 
-class Governed(Future[Any]):
+class ScopedTask(Future[Any]):
     """A task that belongs to a scope: not started when that is over, and failed on time when its deadline passes.
 
-    Who takes it out of the scope has decided what becomes of it: the alarm at the deadline, or its worker afterwards.
+    Who takes it out of the scope has decided what becomes of it: the timers at the deadline, or its worker afterwards.
     """
 
     __slots__ = ("_entered", "_late", "_rate", "_scope", "_wanted")
@@ -71,34 +71,34 @@ class Governed(Future[Any]):
         """Run the function, unless there is an error already, and keep what comes of it."""
         result, started, context = None, error is None, None
         if started:
-            self._home.announce("started", self)
+            self._owner.notify_observers("started", self)
             try:
                 context = Context() if self._context is EMPTY else self._context
                 result = context.run(self._fn, *self._args)
             except BaseException as raised:
                 error = raised
         elif error is not None:
-            self._home.never_began(self, error)
+            self._owner.never_began(self, error)
         if self._scope.leave(self) and not self._scope.overdue():
             if error is not None and started and not issubclass(type(error), Cancelled):
-                self._get_rare().unseen = Unseen(self.name, error)
+                self._get_cold().unretrieved = Unretrieved(self.name, error)
             self._result, self._exception = result, error
         else:
-            self._settle_once(None, self._scope.exceeded(self))  # unless the alarm has, or somebody by hand
+            self._settle_once(None, self._scope.exceeded(self))  # unless the timers have, or somebody by hand
             if self._state is not FINISHED:
                 self._result, self._exception = result, error
             if error is not None and not issubclass(type(error), (Cancelled, DeadlineExceeded)):
                 when = "in a forked child" if isinstance(self._context, Gone) else "after its deadline"
                 log(_log, logging.ERROR, "task %s failed %s", self.name, when, error=error)
         if started:
-            self._home.announce("finished", self, self._exception)
+            self._owner.notify_observers("finished", self, self._exception)
         self._args = self._context = None
         self._keep_name()
         self._leave_line()
         if error is not None:
             self = error = context = None  # type: ignore[assignment]  # the traceback holds this frame: no cycle through it
 
-    def _hurry(self) -> None:
+    def _skip_rate(self) -> None:
         if self._rate is not None:
             self._rate.charge(self)
             self._rate = None
@@ -121,7 +121,7 @@ class Governed(Future[Any]):
 
     def _expire(self, error: DeadlineExceeded) -> None:
         """Fail, for the deadline has passed."""
-        with self._home.lock:
+        with self._owner.lock:
             self._late = True
             if not self._entered:
                 return
@@ -129,7 +129,7 @@ class Governed(Future[Any]):
 
     def _enter(self) -> None:
         """Note that the pool has it; no lock is held."""
-        with self._home.lock:
+        with self._owner.lock:
             self._entered = True
         if self._late:
             self._expire(self._scope.exceeded(self))
@@ -138,21 +138,21 @@ class Governed(Future[Any]):
         return self._scope.overdue()
 
 
-def scope_around(context: Context | Bare | None) -> Scope | None:
+def scope_around(context: Context | NoContext | None) -> Scope | None:
     """Return the scope that a task belongs to which is made here; one without a context asks the task that makes it."""
     scope = SCOPE.get()
-    if scope is None and isinstance(context, Bare) and HERE.worker is not None and HERE.worker.task is not None:
+    if scope is None and isinstance(context, NoContext) and HERE.worker is not None and HERE.worker.task is not None:
         inherited: Scope | None = HERE.worker.task._inherited()
         return inherited
     return scope
 
 
 def new_task(
-    home: Home,
+    home: Owner,
     fn: Callable[..., Any],
     args: tuple[Any, ...],
-    context: Context | Bare,
-    traits: Traits,
+    context: Context | NoContext,
+    options: TaskOptions,
     kind: type[Future[Any]] = Future,
     rate: Rate | None = None,
 ) -> Future[Any]:
@@ -167,19 +167,19 @@ def new_task(
         scope = FREE
     if scope is not None:
         scope.check()
-        check_unpatched()  # for the alarm may need a thread, and a worker that calls it cannot be told
-        kind = Governed
+        check_unpatched()  # for the timers may need a thread, and a worker that calls it cannot be told
+        kind = ScopedTask
     task = object.__new__(kind)
-    task._home = home
+    task._owner = home
     task._state = PENDING
-    task._watchers = None
+    task._awaited_by = None
     task._fn = fn
     task._args = args
     task._context = context or EMPTY  # each that waits would hold one
     task._submitted = clock.now()
-    task._traits = traits
+    task._options = options
     if scope is not None:
-        governed = cast(Governed, task)
+        governed = cast(ScopedTask, task)
         governed._scope = scope
         governed._rate = None if rate is None else bucket_of(rate)
         governed._entered = governed._late = governed._wanted = False

@@ -9,25 +9,25 @@ from contextlib import contextmanager, suppress
 from threading import Condition
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from treadle._base.timer import ALARM, call_out
+from treadle._base.timer import TIMERS, run_user_code
 from treadle._base.words import log, show
 
 if TYPE_CHECKING:
     from _thread import LockType
 
-    from treadle._tasks.call import Unseen
+    from treadle._tasks.call import Unretrieved
     from treadle._tasks.future import Future
     from treadle._tasks.scope import Scope
 
-__all__ = ["Note", "Rare", "Watchers", "call_back", "changing", "why_dropped"]
+__all__ = ["ColdFields", "InternalCallback", "Waiters", "changing", "run_callbacks", "why_dropped"]
 
 T = TypeVar("T")
 
 _standard_log = logging.getLogger("concurrent.futures")
 
 
-class Note:
-    """A callback of treadle's own, which neither blocks nor calls what is the user's: the alarm may call it."""
+class InternalCallback:
+    """A callback of treadle's own, which neither blocks nor calls what is the user's: the timers may call it."""
 
     __slots__ = ("note",)
 
@@ -39,7 +39,7 @@ class Note:
         self.note(future)
 
 
-class Watchers:
+class Waiters:
     """Who waits for one future; made when the first of them comes. Guarded as the future's state is."""
 
     __slots__ = ("callbacks", "condition", "gates", "waiters")
@@ -60,7 +60,7 @@ class Watchers:
                 (waiter.add_result if future._final()._exception is None else waiter.add_exception)(future)
 
     def tell(self, future: Future[Any]) -> None:
-        """Open the gates and run the callbacks of `future`, which is done; no lock is held. The alarm only sees to it.
+        """Open the gates and run the callbacks of `future`, which is done; no lock is held. The timers only see to it.
 
         Nobody adds to either list any more: those who would see, under the lock, that the future is done. Each entry is
         taken out as it is served, so two threads may be in here, and the work of one that is killed can be ended by
@@ -68,29 +68,29 @@ class Watchers:
         """
         for gate in _taken_from(self.gates, -1):
             gate.release()
-        if self.callbacks and ALARM.is_here():
+        if self.callbacks and TIMERS.is_here():
             self._tell_elsewhere(future)
         elif self.callbacks:
-            call_back(future, _taken_from(self.callbacks, 0))
+            run_callbacks(future, _taken_from(self.callbacks, 0))
 
     def _tell_elsewhere(self, future: Future[Any]) -> None:
         """Have the user's callbacks run in another thread, for this one must not be held up."""
         users = []
         for callback in _taken_from(self.callbacks, 0):
-            if isinstance(callback, Note):
+            if isinstance(callback, InternalCallback):
                 callback(future)
             else:
                 users.append(callback)
         if users:
-            call_out(call_back, future, users)
+            run_user_code(run_callbacks, future, users)
 
 
 @contextmanager
 def changing(future: Future[Any]) -> Iterator[None]:
     """Hold what guards the state of `future`, and tell those who wait through the condition before it is let go."""
-    lock = future._home.lock
+    lock = future._owner.lock
     with lock:
-        condition = None if future._watchers is None else future._watchers.condition
+        condition = None if future._awaited_by is None else future._awaited_by.condition
         if condition is None:
             yield
             return
@@ -99,7 +99,7 @@ def changing(future: Future[Any]) -> Iterator[None]:
             before = future._state
             yield
         if future._state != before:
-            cast(Watchers, future._watchers).notify(future)
+            cast(Waiters, future._awaited_by).notify(future)
 
 
 def _taken_from(entries: list[T], place: int) -> Iterator[T]:
@@ -109,7 +109,7 @@ def _taken_from(entries: list[T], place: int) -> Iterator[T]:
             yield entries.pop(place)
 
 
-def call_back(future: Future[Any], callbacks: Iterable[Callable[[Any], object]]) -> None:
+def run_callbacks(future: Future[Any], callbacks: Iterable[Callable[[Any], object]]) -> None:
     """Run every callback, whatever the one before it raised."""
     fatal: BaseException | None = None
     for callback in callbacks:
@@ -123,10 +123,10 @@ def call_back(future: Future[Any], callbacks: Iterable[Callable[[Any], object]])
         raise fatal
 
 
-class Rare:
+class ColdFields:
     """What observers were told, an exception that nobody has asked for, and what a task asks whether it should stop."""
 
-    __slots__ = ("began", "dropped", "ended", "left", "scope", "serial", "settled", "submitted", "unseen")
+    __slots__ = ("began", "dropped", "ended", "left", "scope", "serial", "settled", "submitted", "unretrieved")
 
     # Unset until observers are told of it: monotonic nanoseconds.
     submitted: int
@@ -136,7 +136,7 @@ class Rare:
         self.serial = 0  # its number for observers; 0 until they are told of it
         self.ended = False  # whether observers were told of its end
         self.dropped: BaseException | None = None  # why its pool cancelled it
-        self.unseen: Unseen | None = None
+        self.unretrieved: Unretrieved | None = None
         self.scope: Scope | None = None
         self.left = False  # whether others settle it, and not who runs it
         self.settled: Future[Any] | None = None  # what it was settled with by hand, while its pool ran it
@@ -144,5 +144,5 @@ class Rare:
 
 def why_dropped(future: object) -> BaseException | None:
     """Return why its pool has cancelled a future; None if somebody else has, or it was not cancelled."""
-    rare: Rare | None = getattr(future, "_rare", None)
-    return None if rare is None else rare.dropped
+    cold: ColdFields | None = getattr(future, "_cold", None)
+    return None if cold is None else cold.dropped

@@ -1,4 +1,4 @@
-"""Census: how many tasks an order holds."""
+"""Counted: how many tasks an order holds."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Any
 
 from treadle.orders._order import Task
 
-__all__ = ["Census"]
+__all__ = ["Counted"]
 
 
-class Census(list[Any]):
+class Counted(list[Any]):
     """Counts the tasks of an order that keeps them in several places, and iterates over them.
 
     Its length is read several times for every task, so it is a list's: `append(None)` counts one more and `pop()` one

@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeVar, cast
 from treadle._base import checks
 from treadle._base.words import counted, is_a, pass_on, show, type_name
 from treadle._tasks.future import PENDING, Future
-from treadle.orders._counted import Census
+from treadle.orders._counted import Counted
 from treadle.orders._fifo import Fifo
 from treadle.orders._order import Handles, Look, Order, Own, Task, hook_of, own
 from treadle.orders._priority import Priority
@@ -114,7 +114,7 @@ class Fair(Own):
         TypeError, ValueError: an argument is of the wrong type, or out of range.
     """
 
-    _tasks: Census
+    _tasks: Counted
 
     def __init__(
         self,
@@ -135,7 +135,7 @@ class Fair(Own):
         self.looks_at = frozenset[Look]({"key"}) | first.looks_at
         self._sound = any(self._make is kind for kind in _NAMED.values())
         self._counts = self._max_running.bounds  # whether it knows which tasks run
-        self._tasks = Census(lambda: [task for flow in self._flows.values() for task in flow.waiting])
+        self._tasks = Counted(lambda: [task for flow in self._flows.values() for task in flow.waiting])
         self._flows: dict[Hashable, _Flow] = {}  # that have tasks waiting, or counted as running, and a few others
         self._spare = [_Flow(first)]  # a few that are free for any key
         self._ready: deque[_Flow] = deque()  # that have tasks waiting and may run one; the first has its turn

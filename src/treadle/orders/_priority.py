@@ -8,7 +8,7 @@ from heapq import heapify, heappop, heappush, heapreplace
 from typing import Any
 
 from treadle._base import checks
-from treadle.orders._counted import Census
+from treadle.orders._counted import Counted
 from treadle.orders._order import Look, Own, Task, put_in_place
 
 __all__ = ["Priority"]
@@ -34,7 +34,7 @@ class Priority(Own):
     # time of its submission less `age` for each priority. A queue that is empty is kept: priorities are but few.
 
     looks_at: frozenset[Look] = frozenset({"priority"})
-    _tasks: Census
+    _tasks: Counted
 
     def __init__(self, age: float = 1.0) -> None:
         self._age = checks.number("age", age, more_than=0)
@@ -42,7 +42,7 @@ class Priority(Own):
         # A heap: of each level that is not empty, when its head is due, its priority negated, and itself. Where there
         # is but one, nobody asks when it is due, and it may say anything.
         self._ready = self._heads = list[tuple[float, int, deque[Any]]]()
-        self._tasks = Census(lambda: [task for level in self._levels.values() for task in level])
+        self._tasks = Counted(lambda: [task for level in self._levels.values() for task in level])
 
     def put(self, task: Task, /) -> None:
         """Add a task."""

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 from treadle._base import clock
 from treadle._base.words import all_of, log
-from treadle._tasks.call import Bare
+from treadle._tasks.call import NoContext
 from treadle._tasks.future import Future
-from treadle._tasks.options import Traits
+from treadle._tasks.options import TaskOptions
 from treadle._tasks.scope import SCOPE, Scope
 from treadle.errors import DeadlineExceeded, MessageTooLong, PoolFull, TreadleError
 from treadle.server._burst import Burst, Bursts, kind_of
@@ -40,7 +40,7 @@ QUICK = 0.0001  # seconds in a handler, on average, that are not worth a hand-ov
 AT_ONCE = 64  # messages of one connection that are handled before the others have their turn; a guess
 
 
-BARE = Bare()
+BARE = NoContext()
 
 
 class Errand(Future[Any]):
@@ -51,8 +51,8 @@ class Errand(Future[Any]):
     def __init__(self, handling: Handling, conn: ClientConnection) -> None:
         super().__init__()
         if handling.keyed:
-            self._traits = Traits(key=conn.peer.host)
-        self._home = handling.lane.dispatcher
+            self._traits = TaskOptions(key=conn.peer.host)
+        self._owner = handling.lane.dispatcher
         self._context = BARE
         self._submitted = conn.active or clock.now()
         self.handling = handling
@@ -65,7 +65,7 @@ class Errand(Future[Any]):
     def _invoke(self) -> bool:
         self._result = self._exception = None
         if self.conn.record is not None:
-            rare = getattr(self, "_rare", None)  # there is one if the pool has observers
+            rare = getattr(self, "_cold", None)  # there is one if the pool has observers
             self.conn.record.task_id = None if rare is None else rare.serial or None
         try:
             again = self.handling.follow(self.conn)

@@ -135,14 +135,14 @@ class Lot:
     def _submit(self, visit: Visit) -> None:
         pool = self._open_pool()
         visit.task = task = pool.options(name=type(self.server).__name__)._task_made(visit.run, (), {})
-        pool._task_home.admission.enter_later(task, "block")
+        pool._task_dispatcher.admission.enter_later(task, "block")
         task.add_done_callback(visit.settled)
         if self.converses and visit.shake_by is None and isinstance(visit.request, socket.socket):
             self._tell_if_all_talk(pool)
 
     def _tell_if_all_talk(self, pool: Pool) -> None:
         """Say that every thread is in a conversation, so that clients which wait for one do not look forgotten."""
-        home = pool._task_home
+        home = pool._task_dispatcher
         with home.lock:
             all_talk = not home.staff.free()
         if all_talk and (burst := self.bursts.of("talk")).begins():
@@ -159,7 +159,9 @@ class Lot:
                 if self.pool is None:
                     # Its queue needs no bound: nothing enters that max_connections has not let in.
                     self.pool = Pool(server.max_workers, queue_size=None, name=type(server).__name__)
-                    self.pool._task_home.abandoned = server.daemon_threads  # nobody waits at exit for what still runs
+                    self.pool._task_dispatcher.abandoned = (
+                        server.daemon_threads
+                    )  # nobody waits at exit for what still runs
             return self.pool
 
     def forget(self, visit: Visit) -> None:
@@ -286,7 +288,7 @@ class Lot:
         """Wait until there is something to do, and do it."""
         parking = self._parking()
         now = clock.now()
-        resume_at = self._watch(now) if accept else inf
+        resume_at = self._get_waiters(now) if accept else inf
         for visit, event in parking.ready(min(now + interval, parking.timers.next, resume_at)):
             visit.attend(event)
         for visit in self._returned():
@@ -306,7 +308,7 @@ class Lot:
                 visit = self.inbox.pop()
             yield visit
 
-    def _watch(self, now: float) -> float:
+    def _get_waiters(self, now: float) -> float:
         """Poll the listener if requests may come in; return when to look again, unless told sooner."""
         if now < self.resume_at:
             self._parking().unwatch()

@@ -119,7 +119,7 @@ class Server:
         self._teller = Teller()  # so that no log handler keeps us from ending
         # What the command shows: while `run` is under way, the teller calls it with a snapshot; it returns the seconds
         # until it wants the next. If it raises, that is logged, and it is not called again.
-        self._watch: Callable[[ServerSnapshot], float] | None = None
+        self._get_waiters: Callable[[ServerSnapshot], float] | None = None
         self._look_at = 0.0  # when it wants the next
         self._fleet: Fleet | None = None  # until it was started
         self._process: int | None = None  # that it was started in
@@ -176,7 +176,7 @@ class Server:
         return "serving %s on %s", self.protocol.name, str(self)
 
     def _launch(self) -> Fleet:
-        home, when_full = self._pool._task_home, self._pool._task_when_full
+        home, when_full = self._pool._task_dispatcher, self._pool._task_when_full
         with home.lock:
             home.admission.check_open()
         context = self._tls if self._tls is None or isinstance(self._tls, ssl.SSLContext) else _context_from(self._tls)
@@ -214,7 +214,7 @@ class Server:
         if self._process not in (None, os.getpid()):
             return 0
         self._begin_to_stop(seconds)
-        if self._pool._task_home.is_ours() or self._starter == threading.get_ident():
+        if self._pool._task_dispatcher.is_ours() or self._starter == threading.get_ident():
             return 0
         if self._fleet is not None and self._fleet.is_ours():
             return 0
@@ -314,7 +314,7 @@ class Server:
 
     def _pool_over(self, until: float) -> None:
         """Close the server's own pool, and wait for its threads; handlers that still run then are left behind."""
-        dispatcher = self._pool._task_home
+        dispatcher = self._pool._task_dispatcher
         if not self._ends_pool or dispatcher.abandoned:  # which was told already
             return
         self._pool.shutdown(wait=False, cancel_futures=True)
@@ -325,7 +325,7 @@ class Server:
 
     def _tell_left_behind(self, timeout: float) -> None:
         """Log what still runs at the end."""
-        dispatcher = self._pool._task_home
+        dispatcher = self._pool._task_dispatcher
         left = undone(dispatcher)
         if not report_leaving(dispatcher, timeout) or left:
             what = counted(len(left), "handler still runs", "handlers still run")
@@ -420,7 +420,7 @@ class Server:
     ) -> None:
         """Do what signals order, and whatever else `run` does, until it is over."""
         while (left := self._time_left()) > 0:
-            now, watch = clock.now(), self._watch
+            now, watch = clock.now(), self._get_waiters
             if watch is not None and now >= self._look_at:
                 self._look_at = inf
                 self._teller.tell(partial(self._look, watch))

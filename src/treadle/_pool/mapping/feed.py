@@ -21,12 +21,12 @@ from threading import RLock
 from typing import TYPE_CHECKING, Any, cast
 
 from treadle._base import clock
-from treadle._base.timer import ALARM, Bell
+from treadle._base.timer import TIMERS, TimerHandle
 from treadle._base.words import counted, traceback_of
 from treadle._dispatch import deadlock
 from treadle._dispatch.worker import current_worker
 from treadle._pool.door import Door
-from treadle._tasks.call import Unseen
+from treadle._tasks.call import Unretrieved
 from treadle._tasks.scope import HERE
 from treadle.errors import WorkerLost
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from contextvars import Context
 
     from treadle._dispatch.dispatcher import Dispatcher
-    from treadle._tasks.call import Bare
+    from treadle._tasks.call import NoContext
     from treadle._tasks.scope import Scope
 
 __all__ = ["Feed"]
@@ -58,7 +58,6 @@ class Feed(ABC):
     __slots__ = (
         "ahead",
         "begun",
-        "bell",
         "closed",
         "context",
         "count",
@@ -77,6 +76,7 @@ class Feed(ABC):
         "reading",
         "rows",
         "scope",
+        "timer",
     )
 
     def __init__(
@@ -87,7 +87,7 @@ class Feed(ABC):
         name: str,
         ahead: int,
         eager: bool,
-        context: Context | Bare,
+        context: Context | NoContext,
         scope: Scope | None,
     ) -> None:
         self.dispatcher = dispatcher
@@ -101,15 +101,17 @@ class Feed(ABC):
         self.reading = RLock()  # held by whoever reads; it guards the next five
         self.rows: Iterator[Any] | None = rows  # None once there is nothing more to read
         self.count = 0  # rows read so far
-        self.failure: Unseen | BaseException | None = None  # what the input raised; raised after the results before it
-        self.inside: Context | Bare | None = None  # what others than the consumer read in
+        self.failure: Unretrieved | BaseException | None = (
+            None  # what the input raised; raised after the results before it
+        )
+        self.inside: Context | NoContext | None = None  # what others than the consumer read in
         self.fresh = True  # map() has not returned
         self.begun = False  # somebody takes results
         self.dropped = False  # nobody ever will
         self.closed = False  # the map is over
         self.late = False  # nobody had begun after PATIENCE
         self.left = False  # the pool was closed before all was read
-        self.bell: Bell | None = None
+        self.timer: TimerHandle | None = None
         self.inherited = False  # in a forked child: map() was called in the parent, which runs every item
 
     def described(self, what: str) -> str:
@@ -174,14 +176,14 @@ class Feed(ABC):
             self.leave()
             return
         try:
-            self.bell = ALARM.set(clock.now() + PATIENCE, self._nobody_came)
+            self.timer = TIMERS.call_at(clock.now() + PATIENCE, self._nobody_came)
         except RuntimeError:  # can't start new thread
             self._nobody_came()
 
     def begin(self) -> None:
         """Note that the results are taken."""
         self.begun = True
-        self._mute()
+        self._cancel_timer()
 
     def drop(self) -> None:
         """Note that nobody will take results. Every item runs nevertheless."""
@@ -192,12 +194,12 @@ class Feed(ABC):
         self.rows = None
         with self.dispatcher.lock:
             self.dispatcher.maps.pop(self, None)
-        self._mute()
+        self._cancel_timer()
 
     def take_failure(self) -> BaseException | None:
         """Return what the input raised, to whoever deals with it; from now on it is not lost any more."""
         failure, self.failure = self.failure, None
-        return failure.see() if type(failure) is Unseen else cast("BaseException | None", failure)
+        return failure.see() if type(failure) is Unretrieved else cast("BaseException | None", failure)
 
     def close(self) -> None:
         """End the map; whoever reads at this moment sees it when that is done."""
@@ -213,7 +215,7 @@ class Feed(ABC):
 
     def leave(self) -> None:
         """Have the workers read what is left, for the pool was closed."""
-        self._mute()
+        self._cancel_timer()
         if not self.left:
             self.left = True
             self.carry_on()
@@ -278,7 +280,7 @@ class Feed(ABC):
             return
         with self.dispatcher.lock:
             self.dispatcher.maps.pop(self, None)
-        self._mute()
+        self._cancel_timer()
 
     def forget_readers(self) -> None:
         """In a forked child, leave the input to the parent; a consumer may go on here, unless a thread was reading it.
@@ -306,10 +308,10 @@ class Feed(ABC):
             or (self.scope is not None and self.scope.over() is not None)
         )
 
-    def _mute(self) -> None:
-        bell, self.bell = self.bell, None
-        if bell is not None:
-            ALARM.mute(bell)
+    def _cancel_timer(self) -> None:
+        timer, self.timer = self.timer, None
+        if timer is not None:
+            timer.cancel()
 
     def _wait_to_read(self, reading: RLock, timeout: float | None) -> bool:
         """Take `reading` when nobody else reads any more; False if `timeout` seconds passed first."""
@@ -362,7 +364,7 @@ class Feed(ABC):
         BaseException.with_traceback(error, below and below.tb_next)
         self.take_failure()
         cancelled = issubclass(type(error), CancelledError)  # which is nothing to be logged
-        self.failure = error if cancelled else Unseen(f"reading the input of map({self.name})", error)
+        self.failure = error if cancelled else Unretrieved(f"reading the input of map({self.name})", error)
         if final:
             self.end()
         else:

@@ -17,10 +17,10 @@ from treadle._dispatch.work import context_inside
 from treadle._dispatch.worker import current_worker, lent_here
 from treadle._pool.mapping.feed import Feed
 from treadle._pool.mapping.outcome import Outcome
-from treadle._tasks.call import Bare, Unseen, name_of
+from treadle._tasks.call import NoContext, Unretrieved, name_of
 from treadle._tasks.contexts import copier
 from treadle._tasks.future import RUNNING, Future
-from treadle._tasks.options import Traits
+from treadle._tasks.options import TaskOptions
 from treadle._tasks.scope import Scope, current
 from treadle._tasks.scoped import new_task, scope_around
 from treadle.errors import Shed, WorkerLost
@@ -33,21 +33,21 @@ if TYPE_CHECKING:
 
 __all__ = ["NOT_YET", "Failure", "Item", "Job"]
 
-BARE = Bare()
+BARE = NoContext()
 
 
 class Item:
     """One call of the function: first its arguments, then what came of it."""
 
-    __slots__ = ("_rare", "_traits", "args", "number", "value")
+    __slots__ = ("_cold", "_options", "args", "number", "value")
     _silent = False  # observers are told of it
-    _get_rare = Future._get_rare
+    _get_cold = Future._get_cold
 
     args: Any  # the one argument, or a tuple of them: see `Job.spread`; None once it has run
     number: int  # its place in the input
     value: Any  # NOT_YET; then what was returned, or a Failure
-    _rare: Any
-    _traits: Traits  # its job's; unset where nobody is told of it
+    _cold: Any
+    _options: TaskOptions  # its job's; unset where nobody is told of it
 
 
 NOT_YET = object()
@@ -58,8 +58,8 @@ class Failure:
 
     __slots__ = ("argument", "error")
 
-    def __init__(self, error: BaseException | Unseen, argument: object) -> None:
-        self.error = error  # that kept it from running; Unseen, if it raised
+    def __init__(self, error: BaseException | Unretrieved, argument: object) -> None:
+        self.error = error  # that kept it from running; Unretrieved, if it raised
         self.argument = argument  # where the outcome is to tell of it
 
 
@@ -68,7 +68,7 @@ def _telling(fn: Callable[[Any], Any]) -> Callable[[Any], Outcome[Any, Any]]:
     return lambda item: Outcome(item, fn(item), None)
 
 
-class Turn(Future[Any]):
+class MapTask(Future[Any]):
     """A task that runs items of a job, one after another."""
 
     __slots__ = ("item", "job")
@@ -118,6 +118,7 @@ class Job(Feed):
         "live",
         "lock",
         "observed",
+        "options",
         "ordered",
         "policy",
         "results",
@@ -125,7 +126,6 @@ class Job(Feed):
         "single",
         "spread",
         "timeout",
-        "traits",
         "turns",
         "waiting",
         "window",
@@ -142,12 +142,12 @@ class Job(Feed):
         eager: bool,
         chunksize: int,
         ordered: bool,
-        context: Context | Bare,
+        context: Context | NoContext,
         enter: tuple[str, float | None],
-        traits: Traits,
+        options: TaskOptions,
         outcomes: bool = False,
     ) -> None:
-        name, scope = traits.name or name_of(fn), scope_around(context)  # whose end is the items' too
+        name, scope = options.name or name_of(fn), scope_around(context)  # whose end is the items' too
         super().__init__(dispatcher, rows, name=name, ahead=ahead, eager=eager, context=context, scope=scope)
         self.observed = bool(dispatcher.observers)
         self.keeps = outcomes  # the arguments of an item that fails, or never begins
@@ -157,14 +157,14 @@ class Job(Feed):
         self.chunksize = chunksize
         self.ordered = ordered
         self.policy, self.timeout = enter
-        self.traits = traits
+        self.options = options
         self.window: deque[Item] = deque()  # read, not taken, in the order of the input; stays empty if they are not
         self.waiting: deque[Item] = deque()  # read, not claimed
         self.results: deque[Item] = deque()  # done, not taken; stays empty if the results are ordered
         self.lock = RLock()  # guards what follows
         self.turns = 0  # that are queued or running
         self.running = 0  # of them, running
-        self.live: set[Turn] = set()  # the same, themselves
+        self.live: set[MapTask] = set()  # the same, themselves
         self.gate: LockType | None = None  # the consumer sleeps here,
         self.awaited: Item | None = None  # for this item, or, if None, for any
 
@@ -240,9 +240,9 @@ class Job(Feed):
             self.turn_refused(turn, error)
             raise
 
-    def new_turn(self) -> Turn:
+    def new_turn(self) -> MapTask:
         """Return a turn that has not been submitted."""
-        turn = cast(Turn, new_task(self.dispatcher, self.fn, (), BARE, self.traits, Turn))
+        turn = cast(MapTask, new_task(self.dispatcher, self.fn, (), BARE, self.options, MapTask))
         turn.job, turn.item = self, None
         turn._state = RUNNING  # to others, until it is admitted
         turn.add_done_callback(self.turn_done)
@@ -284,7 +284,7 @@ class Job(Feed):
             if not came or (scope is not None and scope.over()):
                 return False
 
-    def depends_on(self, item: Item | None) -> list[Turn]:
+    def depends_on(self, item: Item | None) -> list[MapTask]:
         """The turns of which any may bring what the consumer waits for."""
         with self.lock:
             turns = list(self.live)
@@ -330,13 +330,13 @@ class Job(Feed):
 
     # -- the workers' side ----------------------------------------------------------------------------------------
 
-    def work(self, turn: Turn) -> bool:
+    def work(self, turn: MapTask) -> bool:
         """Run items until none is left, or others wait for the thread; return whether it is to go on later."""
         dispatcher, waiting, tasks, scope = self.dispatcher, self.waiting, self.dispatcher.tasks, self.scope
         most, chunksize, door = dispatcher.staff.max_workers, self.chunksize, self.door
         fn, spread, popleft = self.called(), self.spread, waiting.popleft
         # A turn itself has a context only where it is run inside of something else, and then items need one too.
-        copy = copier(turn._context if isinstance(self.context, Bare) else self.context, lent_here(dispatcher))
+        copy = copier(turn._context if isinstance(self.context, NoContext) else self.context, lent_here(dispatcher))
         hand_over = None if self.ordered else self.results.append
         with self.lock:
             self.running += 1
@@ -375,7 +375,7 @@ class Job(Feed):
         turn.item = item = None  # type: ignore[assignment]  # an idle worker holds no result
         return self.end_turn(turn, ran, failed, again)
 
-    def end_turn(self, turn: Turn, ran: int, failed: int, again: bool) -> bool:
+    def end_turn(self, turn: MapTask, ran: int, failed: int, again: bool) -> bool:
         """Account for a turn that stops; return whether it goes back to the queue."""
         if turn not in self.live:  # the process was forked in the middle of it
             return False
@@ -419,9 +419,9 @@ class Job(Feed):
                 shown = ", ".join(map(brief, self.row_of(item)))
                 where = f"in item {item.number} of map({self.name}): {shown}"
         finally:  # Ctrl-C may come while the item is shown
-            self.keep_failure(item, Unseen(self.name, error, where))
+            self.keep_failure(item, Unretrieved(self.name, error, where))
 
-    def keep_failure(self, item: Item, error: BaseException | Unseen) -> None:
+    def keep_failure(self, item: Item, error: BaseException | Unretrieved) -> None:
         """Keep, of an item that has failed or will not run, what the consumer is to be told."""
         failure = Failure(error, self.row_of(item)[0] if self.keeps else None)
         item.args = None
@@ -436,9 +436,9 @@ class Job(Feed):
     def announce_submitted(self, item: Item) -> None:
         """Tell the observers of an item that nobody else knows yet."""
         item.args = (item, item.args) if self.single else (item, *item.args)
-        item._traits = self.traits
+        item._options = self.options
         try:
-            self.dispatcher.announce("submitted", cast(Any, item), name=self.name)
+            self.dispatcher.notify_observers("submitted", cast(Any, item), name=self.name)
         except BaseException:  # Ctrl-C
             self.fail(CancelledError(), item)
             raise
@@ -449,15 +449,15 @@ class Job(Feed):
 
     def call_observed(self, item: Item, *row: Any) -> Any:
         """Make one call, and tell the observers before and after."""
-        announce = self.dispatcher.announce
+        notify_observers = self.dispatcher.notify_observers
         try:
-            announce("started", cast(Any, item), name=self.name)
+            notify_observers("started", cast(Any, item), name=self.name)
             result = self.fn(*row)
         except BaseException as error:
-            announce("finished", cast(Any, item), error, self.name)
+            notify_observers("finished", cast(Any, item), error, self.name)
             item = None  # type: ignore[assignment]  # the traceback holds this frame
             raise
-        announce("finished", cast(Any, item), None, self.name)
+        notify_observers("finished", cast(Any, item), None, self.name)
         return result
 
     def offer_turn(self) -> bool:
@@ -515,7 +515,7 @@ class Job(Feed):
             else:
                 dispatcher.cancelled += len(doomed)
         for item in doomed if dispatcher.observers else ():
-            dispatcher.announce(what, cast(Any, item), None if what == "cancelled" else error, self.name)
+            dispatcher.notify_observers(what, cast(Any, item), None if what == "cancelled" else error, self.name)
 
     def orphan(self, running: Item | None) -> None:
         """In a forked child, give up what the parent goes on with: the item that a turn runs, and all that wait."""
@@ -533,21 +533,21 @@ class Job(Feed):
     def turn_done(self, turn: Future[Any]) -> None:
         """A turn was settled; unless it ended as it should, its items must not wait for ever."""
         if turn.cancelled():
-            self.turn_over(cast(Turn, turn), CancelledError())
+            self.turn_over(cast(MapTask, turn), CancelledError())
         elif (error := turn.exception()) is not None:
-            self.turn_over(cast(Turn, turn), error)
+            self.turn_over(cast(MapTask, turn), error)
         else:
             return
         self.carry_on_if_left()
 
-    def turn_refused(self, turn: Turn, error: Exception) -> None:
+    def turn_refused(self, turn: MapTask, error: Exception) -> None:
         """Account for a turn that the pool did not take."""
         if self.door.dropping:
             self.turn_over(turn, CancelledError())
         else:
             self.turn_over(turn, error, refused=True)
 
-    def turn_over(self, turn: Turn, error: BaseException, *, refused: bool = False) -> None:
+    def turn_over(self, turn: MapTask, error: BaseException, *, refused: bool = False) -> None:
         """Account for a turn that was refused, dropped or lost."""
         with self.lock:
             if turn not in self.live:
@@ -557,7 +557,7 @@ class Job(Feed):
             last = self.turns == 0
         lost = turn.item
         if lost is not None and lost.value is NOT_YET:
-            self.dispatcher.announce("finished", cast(Any, lost), error, self.name)
+            self.dispatcher.notify_observers("finished", cast(Any, lost), error, self.name)
             self.keep_failure(lost, error)
             if not self.ordered:
                 self.results.append(lost)

@@ -5,7 +5,7 @@ A future, a queue entry and two wake-ups for each item would cost ten times what
     consumer --reads ahead--> job.waiting --turn: a worker claims an item, runs it, stores what came of it--> consumer
 
 The consumer (the thread that calls `map` and `next`) reads the input; where nobody takes results, others do (see
-`treadle._pool.mapping.feed`). A *turn* is a task of the pool that runs items of the job one after another. Whoever reads an item
+`feed`). A *turn* is a task of the pool that runs items of the job one after another. Whoever reads an item
 submits a turn if there is none, and else offers the pool one more, up to one a thread, which it takes if it has room;
 and so does each turn that has more than a chunk before it. So that a long map does not hold its threads against the
 tasks behind it, a turn goes back to the end of the queue after each chunk if others wait. Turns are admitted, ordered
@@ -24,7 +24,7 @@ from treadle._base import clock
 from treadle._base.words import note
 from treadle._pool.mapping.job import NOT_YET, Failure, Item, Job
 from treadle._pool.mapping.outcome import Outcome
-from treadle._tasks.call import Unseen
+from treadle._tasks.call import Unretrieved
 from treadle._tasks.scope import HERE, checkpoint
 from treadle.errors import TreadleError
 
@@ -102,10 +102,10 @@ class MapIterator(Iterator[T], Generic[T]):
         """Raise what an item has raised, or why it did not run."""
         error = failure.error
         try:
-            if type(error) is not Unseen:
+            if type(error) is not Unretrieved:
                 error = own_copy(cast(BaseException, error))
                 note(error, f"in item {item.number} of map({self._job.name})")
-            raise as_in_generator(error.see() if type(error) is Unseen else cast(BaseException, error))
+            raise as_in_generator(error.see() if type(error) is Unretrieved else cast(BaseException, error))
         finally:
             del error, failure  # the traceback holds this frame: no cycle through it
 
@@ -170,7 +170,7 @@ class OutcomeIterator(MapIterator[Outcome[Any, Any]]):
 
     def _failed(self, item: Item, failure: Failure) -> Outcome[Any, Any]:
         error = failure.error
-        seen = error.see() if type(error) is Unseen else own_copy(cast(BaseException, error))
+        seen = error.see() if type(error) is Unretrieved else own_copy(cast(BaseException, error))
         return Outcome(failure.argument, None, seen)
 
     def _wait(self, item: Item | None) -> None:

@@ -1,7 +1,7 @@
 """map through `submit`, with a future for each item: for pools whose `submit` somebody has replaced.
 
 The standard library's `map` calls `submit`, and others build on that: a subclass that wraps each call, a progress bar
-that sets `pool.submit`. They get what they expect; who leaves `submit` alone gets the faster `treadle._pool.mapping.results`.
+that sets `pool.submit`. They get what they expect; who leaves `submit` alone gets the faster `results`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from treadle._pool.mapping.outcome import Outcome, outcome_of
 from treadle._pool.mapping.results import as_in_generator
 from treadle._pool.wait import wait
 from treadle._tasks import future as ours
-from treadle._tasks.call import Bare, name_of
+from treadle._tasks.call import NoContext, name_of
 from treadle._tasks.future import RUNNING
 from treadle._tasks.scoped import new_task, scope_around
 from treadle.errors import Cancelled, DeadlineExceeded
@@ -30,14 +30,14 @@ if TYPE_CHECKING:
     from contextvars import Context
 
     from treadle._dispatch.dispatcher import Dispatcher
-    from treadle._tasks.options import Traits
+    from treadle._tasks.options import TaskOptions
     from treadle._tasks.scope import Scope
 
 __all__ = ["Calls", "FutureMap", "FutureOutcomes"]
 
 T = TypeVar("T")
 
-BARE = Bare()
+BARE = NoContext()
 
 Row = tuple[Any, ...]
 
@@ -45,7 +45,7 @@ Row = tuple[Any, ...]
 class Calls(Feed):
     """The calls of one map, and who submits them."""
 
-    __slots__ = ("fn", "futures", "keeps", "lock", "mark", "numbered", "pending", "submit", "traits")
+    __slots__ = ("fn", "futures", "keeps", "lock", "mark", "numbered", "options", "pending", "submit")
 
     def __init__(
         self,
@@ -56,15 +56,15 @@ class Calls(Feed):
         *,
         ahead: int,
         eager: bool,
-        context: Context | Bare,
-        traits: Traits,
+        context: Context | NoContext,
+        options: TaskOptions,
         outcomes: bool = False,
     ) -> None:
-        name, scope = traits.name or name_of(fn), scope_around(context)
+        name, scope = options.name or name_of(fn), scope_around(context)
         super().__init__(dispatcher, rows, name=name, ahead=ahead, eager=eager, context=context, scope=scope)
         self.submit: Callable[..., Future[Any]] | None = submit  # a pool's, until there is no more input
         self.fn = fn
-        self.traits = traits  # of the task that reads
+        self.options = options  # of the task that reads
         self.lock = Lock()  # for the next, whose methods are not all atomic
         self.futures: deque[Future[Any]] = deque()  # whose results are not taken, and will be
         self.keeps = outcomes
@@ -142,7 +142,7 @@ class Calls(Feed):
     def carry_on(self) -> None:
         """Have a worker read on."""
         dispatcher = self.dispatcher
-        reader = cast(Reader, new_task(dispatcher, self.fn, (), BARE, self.traits, Reader))
+        reader = cast(Reader, new_task(dispatcher, self.fn, (), BARE, self.options, Reader))
         reader.calls = self
         reader._state = RUNNING  # to others, until it is admitted
         reader.add_done_callback(self.reader_done)
