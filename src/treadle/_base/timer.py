@@ -15,7 +15,7 @@ from contextlib import suppress
 from functools import partial
 from heapq import heapify, heappop, heappush
 from math import inf
-from threading import TIMEOUT_MAX, Condition, Thread, get_ident
+from threading import TIMEOUT_MAX, Condition, Thread, current_thread, get_ident
 
 from treadle._base import clock
 from treadle._base.threads import start_thread
@@ -75,6 +75,7 @@ class TimerThread:
         self._handles = []
         self._cancelled = 0  # handles in it that will not be called
         self._thread: Thread | None = None
+        self._starting = False
 
     def _hold(self) -> None:
         self._changed.acquire()
@@ -91,11 +92,23 @@ class TimerThread:
         handle = TimerHandle(self, when, callback)
         with self._changed:
             heappush(self._handles, handle)
-            if self._thread is None or not self._thread.is_alive():  # whatever may have ended it
-                self._thread = start_thread(self._run, self._name)
+            absent = not self._starting and (
+                self._thread is None or not self._thread.is_alive()
+            )  # whatever has ended it
+            if absent:
+                self._starting = True
             elif self._handles[0] is handle:
                 self._changed.notify()
+        if absent:
+            self._start()
         return handle
+
+    def _start(self) -> None:
+        """Start the thread; the lock is not held, for a finalizer that sets a timer may run in it before it comes up."""
+        try:
+            self._thread = start_thread(self._run, self._name)
+        finally:
+            self._starting = False
 
     def _cancel(self, handle: TimerHandle) -> None:
         """See that it is not called. The handles that are kept are at most twice those that are due."""
@@ -141,6 +154,7 @@ class TimerThread:
         return None
 
     def _run(self) -> None:
+        self._thread = current_thread()  # whoever has started it may not have come to that
         while True:
             self.call_due()
             with self._changed:

@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Container, Iterable, Sequence
+from functools import partial
 from threading import TIMEOUT_MAX, Lock, Thread, current_thread
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -131,10 +132,9 @@ def wait(
             finally:
                 with _lock:
                     _waits.pop(waiter, None)  # gone already in a forked child
-        if rescue._owner.claim(rescue):
-            told = rescue._owner.told
-            log_first(told, MESSAGE, _log, logging.WARNING, MESSAGE, rescue.name, thread.name)
-            rescue._owner.run_here(rescue)
+        told = rescue._owner.told
+        say = partial(log_first, told, MESSAGE, _log, logging.WARNING, MESSAGE, rescue.name, thread.name)
+        rescue._owner.run_instead(rescue, say)
     return True
 
 
@@ -163,7 +163,7 @@ def _enter(waiter: Worker | Thread, wait: _Wait) -> Task | None:
     for target in (target for each in waits for target in each.targets()):
         if isinstance(target, Future) and target._state == PENDING and _never(target, stuck, held):
             return target
-    pools = sorted({other.dispatcher.name for other in stuck if isinstance(other, Worker)})
+    pools = sorted({other.owner.name for other in stuck if isinstance(other, Worker)})
     raise PoolDeadlock(pools, [_name_of(target) for target in wait.targets()])
 
 

@@ -1,57 +1,75 @@
-"""Dispatcher: what a pool, its workers and its futures share.
+"""Dispatcher: brings a pool's tasks to its threads. Each transition of a task stands here, once.
 
 The pool is the user's handle and may be dropped at any time; its workers hold the dispatcher, never the pool, so a
-dropped pool is noticed and its threads end.
+dropped pool is noticed and its threads end. None of the parts holds the dispatcher: so it is freed with the pool.
 
-    submit -> Admission -> order.tasks -> a worker of Workers claims it -> settled
-                  `-> entrants (callers waiting for room) -^
+    submit -> Admission judges -> TaskQueue -> a worker of Workers claims it -> settled
+                    `-> callers that wait for room -^
+
+What becomes of a task, and where it is then. Each line is one section with the lock held, in which its state, its place
+and what is counted change together; whoever is to be told is told after it.
+
+    PENDING    made                                     in nobody's hands but its submitter's
+               enter      let in                        TaskQueue.tasks
+               wait       for room                      Admission.waiting
+               throttle   by its rate                   TaskQueue.throttled; `resume` puts it back into the order
+               take_out   by strangers                  TaskQueue.out; `bring_back` likewise
+               put_back   is to go on later             TaskQueue.tasks
+    RUNNING    claim      by a worker                   Worker.task
+               claim      by who waits for it           Worker.task, or _Here.tasks in a thread of nobody's
+               claim      to be ended                   State.claimed: shed, discarded, closed, broken
+    FINISHED   settle     it has run; or was given up   nowhere
+    CANCELLED_AND_NOTIFIED
+               cancel     before it began               nowhere; in the order a tombstone
 
 Guarantees: at most `max_workers` threads, and at most `queue_size` waiting tasks beyond those that free workers are
-about to take; a task that was admitted is run, cancelled, or failed with a reason. Assumptions: one lock guards every
-field that is not fixed, here and in the two parts. The lock is re-entrant, because a signal handler or a finalizer may
-submit in the middle of a critical section; so each section leaves the fields sound between any two of its lines.
-Nothing is called out while it is held: no user code, no logging, no destructor of a user's object.
+about to take; a task that was admitted is run, cancelled, or failed with a reason. No user's code runs while the lock
+is held: no call, no logging, no destructor, no hash of a key; no thread is started. An exception that comes between any
+two lines loses nothing: what is claimed is in somebody's hands, where the next who comes finds it; what else was half
+done is found anew (`_mend`).
 """
 
 from __future__ import annotations
 
 import itertools
 import logging
-from _thread import allocate_lock
+import sys
 from collections.abc import Callable, Collection, Container
 from concurrent.futures import CancelledError
 from functools import partial
-from threading import RLock, current_thread
-from typing import TYPE_CHECKING, Any, cast
+from threading import current_thread
+from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar
 
 from treadle._base import clock
+from treadle._base.locks import closed_latch, is_held, locked, open_latch
 from treadle._base.timer import run_later, run_user_code
-from treadle._base.words import log, pass_on
+from treadle._base.words import log, log_first
 from treadle._dispatch import deadlock
-from treadle._dispatch.admission import AT_EXIT, Admission
-from treadle._dispatch.shedding import Shedding
-from treadle._dispatch.throttled import Aside
-from treadle._dispatch.work import run_inline
-from treadle._dispatch.worker import Worker, current_worker
+from treadle._dispatch.admission import Admission, Verdict, WaitingSubmitter
+from treadle._dispatch.idle import IdleTask
+from treadle._dispatch.queue import TaskQueue
+from treadle._dispatch.shedding import shed_error
+from treadle._dispatch.state import AT_EXIT, Claims, Entrance, State, Task
+from treadle._dispatch.worker import ThreadSetup, Worker, current_worker, lent_here
 from treadle._dispatch.workers import Workers
-from treadle._tasks.future import FINISHED, PENDING, RUNNING, Future
+from treadle._tasks.call import NoContext
+from treadle._tasks.contexts import taken
+from treadle._tasks.future import CANCELLED_AND_NOTIFIED, PENDING, RUNNING
 from treadle._tasks.observers import ENDS, tell
-from treadle._tasks.scope import HERE, current
+from treadle._tasks.scope import HERE, SCOPE, current, task_here
 from treadle._tasks.scoped import ScopedTask
-from treadle.errors import PoolBroken, PoolClosed
+from treadle.errors import PatchedTooLate, PoolBroken, PoolClosed, PoolFull, WorkerLost
 from treadle.events import Observer, TaskEvent
 from treadle.orders import Order
 from treadle.orders._guard import guarded
-from treadle.orders._order import hook_of
 
 if TYPE_CHECKING:
     from _thread import LockType
-    from contextlib import AbstractContextManager
+    from contextvars import Context
+    from threading import Thread
     from weakref import ref
 
     from treadle._base.limit import Gradient
-    from treadle._pool.mapping.feed import Feed
-    from treadle._pool.pool import Pool
 
 __all__ = ["Dispatcher", "Task"]
 
@@ -59,209 +77,425 @@ _log = logging.getLogger("treadle")
 
 _serial = itertools.count(1)
 
-Task = Future[Any]
+P = ParamSpec("P")
+T = TypeVar("T")
+
+BARE = NoContext()
+
+BEYOND = (
+    "pool %r is full; an event loop must not wait for room, so what its thread submits is taken beyond the bound; "
+    "await pool.run(...) instead, or hold a semaphore around to_thread"
+)
+
+
+def running_loop() -> object:
+    """Return the event loop that runs in this thread, if any."""
+    asyncio = sys.modules.get("asyncio.events")  # where nobody has imported it, no loop runs
+    return None if asyncio is None else asyncio._get_running_loop()
+
+
+class Input(Protocol):
+    """The input of a map that was accepted, and is to be read to its end."""
+
+    def read_to_end(self, deadline: float | None, *, wait: bool) -> None:
+        """Read it in this thread, until `deadline` at most; where another one reads, `wait` for that, or leave it."""
+
+    def leave(self) -> None:
+        """Have the workers read what is left."""
+
+    def give_up(self) -> None:
+        """Have nobody but the consumer read on."""
+
+    def forget_readers(self) -> None:
+        """In a forked child, leave it to the parent."""
 
 
 class Dispatcher:
-    """Admits tasks, keeps them in order, and brings them to workers. One a pool."""
+    """Admits tasks, keeps them in order, and brings them to workers. One a pool. Any thread may call any method."""
 
     __slots__ = (
         "__weakref__",
-        "abandoned",
-        "acquire",
         "admission",
-        "after",
-        "aside",
-        "broken",
-        "cancelled",
-        "closed",
-        "dead",
-        "dropping",
-        "ended",
-        "ended_in_order",
-        "failed",
-        "holders",
-        "idle_timeout",
-        "initargs",
-        "initializer",
-        "inline",
-        "kept",
+        "entrance",
         "limit",
         "lock",
         "maps",
         "name",
-        "observers",
         "order",
-        "out",
-        "plain",
         "pool",
-        "put",
-        "queue_size",
-        "ready",
-        "release",
-        "room",
-        "shedding",
-        "staff",
-        "take",
-        "tasks",
-        "thread_lifespan",
-        "thread_prefix",
-        "told",
+        "queue",
+        "setup",
+        "state",
+        "workers",
     )
+    cancelled_state = CANCELLED_AND_NOTIFIED
 
     def __init__(
         self,
         *,
         name: str,
-        thread_prefix: str,
+        setup: ThreadSetup,
         max_workers: int,
         min_workers: int,
         queue_size: int | None,
         order: Order,
-        idle_timeout: float | None,
-        initializer: Callable[..., object] | None,
-        initargs: tuple[Any, ...],
-        thread_lifespan: Callable[[], AbstractContextManager[object]] | None,
         observers: tuple[Observer, ...],
         limit: Gradient | None,
     ) -> None:
-        self.lock = RLock()
-        # Half the cost of `with`. Whoever uses them keeps `acquire` inside the `try`, see Submitter.submit.
-        self.acquire = self.lock.acquire
-        self.release = self.lock.release
-        # Fixed for life, unless strangers set one (see Pool), so read without the lock.
         self.name = name
-        self.thread_prefix = thread_prefix
-        self.queue_size = queue_size
-        self.idle_timeout = idle_timeout
-        self.initializer = initializer
-        self.initargs = initargs
-        self.thread_lifespan = thread_lifespan
-        self.observers = observers
-        self.order = order  # as it was given,
+        self.setup = setup
+        self.state = State(name, observers)
+        self.lock = self.state.lock
+        self.order = order  # as it was given
         order.threads = max_workers  # with no guard yet: what that raises is the caller's to know
-        self.kept = guarded(order, self)  # and as it is used
-        self.tasks: Collection[Task]
-        self.take: Callable[[], Task]
-        self.tasks, self.ready, self.put, self.take = self.kept._handles()
-        self.shedding = Shedding(self)
+        self.queue = TaskQueue(guarded(order, self.state))
+        self.entrance = Entrance(self.lock, self.queue.tasks, self.queue.put)
+        self.workers = Workers(self.entrance, max_workers, min_workers)
+        self.admission = Admission(self.state, self.queue, self.workers, queue_size)
         self.limit = limit
-        self.ended_in_order: Callable[[Task], object] | None = hook_of(self.kept, "ended")
-        self.holders: Callable[[Task], Collection[Task]] | None = hook_of(self.kept, "holders")
-        self.staff = Workers(self, max_workers, min_workers)
-        self.after = self.ended_in_order if limit is None else self.staff.observe_run
-        self.admission = Admission(self, queue_size)
-        self.aside = Aside(self)
-        self.out: dict[Task, object] = {}  # tasks that strangers have taken out of their turn; and a token of each
-        self.maps: dict[Feed, None] = {}  # of which every item is to run, and not all was read; the oldest first
-        self.pool: ref[Pool] | None = None  # the user's handle; None: one that no user has
-        self.plain = not observers and self.admission.blocks is None
-        self.room = self.admission.limit if self.plain else -1  # how many may wait where submit() goes the plain way
-        self.dead = 0  # tasks still in the order that were cancelled or claimed there
-        self.closed: str | None = None  # after what it was closed ("shutdown", ...), None while it is open
-        self.dropping = False  # closed, and what had not begun was cancelled
-        self.abandoned = False  # Ctrl-C ended its `with` block: nobody waits for what still runs
-        self.broken: PoolBroken | None = None
-        self.ended = 0  # tasks ended by workers that left, and by callers; `Worker.ended` counts the others
-        self.failed = 0  # of them, those that raised
-        self.inline = 0  # tasks that were claimed to be run in a caller's thread, and have not ended
-        self.cancelled = 0
-        self.told: dict[object, object] = {}  # what was logged of it, see `treadle._base.words.log_first`
+        self.maps: dict[Input, None] = {}  # of which every item is to run, and not all was read; the oldest first
+        self.pool: ref[Any] | None = None  # the user's handle; None: one that no user has
+        self._make_room()
+
+    # -- asking -----------------------------------------------------------------------------------------------------
+
+    @property
+    def told(self) -> dict[object, object]:
+        """What was logged of the pool, see `treadle._base.words.log_first`."""
+        return self.state.told
+
+    @property
+    def observers(self) -> tuple[Observer, ...]:
+        """Who is told what happens to tasks."""
+        return self.state.observers
 
     @property
     def max_workers(self) -> int:
         """The ceiling on threads that the pool was given; what a limit has found is below it."""
-        return self.staff.max_workers if self.limit is None else self.limit.most
+        return self.workers.max_workers if self.limit is None else self.limit.most
 
-    def release_if_held(self) -> None:
-        """Let the lock go if this thread has it: for a critical section that an exception ended anywhere."""
-        if self.lock._is_owned():  # type: ignore[attr-defined]  # threading.Condition relies on it too
-            self.release()
+    @property
+    def closed(self) -> str | None:
+        """After what the pool was closed; None while it is open."""
+        return self.state.closed
 
-    # -- for futures (futures.Owner) -------------------------------------------------------------------------------
+    @property
+    def broken(self) -> PoolBroken | None:
+        """Why the pool is broken; None if it is not."""
+        return self.state.broken
 
-    def wait(self, future: Task, timeout: float | None) -> bool:
-        """Block until `future` is done; if it has not begun and this is one of our workers, run it here instead."""
-        worker, scope = current_worker(), current()
-        if scope is not None and scope.over() is not None:  # begin nothing for a caller that should stop
-            return future.done()
-        if worker is not None and worker.dispatcher is self and self.claim(future):
-            self.run_here(future)
-            return True
-        gate = allocate_lock()
-        gate.acquire()
-        with self.lock:
-            if future.done():
-                return True
-            future._get_waiters().gates.append(gate)
+    @property
+    def dropping(self) -> bool:
+        """Whether it is closed, and what had not begun was cancelled."""
+        return self.state.dropping
+
+    def free_threads(self) -> int:
+        """Return how many tasks could be taken at once."""
+        return self._do(self.workers.free)
+
+    def is_ours(self) -> bool:
+        """Return whether this thread is one of the pool's workers."""
+        worker = current_worker()
+        return worker is not None and worker.owner is self and worker is not self.workers.stray
+
+    def is_inside(self) -> bool:
+        """Return whether this thread is one of the pool's workers, or runs one of its tasks."""
+        worker = current_worker()
+        if worker is not None and worker.owner is self:
+            return self.is_ours()
+        return any(task._owner is self for task in (HERE.tasks if worker is None else worker.stack()))
+
+    def check_open(self) -> None:
+        """Raise why the pool takes no more, if that is so: PoolClosed, PoolBroken, or RuntimeError when Python exits."""
+        state = self.state
+        if state.broken is not None:
+            raise state.why_broken()
+        if state.closed is not None:
+            raise state.why_closed()
+
+    # -- submitting -------------------------------------------------------------------------------------------------
+
+    def enter(self, task: Task, when_full: str, timeout: float | None = None) -> None:
+        """Admit `task`, or do what `when_full` says, unless that would hold up an event loop, whose thread this is.
+
+        Then the task is taken beyond the bound: what makes room may need that very loop.
+
+        Raises:
+            PoolFull, PoolClosed, PoolBroken: the task was not taken, and will not run.
+            RuntimeError: no thread could be started, and none lives; or the interpreter exits.
+            PatchedTooLate: none could be started, for threads are greenlets now.
+        """
+        if self._may_enter_plainly() and self._do(self._enter_plainly, task):
+            if isinstance(task, ScopedTask):
+                task._enter()
+            return
+        would_block = when_full == "caller_runs" or (when_full == "block" and timeout != 0)
+        on_loop = would_block and running_loop() is not None
+        if when_full == "block" and timeout == 0:
+            when_full = "block" if self.is_ours() else "reject"
+        claims = self.state.claims()
         try:
-            if scope is None:
-                return deadlock.wait(gate, worker, lambda: [future], timeout) or future.done()
-            with scope.waking(lambda: self.open(future, gate)):
-                deadlock.wait(gate, worker, lambda: [future], scope.left(timeout))
-            return future.done()
-        finally:
-            self.open(future, gate)
+            self.notify_observers("submitted", task)
+            verdict = self._admit(task, when_full, claims, on_loop=on_loop)
+            self.end_claimed(claims, log_only=True)
+            if verdict is Verdict.ENTER_BEYOND:
+                log_first(self.told, BEYOND, _log, logging.WARNING, BEYOND, self.name)
+            elif verdict is Verdict.RUN_HERE:
+                self.run_here(task)
+            elif verdict is Verdict.WAIT:
+                self._wait_for_room(task, timeout)
+            if isinstance(task, ScopedTask):
+                task._enter()
+        except BaseException as error:
+            self.take_back(task, error, claims)
+            raise
 
-    def open(self, future: Task, gate: LockType) -> None:
-        """Let nobody wait at `gate` for `future` any more."""
-        with self.lock:
-            if not future.done() and gate in future._get_waiters().gates:
-                future._get_waiters().gates.remove(gate)
-                gate.release()
+    def _may_enter_plainly(self) -> bool:
+        """Return whether a task may enter as most do: there is room, and a worker comes."""
+        entrance = self.entrance
+        waiting = len(entrance.tasks)
+        return waiting < entrance.room and (not entrance.growing or waiting < len(entrance.idle))
 
-    def withdraw(self, future: Task) -> bool:
-        """Forget a pending task; the lock is held."""
-        self.cancelled += not future._silent
-        self.leave(future)
+    def _enter_plainly(self, task: Task) -> bool:
+        if not self._may_enter_plainly():
+            return False
+        self.queue.put(task)
+        self.workers.wake_one()
         return True
 
-    def claim(self, future: Task) -> bool:
-        """Set a pending task to running, for the caller to run; False when somebody was faster."""
-        worker = current_worker()
-        with self.lock:
-            if future._state != PENDING:
-                if isinstance(future, ScopedTask):  # a thread may have it only to ask its rate
-                    future._wanted = True
-                return False
-            future._state = RUNNING
-            if worker is not None:
-                worker.push(future)  # at once, so that a snapshot finds it here or there
-            self.leave(future)
-            self.inline += not future._silent
-            return True
+    def enter_later(self, task: Task, when_full: str) -> bool:
+        """Admit `task` without blocking: at once, or, if the policy is to wait or to run, when there is room.
 
-    def leave(self, task: Task) -> None:
-        """Take a task that waits somewhere out of turn; the lock is held. In the order it stays as a dead entry."""
-        if self.admission.leave(task) or self.aside.leave(task) or self.out.pop(task, None) is not None:
+        Returns:
+            True if it is in, False if it waits for room. `give_up_waiting` takes it out again.
+
+        Raises:
+            As `enter`.
+        """
+        policy = when_full if when_full in ("reject", "discard_oldest") else "later"
+        claims = self.state.claims()
+        try:
+            self.notify_observers("submitted", task)
+            verdict = self._admit(task, policy, claims, on_loop=False)
+            self.end_claimed(claims, log_only=True)
+            if isinstance(task, ScopedTask):
+                task._enter()
+        except BaseException as error:
+            self.take_back(task, error, claims)
+            raise
+        return verdict is not Verdict.WAIT
+
+    def offer(self, task: Task) -> bool:
+        """Admit `task`, a turn of a map, if there is room now."""
+        try:
+            return self._admit(task, "offer", self.state.claims(), on_loop=False) is Verdict.ENTER
+        except RuntimeError:  # the pool is broken, or closed; or no thread can be started
+            return False
+
+    def carry_on(self, task: Task) -> None:
+        """Admit `task`, of a map that was accepted, whether there is room or not; raise as `enter`."""
+        self._admit(task, "carry_on", self.state.claims(), on_loop=False)
+
+    def _admit(self, task: Task, when_full: str, claims: Claims, *, on_loop: bool) -> Verdict:
+        """Do what admission decides, as far as it is done with the lock held; return what it is.
+
+        Raises:
+            As `enter`.
+        """
+        inside = self.is_ours()
+        may_start = True
+        while True:
+            verdict = self._do(self._try_to_admit, task, when_full, claims, on_loop, inside, may_start)
+            if isinstance(verdict, Exception):
+                raise verdict
+            if not isinstance(verdict, Verdict):
+                raise verdict()
+            if verdict is not Verdict.START_THREAD:
+                return verdict
+            may_start = self._start_worker(needed=True)
+
+    def _try_to_admit(
+        self, task: Task, when_full: str, claims: Claims, on_loop: bool, inside: bool, may_start: bool
+    ) -> Verdict | Exception | Callable[[], PoolFull]:
+        """Decide, and act on it; the lock is held. Return what was decided, or why it is refused."""
+        admission = self.admission
+        refusal = admission.refusal(task, self)
+        if refusal is not None:
+            return refusal
+        if when_full == "carry_on" or admission.is_late(task, self):
+            verdict = Verdict.ENTER
+        elif when_full == "offer":
+            verdict = Verdict.ENTER if admission.has_room(task) else Verdict.REFUSE
+        else:
+            verdict = admission.judge(task, when_full, on_loop=on_loop, inside=inside, claims=claims)
+            if claims.mine:
+                self._make_room()
+                self._let_in()
+        if verdict is Verdict.ENTER or verdict is Verdict.ENTER_BEYOND:
+            if may_start and admission.wants_thread(task):
+                return Verdict.START_THREAD
+            self._put(task)
+        elif verdict is Verdict.RUN_HERE:
+            self.state.counts.inline += not task._silent
+            self.state.claimed[task] = "inline"
+            task._state = RUNNING
+        elif verdict is Verdict.WAIT:
+            submitter = WaitingSubmitter(blocking=when_full != "later")
+            task._state = PENDING
+            admission.waiting[task] = submitter
+        elif when_full != "offer":
+            return admission.full(task)
+        return verdict
+
+    def _put(self, task: Task) -> None:
+        """Put a task in the order, and see that a worker comes for it; the lock is held."""
+        self.queue.put(task)
+        task._state = PENDING  # that of a map is not, until here, so that nobody cancels or claims it before
+        self._see_to_it()
+        if self.admission.takers:
+            open_latch(self.admission.takers.pop())
+
+    def _see_to_it(self) -> None:
+        """See that somebody comes for the tasks that wait, as far as no thread is to be started; the lock is held."""
+        workers, entrance = self.workers, self.entrance
+        if entrance.idle:
+            workers.wake_one()
+        elif workers.idle_tasks.running and self.queue.ready and len(entrance.tasks) > entrance.waking:
+            workers.idle_tasks.preempt_one()
+            workers.recount()
+
+    def _wait_for_room(self, task: Task, timeout: float | None) -> None:
+        """Block until `task` is in, or refused; raise why, also when `timeout` seconds have passed."""
+        submitter = self.admission.waiting.get(task)
+        if submitter is None:  # it is in already
             return
-        self.dead += 1
-        crowded = self.admission.blocks is not None and bool(self.admission.entrants)
-        if crowded or (self.dead > 64 and self.dead * 2 > len(self.tasks)):  # half: a purge costs no more than it frees
-            self.purge(task)
-        self.admission.let_in()
-        self.staff.nudge()
+        latch, worker, scope, caller = submitter.latch, current_worker(), current(), task_here()
+        if scope is None:
+            came = deadlock.wait(latch, worker, lambda: [task], timeout)
+        else:
+            with scope.waking(lambda: self.stop_waiting(task, scope.over(caller))):
+                came = deadlock.wait(latch, worker, lambda: [task], scope.left(timeout))
+        error = submitter.refusal
+        if not came and error is None:
+            full = self._do(self._stop_waiting, task, None, timeout or 0.0)
+            error = None if full is None else (None if scope is None else scope.over(caller)) or full()
+        if error is not None:
+            raise error
 
-    def take_out(self, token: object) -> Task | None:
-        """Take the task away whose turn is next: whoever has `token` sees to it. The lock is held.
+    def stop_waiting(self, task: Task, error: BaseException | None) -> None:
+        """Let the caller of `task` wait for room no longer, and have it raise `error`, for it was asked to stop."""
+        self._do(self._stop_waiting, task, error)
+
+    def give_up_waiting(self, task: Task) -> None:
+        """Fail a task that has waited for room so many seconds, and whose caller awaits it; not if it is in."""
+        claims = self.state.claims()
+        try:
+            self._do(self._give_up_waiting, task, claims)
+        finally:
+            self.end_claimed(claims)
+
+    def _give_up_waiting(self, task: Task, claims: Claims) -> None:
+        if task in self.admission.waiting:
+            claims.add(task, "full")
+            self.admission.let_go(task)
+
+    def _stop_waiting(
+        self, task: Task, error: BaseException | None, waited: float = 0.0
+    ) -> Callable[[], PoolFull] | None:
+        """Claim a task that waits for room, for its caller to refuse; the lock is held. None: too late, it is in."""
+        if task not in self.admission.waiting:
+            return None
+        full = self.admission.full(task, waited)
+        self.admission.waiting[task].refusal = error
+        self.state.claimed[task] = "refused"
+        task._state = RUNNING
+        self.admission.let_go(task)
+        return full
+
+    def take_back_submitted(self, task: Task, error: BaseException, held: bool | None) -> None:
+        """As `take_back`, for `submit`, which spells a section out: whether the lock is `held` (None: it was being taken)."""
+        if held or (held is None and is_held(self.lock)):
+            self.lock.release()
+        locked(self.lock, self._mend)
+        self.take_back(task, error)
+
+    def take_back(self, task: Task, error: BaseException, claims: Claims | None = None) -> None:
+        """Refuse a task whose submit `error` ended, at whichever line; unless it has begun.
+
+        Args:
+            task: not admitted, admitted, or whatever became of it since.
+            error: what the submit is to raise.
+            claims: what that has claimed.
+        """
+        try:
+            if self._do(self._take_back, task):
+                self._refuse(task, error)
+            elif task.done():
+                task._keep_name()
+        finally:
+            if claims is not None:
+                self.end_claimed(claims, log_only=True)
+
+    def _take_back(self, task: Task) -> bool:
+        """Take a task that has not begun from wherever it is; the lock is held. False: it has, or is done."""
+        state, counts = self.state, self.state.counts
+        loud = not task._silent
+        if task._state is PENDING:
+            counts.rejected += loud
+            if task in self.admission.waiting:
+                task._state = CANCELLED_AND_NOTIFIED
+                self.admission.let_go(task)
+            elif self.queue.has(task):
+                self.queue.leave(task, CANCELLED_AND_NOTIFIED)
+                self._tidy(task)
+            else:
+                task._state = CANCELLED_AND_NOTIFIED
+            return True
+        why = state.claimed.get(task)
+        if why == "refused" or why == "inline":  # its caller has it
+            counts.rejected += loud
+            counts.inline -= loud and why == "inline"
+            task._state = CANCELLED_AND_NOTIFIED
+            del state.claimed[task]
+            return True
+        if task._state is RUNNING and task._silent and not self._is_in_hands(task):  # of a map, and never got in
+            task._state = CANCELLED_AND_NOTIFIED
+            return True
+        return False
+
+    def _is_in_hands(self, task: Task) -> bool:
+        """Return whether a worker has `task`; the lock is held."""
+        return any(task is each or task in each.stack() for each in self.workers.present)
+
+    def _refuse(self, task: Task, error: BaseException) -> None:
+        """Tell of a task that was not taken, and is counted; no lock is held."""
+        try:
+            self.notify_observers("rejected", task, error)
+        finally:
+            task._refuse(error)
+
+    # -- tasks that others take from the queue ----------------------------------------------------------------------
+
+    def take_out(self, token: object) -> tuple[Task | None, bool]:
+        """Take the task away whose turn is next: whoever has `token` sees to it.
 
         It stays pending, and so may be cancelled, settled, or run for a worker that waits for it, as others may.
+
+        Returns:
+            The task, or None; and whether the pool is closed.
         """
-        task = self.claim_next()
-        if task is not None:
-            self.taken_over(task)
-            task._state = PENDING
-            self.after_claim()
-        else:  # the order holds those back that it has, or they wait beside it
-            task = next((task for task in (*self.tasks, *self.aside.tasks) if task._state == PENDING), None)
-            if task is None:
-                return None
-            if not self.aside.leave(task):
-                self.purge(task)
-                self.admission.let_in()
+        task = self._do(self._take_out, token)
         if isinstance(task, ScopedTask):
             task._step_out_of_line()
-        self.out[task] = token
+        self.grow()
+        return task, self.state.closed is not None
+
+    def _take_out(self, token: object) -> Task | None:
+        task = self.queue.first()
+        if task is None:
+            return None
+        self.queue.take_out(task, token)
+        self._let_in()
         return task
 
     def bring_back(self, task: Task, token: object) -> bool:
@@ -273,66 +507,172 @@ class Dispatcher:
         Raises:
             PoolClosed, PoolBroken, RuntimeError: the pool takes nothing more; the task stays out.
         """
-        with self.lock:
-            if self.out.get(task) is not token:
-                return False
-            self.admission.check_open(task)
-            task._submitted = clock.now()  # that it waits since
-            self.put(task)
-            del self.out[task]
-            self.staff.summon(task, keep=True)
-            if self.admission.takers:
-                self.admission.takers.pop().release()
-            return True
+        came = self._do(self._bring_back, task, token)
+        if isinstance(came, Exception):
+            raise came
+        self.grow()
+        return came
 
-    def purge(self, leaving: Task | None = None) -> None:
-        """Drop the dead entries from the order; the lock is held."""
+    def _bring_back(self, task: Task, token: object) -> bool | Exception:
+        if self.queue.out.get(task) is not token:
+            return False
+        refusal = self.admission.refusal(task, self)
+        if refusal is not None:
+            return refusal
+        task._submitted = clock.now()  # that it waits since
+        self.queue.put(task)
+        del self.queue.out[task]
+        self._see_to_it()
+        if self.admission.takers:
+            open_latch(self.admission.takers.pop())
+        return True
 
-        def keep(task: Any) -> bool:
-            return task is not leaving and task._state == PENDING
-
-        husks = [task for task in self.tasks if task._state == FINISHED]  # run elsewhere: results are the user's
-        self.kept.purge(keep)
-        self.dead = 0
-        if husks:
-            run_later(husks.clear)
-
-    def enter(self, task: Task, when_full: str, timeout: float | None) -> None:
-        """Admit `task`, the plain way if possible; as Submitter.submit does, and raising what it raises."""
+    def wait_for_task(self, timeout: float | None) -> None:
+        """Block until a task waits, the pool is closed, or `timeout` seconds have passed."""
+        latch = closed_latch()
         try:
-            self.acquire()
-            if len(self.tasks) < self.room:
-                self.put(task)
-                if self.staff.growing or (self.staff.idle and not self.staff.waking):
-                    self.staff.summon(task)
-                self.release()
-            else:
-                self.release()
-                self.admission.enter(task, when_full, timeout)
-        except BaseException as error:
-            self.admission.recover(task, error)
+            if self._do(self._watch_queue, latch):
+                latch.acquire(True, -1 if timeout is None else timeout)
+        finally:
+            self._do(self._unwatch_queue, latch)
+
+    def _watch_queue(self, latch: LockType) -> bool:
+        if self.queue.waiting() or self.state.closed is not None:
+            return False
+        self.admission.takers.append(latch)
+        self._make_room()  # for none: in the plain way nobody is told of a task
+        return True
+
+    def _unwatch_queue(self, latch: LockType) -> None:
+        if latch in self.admission.takers:
+            self.admission.takers.remove(latch)
+        self._make_room()
+
+    # -- for futures (see Owner) ------------------------------------------------------------------------------------
+
+    def wait(self, future: Task, timeout: float | None) -> bool:
+        """Block until `future` is done; if it has not begun and this is one of our workers, run it here instead."""
+        worker, scope = current_worker(), current()
+        if scope is not None and scope.over() is not None:  # begin nothing for a caller that should stop
+            return future.done()
+        if worker is not None and worker.owner is self and self.run_instead(future):
+            return True
+        latch = closed_latch()
+        try:
+            if self._do(self._watch, future, latch):
+                return True
+            if scope is None:
+                return deadlock.wait(latch, worker, lambda: [future], timeout) or future.done()
+            with scope.waking(lambda: self._do(self._unwatch, future, latch)):
+                deadlock.wait(latch, worker, lambda: [future], scope.left(timeout))
+            return future.done()
+        finally:
+            self._do(self._unwatch, future, latch)
+
+    def _watch(self, future: Task, latch: LockType) -> bool:
+        """Have `latch` opened when `future` is done; return whether it is. The lock is held."""
+        if not future.done():
+            future._get_waiters().latches.append(latch)
+            return False
+        return True
+
+    def _unwatch(self, future: Task, latch: LockType) -> None:
+        """Let nobody wait at `latch` for `future` any more; the lock is held."""
+        if not future.done() and latch in future._get_waiters().latches:
+            future._get_waiters().latches.remove(latch)
+            open_latch(latch)
+
+    def run_instead(self, task: Task, say: Callable[[], object] | None = None) -> bool:
+        """Run `task` in this thread, which would wait for it, if it has not begun; False if it has; `say` so before."""
+        try:
+            if not self._do(self._claim_for_caller, task):
+                return False
+            self.follow_up()
+            if say is not None:
+                say()
+            self.run_here(task)
+        except BaseException:
+            self._do(self._give_back, task)
             raise
-        if isinstance(task, ScopedTask):
-            task._enter()
+        return True
+
+    def claim(self, task: Task) -> bool:
+        """Set a pending task to running, for the caller to `run_here`; False when somebody was faster."""
+        claimed = self._do(self._claim_for_caller, task)
+        if claimed:
+            self.follow_up()
+        return claimed
+
+    def _claim_for_caller(self, task: Task) -> bool:
+        """Claim a task to be run in this thread; the lock is held."""
+        if task._state != PENDING:
+            if isinstance(task, ScopedTask):  # a thread may have it only to ask its rate
+                task._wanted = True
+            return False
+        self.state.counts.inline += not task._silent
+        self.state.claimed[task] = "inline"
+        if task in self.admission.waiting:
+            task._state = RUNNING
+            self.admission.let_go(task)
+        else:
+            self.queue.leave(task, RUNNING)
+            self._tidy(task)
+        return True
+
+    def _give_back(self, task: Task) -> None:
+        """Put a task back that was claimed to be run in this thread, and was not begun; the lock is held."""
+        if self.state.claimed.get(task) == "inline":
+            self.queue.resume(task)
+            self.state.counts.inline -= not task._silent
+            del self.state.claimed[task]
+            self._see_to_it()
 
     def run_here(self, task: Task) -> None:
         """Run a task that was claimed for it in this thread, inside whatever runs there already."""
-        run_inline(self, task)
+        worker, outer = current_worker(), SCOPE.set(task._inherited())  # or one without a context would see ours
+        try:
+            self._begin_here(task, worker)
+            task._skip_rate()
+            task._context = context_inside(self, task._context)
+            while self.run(task):
+                pass
+        except BaseException as error:  # of an observer, which would end a thread; or Ctrl-C between two lines
+            if task not in self.state.claimed:  # it is in this thread's hands
+                self.settle_lost(task, current_thread().name, error)
+            raise
+        finally:
+            SCOPE.reset(outer)
+            self._do(self._end_here, task, worker)
+        context_inside(self, BARE).run(task._finish)  # and so its callbacks
+        if worker is None and issubclass(type(task._exception), KeyboardInterrupt):
+            raise task._see()  # Ctrl-C was meant for the program, whose own thread this is
 
-    def never_runs(self, task: Task, stuck: Container[object], running: Container[object]) -> bool:
-        """Whether `task`, which waits, could never be run, if the workers in `stuck`, with `running`, never went on."""
-        with self.lock:
-            if self.staff.all_among(stuck):
-                return True
-            try:
-                holders = [] if self.holders is None else self.holders(task)
-            except BaseException as error:  # of its key: nobody knows
-                pass_on(error)
-                return False
-            return bool(holders) and all(holder in running for holder in holders)
+    def _begin_here(self, task: Task, worker: Worker | None) -> None:
+        """Take a task that was claimed for this thread into its hands."""
+        if worker is None:
+            HERE.tasks = (*HERE.tasks, task)
+        else:
+            worker.push(task)
+        self.state.claimed.pop(task, None)
 
-    def observe(self, task: Task) -> bool:
+    def _end_here(self, task: Task, worker: Worker | None) -> None:
+        """Count a task that has run in this thread; the lock is held."""
+        counts, loud = self.state.counts, not task._silent
+        if task in self.state.claimed:  # it was not begun
+            return
+        if worker is None:
+            if task in HERE.tasks:
+                HERE.tasks = HERE.tasks[:-1]
+        elif worker.task is task:
+            worker.pop()
+        counts.inline -= loud
+        counts.ended += loud
+        counts.failed += loud and task._has_raised()
+
+    def run(self, task: Task) -> bool:
         """Run a claimed task, and tell the observers before and after; return as `Future._invoke`."""
+        if not self.state.observers:
+            return task._invoke()
         if isinstance(task, ScopedTask):  # which alone knows whether it begins, and tells of it
             try:
                 return task._invoke()
@@ -346,13 +686,255 @@ class Dispatcher:
         task = None  # type: ignore[assignment]  # the traceback holds this frame: no cycle through it
         return again
 
+    def settle_lost(self, task: Task, thread: str, reason: BaseException | None) -> None:
+        """Settle a claimed task that `reason` ended between any two lines, in the thread of that name."""
+        if self.queue.observe_end is not None:
+            self._do(self.queue.observe_end, task)
+        if task.done():
+            task._tell()
+        elif task._context is None:  # it has run
+            task._finish()
+        else:
+            lost = WorkerLost(thread, task.name, reason)
+            try:
+                self.notify_observers("finished", task, lost)
+            finally:
+                task._drop(lost)
+
+    def withdraw(self, task: Task, state: str) -> None:
+        """Give a pending task another state, for it is cancelled or settled by hand; the lock is held."""
+        if task in self.admission.waiting:
+            self.state.counts.cancelled += not task._silent
+            task._state = state
+            self.admission.let_go(task)
+        else:
+            self.queue.leave(task, state)
+            self.state.counts.cancelled += not task._silent
+
+    def withdrawn(self, task: Task) -> None:
+        """Use the room that a task has left."""
+        if self.admission.waiting or self.queue.debris or self.queue.is_crowded() or self.entrance.growing:
+            self._do(self._tidy, task)
+            self.follow_up()
+
+    def _tidy(self, task: Task) -> None:
+        """After a task has left out of its turn, purge the tombstones if they are many, and use its room."""
+        queue = self.queue
+        if queue.is_crowded() or (queue.tombstones and queue.may_be_full and self.admission.waiting):
+            queue.purge(task)
+        self._let_in(self.workers.free())
+        if queue.ready:
+            self.workers.wake_one()
+        self._let_threads_go()
+
+    def never_runs(self, task: Task, stuck: Container[object], running: Container[object]) -> bool:
+        """Return whether `task`, which waits, could never be run, if `stuck` workers, with `running`, never went on."""
+        return self._do(self._never_runs, task, stuck, running)
+
+    def _never_runs(self, task: Task, stuck: Container[object], running: Container[object]) -> bool:
+        if self.workers.all_among(stuck):
+            return True
+        holders: Collection[Task] = () if self.queue.holders is None else self.queue.holders(task)
+        return bool(holders) and all(holder in running for holder in holders)
+
     def never_began(self, task: Task, error: BaseException) -> None:
         """Count, and tell of, a claimed task that fails before it begins; whoever claimed it counts it as failed."""
-        with self.lock:
-            self.cancelled += 1
-            self.ended -= 1
-            self.failed -= 1
+        self._do(self._count_never_began)
         self.notify_observers("cancelled", task, error)
+
+    def _count_never_began(self) -> None:
+        counts = self.state.counts
+        counts.cancelled += 1
+        counts.ended -= 1
+        counts.failed -= 1
+
+    def resume(self, task: Task) -> None:
+        """Put a throttled task back in the order, for its rate has called it."""
+        claims = self.state.claims()
+        try:
+            self._do(self._resume, task, claims)
+        finally:
+            self.end_claimed(claims)
+        self.follow_up()
+
+    def _resume(self, task: Task, claims: Claims) -> None:
+        if task not in self.queue.throttled:
+            return
+        try:
+            self.queue.resume(task)
+        except PoolBroken as error:  # of an order: the task fails, and not who is to call the next one
+            claims.add(task, error)
+            self.queue.forget_throttled(task)
+        else:
+            self._see_to_it()
+        self._make_room()
+        self._let_threads_go()
+
+    def _let_threads_go(self) -> None:
+        """Let the threads of a closed pool go that were kept for throttled tasks; the lock is held."""
+        if self.state.closed is not None and not self.queue.throttled:
+            self.workers.wake_all()
+
+    # -- for workers (see `treadle._dispatch.work`) -------------------------------------------------------------------
+
+    def let_in(self, free: int = 0) -> None:
+        """Admit callers that wait for the room there is, and for `free` threads; the lock is held."""
+        self._let_in(free)
+
+    def _let_in(self, free: int = 0) -> None:
+        admission = self.admission
+        while admission.waiting and (task := admission.next_submitter(free)) is not None:
+            task._submitted = clock.now()  # that it waits since
+            try:
+                self.queue.put(task)
+            except PoolBroken as error:  # its caller is told, not who made the room
+                admission.waiting[task].refusal = error
+                self.state.claimed[task] = "refused"
+                task._state = RUNNING
+            admission.let_go(task)
+
+    def after_claim(self) -> None:
+        """Use the room that a claim has made, and wake the next worker if tasks remain; the lock is held."""
+        self._let_in()
+        if self.queue.ready:
+            self.workers.wake_one()
+
+    def after_shedding(self) -> None:
+        """Use the room of those that were given up, and leave the rest to others; the lock is held."""
+        self.queue.look_whether_it_stands()
+        self._make_room()
+        self.after_claim()
+
+    def claim_after(self, worker: Worker) -> Task | None:
+        """As `claim_or_rest`, after the worker has taken a tombstone, or the order has failed; the lock is held."""
+        tombstone: Task | None = worker.task
+        if tombstone is not None:
+            self.queue.bury(tombstone)
+        return self.claim_or_rest(worker)
+
+    def claim_or_rest(self, worker: Worker) -> Task | None:
+        """Claim the next task for `worker`, else mark it idle, or ready to leave; the lock is held."""
+        workers, queue, state = self.workers, self.queue, self.state
+        worker.task = None
+        if workers.surplus and self._lets_go(worker):
+            worker.resting = False
+            self.after_claim()
+            return None
+        self._let_in(free=1)
+        task = queue.claim_next(worker)
+        if task is not None:
+            self.after_claim()
+            return task
+        wanted = state.closed is None or bool(queue.throttled)
+        worker.resting = wanted and state.broken is None and worker in workers.present
+        if worker.resting:
+            if workers.idle_tasks.waiting:
+                task = workers.idle_tasks.take(worker)
+                workers.recount()
+                return task
+            self.entrance.idle.append(worker)
+        return None
+
+    def _lets_go(self, worker: Worker) -> bool:
+        """Count out `worker`, which is free, if there are more than there may be; the lock is held."""
+        workers = self.workers
+        if worker is workers.stray:
+            return True
+        if worker not in workers.present or len(workers.present) <= workers.max_workers:
+            return False
+        if self.queue.waiting() and deadlock.all_wait(workers.present - {worker}):
+            return False  # they did not come to run what they wait for while this one had it, and put it back
+        self._remove(worker)
+        return True
+
+    def _remove(self, worker: Worker) -> None:
+        counts = self.state.counts
+        counts.ended += worker.ended
+        counts.failed += worker.failed
+        worker.ended = worker.failed = 0
+        self.workers.remove(worker)
+
+    def observe_end(self, task: Task, worker: Worker) -> None:
+        """Tell the order, and the limit, that a task has run; the lock is held."""
+        if self.queue.observe_end is not None:
+            self.queue.observe_end(task)
+        limit = self.limit
+        if limit is not None and not task._silent:
+            ceiling = limit.observe_run(clock.now() - worker.since, self.workers.busy())
+            if ceiling != self.workers.max_workers:
+                self._resize(ceiling)
+
+    def keep_unclaimed(self, task: Task) -> bool:
+        """See that a task which a killed thread has in its hands, and has not claimed, waits; False if it was claimed."""
+        kept = self._do(self._keep_unclaimed, task)
+        if kept and isinstance(task, ScopedTask):
+            task._wait_for_rate()
+        return kept
+
+    def _keep_unclaimed(self, task: Task) -> bool:
+        if task._state is not PENDING:
+            return False
+        if not self.queue.has(task):
+            self.queue.resume(task)
+        self._see_to_it()
+        return True
+
+    def unclaim(self, task: Task) -> None:
+        """Have a task wait again that a thread has claimed, which is about to end."""
+        claims = self.state.claims()
+        try:
+            self._do(self.put_back, task, claims)
+        finally:
+            self.end_claimed(claims)
+
+    def put_back(self, task: Task, claims: Claims) -> None:
+        """Have a claimed task wait again, for it has not begun, or is to go on later; the lock is held.
+
+        If it cannot wait any more, it is claimed to be ended: at its deadline, in a pool that broke or was closed.
+        """
+        queue, state = self.queue, self.state
+        if queue.observe_end is not None:
+            queue.observe_end(task)
+        why: str | BaseException
+        if task.done():
+            why = getattr(task._final(), "_exception", None) or CancelledError()  # it has none if others have ended it
+        elif state.broken is not None:
+            why = "broken"
+        elif state.dropping:
+            why = "closed"
+        else:
+            try:
+                self._wait_again(task)
+                return
+            except PoolBroken as error:
+                why = error
+        claims.add(task, why)
+
+    def _wait_again(self, task: Task) -> None:
+        if not isinstance(task, ScopedTask) or task._rate is None:
+            self.queue.put_back(task)
+            return
+        if task._wanted or task._rate.has_called(task):  # a worker waits for it, which had come to run it itself
+            self.queue.resume(task)
+        else:
+            self.queue.throttle(task)
+            self._make_room()
+
+    def count_items(
+        self, *, ended: int = 0, failed: int = 0, cancelled: int = 0, shed: int = 0, rejected: int = 0
+    ) -> None:
+        """Count items of a map, which are no tasks of their own."""
+        self._do(self._count_items, ended, failed, cancelled, shed, rejected)
+
+    def _count_items(self, ended: int, failed: int, cancelled: int, shed: int, rejected: int) -> None:
+        counts = self.state.counts
+        counts.ended += ended
+        counts.failed += failed
+        counts.cancelled += cancelled
+        counts.shed += shed
+        counts.rejected += rejected
+
+    # -- telling ----------------------------------------------------------------------------------------------------
 
     def notify_observers(
         self, what: str, task: Task, error: BaseException | None = None, name: str | None = None
@@ -361,13 +943,10 @@ class Dispatcher:
 
         No lock is held.
         """
-        if self.observers and not task._silent:
+        if self.state.observers and not task._silent:
             cold, now = task._get_cold(), clock.now_ns()
-            if what in ENDS:
-                with self.lock:
-                    ended, cold.ended = cold.ended, True
-                if ended:
-                    return
+            if what in ENDS and self._do(cold.end):
+                return
             if not cold.serial:  # it is submitted, of which they are told first
                 cold.serial, cold.submitted, cold.began = next(_serial), now, None
             if what == "started":
@@ -387,179 +966,318 @@ class Dispatcher:
                 waited=None if began is None else (began - cold.submitted) / 1e9,
                 ran=None if began is None or what != "finished" else (now - began) / 1e9,
             )
-            run_user_code(tell, self.observers, what, event, self.told)
+            run_user_code(tell, self.state.observers, what, event, self.told)
 
-    # -- for workers ----------------------------------------------------------------------------------------------
+    def end_claimed(self, claims: Claims, *, log_only: bool = False) -> None:
+        """End what an operation has claimed, and tell who waits for it; no lock is held.
 
-    def after_claim(self) -> None:
-        """Use the room that a claim has made, and wake the next worker if tasks remain; the lock is held."""
-        self.admission.let_in()
-        if self.staff.idle and self.ready and not self.staff.waking:
-            self.staff.wake_one()
-
-    def claim_next(self) -> Task | None:
-        """Claim the next task that is alive; None if none may run now. The lock is held."""
-        while self.ready:
-            task = self.take()
-            if task._state == PENDING:
-                task._state = RUNNING
-                return task
-            self.dead -= 1
-        return None
-
-    def skip_dead(self, worker: Worker, husk: Task) -> None:
-        """Have `worker` let go of a dead task that it took from the order, and come again; the lock is held.
-
-        It may be the last to hold that, and its result, whose destructor is the user's.
+        Args:
+            claims: which is empty afterwards.
+            log_only: whether what callbacks raise that would end a thread is logged; Ctrl-C is raised.
         """
-        self.dead -= 1
-        worker.husk = husk
-
-    def claim_or_rest(self, worker: Worker) -> Task | None:
-        """Claim the next task for `worker`, else mark it idle, or ready to leave; the lock is held."""
-        if self.staff.surplus and self.staff.lets_go(worker):
-            worker.resting = False
-            self.after_claim()
-            return None
-        self.admission.let_in(free=1)
-        task = self.claim_next()
-        if task is not None:
-            self.after_claim()
-            return task
-        wanted = self.closed is None or bool(self.aside.tasks)
-        worker.resting = wanted and self.broken is None and worker in self.staff.workers
-        if worker.resting:
-            if self.staff.standing:
-                return self.staff.take_stand()
-            self.staff.idle.append(worker)
-        return None
-
-    def taken_over(self, task: Task) -> None:
-        """Tell the order that a task it gave out runs no more; the lock is held."""
-        if self.ended_in_order is not None:
-            self.ended_in_order(task)
-
-    def resume(self, task: Task) -> None:
-        """Put a task back in the order that waits beside it."""
-        self.aside.resume(task)
-
-    def make_room(self) -> None:
-        """Find out how many may wait where submit() goes the plain way; the lock is held."""
-        plain = self.plain and self.closed is None and self.broken is None and not self.shedding.standing
-        plain = plain and not self.admission.takers
-        self.room = self.admission.limit - len(self.aside.tasks) if plain else -1
-
-    def put_back(self, task: Task) -> BaseException | None:
-        """Return a claimed task to the order, for it has not begun, or is to go on later; the lock is held.
-
-        Returns:
-            None; or why it cannot wait any more, for `give_up`: at its deadline, in a pool that broke or was closed, or
-            because the order does not take it.
-        """
-        self.taken_over(task)
-        why: BaseException | None = None
-        if task.done():
-            why = getattr(task._final(), "_exception", None) or CancelledError()  # it has none if others have ended it
-        elif self.broken is not None:
-            why = self.why_broken()
-        elif self.dropping:
-            why = PoolClosed(self.name, str(self.closed))
-        else:
-            task._state = PENDING
-            try:
-                if not self.aside.park(task):
-                    self.kept.put_again(task)
-                return None
-            except BaseException as error:  # of a key's __hash__ or __eq__: the task fails, and not its worker
-                pass_on(error)
-                task._state, why = RUNNING, error
-        self.cancelled += not task._silent
-        return why
-
-    def give_up(self, task: Task, why: BaseException) -> None:
-        """Settle a claimed task that never begins, and was counted as cancelled; no lock is held."""
         try:
-            self.notify_observers("cancelled", task, why)
-        finally:
-            if issubclass(type(why), PoolClosed):
-                task._abandon(why)
-            else:
-                task._drop(why)
+            fatal = self._end_all(claims)
+        except BaseException:
+            self.state.unended += [claims]
+            self.state.attention = True
+            run_later(self.attend)
+            raise
+        if fatal is not None:
+            if not log_only or issubclass(type(fatal), KeyboardInterrupt):
+                raise fatal
+            log(_log, logging.ERROR, "a callback of a task that was shed raised", error=fatal)
 
-    # -- the end --------------------------------------------------------------------------------------------------
+    def _end_all(self, claims: Claims) -> BaseException | None:
+        """End what was claimed; return what one of the callbacks raised that would end the thread."""
+        fatal: BaseException | None = None
+        while claims.mine:
+            task = claims.mine[0]
+            for _ in range(2):  # what was begun, and cut in two, is ended by doing it anew
+                try:
+                    self._end(task, self.state.claimed.get(task))
+                    break
+                except BaseException as error:  # the others are told before it is raised
+                    fatal = error
+            self.state.claimed.pop(task, None)
+            del claims.mine[0]
+        return fatal
+
+    def _end(self, task: Task, why: str | BaseException | None) -> None:
+        """End a claimed task, for the reason `why`. It may be called again, by whoever finds that half done."""
+        if why == "too_old" or why == "discarded":
+            error: BaseException = shed_error(self.name, task, why)
+            self._tell_end("shed", task, error)
+        elif why == "closed":
+            error = PoolClosed(self.name, str(self.state.closed))
+            try:
+                self.notify_observers("cancelled", task, error)
+            finally:
+                task._abandon(error)
+        elif why == "broken":
+            self._tell_end("cancelled", task, self.state.why_broken())
+        elif why == "turned away" or why == "full":
+            error = self._why_no_more() if why == "turned away" else self._full(task)
+            try:
+                self._refuse(task, error)
+            finally:
+                task._drop(error)
+        elif isinstance(why, BaseException):
+            self._tell_end("cancelled", task, why)
+
+    def _full(self, task: Task) -> PoolFull:
+        return self._do(self.admission.full, task, clock.now() - task._submitted)()
+
+    def _tell_end(self, what: str, task: Task, error: BaseException) -> None:
+        try:
+            self.notify_observers(what, task, error)
+        finally:
+            task._drop(error)
+
+    # -- threads ----------------------------------------------------------------------------------------------------
+
+    def grow(self) -> None:
+        """Start the threads that are missing, as far as they can be had; if not, the next submit tries again."""
+        while self.entrance.growing and self._do(self._misses_thread):
+            try:
+                if not self._start_worker():
+                    return
+            except RuntimeError:  # can't start new thread
+                return
+
+    def _misses_thread(self) -> bool:
+        """Return whether a task waits that nobody comes for, or fewer are kept than are to be; the lock is held."""
+        workers, queue = self.workers, self.queue
+        if not workers.may_grow() or self.state.broken is not None:
+            return False
+        if len(workers.present) + len(workers.seats) < self._kept():
+            return True
+        coming = workers.coming()
+        if workers.idle_tasks.waiting and not coming:
+            return True
+        return bool(queue.ready) and len(queue.tasks) - queue.tombstones > coming
+
+    def _kept(self) -> int:
+        """Return how many workers there are to be though they have nothing to do; the lock is held."""
+        if self.state.closed is None:
+            return min(self.workers.min_workers, self.workers.max_workers)  # a limit may be lower at first
+        return min(1, len(self.queue.throttled))  # who closed the pool waits for them
+
+    def _start_worker(self, *, needed: bool = False) -> bool:
+        """Start one more worker; False if there may be none, or it cannot be had and others live.
+
+        The thread has taken its seat before it comes up, and comes for nothing that a submit has not let in by then: so
+        a task whose submit is interrupted meanwhile does not run. In the midst of a section, as a signal handler or a
+        finalizer may be, none is started: a finalizer in it may want the lock that we hold; whoever holds it sees to it.
+
+        Args:
+            needed: whether it is raised that none can be had, where none lives.
+
+        Raises:
+            RuntimeError: no thread can be started.
+            PatchedTooLate: none can be started, nor ever will.
+        """
+        if is_held(self.lock):
+            self.state.attention = True
+            return False
+        worker = Worker(self, partial(self.setup.main, self), self.setup.prefix)
+        try:
+            if not self._do(self._take_seat, worker):
+                return False
+            worker.thread.name = f"{self.setup.prefix}{worker.number}"
+            worker.thread.start()
+        except BaseException as error:
+            self._do(self.workers.give_up_seat, worker)
+            mere = isinstance(error, RuntimeError) and not isinstance(error, PatchedTooLate)
+            if mere and (not needed or self.workers.present):
+                return False
+            raise
+        return True
+
+    def _take_seat(self, worker: Worker) -> bool:
+        if not self.workers.may_grow() or self.state.broken is not None:
+            return False
+        self.workers.take_seat(worker)
+        return True
+
+    def warm_up(self) -> None:
+        """Start the threads that are to be kept warm; raise as `enter`."""
+        while self._do(self._misses_thread) and self._start_worker(needed=True):
+            pass
+
+    def arrive(self, worker: Worker) -> bool:
+        """Note that the thread of `worker` has come up; False if it is to leave again."""
+        return self._do(self.workers.arrive, worker)
+
+    def may_leave(self, worker: Worker) -> bool:
+        """Count out `worker`, idle for long; False if there is work for it, or it is to be kept."""
+        return self._do(self._may_leave, worker)
+
+    def _may_leave(self, worker: Worker) -> bool:
+        if worker not in self.entrance.idle or len(self.workers.present) <= self._kept():
+            return False
+        self._remove(worker)
+        return True
+
+    def awake(self) -> None:
+        """Note that the worker that was woken looks for a task now."""
+        self._do(self._awake)
+
+    def _awake(self) -> None:
+        self.entrance.waking = False
+
+    def begin_to_leave(self, worker: Worker) -> None:
+        """Count out a worker that has a lifespan to leave, which may take long."""
+        self._do(self._step_out, worker)
+        self.grow()
+
+    def _step_out(self, worker: Worker) -> None:
+        """Count out a worker that will come for nothing more; the lock is held."""
+        if worker in self.workers.present:  # neither idle for long nor, in a forked child, the parent's
+            self._remove(worker)
+            self.entrance.waking = False  # it may have been on its way
+        if self.queue.ready:
+            self.workers.wake_one()
+
+    def exited(self, worker: Worker) -> None:
+        """Count out a worker whose thread is about to end, and replace it if it is missed."""
+        stray = worker is self.workers.stray
+        departed = self._do(self._exited, worker)
+        # In a forked child that uses no pool, none is kept warm: the process ends with this thread.
+        if not stray or self.queue.ready or self.workers.idle_tasks.waiting:
+            self.grow()
+        if departed is not None:
+            departed.join()  # so that at any time at most one ended thread is not joined
+
+    def _exited(self, worker: Worker) -> Thread | None:
+        self.workers.give_up_seat(worker)
+        self._step_out(worker)
+        departed = self.workers.exited(worker)
+        self._let_in(self.workers.free())
+        return departed
+
+    def resize(self, max_workers: int) -> None:
+        """Have at most `max_workers` threads from now on, or, with a limit, allow it as many."""
+        self._do(self._resize, max_workers if self.limit is None else self.limit.change(max_workers))
+        self.follow_up()
+
+    def _resize(self, max_workers: int) -> None:
+        self.workers.resize(max_workers)
+        self.queue.order.threads = max_workers
+        self._let_in(self.workers.free())
+        self.state.attention = self.entrance.growing and bool(self.queue.ready)  # there may be threads to be started
+
+    # -- idle tasks -------------------------------------------------------------------------------------------------
+
+    def add_idle(self, task: IdleTask) -> bool:
+        """Keep `task` until a worker has nothing else to do; return whether one is on its way to it.
+
+        Raises:
+            PoolClosed, PoolBroken, RuntimeError: the pool takes no more tasks.
+        """
+        came = self._do(self._add_idle, task)
+        if isinstance(came, Exception):
+            raise came
+        if came is None:
+            try:
+                return self._start_worker()
+            except RuntimeError:  # can't start new thread
+                return False
+        return came
+
+    def _add_idle(self, task: IdleTask) -> bool | Exception | None:
+        """Keep it; return what `add_idle` does, or None: if a thread can be started."""
+        state = self.state
+        if state.broken is not None:
+            return state.why_broken()
+        if state.closed is not None:
+            return state.why_closed()
+        self.workers.idle_tasks.waiting.append(task)
+        if self.queue.ready:
+            return False
+        if self.entrance.idle:
+            self.workers.wake_one()
+            return True
+        return None if self.workers.may_grow() else False
+
+    def idle_is_over(self, task: IdleTask) -> None:
+        """Note that `task` is over, or that its worker is tied up in it and no longer counts as free."""
+        self._do(self._idle_is_over, task)
+
+    def _idle_is_over(self, task: IdleTask) -> None:
+        self.workers.idle_tasks.is_over(task)
+        self.workers.recount()
+
+    # -- the end ----------------------------------------------------------------------------------------------------
 
     def why_broken(self) -> PoolBroken:
         """Return an error that says why the pool is broken, for one caller or future alone."""
-        broken = cast(PoolBroken, self.broken)
-        error = PoolBroken(broken.pool, broken.reason)
-        error.__cause__ = broken.__cause__
-        return error
+        return self.state.why_broken()
 
-    def break_off(self, where: str, error: BaseException) -> None:
-        """Take nothing more, for the order has raised `error`, and see that all that waits fails soon.
+    def break_down(self, reason: str = "", cause: BaseException | None = None) -> None:
+        """Fail all that waits, and take nothing more: the order failed; or, for a `reason`, what sets up a thread."""
+        claims = self.state.claims()
+        try:
+            self._do(self._break_down, claims, reason, cause)
+        finally:
+            self.end_claimed(claims)
 
-        The lock is held, in the middle of whatever asked the order; so that is done in another thread.
-        """
-        if self.broken is None:
-            self.broken = PoolBroken(self.name, f"The order failed in {where}")
-            self.broken.__cause__ = error
-            self.make_room()
+    def _break_down(self, claims: Claims, reason: str, cause: BaseException | None) -> None:
+        state = self.state
+        if state.broken is None:
+            state.broken = PoolBroken(self.name, reason)
+            state.broken.__cause__ = cause
+        self._make_room()
+        self._claim_all(claims, "broken")
+        self._refuse_all(claims, self.state.why_broken)
+        self.workers.preempt_all()
+        self.workers.wake_all()
 
-        def tell() -> None:
-            log(_log, logging.CRITICAL, "pool %r is broken: its order failed in %s", self.name, where, error=error)
-            self.break_down()
+    def _claim_all(self, claims: Claims, why: str) -> None:
+        """Claim all that waits, to be ended; the lock is held."""
+        for task in self.queue.everything_here():
+            if task._state is PENDING:
+                claims.add(task, why)
+        self.queue.forget_all_throttled()
+        self.queue.purge()
 
-        run_later(tell)
-
-    def break_down(self, worker: Worker | None = None, reason: str = "", cause: BaseException | None = None) -> None:
-        """Fail all that waits, and take nothing more: the order failed.
-
-        Or what was to set up a `worker` did, for which there are a `reason` and a `cause`; then also what that was to
-        begin with.
-        """
-        with self.lock:
-            if self.broken is None:
-                self.broken = PoolBroken(self.name, reason)
-                self.broken.__cause__ = cause
-            self.make_room()
-            victims = self.shedding.claim_all()
-            if worker is not None and worker.task is not None:
-                victims.append(worker.task)
-                worker.task = None
-            self.cancelled += sum(not task._silent for task in victims)
-            self.staff.recall_all()
-            self.staff.wake_all()
-            late = self.admission.refuse_all(self.why_broken)
-        self.settle(late, victims, self.why_broken)
-
-    def settle(self, late: list[Task], victims: list[Task], why: Callable[[], PoolBroken | PoolClosed]) -> None:
-        """Refuse the tasks that came too `late`, and give up the `victims`, each for an error of its own."""
-        fatal: BaseException | None = None
-        for do, tasks in ((self.admission.turn_away, late), (self.give_up, victims)):
-            for task in tasks:
-                try:
-                    do(task, why())
-                except BaseException as error:  # of a callback that would end the thread: the others are told before
-                    fatal = error
-        if fatal is not None:
-            raise fatal
+    def _refuse_all(self, claims: Claims, why: Callable[[], Exception]) -> None:
+        """Turn away the callers that wait for room, each with an error of its own; the lock is held."""
+        waiting = self.admission.waiting
+        while waiting:
+            task = next(iter(waiting))
+            submitter = waiting[task]
+            if submitter.latch is None:
+                claims.add(task, "turned away")
+            else:
+                submitter.refusal = why()
+                self.state.claimed[task] = "refused"
+                task._state = RUNNING
+            self.admission.let_go(task)
 
     def read_maps(self, deadline: float | None = None, *, wait: bool) -> None:
         """Read the input of the maps of a closed pool to the end, in this thread, until `deadline` at most.
 
         Where another thread reads, `wait` for it; or leave that map to the workers.
         """
-        with self.lock:
-            feeds = list(self.maps)
-        for feed in feeds:
+        for feed in self.inputs():
             feed.read_to_end(deadline, wait=wait)
 
     def leave_maps(self) -> None:
         """Have the workers of a closed pool read what is left of the input of its maps."""
-        with self.lock:
-            feeds = list(self.maps)
-        for feed in feeds:
+        for feed in self.inputs():
             feed.leave()
+
+    def inputs(self) -> list[Input]:
+        """Return the input that is to be read to its end; the oldest first."""
+        return self._do(list, self.maps)
+
+    def add_input(self, feed: Input) -> None:
+        """Note that `feed` is to be read to its end."""
+        self.maps[feed] = None
+
+    def forget_input(self, feed: Input) -> None:
+        """Note that `feed` is read, or not to be read any more."""
+        self.maps.pop(feed, None)
 
     def drop(self) -> None:
         """Close the pool, for nobody holds it any more. What was accepted runs."""
@@ -568,52 +1286,144 @@ class Dispatcher:
 
     def abandon(self) -> None:
         """Close the pool, for Ctrl-C ended its block; cancel what has not begun, and let nobody wait for what has."""
-        self.abandoned = True
+        self.state.abandoned = True
         self.close("Ctrl-C", cancel=True)
 
     def close(self, after: str, *, cancel: bool) -> None:
         """Take no more tasks; cancel what has not begun, if `cancel`. Idempotent. Waits for nothing."""
-        with self.lock:
-            if self.closed is None:
-                self.closed = after
-                self.make_room()
-            why = partial(PoolClosed, self.name, self.closed) if self.broken is None else self.why_broken
-            late = self.admission.refuse_all(why)
-            victims = self.shedding.claim_all() if cancel or self.broken is not None else []
-            feeds = list(self.maps) if cancel else []
-            self.dropping = self.dropping or cancel
-            self.cancelled += sum(not task._silent for task in victims)
-            self.staff.recall_all()
-            self.staff.wake_all()
-            while self.admission.takers:
-                self.admission.takers.pop().release()
-            if (self.tasks or self.aside.tasks) and not self.staff.workers and self.staff.may_grow():
-                self.staff.try_to_start()
+        claims = self.state.claims()
         try:
-            self.settle(late, victims, why)
+            self._do(self._close, claims, after, cancel)
         finally:
-            for feed in feeds:
-                feed.give_up()
+            self.end_claimed(claims)
+        for feed in self.inputs() if cancel else ():
+            feed.give_up()
+        self.grow()
+
+    def _close(self, claims: Claims, after: str, cancel: bool) -> None:
+        state = self.state
+        if state.closed is None:
+            state.closed = after
+        state.dropping = state.dropping or cancel
+        self._make_room()
+        if cancel or state.broken is not None:
+            self._claim_all(claims, "closed" if state.broken is None else "broken")
+        self._refuse_all(claims, self._why_no_more)
+        self.workers.preempt_all()
+        self.workers.wake_all()
+        takers = self.admission.takers
+        while takers:
+            open_latch(takers.pop())
+
+    def _why_no_more(self) -> Exception:
+        state = self.state
+        return PoolClosed(self.name, str(state.closed)) if state.broken is None else state.why_broken()
 
     def reopen(self) -> None:
         """Take tasks again, if only Python's exit closed the pool."""
-        with self.lock:
-            if self.closed == AT_EXIT and not self.dropping:
-                self.closed = None
-                self.make_room()
+        self._do(self._reopen)
 
-    def is_ours(self) -> bool:
-        """Whether this thread is one of the pool's workers."""
-        worker = current_worker()
-        return worker is not None and worker.dispatcher is self and worker is not self.staff.stray
+    def _reopen(self) -> None:
+        if self.state.closed == AT_EXIT and not self.state.dropping:
+            self.state.closed = None
+            self._make_room()
 
-    def is_inside(self) -> bool:
-        """Whether this thread is one of the pool's workers, or runs one of its tasks."""
-        worker = current_worker()
-        if worker is not None and worker.dispatcher is self:
-            return self.is_ours()
-        return any(task._owner is self for task in (HERE.tasks if worker is None else worker.stack()))
+    # -- a fork -----------------------------------------------------------------------------------------------------
 
-    def waiting(self) -> int:
-        """How many tasks wait; the lock is held."""
-        return len(self.tasks) - self.dead + len(self.aside.tasks)
+    def everything(self) -> list[Task]:
+        """Return all tasks that the pool has, wherever they are; the lock is held."""
+        running = [task for worker in self.workers.present for task in (worker.last, *worker.stack())]
+        everywhere = (*running, *self.queue.everything(), *self.admission.waiting, *self.state.claimed)
+        return list(dict.fromkeys(task for task in everywhere if task is not None))
+
+    def undone(self) -> list[Task]:
+        """Return the tasks that run here, or wait for that; the lock is held."""
+        running = [task for worker in self.workers.present for task in worker.stack()]
+        return [*running, *self.queue.everything_here(), *self.state.claimed]
+
+    def start_afresh(self) -> list[Input]:
+        """In a forked child, have an empty pool: the threads stayed in the parent, and what they held is theirs.
+
+        Returns:
+            The parent's maps, which are to be let go with no lock held: their input is the user's.
+        """
+        maps, self.maps = list(self.maps), {}
+        if self.queue.observe_end is not None:
+            for task in [task for worker in self.workers.present for task in worker.stack()]:
+                self.queue.observe_end(task)
+        self.queue.clear()
+        for container in (self.admission.waiting, self.admission.takers, self.state.claimed, self.state.unended):
+            container.clear()
+        self.workers.forget_all(self, keep=self.setup.lifespan is not None)
+        counts = self.state.counts  # the child's own
+        counts.ended = counts.failed = counts.cancelled = counts.rejected = counts.shed = 0
+        counts.inline = running_here(self)  # they go on in the child
+        self._make_room()
+        return maps
+
+    # -- sections ---------------------------------------------------------------------------------------------------
+
+    def _do(self, section: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Return `section(*args)`, called with the lock held. What an exception has cut in two there is put right."""
+        try:
+            return locked(self.lock, section, *args, **kwargs)
+        except BaseException:
+            locked(self.lock, self._mend)
+            raise
+        finally:
+            if self.state.attention:
+                self.attend()
+
+    def _mend(self) -> None:
+        """Find anew what follows from the tasks' states and places, and see that somebody comes; the lock is held."""
+        self.queue.mend()
+        self.workers.mend()
+        self.admission.mend()
+        self._make_room()
+        self._let_in()
+        self._see_to_it()
+        self.state.attention = True
+
+    def _make_room(self) -> None:
+        """Find out how many may wait where submit() goes the plain way; the lock is held."""
+        state, queue, admission = self.state, self.queue, self.admission
+        special = state.closed is not None or state.broken is not None or queue.standing or admission.takers
+        plain = not (special or state.observers or queue.may_be_full)
+        self.entrance.room = admission.limit - len(queue.throttled) if plain else -1
+
+    def follow_up(self) -> None:
+        """Do what the last section has left to be done, unless this is the midst of another one."""
+        if self.state.attention or self.queue.debris or self.entrance.growing:
+            self.attend()
+
+    def attend(self) -> None:
+        """Do what cannot be done while the lock is held: start threads, end tasks, let go of results."""
+        if is_held(self.lock):
+            self.state.attention = True
+            return
+        self.state.attention = False
+        self.queue.debris = []
+        if self.state.order_failed is not None:
+            where, self.state.order_failed = self.state.order_failed, None
+            error = None if self.state.broken is None else self.state.broken.__cause__
+            log(_log, logging.CRITICAL, "pool %r is broken: its order failed in %s", self.name, where, error=error)
+            self.break_down()
+        for claims in list(self.state.unended):
+            self.end_claimed(claims, log_only=True)
+            self.state.unended.remove(claims)
+        self.grow()
+
+
+def context_inside(owner: Dispatcher, context: Context | NoContext) -> Context:
+    """Return in what a call of `owner` runs here, inside of another: always a context, for that one goes on."""
+    if isinstance(context, NoContext):
+        context = taken()
+    lent = lent_here(owner)
+    return context if lent is None else lent.to(context)
+
+
+def running_here(dispatcher: Dispatcher) -> int:
+    """Return how many tasks of `dispatcher` are run inside of others in this thread."""
+    worker = current_worker()
+    tasks = HERE.tasks if worker is None else worker.stack()[1:]
+    return sum(task._owner is dispatcher and not task._silent for task in tasks)

@@ -1,57 +1,98 @@
-"""Standing: work that a pool's workers do when they have nothing else to do, such as leading a server.
+"""IdleTask: work that a pool's workers do when they have nothing else to do, such as leading a server.
 
-A standing task waits beside the queue: it takes no room there, admission never refuses it, and a worker takes it up
-instead of falling idle. As soon as a task waits that no worker is free for, it is recalled: the worker that does it is
+An idle task waits beside the queue: it takes no room there, admission never refuses it, and a worker takes it up
+instead of falling idle. As soon as a task waits that no worker is free for, it is preempted: the worker that does it is
 as good as an idle one, and is to be back soon.
 """
 
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any, cast
+from collections import deque
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from treadle._base.words import log
 from treadle._tasks.call import NoContext
-from treadle._tasks.future import Future
+from treadle._tasks.future import RUNNING, Future
 
 if TYPE_CHECKING:
-    from treadle._dispatch.dispatcher import Dispatcher
+    from treadle._tasks.owner import Owner
+    from treadle.orders._order import Hands
 
-__all__ = ["Standing"]
+__all__ = ["IdleTask", "IdleTasks"]
 
 _log = logging.getLogger("treadle")
 
 
-class Standing(Future[Any]):
-    """One spell of standing work. Override `stand` and `recall`, and give it to `Dispatcher.stand`."""
+class _Pool(Protocol):
+    def idle_is_over(self, task: IdleTask) -> None:
+        """Note that `task` is over, or that its worker is tied up in it and no longer counts as free."""
+
+
+class IdleTask(Future[Any]):
+    """One spell of such work. Override `run_idle` and `preempt`, and give it to `Dispatcher.add_idle`."""
 
     __slots__ = ()
     _silent = True
 
-    def __init__(self, dispatcher: Dispatcher) -> None:
+    def __init__(self, owner: Owner) -> None:
         super().__init__()
-        self._owner = dispatcher
+        self._owner = owner
         self._context = NoContext()
 
-    def stand(self) -> None:
-        """Do the work, on a worker, until there is no more, or it is recalled."""
+    def run_idle(self) -> None:
+        """Do the work, on a worker, until there is no more, or it is preempted."""
         raise NotImplementedError
 
-    def recall(self) -> None:
-        """Make `stand` return soon. Called at most once, with the pool's lock held: it must not block or call out."""
+    def preempt(self) -> None:
+        """Make `run_idle` return soon. Called at most once, with the pool's lock held: it must not block or call out."""
         raise NotImplementedError
 
     def _invoke(self) -> bool:
         self._result = self._exception = None
-        dispatcher = cast("Dispatcher", self._owner)
         try:
-            self.stand()
+            self.run_idle()
         except Exception as error:
-            log(_log, logging.ERROR, "standing task %s failed", self.name, error=error)
+            log(_log, logging.ERROR, "idle task %s failed", self.name, error=error)
         finally:
-            dispatcher.staff.stood_down(self)
+            cast(_Pool, self._owner).idle_is_over(self)
         self._context = None
         return False
 
     def _forget_call(self) -> None:
         pass
+
+
+class IdleTasks:
+    """Those of one pool. Every method is called with its lock held."""
+
+    __slots__ = ("running", "waiting")
+
+    def __init__(self) -> None:
+        self.waiting: deque[IdleTask] = deque()  # that nobody does
+        self.running: list[IdleTask] = []  # that workers do, and that were not preempted
+
+    def take(self, hands: Hands) -> IdleTask:
+        """Claim the next one, into `hands`."""
+        task = self.waiting[0]
+        hands.task = task
+        del self.waiting[0]
+        self.running += [task]
+        task._state = RUNNING
+        return task
+
+    def preempt_one(self) -> None:
+        """Preempt the one that began last."""
+        task = self.running[-1]
+        del self.running[-1]
+        task.preempt()
+
+    def is_over(self, task: IdleTask) -> None:
+        """Note that a worker does `task` no more, or can be called back from it no more."""
+        if task in self.running:
+            self.running.remove(task)
+
+    def clear(self) -> None:
+        """Forget all."""
+        self.waiting.clear()
+        self.running.clear()

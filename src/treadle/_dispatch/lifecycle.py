@@ -22,11 +22,11 @@ from threading import Lock
 from typing import TYPE_CHECKING, Protocol
 
 from treadle._base import clock
+from treadle._base.locks import locked
 from treadle._base.threads import DAEMON
 from treadle._base.words import log
 from treadle._dispatch import deadlock
-from treadle._dispatch.admission import AT_EXIT
-from treadle._dispatch.work import running_here
+from treadle._dispatch.state import AT_EXIT
 from treadle._dispatch.worker import Worker, current_worker
 from treadle._tasks import rate
 from treadle._tasks.call import log_living
@@ -34,8 +34,7 @@ from treadle._tasks.call import log_living
 if TYPE_CHECKING:
     from threading import Thread
 
-    from treadle._dispatch.dispatcher import Dispatcher
-    from treadle._pool.mapping.feed import Feed
+    from treadle._dispatch.dispatcher import Dispatcher, Input
 
 __all__ = ["after_fork", "before_exit", "exiting", "join", "register"]
 
@@ -115,8 +114,7 @@ class _End:
 
 
 def _workers(dispatcher: Dispatcher) -> list[Worker]:
-    with dispatcher.lock:
-        return dispatcher.staff.everybody()
+    return locked(dispatcher.lock, dispatcher.workers.everybody)
 
 
 def _join(dispatcher: Dispatcher, timeout: float | None) -> bool:
@@ -132,15 +130,13 @@ def _join(dispatcher: Dispatcher, timeout: float | None) -> bool:
 
 def _threads_to_join(dispatcher: Dispatcher) -> list[Thread]:
     """Return the threads of a pool; or the last that left, as long as it has not ended."""
-    with dispatcher.lock:
-        threads = [worker.thread for worker in dispatcher.staff.everybody()]
-        departed = dispatcher.staff.departed  # which this frame lets go of, and not while the lock is held
-        if threads or departed is None:
-            return threads
-        if departed.is_alive():
-            return [departed]
-        dispatcher.staff.departed = None  # a pool that has ended keeps no thread
-        return []
+    threads, departed = locked(dispatcher.lock, dispatcher.workers.threads)
+    if threads or departed is None:
+        return threads
+    if departed.is_alive():
+        return [departed]
+    dispatcher.workers.departed = None  # a pool that has ended keeps no thread
+    return []
 
 
 def _join_one(thread: Thread, deadline: float | None) -> bool:
@@ -192,7 +188,7 @@ def _drain(*, cancel: bool) -> None:
         _each(partial(dispatcher.read_maps, wait=False) for dispatcher in pools)
         _each(dispatcher.leave_maps for dispatcher in pools)
         if not cancel:
-            _each(partial(join, dispatcher, None) for dispatcher in pools if not dispatcher.abandoned)
+            _each(partial(join, dispatcher, None) for dispatcher in pools if not dispatcher.state.abandoned)
     except KeyboardInterrupt:
         _each(dispatcher.abandon for dispatcher in _living())
         raise
@@ -231,41 +227,16 @@ def _after_fork_in_parent() -> None:
     _lock.release()
 
 
-def _start_afresh(dispatcher: Dispatcher) -> dict[Feed, None]:
-    """Have an empty pool: the threads stayed in the parent, and what they held is theirs.
-
-    Returns:
-        The parent's maps, which are to be let go with no lock held: their input is the user's.
-    """
-    dispatcher.lock.release()  # the same lock as before, for this thread may be a worker, or in the middle of a section
-    maps, dispatcher.maps = dispatcher.maps, {}
-    for worker in dispatcher.staff.workers:
-        for task in worker.stack():
-            dispatcher.taken_over(task)
-    dispatcher.kept.purge(lambda task: False)
-    dispatcher.admission.entrants.clear()
-    dispatcher.admission.takers.clear()
-    dispatcher.aside.clear()
-    dispatcher.out.clear()
-    dispatcher.staff.clear()
-    dispatcher.dead = dispatcher.ended = dispatcher.failed = dispatcher.cancelled = 0  # the counts are the child's own
-    dispatcher.inline = running_here(dispatcher)  # they go on in the child
-    dispatcher.admission.rejected = dispatcher.shedding.count = 0
-    dispatcher.make_room()
-    return maps
-
-
 def _after_fork_in_child() -> None:
     """Leave the child an empty, working pool: the threads, and so the tasks, stayed in the parent."""
-    maps = []
+    maps: list[Input] = []
     _each(orphan._forget_threads for orphan in _orphans)  # first, for their tasks reach for what threads may have held
     for dispatcher in _forking:
-        lost = [task for worker in dispatcher.staff.workers for task in worker.stack()]
-        waiting = (*dispatcher.tasks, *dispatcher.aside.tasks, *dispatcher.out, *dispatcher.admission.entrants)
-        for task in (*lost, *waiting):
+        for task in dispatcher.everything():
             if not task.done():
                 task._orphan()
-        maps.append(_start_afresh(dispatcher))
+        dispatcher.lock.release()  # the same lock as before: this thread may be a worker, or in the middle of a section
+        maps += dispatcher.start_afresh()
     _forking.clear()
     orphans = list(_leavers - _orphans)
     _leavers.clear()
@@ -274,7 +245,7 @@ def _after_fork_in_child() -> None:
     _lock.release()
     for orphan in orphans:
         orphan._forget_threads()
-    for feed in (feed for feeds in maps for feed in feeds):
+    for feed in maps:  # with no lock held: their input is the user's
         feed.forget_readers()
 
 

@@ -1,70 +1,243 @@
-"""Inline: tasks that are run in a caller's thread, inside whatever runs there already.
+"""Work: what a thread of a pool does, from its first line to its last.
 
-So a worker never waits for its own pool: it runs what it would wait for. And so does a caller whose policy is
-"caller_runs".
+    arrive -> set up -> [settle the last task and claim the next -> run it, or rest] ... -> leave what it was set up with
+
+It marks itself idle before it delivers a result: else a submit in between would start a surplus thread. So it settles
+one task and claims the next in one section, which also halves the locking.
 """
 
 from __future__ import annotations
 
-from threading import current_thread
-from typing import TYPE_CHECKING
+import logging
+from typing import TYPE_CHECKING, Any
 
-from treadle._dispatch.worker import current_worker, lent_here, settle_lost
+from treadle._base import clock
+from treadle._base.locks import is_held
+from treadle._base.words import log, show, traceback_of, type_name
+from treadle._dispatch.worker import Worker
 from treadle._tasks.call import NoContext
-from treadle._tasks.contexts import taken
-from treadle._tasks.scope import HERE, SCOPE
+from treadle._tasks.contexts import Lent
+from treadle._tasks.future import FINISHED, PENDING, RUNNING
+from treadle._tasks.scope import HERE
+from treadle._tasks.scoped import ScopedTask
 
 if TYPE_CHECKING:
-    from contextvars import Context
+    from contextlib import AbstractContextManager
 
-    from treadle._dispatch.dispatcher import Dispatcher, Task
+    from treadle._dispatch.dispatcher import Dispatcher
 
-__all__ = ["context_inside", "run_inline", "running_here"]
+__all__ = ["work"]
 
-BARE = NoContext()
+_log = logging.getLogger("treadle")
+_standard_log = logging.getLogger("concurrent.futures")
 
 
-def run_inline(dispatcher: Dispatcher, task: Task) -> None:
-    """Run a claimed task of `dispatcher` in this thread."""
-    worker = current_worker()
-    if worker is None:
-        HERE.tasks = (*HERE.tasks, task)
-    elif worker.task is not task:  # else it was noted as it was claimed
-        worker.push(task)
-    task._skip_rate()
-    outer = SCOPE.set(task._inherited())  # or a task without a context would see the one that we are in
+def work(dispatcher: Dispatcher, worker: Worker) -> None:
+    """Be a worker, in its thread."""
+    reason: BaseException | None = None
     try:
-        task._context = context_inside(dispatcher, task._context)
-        while dispatcher.observe(task) if dispatcher.observers else task._invoke():
-            pass
-    except BaseException as error:  # of an observer, which would end a thread: the task is not to go on for ever
-        settle_lost(dispatcher, task, current_thread().name, error)
-        raise
+        HERE.worker = worker
+        if dispatcher.arrive(worker) and _set_up(dispatcher, worker):
+            _serve(dispatcher, worker)
+    except BaseException as error:
+        reason = error
+        log(_log, logging.CRITICAL, "worker %s of pool %r was killed", worker.thread.name, dispatcher.name, error=error)
     finally:
-        SCOPE.reset(outer)
-        with dispatcher.lock:
-            if worker is None:
-                HERE.tasks = HERE.tasks[:-1]
+        HERE.worker = None
+        try:
+            _leave_nothing(dispatcher, worker, reason)
+            _leave_lifespan(dispatcher, worker, reason)
+        finally:
+            dispatcher.exited(worker)
+
+
+def _leave_nothing(dispatcher: Dispatcher, worker: Worker, reason: BaseException | None) -> None:
+    """Settle what a thread that was killed, between any two lines, had in its hands."""
+    for task in dict.fromkeys((worker.last, *worker.stack())):
+        if task is not None:
+            try:
+                if not dispatcher.keep_unclaimed(task):
+                    dispatcher.settle_lost(task, worker.thread.name, reason)
+            except BaseException as error:  # of a callback, which cannot end this thread twice
+                log(_log, logging.ERROR, "a callback of task %s raised", task.name, error=error)
+    worker.task = worker.last = None
+
+
+# -- set up, and left -------------------------------------------------------------------------------------------------
+
+
+def _set_up(dispatcher: Dispatcher, worker: Worker) -> bool:
+    """Set the thread up; False if that failed, here or meanwhile in another thread: nothing begins any more."""
+    setup, what, cause = dispatcher.setup, "initializer", None
+    if setup.initializer is None and setup.lifespan is None:
+        return True
+    try:
+        if setup.initializer is not None:
+            setup.initializer(*setup.initargs)
+        if setup.lifespan is not None and worker is not dispatcher.workers.stray:
+            what = "thread_lifespan"
+            _enter(worker, setup.lifespan())
+    except BaseException as error:
+        log(_standard_log, logging.CRITICAL, "Exception in %s:", what, error=error)
+        cause = BaseException.with_traceback(error, None)  # which the log has: its frames lead back to the pool
+    else:
+        worker.lent = Lent.by_this_thread()
+        if dispatcher.broken is None:
+            return worker is not dispatcher.workers.stray  # one of them has forked, and returned here in the child
+    dispatcher.break_down("A thread initializer failed" if what == "initializer" else f"A {what} failed", cause)
+    return False
+
+
+def _enter(worker: Worker, lifespan: AbstractContextManager[object]) -> None:
+    """Begin what lasts as long as the thread."""
+    kind = type(lifespan)
+    if not (hasattr(kind, "__enter__") and hasattr(kind, "__exit__")):
+        raise TypeError(
+            f"thread_lifespan() returned {show(lifespan)}, which is {type_name(lifespan)}; allowed: a context "
+            "manager (not an async one), as a function returns that is decorated with contextlib.contextmanager"
+        )
+    kind.__enter__(lifespan)
+    worker.lifespan = lifespan
+
+
+def _leave_lifespan(dispatcher: Dispatcher, worker: Worker, reason: BaseException | None) -> None:
+    """End what was to last as long as the thread; `reason` has killed that, if it is not None.
+
+    Until then it is one of the pool's to whatever is called, which may use the pool as a task may.
+    """
+    lifespan = worker.lifespan
+    if lifespan is None or worker is dispatcher.workers.stray:  # in a forked child it is the parent's
+        return
+    HERE.worker = worker
+    dispatcher.begin_to_leave(worker)
+    try:
+        trace = None if reason is None else traceback_of(reason)
+        type(lifespan).__exit__(lifespan, None if reason is None else type(reason), reason, trace)
+    except BaseException as error:
+        message = "thread_lifespan of %s raised when it was left, as the thread ended"
+        log(_log, logging.ERROR, message, worker.thread.name, error=error)
+    finally:
+        HERE.worker = None
+        worker.lifespan = None  # the thread departs next, and counts as long as it has one
+
+
+# -- tasks ------------------------------------------------------------------------------------------------------------
+
+
+def _serve(dispatcher: Dispatcher, worker: Worker) -> None:
+    """Settle, claim, run, over and over."""
+    acquire, release, lock = dispatcher.lock.acquire, dispatcher.lock.release, dispatcher.lock
+    state, queue, workers, entrance = dispatcher.state, dispatcher.queue, dispatcher.workers, dispatcher.entrance
+    ready, give, line, idle = queue.ready, queue.give, queue.line, entrance.idle
+    submitters, shed, claims = dispatcher.admission.waiting, queue.shed, state.claims()
+    claim_stale = queue.claimer_of_stale(claims)
+    observed = queue.observe_end is not None or dispatcher.limit is not None
+    now, plain, lent = clock.now, not state.observers, worker.lent
+    task, waiters = worker.task, None
+    again = slow = False
+    while True:
+        done = worker.last = task  # is run, not settled; the last reference to the one before goes here, unlocked
+        if done is not None:
+            worker.since = now()
+            try:
+                if lent is not None and not isinstance(done._context, NoContext):
+                    done._context = lent.to(done._context)
+                again = done._invoke() if plain else dispatcher.run(done)
+            except BaseException:  # the thread is killed
+                if not done._silent:
+                    worker.ended += 1
+                    worker.failed += done._context is not None or done._has_raised()  # it is lost, or has run
+                raise
+        held = None  # whether the lock is; None: it is being taken (see `treadle._base.locks.locked`)
+        try:
+            acquire()
+            held = True
+            if done is not None:
+                waiters = done._awaited_by
+                if again:
+                    waiters = None
+                    dispatcher.put_back(done, claims)
+                else:
+                    if waiters is None or waiters.condition is None:
+                        done._state = FINISHED
+                    if not done._silent:
+                        worker.ended += 1  # as it is replaced below: a snapshot counts it once
+                        if done._exception is not None:
+                            worker.failed += 1
+                    if observed:
+                        dispatcher.observe_end(done, worker)
+                        dispatcher.after_claim()
+            if waiters is not None and waiters.callbacks:
+                worker.calling = True  # claim nothing while callbacks run: who knows how long, and whom they wait for
+            elif shed is not None and ready and (shed(claim_stale) or claims.mine):
+                task = worker.task = None
+                dispatcher.after_shedding()
+            elif ready and not workers.surplus and not state.attention:
+                if line is None:
+                    give(worker)
+                    task = worker.task
+                else:  # as `Fifo.give`, spelled out because this is the path of every task
+                    worker.task = task = line[0]
+                    del line[0]
+                if task is not None and task._state is PENDING:
+                    task._state = RUNNING
+                    if submitters or (idle and not entrance.waking):
+                        dispatcher.after_claim()
+                else:
+                    task, slow = dispatcher.claim_after(worker), True
             else:
-                worker.pop()
-            dispatcher.inline -= not task._silent
-            dispatcher.ended += not task._silent
-            dispatcher.failed += not task._silent and task._has_raised()
-    context_inside(dispatcher, BARE).run(task._finish)  # and so its callbacks
-    if worker is None and issubclass(type(task._exception), KeyboardInterrupt):
-        raise task._see()  # Ctrl-C was meant for the program, whose own thread this is
+                task, slow = dispatcher.claim_or_rest(worker), True
+            held = False
+            release()
+        except BaseException:
+            if held or (held is None and is_held(lock)):
+                release()
+            raise
+        if waiters is not None:
+            _deliver(dispatcher, worker, done)
+            waiters = None
+            if worker.calling:
+                worker.calling = False
+                task = worker.task = None
+                continue
+        if again:
+            again = False
+            if isinstance(done, ScopedTask):
+                done._wait_for_rate()
+        if claims.mine:
+            dispatcher.end_claimed(claims)
+        if slow:
+            slow = False
+            dispatcher.follow_up()
+            if task is None:
+                done = worker.last = None  # an idle worker holds no task
+                if not _rest(dispatcher, worker):
+                    return
 
 
-def running_here(dispatcher: Dispatcher) -> int:
-    """Return how many tasks of `dispatcher` are run like that in this thread."""
-    worker = current_worker()
-    tasks = HERE.tasks if worker is None else worker.stack()[1:]
-    return sum(task._owner is dispatcher and not task._silent for task in tasks)
+def _deliver(dispatcher: Dispatcher, worker: Worker, done: Any) -> None:
+    """Tell those who wait for the last task. The next one is claimed, and must not go down with a callback."""
+    try:
+        if done._state is FINISHED:
+            done._tell()
+        else:
+            done._finish()
+    except BaseException:
+        task = worker.task
+        if task is not None and task is not done:
+            dispatcher.unclaim(task)
+            worker.task = None
+        raise
 
 
-def context_inside(dispatcher: Dispatcher, context: Context | NoContext) -> Context:
-    """Return in what a call of `dispatcher`'s runs here, inside of another: always a context, for that one goes on."""
-    if isinstance(context, NoContext):
-        context = taken()
-    lent = lent_here(dispatcher)
-    return context if lent is None else lent.to(context)
+def _rest(dispatcher: Dispatcher, worker: Worker) -> bool:
+    """Sleep until there is work. False: it is time to leave."""
+    if not worker.resting:
+        return False
+    timeout = -1.0 if dispatcher.setup.idle_timeout is None else dispatcher.setup.idle_timeout
+    while not worker.wakeup.acquire(True, timeout):
+        if dispatcher.may_leave(worker):
+            return False
+        timeout = -1  # kept for as long as it takes
+    dispatcher.awake()
+    return True

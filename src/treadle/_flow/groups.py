@@ -204,8 +204,8 @@ class TaskGroup:
                 waiting = list(self._waiting)
             for future in waiting if worker is not None else ():
                 home = getattr(future, "_owner", None)  # a `submit` that was replaced may return what it likes
-                if home is worker.dispatcher and home.claim(future):  # type: ignore[union-attr]  # see above
-                    home.run_here(future)
+                if home is worker.owner:  # type: ignore[union-attr]  # there is a worker, see above
+                    home.run_instead(future)
             self._knock()
             if around is None:
                 deadlock.wait(gate, worker, self._targets, None)

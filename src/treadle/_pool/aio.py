@@ -45,8 +45,8 @@ async def outcome(dispatcher: Dispatcher, future: concurrent.futures.Future[T], 
         BaseException: whatever else it raises.
     """
     loop, timer = asyncio.get_running_loop(), None
-    if timeout is not None and isinstance(future, Future) and future in dispatcher.admission.entrants:
-        timer = loop.call_later(timeout, _give_up, dispatcher, future, timeout)
+    if timeout is not None and isinstance(future, Future) and future in dispatcher.admission.waiting:
+        timer = loop.call_later(timeout, dispatcher.give_up_waiting, future)
     try:
         await _until_done(future, loop)
     except asyncio.CancelledError:
@@ -121,10 +121,3 @@ def _outcome(future: concurrent.futures.Future[T]) -> T:
         raise RuntimeError("the task raised asyncio.CancelledError") from error
     finally:
         del future, why
-
-
-def _give_up(dispatcher: Dispatcher, task: Future[Any], waited: float) -> None:
-    """Fail a task for which there was no room in time."""
-    error = dispatcher.admission.give_up(task, waited)
-    if error is not None:
-        task._drop(error)

@@ -6,7 +6,7 @@ that asking keeps none: see treadle._dispatch.dispatcher.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from treadle._dispatch.worker import current_worker
 from treadle._tasks.future import Future
@@ -14,7 +14,6 @@ from treadle._tasks.scope import HERE
 from treadle._tasks.scoped import ScopedTask
 
 if TYPE_CHECKING:
-    from treadle._dispatch.dispatcher import Dispatcher
     from treadle._pool.pool import Pool
 
 __all__ = ["current_pool", "current_task", "tasks_here"]
@@ -46,11 +45,11 @@ def current_pool() -> Pool | None:
         or a pipeline's, whose threads take no tasks; or nobody holds the pool any more, which only runs what it has.
     """
     for task in tasks_here():
-        pool = cast("Dispatcher", task._owner).pool
+        pool = task._owner.pool
         if pool is not None:
             return pool()
     worker = current_worker()
-    pool = None if worker is None else worker.dispatcher.pool
+    pool = None if worker is None else worker.owner.pool
     return None if pool is None else pool()
 
 
@@ -66,6 +65,6 @@ def current_task() -> Future[Any] | None:
         callback of a future, whose task is over. Where one of these runs inside of a task, that is returned.
     """
     for task in tasks_here():
-        if type(task) in OF_USERS and cast("Dispatcher", task._owner).pool is not None:
+        if type(task) in OF_USERS and task._owner.pool is not None:
             return task
     return None

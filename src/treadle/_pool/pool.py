@@ -15,10 +15,13 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast, overload
 
 from treadle._base import checks, clock
 from treadle._base.limit import ConcurrencyLimit, gradient_of
+from treadle._base.locks import locked
 from treadle._base.threads import check_unpatched
 from treadle._base.words import is_a, show, type_name
 from treadle._dispatch import lifecycle
 from treadle._dispatch.dispatcher import Dispatcher
+from treadle._dispatch.work import work
+from treadle._dispatch.worker import ThreadSetup
 from treadle._pool import aio
 from treadle._pool.mapping.outcome import Outcome
 from treadle._pool.mapping.results import Results
@@ -167,23 +170,27 @@ class Pool(Submitter, ThreadPoolExecutor):
             gradient.check_free(max_workers)
         self._task_block_timeout, self._task_options, self._task_rate = None, PLAIN, rate_of(rate)
         self._task_vetted = checks.Vetted()
+        given = () if initargs is None else initargs
+        setup = ThreadSetup(
+            work,
+            prefix,
+            checks.seconds("idle_timeout", idle_timeout),
+            initializer,
+            checks.several("initargs", given, "an iterable of arguments, as in ('app.db', 30)"),
+            thread_lifespan,
+        )
         self._task_dispatcher = Dispatcher(
             name=name,
-            thread_prefix=prefix,
+            setup=setup,
             min_workers=min_workers,
             queue_size=checks.integer_or_none("queue_size", queue_size, least=0),
-            idle_timeout=checks.seconds("idle_timeout", idle_timeout),
-            initializer=initializer,
-            initargs=checks.several(
-                "initargs", () if initargs is None else initargs, "an iterable of arguments, as in ('app.db', 30)"
-            ),
-            thread_lifespan=thread_lifespan,
             observers=observers_in(observers),
             limit=gradient,
             # Last: they are taken from now on, and any argument above may be wrong.
             order=order_named(order),
             max_workers=max_workers if gradient is None else gradient.serve(max_workers),
         )
+        self._task_entrance = self._task_dispatcher.entrance
         # Called by the standard library's `submit` (see `passage`); set here, because subclasses override it to
         # start threads of their own.
         self._adjust_thread_count = lambda: None  # type: ignore[method-assign]
@@ -191,7 +198,7 @@ class Pool(Submitter, ThreadPoolExecutor):
         lifecycle.register(self._task_dispatcher)
         # A pool that is dropped without shutdown() runs what it accepted, and its threads end.
         weakref.finalize(self, self._task_dispatcher.drop).atexit = False
-        self._task_dispatcher.staff.warm_up()
+        self._task_dispatcher.warm_up()
 
     # -- running calls --------------------------------------------------------------------------------------------
 
@@ -409,11 +416,10 @@ class Pool(Submitter, ThreadPoolExecutor):
             TypeError, ValueError: it is of the wrong type, or out of range.
         """
         max_workers = checks.integer("max_workers", max_workers, least=1)
-        staff, limit = self._task_dispatcher.staff, self._task_dispatcher.limit
-        if max_workers < staff.min_workers:
-            raise ValueError(f"max_workers={max_workers} is less than min_workers={staff.min_workers}")
-        with self._task_dispatcher.lock:
-            staff.resize(max_workers if limit is None else limit.change(max_workers))
+        least = self._task_dispatcher.workers.min_workers
+        if max_workers < least:
+            raise ValueError(f"max_workers={max_workers} is less than min_workers={least}")
+        self._task_dispatcher.resize(max_workers)
 
     # -- ending ---------------------------------------------------------------------------------------------------
 
@@ -562,8 +568,8 @@ class Pool(Submitter, ThreadPoolExecutor):
 
     @property
     def _threads(self) -> set[Thread]:  # type: ignore[override]  # read-only here
-        with self._task_dispatcher.lock:
-            return {worker.thread for worker in self._task_dispatcher.staff.everybody()}
+        threads, _ = locked(self._task_dispatcher.lock, self._task_dispatcher.workers.threads)
+        return set(threads)
 
     @property
     def _broken(self) -> str | bool:  # type: ignore[override]  # read-only here
@@ -574,7 +580,7 @@ class Pool(Submitter, ThreadPoolExecutor):
 
         @property
         def _max_workers(self) -> int:
-            return self._task_dispatcher.staff.max_workers
+            return self._task_dispatcher.workers.max_workers
 
         @_max_workers.setter
         def _max_workers(self, max_workers: int) -> None:
@@ -594,29 +600,29 @@ class Pool(Submitter, ThreadPoolExecutor):
 
         @property
         def _thread_name_prefix(self) -> str:
-            return self._task_dispatcher.thread_prefix[:-1]  # without what stands before the number
+            return self._task_dispatcher.setup.prefix[:-1]  # without what stands before the number
 
         @_thread_name_prefix.setter
         def _thread_name_prefix(self, prefix: str) -> None:
-            self._task_dispatcher.thread_prefix = f"{prefix}_"
+            self._task_dispatcher.setup.prefix = f"{prefix}_"
 
         @property
         def _initializer(self) -> Callable[..., object] | None:
-            return self._task_dispatcher.initializer
+            return self._task_dispatcher.setup.initializer
 
         @_initializer.setter
         def _initializer(self, initializer: Callable[..., object] | None) -> None:
             if initializer is not None:
                 checks.blocking("initializer", initializer)
-            self._task_dispatcher.initializer = initializer
+            self._task_dispatcher.setup.initializer = initializer
 
         @property
         def _initargs(self) -> tuple[Any, ...]:
-            return self._task_dispatcher.initargs
+            return self._task_dispatcher.setup.initargs
 
         @_initargs.setter
         def _initargs(self, initargs: tuple[Any, ...]) -> None:
-            self._task_dispatcher.initargs = initargs
+            self._task_dispatcher.setup.initargs = initargs
 
         @property
         def _work_queue(self) -> WorkQueue:
@@ -631,7 +637,7 @@ class Pool(Submitter, ThreadPoolExecutor):
 
         @property
         def _idle_semaphore(self) -> Semaphore:
-            return Semaphore(len(self._task_dispatcher.staff.idle))  # its value is what others ask for
+            return Semaphore(len(self._task_entrance.idle))  # its value is what others ask for
 
         @property
         def _shutdown_lock(self) -> ShutdownLock:

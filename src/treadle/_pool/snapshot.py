@@ -6,9 +6,10 @@ import logging
 import sys
 import traceback
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from treadle._base import clock
+from treadle._base.locks import locked
 from treadle._base.words import counted, log
 from treadle._tasks.future import PENDING
 from treadle.events import PoolSnapshot, WorkerSnapshot
@@ -26,50 +27,50 @@ _log = logging.getLogger("treadle")
 
 def snapshot_of(dispatcher: Dispatcher) -> PoolSnapshot:
     """Return what the pool does now. The lock is held only while its fields are copied."""
-    with dispatcher.lock:
-        tasks = [*dispatcher.tasks, *dispatcher.aside.tasks]
-        looks = _look_at(dispatcher)
-        waiting, inline = dispatcher.waiting(), dispatcher.inline
-        blocked = len(dispatcher.admission.entrants)
-        cancelled, rejected, shed = dispatcher.cancelled, dispatcher.admission.rejected, dispatcher.shedding.count
-        ended = dispatcher.ended + sum(worker.ended for worker in dispatcher.staff.workers)
-        failed = dispatcher.failed + sum(worker.failed for worker in dispatcher.staff.workers)
-        max_workers, limit = dispatcher.staff.max_workers, None
-        if dispatcher.limit is not None:
-            max_workers, limit = dispatcher.limit.most, dispatcher.limit.ceiling
-        closed = dispatcher.closed is not None or dispatcher.broken is not None
-        turns = [worker.turn() for worker in dispatcher.staff.workers]
-        told = waiting - sum(task._silent and task._state is PENDING for task in tasks)
-        told += sum(not task._silent for task in dispatcher.out)
-    workers = tuple(look() for look in looks)
-    busy = sum(worker.task is not None for worker in workers)
-    running = inline + sum(task is not None and not task._silent for task in turns)
-    now = clock.now()
-    return PoolSnapshot(
-        name=dispatcher.name,
-        max_workers=max_workers,
-        limit=limit,
-        threads=len(workers),
-        busy=busy,
-        idle=len(workers) - busy,
-        waiting=waiting,
-        queue_size=dispatcher.queue_size,
-        blocked=blocked,
-        submitted=ended + running + told + cancelled + shed,
-        finished=ended,
-        failed=failed,
-        cancelled=cancelled,
-        rejected=rejected,
-        shed=shed,
-        longest_wait=max((now - task._submitted for task in tasks if task._state == PENDING), default=0.0),
-        closed=closed,
-        workers=workers,
-    )
+    return locked(dispatcher.lock, _copy_of, dispatcher)()
+
+
+def _copy_of(dispatcher: Dispatcher) -> Callable[[], PoolSnapshot]:
+    """Copy what is needed, with the lock held; return what makes the snapshot, without."""
+    state, counts, queue = dispatcher.state, dispatcher.state.counts, dispatcher.queue
+    present = dispatcher.workers.present
+    tasks = queue.everything_here()
+    looks, waiting = _look_at(dispatcher), queue.waiting()
+    told = waiting - sum(task._silent and task._state is PENDING for task in tasks)
+    told += sum(not task._silent for task in queue.out)
+    ended = counts.ended + sum(worker.ended for worker in present)
+    turns = [worker.turn() for worker in present]
+    running = counts.inline + sum(task is not None and not task._silent for task in turns)
+    limit = dispatcher.limit
+    facts: dict[str, Any] = {
+        "name": dispatcher.name,
+        "max_workers": dispatcher.max_workers,
+        "limit": None if limit is None else limit.ceiling,
+        "threads": len(looks),
+        "waiting": waiting,
+        "queue_size": dispatcher.admission.queue_size,
+        "blocked": len(dispatcher.admission.waiting),
+        "submitted": ended + running + told + counts.cancelled + counts.shed,
+        "finished": ended,
+        "failed": counts.failed + sum(worker.failed for worker in present),
+        "cancelled": counts.cancelled,
+        "rejected": counts.rejected,
+        "shed": counts.shed,
+        "closed": state.closed is not None or state.broken is not None,
+    }
+
+    def make() -> PoolSnapshot:
+        workers = tuple(look() for look in looks)
+        busy, now = sum(worker.task is not None for worker in workers), clock.now()
+        longest = max((now - task._submitted for task in tasks if task._state == PENDING), default=0.0)
+        return PoolSnapshot(**facts, busy=busy, idle=len(workers) - busy, longest_wait=longest, workers=workers)
+
+    return make
 
 
 def _look_at(dispatcher: Dispatcher) -> list[Callable[[], WorkerSnapshot]]:
     """Return what makes the snapshot of each worker, with no lock held, for it asks the user's functions for names."""
-    return [_look(worker) for worker in sorted(dispatcher.staff.workers, key=lambda worker: worker.number)]
+    return [_look(worker) for worker in sorted(dispatcher.workers.present, key=lambda worker: worker.number)]
 
 
 def _look(worker: Worker) -> Callable[[], WorkerSnapshot]:
@@ -82,10 +83,7 @@ def _look(worker: Worker) -> Callable[[], WorkerSnapshot]:
 
 def stacks_of(dispatcher: Dispatcher) -> str:
     """Return what each thread of the pool does now, with its task and its stack."""
-    with dispatcher.lock:
-        looks = _look_at(dispatcher)
-        idents = {worker.thread.name: worker.thread.ident for worker in dispatcher.staff.everybody()}
-        leaving = _names_of_leaving(dispatcher)
+    looks, idents, leaving = locked(dispatcher.lock, _copy_for_stacks, dispatcher)
     frames = sys._current_frames()
     parts = []
     for look in [look() for look in looks]:
@@ -99,6 +97,13 @@ def stacks_of(dispatcher: Dispatcher) -> str:
     return "".join(parts)
 
 
+def _copy_for_stacks(
+    dispatcher: Dispatcher,
+) -> tuple[list[Callable[[], WorkerSnapshot]], dict[str, int | None], list[str]]:
+    idents = {worker.thread.name: worker.thread.ident for worker in dispatcher.workers.everybody()}
+    return _look_at(dispatcher), idents, _names_of_leaving(dispatcher)
+
+
 def _stack_in(frames: dict[int, FrameType], ident: int | None) -> str:
     frame = frames.get(ident or 0)
     return "" if frame is None else "".join(traceback.format_stack(frame))
@@ -106,15 +111,13 @@ def _stack_in(frames: dict[int, FrameType], ident: int | None) -> str:
 
 def _names_of_leaving(dispatcher: Dispatcher) -> list[str]:
     """Return the names of the threads that leave what lasts as long as they; the lock is held."""
-    return sorted(worker.thread.name for worker in dispatcher.staff.leaving)
+    return sorted(worker.thread.name for worker in dispatcher.workers.leaving)
 
 
 def undone(dispatcher: Dispatcher) -> tuple[Task, ...]:
     """Return the futures of the tasks that run or wait."""
-    with dispatcher.lock:
-        running = [task for worker in dispatcher.staff.workers for task in worker.stack()]
-        waiting = (*dispatcher.tasks, *dispatcher.aside.tasks)
-        return tuple(task for task in (*running, *waiting) if not task.done())
+    tasks = locked(dispatcher.lock, dispatcher.undone)
+    return tuple(task for task in tasks if not task.done())
 
 
 def report_undone(dispatcher: Dispatcher, timeout: float) -> None:
@@ -134,8 +137,7 @@ def names_of(tasks: Iterable[Task]) -> str:
 
 def report_leaving(dispatcher: Dispatcher, timeout: float) -> bool:
     """Log which threads have not left their lifespan at a shutdown; False if all have."""
-    with dispatcher.lock:
-        leaving = _names_of_leaving(dispatcher)
+    leaving = locked(dispatcher.lock, _names_of_leaving, dispatcher)
     if leaving:
         what = counted(len(leaving), "thread was still leaving its", "threads were still leaving their")
         message = "pool %r: %s thread_lifespan %g s after shutdown: %s"

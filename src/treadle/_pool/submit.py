@@ -19,7 +19,7 @@ from treadle._tasks.scoped import new_task
 
 if TYPE_CHECKING:
     from treadle._dispatch.dispatcher import Dispatcher
-    from treadle._pool.pool import Pool
+    from treadle._dispatch.state import Entrance
     from treadle._tasks.options import TaskOptions
     from treadle._tasks.rate import Rate
 
@@ -39,8 +39,9 @@ class Submitter:
     __slots__ = ()
 
     # Not called what subclasses of a pool may call what is theirs.
-    _task_pool: Pool  # itself, or of which it is a view
+    _task_pool: Any  # itself, or of which it is a view
     _task_dispatcher: Dispatcher
+    _task_entrance: Entrance  # its
     _task_context: bool  # whether tasks run in a copy of their submitter's context
     _task_when_full: str
     _task_block_timeout: float | None  # seconds to wait for room
@@ -88,10 +89,10 @@ class Submitter:
             return task
         elif context is not BARE:
             context = detached(context)
-        dispatcher = self._task_dispatcher
         # As new_task() and Dispatcher.enter() do; spelled out because this is the path of every task.
+        entrance = self._task_entrance
         task = _new(Future)
-        task._owner = dispatcher
+        task._owner = self._task_dispatcher
         task._state = PENDING
         task._awaited_by = None
         task._fn = fn if not kwargs else partial(fn, **kwargs)
@@ -99,21 +100,27 @@ class Submitter:
         task._context = context
         task._submitted = now()
         task._options = self._task_options
-        # `acquire` inside the `try`: Ctrl-C may raise between any two of these lines, and the lock must not stay taken.
+        held = None  # whether the lock is; None: it is being taken (see `treadle._base.locks.locked`)
         try:
-            dispatcher.acquire()
-            if len(dispatcher.tasks) < dispatcher.room:
-                dispatcher.put(task)
-                staff = dispatcher.staff
-                if staff.growing or (staff.idle and not staff.waking):
-                    staff.summon(task)
-                dispatcher.release()
-            else:
-                dispatcher.release()
-                dispatcher.admission.enter(task, self._task_when_full, self._task_block_timeout)
+            entrance.acquire()
+            held = True
+            waiting = len(entrance.tasks)
+            if waiting < entrance.room and (not entrance.growing or waiting < len(entrance.idle)):
+                entrance.put(task)
+                if entrance.idle and not entrance.waking:  # as Workers.wake_one
+                    worker = entrance.idle[-1]
+                    del entrance.idle[-1]
+                    entrance.waking = True
+                    worker.wakeup.release()
+                held = False
+                entrance.release()
+                return task
+            held = False
+            entrance.release()
         except BaseException as error:
-            dispatcher.admission.recover(task, error)
+            self._task_dispatcher.take_back_submitted(task, error, held)
             raise
+        self._task_dispatcher.enter(task, self._task_when_full, self._task_block_timeout)
         return task
 
     def _task_enter(self, task: Future[Any]) -> None:

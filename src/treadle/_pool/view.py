@@ -17,6 +17,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, get_args, overload
 
 from treadle._base import checks, clock
+from treadle._base.locks import locked
 from treadle._base.words import is_a, show, type_name
 from treadle._pool import aio
 from treadle._pool.current import tasks_here
@@ -135,6 +136,7 @@ class PoolView(Submitter, Executor):
         "_task_deadline",
         "_task_dispatcher",
         "_task_door",
+        "_task_entrance",
         "_task_options",
         "_task_pool",
         "_task_rate",
@@ -147,10 +149,11 @@ class PoolView(Submitter, Executor):
             raise TypeError(f"pool={show(pool)} is {type_name(pool)}; allowed: a treadle.Pool")
         self._task_pool = pool
         self._task_dispatcher = pool._task_dispatcher
+        self._task_entrance = pool._task_entrance
         self._task_context = pool._task_context
         self._task_block_timeout = pool._task_block_timeout
         self._task_when_full = pool._task_when_full
-        self._task_options = TaskOptions(*pool._task_options)  # an object of its own, by which its tasks are found
+        self._task_options = pool._task_options.copy()  # an object of its own, by which its tasks are found
         self._task_rate = pool._task_rate
         self._task_deadline: float | None = None  # seconds from the submission of a task
         self._task_door = Door(self._task_dispatcher)
@@ -190,14 +193,12 @@ class PoolView(Submitter, Executor):
         view = (PoolView if allowed is None else _Timed)(self._task_pool)
         view._task_block_timeout, view._task_when_full = patience, policy
         view._task_deadline = allowed
-        view._task_options = TaskOptions(
-            *options_for(
-                self._task_dispatcher.order,
-                before.name if name is None else name,
-                before.priority if priority is None else priority,
-                before.key if key is None else key,
-            )
-        )
+        view._task_options = options_for(
+            self._task_dispatcher.order,
+            before.name if name is None else name,
+            before.priority if priority is None else priority,
+            before.key if key is None else key,
+        ).copy()
         view._task_rate = self._task_rate if rate is None else rate_of(rate)
         return view
 
@@ -382,7 +383,7 @@ class PoolView(Submitter, Executor):
 
     def _enter_later(self, task: Future[Any]) -> None:
         """Admit a task without blocking the event loop; where the policy is "caller_runs", it waits."""
-        self._task_dispatcher.admission.enter_later(task, self._task_when_full)
+        self._task_dispatcher.enter_later(task, self._task_when_full)
 
     # -- ending ---------------------------------------------------------------------------------------------------
 
@@ -414,8 +415,7 @@ class PoolView(Submitter, Executor):
         wait = wait and not any(self._is_mine(task) for task in tasks_here())
         self._task_door.shut(cancel=cancel_futures)
         self._task_vetted = Shut(self._task_door)
-        with self._task_dispatcher.lock:
-            feeds = [feed for feed in self._task_dispatcher.maps if feed.door is self._task_door]
+        feeds = [feed for feed in self._task_dispatcher.inputs() if feed.door is self._task_door]
         if cancel_futures:
             for feed in feeds:
                 feed.give_up()
@@ -436,11 +436,7 @@ class PoolView(Submitter, Executor):
 
     def _undone(self) -> tuple[Future[Any], ...]:
         """Return the view's tasks that run, wait, or are about to be let in."""
-        home = self._task_dispatcher
-        with home.lock:
-            running = [task for worker in home.staff.workers for task in (worker.last, *worker.stack())]
-            waiting = (*home.tasks, *home.aside.tasks, *home.out, *home.admission.entrants)
-            tasks = dict.fromkeys(task for task in (*running, *waiting) if task is not None)
+        tasks = locked(self._task_dispatcher.lock, self._task_dispatcher.everything)
         return tuple(task for task in tasks if self._is_mine(task) and not task.done())
 
     def _is_mine(self, task: Future[Any]) -> bool:
@@ -469,10 +465,10 @@ class PoolView(Submitter, Executor):
     @property
     def _max_workers(self) -> int:
         """What Dask, among others, looks at."""
-        return self._task_dispatcher.staff.max_workers
+        return self._task_dispatcher.workers.max_workers
 
     def __repr__(self) -> str:
-        name, priority, key = self._task_options
+        name, priority, key, _ = self._task_options
         return (
             f"<PoolView of {self._task_pool!r}: block_timeout={self._task_block_timeout}, "
             f"when_full={self._task_when_full!r}, name={name!r}, priority={priority}, key={show(key)}, "

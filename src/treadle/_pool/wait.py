@@ -167,8 +167,8 @@ def _help(
         if scope is not None and scope.over() is not None:
             return
         home = future._owner if isinstance(future, Future) else None
-        if home is worker.dispatcher and home.claim(cast(Future[Any], future)):
-            home.run_here(cast(Future[Any], future))
+        if home is worker.owner:
+            worker.owner.run_instead(cast(Future[Any], future))
 
 
 def _satisfied(futures: set[F], return_when: str) -> bool:

@@ -15,6 +15,7 @@ from queue import Empty
 from typing import TYPE_CHECKING, Any, cast
 
 from treadle._base import checks, clock
+from treadle._base.locks import locked
 from treadle._base.timer import run_later
 from treadle._pool.passage import bare_call, hand_over
 
@@ -58,7 +59,7 @@ class WorkItem:
     def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
         if not is_finalizing():
             dispatcher = cast("Dispatcher", self.future._owner)
-            if dispatcher.out.get(self.future) is self._token:
+            if dispatcher.queue.out.get(self.future) is self._token:
                 run_later(self.future.cancel)  # for callbacks, which are the user's, may not run in a destructor
 
 
@@ -73,8 +74,7 @@ class WorkQueue:
 
     def qsize(self) -> int:
         """Return how many tasks wait."""
-        with self._dispatcher.lock:
-            return self._dispatcher.waiting()
+        return locked(self._dispatcher.lock, self._dispatcher.queue.waiting)
 
     def empty(self) -> bool:
         """Return whether no task waits."""
@@ -99,13 +99,11 @@ class WorkQueue:
         while True:
             token = object()
             try:
-                with self._dispatcher.lock:
-                    task = self._dispatcher.take_out(token)
-                    closed = self._dispatcher.closed is not None
+                task, closed = self._dispatcher.take_out(token)
                 if task is not None:
                     return WorkItem(task, *_call_of(task), token)
             except BaseException:  # Ctrl-C: nobody has it
-                for task in [task for task, its in list(self._dispatcher.out.items()) if its is token]:
+                for task in [task for task, its in list(self._dispatcher.queue.out.items()) if its is token]:
                     task.cancel()
                 raise
             if closed and block and deadline is None:
@@ -113,7 +111,7 @@ class WorkQueue:
             left = None if deadline is None else deadline - clock.now()
             if closed or not block or (left is not None and left <= 0):
                 raise Empty
-            self._dispatcher.admission.wait_for_task(left)
+            self._dispatcher.wait_for_task(left)
 
     def get_nowait(self) -> WorkItem | None:
         """As `get`, without waiting."""
@@ -162,7 +160,5 @@ def _call_of(task: Task) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str,
 
 def _run(task: Task) -> None:
     """Run a task in this thread, unless it was cancelled; RuntimeError if it has begun already, or is done."""
-    if task._owner.claim(task):
-        task._owner.run_here(task)
-    elif not task.cancelled():
+    if not task._owner.run_instead(task) and not task.cancelled():
         task.set_running_or_notify_cancel()  # says why not

@@ -33,6 +33,7 @@ from types import FunctionType
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from treadle._base import checks, clock
+from treadle._base.locks import locked
 from treadle._base.timer import run_user_code
 from treadle._base.words import LONGEST_NAME, cut, type_name
 from treadle._tasks.call import Gone, Unretrieved, name_of
@@ -40,12 +41,13 @@ from treadle._tasks.contexts import EMPTY
 from treadle._tasks.options import PLAIN, TaskOptions
 from treadle._tasks.owner import Owner, Unowned
 from treadle._tasks.scope import Scope, checkpoint
-from treadle._tasks.waiters import ColdFields, InternalCallback, Waiters, changing, run_callbacks
+from treadle._tasks.waiters import ColdFields, InternalCallback, Waiters, run_callbacks
 from treadle.errors import Cancelled, WorkerLost
 
 __all__ = ["CANCELLED", "CANCELLED_AND_NOTIFIED", "DONE", "FINISHED", "PENDING", "RUNNING", "Future"]
 
 T = TypeVar("T")
+R = TypeVar("R")
 
 _standard_log = logging.getLogger("concurrent.futures")
 
@@ -231,11 +233,10 @@ class Future(_base.Future[T]):
 
     def _get_snapshot(self) -> tuple[bool, bool, Any, BaseException | None]:
         """Return (done, cancelled, result, exception) at one instant; asyncio of Python 3.15 asks for it."""
-        with self._owner.lock:
-            if self._state != FINISHED:
-                return self.done(), self.cancelled(), None, None
+        if self._state == FINISHED:  # and so it stays
             final = self._final()
             return True, False, final._result, None if final._exception is None else final._see()
+        return locked(self._owner.lock, lambda: (self.done(), self.cancelled(), None, None))
 
     # -- changing state -------------------------------------------------------------------------------------------
 
@@ -245,18 +246,33 @@ class Future(_base.Future[T]):
         Returns:
             True if it is cancelled (now, or already), False if it runs or is done.
         """
-        with self._change():
-            if self._state != PENDING:
-                return self.cancelled()
-            call = self._forget_call()
-            self._state = CANCELLED_AND_NOTIFIED if self._owner.withdraw(self) else CANCELLED
-        del call
-        self._keep_name()
+        try:
+            if self._transit(self._withdraw, self._owner.cancelled_state):
+                self._after_cancel()
+        except BaseException:  # Ctrl-C, perhaps: what it has cut in two is done anew
+            if self.cancelled():
+                self._after_cancel()
+            raise
+        return self.cancelled()
+
+    def _withdraw(self, state: str) -> bool:
+        """Give it a state in the place of PENDING, if it has that; what guards the state is held."""
+        if self._state != PENDING:
+            return False
+        self._owner.withdraw(self, state)
+        return True
+
+    def _after_cancel(self) -> None:
+        """Let go of the call of a future that is cancelled, and tell who is to know. It may be called again."""
+        self._after_withdrawal()
         try:
             self._owner.notify_observers("cancelled", self)
         finally:
             self._tell()
-        return True
+
+    def _after_withdrawal(self) -> None:
+        self._let_go([self._forget_call()])
+        self._owner.withdrawn(self)
 
     def request_cancel(self) -> bool:
         """Cancel the task if it has not begun; else ask it to stop.
@@ -277,11 +293,13 @@ class Future(_base.Future[T]):
 
     def _own_scope(self) -> Scope:
         """Return what the task itself runs under; made when it is first asked for."""
-        with self._owner.lock:
-            cold = self._get_cold()
-            if cold.scope is None:
-                cold.scope = Scope(self._inherited())
-            return cold.scope
+        return locked(self._owner.lock, self._make_scope)
+
+    def _make_scope(self) -> Scope:
+        cold = self._get_cold()
+        if cold.scope is None:
+            cold.scope = Scope(self._inherited())
+        return cold.scope
 
     def _inherited(self) -> Scope | None:
         """Return the scope that the task was submitted in."""
@@ -309,22 +327,23 @@ class Future(_base.Future[T]):
             InvalidStateError: it is a task of treadle's own, of a map say.
         """
         self._check_by_hand()
-        call: list[object] = []
-        with self._change():
-            state = self._state
-            if state == PENDING:
-                call.append(self._withdraw())
-                self._state = RUNNING
-            elif state == CANCELLED:
-                self._state = CANCELLED_AND_NOTIFIED
+        state = self._transit(self._begin_by_hand)
         if state == PENDING:
-            self._let_go(call)
+            self._after_withdrawal()
             self._owner.notify_observers("cancelled", self)
             return True
         if state == CANCELLED or (state == CANCELLED_AND_NOTIFIED and self._in_pool()):  # which has told them itself
             return False
         _standard_log.critical("Future %s in unexpected state: %s", id(self), state)
         raise RuntimeError(f"Future in unexpected state: it is {state.lower()}, and cannot begin again: {self!r}")
+
+    def _begin_by_hand(self) -> str:
+        """Begin it, or take note that it was cancelled; return the state before. What guards that is held."""
+        state = self._state
+        if state == CANCELLED:
+            self._state = CANCELLED_AND_NOTIFIED
+        self._withdraw(RUNNING)
+        return state
 
     def set_result(self, result: T) -> None:
         """Settle the future with `result`. A pool in which it waits lets go of it; if it runs, what it returns is lost.
@@ -353,11 +372,14 @@ class Future(_base.Future[T]):
         """
         if type(fn) is not InternalCallback and callable(fn):  # else it is logged later, as in the standard library
             checks.callback("fn", fn)
-        with self._owner.lock:
-            if not self.done():
-                self._get_waiters().callbacks.append(fn)
-                return
-        run_callbacks(self, [fn])
+        if not locked(self._owner.lock, self._add_callback, fn):
+            run_callbacks(self, [fn])
+
+    def _add_callback(self, fn: Callable[[Future[T]], object]) -> bool:
+        if self.done():
+            return False
+        self._get_waiters().callbacks.append(fn)
+        return True
 
     def _settle(self, result: Any, error: BaseException | None) -> None:
         """Finish the future by hand and tell whoever waits."""
@@ -367,28 +389,42 @@ class Future(_base.Future[T]):
 
     def _settle_once(self, result: Any, error: BaseException | None, *, by_hand: bool = False) -> bool:
         """Finish the future and tell whoever waits; False if it was done already."""
-        call: list[object] = []
-        with self._change():
-            before = self._state
-            if self.done():
+        before: list[str] = []
+        try:
+            if not self._transit(self._settle_now, result, error, by_hand, before):
                 return False
-            if before == PENDING:
-                call.append(self._withdraw())
-            if before == RUNNING and by_hand and self._in_pool():
-                settled: Future[T] = Future()
-                settled._result, settled._exception, settled._state = result, error, FINISHED
-                self._get_cold().settled = settled
-                self._end_early(SETTLED)
-            else:
-                self._result, self._exception, self._state = result, error, FINISHED
-        if call:
-            run_user_code(self._let_go, call)
+            self._after_settling(before)
+        except BaseException:  # Ctrl-C, perhaps: what it has cut in two is done anew
+            if before and self.done():
+                self._after_settling(before)
+            raise
+        return True
+
+    def _settle_now(self, result: Any, error: BaseException | None, by_hand: bool, before: list[str]) -> bool:
+        """Finish it, noting the state that it had `before`; what guards that is held."""
+        if self.done():
+            return False
+        before += [self._state]
+        if self._state == RUNNING and by_hand and self._in_pool():
+            settled: Future[T] = Future()
+            settled._result, settled._exception, settled._state = result, error, FINISHED
+            self._get_cold().settled = settled
+            self._end_early(SETTLED)
+            return True
+        self._result, self._exception = result, error
+        if not self._withdraw(FINISHED):
+            self._state = FINISHED
+        return True
+
+    def _after_settling(self, before: list[str]) -> None:
+        """Tell that it is done, whose state was `before`; it may be called again."""
+        if before[0] == PENDING:
+            run_user_code(self._after_withdrawal)
         try:
             self._tell()  # first: an observer may block
         finally:
-            if before == PENDING:
+            if before[0] == PENDING:
                 self._owner.notify_observers("cancelled", self)
-        return True
 
     def _check_by_hand(self) -> None:
         """Raise InvalidStateError if what becomes of it is not for others to say."""
@@ -398,51 +434,52 @@ class Future(_base.Future[T]):
     def _in_pool(self) -> bool:
         return not isinstance(self._owner, Unowned)
 
-    def _withdraw(self) -> object:
-        """Have its pool let go of a pending future; return its call, as `_forget_call`. The lock is held."""
-        call = self._forget_call()
-        self._owner.withdraw(self)
-        return call
-
     def _end_early(self, state: str) -> None:
         """Set the state of a future that a pool has claimed, and may be running; the lock is held."""
+        self._get_condition()  # for whose sake a worker looks at the state before it sets it
+        self._state = state
+
+    def _get_condition(self) -> Condition:
+        """Return the condition, made if there was none; the lock is held."""
         waiters = self._get_waiters()
         if waiters.condition is None:
-            waiters.condition = Condition()  # for whose sake a worker looks at the state before it sets it
-        self._state = state
+            waiters.condition = Condition()
+        return waiters.condition
 
     def _cancel_claimed(self) -> None:
         """Cancel a future that a pool has claimed, and whose call is not made."""
-        with self._change():
-            if self.done():
-                return
-            self._end_early(CANCELLED_AND_NOTIFIED)
-        self._tell()
+        self._transit(self._end_early_unless_done, CANCELLED_AND_NOTIFIED)
+        if self.cancelled():
+            self._tell()
 
     def _leave_to_others(self) -> None:
         """Have a future that runs here settled by others, and not when its call returns."""
-        with self._change():
-            if not self.done():
-                self._get_cold().left = True
-                self._end_early(RUNNING)
+        self._get_cold().left = True
+        self._transit(self._end_early_unless_done, RUNNING)
 
-    def _abandon(self, why: BaseException | None) -> None:
-        """Cancel a future that was claimed and will not be run; because its pool drops it, if there is a `why`."""
+    def _end_early_unless_done(self, state: str) -> None:
+        if not self.done():
+            self._end_early(state)
+
+    def _abandon(self, why: BaseException) -> None:
+        """Cancel a future that was claimed and will not be run, because its pool drops it. It may be called again."""
         self._let_go([self._forget_call()])
-        with self._change():
-            if self.done():  # failed meanwhile, at its deadline
-                return
-            if why is not None:
-                self._get_cold().dropped = why
+        self._transit(self._abandon_now, why)
+        if self.cancelled():  # else it has failed meanwhile, at its deadline
+            self._tell()
+
+    def _abandon_now(self, why: BaseException) -> None:
+        if not self.done():
+            cold = self._get_cold()
+            cold.dropped = why
             self._state = CANCELLED_AND_NOTIFIED
-        self._tell()
 
     def _refuse(self, error: BaseException) -> None:
         """Let go of the call of a future that its pool has not taken, because of `error`."""
         self._let_go([self._forget_call()])
 
     def _drop(self, error: BaseException) -> None:
-        """Fail a future that was claimed and will not be run."""
+        """Fail a future that was claimed and will not be run. It may be called again."""
         self._let_go([self._forget_call()])
         self._settle_once(None, error)
 
@@ -460,7 +497,23 @@ class Future(_base.Future[T]):
             self._result, self._exception = None, lost
             self._state = FINISHED
 
-    _change = changing
+    def _transit(self, section: Callable[..., R], *args: Any) -> R:
+        """Return `section(*args)`, called with what guards the state held; tell those who wait through the condition."""
+        condition, came = locked(self._owner.lock, self._without_condition, section, args)
+        if condition is None:
+            return cast(R, came)
+        with condition:
+            before = self._state
+            try:
+                return locked(self._owner.lock, section, *args)
+            finally:
+                if self._state != before:
+                    self._get_waiters().notify(self)
+
+    def _without_condition(self, section: Callable[..., R], args: tuple[Any, ...]) -> tuple[Condition | None, R | None]:
+        """Call `section`, unless there is a condition, which is to be held then; return that, or what it returned."""
+        condition = None if self._awaited_by is None else self._awaited_by.condition
+        return condition, (section(*args) if condition is None else None)
 
     def _tell(self) -> None:
         """Open the gates and run the callbacks of a future that is done; no lock is held."""
@@ -504,13 +557,14 @@ class Future(_base.Future[T]):
 
     def _finish(self) -> None:
         """Settle a future whose call was run, unless others have done so, or will; and tell whoever waits."""
-        with self._change():
-            if not self.done():
-                cold = getattr(self, "_cold", None)
-                if cold is not None and cold.left:
-                    return
-                self._state = FINISHED
-        self._tell()
+        self._transit(self._finish_now)
+        if self.done():
+            self._tell()
+
+    def _finish_now(self) -> None:
+        cold = getattr(self, "_cold", None)
+        if not self.done() and (cold is None or not cold.left):
+            self._state = FINISHED
 
     def _forget_call(self) -> object:
         """Return the call, for whoever holds a lock to let go of it afterwards: destructors are the user's."""
@@ -535,35 +589,27 @@ class Future(_base.Future[T]):
 
         @property
         def _condition(self) -> Condition:
-            with self._owner.lock:
-                waiters = self._get_waiters()
-                if waiters.condition is None:
-                    waiters.condition = Condition()
-                return waiters.condition
+            return locked(self._owner.lock, self._get_condition)
 
         @property
         def _waiters(self) -> list[Any]:
-            with self._owner.lock:
-                return self._get_waiters().waiters
+            return locked(self._owner.lock, self._get_waiters).waiters
 
         @property
         def _done_callbacks(self) -> list[Callable[[Future[T]], object]]:
             """Those that are still to be called: the list itself, which others look into, and take from."""
-            with self._owner.lock:
-                return self._get_waiters().callbacks
+            return locked(self._owner.lock, self._get_waiters).callbacks
 
         @_done_callbacks.setter
         def _done_callbacks(self, callbacks: list[Callable[[Future[T]], object]]) -> None:
-            with self._owner.lock:
-                self._get_waiters().callbacks = callbacks
+            locked(self._owner.lock, self._get_waiters).callbacks = callbacks
 
     def __repr__(self) -> str:
-        with self._owner.lock:
-            state, outcome = self._state, ""
-            if state == FINISHED:
-                final = self._final()
-                error, result = final._exception, final._result
-                outcome = f" returned {type_name(result)}" if error is None else f" raised {type_name(error)}"
+        state, outcome = self._state, ""
+        if state == FINISHED:  # and so it stays
+            final = self._final()
+            error, result = final._exception, final._result
+            outcome = f" returned {type_name(result)}" if error is None else f" raised {type_name(error)}"
         kind = type(self)
         shown = "Future" if kind.__module__.startswith("treadle.") else kind.__name__  # the name that is public
         if self._fn is not None or self._options.name is not None:  # else it was made by hand, of nothing

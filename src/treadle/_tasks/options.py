@@ -2,18 +2,82 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Hashable
 from typing import NamedTuple
+from weakref import ref
 
-__all__ = ["PLAIN", "TaskOptions"]
+__all__ = ["PLAIN", "KeySlot", "TaskOptions", "slot_of"]
 
 
-class TaskOptions(NamedTuple):
+class KeySlot:
+    """What stands for a key, and all that equal it, where a pool's lock is held: its hash, and whether it equals, are object's.
+
+    Those of a key are the user's, and may do anything; so they are called when the key is given, and never again.
+    """
+
+    __slots__ = ("__weakref__", "key")
+
+    def __init__(self, key: Hashable) -> None:
+        self.key = key
+
+
+class _SlotRef(ref[KeySlot]):
+    """A reference to a slot, that knows its key."""
+
+    __slots__ = ("key",)
+    key: Hashable
+
+
+_slots: dict[Hashable, _SlotRef] = {}
+_gone: deque[_SlotRef] = deque()  # of slots that nobody has any more; appending and popping are atomic
+
+_NONE = KeySlot(None)
+
+
+def slot_of(key: Hashable) -> KeySlot:
+    """Return the slot of `key`, and of every key that equals it.
+
+    Raises:
+        TypeError: it cannot be hashed; or whatever else its `__hash__` or `__eq__` raises.
+    """
+    if key is None:
+        return _NONE
+    while _gone:
+        dead = _gone.popleft()
+        if _slots.get(dead.key) is dead:
+            del _slots[dead.key]
+    while True:
+        slot = KeySlot(key)
+        reference = _SlotRef(slot, _gone.append)
+        reference.key = key
+        found = _slots.setdefault(key, reference)
+        living = found()
+        if living is not None:
+            return living
+        if _slots.get(key) is found:  # its slot has just gone
+            _slots.pop(key, None)
+
+
+class _Fields(NamedTuple):
+    name: str | None
+    priority: int
+    key: Hashable
+    slot: KeySlot
+
+
+class TaskOptions(_Fields):
     """What orders, logs and snapshots want to know of a task; one for all tasks of a view."""
 
-    name: str | None = None
-    priority: int = 0
-    key: Hashable = None
+    __slots__ = ()
+
+    def __new__(cls, name: str | None = None, priority: int = 0, key: Hashable = None) -> TaskOptions:
+        """Return those of a task of that name, priority and key; raise as `slot_of`."""
+        return super().__new__(cls, name, priority, key, slot_of(key))
+
+    def copy(self) -> TaskOptions:
+        """Return the same as another object, by which the tasks of another view are found."""
+        return super().__new__(type(self), *self)
 
     def named(self, name: str) -> TaskOptions:
         """Return the same with another name, for a task of the same view."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Callable, Container
+from concurrent.futures._base import CANCELLED
 from threading import RLock
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -18,6 +19,15 @@ class Owner(Protocol):
     """What a future needs of whoever runs it."""
 
     lock: RLock
+    cancelled_state: str  # of its futures that are cancelled: whether nobody else is to take note of that
+
+    @property
+    def name(self) -> str:
+        """What errors call the pool."""
+
+    @property
+    def pool(self) -> Callable[[], Any] | None:
+        """What returns the user's handle of the pool, or None; None: no user has one."""
 
     @property
     def told(self) -> dict[object, object]:
@@ -26,14 +36,20 @@ class Owner(Protocol):
     def wait(self, future: Future[Any], timeout: float | None) -> bool:
         """Block until `future` is done; False when `timeout` seconds passed first."""
 
-    def withdraw(self, future: Future[Any]) -> bool:
-        """Note, under the lock, that a pending future will not be run. True: nobody else must be told of it."""
+    def withdraw(self, future: Future[Any], state: str) -> None:
+        """Give a pending future another state, for it will not be run; what guards the state is held."""
+
+    def withdrawn(self, future: Future[Any]) -> None:
+        """Do what follows from that; nothing is held."""
 
     def claim(self, future: Future[Any]) -> bool:
         """Set a future that has not begun to running, for the caller to run; False when it is too late."""
 
     def run_here(self, future: Future[Any]) -> None:
         """Run a claimed future in this thread."""
+
+    def run_instead(self, future: Future[Any], say: Callable[[], object] | None = None) -> bool:
+        """Run a future in this thread, which would wait for it, if it has not begun; `say` so before."""
 
     def notify_observers(self, what: str, task: Future[Any], error: BaseException | None = None, /) -> None:
         """Tell observers, if there are any, what happened to `task`."""
@@ -52,6 +68,9 @@ class Unowned:
     """The home of a future that was made by hand, in no pool."""
 
     __slots__ = ("lock",)
+    cancelled_state = CANCELLED
+    name = ""
+    pool = None
 
     def __init__(self) -> None:
         self.lock = RLock()
@@ -76,9 +95,12 @@ class Unowned:
             condition.wait_for(lambda: future.done() or scope.over(), scope.left(timeout))
             return future.done()
 
-    def withdraw(self, future: Future[Any]) -> bool:
-        """Return False: its maker is to be told."""
-        return False
+    def withdraw(self, future: Future[Any], state: str) -> None:
+        """Set the state."""
+        future._state = state
+
+    def withdrawn(self, future: Future[Any]) -> None:
+        """Do nothing."""
 
     def claim(self, future: Future[Any]) -> bool:
         """Return False: its maker runs it."""
@@ -87,6 +109,10 @@ class Unowned:
     def run_here(self, future: Future[Any]) -> None:
         """Never called, since nothing can be claimed."""
         raise AssertionError("a future made by hand is run by whoever made it")
+
+    def run_instead(self, future: Future[Any], say: Callable[[], object] | None = None) -> bool:
+        """Return False: its maker runs it."""
+        return False
 
     def notify_observers(self, what: str, task: Future[Any], error: BaseException | None = None, /) -> None:
         """Tell nobody."""

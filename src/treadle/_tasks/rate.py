@@ -7,6 +7,7 @@ from threading import RLock
 from typing import TYPE_CHECKING, Any
 
 from treadle._base import checks, clock
+from treadle._base.locks import locked
 from treadle._base.timer import TIMERS, TimerHandle
 
 if TYPE_CHECKING:
@@ -110,19 +111,21 @@ class Bucket:
 
     def admit(self, task: Future[Any]) -> bool:
         """Take a token for `task`, whose thread is about to run it; False: it is to wait, and was put in line."""
-        with _lock:
-            self._fill()
-            its_turn = task in self._called or not (self._line or self._called)
-            if its_turn and self._tokens >= 1:
-                self._tokens -= 1
-                self._called.discard(task)
-                return True
-            if task in self._called:
-                self._called.discard(task)
-                self._line.appendleft(task)
-            else:
-                self._line.append(task)
-            return False
+        return locked(_lock, self._admit, task)
+
+    def _admit(self, task: Future[Any]) -> bool:
+        self._fill()
+        called = task in self._called
+        if (called or not (self._line or self._called)) and self._tokens >= 1:
+            self._tokens -= 1
+            self._called.discard(task)
+            return True
+        if called:
+            self._line.appendleft(task)
+            self._called.discard(task)
+        else:
+            self._line.append(task)
+        return False
 
     def has_called(self, task: Future[Any]) -> bool:
         """Whether it is the turn of `task`, which was in line."""
@@ -130,30 +133,48 @@ class Bucket:
 
     def charge(self, task: Future[Any]) -> None:
         """Take a token for `task`, which begins whether there is one or not."""
-        with _lock:
-            self._fill()
-            self._tokens -= 1
-            self.forget(task)
+        locked(_lock, self._charge)
+        self.forget(task)
+
+    def _charge(self) -> None:
+        self._fill()
+        self._tokens -= 1
 
     def forget(self, task: Future[Any]) -> None:
         """Take `task` out of the line, for it will not run, or runs now."""
-        with _lock:
-            if task in self._called:
-                self._called.discard(task)
-                self._disarm()  # its token is the next one's, perhaps at once
-            if task in self._line:
-                self._line.remove(task)
-            if self._line:
-                self.arm()
-            else:
-                self._disarm()  # or the timers' thread would stay for nothing, perhaps for hours
+        locked(_lock, self._forget, task)
+        self.arm()
+
+    def _forget(self, task: Future[Any]) -> None:
+        if task in self._called:
+            self._called.discard(task)
+            self._disarm()  # its token is the next one's, perhaps at once
+        if task in self._line:
+            self._line.remove(task)
+        if not self._line:
+            self._disarm()  # or the timers' thread would stay for nothing, perhaps for hours
 
     def arm(self) -> None:
-        """See that the first task in line is called when there is a token for it."""
-        with _lock:
-            if self._line and (self._timer is None or not self._timer.is_due):  # or the process forked
-                missing = 1 + len(self._called) - self._tokens
-                self._timer = TIMERS.call_at(self._filled + max(0.0, missing * self.per / self.n), self._call)
+        """See that the first task in line is called when there is a token for it; no lock is held."""
+        when = self._due()
+        if when is None:
+            return
+        timer = TIMERS.call_at(when, self._call)
+        if not locked(_lock, self._set_timer, timer):
+            timer.cancel()
+
+    def _due(self) -> float | None:
+        """Return when the first task in line is to be called; None if there is none, or that is seen to."""
+        if not self._line or (self._timer is not None and self._timer.is_due):  # it is not, if the process forked
+            return None
+        missing = 1 + len(self._called) - self._tokens
+        return self._filled + max(0.0, missing * self.per / self.n)
+
+    def _set_timer(self, timer: TimerHandle) -> bool:
+        if not self._line or (self._timer is not None and self._timer.is_due):
+            return False
+        self._timer = timer if timer.is_due else None  # it may have been called already
+        return True
 
     def _disarm(self) -> None:
         if self._timer is not None:
@@ -167,18 +188,21 @@ class Bucket:
 
     def _call(self) -> None:
         """Put the tasks for which there are tokens back to the queue."""
-        called = []
-        with _lock:
-            self._timer = None
-            self._fill()
-            # A token is kept for each that was called. But if none has been taken for so long that the bucket is full,
-            # those that were called are held up, perhaps by what waits for the next in line: so that one is called too.
-            wanted = min(1 + len(self._called), self.burst)
-            while self._line and self._tokens + 1e-9 >= wanted:
-                task = self._line.popleft()
-                self._called.add(task)
-                called.append(task)
-                wanted = 1 + len(self._called)
-            self.arm()
+        called = locked(_lock, self._call_next)
+        self.arm()
         for task in called:
             task._owner.resume(task)
+
+    def _call_next(self) -> list[Future[Any]]:
+        self._timer = None
+        self._fill()
+        called = []
+        # A token is kept for each that was called. But if none has been taken for so long that the bucket is full,
+        # those that were called are held up, perhaps by what waits for the next in line: so that one is called too.
+        wanted = min(1 + len(self._called), self.burst)
+        while self._line and self._tokens + 1e-9 >= wanted:
+            task = self._line.popleft()
+            self._called.add(task)
+            called.append(task)
+            wanted = 1 + len(self._called)
+        return called

@@ -17,12 +17,12 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from _thread import allocate_lock
 from collections.abc import Callable, Iterator
 from contextvars import Context, ContextVar, Token
 from typing import TYPE_CHECKING, Any, Protocol
 
 from treadle._base import checks, clock
+from treadle._base.locks import closed_latch, locked, open_latch
 from treadle._base.timer import TIMERS, TimerHandle
 from treadle._base.words import log
 from treadle._tasks.contexts import taken
@@ -154,10 +154,8 @@ class Scope:
 
     def cancel(self) -> None:
         """Ask whatever runs here to stop, and wake it if it waits."""
-        with _lock:
-            self.stopped = True
-            wakers = list(self._wakers.values())
-        for wake in wakers:
+        self.stopped = True
+        for wake in locked(_lock, list, self._wakers.values()):
             wake()
 
     def waking(self, wake: Callable[[], object]) -> _Waking:
@@ -172,20 +170,36 @@ class Scope:
 
     def join(self, member: Member) -> None:
         """Fail `member` when the deadline passes, unless it leaves before."""
-        with _lock:
-            if self.deadline is not None and (self._timer is None or not self._timer.is_due):  # or the process forked
-                self._timer = TIMERS.call_at(self.deadline, self._expire)
-            self._members[member] = None
+        locked(_lock, self._join, member)
+        if self.deadline is not None and not self._is_timed():  # or the process forked
+            timer = TIMERS.call_at(self.deadline, self._expire)
+            if not locked(_lock, self._set_timer, timer):
+                timer.cancel()
+
+    def _join(self, member: Member) -> None:
+        self._members[member] = None
+
+    def _is_timed(self) -> bool:
+        return self._timer is not None and self._timer.is_due
+
+    def _set_timer(self, timer: TimerHandle) -> bool:
+        if not self._members or self._is_timed():
+            return False
+        self._timer = timer
+        return True
 
     def leave(self, member: Member) -> bool:
         """Let `member` go; False: too late, it was failed. Whoever takes it out has decided what becomes of it."""
-        with _lock:
-            if self._members.pop(member, self) is self:
-                return False
-            if not self._members and self._timer is not None:
-                self._timer.cancel()
-                self._timer = None
-            return True
+        return locked(_lock, self._leave, member)
+
+    def _leave(self, member: Member) -> bool:
+        if member not in self._members:
+            return False
+        del self._members[member]
+        if not self._members and self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        return True
 
     @property
     def running(self) -> int:
@@ -195,22 +209,25 @@ class Scope:
     def begin(self) -> int:
         """A task's thread is about to look whether it may run its function; return what `end` is to be given."""
         process = os.getpid()
-        with _lock:
-            for scope in self._outward():
-                scope._running, scope._process = scope.running + 1, process
+        locked(_lock, self._begin, process)
         return process
+
+    def _begin(self, process: int) -> None:
+        for scope in self._outward():
+            scope._running, scope._process = scope.running + 1, process
 
     def end(self, process: int) -> None:
         """That function has returned, or was not run."""
         if process != os.getpid():  # it began before this process was forked, and is not counted here
             return
-        with _lock:
-            for scope in self._outward():
-                scope._running -= 1
-            idle = [scope._idle for scope in self._outward() if not scope._running]
-        for call in idle:
+        for call in locked(_lock, self._end):
             if call is not None:
                 call()
+
+    def _end(self) -> list[Callable[[], object] | None]:
+        for scope in self._outward():
+            scope._running -= 1
+        return [scope._idle for scope in self._outward() if not scope._running]
 
     def when_idle(self, idle: Callable[[], object]) -> None:
         """Call `idle` now, and whenever the last function that runs has returned, until `forget_idle`."""
@@ -223,13 +240,15 @@ class Scope:
 
     def _expire(self) -> None:
         """Fail all that are left, for the deadline has passed."""
-        with _lock:
-            members, self._members, self._timer = list(self._members), {}, None
-        for member in members:
+        for member in locked(_lock, self._leave_all):
             try:
                 member._expire(self.exceeded(member))
             except BaseException as raised:  # as of an order's own: the others are not to wait for ever
                 log(_log, logging.ERROR, "a task could not be failed at its deadline", error=raised)
+
+    def _leave_all(self) -> list[Member]:
+        members, self._members, self._timer = self._members, {}, None
+        return list(members)
 
 
 class _Waking:
@@ -245,9 +264,8 @@ class _Waking:
         scope: Scope | None = self._scope
         stopped = False
         while scope is not None:
-            with _lock:
-                scope._wakers[self] = self._wake
-                stopped = stopped or scope.stopped
+            locked(_lock, scope._wakers.__setitem__, self, self._wake)
+            stopped = stopped or scope.stopped
             scope = scope.parent
         if stopped:
             self._wake()
@@ -255,8 +273,7 @@ class _Waking:
     def __exit__(self, *_: object) -> None:
         scope: Scope | None = self._scope
         while scope is not None:
-            with _lock:
-                scope._wakers.pop(self, None)
+            locked(_lock, scope._wakers.pop, self, None)
             scope = scope.parent
 
 
@@ -394,15 +411,7 @@ def sleep(seconds: float) -> None:
     if scope is None:
         clock.pause(seconds)
         return
-    gate = allocate_lock()
-    gate.acquire()
-
-    def wake() -> None:
-        try:
-            gate.release()
-        except RuntimeError:  # somebody else was faster
-            pass
-
-    with scope.waking(wake):
-        gate.acquire(True, scope.left(seconds) or 0.0)
+    latch = closed_latch()
+    with scope.waking(lambda: open_latch(latch)):
+        latch.acquire(True, scope.left(seconds) or 0.0)
     scope.check()

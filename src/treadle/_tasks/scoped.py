@@ -50,6 +50,9 @@ class ScopedTask(Future[Any]):
         """Whether it may begin now; if not, it is in line for that."""
         if self._rate is None or self._scope.over() is not None:
             return True
+        if self._wanted:
+            self._skip_rate()
+            return True
         if not self._rate.admit(self):
             return False
         self._rate = None
@@ -109,6 +112,11 @@ class ScopedTask(Future[Any]):
         self._leave_line()
         return call
 
+    def _wait_for_rate(self) -> None:
+        """See that it is resumed when its rate lets it begin; no lock is held, for a thread may be started."""
+        if self._rate is not None:
+            self._rate.arm()
+
     def _step_out_of_line(self) -> None:
         """Wait for no turn any more, until it comes to a worker again."""
         if self._rate is not None:
@@ -121,16 +129,13 @@ class ScopedTask(Future[Any]):
 
     def _expire(self, error: DeadlineExceeded) -> None:
         """Fail, for the deadline has passed."""
-        with self._owner.lock:
-            self._late = True
-            if not self._entered:
-                return
-        self._settle_once(None, error)
+        self._late = True  # before the look: see `_enter`
+        if self._entered:
+            self._settle_once(None, error)
 
     def _enter(self) -> None:
         """Note that the pool has it; no lock is held."""
-        with self._owner.lock:
-            self._entered = True
+        self._entered = True  # before the look: one of the two sees the other
         if self._late:
             self._expire(self._scope.exceeded(self))
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from concurrent.futures import _base
-from contextlib import contextmanager, suppress
-from threading import Condition
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from threading import Condition, get_ident
+from typing import TYPE_CHECKING, Any, cast
 
+from treadle._base.locks import locked, open_latch
 from treadle._base.timer import TIMERS, run_user_code
 from treadle._base.words import log, show
 
@@ -19,9 +19,7 @@ if TYPE_CHECKING:
     from treadle._tasks.future import Future
     from treadle._tasks.scope import Scope
 
-__all__ = ["ColdFields", "InternalCallback", "Waiters", "changing", "run_callbacks", "why_dropped"]
-
-T = TypeVar("T")
+__all__ = ["ColdFields", "InternalCallback", "Waiters", "run_callbacks", "why_dropped"]
 
 _standard_log = logging.getLogger("concurrent.futures")
 
@@ -40,73 +38,76 @@ class InternalCallback:
 
 
 class Waiters:
-    """Who waits for one future; made when the first of them comes. Guarded as the future's state is."""
+    """Who waits for one future; made when the first of them comes. Guarded as the future's state is.
 
-    __slots__ = ("callbacks", "condition", "gates", "waiters")
+    Once the future is done nobody is added any more: those who would see, under the lock, that it is. Two threads may
+    tell them then, and the work of one that was interrupted can be ended by another call.
+    """
+
+    __slots__ = ("callbacks", "condition", "latches", "taken", "taker", "waiters")
 
     def __init__(self) -> None:
-        self.gates: list[LockType] = []
+        self.latches: list[LockType] = []
         self.callbacks: list[Callable[[Any], object]] = []
-        self.waiters: list[Any] = []
+        self.waiters: list[Any] = []  # the standard library's
         self.condition: Condition | None = None
+        self.taken: Callable[[Any], object] | None = None  # the callback that is about to be run,
+        self.taker = 0  # by this thread
 
     def notify(self, future: Future[Any]) -> None:
         """Tell the standard library's waiters of a new state; the condition is held."""
+        try:
+            self._notify(future, self.waiters)
+        except BaseException:  # Ctrl-C, perhaps
+            self._notify(future, [waiter for waiter in self.waiters if future not in waiter.finished_futures])
+            raise
+
+    def _notify(self, future: Future[Any], waiters: Iterable[Any]) -> None:
         cast(Condition, self.condition).notify_all()
-        for waiter in self.waiters:
+        for waiter in waiters:
             if future._state == _base.CANCELLED_AND_NOTIFIED:
                 waiter.add_cancelled(future)
             elif future._state == _base.FINISHED:
                 (waiter.add_result if future._final()._exception is None else waiter.add_exception)(future)
 
     def tell(self, future: Future[Any]) -> None:
-        """Open the gates and run the callbacks of `future`, which is done; no lock is held. The timers only see to it.
+        """Open the latches and run the callbacks of `future`, which is done; no lock is held.
 
-        Nobody adds to either list any more: those who would see, under the lock, that the future is done. Each entry is
-        taken out as it is served, so two threads may be in here, and the work of one that is killed can be ended by
-        another call.
+        The timers' thread runs none that is the user's: another one does.
         """
-        for gate in _taken_from(self.gates, -1):
-            gate.release()
-        if self.callbacks and TIMERS.is_here():
-            self._tell_elsewhere(future)
-        elif self.callbacks:
-            run_callbacks(future, _taken_from(self.callbacks, 0))
-
-    def _tell_elsewhere(self, future: Future[Any]) -> None:
-        """Have the user's callbacks run in another thread, for this one must not be held up."""
-        users = []
-        for callback in _taken_from(self.callbacks, 0):
-            if isinstance(callback, InternalCallback):
-                callback(future)
-            else:
-                users.append(callback)
-        if users:
-            run_user_code(run_callbacks, future, users)
-
-
-@contextmanager
-def changing(future: Future[Any]) -> Iterator[None]:
-    """Hold what guards the state of `future`, and tell those who wait through the condition before it is let go."""
-    lock = future._owner.lock
-    with lock:
-        condition = None if future._awaited_by is None else future._awaited_by.condition
-        if condition is None:
-            yield
+        for latch in list(self.latches):
+            open_latch(latch)
+        self.latches.clear()
+        if not self.callbacks and self.taken is None:
             return
-    with condition:
-        with lock:
-            before = future._state
-            yield
-        if future._state != before:
-            cast(Waiters, future._awaited_by).notify(future)
+        fatal: BaseException | None = None
+        elsewhere = TIMERS.is_here()
+        while locked(future._owner.lock, self._take_next):
+            # No exception comes between these lines: what is taken is run.
+            callback, self.taken = self.taken, None
+            try:
+                if elsewhere and type(callback) is not InternalCallback:
+                    run_user_code(run_callbacks, future, [callback])
+                else:
+                    cast("Callable[[Any], object]", callback)(future)
+            except Exception as error:
+                _log_failure(future, error)
+            except BaseException as error:
+                fatal = error
+        if fatal is not None:
+            raise fatal
 
-
-def _taken_from(entries: list[T], place: int) -> Iterator[T]:
-    """Take the entries out one by one; whoever takes one, nobody else does."""
-    with suppress(IndexError):
-        while True:
-            yield entries.pop(place)
+    def _take_next(self) -> bool:
+        """Take the next callback, to be run by this thread; False if there is none, or another one runs them."""
+        here = get_ident()
+        if self.taken is not None:
+            return self.taker == here
+        if not self.callbacks:
+            return False
+        self.taker = here
+        self.taken = self.callbacks[0]
+        del self.callbacks[0]
+        return True
 
 
 def run_callbacks(future: Future[Any], callbacks: Iterable[Callable[[Any], object]]) -> None:
@@ -116,11 +117,15 @@ def run_callbacks(future: Future[Any], callbacks: Iterable[Callable[[Any], objec
         try:
             callback(future)
         except Exception as error:
-            log(_standard_log, logging.ERROR, "exception calling callback for %s", show(future), error=error)
+            _log_failure(future, error)
         except BaseException as error:
             fatal = error
     if fatal is not None:
         raise fatal
+
+
+def _log_failure(future: Future[Any], error: Exception) -> None:
+    log(_standard_log, logging.ERROR, "exception calling callback for %s", show(future), error=error)
 
 
 class ColdFields:
@@ -140,6 +145,12 @@ class ColdFields:
         self.scope: Scope | None = None
         self.left = False  # whether others settle it, and not who runs it
         self.settled: Future[Any] | None = None  # what it was settled with by hand, while its pool ran it
+
+    def end(self) -> bool:
+        """Note that observers are told of its end; return whether they were before. The lock is held."""
+        ended = self.ended
+        self.ended = True
+        return ended
 
 
 def why_dropped(future: object) -> BaseException | None:

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from treadle._base import checks, clock
 from treadle._tasks.future import Future
-from treadle.orders._order import Handles, Own, Task
+from treadle.orders._order import Handles, Hands, Own, Task
 
 __all__ = ["Adaptive"]
 
@@ -56,7 +56,7 @@ class Adaptive(Own):
         self._stood_until = -inf  # when it last stopped standing
 
     def _handles(self) -> Handles:
-        return Handles(self._tasks, self._tasks, self._tasks.append, self.take)
+        return Handles(self._tasks, self._tasks, self._tasks.append, self.give)
 
     def put(self, task: Task, /) -> None:
         """Add a task."""
@@ -84,41 +84,48 @@ class Adaptive(Own):
             self._tasks.insert(self._apart, task)
             self._apart += 1
 
-    def take(self) -> Task:
-        """Remove and return the oldest task, or, while the queue stands, the newest."""
+    def give(self, hands: Hands, /) -> None:
+        """Move the oldest task, or, while the queue stands, the newest, into `hands`."""
+        tasks = self._tasks
         if not self._standing:
-            task: Task = self._tasks.popleft()
+            hands.task = tasks[0]
+            del tasks[0]
             if self._apart:
                 self._apart -= 1
-            if not self._tasks:  # also if that was no live task, and nobody looks: the delay is over
+            if not tasks:  # also if that was no live task, and nobody looks: the delay is over
                 self._late_since = None
-            return task
-        task = self._tasks.pop()
+            return
+        hands.task = tasks[-1]
+        del tasks[-1]
         self._count_apart()
-        return task
 
     def stale(self) -> Sequence[Task]:
         """Remove and return the tasks to shed, if the queue stands."""
+        shed: list[Task] = []
+        self._shed(shed.append)
+        return shed
+
+    def _shed(self, claim: Callable[[Any], object]) -> None:
         tasks = self._tasks
         if len(tasks) < 2:
             self._relax()
-            return ()
+            return
         now = clock.now()
         latest = now - self._target
         if not self._standing:
             others_late = len(tasks) > self._apart and tasks[self._apart]._submitted < latest
             if not self._stands(now, late=others_late):
-                return ()
+                return
             tasks.rotate(-self._apart)  # to the new end, where tasks run first from now on
             self._apart = 0
-        shed = []
-        others = len(tasks) - self._apart
+        shed, others = 0, len(tasks) - self._apart
         tasks.rotate(-self._apart)  # to the new end, for they have not waited long
         while len(tasks) > self.threads and tasks[0]._submitted < latest:
-            shed.append(tasks.popleft())
-        self._apart -= max(0, len(shed) - others)
+            claim(tasks[0])
+            del tasks[0]
+            shed += 1
+        self._apart -= max(0, shed - others)
         tasks.rotate(self._apart)
-        return shed
 
     def _relax(self) -> None:
         """Note that the queue does not stand any more."""
@@ -143,12 +150,17 @@ class Adaptive(Own):
             self._standing = now - self._late_since > (min(self._target, self._interval) if again else self._interval)
         return self._standing
 
-    def evict(self, newcomer: Task, /) -> Task:
-        """Remove and return the task that has waited longest."""
-        task: Task = self._tasks.popleft()
+    def _victim(self, newcomer: Task) -> Task:
+        victim: Task = self._tasks[0]
+        return victim
+
+    def _drop(self, victim: Task) -> None:
+        del self._tasks[0]
         self._apart = max(0, self._apart - 1)
         self._count_apart()
-        return task
+
+    def _mend(self) -> None:
+        self._count_apart()
 
     def purge(self, keep: Callable[[Task], bool], /) -> None:
         """Drop every task that `keep` refuses."""

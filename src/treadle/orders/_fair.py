@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from math import inf
 from typing import Any, Literal, TypeVar, cast
 
 from treadle._base import checks
-from treadle._base.words import counted, is_a, pass_on, show, type_name
+from treadle._base.words import counted, is_a, show, type_name
 from treadle._tasks.future import PENDING, Future
+from treadle._tasks.options import KeySlot, slot_of
 from treadle.orders._counted import Counted
 from treadle.orders._fifo import Fifo
-from treadle.orders._order import Handles, Look, Order, Own, Task, hook_of, own
+from treadle.orders._order import Hands, Look, Order, Own, Task, hook_of, own
 from treadle.orders._priority import Priority
 
 __all__ = ["Fair"]
@@ -32,26 +34,30 @@ class _Flow:
 
     __slots__ = (
         "credit",
+        "give",
+        "inner",
         "key",
         "listed",
         "most_running",
         "order",
         "put",
         "running",
-        "take",
         "waiting",
         "weight",
     )
 
-    key: Hashable
+    key: KeySlot
     weight: float
     most_running: float
 
     def __init__(self, order: Order) -> None:
         inner = own(order)
-        handles = Handles(order, order, order.put, order.take) if inner is None else inner._handles()
         self.order = order
-        self.waiting, _, self.put, self.take = handles
+        self.inner = inner  # the same, if it is treadle's own
+        if inner is None:
+            self.waiting, self.put, self.give = order, order.put, partial(_give_of, order)
+        else:
+            self.waiting, _, self.put, self.give, _ = inner._handles()
         self.credit: float = 0  # tasks that it may still run in this round, less than one of them left over
         self.listed = False  # among those that have tasks waiting and may run one
         self.running = 0  # of its tasks, that were taken; counted only where `max_running` is set
@@ -64,11 +70,12 @@ class _Ceiling:
 
     def __init__(self, name: str, value: int | Mapping[Any, int | None] | None) -> None:
         by_key = _by_key(name, value, checks.integer_or_none)
-        self.of = {key: inf if most is None else most for key, most in by_key.items()}
-        self.others = self.of.pop(..., inf)
+        others = by_key.pop(..., None)
+        self.others = inf if others is None else others
+        self.of = {slot_of(key): inf if most is None else most for key, most in by_key.items()}
         self.bounds = self.others < inf or bool(self.of)  # whether there is any
 
-    def __getitem__(self, key: Hashable) -> float:
+    def __getitem__(self, key: KeySlot) -> float:
         return self.of.get(key, self.others) if self.of else self.others
 
 
@@ -126,8 +133,9 @@ class Fair(Own):
     ) -> None:
         if weights is not None and not is_a(weights, Mapping):
             raise TypeError(f"weights={show(weights)} is {type_name(weights)}; allowed: a dict of keys and numbers")
-        self._weights = _by_key("weights", weights or {}, checks.number)
-        self._weight_of_others = self._weights.pop(..., 1)
+        by_key = _by_key("weights", weights or {}, checks.number)
+        self._weight_of_others = by_key.pop(..., 1)
+        self._weights = {slot_of(key): weight for key, weight in by_key.items()}
         self._max_running = _Ceiling("max_running", max_running)
         self._max_waiting = _Ceiling("max_waiting", max_waiting)
         self._make = _maker(order)
@@ -136,7 +144,7 @@ class Fair(Own):
         self._sound = any(self._make is kind for kind in _NAMED.values())
         self._counts = self._max_running.bounds  # whether it knows which tasks run
         self._tasks = Counted(lambda: [task for flow in self._flows.values() for task in flow.waiting])
-        self._flows: dict[Hashable, _Flow] = {}  # that have tasks waiting, or counted as running, and a few others
+        self._flows: dict[KeySlot, _Flow] = {}  # that have tasks waiting, or counted as running, and a few others
         self._spare = [_Flow(first)]  # a few that are free for any key
         self._ready: deque[_Flow] = deque()  # that have tasks waiting and may run one; the first has its turn
         self._taken: dict[Task, _Flow] = {}  # tasks that run, and count
@@ -147,7 +155,7 @@ class Fair(Own):
 
     def put(self, task: Task, /) -> None:
         """Add a task."""
-        flow = self._flows.get(task.key) or self._new_flow(task.key)
+        flow = self._flows.get(_slot(task)) or self._new_flow(_slot(task))
         self._tasks.append(None)
         flow.put(task)
         if not flow.listed and flow.running < flow.most_running:
@@ -155,15 +163,12 @@ class Fair(Own):
             flow.credit = flow.weight
             self._ready.append(flow)
 
-    def _new_flow(self, key: Hashable) -> _Flow:
-        # First what may raise, and the next lines as well.
-        weight = self._weights.get(key, self._weight_of_others) if self._weights else self._weight_of_others
-        most_running = self._max_running[key]
+    def _new_flow(self, key: KeySlot) -> _Flow:
         flow = self._spare.pop() if self._spare else _Flow(_made(self._make))
-        self._flows[key] = flow
         flow.key = key
-        flow.weight = weight
-        flow.most_running = most_running
+        flow.weight = self._weights.get(key, self._weight_of_others) if self._weights else self._weight_of_others
+        flow.most_running = self._max_running[key]
+        self._flows[key] = flow
         return flow
 
     def put_first(self, task: Task, /) -> None:
@@ -171,7 +176,7 @@ class Fair(Own):
 
         And with the turn that it has taken for nothing: at once, if it is the only one of its key.
         """
-        flow = self._flows.get(task.key) or self._new_flow(task.key)
+        flow = self._flows.get(_slot(task)) or self._new_flow(_slot(task))
         self._tasks.append(None)
         flow.order.put_first(task)
         if len(flow.waiting) > 1:
@@ -181,11 +186,12 @@ class Fair(Own):
             flow.credit = flow.weight
             self._ready.appendleft(flow)
 
-    def take(self) -> Task:
-        """Remove and return the next task of the key whose turn it is."""
+    def give(self, hands: Hands, /) -> None:
+        """Move the next task of the key whose turn it is into `hands`."""
         flow = self._ready[0]
-        task: Future[Any] = flow.take()
-        self._tasks.pop()
+        flow.give(hands)
+        task: Future[Any] = hands.task
+        del self._tasks[-1]
         if task._state is PENDING:  # others were run elsewhere, or cancelled, and take no turn
             flow.credit -= 1
             if self._counts:
@@ -199,26 +205,48 @@ class Fair(Own):
         elif flow.credit < 1:
             flow.credit += flow.weight
             self._ready.rotate(-1)
-        return task
 
-    def evict(self, newcomer: Task, /) -> Task:
-        """Remove and return a task of the key that has most waiting, or of the newcomer's, if that is full."""
-        flow = self._flows.get(newcomer.key)
+    def _victim(self, newcomer: Task) -> Task:
+        """Return a task of the key that has most waiting, or of the newcomer's, if that is full."""
+        flow = self._flows.get(_slot(newcomer))
         if flow is None or not self.full(newcomer, 0):
             flow = max(self._flows.values(), key=lambda flow: len(flow.waiting), default=None)
         if flow is None or not flow.waiting:
             raise IndexError("no task waits")
-        task = flow.order.evict(newcomer)
-        self._tasks.pop()
+        return flow.order.evict(newcomer) if flow.inner is None else flow.inner._victim(newcomer)  # type: ignore[no-any-return]
+
+    def _drop(self, victim: Task) -> None:
+        flow = self._flows[_slot(victim)]
+        if flow.inner is not None:
+            flow.inner._drop(victim)
+        del self._tasks[-1]
         self._leave_if_empty(flow)
-        return task
 
     def purge(self, keep: Callable[[Task], bool], /) -> None:
         """Drop every task that `keep` refuses."""
         for flow in list(self._flows.values()):
             flow.order.purge(keep)
             self._leave_if_empty(flow)
+        self._count()
+
+    def _count(self) -> None:
         self._tasks[:] = [None] * sum(len(flow.waiting) for flow in self._flows.values())
+
+    def _mend(self) -> None:
+        for flow in self._flows.values():
+            if flow.inner is not None:
+                flow.inner._mend()
+            flow.running = sum(its is flow for its in self._taken.values())
+        self._count()
+        known = [flow for flow in self._ready if self._flows.get(flow.key) is flow]
+        listed = dict.fromkeys(flow for flow in (*known, *self._flows.values()) if self._may_run_one(flow))
+        for flow in self._flows.values():
+            flow.listed = flow in listed
+        self._ready.clear()
+        self._ready.extend(listed)
+
+    def _may_run_one(self, flow: _Flow) -> bool:
+        return bool(flow.waiting) and flow.running < flow.most_running
 
     def _leave_if_empty(self, flow: _Flow) -> None:
         if not flow.waiting:
@@ -229,19 +257,16 @@ class Fair(Own):
                 self._forget(flow)
 
     def _forget(self, flow: _Flow) -> None:
-        try:
-            del self._flows[flow.key]
-        except BaseException as error:  # of a key that worked once: it must not end who took its last task
-            pass_on(error)
-            return
+        del self._flows[flow.key]
         if len(self._spare) < SPARE:
             self._spare.append(flow)
 
     def ended(self, task: Task, /) -> None:
         """Note that a task that was taken has run."""
-        flow = self._taken.pop(task, None)
+        flow = self._taken.get(task)
         if flow is None:
             return
+        del self._taken[task]
         flow.running -= 1
         if not flow.waiting:
             if not flow.running:
@@ -256,17 +281,17 @@ class Fair(Own):
 
     def full(self, task: Task, beside: int, /) -> bool:
         """Return whether the key of `task`, which has so many waiting elsewhere, has no room for one more."""
-        flow = self._flows.get(task.key)
-        return (0 if flow is None else len(flow.waiting)) + beside >= self._max_waiting[task.key]
+        flow = self._flows.get(_slot(task))
+        return (0 if flow is None else len(flow.waiting)) + beside >= self._max_waiting[_slot(task)]
 
     def holds(self, task: Task, /) -> bool:
         """Return whether `task`, if it came now, would have to wait for others of its key."""
-        flow = self._flows.get(task.key)
+        flow = self._flows.get(_slot(task))
         return flow is not None and len(flow.waiting) + flow.running >= flow.most_running
 
     def holders(self, task: Task, /) -> list[Task]:
         """Return the tasks of which one has to end before `task` may run; none, if it may."""
-        flow = self._flows.get(task.key)
+        flow = self._flows.get(_slot(task))
         if flow is None or flow.running < flow.most_running:
             return []
         return [taken for taken, its_flow in self._taken.items() if its_flow is flow]
@@ -274,6 +299,15 @@ class Fair(Own):
     def __repr__(self) -> str:
         keys = sum(1 for flow in self._flows.values() if flow.waiting)
         return f"Fair({len(self._tasks)} waiting, of {counted(keys, 'key')})"
+
+
+def _slot(task: Any) -> KeySlot:
+    slot: KeySlot = task._options.slot
+    return slot
+
+
+def _give_of(order: Order, hands: Hands) -> None:
+    hands.task = order.take()
 
 
 def _maker(order: object) -> Callable[[], Order]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 
-from treadle.orders._order import Handles, Own, Task, put_in_place
+from treadle.orders._order import Handles, Hands, Own, Task, put_in_place
 
 __all__ = ["Fifo"]
 
@@ -20,23 +20,26 @@ class Fifo(Own):
 
     def _handles(self) -> Handles:
         # The deque's own methods: at a million tasks a second a Python frame around each would show.
-        return Handles(self._tasks, self._tasks, self._tasks.append, self._tasks.popleft)
+        return Handles(self._tasks, self._tasks, self._tasks.append, self.give, self._tasks)
 
     def put(self, task: Task, /) -> None:
         """Add a task."""
         self._tasks.append(task)
 
-    def take(self) -> Task:
-        """Remove and return the task that has waited longest."""
-        return self._tasks.popleft()
+    def give(self, hands: Hands, /) -> None:
+        """Move the task that has waited longest into `hands`."""
+        hands.task = self._tasks[0]
+        del self._tasks[0]
 
     def put_first(self, task: Task, /) -> None:
         """Add a task that was taken before its time: before those that came after it."""
         put_in_place(self._tasks, task)
 
-    def evict(self, newcomer: Task, /) -> Task:
-        """Remove and return the task that has waited longest."""
-        return self._tasks.popleft()
+    def _victim(self, newcomer: Task) -> Task:
+        return self._tasks[0]
+
+    def _drop(self, victim: Task) -> None:
+        del self._tasks[0]
 
     def purge(self, keep: Callable[[Task], bool], /) -> None:
         """Drop every task that `keep` refuses."""

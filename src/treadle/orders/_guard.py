@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from contextlib import suppress
+from typing import Any, Protocol, TypeVar
 
 from treadle._base.words import counted, pass_on, type_name
-from treadle._tasks.future import CANCELLED_AND_NOTIFIED, Future
 from treadle.errors import PoolBroken
 from treadle.orders import Order, Task
-from treadle.orders._order import Handles, Own, hook_of, own
-
-if TYPE_CHECKING:
-    from treadle._dispatch.dispatcher import Dispatcher
+from treadle.orders._order import Handles, Hands, Own, hook_of, own
 
 __all__ = ["guarded"]
 
@@ -20,14 +17,21 @@ T = TypeVar("T")
 
 HOOKS = ("stale", "full", "holds", "holders", "ended")
 
-HUSK: Future[Any] = Future()  # what is taken where there is nothing, for it is dead
-HUSK._state = CANCELLED_AND_NOTIFIED
+
+class Breakable(Protocol):
+    """What is broken when the order fails: a pool's state."""
+
+    def break_off(self, where: str, error: BaseException) -> None:
+        """Note that the order has raised `error` in `where`; the lock is held."""
+
+    def why_broken(self) -> PoolBroken:
+        """Return an error that says so."""
 
 
-def guarded(order: Order, dispatcher: Dispatcher) -> Own:
+def guarded(order: Order, pool: Breakable) -> Own:
     """Return `order`, as a pool may use it: one of treadle's own as it is, any other behind a guard."""
     mine = own(order)
-    return Guard(order, dispatcher) if mine is None else mine
+    return Guard(order, pool) if mine is None else mine
 
 
 class Guard(Own):
@@ -39,9 +43,9 @@ class Guard(Own):
 
     _tasks: dict[Task, Task]  # that the order holds
 
-    def __init__(self, order: Order, dispatcher: Dispatcher) -> None:
+    def __init__(self, order: Order, pool: Breakable) -> None:
         self._order = order
-        self._dispatcher = dispatcher
+        self._pool = pool
         self._tasks = {}
         self._ready = _Ready(self.ready)
         self._failed = False
@@ -51,7 +55,7 @@ class Guard(Own):
         return tuple(getattr(Guard, name) for name in HOOKS if hook_of(self._order, name) is None)
 
     def _handles(self) -> Handles:
-        return Handles(self._tasks, self._ready, self.put, self.take)
+        return Handles(self._tasks, self._ready, self.put, self.give)
 
     # -- what changes the books -----------------------------------------------------------------------------------
 
@@ -71,29 +75,36 @@ class Guard(Own):
         """Add a task that was taken before its time; as `put`."""
         self._add("put_first", self._order.put_first, task)
 
-    def take(self) -> Task:
-        """Remove and return the next task; a dead one if the order failed."""
+    def give(self, hands: Hands, /) -> None:
+        """Move the next task into `hands`; None if the order failed."""
         try:
-            return self._give_out("take", self._take_one)[0]
+            self._give_out("take", self._take_one, lambda task: setattr(hands, "task", task))
         except PoolBroken:
-            self._dispatcher.dead += 1  # as it is counted by whoever takes it
-            return HUSK
+            hands.task = None
 
     def stale(self) -> Sequence[Task]:
         """Remove and return the tasks to shed; none if the order failed."""
-        try:
-            return self._give_out("stale", lambda: self._order.stale())
-        except PoolBroken:
-            return ()
+        shed: list[Task] = []
+        self._shed(shed.append)
+        return shed
 
-    def evict(self, newcomer: Task, /) -> Task:
-        """Remove and return the task to give up.
+    def _shed(self, claim: Callable[[Any], object]) -> None:
+        with suppress(PoolBroken):
+            self._give_out("stale", lambda: self._order.stale(), claim)
+
+    def _victim(self, newcomer: Task) -> Task:
+        """Return the task to give up, which the order has given out.
 
         Raises:
             IndexError: there is none.
             PoolBroken: the order failed.
         """
-        return self._give_out("evict", lambda: self._evict_one(newcomer))[0]
+        victims: list[Task] = []
+        self._give_out("evict", lambda: self._evict_one(newcomer), victims.append)
+        return victims[0]
+
+    def _drop(self, victim: Task) -> None:
+        pass
 
     def purge(self, keep: Callable[[Task], bool], /) -> None:
         """Drop every task that `keep` refuses, whether the order fails at it or not."""
@@ -112,7 +123,7 @@ class Guard(Own):
 
     def _add(self, name: str, put: Callable[[Task], object], task: Task) -> None:
         if self._failed:
-            raise self._dispatcher.why_broken()
+            raise self._pool.why_broken()
         self._calls += 1
         try:
             self._tasks[task] = task
@@ -121,30 +132,34 @@ class Guard(Own):
         except BaseException as error:
             self._tasks.pop(task, None)
             self._fail(name, error)
-            raise self._dispatcher.why_broken() from error
+            raise self._pool.why_broken() from error
         finally:
             self._calls -= 1
 
-    def _give_out(self, name: str, ask: Callable[[], Iterable[Task]]) -> list[Task]:
-        """Strike out and return the tasks that the order gives out: themselves, whatever it is that equals them."""
+    def _give_out(self, name: str, ask: Callable[[], Iterable[Task]], claim: Callable[[Task], object]) -> None:
+        """Let those have the tasks that the order gives out who `claim` them: themselves, whatever it is that equals them.
+
+        As long as they are not claimed they are in the books, and are given back to these if the order failed.
+        """
         if self._failed:
-            raise self._dispatcher.why_broken()
+            raise self._pool.why_broken()
         self._calls += 1
-        out: list[Task] = []
         try:
+            out: dict[Task, None] = {}
             for task in ask():
-                found = self._tasks.pop(task, None)
-                if found is None:
+                found = self._tasks.get(task)
+                if found is None or found in out:
                     raise RuntimeError(f"{type_name(task)} was given out, and is no task that was in it")
-                out.append(found)
-            self._compare()
+                out[found] = None
+            self._compare(less=len(out))
         except BaseException as error:
-            self._tasks.update(zip(out, out, strict=True))
             self._fail(name, error)
-            raise self._dispatcher.why_broken() from error
+            raise self._pool.why_broken() from error
         finally:
             self._calls -= 1
-        return out
+        for found in out:
+            claim(found)
+            del self._tasks[found]
 
     def _take_one(self) -> tuple[Task]:
         return (self._order.take(),)
@@ -155,12 +170,11 @@ class Guard(Own):
         except IndexError:
             return ()
 
-    def _compare(self) -> None:
-        """See that the order holds what the books have, unless another call is in the middle of a change."""
-        if self._calls == 1 and not self._failed and len(self._order) != len(self._tasks):
-            raise RuntimeError(
-                f"its length is {len(self._order)}, and it should hold {counted(len(self._tasks), 'task')}"
-            )
+    def _compare(self, less: int = 0) -> None:
+        """See that the order holds what the books have, but for `less`; unless another call is amid a change."""
+        held = len(self._tasks) - less
+        if self._calls == 1 and not self._failed and len(self._order) != held:
+            raise RuntimeError(f"its length is {len(self._order)}, and it should hold {counted(held, 'task')}")
 
     # -- what only asks -------------------------------------------------------------------------------------------
 
@@ -216,7 +230,7 @@ class Guard(Own):
     def _fail(self, name: str, error: BaseException) -> None:
         if not self._failed:
             self._failed = True
-            self._dispatcher.break_off(f"{type_name(self._order)}.{name}", error)
+            self._pool.break_off(f"{type_name(self._order)}.{name}", error)
         pass_on(error)
 
 

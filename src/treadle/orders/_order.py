@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Hashable, Sequence
 from typing import Any, Literal, NamedTuple, Protocol
 
-__all__ = ["Handles", "Look", "Order", "Own", "Task", "hook_of", "own", "put_in_place"]
+__all__ = ["Handles", "Hands", "Look", "Order", "Own", "Task", "hook_of", "own", "put_in_place"]
 
 Look = Literal["priority", "key"]
 
@@ -140,17 +140,36 @@ class Order(ABC):
         """Note that a task that was taken has run, or is about to be put back. Nothing."""
 
 
+class Hands(Protocol):
+    """Whoever takes a task: the worker that is to run it."""
+
+    task: Any
+
+
+class _Hands:
+    """Those of a caller that takes a task for itself."""
+
+    __slots__ = ("task",)
+
+    task: Any
+
+
 class Handles(NamedTuple):
     """What is used for every task, looked up once, and so that it takes no Python frame where it need not."""
 
     tasks: Any  # what the order holds, with its length
     ready: object  # true as long as there is a task that may be taken
     put: Callable[[Any], object]
-    take: Callable[[], Any]
+    give: Callable[[Any], object]  # `Own.give`
+    line: Any = None  # what is given from its left end, if that is all there is to it
 
 
 class Own(Order):
-    """An order of treadle's own, whose containers may be used in the place of its methods."""
+    """An order of treadle's own, whose containers may be used in the place of its methods.
+
+    An exception may come between any two lines that call something (see `treadle._base.locks`). So a task that leaves
+    is in somebody's hands before it leaves, and what follows from where the tasks are can be found anew.
+    """
 
     _tasks: Any
     _ready: Any  # `_tasks` itself, unless some are held back
@@ -163,8 +182,38 @@ class Own(Order):
         """Return whether there is a task that may be taken."""
         return bool(self._ready)
 
+    @abstractmethod
+    def give(self, hands: Hands, /) -> None:
+        """Move the next task into `hands`: there first, and then away from here."""
+
+    def take(self) -> Any:
+        """Remove and return the task to run next."""
+        hands = _Hands()
+        self.give(hands)
+        return hands.task
+
+    @abstractmethod
+    def _victim(self, newcomer: Any) -> Any:
+        """Return the task to give up for a newcomer, which is to be dropped next; IndexError if there is none."""
+
+    @abstractmethod
+    def _drop(self, victim: Any) -> None:
+        """Remove what `_victim` returned."""
+
+    def evict(self, newcomer: Task, /) -> Any:
+        """Remove and return the task to give up for a newcomer."""
+        victim = self._victim(newcomer)
+        self._drop(victim)
+        return victim
+
+    def _shed(self, claim: Callable[[Any], object]) -> None:
+        """Remove the tasks to shed, each after `claim` was called with it."""
+
+    def _mend(self) -> None:
+        """Find anew what follows from where the tasks are."""
+
     def _handles(self) -> Handles:
-        return Handles(self._tasks, self._ready, self.put, self.take)
+        return Handles(self._tasks, self._ready, self.put, self.give)
 
     def _idle(self) -> tuple[object, ...]:
         """Return those of its functions that have nothing to say, as it was set up."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from treadle._base import checks
 from treadle.orders._counted import Counted
-from treadle.orders._order import Look, Own, Task, put_in_place
+from treadle.orders._order import Hands, Look, Own, Task, put_in_place
 
 __all__ = ["Priority"]
 
@@ -66,32 +66,38 @@ class Priority(Own):
         put_in_place(self._levels.setdefault(task.priority, deque()), task)
         self._set_up()
 
-    def take(self) -> Task:
-        """Remove and return the task that is due first."""
+    def give(self, hands: Hands, /) -> None:
+        """Move the task that is due first into `hands`."""
         heads = self._heads
         _, negated, level = heads[0]
-        task: Task = level.popleft()
-        self._tasks.pop()
+        hands.task = level[0]
+        del level[0]
+        del self._tasks[-1]
         if not level:
             heappop(heads)
         elif len(heads) > 1:
             heapreplace(heads, (level[0]._submitted + negated * self._age, negated, level))
-        return task
 
-    def evict(self, newcomer: Task, /) -> Task:
-        """Remove and return, of the least urgent tasks, the one that came first."""
+    def _victim(self, newcomer: Task) -> Task:
+        """Return, of the least urgent tasks, the one that came first."""
         if not self._heads:
             raise IndexError("no task waits")
-        _, _, level = max(self._heads, key=lambda head: head[1])
-        task: Task = level.popleft()
-        self._tasks.pop()
+        victim: Task = max(self._heads, key=lambda head: head[1])[2][0]
+        return victim
+
+    def _drop(self, victim: Task) -> None:
+        level = self._levels[victim.priority]
+        del level[0]
+        del self._tasks[-1]
         self._set_up()
-        return task
 
     def purge(self, keep: Callable[[Task], bool], /) -> None:
         """Drop every task that `keep` refuses."""
         for priority, level in self._levels.items():
             self._levels[priority] = deque(task for task in level if keep(task))
+        self._mend()
+
+    def _mend(self) -> None:
         self._tasks[:] = [None] * sum(map(len, self._levels.values()))
         self._set_up()
 

@@ -421,4 +421,4 @@ def _lanes_wanted(dispatcher: Dispatcher) -> int:
     """Return how many leaders make sense: one, unless threads run Python at the same time."""
     if getattr(sys, "_is_gil_enabled", lambda: True)():
         return 1
-    return max(1, min(os.cpu_count() or 1, dispatcher.staff.max_workers // 2))
+    return max(1, min(os.cpu_count() or 1, dispatcher.workers.max_workers // 2))

@@ -257,7 +257,7 @@ class Handling:
             conn.record.expect()
         errand = Errand(self, conn)
         try:
-            self.lane.dispatcher.admission.enter_later(errand, self.policy)
+            self.lane.dispatcher.enter_later(errand, self.policy)
             if self.converse is not None:
                 self.tell_if_all_talk()
         except PoolFull:
@@ -270,10 +270,8 @@ class Handling:
     def tell_if_all_talk(self) -> None:
         """Say that every thread is in a conversation, so that clients which wait for one do not look forgotten."""
         dispatcher = self.lane.dispatcher
-        with dispatcher.lock:
-            all_talk = not dispatcher.staff.free()
-        if all_talk and self.talks.begins():
-            most = dispatcher.staff.max_workers
+        if not dispatcher.free_threads() and self.talks.begins():
+            most = dispatcher.workers.max_workers
             said = "%s: %s taken by conversations, so others wait%s"
             log(_log, logging.WARNING, said, self.lane.name, all_of(most, "thread"), self.talks.rest)
 

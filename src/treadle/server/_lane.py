@@ -34,7 +34,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from treadle._base.clock import now as clock
 from treadle._base.clock import thread_clock
 from treadle._base.words import log
-from treadle._dispatch.idle import Standing
+from treadle._dispatch.idle import IdleTask
 from treadle._dispatch.worker import lent_here
 from treadle.server._causes import CUT, KILLED
 from treadle.server._connection import CHUNK, ClientConnection
@@ -63,29 +63,29 @@ class Source(Protocol):
         """It is ready; called by the leader."""
 
 
-class Lead(Standing):
+class Lead(IdleTask):
     """One worker's spell of leading."""
 
-    __slots__ = ("clock", "lane", "lost", "recalled", "slot")
+    __slots__ = ("clock", "lane", "lost", "preempted", "slot")
 
     def __init__(self, lane: Lane) -> None:
         super().__init__(lane.dispatcher)
         self.lane = lane
         self.slot: list[ClientConnection] = []  # the connection whose handler runs, and nothing else
         self.lost: ClientConnection | None = None  # with which it was deposed, until its thread has noticed
-        self.recalled = False
+        self.preempted = False
         self.clock: int | None = None  # of the processor time that its thread uses
 
     def _name_for(self, fn: Any) -> str:
         running = self.slot or self.lost is not None
         return self.lane.handling.name if running else f"lead of {self.lane.name}"
 
-    def recall(self) -> None:
+    def preempt(self) -> None:
         """Make `stand` return soon."""
-        self.recalled = True
+        self.preempted = True
         self.lane.poller.wake()
 
-    def stand(self) -> None:
+    def run_idle(self) -> None:
         """Lead, until recalled or deposed."""
         self.lane.take_the_lead(self)
 
@@ -194,7 +194,7 @@ class Lane:
         handling, service, keeper, chunk = self.handling, self.service, self.keeper, CHUNK
         lent = lent_here(self.dispatcher)
         messages: Any
-        while not lead.recalled:
+        while not lead.preempted:
             try:
                 events = poll(self.patience())
             except (OSError, ValueError) as error:  # somebody has closed it behind our back, and it would fail for ever
@@ -300,7 +300,7 @@ class Lane:
     def offer_lead(self) -> bool:
         """Let the next worker that has nothing else to do lead; return whether one is on its way."""
         try:
-            return self.dispatcher.staff.stand(Lead(self))
+            return self.dispatcher.add_idle(Lead(self))
         except RuntimeError:  # the pool is closed: connections can be closed orderly, and no handler runs
             return False
 
@@ -326,7 +326,7 @@ class Lane:
             conn.calm = False
             self.lead = None
             self.vacant = True
-        self.dispatcher.staff.stood_down(lead)
+        self.dispatcher.idle_is_over(lead)
         return True
 
     def spread_out(self) -> None:
@@ -357,7 +357,7 @@ class Lane:
         if heir is not None:
             self.baton.release()
         if lead is not None:
-            lead.recall()
+            lead.preempt()
         self.poller.wake()
         self.rouse()
 
@@ -391,7 +391,7 @@ class Lane:
         self.over = self.orphaned = True
         lead, self.lead, self.heir = self.lead, None, None
         if lead is not None:
-            lead.recalled = True
+            lead.preempted = True
             lead.slot.clear()
         self.inbox.clear()
         for conn in self.connections():

@@ -135,7 +135,7 @@ class Lot:
     def _submit(self, visit: Visit) -> None:
         pool = self._open_pool()
         visit.task = task = pool.options(name=type(self.server).__name__)._task_made(visit.run, (), {})
-        pool._task_dispatcher.admission.enter_later(task, "block")
+        pool._task_dispatcher.enter_later(task, "block")
         task.add_done_callback(visit.settled)
         if self.converses and visit.shake_by is None and isinstance(visit.request, socket.socket):
             self._tell_if_all_talk(pool)
@@ -143,11 +143,9 @@ class Lot:
     def _tell_if_all_talk(self, pool: Pool) -> None:
         """Say that every thread is in a conversation, so that clients which wait for one do not look forgotten."""
         home = pool._task_dispatcher
-        with home.lock:
-            all_talk = not home.staff.free()
-        if all_talk and (burst := self.bursts.of("talk")).begins():
+        if not home.free_threads() and (burst := self.bursts.of("talk")).begins():
             said = "%s: %s taken by conversations, so others wait (max_workers)%s"
-            log(_log, logging.WARNING, said, self, all_of(home.staff.max_workers, "thread"), burst.rest)
+            log(_log, logging.WARNING, said, self, all_of(home.workers.max_workers, "thread"), burst.rest)
 
     def _open_pool(self) -> Pool:
         with self.lock:

@@ -21,6 +21,7 @@ from threading import RLock
 from typing import TYPE_CHECKING, Any, cast
 
 from treadle._base import clock
+from treadle._base.locks import is_held
 from treadle._base.timer import TIMERS, TimerHandle
 from treadle._base.words import counted, traceback_of
 from treadle._dispatch import deadlock
@@ -40,11 +41,6 @@ if TYPE_CHECKING:
 __all__ = ["Feed"]
 
 PATIENCE = 0.1  # seconds in which a consumer may begin; a guess: long for a thread that goes on, short for who waits
-
-
-def _is_ours(lock: RLock) -> bool:
-    """Whether this thread has the lock."""
-    return lock._is_owned()  # type: ignore[attr-defined,no-any-return]  # threading.Condition relies on it too
 
 
 class Feed(ABC):
@@ -162,7 +158,7 @@ class Feed(ABC):
                     self._read(max(0, upto - self.count), consuming=True)
             return self.count
         finally:
-            if _is_ours(reading):
+            if is_held(reading):
                 reading.release()
 
     def stand_by(self) -> None:
@@ -170,8 +166,7 @@ class Feed(ABC):
         self.fresh = False
         if self.rows is None or not self.eager:
             return
-        with self.dispatcher.lock:
-            self.dispatcher.maps[self] = None
+        self.dispatcher.add_input(self)
         if self.door.closed:  # and who closed it did not know of this map
             self.leave()
             return
@@ -192,8 +187,7 @@ class Feed(ABC):
     def end(self) -> None:
         """Read nothing more."""
         self.rows = None
-        with self.dispatcher.lock:
-            self.dispatcher.maps.pop(self, None)
+        self.dispatcher.forget_input(self)
         self._cancel_timer()
 
     def take_failure(self) -> BaseException | None:
@@ -228,7 +222,7 @@ class Feed(ABC):
     def read_on(self) -> bool:
         """Read some rows in a worker; False if there is nothing to read for it, or another thread does that now."""
         reading = self.reading
-        if not self.is_left() or _is_ours(reading):
+        if not self.is_left() or is_held(reading):
             return False
         try:
             if not reading.acquire(False) or self.rows is None or not self.is_left():
@@ -240,7 +234,7 @@ class Feed(ABC):
         except BaseException as error:  # a worker outlives whatever it runs
             self._fail(error)
         finally:
-            if _is_ours(reading):
+            if is_held(reading):
                 reading.release()
         return True
 
@@ -253,7 +247,7 @@ class Feed(ABC):
             PoolDeadlock: the other could never end.
         """
         reading = self.reading
-        if _is_ours(reading):  # it is the input that closes the pool
+        if is_held(reading):  # it is the input that closes the pool
             return
         left = None
         while True:
@@ -267,7 +261,7 @@ class Feed(ABC):
                 if left != 0:
                     self._read_inside()
             finally:
-                if _is_ours(reading):
+                if is_held(reading):
                     reading.release()
             if left == 0 or not self.wait_for_room(left if wait else 0):
                 break
@@ -278,8 +272,7 @@ class Feed(ABC):
         if self.dropped:
             self.end()
             return
-        with self.dispatcher.lock:
-            self.dispatcher.maps.pop(self, None)
+        self.dispatcher.forget_input(self)
         self._cancel_timer()
 
     def forget_readers(self) -> None:
@@ -288,7 +281,7 @@ class Feed(ABC):
         That stayed in the parent, in the middle of the input. One that has forked there is this one, and sees.
         """
         self.inherited = True
-        if _is_ours(self.reading):
+        if is_held(self.reading):
             return
         if not self.reading.acquire(False):
             self.rows = None

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 from treadle._base import clock
 from treadle._base.words import brief, traceback_of
 from treadle._dispatch import deadlock
-from treadle._dispatch.work import context_inside
+from treadle._dispatch.dispatcher import context_inside
 from treadle._dispatch.worker import current_worker, lent_here
 from treadle._pool.mapping.feed import Feed
 from treadle._pool.mapping.outcome import Outcome
@@ -174,7 +174,7 @@ class Job(Feed):
         """Make items of the rows, and have turns for them."""
         waiting, observed = self.waiting, self.observed
         window = None if self.dropped or not self.ordered else self.window
-        wanted = self.dispatcher.staff.max_workers  # turns; no more are offered once the pool had no room for one
+        wanted = self.dispatcher.workers.max_workers  # turns; no more are offered once the pool had no room for one
         for row in rows:
             item = Item()
             item.args = row
@@ -198,7 +198,7 @@ class Job(Feed):
 
     def room(self) -> int:
         """Return enough for every thread: a worker reads more when all of these have begun."""
-        return min(self.ahead, 2 * self.dispatcher.staff.max_workers * self.chunksize)
+        return min(self.ahead, 2 * self.dispatcher.workers.max_workers * self.chunksize)
 
     def wait_for_room(self, timeout: float | None) -> bool:
         """Return True: items that are read take no more room than the rows that the caller has given."""
@@ -206,11 +206,9 @@ class Job(Feed):
 
     def carry_on(self) -> None:
         """Have one more turn, which reads when nothing waits."""
-        turn, dispatcher = self.new_turn(), self.dispatcher
+        turn = self.new_turn()
         try:
-            with dispatcher.lock:
-                dispatcher.admission.check_open(turn)
-                dispatcher.admission.admit(turn)
+            self.dispatcher.carry_on(turn)
         except Exception as error:
             self.turn_refused(turn, error)
 
@@ -235,7 +233,7 @@ class Job(Feed):
         """
         turn = self.new_turn()
         try:
-            self.dispatcher.admission.enter(turn, self.policy, self.timeout)
+            self.dispatcher.enter(turn, self.policy, self.timeout)
         except Exception as error:
             self.turn_refused(turn, error)
             raise
@@ -260,7 +258,7 @@ class Job(Feed):
     def wait(self, item: Item | None, deadline: float | None) -> bool:
         """Block until `item` is done, or, if None, any is; False when `deadline` passed first."""
         worker = current_worker()
-        ours = worker is not None and worker.dispatcher is self.dispatcher
+        ours = worker is not None and worker.owner is self.dispatcher
         scope = current()
         while True:
             while ours and not self.ready(item) and self.run_one():
@@ -301,9 +299,7 @@ class Job(Feed):
         except IndexError:
             return False
         failed = self.run(item)
-        with self.dispatcher.lock:
-            self.dispatcher.ended += 1
-            self.dispatcher.failed += failed
+        self.dispatcher.count_items(ended=1, failed=failed)
         return True
 
     def drop(self) -> None:
@@ -332,8 +328,8 @@ class Job(Feed):
 
     def work(self, turn: MapTask) -> bool:
         """Run items until none is left, or others wait for the thread; return whether it is to go on later."""
-        dispatcher, waiting, tasks, scope = self.dispatcher, self.waiting, self.dispatcher.tasks, self.scope
-        most, chunksize, door = dispatcher.staff.max_workers, self.chunksize, self.door
+        dispatcher, waiting, tasks, scope = self.dispatcher, self.waiting, self.dispatcher.queue.tasks, self.scope
+        most, chunksize, door = dispatcher.workers.max_workers, self.chunksize, self.door
         fn, spread, popleft = self.called(), self.spread, waiting.popleft
         # A turn itself has a context only where it is run inside of something else, and then items need one too.
         copy = copier(turn._context if isinstance(self.context, NoContext) else self.context, lent_here(dispatcher))
@@ -388,9 +384,7 @@ class Job(Feed):
                 self.turns += again
             if not again:
                 self.live.discard(turn)
-        with self.dispatcher.lock:
-            self.dispatcher.ended += ran
-            self.dispatcher.failed += failed
+        self.dispatcher.count_items(ended=ran, failed=failed)
         return again
 
     def run(self, item: Item) -> bool:
@@ -463,7 +457,7 @@ class Job(Feed):
     def offer_turn(self) -> bool:
         """Let another worker help, if the pool has room for one more turn."""
         turn = self.new_turn()
-        taken = self.dispatcher.admission.offer(turn)
+        taken = self.dispatcher.offer(turn)
         if not taken:
             with self.lock:
                 self.turns -= 1
@@ -507,13 +501,7 @@ class Job(Feed):
     def tell_end(self, what: str, doomed: list[Item], error: BaseException) -> None:
         """Count items that will not run, and tell the observers."""
         dispatcher = self.dispatcher
-        with dispatcher.lock:
-            if what == "rejected":
-                dispatcher.admission.rejected += len(doomed)
-            elif what == "shed":
-                dispatcher.shedding.count += len(doomed)
-            else:
-                dispatcher.cancelled += len(doomed)
+        dispatcher.count_items(**{what: len(doomed)})
         for item in doomed if dispatcher.observers else ():
             dispatcher.notify_observers(what, cast(Any, item), None if what == "cancelled" else error, self.name)
 

@@ -61,7 +61,7 @@ class MapIterator(Iterator[T], Generic[T]):
         self._ordered = job.ordered
         # Refilled by half, for a wake-up each item would cost more than the item; but never so late that a thread
         # idles.
-        self._low = max(job.ahead // 2, min(job.ahead - 1, 2 * job.dispatcher.staff.max_workers))
+        self._low = max(job.ahead // 2, min(job.ahead - 1, 2 * job.dispatcher.workers.max_workers))
         ends = [None if timeout is None else clock.now() + timeout, None if job.scope is None else job.scope.deadline]
         self._deadline = min((end for end in ends if end is not None), default=None)
         self._window = job.window
@@ -69,7 +69,7 @@ class MapIterator(Iterator[T], Generic[T]):
         self._span = 0  # results to take until we look again,
         self._left = 0  # and those of them that are left
         if job.dispatcher not in HERE.reading:  # or it belongs to the input of a map that was accepted before
-            job.dispatcher.admission.check_open()
+            job.dispatcher.check_open()
         self._read()
         job.stand_by()
 
@@ -217,5 +217,5 @@ def as_in_generator(error: BaseException) -> BaseException:
 
 def read_ahead(dispatcher: Dispatcher) -> int:
     """Return how many items are read ahead of the results taken, where the caller does not say."""
-    queue_size = dispatcher.queue_size
-    return UNBOUNDED_AHEAD if queue_size is None else max(queue_size, 2 * dispatcher.staff.max_workers)
+    queue_size = dispatcher.admission.queue_size
+    return UNBOUNDED_AHEAD if queue_size is None else max(queue_size, 2 * dispatcher.workers.max_workers)

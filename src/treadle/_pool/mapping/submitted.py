@@ -146,9 +146,8 @@ class Calls(Feed):
         reader.calls = self
         reader._state = RUNNING  # to others, until it is admitted
         reader.add_done_callback(self.reader_done)
-        with dispatcher.lock, suppress(Exception):  # a pool that has no thread runs nothing else either
-            dispatcher.admission.check_open(reader)
-            dispatcher.admission.admit(reader)
+        with suppress(Exception):  # a pool that has no thread runs nothing else either
+            dispatcher.carry_on(reader)
 
     def carry_on_later(self) -> None:
         """Have a worker read on when half of the calls are done that were submitted before the last look."""

@@ -1,0 +1,63 @@
+"""Locks that an exception cannot take away, and latches: locks that are opened once.
+
+An asynchronous exception (Ctrl-C, or what PyThreadState_SetAsyncExc sends) is raised where a call returns, where a
+function begins, and where a loop begins anew; never between. Where the call is that of a lock's `acquire`, it is taken
+then. So `with lock:` will not do: since Python 3.14 that has such a call before the block that lets it go is entered.
+"""
+
+from __future__ import annotations
+
+from _thread import allocate_lock
+from collections.abc import Callable
+from threading import RLock
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
+
+if TYPE_CHECKING:
+    from _thread import LockType
+
+__all__ = ["closed_latch", "is_held", "locked", "open_latch"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def is_held(lock: RLock) -> bool:
+    """Return whether this thread holds the lock."""
+    return lock._is_owned()  # type: ignore[attr-defined,no-any-return]  # threading.Condition relies on it too
+
+
+def locked(lock: RLock, section: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Return `section(*args)`, called with the lock held, which is let go whatever is raised, wherever.
+
+    It is let go as often as it was taken here: who holds it already, as a signal handler may in whose midst of a
+    section this is called, holds it still.
+    """
+    held = None  # whether it is; None: it is being taken
+    try:
+        lock.acquire()
+        held = True
+        result = section(*args, **kwargs)
+        held = False
+        lock.release()
+    except BaseException:
+        # Raised as `acquire` returned, it is held; before, it can have been raised only to a thread that waits for it,
+        # and so has none of it.
+        if held or (held is None and is_held(lock)):
+            lock.release()
+        raise
+    return result
+
+
+def closed_latch() -> LockType:
+    """Return a latch that others wait at with `acquire`, until it is opened."""
+    latch = allocate_lock()
+    latch.acquire()
+    return latch
+
+
+def open_latch(latch: LockType) -> None:
+    """Open a latch; it may be open already."""
+    try:
+        latch.release()
+    except RuntimeError:  # somebody else was faster
+        pass

@@ -1,0 +1,269 @@
+"""TaskQueue: where the tasks of a pool wait.
+
+In the order, which says whose turn is next; or beside it, *throttled*, until their rate lets them begin (see
+`treadle.Rate`); or *out*, with strangers who have taken them out of their turn. A task that is cancelled in the order,
+or run elsewhere, stays there as a *tombstone*: it is found dead when its turn comes, and purged when they are many.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from typing import TYPE_CHECKING, Any, cast
+
+from treadle._tasks.future import FINISHED, PENDING, RUNNING
+from treadle.orders._order import hook_of
+
+if TYPE_CHECKING:
+    from treadle._dispatch.state import Claims, Task
+    from treadle.orders._order import Hands, Own
+
+__all__ = ["TaskQueue"]
+
+FEW = 64  # tombstones that are not worth a purge
+
+
+class TaskQueue:
+    """The tasks that wait, and what the order says of them.
+
+    Every method is called with the pool's lock held, calls nobody but the order, and returns facts. A task changes its
+    state and its place together, in lines that no exception can come between (see `treadle._base.locks`). What follows
+    from both, such as how many tombstones there are, is found anew after one that came elsewhere (`mend`).
+    """
+
+    __slots__ = (
+        "_full",
+        "_keys",
+        "_put_first",
+        "debris",
+        "give",
+        "holders",
+        "holds",
+        "line",
+        "observe_end",
+        "order",
+        "out",
+        "put",
+        "ready",
+        "shed",
+        "standing",
+        "tasks",
+        "throttled",
+        "tombstones",
+    )
+
+    def __init__(self, order: Own) -> None:
+        self.order = order  # as it is used: behind a guard, if it is not treadle's own
+        # What every task comes by, looked up once.
+        self.tasks: Collection[Task]  # that the order holds
+        self.ready: object  # true as long as there is one that may be taken
+        self.put: Callable[[Task], object]
+        self.give: Callable[[Hands], object]
+        self.line: Any  # the order itself, if it is a plain deque; else None
+        self.tasks, self.ready, self.put, self.give, self.line = order._handles()
+        # What few orders have.
+        self._put_first: Callable[[Task], object] = order.put_first
+        self.shed = None if hook_of(order, "stale") is None else order._shed
+        self._full: Callable[[Task, int], bool] | None = hook_of(order, "full")
+        self.holds: Callable[[Task], bool] | None = hook_of(order, "holds")
+        self.holders: Callable[[Task], Collection[Task]] | None = hook_of(order, "holders")
+        self.observe_end: Callable[[Task], object] | None = hook_of(order, "ended")
+        self.standing = False  # whether callers that submit are to look for stale tasks as well
+        self.throttled: dict[Task, None] = {}  # in the order in which they came
+        self._keys: dict[object, int] = {}  # how many of each key these are
+        self.out: dict[Task, object] = {}  # and a token of who has it
+        self.tombstones = 0
+        self.debris: list[Task] = []  # tombstones with results, which are the user's, to be let go with no lock held
+
+    # -- asking -----------------------------------------------------------------------------------------------------
+
+    def waiting(self) -> int:
+        """Return how many tasks wait for a thread."""
+        return len(self.tasks) - self.tombstones + len(self.throttled)
+
+    def has(self, task: Task) -> bool:
+        """Return whether `task` waits here, wherever; it may be a tombstone."""
+        return task in self.throttled or task in self.out or task in self.tasks
+
+    def everything(self) -> list[Task]:
+        """Return all that waits, and tombstones."""
+        return [*self.tasks, *self.throttled, *self.out]
+
+    @property
+    def may_be_full(self) -> bool:
+        """Whether the order may have no room for a task though the pool has."""
+        return self._full is not None
+
+    def is_full_for(self, task: Task) -> bool:
+        """Return whether the order has no room for `task`."""
+        return self._full is not None and self._full(task, self._beside(task))
+
+    def _beside(self, task: Task) -> int:
+        """Return how many tasks with the key of `task` are throttled."""
+        return self._keys.get(task._options.slot, 0)
+
+    # -- a task's turn ----------------------------------------------------------------------------------------------
+
+    def claim_next(self, hands: Hands) -> Task | None:
+        """Claim the next task that is alive, into `hands`; None if none may run now."""
+        while self.ready:
+            self.give(hands)
+            task = hands.task
+            if task is None:  # the order has failed
+                return None
+            if task._state is PENDING:
+                task._state = RUNNING
+                return task
+            self.bury(task)
+            hands.task = None
+        return None
+
+    def put_back(self, task: Task) -> None:
+        """Have a task wait again that was claimed, and is to go on later; raise what the order raises."""
+        self.order.put_again(task)
+        task._state = PENDING
+
+    def bury(self, tombstone: Task) -> None:
+        """Count out a task that was given out, and is dead; it is let go of with no lock held."""
+        self.tombstones -= 1
+        self.debris += [tombstone]
+
+    def look_whether_it_stands(self) -> None:
+        """Note whether callers that submit are to look for stale tasks as well.
+
+        While the queue stands they shed too, so that those who offer too much do that work, rather than the threads
+        that are short. At ten times what eight threads could do, these came to 0.9 of it while they shed alone.
+        """
+        self.standing = self.order.standing
+
+    # -- out of its turn --------------------------------------------------------------------------------------------
+
+    def leave(self, task: Task, state: str) -> None:
+        """Give a task that waits another state: it is cancelled, or run out of its turn."""
+        if task in self.throttled:
+            task._state = state
+            self._unthrottle(task)
+        elif task in self.out:
+            task._state = state
+            del self.out[task]
+        else:
+            task._state = state
+            self.tombstones += 1
+
+    def is_crowded(self) -> bool:
+        """Return whether a purge costs no more than the tombstones that it frees."""
+        return self.tombstones > FEW and self.tombstones * 2 > len(self.tasks)
+
+    def purge(self, leaving: Task | None = None) -> None:
+        """Drop the tombstones, and `leaving`."""
+        self.debris += [task for task in self.tasks if task._state == FINISHED]
+        self.order.purge(lambda task: task is not leaving and cast("Task", task)._state == PENDING)
+        self.tombstones = 0
+
+    def first(self) -> Task | None:
+        """Return a task that waits in the order or is throttled, though its turn has not come; None if there is none."""
+        return next((task for task in (*self.tasks, *self.throttled) if task._state == PENDING), None)
+
+    def take_out(self, task: Task, token: object) -> None:
+        """Take a pending task away; it waits for whoever has `token`."""
+        self.out[task] = token
+        if task in self.throttled:
+            self._unthrottle(task)
+        else:
+            self.purge(task)
+
+    def everything_here(self) -> list[Task]:
+        """Return all that waits but for what strangers have taken out, and tombstones."""
+        return [*self.tasks, *self.throttled]
+
+    # -- tasks to give up -------------------------------------------------------------------------------------------
+
+    def claim_stale(self, claims: Claims) -> None:
+        """Claim the tasks that the order gives up now, to be shed."""
+        if self.shed is not None:
+            self.shed(self.claimer_of_stale(claims))
+            self.look_whether_it_stands()
+
+    def claimer_of_stale(self, claims: Claims) -> Callable[[Task], None]:
+        """Return what `shed` is to call with each task that the order gives up."""
+
+        def claim(task: Task) -> None:
+            if task._state is PENDING:
+                claims.add(task, "too_old")
+            else:
+                self.tombstones -= 1
+
+        return claim
+
+    def claim_victim(self, newcomer: Task, claims: Claims) -> bool:
+        """Claim the task that is discarded for `newcomer`: the oldest one, or as the order says. False: there is none."""
+        try:
+            while self.tasks and not (self.is_full_for(newcomer) and self._beside(newcomer)):
+                task = cast("Task", self.order._victim(newcomer))
+                alive = task._state is PENDING
+                if alive:
+                    claims.add(task, "discarded")
+                self.order._drop(task)
+                if alive:
+                    return True
+                self.tombstones -= 1
+        except IndexError:
+            pass
+        of_key = self._beside(newcomer) > 0
+        for task in self.throttled:
+            if not of_key or task._options.slot is newcomer._options.slot:
+                claims.add(task, "discarded")
+                self._unthrottle(task)
+                return True
+        return False
+
+    # -- rates ------------------------------------------------------------------------------------------------------
+
+    def throttle(self, task: Task) -> None:
+        """Keep a claimed task that its rate did not let begin, until it is resumed."""
+        slot = task._options.slot
+        if slot in self._keys:
+            self._keys[slot] += 1
+        else:
+            self._keys[slot] = 1
+        self.throttled[task] = None
+        task._state = PENDING
+
+    def resume(self, task: Task) -> None:
+        """Put a task in the order that was throttled, or claimed, and may begin now; raise what the order raises."""
+        self._put_first(task)
+        if task in self.throttled:
+            self._unthrottle(task)
+        task._state = PENDING
+
+    def _unthrottle(self, task: Task) -> None:
+        slot = task._options.slot
+        del self.throttled[task]
+        self._keys[slot] -= 1
+        if not self._keys[slot]:
+            del self._keys[slot]
+
+    def forget_throttled(self, task: Task) -> None:
+        """Let go of a throttled task that was claimed."""
+        if task in self.throttled:
+            self._unthrottle(task)
+
+    def forget_all_throttled(self) -> None:
+        """Let go of all that are throttled, which were claimed."""
+        self.throttled.clear()
+        self._keys.clear()
+
+    # -- after an exception, a fork ---------------------------------------------------------------------------------
+
+    def mend(self) -> None:
+        """Find anew what follows from the tasks' states and places."""
+        self.order._mend()
+        for task in [task for task in self.throttled if task._state != PENDING or task in self.tasks]:
+            self._unthrottle(task)
+        self.tombstones = sum(task._state != PENDING for task in self.tasks)
+
+    def clear(self) -> None:
+        """Forget all."""
+        self.order.purge(lambda task: False)
+        self.tombstones = 0
+        for container in (self.throttled, self._keys, self.out):
+            container.clear()

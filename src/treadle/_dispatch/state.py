@@ -1,0 +1,155 @@
+"""State: what the parts of a pool share: its lock, whether it takes tasks, what was counted, what was claimed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from threading import RLock
+from typing import TYPE_CHECKING, Any, cast
+
+from treadle._tasks.future import PENDING, RUNNING, Future
+from treadle.errors import PoolBroken, PoolClosed
+
+if TYPE_CHECKING:
+    from treadle._dispatch.worker import Worker
+    from treadle.events import Observer
+
+__all__ = ["AT_EXIT", "Claims", "Counts", "Entrance", "State", "Task"]
+
+Task = Future[Any]
+
+AT_EXIT = "interpreter shutdown"  # after what a pool is closed when the interpreter exits; the standard library's words
+
+
+class Counts:
+    """How many tasks became what since the pool was made; what living workers have run is in `Worker.ended`."""
+
+    __slots__ = ("cancelled", "ended", "failed", "inline", "rejected", "shed")
+
+    def __init__(self) -> None:
+        self.ended = 0  # by workers that left, and by callers
+        self.failed = 0  # of them, those that raised
+        self.inline = 0  # that were claimed to be run in a caller's thread, and have not ended
+        self.cancelled = 0
+        self.rejected = 0
+        self.shed = 0
+
+
+class Entrance:
+    """What `submit` looks at for every task, without a call. The pool's lock guards it."""
+
+    __slots__ = ("acquire", "growing", "idle", "put", "release", "room", "tasks", "waking")
+
+    def __init__(self, lock: RLock, tasks: Any, put: Callable[[Any], object]) -> None:
+        self.acquire = lock.acquire  # half the cost of `with`
+        self.release = lock.release
+        self.tasks = tasks  # what the order holds; its length is all that is asked
+        self.put = put
+        self.room = -1  # as long as it holds fewer, a task may be put without more ado
+        self.idle: list[Worker] = []  # newest last, so the longest idle is left alone until its time is up
+        self.growing = True  # a worker may be started, or called back from an idle task
+        self.waking = False  # one was woken and has not claimed yet
+
+
+class State:
+    """Whether a pool takes tasks, and what is to be done that nobody may do while the lock is held.
+
+    The lock guards every field but the name and the observers. It is re-entrant, because a signal handler or a
+    finalizer may submit in the middle of a section.
+    """
+
+    __slots__ = (
+        "abandoned",
+        "attention",
+        "broken",
+        "claimed",
+        "closed",
+        "counts",
+        "dropping",
+        "lock",
+        "name",
+        "observers",
+        "order_failed",
+        "told",
+        "unended",
+    )
+
+    def __init__(self, name: str, observers: tuple[Observer, ...]) -> None:
+        self.lock = RLock()
+        self.name = name
+        self.observers = observers  # fixed, unless strangers set them (see Pool)
+        self.counts = Counts()
+        self.closed: str | None = None  # after what it was closed ("shutdown", ...), None while it is open
+        self.dropping = False  # closed, and what had not begun was cancelled
+        self.abandoned = False  # Ctrl-C ended its `with` block: nobody waits for what still runs
+        self.broken: PoolBroken | None = None
+        self.claimed: dict[Task, str | BaseException] = {}  # tasks that somebody is about to end, and why
+        self.order_failed: str | None = None  # where; until that is dealt with
+        self.attention = False  # somebody has left undone what cannot be done while the lock is held
+        self.unended: list[Claims] = []  # whose operation was interrupted as it ended them
+        self.told: dict[object, object] = {}  # what was logged of it, see `treadle._base.words.log_first`
+
+    def why_broken(self) -> PoolBroken:
+        """Return an error that says why the pool is broken, for one caller or future alone."""
+        broken = cast(PoolBroken, self.broken)
+        error = PoolBroken(broken.pool, broken.reason)
+        error.__cause__ = broken.__cause__
+        return error
+
+    def break_off(self, where: str, error: BaseException) -> None:
+        """Take nothing more, for the order has raised `error`, and see that all that waits fails soon.
+
+        The lock is held, in the middle of whatever asked the order.
+        """
+        if self.broken is None:
+            self.broken = PoolBroken(self.name, f"The order failed in {where}")
+            self.broken.__cause__ = error
+            self.order_failed = where
+            self.attention = True
+
+    def why_closed(self) -> Exception:
+        """Return an error that says why the pool takes no more; a plain RuntimeError when Python exits.
+
+        For those who look for the standard library's.
+        """
+        closed = PoolClosed(self.name, str(self.closed))
+        return RuntimeError(str(closed)) if self.closed == AT_EXIT else closed
+
+    def claims(self) -> Claims:
+        """Return what one operation is going to claim, to end it."""
+        return Claims(self)
+
+
+class Claims:
+    """The tasks that one operation has claimed, to end them with no lock held.
+
+    Until that is done all know them (`State.claimed`): should the operation be interrupted, the next who comes does it.
+    """
+
+    __slots__ = ("_all", "_counts", "mine")
+
+    def __init__(self, state: State) -> None:
+        self._all = state.claimed
+        self._counts = state.counts
+        self.mine: list[Task] = []
+
+    def add(self, task: Task, why: str | BaseException) -> None:
+        """Claim `task`, which waits, or is claimed by the caller already, and count it; the lock is held.
+
+        Args:
+            task: it is to be ended with `Dispatcher.end_claimed`.
+            why: "too_old" or "discarded": it is shed. "closed" or "broken", or an error: it is cancelled. "turned away"
+                or "full": it is rejected, and its caller does not sleep, but awaits it.
+        """
+        # No exception comes between these lines.
+        self._all[task] = why
+        self.mine += [task]
+        if not task._silent:
+            counts = self._counts
+            if why == "too_old" or why == "discarded":
+                counts.shed += 1
+            elif why == "turned away" or why == "full":
+                counts.rejected += 1
+            else:
+                counts.cancelled += 1
+        if task._state is PENDING:
+            task._state = RUNNING
