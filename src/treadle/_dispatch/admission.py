@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import Enum, auto
 from typing import TYPE_CHECKING
 
-from treadle._base.locks import closed_latch, open_latch
+from treadle._base.locks import closed_latch
 from treadle._tasks.scope import HERE
 from treadle.errors import PoolFull
 
@@ -39,11 +39,6 @@ class WaitingSubmitter:
     def __init__(self, *, blocking: bool) -> None:
         self.latch: LockType | None = closed_latch() if blocking else None
         self.refusal: BaseException | None = None
-
-    def wake(self) -> None:
-        """Let the caller go on, if it sleeps."""
-        if self.latch is not None:
-            open_latch(self.latch)
 
 
 class Admission:
@@ -155,9 +150,17 @@ class Admission:
     def let_go(self, task: Task) -> None:
         """Let the caller of `task` wait no longer."""
         # No exception comes before the call, which is the last of them.
-        submitter = self.waiting[task]
+        latch = self.waiting[task].latch
         del self.waiting[task]
-        submitter.wake()
+        if latch is not None:
+            latch.release()
+
+    def tell_taker(self) -> None:
+        """Let a stranger go on who waits for a task."""
+        if self.takers:
+            latch = self.takers[-1]
+            del self.takers[-1]
+            latch.release()
 
     def mend(self) -> None:
         """After an exception that came between any two lines: let those go whose tasks are in, or claimed."""

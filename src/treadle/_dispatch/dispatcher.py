@@ -38,7 +38,7 @@ from collections.abc import Callable, Collection, Container
 from concurrent.futures import CancelledError
 from functools import partial
 from threading import current_thread
-from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, cast
 
 from treadle._base import clock
 from treadle._base.locks import closed_latch, is_held, locked, open_latch
@@ -96,6 +96,8 @@ def running_loop() -> object:
 
 class Input(Protocol):
     """The input of a map that was accepted, and is to be read to its end."""
+
+    door: Any  # of the view that the map was called on
 
     def read_to_end(self, deadline: float | None, *, wait: bool) -> None:
         """Read it in this thread, until `deadline` at most; where another one reads, `wait` for that, or leave it."""
@@ -183,6 +185,16 @@ class Dispatcher:
     def broken(self) -> PoolBroken | None:
         """Why the pool is broken; None if it is not."""
         return self.state.broken
+
+    @property
+    def abandoned(self) -> bool:
+        """Whether Ctrl-C ended its `with` block: nobody waits for what still runs."""
+        return self.state.abandoned
+
+    @property
+    def has_more(self) -> bool:
+        """Whether a task waits that a free thread would take."""
+        return bool(self.queue.ready)
 
     @property
     def dropping(self) -> bool:
@@ -303,21 +315,30 @@ class Dispatcher:
             As `enter`.
         """
         inside = self.is_ours()
-        may_start = True
+        started: Worker | bool | None = None  # False: none is to be started
         while True:
-            verdict = self._do(self._try_to_admit, task, when_full, claims, on_loop, inside, may_start)
+            verdict = self._do(self._try_to_admit, task, when_full, claims, on_loop, inside, started)
             if isinstance(verdict, Exception):
                 raise verdict
             if not isinstance(verdict, Verdict):
                 raise verdict()
             if verdict is not Verdict.START_THREAD:
                 return verdict
-            may_start = self._start_worker(needed=True)
+            started = self._start_worker(needed=True) or False
 
     def _try_to_admit(
-        self, task: Task, when_full: str, claims: Claims, on_loop: bool, inside: bool, may_start: bool
+        self, task: Task, when_full: str, claims: Claims, on_loop: bool, inside: bool, started: Worker | bool | None
     ) -> Verdict | Exception | Callable[[], PoolFull]:
         """Decide, and act on it; the lock is held. Return what was decided, or why it is refused."""
+        try:
+            return self._decide(task, when_full, claims, on_loop, inside, started)
+        except BaseException:  # Ctrl-C: before anybody else can claim it
+            self._take_back(task)
+            raise
+
+    def _decide(
+        self, task: Task, when_full: str, claims: Claims, on_loop: bool, inside: bool, started: Worker | bool | None
+    ) -> Verdict | Exception | Callable[[], PoolFull]:
         admission = self.admission
         refusal = admission.refusal(task, self)
         if refusal is not None:
@@ -332,9 +353,12 @@ class Dispatcher:
                 self._make_room()
                 self._let_in()
         if verdict is Verdict.ENTER or verdict is Verdict.ENTER_BEYOND:
-            if may_start and admission.wants_thread(task):
+            if started is None and admission.wants_thread(task):
                 return Verdict.START_THREAD
-            self._put(task)
+            if isinstance(started, Worker) and not self.entrance.tasks and self.workers.is_free(started):
+                self._hand_over(task, started)
+            else:
+                self._put(task)
         elif verdict is Verdict.RUN_HERE:
             self.state.counts.inline += not task._silent
             self.state.claimed[task] = "inline"
@@ -352,8 +376,18 @@ class Dispatcher:
         self.queue.put(task)
         task._state = PENDING  # that of a map is not, until here, so that nobody cancels or claims it before
         self._see_to_it()
-        if self.admission.takers:
-            open_latch(self.admission.takers.pop())
+        self.admission.tell_taker()
+
+    def _hand_over(self, task: Task, worker: Worker) -> None:
+        """Give a task to the worker that was started for it: so it has begun when its submit returns."""
+        idle = self.entrance.idle
+        place = idle.index(worker) if worker in idle else None
+        # No exception comes between these lines, and the call is the last of them.
+        worker.task = task
+        task._state = RUNNING
+        if place is not None and idle[place : place + 1] == [worker]:  # a signal handler may have woken it just now
+            del idle[place]
+            worker.wakeup.release()
 
     def _see_to_it(self) -> None:
         """See that somebody comes for the tasks that wait, as far as no thread is to be started; the lock is held."""
@@ -369,7 +403,8 @@ class Dispatcher:
         submitter = self.admission.waiting.get(task)
         if submitter is None:  # it is in already
             return
-        latch, worker, scope, caller = submitter.latch, current_worker(), current(), task_here()
+        latch, worker = cast("LockType", submitter.latch), current_worker()
+        scope, caller = current(), task_here()
         if scope is None:
             came = deadlock.wait(latch, worker, lambda: [task], timeout)
         else:
@@ -458,14 +493,22 @@ class Dispatcher:
             task._state = CANCELLED_AND_NOTIFIED
             del state.claimed[task]
             return True
-        if task._state is RUNNING and task._silent and not self._is_in_hands(task):  # of a map, and never got in
+        if task._state is not RUNNING:
+            return False
+        for worker in self.workers.everybody_to_come():
+            if worker.task is task and not worker.begun:  # handed over to it, and it has not come for it
+                counts.rejected += loud
+                task._state = CANCELLED_AND_NOTIFIED
+                worker.task = None
+                return True
+        if task._silent and not self._is_in_hands(task):  # of a map, and never got in
             task._state = CANCELLED_AND_NOTIFIED
             return True
         return False
 
     def _is_in_hands(self, task: Task) -> bool:
         """Return whether a worker has `task`; the lock is held."""
-        return any(task is each or task in each.stack() for each in self.workers.present)
+        return any(task in worker.stack() for worker in self.workers.present)
 
     def _refuse(self, task: Task, error: BaseException) -> None:
         """Tell of a task that was not taken, and is counted; no lock is held."""
@@ -523,8 +566,7 @@ class Dispatcher:
         self.queue.put(task)
         del self.queue.out[task]
         self._see_to_it()
-        if self.admission.takers:
-            open_latch(self.admission.takers.pop())
+        self.admission.tell_taker()
         return True
 
     def wait_for_task(self, timeout: float | None) -> None:
@@ -828,6 +870,7 @@ class Dispatcher:
         wanted = state.closed is None or bool(queue.throttled)
         worker.resting = wanted and state.broken is None and worker in workers.present
         if worker.resting:
+            worker.begun = False
             if workers.idle_tasks.waiting:
                 task = workers.idle_tasks.take(worker)
                 workers.recount()
@@ -976,11 +1019,16 @@ class Dispatcher:
             log_only: whether what callbacks raise that would end a thread is logged; Ctrl-C is raised.
         """
         try:
-            fatal = self._end_all(claims)
+            try:
+                fatal = self._end_all(claims)
+            except BaseException:  # Ctrl-C between two of them: the others are ended before it is raised
+                self._end_all(claims)
+                raise
         except BaseException:
-            self.state.unended += [claims]
-            self.state.attention = True
-            run_later(self.attend)
+            if claims.mine:  # again; others are to do it
+                self.state.unended += [claims]
+                self.state.attention = True
+                run_later(self.attend)
             raise
         if fatal is not None:
             if not log_only or issubclass(type(fatal), KeyboardInterrupt):
@@ -1062,8 +1110,8 @@ class Dispatcher:
             return min(self.workers.min_workers, self.workers.max_workers)  # a limit may be lower at first
         return min(1, len(self.queue.throttled))  # who closed the pool waits for them
 
-    def _start_worker(self, *, needed: bool = False) -> bool:
-        """Start one more worker; False if there may be none, or it cannot be had and others live.
+    def _start_worker(self, *, needed: bool = False) -> Worker | None:
+        """Start one more worker; None if there may be none, or it cannot be had and others live.
 
         The thread has taken its seat before it comes up, and comes for nothing that a submit has not let in by then: so
         a task whose submit is interrupted meanwhile does not run. In the midst of a section, as a signal handler or a
@@ -1078,20 +1126,20 @@ class Dispatcher:
         """
         if is_held(self.lock):
             self.state.attention = True
-            return False
+            return None
         worker = Worker(self, partial(self.setup.main, self), self.setup.prefix)
         try:
             if not self._do(self._take_seat, worker):
-                return False
+                return None
             worker.thread.name = f"{self.setup.prefix}{worker.number}"
             worker.thread.start()
         except BaseException as error:
             self._do(self.workers.give_up_seat, worker)
             mere = isinstance(error, RuntimeError) and not isinstance(error, PatchedTooLate)
             if mere and (not needed or self.workers.present):
-                return False
+                return None
             raise
-        return True
+        return worker
 
     def _take_seat(self, worker: Worker) -> bool:
         if not self.workers.may_grow() or self.state.broken is not None:
@@ -1118,12 +1166,22 @@ class Dispatcher:
         self._remove(worker)
         return True
 
-    def awake(self) -> None:
-        """Note that the worker that was woken looks for a task now."""
-        self._do(self._awake)
+    def begin(self, worker: Worker) -> Task | None:
+        """Return the first task of `worker`, which has come up; as `claim_or_rest`."""
+        return self._do(self._begin, worker)
 
-    def _awake(self) -> None:
+    def _begin(self, worker: Worker) -> Task | None:
+        worker.begun = True
+        return worker.task if worker.task is not None else self.claim_or_rest(worker)
+
+    def awake(self, worker: Worker) -> Task | None:
+        """Note that `worker` was woken, and looks for a task now; return one that was handed over to it."""
+        return self._do(self._awake, worker)
+
+    def _awake(self, worker: Worker) -> Task | None:
+        worker.begun = True
         self.entrance.waking = False
+        return worker.task
 
     def begin_to_leave(self, worker: Worker) -> None:
         """Count out a worker that has a lifespan to leave, which may take long."""
@@ -1179,7 +1237,7 @@ class Dispatcher:
             raise came
         if came is None:
             try:
-                return self._start_worker()
+                return self._start_worker() is not None
             except RuntimeError:  # can't start new thread
                 return False
         return came
@@ -1213,21 +1271,28 @@ class Dispatcher:
         """Return an error that says why the pool is broken, for one caller or future alone."""
         return self.state.why_broken()
 
-    def break_down(self, reason: str = "", cause: BaseException | None = None) -> None:
-        """Fail all that waits, and take nothing more: the order failed; or, for a `reason`, what sets up a thread."""
+    def break_down(self, worker: Worker | None = None, reason: str = "", cause: BaseException | None = None) -> None:
+        """Fail all that waits, and take nothing more: the order failed.
+
+        Or what was to set up a `worker` did, for which there are a `reason` and a `cause`; then also what that was to
+        begin with.
+        """
         claims = self.state.claims()
         try:
-            self._do(self._break_down, claims, reason, cause)
+            self._do(self._break_down, claims, worker, reason, cause)
         finally:
             self.end_claimed(claims)
 
-    def _break_down(self, claims: Claims, reason: str, cause: BaseException | None) -> None:
+    def _break_down(self, claims: Claims, worker: Worker | None, reason: str, cause: BaseException | None) -> None:
         state = self.state
         if state.broken is None:
             state.broken = PoolBroken(self.name, reason)
             state.broken.__cause__ = cause
         self._make_room()
         self._claim_all(claims, "broken")
+        if worker is not None and worker.task is not None:
+            claims.add(worker.task, "broken")
+            worker.task = None
         self._refuse_all(claims, self.state.why_broken)
         self.workers.preempt_all()
         self.workers.wake_all()
@@ -1311,9 +1376,8 @@ class Dispatcher:
         self._refuse_all(claims, self._why_no_more)
         self.workers.preempt_all()
         self.workers.wake_all()
-        takers = self.admission.takers
-        while takers:
-            open_latch(takers.pop())
+        while self.admission.takers:
+            self.admission.tell_taker()
 
     def _why_no_more(self) -> Exception:
         state = self.state

@@ -107,7 +107,7 @@ class TaskQueue:
         """Claim the next task that is alive, into `hands`; None if none may run now."""
         while self.ready:
             self.give(hands)
-            task = hands.task
+            task: Task | None = hands.task
             if task is None:  # the order has failed
                 return None
             if task._state is PENDING:
@@ -161,7 +161,7 @@ class TaskQueue:
 
     def first(self) -> Task | None:
         """Return a task that waits in the order or is throttled, though its turn has not come; None if there is none."""
-        return next((task for task in (*self.tasks, *self.throttled) if task._state == PENDING), None)
+        return next((task for task in self.everything_here() if task._state == PENDING), None)
 
     def take_out(self, task: Task, token: object) -> None:
         """Take a pending task away; it waits for whoever has `token`."""

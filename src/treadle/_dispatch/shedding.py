@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, cast
 
 from treadle._base import clock
 from treadle.errors import Shed
@@ -15,6 +15,6 @@ __all__ = ["shed_error"]
 Reason = Literal["too_old", "discarded"]
 
 
-def shed_error(pool: str, task: Task, reason: Reason) -> Shed:
+def shed_error(pool: str, task: Task, reason: str) -> Shed:
     """Return the error that says that `task` was given up; no lock is held, for it shows the task's name and key."""
-    return Shed(pool, task.name, clock.now() - task._submitted, reason, key=task._options.key)
+    return Shed(pool, task.name, clock.now() - task._submitted, cast(Reason, reason), key=task._options.key)

@@ -44,7 +44,7 @@ class Entrance:
         self.release = lock.release
         self.tasks = tasks  # what the order holds; its length is all that is asked
         self.put = put
-        self.room = -1  # as long as it holds fewer, a task may be put without more ado
+        self.room: float = -1  # as long as it holds fewer, a task may be put without more ado
         self.idle: list[Worker] = []  # newest last, so the longest idle is left alone until its time is up
         self.growing = True  # a worker may be started, or called back from an idle task
         self.waking = False  # one was woken and has not claimed yet

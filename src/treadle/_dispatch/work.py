@@ -84,7 +84,7 @@ def _set_up(dispatcher: Dispatcher, worker: Worker) -> bool:
         worker.lent = Lent.by_this_thread()
         if dispatcher.broken is None:
             return worker is not dispatcher.workers.stray  # one of them has forked, and returned here in the child
-    dispatcher.break_down("A thread initializer failed" if what == "initializer" else f"A {what} failed", cause)
+    dispatcher.break_down(worker, "A thread initializer failed" if what == "initializer" else f"A {what} failed", cause)
     return False
 
 
@@ -133,9 +133,18 @@ def _serve(dispatcher: Dispatcher, worker: Worker) -> None:
     claim_stale = queue.claimer_of_stale(claims)
     observed = queue.observe_end is not None or dispatcher.limit is not None
     now, plain, lent = clock.now, not state.observers, worker.lent
-    task, waiters = worker.task, None
-    again = slow = False
+    task, waiters = dispatcher.begin(worker), None
+    again, slow, rest = False, True, task is None
     while True:
+        if slow:
+            slow = False
+            dispatcher.follow_up()
+        if rest:
+            rest = False
+            worker.last = None  # an idle worker holds no task
+            if not _rest(dispatcher, worker):
+                return
+            task = dispatcher.awake(worker)
         done = worker.last = task  # is run, not settled; the last reference to the one before goes here, unlocked
         if done is not None:
             worker.since = now()
@@ -185,8 +194,10 @@ def _serve(dispatcher: Dispatcher, worker: Worker) -> None:
                         dispatcher.after_claim()
                 else:
                     task, slow = dispatcher.claim_after(worker), True
+                    rest = task is None
             else:
                 task, slow = dispatcher.claim_or_rest(worker), True
+                rest = task is None
             held = False
             release()
         except BaseException:
@@ -206,13 +217,6 @@ def _serve(dispatcher: Dispatcher, worker: Worker) -> None:
                 done._wait_for_rate()
         if claims.mine:
             dispatcher.end_claimed(claims)
-        if slow:
-            slow = False
-            dispatcher.follow_up()
-            if task is None:
-                done = worker.last = None  # an idle worker holds no task
-                if not _rest(dispatcher, worker):
-                    return
 
 
 def _deliver(dispatcher: Dispatcher, worker: Worker, done: Any) -> None:
@@ -239,5 +243,4 @@ def _rest(dispatcher: Dispatcher, worker: Worker) -> bool:
         if dispatcher.may_leave(worker):
             return False
         timeout = -1  # kept for as long as it takes
-    dispatcher.awake()
     return True

@@ -26,12 +26,13 @@ Task = Future[Any]
 class Worker:
     """One thread of a pool, and what it has in its hands.
 
-    The pool's lock guards `resting`, `cancelled` and `number`; the rest the thread alone writes, and snapshots read it
+    The pool's lock guards `begun`, `resting`, `cancelled` and `number`; the rest the thread alone writes, and snapshots read it
     as it is. Whoever claims a task for it, or ends it, notes that here before anything else, so that a thread that is
     killed between any two lines loses nothing.
     """
 
     __slots__ = (
+        "begun",
         "calling",
         "cancelled",
         "ended",
@@ -56,6 +57,7 @@ class Worker:
         self.wakeup = closed_latch()  # opened to wake it from idleness
         self.resting = False  # whether it fell idle, or found no reason to stay
         self.cancelled = False  # whether it is to leave at once, if ever its thread comes up
+        self.begun = False  # whether it has come for the task that was handed over to it
         self.task: Task | None = None
         self.last: Task | None = None  # the one before, while it is settled
         self.lent: Lent | None = None  # what the initializer has set in the thread's context

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Container
 from typing import TYPE_CHECKING
 
-from treadle._base.locks import open_latch
 from treadle._dispatch.idle import IdleTasks
 from treadle._dispatch.worker import Worker, current_worker
 
@@ -72,6 +71,15 @@ class Workers:
         """Return whether one more thread may be started."""
         return len(self.present) + len(self.seats) + len(self.leaving) < self.max_workers
 
+    def everybody_to_come(self) -> list[Worker]:
+        """Return the workers, with those whose threads are being started."""
+        return [*self.present, *self.seats]
+
+    def is_free(self, worker: Worker) -> bool:
+        """Return whether a task may be handed over to `worker`, which was started for it."""
+        known = worker in self.present or worker in self.seats
+        return known and not worker.begun and worker.task is None
+
     def coming(self) -> int:
         """Return how many workers are about to look for a task: they are coming up, or on their way."""
         return len(self.seats) + sum(worker.task is None for worker in self.present)
@@ -128,7 +136,7 @@ class Workers:
             worker = entrance.idle[-1]
             del entrance.idle[-1]
             entrance.waking = True
-            open_latch(worker.wakeup)
+            worker.wakeup.release()
 
     def wake_all(self) -> None:
         """Wake every idle worker, to find out that it is time to leave."""
@@ -136,7 +144,7 @@ class Workers:
         while idle:
             worker = idle[-1]
             del idle[-1]
-            open_latch(worker.wakeup)
+            worker.wakeup.release()
 
     def preempt_all(self) -> None:
         """Call every worker back from its idle task, and forget those that nobody does."""
@@ -155,7 +163,7 @@ class Workers:
         for _ in range(min(len(idle), len(self.present) - max_workers)):
             worker = idle[0]  # idle longest
             del idle[0]
-            open_latch(worker.wakeup)
+            worker.wakeup.release()
 
     def recount(self) -> None:
         """Find out whether there may be more workers, or should be fewer."""

@@ -321,7 +321,7 @@ class PoolView(Submitter, Executor):
             submit = self.submit
         if submit is not None:
             if eager and self._task_when_full in ("reject", "discard_oldest"):  # or its own items would be in its way
-                ahead = max(1, min(ahead, self._task_dispatcher.admission.limit))
+                ahead = int(max(1, min(ahead, self._task_dispatcher.admission.limit)))
             calls = Calls(
                 self._task_dispatcher,
                 submit,

@@ -461,14 +461,14 @@ class Future(_base.Future[T]):
         if not self.done():
             self._end_early(state)
 
-    def _abandon(self, why: BaseException) -> None:
+    def _abandon(self, why: BaseException | None) -> None:
         """Cancel a future that was claimed and will not be run, because its pool drops it. It may be called again."""
         self._let_go([self._forget_call()])
         self._transit(self._abandon_now, why)
         if self.cancelled():  # else it has failed meanwhile, at its deadline
             self._tell()
 
-    def _abandon_now(self, why: BaseException) -> None:
+    def _abandon_now(self, why: BaseException | None) -> None:
         if not self.done():
             cold = self._get_cold()
             cold.dropped = why

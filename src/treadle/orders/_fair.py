@@ -54,6 +54,9 @@ class _Flow:
         inner = own(order)
         self.order = order
         self.inner = inner  # the same, if it is treadle's own
+        self.waiting: Any
+        self.put: Callable[[Any], object]
+        self.give: Callable[[Any], object]
         if inner is None:
             self.waiting, self.put, self.give = order, order.put, partial(_give_of, order)
         else:
@@ -213,7 +216,7 @@ class Fair(Own):
             flow = max(self._flows.values(), key=lambda flow: len(flow.waiting), default=None)
         if flow is None or not flow.waiting:
             raise IndexError("no task waits")
-        return flow.order.evict(newcomer) if flow.inner is None else flow.inner._victim(newcomer)  # type: ignore[no-any-return]
+        return flow.order.evict(newcomer) if flow.inner is None else flow.inner._victim(newcomer)
 
     def _drop(self, victim: Task) -> None:
         flow = self._flows[_slot(victim)]

@@ -366,7 +366,7 @@ class Handling:
                 conn.record.tell_run(conn.error)
             if not self.may_go_on(conn):
                 break
-            if conn.waiting and self.lane.dispatcher.ready:
+            if conn.waiting and self.lane.dispatcher.has_more:
                 return True
         self.release(conn)
         return False

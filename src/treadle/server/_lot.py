@@ -157,7 +157,7 @@ class Lot:
                 if self.pool is None:
                     # Its queue needs no bound: nothing enters that max_connections has not let in.
                     self.pool = Pool(server.max_workers, queue_size=None, name=type(server).__name__)
-                    self.pool._task_dispatcher.abandoned = (
+                    self.pool._task_dispatcher.state.abandoned = (
                         server.daemon_threads
                     )  # nobody waits at exit for what still runs
             return self.pool

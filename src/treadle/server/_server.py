@@ -178,7 +178,7 @@ class Server:
     def _launch(self) -> Fleet:
         home, when_full = self._pool._task_dispatcher, self._pool._task_when_full
         with home.lock:
-            home.admission.check_open()
+            home.check_open()
         context = self._tls if self._tls is None or isinstance(self._tls, ssl.SSLContext) else _context_from(self._tls)
         listeners = open_listeners(self._bind)
         try:
@@ -320,7 +320,7 @@ class Server:
         self._pool.shutdown(wait=False, cancel_futures=True)
         timeout = None if until == inf else max(0.0, until - clock.now())
         if not dispatcher.is_inside() and not lifecycle.join(dispatcher, timeout):
-            dispatcher.abandoned = True  # nobody waits for them, not even at exit
+            dispatcher.state.abandoned = True  # nobody waits for them, not even at exit
             self._teller.tell(partial(self._tell_left_behind, round(timeout or 0.0, 1)))
 
     def _tell_left_behind(self, timeout: float) -> None:
