@@ -42,7 +42,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, cast
 
 from treadle._base import clock
 from treadle._base.locks import closed_latch, is_held, locked, open_latch
-from treadle._base.timer import run_later, run_user_code
+from treadle._base.timer import run_user_code
 from treadle._base.words import log, log_first
 from treadle._dispatch import deadlock
 from treadle._dispatch.admission import Admission, Verdict, WaitingSubmitter
@@ -237,19 +237,15 @@ class Dispatcher:
             RuntimeError: no thread could be started, and none lives; or the interpreter exits.
             PatchedTooLate: none could be started, for threads are greenlets now.
         """
-        if self._may_enter_plainly() and self._do(self._enter_plainly, task):
-            if isinstance(task, ScopedTask):
-                task._enter()
-            return
         would_block = when_full == "caller_runs" or (when_full == "block" and timeout != 0)
         on_loop = would_block and running_loop() is not None
         if when_full == "block" and timeout == 0:
             when_full = "block" if self.is_ours() else "reject"
-        claims = self.state.claims()
         try:
             self.notify_observers("submitted", task)
-            verdict = self._admit(task, when_full, claims, on_loop=on_loop)
-            self.end_claimed(claims, log_only=True)
+            verdict = Verdict.ENTER
+            if not (self._may_enter_plainly() and self._do(self._enter_plainly, task)):
+                verdict = self._admit(task, when_full, on_loop=on_loop)
             if verdict is Verdict.ENTER_BEYOND:
                 log_first(self.told, BEYOND, _log, logging.WARNING, BEYOND, self.name)
             elif verdict is Verdict.RUN_HERE:
@@ -259,7 +255,7 @@ class Dispatcher:
             if isinstance(task, ScopedTask):
                 task._enter()
         except BaseException as error:
-            self.take_back(task, error, claims)
+            self.take_back(task, error)
             raise
 
     def _may_enter_plainly(self) -> bool:
@@ -285,30 +281,28 @@ class Dispatcher:
             As `enter`.
         """
         policy = when_full if when_full in ("reject", "discard_oldest") else "later"
-        claims = self.state.claims()
         try:
             self.notify_observers("submitted", task)
-            verdict = self._admit(task, policy, claims, on_loop=False)
-            self.end_claimed(claims, log_only=True)
+            verdict = self._admit(task, policy, on_loop=False)
             if isinstance(task, ScopedTask):
                 task._enter()
         except BaseException as error:
-            self.take_back(task, error, claims)
+            self.take_back(task, error)
             raise
         return verdict is not Verdict.WAIT
 
     def offer(self, task: Task) -> bool:
         """Admit `task`, a turn of a map, if there is room now."""
         try:
-            return self._admit(task, "offer", self.state.claims(), on_loop=False) is Verdict.ENTER
+            return self._admit(task, "offer", on_loop=False) is Verdict.ENTER
         except RuntimeError:  # the pool is broken, or closed; or no thread can be started
             return False
 
     def carry_on(self, task: Task) -> None:
         """Admit `task`, of a map that was accepted, whether there is room or not; raise as `enter`."""
-        self._admit(task, "carry_on", self.state.claims(), on_loop=False)
+        self._admit(task, "carry_on", on_loop=False)
 
-    def _admit(self, task: Task, when_full: str, claims: Claims, *, on_loop: bool) -> Verdict:
+    def _admit(self, task: Task, when_full: str, *, on_loop: bool) -> Verdict:
         """Do what admission decides, as far as it is done with the lock held; return what it is.
 
         Raises:
@@ -317,7 +311,7 @@ class Dispatcher:
         inside = self.is_ours()
         started: Worker | bool | None = None  # False: none is to be started
         while True:
-            verdict = self._do(self._try_to_admit, task, when_full, claims, on_loop, inside, started)
+            verdict = self._do_and_end(self._try_to_admit, task, when_full, on_loop, inside, started, log_only=True)
             if isinstance(verdict, Exception):
                 raise verdict
             if not isinstance(verdict, Verdict):
@@ -327,17 +321,17 @@ class Dispatcher:
             started = self._start_worker(needed=True) or False
 
     def _try_to_admit(
-        self, task: Task, when_full: str, claims: Claims, on_loop: bool, inside: bool, started: Worker | bool | None
+        self, claims: Claims, task: Task, when_full: str, on_loop: bool, inside: bool, started: Worker | bool | None
     ) -> Verdict | Exception | Callable[[], PoolFull]:
         """Decide, and act on it; the lock is held. Return what was decided, or why it is refused."""
         try:
-            return self._decide(task, when_full, claims, on_loop, inside, started)
+            return self._decide(claims, task, when_full, on_loop, inside, started)
         except BaseException:  # Ctrl-C: before anybody else can claim it
             self._take_back(task)
             raise
 
     def _decide(
-        self, task: Task, when_full: str, claims: Claims, on_loop: bool, inside: bool, started: Worker | bool | None
+        self, claims: Claims, task: Task, when_full: str, on_loop: bool, inside: bool, started: Worker | bool | None
     ) -> Verdict | Exception | Callable[[], PoolFull]:
         admission = self.admission
         refusal = admission.refusal(task, self)
@@ -423,13 +417,9 @@ class Dispatcher:
 
     def give_up_waiting(self, task: Task) -> None:
         """Fail a task that has waited for room so many seconds, and whose caller awaits it; not if it is in."""
-        claims = self.state.claims()
-        try:
-            self._do(self._give_up_waiting, task, claims)
-        finally:
-            self.end_claimed(claims)
+        self._do_and_end(self._give_up_waiting, task)
 
-    def _give_up_waiting(self, task: Task, claims: Claims) -> None:
+    def _give_up_waiting(self, claims: Claims, task: Task) -> None:
         if task in self.admission.waiting:
             claims.add(task, "full")
             self.admission.let_go(task)
@@ -454,22 +444,15 @@ class Dispatcher:
         locked(self.lock, self._mend)
         self.take_back(task, error)
 
-    def take_back(self, task: Task, error: BaseException, claims: Claims | None = None) -> None:
+    def take_back(self, task: Task, error: BaseException) -> None:
         """Refuse a task whose submit `error` ended, at whichever line; unless it has begun.
 
         Args:
             task: not admitted, admitted, or whatever became of it since.
             error: what the submit is to raise.
-            claims: what that has claimed.
         """
-        try:
-            if self._do(self._take_back, task):
-                self._refuse(task, error)
-            elif task.done():
-                task._keep_name()
-        finally:
-            if claims is not None:
-                self.end_claimed(claims, log_only=True)
+        if self._do(self._take_back, task) or task.done():
+            self._refuse(task, error)
 
     def _take_back(self, task: Task) -> bool:
         """Take a task that has not begun from wherever it is; the lock is held. False: it has, or is done."""
@@ -671,11 +654,14 @@ class Dispatcher:
 
     def run_here(self, task: Task) -> None:
         """Run a task that was claimed for it in this thread, inside whatever runs there already."""
-        worker, outer = current_worker(), SCOPE.set(task._inherited())  # or one without a context would see ours
+        worker = current_worker()
         try:
             self._begin_here(task, worker)
             task._skip_rate()
+            bare = isinstance(task._context, NoContext)
             task._context = context_inside(self, task._context)
+            if bare:  # or it would see the scope that we are in
+                task._context.run(SCOPE.set, task._inherited())
             while self.run(task):
                 pass
         except BaseException as error:  # of an observer, which would end a thread; or Ctrl-C between two lines
@@ -683,33 +669,47 @@ class Dispatcher:
                 self.settle_lost(task, current_thread().name, error)
             raise
         finally:
-            SCOPE.reset(outer)
-            self._do(self._end_here, task, worker)
-        context_inside(self, BARE).run(task._finish)  # and so its callbacks
+            try:
+                self._do(self._end_here, task, worker)
+            except BaseException:
+                self._do(self._end_here, task, worker)
+                raise
+        try:
+            context_inside(self, BARE).run(task._finish)  # and so its callbacks
+        except BaseException:
+            task._finish()  # it may be called again
+            raise
         if worker is None and issubclass(type(task._exception), KeyboardInterrupt):
             raise task._see()  # Ctrl-C was meant for the program, whose own thread this is
 
     def _begin_here(self, task: Task, worker: Worker | None) -> None:
         """Take a task that was claimed for this thread into its hands."""
+        since = clock.now()
+        # No exception comes between these lines.
         if worker is None:
             HERE.tasks = (*HERE.tasks, task)
         else:
-            worker.push(task)
-        self.state.claimed.pop(task, None)
+            worker.outer += [(worker.task, worker.since)]
+            worker.task = task
+            worker.since = since
+        del self.state.claimed[task]
 
     def _end_here(self, task: Task, worker: Worker | None) -> None:
-        """Count a task that has run in this thread; the lock is held."""
-        counts, loud = self.state.counts, not task._silent
-        if task in self.state.claimed:  # it was not begun
-            return
+        """Count a task that has run in this thread, unless that was done; the lock is held."""
+        counts, loud, failed = self.state.counts, not task._silent, task._has_raised()
+        # No exception comes between these lines.
         if worker is None:
-            if task in HERE.tasks:
-                HERE.tasks = HERE.tasks[:-1]
-        elif worker.task is task:
-            worker.pop()
+            if not HERE.tasks or HERE.tasks[-1] is not task:
+                return
+            HERE.tasks = HERE.tasks[:-1]
+        else:
+            if worker.task is not task or not worker.outer:
+                return
+            worker.task, worker.since = worker.outer[-1]
+            del worker.outer[-1]
         counts.inline -= loud
         counts.ended += loud
-        counts.failed += loud and task._has_raised()
+        counts.failed += loud and failed
 
     def run(self, task: Task) -> bool:
         """Run a claimed task, and tell the observers before and after; return as `Future._invoke`."""
@@ -792,14 +792,10 @@ class Dispatcher:
 
     def resume(self, task: Task) -> None:
         """Put a throttled task back in the order, for its rate has called it."""
-        claims = self.state.claims()
-        try:
-            self._do(self._resume, task, claims)
-        finally:
-            self.end_claimed(claims)
+        self._do_and_end(self._resume, task)
         self.follow_up()
 
-    def _resume(self, task: Task, claims: Claims) -> None:
+    def _resume(self, claims: Claims, task: Task) -> None:
         if task not in self.queue.throttled:
             return
         try:
@@ -924,13 +920,9 @@ class Dispatcher:
 
     def unclaim(self, task: Task) -> None:
         """Have a task wait again that a thread has claimed, which is about to end."""
-        claims = self.state.claims()
-        try:
-            self._do(self.put_back, task, claims)
-        finally:
-            self.end_claimed(claims)
+        self._do_and_end(self.put_back, task)
 
-    def put_back(self, task: Task, claims: Claims) -> None:
+    def put_back(self, claims: Claims, task: Task) -> None:
         """Have a claimed task wait again, for it has not begun, or is to go on later; the lock is held.
 
         If it cannot wait any more, it is claimed to be ended: at its deadline, in a pool that broke or was closed.
@@ -1018,18 +1010,7 @@ class Dispatcher:
             claims: which is empty afterwards.
             log_only: whether what callbacks raise that would end a thread is logged; Ctrl-C is raised.
         """
-        try:
-            try:
-                fatal = self._end_all(claims)
-            except BaseException:  # Ctrl-C between two of them: the others are ended before it is raised
-                self._end_all(claims)
-                raise
-        except BaseException:
-            if claims.mine:  # again; others are to do it
-                self.state.unended += [claims]
-                self.state.attention = True
-                run_later(self.attend)
-            raise
+        fatal = self._end_all(claims)
         if fatal is not None:
             if not log_only or issubclass(type(fatal), KeyboardInterrupt):
                 raise fatal
@@ -1277,11 +1258,7 @@ class Dispatcher:
         Or what was to set up a `worker` did, for which there are a `reason` and a `cause`; then also what that was to
         begin with.
         """
-        claims = self.state.claims()
-        try:
-            self._do(self._break_down, claims, worker, reason, cause)
-        finally:
-            self.end_claimed(claims)
+        self._do_and_end(self._break_down, worker, reason, cause)
 
     def _break_down(self, claims: Claims, worker: Worker | None, reason: str, cause: BaseException | None) -> None:
         state = self.state
@@ -1356,11 +1333,7 @@ class Dispatcher:
 
     def close(self, after: str, *, cancel: bool) -> None:
         """Take no more tasks; cancel what has not begun, if `cancel`. Idempotent. Waits for nothing."""
-        claims = self.state.claims()
-        try:
-            self._do(self._close, claims, after, cancel)
-        finally:
-            self.end_claimed(claims)
+        self._do_and_end(self._close, after, cancel)
         for feed in self.inputs() if cancel else ():
             feed.give_up()
         self.grow()
@@ -1416,7 +1389,7 @@ class Dispatcher:
             for task in [task for worker in self.workers.present for task in worker.stack()]:
                 self.queue.observe_end(task)
         self.queue.clear()
-        for container in (self.admission.waiting, self.admission.takers, self.state.claimed, self.state.unended):
+        for container in (self.admission.waiting, self.admission.takers, self.state.claimed):
             container.clear()
         self.workers.forget_all(self, keep=self.setup.lifespan is not None)
         counts = self.state.counts  # the child's own
@@ -1437,6 +1410,18 @@ class Dispatcher:
         finally:
             if self.state.attention:
                 self.attend()
+
+    def _do_and_end(self, section: Callable[..., T], *args: Any, log_only: bool = False) -> T:
+        """Return `section(claims, *args)`, called likewise; then end what it has claimed, whatever it raised."""
+        claims = self.state.claims()
+        try:
+            return self._do(section, claims, *args)
+        finally:
+            try:
+                self.end_claimed(claims, log_only=log_only)
+            except BaseException:  # Ctrl-C, perhaps: the others are ended before it is raised
+                self.end_claimed(claims, log_only=True)
+                raise
 
     def _mend(self) -> None:
         """Find anew what follows from the tasks' states and places, and see that somebody comes; the lock is held."""
@@ -1472,9 +1457,6 @@ class Dispatcher:
             error = None if self.state.broken is None else self.state.broken.__cause__
             log(_log, logging.CRITICAL, "pool %r is broken: its order failed in %s", self.name, where, error=error)
             self.break_down()
-        for claims in list(self.state.unended):
-            self.end_claimed(claims, log_only=True)
-            self.state.unended.remove(claims)
         self.grow()
 
 

@@ -70,7 +70,6 @@ class State:
         "observers",
         "order_failed",
         "told",
-        "unended",
     )
 
     def __init__(self, name: str, observers: tuple[Observer, ...]) -> None:
@@ -85,7 +84,6 @@ class State:
         self.claimed: dict[Task, str | BaseException] = {}  # tasks that somebody is about to end, and why
         self.order_failed: str | None = None  # where; until that is dealt with
         self.attention = False  # somebody has left undone what cannot be done while the lock is held
-        self.unended: list[Claims] = []  # whose operation was interrupted as it ended them
         self.told: dict[object, object] = {}  # what was logged of it, see `treadle._base.words.log_first`
 
     def why_broken(self) -> PoolBroken:
@@ -122,7 +120,8 @@ class State:
 class Claims:
     """The tasks that one operation has claimed, to end them with no lock held.
 
-    Until that is done all know them (`State.claimed`): should the operation be interrupted, the next who comes does it.
+    Until that is done all know them (`State.claimed`): so a shutdown returns them as not done, and a forked child, in
+    which the operation does not go on, ends them.
     """
 
     __slots__ = ("_all", "_counts", "mine")

@@ -61,6 +61,8 @@ def _leave_nothing(dispatcher: Dispatcher, worker: Worker, reason: BaseException
             except BaseException as error:  # of a callback, which cannot end this thread twice
                 log(_log, logging.ERROR, "a callback of task %s raised", task.name, error=error)
     worker.task = worker.last = None
+    if worker.claims is not None:
+        dispatcher.end_claimed(worker.claims, log_only=True)
 
 
 # -- set up, and left -------------------------------------------------------------------------------------------------
@@ -130,6 +132,7 @@ def _serve(dispatcher: Dispatcher, worker: Worker) -> None:
     state, queue, workers, entrance = dispatcher.state, dispatcher.queue, dispatcher.workers, dispatcher.entrance
     ready, give, line, idle = queue.ready, queue.give, queue.line, entrance.idle
     submitters, shed, claims = dispatcher.admission.waiting, queue.shed, state.claims()
+    worker.claims = claims
     claim_stale = queue.claimer_of_stale(claims)
     observed = queue.observe_end is not None or dispatcher.limit is not None
     now, plain, lent = clock.now, not state.observers, worker.lent
@@ -165,7 +168,7 @@ def _serve(dispatcher: Dispatcher, worker: Worker) -> None:
                 waiters = done._awaited_by
                 if again:
                     waiters = None
-                    dispatcher.put_back(done, claims)
+                    dispatcher.put_back(claims, done)
                 else:
                     if waiters is None or waiters.condition is None:
                         done._state = FINISHED

@@ -15,6 +15,7 @@ from treadle._tasks.scope import HERE
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
+    from treadle._dispatch.state import Claims
     from treadle._tasks.contexts import Lent
     from treadle._tasks.owner import Owner
 
@@ -35,6 +36,7 @@ class Worker:
         "begun",
         "calling",
         "cancelled",
+        "claims",
         "ended",
         "failed",
         "last",
@@ -57,6 +59,7 @@ class Worker:
         self.wakeup = closed_latch()  # opened to wake it from idleness
         self.resting = False  # whether it fell idle, or found no reason to stay
         self.cancelled = False  # whether it is to leave at once, if ever its thread comes up
+        self.claims: Claims | None = None  # what it has claimed to be ended, and has not ended yet
         self.begun = False  # whether it has come for the task that was handed over to it
         self.task: Task | None = None
         self.last: Task | None = None  # the one before, while it is settled
@@ -67,16 +70,6 @@ class Worker:
         self.ended = 0  # tasks that it has run
         self.failed = 0  # of them, those that raised
         self.calling = False  # whether the last of them is over, and its callbacks run
-
-    def push(self, task: Task) -> None:
-        """Note that `task` now runs inside the present one."""
-        self.outer.append((self.task, self.since))
-        self.task = task
-        self.since = clock.now()
-
-    def pop(self) -> None:
-        """Note that the innermost task is over."""
-        self.task, self.since = self.outer.pop()
 
     def stack(self) -> list[Task]:
         """Return the tasks that run in this thread, the innermost last."""

@@ -483,8 +483,15 @@ class _Timed(PoolView):
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """As `Pool.submit`, under the deadline."""
-        with deadline(self._task_deadline):
-            return super().submit(fn, *args, **kwargs)
+        future: Future[T] | None = None
+        try:
+            with deadline(self._task_deadline):
+                future = super().submit(fn, *args, **kwargs)
+            return future
+        except BaseException as error:  # Ctrl-C, as the block was left
+            if future is not None:
+                self._task_dispatcher.take_back(future, error)
+            raise
 
     def _submit_later(self, fn: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Future[T]:
         with deadline(self._task_deadline):

@@ -357,7 +357,14 @@ class deadline:  # it is used as a function
         self._tokens: list[Token[Scope | None]] = []
 
     def __enter__(self) -> None:
-        self._tokens.append(SCOPE.set(Scope(current(), self._seconds)))
+        outer = SCOPE.get()
+        scope = Scope(current(), self._seconds)
+        try:
+            token = SCOPE.set(scope)
+        except BaseException:  # Ctrl-C, as it returned
+            SCOPE.set(outer)
+            raise
+        self._tokens += [token]
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
