@@ -91,6 +91,7 @@ class Scene:
     def __init__(self, **options: Any) -> None:
         self.name = f"swept-{next(_numbers)}"
         self.pool = Pool(options.pop("max_workers", 1), name=self.name, **options)
+        self.killed = False  # whether one of its threads may be killed as it is checked
         self.gate = threading.Event()
         self.began = threading.Event()
         self.futures: dict[str, AnyFuture[Any]] = {}  # by the name of the task
@@ -131,7 +132,9 @@ class Scene:
             assert future.cancel() or future.exception(PATIENCE) is None or True, name
             assert future.done(), name
         if not self.pool.closed:
-            assert self.pool.submit(abs, -1).result(PATIENCE) == 1, "the pool works"
+            probes = [self.pool.submit(abs, -1) for _ in range(2 if self.killed else 1)]
+            errors = [probe.exception(PATIENCE) for probe in probes]
+            assert None in errors, f"the pool does not work: {errors}"
         left = self.pool.shutdown(timeout=PATIENCE)
         assert left == (), f"left undone: {left}"
         assert self.lenient or not self.refused & set(self.ran), (

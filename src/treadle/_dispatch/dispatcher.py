@@ -318,14 +318,17 @@ class Dispatcher:
                 raise verdict()
             if verdict is not Verdict.START_THREAD:
                 return verdict
-            started = self._start_worker(needed=True) or False
+            started = self._start_worker(needed=True, expected=True) or False
 
     def _try_to_admit(
         self, claims: Claims, task: Task, when_full: str, on_loop: bool, inside: bool, started: Worker | bool | None
     ) -> Verdict | Exception | Callable[[], PoolFull]:
         """Decide, and act on it; the lock is held. Return what was decided, or why it is refused."""
         try:
-            return self._decide(claims, task, when_full, on_loop, inside, started)
+            verdict = self._decide(claims, task, when_full, on_loop, inside, started)
+            if isinstance(started, Worker):
+                self.workers.expect_no_more(started)
+            return verdict
         except BaseException:  # Ctrl-C: before anybody else can claim it
             self._take_back(task)
             raise
@@ -1091,7 +1094,7 @@ class Dispatcher:
             return min(self.workers.min_workers, self.workers.max_workers)  # a limit may be lower at first
         return min(1, len(self.queue.throttled))  # who closed the pool waits for them
 
-    def _start_worker(self, *, needed: bool = False) -> Worker | None:
+    def _start_worker(self, *, needed: bool = False, expected: bool = False) -> Worker | None:
         """Start one more worker; None if there may be none, or it cannot be had and others live.
 
         The thread has taken its seat before it comes up, and comes for nothing that a submit has not let in by then: so
@@ -1100,6 +1103,7 @@ class Dispatcher:
 
         Args:
             needed: whether it is raised that none can be had, where none lives.
+            expected: whether it is not to leave before the task is let in that it is started for.
 
         Raises:
             RuntimeError: no thread can be started.
@@ -1108,9 +1112,9 @@ class Dispatcher:
         if is_held(self.lock):
             self.state.attention = True
             return None
-        worker = Worker(self, partial(self.setup.main, self), self.setup.prefix)
+        worker = Worker(self, partial(self.setup.main, self), self.exited, self.setup.prefix)
         try:
-            if not self._do(self._take_seat, worker):
+            if not self._do(self._take_seat, worker, expected):
                 return None
             worker.thread.name = f"{self.setup.prefix}{worker.number}"
             worker.thread.start()
@@ -1122,10 +1126,11 @@ class Dispatcher:
             raise
         return worker
 
-    def _take_seat(self, worker: Worker) -> bool:
+    def _take_seat(self, worker: Worker, expected: bool) -> bool:
         if not self.workers.may_grow() or self.state.broken is not None:
             return False
         self.workers.take_seat(worker)
+        worker.expected = expected
         return True
 
     def warm_up(self) -> None:
@@ -1142,7 +1147,7 @@ class Dispatcher:
         return self._do(self._may_leave, worker)
 
     def _may_leave(self, worker: Worker) -> bool:
-        if worker not in self.entrance.idle or len(self.workers.present) <= self._kept():
+        if worker not in self.entrance.idle or worker.expected or len(self.workers.present) <= self._kept():
             return False
         self._remove(worker)
         return True
@@ -1178,19 +1183,20 @@ class Dispatcher:
             self.workers.wake_one()
 
     def exited(self, worker: Worker) -> None:
-        """Count out a worker whose thread is about to end, and replace it if it is missed."""
+        """Count out a worker whose thread is about to end, and replace it if it is missed. It may be called again."""
         stray = worker is self.workers.stray
         departed = self._do(self._exited, worker)
         # In a forked child that uses no pool, none is kept warm: the process ends with this thread.
         if not stray or self.queue.ready or self.workers.idle_tasks.waiting:
             self.grow()
-        if departed is not None:
+        if departed is not None and departed is not worker.thread:
             departed.join()  # so that at any time at most one ended thread is not joined
 
     def _exited(self, worker: Worker) -> Thread | None:
         self.workers.give_up_seat(worker)
         self._step_out(worker)
         departed = self.workers.exited(worker)
+        worker.gone = True
         self._let_in(self.workers.free())
         return departed
 

@@ -46,6 +46,9 @@ def work(dispatcher: Dispatcher, worker: Worker) -> None:
         HERE.worker = None
         try:
             _leave_nothing(dispatcher, worker, reason)
+        except BaseException:  # it is killed once more
+            _leave_nothing(dispatcher, worker, reason)
+        try:
             _leave_lifespan(dispatcher, worker, reason)
         finally:
             dispatcher.exited(worker)
@@ -241,7 +244,9 @@ def _rest(dispatcher: Dispatcher, worker: Worker) -> bool:
     """Sleep until there is work. False: it is time to leave."""
     if not worker.resting:
         return False
-    timeout = -1.0 if dispatcher.setup.idle_timeout is None else dispatcher.setup.idle_timeout
+    timeout = dispatcher.setup.idle_timeout
+    if timeout is None or worker.expected:  # or a submit that has started it could find it gone
+        timeout = -1.0
     while not worker.wakeup.acquire(True, timeout):
         if dispatcher.may_leave(worker):
             return False

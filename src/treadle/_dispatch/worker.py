@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from treadle._base import clock
@@ -38,7 +38,9 @@ class Worker:
         "cancelled",
         "claims",
         "ended",
+        "expected",
         "failed",
+        "gone",
         "last",
         "lent",
         "lifespan",
@@ -52,13 +54,17 @@ class Worker:
         "wakeup",
     )
 
-    def __init__(self, owner: Owner, main: Callable[[Worker], object], prefix: str) -> None:
+    def __init__(
+        self, owner: Owner, main: Callable[[Worker], object], exited: Callable[[Worker], object], prefix: str
+    ) -> None:
         self.owner = owner
         self.number = 0  # among the pool's threads, once it has a seat
-        self.thread = new_thread(partial(main, self), prefix)
+        self.thread = new_thread(_Life(self, main, exited), prefix)
         self.wakeup = closed_latch()  # opened to wake it from idleness
         self.resting = False  # whether it fell idle, or found no reason to stay
         self.cancelled = False  # whether it is to leave at once, if ever its thread comes up
+        self.expected = False  # whether a submit has started it, and has not let its task in
+        self.gone = False  # whether it was counted out, at its end
         self.claims: Claims | None = None  # what it has claimed to be ended, and has not ended yet
         self.begun = False  # whether it has come for the task that was handed over to it
         self.task: Task | None = None
@@ -79,6 +85,28 @@ class Worker:
     def turn(self) -> Task | None:
         """Return the outermost task that runs in this thread, and is not counted as ended; the lock is held."""
         return None if self.calling else next((task for task, _ in self.outer), self.task)
+
+
+class _Life:
+    """What the thread of a worker runs; when that has ended, in whichever way, it is let go of, and sees to the rest.
+
+    For a thread may be killed before its first line, and after its last.
+    """
+
+    __slots__ = ("_exited", "_main", "_worker")
+
+    def __init__(self, worker: Worker, main: Callable[[Worker], object], exited: Callable[[Worker], object]) -> None:
+        self._worker = worker
+        self._main = main
+        self._exited = exited
+
+    def __call__(self) -> None:
+        self._main(self._worker)
+
+    def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
+        worker = getattr(self, "_worker", None)  # none, if its making was interrupted
+        if worker is not None and not (worker.gone or worker.cancelled or worker.thread.ident is None or is_finalizing()):
+            self._exited(worker)
 
 
 def current_worker() -> Worker | None:

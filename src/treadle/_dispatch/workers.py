@@ -75,10 +75,13 @@ class Workers:
         """Return the workers, with those whose threads are being started."""
         return [*self.present, *self.seats]
 
+    def is_known(self, worker: Worker) -> bool:
+        """Return whether `worker` is one of those that come for tasks, or is about to be."""
+        return worker in self.present or worker in self.seats
+
     def is_free(self, worker: Worker) -> bool:
         """Return whether a task may be handed over to `worker`, which was started for it."""
-        known = worker in self.present or worker in self.seats
-        return known and not worker.begun and worker.task is None
+        return self.is_known(worker) and not worker.begun and worker.task is None
 
     def coming(self) -> int:
         """Return how many workers are about to look for a task: they are coming up, or on their way."""
@@ -125,6 +128,16 @@ class Workers:
         self.seats.discard(worker)
         self.recount()
         return True
+
+    def expect_no_more(self, worker: Worker) -> None:
+        """Let a worker leave again that was started for a task, once that is in; it looks whether it is to."""
+        worker.expected = False
+        idle = self.entrance.idle
+        if worker in idle:
+            place = idle.index(worker)
+            if idle[place : place + 1] == [worker]:  # as in `Dispatcher.hand_over`
+                del idle[place]
+                worker.wakeup.release()
 
     # -- being idle -------------------------------------------------------------------------------------------------
 
@@ -198,6 +211,9 @@ class Workers:
     def mend(self) -> None:
         """After an exception that came between any two lines: find anew what follows from the rest."""
         self.entrance.waking = False  # at worst, one more is woken than needs be
+        for worker in self.everybody_to_come():
+            if worker.expected:
+                self.expect_no_more(worker)
         self.recount()
 
     def forget_all(self, owner: Owner, *, keep: bool) -> None:
