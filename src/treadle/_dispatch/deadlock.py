@@ -27,9 +27,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Container, Iterable, Sequence
 from functools import partial
-from threading import TIMEOUT_MAX, Lock, Thread, current_thread
+from threading import TIMEOUT_MAX, RLock, Thread, current_thread
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from treadle._base.locks import locked
 from treadle._base.words import log_first
 from treadle._dispatch.worker import Worker, current_worker
 from treadle._tasks.future import PENDING, RUNNING, Future
@@ -85,8 +86,8 @@ class _Wait(NamedTuple):
     hands: Sequence[Target] = ()  # what the thread has in them
 
 
-_lock = Lock()  # taken before a pool's lock, never while one is held
-_waits: dict[Worker | Thread, _Wait] = {}  # guarded by _lock
+_lock = RLock()  # taken before a pool's lock, never while one is held
+_waits: dict[Worker | Thread, _Wait] = {}  # guarded by _lock as one is added
 
 
 def is_awaited() -> bool:
@@ -125,13 +126,12 @@ def wait(
     waiter, tasks = (thread, HERE.tasks) if worker is None else (worker, worker.stack())
     mine = _Wait(targets, every, [*tasks, *HERE.errands])
     while not gate.acquire(True, 0):  # or what wakes a caller that should stop would come after a task is run for it
-        rescue = _enter(waiter, mine)
-        if rescue is None:
-            try:
+        try:
+            rescue = _enter(waiter, mine)
+            if rescue is None:
                 return gate.acquire()
-            finally:
-                with _lock:
-                    _waits.pop(waiter, None)  # gone already in a forked child
+        finally:
+            _waits.pop(waiter, None)  # atomic; and gone already in a forked child
         told = rescue._owner.told
         say = partial(log_first, told, MESSAGE, _log, logging.WARNING, MESSAGE, rescue.name, thread.name)
         rescue._owner.run_instead(rescue, say)
@@ -152,12 +152,9 @@ def let_go(*, forget: bool = False) -> None:
 
 def _enter(waiter: Worker | Thread, wait: _Wait) -> Task | None:
     """Note the wait; if it could never end, note nothing and return the task to run first."""
-    with _lock:
-        _waits[waiter] = wait
-        stuck = _stuck()
-        if waiter not in stuck:
-            return None
-        del _waits[waiter]
+    stuck = locked(_lock, _note, waiter, wait)
+    if stuck is None:
+        return None
     held = _held(stuck)
     waits = [wait, *(stuck[other] for other in stuck if other is not waiter)]
     for target in (target for each in waits for target in each.targets()):
@@ -165,6 +162,16 @@ def _enter(waiter: Worker | Thread, wait: _Wait) -> Task | None:
             return target
     pools = sorted({other.owner.name for other in stuck if isinstance(other, Worker)})
     raise PoolDeadlock(pools, [_name_of(target) for target in wait.targets()])
+
+
+def _note(waiter: Worker | Thread, wait: _Wait) -> dict[Worker | Thread, _Wait] | None:
+    """Note the wait, unless it could never end: return the threads that are stuck then. `_lock` is held."""
+    _waits[waiter] = wait
+    stuck = _stuck()
+    if waiter not in stuck:
+        return None
+    del _waits[waiter]
+    return stuck
 
 
 def _stuck() -> dict[Worker | Thread, _Wait]:

@@ -49,9 +49,9 @@ from treadle._dispatch.admission import Admission, Verdict, WaitingSubmitter
 from treadle._dispatch.idle import IdleTask
 from treadle._dispatch.queue import TaskQueue
 from treadle._dispatch.shedding import shed_error
-from treadle._dispatch.state import AT_EXIT, Claims, Entrance, State, Task
+from treadle._dispatch.state import AT_EXIT, Claims, State, Task
 from treadle._dispatch.worker import ThreadSetup, Worker, current_worker, lent_here
-from treadle._dispatch.workers import Workers
+from treadle._dispatch.workers import Entrance, Workers
 from treadle._tasks.call import NoContext
 from treadle._tasks.contexts import taken
 from treadle._tasks.future import CANCELLED_AND_NOTIFIED, PENDING, RUNNING
@@ -268,6 +268,7 @@ class Dispatcher:
         if not self._may_enter_plainly():
             return False
         self.queue.put(task)
+        task._state = PENDING  # that of a map is not, until here
         self.workers.wake_one()
         return True
 

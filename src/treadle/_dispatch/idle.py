@@ -35,7 +35,7 @@ class IdleTask(Future[Any]):
     __slots__ = ()
     _silent = True
 
-    def __init__(self, owner: Owner) -> None:
+    def __init__(self, owner: Owner[Any]) -> None:
         super().__init__()
         self._owner = owner
         self._context = NoContext()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from threading import RLock
 from typing import TYPE_CHECKING, Any, cast
 
@@ -10,10 +9,9 @@ from treadle._tasks.future import PENDING, RUNNING, Future
 from treadle.errors import PoolBroken, PoolClosed
 
 if TYPE_CHECKING:
-    from treadle._dispatch.worker import Worker
     from treadle.events import Observer
 
-__all__ = ["AT_EXIT", "Claims", "Counts", "Entrance", "State", "Task"]
+__all__ = ["AT_EXIT", "Claims", "Counts", "State", "Task"]
 
 Task = Future[Any]
 
@@ -32,22 +30,6 @@ class Counts:
         self.cancelled = 0
         self.rejected = 0
         self.shed = 0
-
-
-class Entrance:
-    """What `submit` looks at for every task, without a call. The pool's lock guards it."""
-
-    __slots__ = ("acquire", "growing", "idle", "put", "release", "room", "tasks", "waking")
-
-    def __init__(self, lock: RLock, tasks: Any, put: Callable[[Any], object]) -> None:
-        self.acquire = lock.acquire  # half the cost of `with`
-        self.release = lock.release
-        self.tasks = tasks  # what the order holds; its length is all that is asked
-        self.put = put
-        self.room: float = -1  # as long as it holds fewer, a task may be put without more ado
-        self.idle: list[Worker] = []  # newest last, so the longest idle is left alone until its time is up
-        self.growing = True  # a worker may be started, or called back from an idle task
-        self.waking = False  # one was woken and has not claimed yet
 
 
 class State:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from treadle._tasks.contexts import Lent
     from treadle._tasks.owner import Owner
 
-__all__ = ["ThreadSetup", "Worker", "current_worker", "lent_here"]
+__all__ = ["ThreadSetup", "Worker", "current_worker", "lent_here", "tasks_here"]
 
 Task = Future[Any]
 
@@ -55,7 +55,7 @@ class Worker:
     )
 
     def __init__(
-        self, owner: Owner, main: Callable[[Worker], object], exited: Callable[[Worker], object], prefix: str
+        self, owner: Owner[Any], main: Callable[[Worker], object], exited: Callable[[Worker], object], prefix: str
     ) -> None:
         self.owner = owner
         self.number = 0  # among the pool's threads, once it has a seat
@@ -105,7 +105,9 @@ class _Life:
 
     def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
         worker = getattr(self, "_worker", None)  # none, if its making was interrupted
-        if worker is not None and not (worker.gone or worker.cancelled or worker.thread.ident is None or is_finalizing()):
+        if worker is not None and not (
+            worker.gone or worker.cancelled or worker.thread.ident is None or is_finalizing()
+        ):
             self._exited(worker)
 
 
@@ -115,7 +117,19 @@ def current_worker() -> Worker | None:
     return worker
 
 
-def lent_here(owner: Owner) -> Lent | None:
+def tasks_here() -> list[Future[Any]]:
+    """Return the tasks whose functions run in this thread, the innermost first."""
+    worker = current_worker()
+    if worker is None:
+        tasks = list(HERE.tasks)
+    else:
+        outermost = worker.outer[0][0] if worker.outer else worker.task
+        # A worker has its next task while it calls the initializer, or tells those who waited for the last one.
+        tasks = [task for task in worker.stack() if task is not outermost or task is worker.last]
+    return [task for task in reversed(tasks) if task._context is not None]  # else it has run, and calls its callbacks
+
+
+def lent_here(owner: Owner[Any]) -> Lent | None:
     """Return what its initializer has set in this thread; None if nothing, or if it is none of the pool's."""
     worker = current_worker()
     return worker.lent if worker is not None and worker.owner is owner else None

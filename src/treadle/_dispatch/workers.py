@@ -2,21 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Container
+from typing import TYPE_CHECKING, Any
 
 from treadle._dispatch.idle import IdleTasks
 from treadle._dispatch.worker import Worker, current_worker
 
 if TYPE_CHECKING:
-    from threading import Thread
+    from threading import RLock, Thread
 
-    from treadle._dispatch.state import Entrance
     from treadle._tasks.owner import Owner
 
-__all__ = ["Workers"]
+__all__ = ["Entrance", "Workers"]
 
 _in_parent: list[Worker] = []  # in a forked child: if they went, so would their lifespans, and do what is the parent's
+
+
+class Entrance:
+    """What `submit` looks at for every task, without a call. The pool's lock guards it."""
+
+    __slots__ = ("acquire", "growing", "idle", "put", "release", "room", "tasks", "waking")
+
+    def __init__(self, lock: RLock, tasks: Any, put: Callable[[Any], object]) -> None:
+        self.acquire = lock.acquire  # half the cost of `with`
+        self.release = lock.release
+        self.tasks = tasks  # what the order holds; its length is all that is asked
+        self.put = put
+        self.room: float = -1  # as long as it holds fewer, a task may be put without more ado
+        self.idle: list[Worker] = []  # newest last, so the longest idle is left alone until its time is up
+        self.growing = True  # a worker may be started, or called back from an idle task
+        self.waking = False  # one was woken and has not claimed yet
 
 
 class Workers:
@@ -216,7 +231,7 @@ class Workers:
                 self.expect_no_more(worker)
         self.recount()
 
-    def forget_all(self, owner: Owner, *, keep: bool) -> None:
+    def forget_all(self, owner: Owner[Any], *, keep: bool) -> None:
         """In a forked child, forget all. If this thread was a worker, it is to leave once its task returns.
 
         Args:

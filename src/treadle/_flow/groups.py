@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from _thread import allocate_lock
 from collections import defaultdict
 from collections.abc import Callable
 from concurrent.futures import CancelledError
@@ -12,6 +11,7 @@ from threading import RLock
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
 from treadle._base import checks
+from treadle._base.locks import closed_latch, locked, open_latch
 from treadle._base.words import counted, is_a, note, show, type_name
 from treadle._dispatch import deadlock
 from treadle._dispatch.deadlock import Errand
@@ -80,7 +80,7 @@ class TaskGroup:
         self._submitting: defaultdict[int, list[Errand]] = defaultdict(list)  # that are under way, in each process
         self._futures: list[Future[Any]] = []  # all of them, if they are to be collected
         self._failed: list[tuple[Future[Any], BaseException]] = []  # and what to raise for it
-        self._gate: LockType | None = None  # where the end of the block waits
+        self._latch: LockType | None = None  # where the end of the block waits
         self._scope = Scope(None)
         self._token: Token[Scope | None] | None = None
         self._note = InternalCallback(self._done)
@@ -95,31 +95,66 @@ class TaskGroup:
             Cancelled, DeadlineExceeded: the group was cancelled, or its deadline has passed.
             PoolFull, PoolClosed, PoolBroken, PoolDeadlock, TypeError: as `Pool.submit`.
         """
-        process, errand = os.getpid(), Errand("a submit to the group")
-        with _lock:
-            if self._state != OPEN:
-                raise RuntimeError(f"cannot submit to a group that is {self._state}; submit inside its `with` block")
-            self._submitting[process].append(errand)
-            pool = cast("Pool | PoolView", self._pool)
-        token = SCOPE.set(self._scope.bounded_by(scope_around(None if pool._task_context else BARE)))
+        errand, outer = Errand("a submit to the group"), SCOPE.get()
+        future: Future[T] | None = None
+        token = None
         try:
+            pool = locked(_lock, self._begin_submit, errand)
+            token = SCOPE.set(self._scope.bounded_by(scope_around(None if pool._task_context else BARE)))
             with errand:
                 future = pool.submit(fn, *args, **kwargs)
-            run_callbacks = future.add_done_callback  # first: a `submit` that was replaced may return what has none
-            with _lock:
-                self._waiting[future] = None
-                if self._keep_going:
-                    self._futures.append(future)
-            run_callbacks(self._note)
+            call_back = future.add_done_callback  # first: a `submit` that was replaced may return what has none
+            locked(_lock, self._note_submit, future)
+            call_back(self._note)
             return future
-        except BaseException:  # Ctrl-C: perhaps nobody will tell of it
+        except BaseException as error:  # Ctrl-C: perhaps nobody will tell of it
             self._interrupted = True
+            if future is not None:
+                self._take_back(future, error)
             raise
         finally:
-            SCOPE.reset(token)
-            with _lock:
-                self._submitting[process].remove(errand)
-            self._knock()
+            try:
+                if token is not None:
+                    SCOPE.reset(token)
+                self._end_submit(errand)
+            except BaseException:
+                SCOPE.set(outer)
+                self._end_submit(errand)
+                raise
+
+    def _begin_submit(self, errand: Errand) -> Pool | PoolView:
+        if self._state != OPEN:
+            raise RuntimeError(f"cannot submit to a group that is {self._state}; submit inside its `with` block")
+        self._submitting[os.getpid()].append(errand)
+        return cast("Pool | PoolView", self._pool)
+
+    def _note_submit(self, future: Future[Any]) -> None:
+        self._waiting[future] = None
+        if self._keep_going:
+            self._futures.append(future)
+
+    def _take_back(self, future: Future[Any], error: BaseException) -> None:
+        """Let a task go whose submit is to raise."""
+        pool = self._pool
+        if pool is not None and isinstance(future, Future):
+            pool._task_dispatcher.take_back(future, error)
+        if future.cancelled():
+            locked(_lock, self._forget, future)
+
+    def _forget(self, future: Future[Any]) -> None:
+        self._waiting.pop(future, None)
+        if future in self._futures:
+            self._futures.remove(future)
+
+    def _end_submit(self, errand: Errand) -> None:
+        """Note that a submit is over; it may be called again."""
+        locked(_lock, self._forget_submit, errand)
+        self._wake_if_over()
+
+    def _forget_submit(self, errand: Errand) -> None:
+        submitting = self._submitting[os.getpid()]
+        if errand in submitting:
+            submitting.remove(errand)
 
     def cancel(self) -> None:
         """Cancel what has not begun, and ask what runs to stop. Leaving the block raises nothing for that.
@@ -130,15 +165,13 @@ class TaskGroup:
         # What waits goes first: a task that sees that it should stop ends, and its thread would take one of these.
         for future in self._submitted():
             future.cancel()
-        with _lock:
-            self._scope.stopped = True  # none joins any more
+        self._scope.stopped = True  # none joins any more
         for future in self._submitted():
             future.cancel()
         self._scope.cancel()  # wakes those that run
 
     def _submitted(self) -> list[Future[Any]]:
-        with _lock:
-            return list(self._waiting)
+        return locked(_lock, list, self._waiting)
 
     @property
     def outcomes(self) -> tuple[Outcome[Future[Any], Any], ...]:
@@ -158,14 +191,22 @@ class TaskGroup:
 
     def __enter__(self) -> TaskGroup:
         scope = Scope(current())
-        scope.when_idle(self._knock)  # of what is submitted here in other ways, too
-        with _lock:
-            if self._state != NEW:
-                raise RuntimeError(f"cannot enter a group that is {self._state}; make a new one for each block")
-            scope.stopped = self._scope.stopped  # it may be cancelled already
-            self._scope, self._state = scope, OPEN
-        self._token = SCOPE.set(scope)
+        scope.when_idle(self._wake_if_over)  # of what is submitted here in other ways, too
+        locked(_lock, self._open, scope)
+        outer = SCOPE.get()
+        try:
+            token = SCOPE.set(scope)
+        except BaseException:  # Ctrl-C, as it returned
+            SCOPE.set(outer)
+            raise
+        self._token = token
         return self
+
+    def _open(self, scope: Scope) -> None:
+        if self._state != NEW:
+            raise RuntimeError(f"cannot enter a group that is {self._state}; make a new one for each block")
+        scope.stopped = self._scope.stopped  # it may be cancelled already
+        self._scope, self._state = scope, OPEN
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -195,38 +236,46 @@ class TaskGroup:
             if self._interrupted or future.done():  # or nobody tells of it, for the process forked
                 future.add_done_callback(self._note)
         while True:
-            with _lock:
-                if self._is_over():
-                    self._state = CLOSED
-                    return
-                gate = self._gate = allocate_lock()
-                gate.acquire()
-                waiting = list(self._waiting)
+            latch = closed_latch()
+            waiting = locked(_lock, self._close_or_wait, latch)
+            if waiting is None:
+                return
             for future in waiting if worker is not None else ():
                 home = getattr(future, "_owner", None)  # a `submit` that was replaced may return what it likes
                 if home is worker.owner:  # type: ignore[union-attr]  # there is a worker, see above
                     home.run_instead(future)
-            self._knock()
+            self._wake_if_over()
             if around is None:
-                deadlock.wait(gate, worker, self._targets, None)
+                deadlock.wait(latch, worker, self._targets, None)
             else:
                 with around.waking(self.cancel):
-                    deadlock.wait(gate, worker, self._targets, None)
+                    deadlock.wait(latch, worker, self._targets, None)
+
+    def _close_or_wait(self, latch: LockType) -> list[Future[Any]] | None:
+        """Close the group, if it is over: None. Else have `latch` opened when it is; return the tasks that are not done."""
+        if self._is_over():
+            self._state = CLOSED
+            return None
+        self._latch = latch
+        return list(self._waiting)
 
     def _targets(self) -> list[Future[Any] | Errand]:
-        with _lock:
-            tasks = [future for future in self._waiting if isinstance(future, Future) and not future.done()]
-            return [*tasks, *self._submitting[os.getpid()]]
+        waiting, submitting = locked(_lock, self._copy)
+        return [*(future for future in waiting if isinstance(future, Future) and not future.done()), *submitting]
+
+    def _copy(self) -> tuple[list[Future[Any]], list[Errand]]:
+        return list(self._waiting), list(self._submitting[os.getpid()])
 
     def _is_over(self) -> bool:
         return not self._waiting and not self._submitting[os.getpid()] and not self._scope.running
 
-    def _knock(self) -> None:
+    def _wake_if_over(self) -> None:
         """Let the end of the block go on, if there is nothing more to wait for."""
-        with _lock:
-            if self._gate is not None and self._is_over():
-                self._gate.release()
-                self._gate = None
+        locked(_lock, self._open_latch_if_over)
+
+    def _open_latch_if_over(self) -> None:
+        if self._latch is not None and self._is_over():
+            open_latch(self._latch)
 
     def _done(self, future: Future[Any]) -> None:
         """A task is done, though its function may still run."""
@@ -234,14 +283,19 @@ class TaskGroup:
         asked = future.cancelled() or issubclass(type(failure), CancelledError)
         stopped = issubclass(type(failure), Cancelled) or (asked and self._cancelling)
         failed = not self._keep_going and failure is not None and not stopped
-        with _lock:
-            if self._waiting.pop(future, self) is self:
-                return  # told before
-            if failed and failure is not None:
-                self._failed.append((future, failure))
+        if not locked(_lock, self._note_done, future, failure if failed else None):
+            return  # told before
         if failed:
             self.cancel()
-        self._knock()
+        self._wake_if_over()
+
+    def _note_done(self, future: Future[Any], failure: BaseException | None) -> bool:
+        if future not in self._waiting:
+            return False
+        if failure is not None:
+            self._failed.append((future, failure))
+        del self._waiting[future]
+        return True
 
     def _raise(self, error: BaseException | None) -> None:
         """Raise what went wrong, in the tasks and in the block."""

@@ -6,31 +6,18 @@ that asking keeps none: see treadle._dispatch.dispatcher.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
-from treadle._dispatch.worker import current_worker
+from treadle._dispatch.worker import current_worker, tasks_here
 from treadle._tasks.future import Future
-from treadle._tasks.scope import HERE
 from treadle._tasks.scoped import ScopedTask
 
 if TYPE_CHECKING:
     from treadle._pool.pool import Pool
 
-__all__ = ["current_pool", "current_task", "tasks_here"]
+__all__ = ["current_pool", "current_task"]
 
 OF_USERS = (Future, ScopedTask)  # other kinds do work of treadle's own: items of a map, messages of a server
-
-
-def tasks_here() -> list[Future[Any]]:
-    """Return the tasks whose functions run in this thread, the innermost first."""
-    worker = current_worker()
-    if worker is None:
-        tasks = list(HERE.tasks)
-    else:
-        outermost = worker.outer[0][0] if worker.outer else worker.task
-        # A worker has its next task while it calls the initializer, or tells those who waited for the last one.
-        tasks = [task for task in worker.stack() if task is not outermost or task is worker.last]
-    return [task for task in reversed(tasks) if task._context is not None]  # else it has run, and calls its callbacks
 
 
 def current_pool() -> Pool | None:
@@ -47,7 +34,7 @@ def current_pool() -> Pool | None:
     for task in tasks_here():
         pool = task._owner.pool
         if pool is not None:
-            return pool()
+            return cast("Pool | None", pool())
     worker = current_worker()
     pool = None if worker is None else worker.owner.pool
     return None if pool is None else pool()

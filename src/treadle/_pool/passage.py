@@ -19,7 +19,7 @@ from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor, th
 from contextlib import suppress
 from functools import partial
 from types import FunctionType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from treadle._tasks.call import name_of
 from treadle._tasks.future import CANCELLED
@@ -28,9 +28,20 @@ from treadle._tasks.waiters import InternalCallback
 
 if TYPE_CHECKING:
     from treadle._dispatch.dispatcher import Dispatcher
-    from treadle._pool.submit import Submitter
 
-__all__ = ["STANDARD", "ShutdownLock", "bare_call", "hand_over", "looks_open", "pass_through", "untouched"]
+__all__ = ["STANDARD", "Passable", "ShutdownLock", "bare_call", "hand_over", "looks_open", "pass_through", "untouched"]
+
+
+class Passable(Protocol):
+    """A pool, or a view of one."""
+
+    _task_pool: Any
+    _task_dispatcher: Dispatcher
+
+    def _task_made(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Task[Any]: ...
+
+    def _task_enter(self, task: Task[Any]) -> None: ...
+
 
 Enter = Callable[[Task[Any]], object]
 
@@ -65,7 +76,7 @@ class _Passage:
 
     __slots__ = ("enter", "made", "name", "submitter")
 
-    def __init__(self, submitter: Submitter, name: str, enter: Enter) -> None:
+    def __init__(self, submitter: Passable, name: str, enter: Enter) -> None:
         self.submitter = submitter
         self.name = name  # of the task; the wrapper's function tells nothing
         self.enter = enter
@@ -78,14 +89,14 @@ class _Here(threading.local):
     passage: _Passage | None = None  # the innermost
 
     def __init__(self) -> None:
-        self.blocks: list[tuple[Submitter, list[Any]]] = []  # that hold a ShutdownLock, and what was put in them
+        self.blocks: list[tuple[Passable, list[Any]]] = []  # that hold a ShutdownLock, and what was put in them
 
 
 _here = _Here()
 
 
 def pass_through(
-    submitter: Submitter, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], enter: Enter
+    submitter: Passable, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], enter: Enter
 ) -> Any:
     """Submit a call through the method that was replaced; `enter` admits its task.
 
@@ -137,7 +148,7 @@ class ShutdownLock:
 
     __slots__ = ("_pool",)
 
-    def __init__(self, pool: Submitter) -> None:
+    def __init__(self, pool: Passable) -> None:
         self._pool = pool
 
     def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
@@ -170,7 +181,7 @@ class ShutdownLock:
             self._leave()
 
 
-def hand_over(pool: Submitter, item: Any) -> None:
+def hand_over(pool: Passable, item: Any) -> None:
     """Submit the call of a work item of the standard library: when the block is left that holds the lock, or now.
 
     Raises:
@@ -184,7 +195,7 @@ def hand_over(pool: Submitter, item: Any) -> None:
         _submit_item(pool, item)
 
 
-def _submit_item(pool: Submitter, item: Any) -> None:
+def _submit_item(pool: Passable, item: Any) -> None:
     future: Future[Any] = item.future
     if future.cancelled():
         return

@@ -19,7 +19,7 @@ from treadle._tasks.scoped import new_task
 
 if TYPE_CHECKING:
     from treadle._dispatch.dispatcher import Dispatcher
-    from treadle._dispatch.state import Entrance
+    from treadle._dispatch.workers import Entrance
     from treadle._tasks.options import TaskOptions
     from treadle._tasks.rate import Rate
 

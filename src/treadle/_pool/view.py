@@ -14,13 +14,13 @@ from collections.abc import (
 )
 from concurrent.futures import Executor, ThreadPoolExecutor
 from itertools import chain
-from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, get_args, overload
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, cast, get_args, overload
 
 from treadle._base import checks, clock
 from treadle._base.locks import locked
 from treadle._base.words import is_a, show, type_name
+from treadle._dispatch.worker import tasks_here
 from treadle._pool import aio
-from treadle._pool.current import tasks_here
 from treadle._pool.door import Door, Shut
 from treadle._pool.mapping.job import Job
 from treadle._pool.mapping.outcome import Outcome
@@ -39,7 +39,7 @@ from treadle.orders import Order
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from treadle._pool.pool import Pool
+    from treadle import Pool  # the public face: the two know each other
 
 __all__ = ["POLICIES", "PoolView", "WhenFull", "options_for", "rate_of"]
 
@@ -205,7 +205,7 @@ class PoolView(Submitter, Executor):
     @property
     def pool(self) -> Pool:
         """The pool that this is a view of."""
-        return self._task_pool
+        return cast("Pool", self._task_pool)
 
     @property
     def max_workers(self) -> int:

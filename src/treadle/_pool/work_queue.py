@@ -21,7 +21,6 @@ from treadle._pool.passage import bare_call, hand_over
 
 if TYPE_CHECKING:
     from treadle._dispatch.dispatcher import Dispatcher, Task
-    from treadle._pool.pool import Pool
 
 __all__ = ["WorkItem", "WorkQueue"]
 
@@ -68,7 +67,7 @@ class WorkQueue:
 
     __slots__ = ("_dispatcher", "_pool")
 
-    def __init__(self, pool: Pool) -> None:
+    def __init__(self, pool: Any) -> None:
         self._pool = pool
         self._dispatcher: Dispatcher = pool._task_dispatcher
 

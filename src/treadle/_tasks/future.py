@@ -97,7 +97,7 @@ class Future(_base.Future[T]):
     _silent = False  # whether observers are not told of it
 
     # Filled in by hand (see Submitter.submit), without calling __init__; what is not listed there stays unset.
-    _owner: Owner
+    _owner: Owner[Any]
     _state: str
     _awaited_by: Waiters | None
     _result: Any
@@ -508,7 +508,10 @@ class Future(_base.Future[T]):
                 return locked(self._owner.lock, section, *args)
             finally:
                 if self._state != before:
-                    self._get_waiters().notify(self)
+                    self._get_waiters().notify(self, failed=self._has_failed())
+
+    def _has_failed(self) -> bool:
+        return self._state == FINISHED and self._final()._exception is not None
 
     def _without_condition(self, section: Callable[..., R], args: tuple[Any, ...]) -> tuple[Condition | None, R | None]:
         """Call `section`, unless there is a condition, which is to be held then; return that, or what it returned."""
@@ -518,7 +521,7 @@ class Future(_base.Future[T]):
     def _tell(self) -> None:
         """Open the gates and run the callbacks of a future that is done; no lock is held."""
         if self._awaited_by is not None:
-            self._awaited_by.tell(self)
+            self._awaited_by.tell(self, self._owner.lock)
 
     # -- running --------------------------------------------------------------------------------------------------
 

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Container
+from concurrent.futures import Future as AnyFuture
 from concurrent.futures._base import CANCELLED
 from threading import RLock
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from treadle._tasks.scope import current
 
-if TYPE_CHECKING:
-    from treadle._tasks.future import Future
-
 __all__ = ["Owner", "Unowned"]
 
+F = TypeVar("F", contravariant=True)
 
-class Owner(Protocol):
-    """What a future needs of whoever runs it."""
+
+class Owner(Protocol[F]):
+    """What a future, of the type F, needs of whoever runs it."""
 
     lock: RLock
     cancelled_state: str  # of its futures that are cancelled: whether nobody else is to take note of that
@@ -33,34 +33,34 @@ class Owner(Protocol):
     def told(self) -> dict[object, object]:
         """What was logged of its tasks, see `treadle._base.words.log_first`."""
 
-    def wait(self, future: Future[Any], timeout: float | None) -> bool:
+    def wait(self, future: F, timeout: float | None) -> bool:
         """Block until `future` is done; False when `timeout` seconds passed first."""
 
-    def withdraw(self, future: Future[Any], state: str) -> None:
+    def withdraw(self, future: F, state: str) -> None:
         """Give a pending future another state, for it will not be run; what guards the state is held."""
 
-    def withdrawn(self, future: Future[Any]) -> None:
+    def withdrawn(self, future: F) -> None:
         """Do what follows from that; nothing is held."""
 
-    def claim(self, future: Future[Any]) -> bool:
+    def claim(self, future: F) -> bool:
         """Set a future that has not begun to running, for the caller to run; False when it is too late."""
 
-    def run_here(self, future: Future[Any]) -> None:
+    def run_here(self, future: F) -> None:
         """Run a claimed future in this thread."""
 
-    def run_instead(self, future: Future[Any], say: Callable[[], object] | None = None) -> bool:
+    def run_instead(self, future: F, say: Callable[[], object] | None = None) -> bool:
         """Run a future in this thread, which would wait for it, if it has not begun; `say` so before."""
 
-    def notify_observers(self, what: str, task: Future[Any], error: BaseException | None = None, /) -> None:
+    def notify_observers(self, what: str, task: F, error: BaseException | None = None, /) -> None:
         """Tell observers, if there are any, what happened to `task`."""
 
-    def never_began(self, future: Future[Any], error: BaseException) -> None:
+    def never_began(self, future: F, error: BaseException) -> None:
         """Count, and tell of, a claimed task that fails before it begins; whoever claimed it counts it as failed."""
 
-    def resume(self, future: Future[Any]) -> None:
+    def resume(self, future: F) -> None:
         """Put a task back in the queue that waited outside it."""
 
-    def never_runs(self, task: Future[Any], stuck: Container[object], running: Container[object]) -> bool:
+    def never_runs(self, task: F, stuck: Container[object], running: Container[object]) -> bool:
         """Whether `task`, which waits, could never be run, if the workers in `stuck`, with `running`, never went on."""
 
 
@@ -80,7 +80,7 @@ class Unowned:
         """Nothing, since no task is run here."""
         return {}
 
-    def wait(self, future: Future[Any], timeout: float | None) -> bool:
+    def wait(self, future: AnyFuture[Any], timeout: float | None) -> bool:
         """Block through the condition, as the standard library does: who writes `_state` by hand notifies only that."""
         condition, scope = future._condition, current()
         if scope is None:
@@ -95,34 +95,34 @@ class Unowned:
             condition.wait_for(lambda: future.done() or scope.over(), scope.left(timeout))
             return future.done()
 
-    def withdraw(self, future: Future[Any], state: str) -> None:
+    def withdraw(self, future: AnyFuture[Any], state: str) -> None:
         """Set the state."""
         future._state = state
 
-    def withdrawn(self, future: Future[Any]) -> None:
+    def withdrawn(self, future: AnyFuture[Any]) -> None:
         """Do nothing."""
 
-    def claim(self, future: Future[Any]) -> bool:
+    def claim(self, future: AnyFuture[Any]) -> bool:
         """Return False: its maker runs it."""
         return False
 
-    def run_here(self, future: Future[Any]) -> None:
+    def run_here(self, future: AnyFuture[Any]) -> None:
         """Never called, since nothing can be claimed."""
         raise AssertionError("a future made by hand is run by whoever made it")
 
-    def run_instead(self, future: Future[Any], say: Callable[[], object] | None = None) -> bool:
+    def run_instead(self, future: AnyFuture[Any], say: Callable[[], object] | None = None) -> bool:
         """Return False: its maker runs it."""
         return False
 
-    def notify_observers(self, what: str, task: Future[Any], error: BaseException | None = None, /) -> None:
+    def notify_observers(self, what: str, task: AnyFuture[Any], error: BaseException | None = None, /) -> None:
         """Tell nobody."""
 
-    def never_began(self, future: Future[Any], error: BaseException) -> None:
+    def never_began(self, future: AnyFuture[Any], error: BaseException) -> None:
         """Never called, since nothing can be claimed."""
 
-    def resume(self, future: Future[Any]) -> None:
+    def resume(self, future: AnyFuture[Any]) -> None:
         """Never called, since there is no queue."""
 
-    def never_runs(self, task: Future[Any], stuck: Container[object], running: Container[object]) -> bool:
+    def never_runs(self, task: AnyFuture[Any], stuck: Container[object], running: Container[object]) -> bool:
         """Return False: nobody knows who settles it."""
         return False

@@ -153,7 +153,7 @@ def scope_around(context: Context | NoContext | None) -> Scope | None:
 
 
 def new_task(
-    home: Owner,
+    home: Owner[Any],
     fn: Callable[..., Any],
     args: tuple[Any, ...],
     context: Context | NoContext,

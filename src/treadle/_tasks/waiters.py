@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable
-from concurrent.futures import _base
-from threading import Condition, get_ident
+from concurrent.futures import Future
+from threading import Condition, RLock, get_ident
 from typing import TYPE_CHECKING, Any, cast
 
 from treadle._base.locks import locked, open_latch
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from _thread import LockType
 
     from treadle._tasks.call import Unretrieved
-    from treadle._tasks.future import Future
     from treadle._tasks.scope import Scope
 
 __all__ = ["ColdFields", "InternalCallback", "Waiters", "run_callbacks", "why_dropped"]
@@ -29,7 +28,7 @@ class InternalCallback:
 
     __slots__ = ("note",)
 
-    def __init__(self, note: Callable[[Future[Any]], object]) -> None:
+    def __init__(self, note: Callable[[Any], object]) -> None:
         self.note = note
 
     def __call__(self, future: Future[Any]) -> None:
@@ -54,24 +53,25 @@ class Waiters:
         self.taken: Callable[[Any], object] | None = None  # the callback that is about to be run,
         self.taker = 0  # by this thread
 
-    def notify(self, future: Future[Any]) -> None:
-        """Tell the standard library's waiters of a new state; the condition is held."""
+    def notify(self, future: Future[Any], *, failed: bool) -> None:
+        """Tell the standard library's waiters of the new state of `future`; the condition is held."""
         try:
-            self._notify(future, self.waiters)
+            self._notify(future, failed, self.waiters)
         except BaseException:  # Ctrl-C, perhaps
-            self._notify(future, [waiter for waiter in self.waiters if future not in waiter.finished_futures])
+            untold = [waiter for waiter in self.waiters if future not in waiter.finished_futures]
+            self._notify(future, failed, untold)
             raise
 
-    def _notify(self, future: Future[Any], waiters: Iterable[Any]) -> None:
+    def _notify(self, future: Future[Any], failed: bool, waiters: Iterable[Any]) -> None:
         cast(Condition, self.condition).notify_all()
         for waiter in waiters:
-            if future._state == _base.CANCELLED_AND_NOTIFIED:
+            if future.cancelled():
                 waiter.add_cancelled(future)
-            elif future._state == _base.FINISHED:
-                (waiter.add_result if future._final()._exception is None else waiter.add_exception)(future)
+            elif future.done():
+                (waiter.add_exception if failed else waiter.add_result)(future)
 
-    def tell(self, future: Future[Any]) -> None:
-        """Open the latches and run the callbacks of `future`, which is done; no lock is held.
+    def tell(self, future: Future[Any], lock: RLock) -> None:
+        """Open the latches and run the callbacks of `future`, which is done; its `lock` is not held.
 
         The timers' thread runs none that is the user's: another one does.
         """
@@ -82,7 +82,7 @@ class Waiters:
             return
         fatal: BaseException | None = None
         elsewhere = TIMERS.is_here()
-        while locked(future._owner.lock, self._take_next):
+        while locked(lock, self._take_next):
             # No exception comes between these lines: what is taken is run.
             callback, self.taken = self.taken, None
             try:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from _thread import allocate_lock
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
 from contextlib import nullcontext, suppress
-from threading import RLock
 from typing import TYPE_CHECKING, Any, cast
 
 from treadle._base import clock
+from treadle._base.locks import closed_latch, open_latch
 from treadle._base.words import brief, traceback_of
 from treadle._dispatch import deadlock
 from treadle._dispatch.dispatcher import context_inside
@@ -105,18 +104,17 @@ class Job(Feed):
     Items are claimed by `waiting.popleft()`, which is atomic, and belong to whoever got them. Two questions have no
     common lock, and are safe because each side first writes and then looks, so at least one of them sees the other (an
     attribute or deque is locked while it is written, also without the GIL, and that is a memory barrier):
-    who reads appends an item, then looks at `turns`; a turn that ends lowers `turns`, then looks at `waiting`;
-    the consumer sets `gate`, then looks at the item; a worker writes its value, then looks at `gate`.
+    who reads appends an item, then looks at `live`; a turn that ends leaves `live`, then looks at `waiting`;
+    the consumer sets `latch`, then looks at the item; a worker writes its value, then looks at `latch`.
     """
 
     __slots__ = (
         "awaited",
         "chunksize",
         "fn",
-        "gate",
         "keeps",
+        "latch",
         "live",
-        "lock",
         "observed",
         "options",
         "ordered",
@@ -126,7 +124,6 @@ class Job(Feed):
         "single",
         "spread",
         "timeout",
-        "turns",
         "waiting",
         "window",
     )
@@ -161,11 +158,9 @@ class Job(Feed):
         self.window: deque[Item] = deque()  # read, not taken, in the order of the input; stays empty if they are not
         self.waiting: deque[Item] = deque()  # read, not claimed
         self.results: deque[Item] = deque()  # done, not taken; stays empty if the results are ordered
-        self.lock = RLock()  # guards what follows
-        self.turns = 0  # that are queued or running
-        self.running = 0  # of them, running
-        self.live: set[MapTask] = set()  # the same, themselves
-        self.gate: LockType | None = None  # the consumer sleeps here,
+        self.running: set[MapTask] = set()  # of them, running
+        self.live: set[MapTask] = set()  # turns that are queued or running;
+        self.latch: LockType | None = None  # the consumer sleeps here,
         self.awaited: Item | None = None  # for this item, or, if None, for any
 
     # -- whoever reads --------------------------------------------------------------------------------------------
@@ -185,12 +180,12 @@ class Job(Feed):
             if observed:
                 self.announce_submitted(item)
             waiting.append(item)
-            if self.turns < wanted:
-                if self.turns == 0:
+            if len(self.live) < wanted:
+                if not self.live:
                     self.begin_turn(consuming=consuming)
                 elif not self.offer_turn():
                     wanted = 1
-                    if self.turns == 0:  # the last of the others was dropped meanwhile, and left the items to ours
+                    if not self.live:  # the last of the others was dropped meanwhile, and left the items to ours
                         self.begin_turn(consuming=consuming)
             self.count += 1
         if self.closed:  # meanwhile
@@ -244,9 +239,7 @@ class Job(Feed):
         turn.job, turn.item = self, None
         turn._state = RUNNING  # to others, until it is admitted
         turn.add_done_callback(self.turn_done)
-        with self.lock:
-            self.turns += 1
-            self.live.add(turn)
+        self.live.add(turn)
         return turn
 
     # -- the consumer ---------------------------------------------------------------------------------------------
@@ -263,20 +256,17 @@ class Job(Feed):
         while True:
             while ours and not self.ready(item) and self.run_one():
                 pass
-            with self.lock:
-                gate = self.gate = allocate_lock()
-                gate.acquire()
-                self.awaited = item
+            latch, self.awaited = closed_latch(), item
+            self.latch = latch
             if self.ready(item):
                 return True
             timeout = None if deadline is None else deadline - clock.now()
             timeout = timeout if scope is None else scope.left(timeout)
             try:
                 with nullcontext() if scope is None else scope.waking(self.wake):
-                    came = deadlock.wait(gate, worker, lambda: self.depends_on(item), timeout, every=False)
+                    came = deadlock.wait(latch, worker, lambda: self.depends_on(item), timeout, every=False)
             finally:
-                with self.lock:
-                    self.gate = None
+                self.latch = None
             if self.ready(item):
                 return True
             if not came or (scope is not None and scope.over()):
@@ -284,8 +274,7 @@ class Job(Feed):
 
     def depends_on(self, item: Item | None) -> list[MapTask]:
         """The turns of which any may bring what the consumer waits for."""
-        with self.lock:
-            turns = list(self.live)
+        turns = list(self.live)
         return [turn for turn in turns if item is not None and turn.item is item] or turns
 
     def run_one(self) -> bool:
@@ -312,17 +301,15 @@ class Job(Feed):
         super().close()
         self.fail(CancelledError())
         self.forget()
-        with self.lock:
-            turns = list(self.live)
-        for turn in turns:
+        for turn in list(self.live):
             turn.cancel()
 
     def forget(self) -> None:
         """Hold no result, nor any that comes later, for nobody takes them."""
         self.window.clear()
         if not self.ordered:
-            self.gate = allocate_lock()  # nobody sleeps there; see `knock`
-            self.results.clear()  # after that: a worker hands a result over, and then looks at `gate`
+            self.latch = closed_latch()  # nobody sleeps there; see `notify_consumer`
+            self.results.clear()  # after that: a worker hands a result over, and then looks at `latch`
 
     # -- the workers' side ----------------------------------------------------------------------------------------
 
@@ -334,20 +321,19 @@ class Job(Feed):
         # A turn itself has a context only where it is run inside of something else, and then items need one too.
         copy = copier(turn._context if isinstance(self.context, NoContext) else self.context, lent_here(dispatcher))
         hand_over = None if self.ordered else self.results.append
-        with self.lock:
-            self.running += 1
+        self.running.add(turn)
         ran = failed = left = 0
         again = False
         while waiting or self.read_on():
             if left == 0:
-                if tasks and ran and len(tasks) > self.turns - self.running:  # others than our own turns
+                if tasks and ran and len(tasks) > len(self.live) - len(self.running):  # others than our own turns
                     again = True
                     break
                 if dispatcher.dropping or door.cancelled:  # as door.dropping, for less
                     self.fail(CancelledError())
                 elif dispatcher.broken is not None:
                     self.fail(dispatcher.why_broken())
-                if self.turns < most and len(waiting) > chunksize:
+                if len(self.live) < most and len(waiting) > chunksize:
                     self.offer_turn()
                 left = chunksize
             if scope is not None and (error := scope.over(turn)) is not None:
@@ -364,8 +350,8 @@ class Job(Feed):
                 failed += 1
             if hand_over is not None:
                 hand_over(item)
-            if self.gate is not None:
-                self.knock()
+            if self.latch is not None:
+                self.notify_consumer()
             ran += 1
             left -= 1
         turn.item = item = None  # type: ignore[assignment]  # an idle worker holds no result
@@ -375,15 +361,13 @@ class Job(Feed):
         """Account for a turn that stops; return whether it goes back to the queue."""
         if turn not in self.live:  # the process was forked in the middle of it
             return False
-        with self.lock:
-            self.running -= 1
-            turn._submitted = clock.now()  # if it goes on, it waits since now
-            if not again:
-                self.turns -= 1  # before the look: see the class
-                again = bool(self.waiting)
-                self.turns += again
-            if not again:
-                self.live.discard(turn)
+        self.running.discard(turn)
+        turn._submitted = clock.now()  # if it goes on, it waits since now
+        if not again:
+            self.live.discard(turn)  # before the look: see the class
+            again = bool(self.waiting)
+            if again:
+                self.live.add(turn)
         self.dispatcher.count_items(ended=ran, failed=failed)
         return again
 
@@ -399,7 +383,7 @@ class Job(Feed):
             failed = True
         if not self.ordered:
             self.results.append(item)
-        self.knock()
+        self.notify_consumer()
         return failed
 
     def keep(self, item: Item, error: BaseException) -> None:
@@ -459,27 +443,23 @@ class Job(Feed):
         turn = self.new_turn()
         taken = self.dispatcher.offer(turn)
         if not taken:
-            with self.lock:
-                self.turns -= 1
-                self.live.discard(turn)
+            self.live.discard(turn)
         return taken
 
     def wake(self) -> None:
         """Wake the consumer, for it should wait no longer."""
-        with self.lock:
-            if self.gate is not None:
-                self.gate.release()
-                self.gate = None
+        latch = self.latch
+        if latch is not None:
+            open_latch(latch)
 
-    def knock(self) -> None:
+    def notify_consumer(self) -> None:
         """Wake the consumer, if what it waits for is there."""
         if self.dropped or self.closed:
             self.results.clear()
             return
-        with self.lock:
-            if self.gate is not None and self.ready(self.awaited):
-                self.gate.release()
-                self.gate = None
+        latch = self.latch
+        if latch is not None and latch.locked() and self.ready(self.awaited):
+            open_latch(latch)
 
     def fail(self, error: BaseException, *items: Item, refused: bool = False) -> None:
         """Give up `items`, and all that nobody has claimed: they were refused, or dropped."""
@@ -496,7 +476,7 @@ class Job(Feed):
                 self.keep_failure(item, error)
             if not self.ordered:
                 self.results.extend(doomed)
-            self.knock()
+            self.notify_consumer()
 
     def tell_end(self, what: str, doomed: list[Item], error: BaseException) -> None:
         """Count items that will not run, and tell the observers."""
@@ -507,9 +487,9 @@ class Job(Feed):
 
     def orphan(self, running: Item | None) -> None:
         """In a forked child, give up what the parent goes on with: the item that a turn runs, and all that wait."""
-        self.lock, self.gate = RLock(), None
+        self.latch = None
         self.live.clear()
-        self.turns = self.running = 0
+        self.running.clear()
         doomed = [item for item in (running, *self.waiting) if item is not None and item.value is NOT_YET]
         self.waiting.clear()
         for item in doomed:
@@ -537,18 +517,17 @@ class Job(Feed):
 
     def turn_over(self, turn: MapTask, error: BaseException, *, refused: bool = False) -> None:
         """Account for a turn that was refused, dropped or lost."""
-        with self.lock:
-            if turn not in self.live:
-                return
-            self.live.discard(turn)
-            self.turns -= 1
-            last = self.turns == 0
+        try:
+            self.live.remove(turn)
+        except KeyError:  # it was accounted for
+            return
+        last = not self.live
         lost = turn.item
         if lost is not None and lost.value is NOT_YET:
             self.dispatcher.notify_observers("finished", cast(Any, lost), error, self.name)
             self.keep_failure(lost, error)
             if not self.ordered:
                 self.results.append(lost)
-            self.knock()
+            self.notify_consumer()
         if last:
             self.fail(error, refused=refused)
