@@ -8,17 +8,50 @@ then. So `with lock:` will not do: since Python 3.14 that has such a call before
 from __future__ import annotations
 
 from _thread import allocate_lock
+from collections import deque
 from collections.abc import Callable
 from threading import RLock
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
+from weakref import WeakSet
 
 if TYPE_CHECKING:
     from _thread import LockType
 
-__all__ = ["closed_latch", "is_held", "locked", "open_latch"]
+__all__ = ["closed_latch", "defer", "is_held", "locked", "new_lock", "open_latch"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+
+_locks: WeakSet[RLock] = WeakSet()
+_deferred: deque[Callable[[], object]] = deque()  # appending and taking are atomic
+
+
+def new_lock() -> RLock:
+    """Return a lock under which nothing of the user's may run, as a destructor would: see `defer`."""
+    lock = RLock()
+    _locks.add(lock)
+    return lock
+
+
+def defer(call: Callable[[], object]) -> None:
+    """Make a call that is the user's, for a destructor, which may run amid a section: now, or once its lock is let go.
+
+    For whoever waits for that lock may hold what the call wants.
+    """
+    _deferred.append(call)
+    _make_deferred_calls()
+
+
+def _make_deferred_calls() -> None:
+    if any(is_held(lock) for lock in list(_locks)):
+        return  # whoever lets it go looks again
+    while _deferred:
+        try:
+            call = _deferred.popleft()
+        except IndexError:  # another thread was faster
+            return
+        call()
 
 
 def is_held(lock: RLock) -> bool:
@@ -45,6 +78,8 @@ def locked(lock: RLock, section: Callable[P, T], *args: P.args, **kwargs: P.kwar
         if held or (held is None and is_held(lock)):
             lock.release()
         raise
+    if _deferred:
+        _make_deferred_calls()
     return result
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-import os
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -18,6 +17,7 @@ from math import inf
 from threading import TIMEOUT_MAX, Condition, Thread, current_thread, get_ident
 
 from treadle._base import clock
+from treadle._base.fork import at_fork
 from treadle._base.threads import start_thread
 from treadle._base.words import log, show
 
@@ -191,9 +191,7 @@ def run_later(fn: Callable[[], object]) -> None:
         CALLBACKS.call_at(-inf, fn)
 
 
-if hasattr(os, "register_at_fork"):
-    # The lock is held across the fork, or a handle might be caught between the heap and the note that it was called:
-    # in the child it would look due, and never be called. It is the last to be taken, after those of pools, rates and
-    # scopes, as their handlers come from modules above this one. What was set is the parent's, and so is the thread.
-    for _timers in (TIMERS, CALLBACKS):
-        os.register_at_fork(before=_timers._hold, after_in_parent=_timers._let_go, after_in_child=_timers._start_afresh)
+# The locks are held across a fork, or a handle might be caught between the heap and the note that it was called: in the
+# child it would look due, and never be called. What was due is the parent's, and so is the thread.
+at_fork("timers", TIMERS._hold, TIMERS._let_go, TIMERS._start_afresh)
+at_fork("callbacks", CALLBACKS._hold, CALLBACKS._let_go, CALLBACKS._start_afresh)

@@ -27,10 +27,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Container, Iterable, Sequence
 from functools import partial
-from threading import TIMEOUT_MAX, RLock, Thread, current_thread
+from threading import TIMEOUT_MAX, Thread, current_thread
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from treadle._base.locks import locked
+from treadle._base.locks import locked, new_lock
 from treadle._base.words import log_first
 from treadle._dispatch.worker import Worker, current_worker
 from treadle._tasks.future import PENDING, RUNNING, Future
@@ -86,7 +86,7 @@ class _Wait(NamedTuple):
     hands: Sequence[Target] = ()  # what the thread has in them
 
 
-_lock = RLock()  # taken before a pool's lock, never while one is held
+_lock = new_lock()  # taken before a pool's lock, never while one is held
 _waits: dict[Worker | Thread, _Wait] = {}  # guarded by _lock as one is added
 
 

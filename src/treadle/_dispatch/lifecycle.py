@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import atexit
 import logging
-import os
 import sys
 import threading
 import weakref
@@ -22,6 +21,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, Protocol
 
 from treadle._base import clock
+from treadle._base.fork import at_fork
 from treadle._base.locks import locked
 from treadle._base.threads import DAEMON
 from treadle._base.words import log
@@ -29,7 +29,7 @@ from treadle._dispatch import deadlock
 from treadle._dispatch.state import AT_EXIT
 from treadle._dispatch.worker import Worker, current_worker
 from treadle._tasks import rate
-from treadle._tasks.call import log_living
+from treadle._tasks.unretrieved import log_living
 
 if TYPE_CHECKING:
     from threading import Thread
@@ -265,5 +265,4 @@ def _at_thread_exit() -> None:
 
 if hasattr(threading, "_register_atexit"):  # private, and what the standard library's pool uses
     threading._register_atexit(_at_thread_exit)
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
+at_fork("pools", _before_fork, _after_fork_in_parent, _after_fork_in_child)

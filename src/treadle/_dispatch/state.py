@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from threading import RLock
 from typing import TYPE_CHECKING, Any, cast
 
+from treadle._base.locks import new_lock
 from treadle._tasks.future import PENDING, RUNNING, Future
 from treadle.errors import PoolBroken, PoolClosed
 
@@ -55,7 +55,7 @@ class State:
     )
 
     def __init__(self, name: str, observers: tuple[Observer, ...]) -> None:
-        self.lock = RLock()
+        self.lock = new_lock()
         self.name = name
         self.observers = observers  # fixed, unless strangers set them (see Pool)
         self.counts = Counts()

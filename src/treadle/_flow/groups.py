@@ -7,11 +7,11 @@ from collections import defaultdict
 from collections.abc import Callable
 from concurrent.futures import CancelledError
 from contextvars import Token
-from threading import RLock
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
 from treadle._base import checks
-from treadle._base.locks import closed_latch, locked, open_latch
+from treadle._base.fork import at_fork
+from treadle._base.locks import closed_latch, locked, new_lock, open_latch
 from treadle._base.words import counted, is_a, note, show, type_name
 from treadle._dispatch import deadlock
 from treadle._dispatch.deadlock import Errand
@@ -38,9 +38,8 @@ T = TypeVar("T")
 
 NEW, OPEN, CLOSED = "new", "open", "closed"
 
-_lock = RLock()  # of every group: held for an instant, and across a fork; taken before a pool's lock, never after
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
+_lock = new_lock()  # of every group: held for an instant, and across a fork; taken before a pool's lock, never after
+at_fork("groups", _lock.acquire, _lock.release, _lock.release)
 
 
 class TaskGroup:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast, overload
 
 from treadle._base import checks, clock
 from treadle._base.limit import ConcurrencyLimit, gradient_of
-from treadle._base.locks import locked
+from treadle._base.locks import defer, locked
 from treadle._base.threads import check_unpatched
 from treadle._base.words import is_a, show, type_name
 from treadle._dispatch import lifecycle
@@ -197,7 +197,7 @@ class Pool(Submitter, ThreadPoolExecutor):
         self._task_dispatcher.pool = weakref.ref(self)
         lifecycle.register(self._task_dispatcher)
         # A pool that is dropped without shutdown() runs what it accepted, and its threads end.
-        weakref.finalize(self, self._task_dispatcher.drop).atexit = False
+        weakref.finalize(self, defer, self._task_dispatcher.drop).atexit = False
         self._task_dispatcher.warm_up()
 
     # -- running calls --------------------------------------------------------------------------------------------

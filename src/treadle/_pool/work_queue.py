@@ -15,7 +15,7 @@ from queue import Empty
 from typing import TYPE_CHECKING, Any, cast
 
 from treadle._base import checks, clock
-from treadle._base.locks import locked
+from treadle._base.locks import defer, locked
 from treadle._base.timer import run_later
 from treadle._pool.passage import bare_call, hand_over
 
@@ -59,7 +59,7 @@ class WorkItem:
         if not is_finalizing():
             dispatcher = cast("Dispatcher", self.future._owner)
             if dispatcher.queue.out.get(self.future) is self._token:
-                run_later(self.future.cancel)  # for callbacks, which are the user's, may not run in a destructor
+                defer(partial(run_later, self.future.cancel))  # for callbacks, which are the user's, may not run here
 
 
 class WorkQueue:

@@ -36,11 +36,12 @@ from treadle._base import checks, clock
 from treadle._base.locks import locked
 from treadle._base.timer import run_user_code
 from treadle._base.words import LONGEST_NAME, cut, type_name
-from treadle._tasks.call import Gone, Unretrieved, name_of
+from treadle._tasks.call import Gone, name_of
 from treadle._tasks.contexts import EMPTY
 from treadle._tasks.options import PLAIN, TaskOptions
 from treadle._tasks.owner import Owner, Unowned
 from treadle._tasks.scope import Scope, checkpoint
+from treadle._tasks.unretrieved import Unretrieved
 from treadle._tasks.waiters import ColdFields, InternalCallback, Waiters, run_callbacks
 from treadle.errors import Cancelled, WorkerLost
 

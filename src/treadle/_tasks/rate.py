@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
-from threading import RLock
 from typing import TYPE_CHECKING, Any
 
 from treadle._base import checks, clock
-from treadle._base.locks import locked
+from treadle._base.locks import locked, new_lock
 from treadle._base.timer import TIMERS, TimerHandle
 
 if TYPE_CHECKING:
@@ -15,7 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Bucket", "Rate", "bucket_of", "hold", "let_go"]
 
-_lock = RLock()  # of every rate: held for an instant, and across a fork; taken after a pool's lock, never before
+_lock = new_lock()  # of every rate: held for an instant, and across a fork; taken after a pool's lock, never before
 hold, let_go = (
     _lock.acquire,
     _lock.release,

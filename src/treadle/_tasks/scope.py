@@ -22,7 +22,8 @@ from contextvars import Context, ContextVar, Token
 from typing import TYPE_CHECKING, Any, Protocol
 
 from treadle._base import checks, clock
-from treadle._base.locks import closed_latch, locked, open_latch
+from treadle._base.fork import at_fork
+from treadle._base.locks import closed_latch, locked, new_lock, open_latch
 from treadle._base.timer import TIMERS, TimerHandle
 from treadle._base.words import log
 from treadle._tasks.contexts import taken
@@ -48,9 +49,8 @@ __all__ = [
 
 _log = logging.getLogger("treadle")
 
-_lock = threading.RLock()  # of every scope: held for an instant, and across a fork; taken after a pool's lock
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
+_lock = new_lock()  # of every scope: held for an instant, and across a fork; taken after a pool's lock
+at_fork("scopes", _lock.acquire, _lock.release, _lock.release)
 
 
 class Member(Protocol):

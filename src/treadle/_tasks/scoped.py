@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any, cast
 from treadle._base import clock
 from treadle._base.threads import check_unpatched
 from treadle._base.words import log
-from treadle._tasks.call import Gone, NoContext, Unretrieved
+from treadle._tasks.call import Gone, NoContext
 from treadle._tasks.contexts import EMPTY
 from treadle._tasks.future import FINISHED, PENDING, Future
 from treadle._tasks.rate import bucket_of
 from treadle._tasks.scope import HERE, SCOPE, Scope
+from treadle._tasks.unretrieved import Unretrieved
 from treadle.errors import Cancelled, DeadlineExceeded
 
 if TYPE_CHECKING:

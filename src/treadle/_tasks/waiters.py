@@ -15,8 +15,8 @@ from treadle._base.words import log, show
 if TYPE_CHECKING:
     from _thread import LockType
 
-    from treadle._tasks.call import Unretrieved
     from treadle._tasks.scope import Scope
+    from treadle._tasks.unretrieved import Unretrieved
 
 __all__ = ["ColdFields", "InternalCallback", "Waiters", "run_callbacks", "why_dropped"]
 

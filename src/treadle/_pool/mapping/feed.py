@@ -27,8 +27,8 @@ from treadle._base.words import counted, traceback_of
 from treadle._dispatch import deadlock
 from treadle._dispatch.worker import current_worker
 from treadle._pool.door import Door
-from treadle._tasks.call import Unretrieved
 from treadle._tasks.scope import HERE
+from treadle._tasks.unretrieved import Unretrieved
 from treadle.errors import WorkerLost
 
 if TYPE_CHECKING:

@@ -16,12 +16,13 @@ from treadle._dispatch.dispatcher import context_inside
 from treadle._dispatch.worker import current_worker, lent_here
 from treadle._pool.mapping.feed import Feed
 from treadle._pool.mapping.outcome import Outcome
-from treadle._tasks.call import NoContext, Unretrieved, name_of
+from treadle._tasks.call import NoContext, name_of
 from treadle._tasks.contexts import copier
 from treadle._tasks.future import RUNNING, Future
 from treadle._tasks.options import TaskOptions
 from treadle._tasks.scope import Scope, current
 from treadle._tasks.scoped import new_task, scope_around
+from treadle._tasks.unretrieved import Unretrieved
 from treadle.errors import Shed, WorkerLost
 
 if TYPE_CHECKING:

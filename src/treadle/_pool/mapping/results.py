@@ -21,11 +21,12 @@ from copy import copy
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast
 
 from treadle._base import clock
+from treadle._base.locks import defer
 from treadle._base.words import note
 from treadle._pool.mapping.job import NOT_YET, Failure, Item, Job
 from treadle._pool.mapping.outcome import Outcome
-from treadle._tasks.call import Unretrieved
 from treadle._tasks.scope import HERE, checkpoint
+from treadle._tasks.unretrieved import Unretrieved
 from treadle.errors import TreadleError
 
 if TYPE_CHECKING:
@@ -156,10 +157,8 @@ class MapIterator(Iterator[T], Generic[T]):
         job = getattr(self, "_job", None)
         if job is None or is_finalizing():
             return
-        if job.begun:
-            job.close()
-        else:  # one that nobody began was, as in the standard library, called for its effects
-            job.drop()
+        # One that nobody began was, as in the standard library, called for its effects.
+        defer(job.close if job.begun else job.drop)
 
     def __repr__(self) -> str:
         return self._job.described("Results")

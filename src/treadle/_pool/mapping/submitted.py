@@ -15,6 +15,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from treadle._base import clock
+from treadle._base.locks import defer
 from treadle._base.words import note
 from treadle._pool.mapping.feed import Feed
 from treadle._pool.mapping.outcome import Outcome, outcome_of
@@ -289,10 +290,8 @@ class FutureMap(Iterator[T], Generic[T]):
         calls = getattr(self, "_calls", None)
         if calls is None or is_finalizing():
             return
-        if calls.begun:
-            calls.close()
-        else:  # one that nobody began was, as in the standard library, called for its effects
-            calls.drop()
+        # One that nobody began was, as in the standard library, called for its effects.
+        defer(calls.close if calls.begun else calls.drop)
 
     def __repr__(self) -> str:
         return self._calls.described("Results")

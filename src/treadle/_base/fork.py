@@ -1,0 +1,60 @@
+"""Fork: what is done before and after a process forks, in one table.
+
+A child has one thread, and a copy of every lock as it was: those that other threads held stay taken for ever. So all
+are taken before a fork, in the order of the table, which is the one in which any thread takes them; and are let go after
+it in the reverse order.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Literal, NamedTuple, get_args
+
+__all__ = ["Place", "at_fork"]
+
+Place = Literal[
+    "groups",  # of every task group
+    "pools",  # which pools there are, who waits for whom, each pool, the rates: see `treadle._dispatch.lifecycle`
+    "scopes",  # deadlines and cancellation
+    "timers",
+    "callbacks",
+]
+
+
+class _Steps(NamedTuple):
+    before: Callable[[], object]
+    in_parent: Callable[[], object]
+    in_child: Callable[[], object]
+
+
+_table: dict[Place, _Steps] = {}
+
+
+def at_fork(
+    place: Place, before: Callable[[], object], in_parent: Callable[[], object], in_child: Callable[[], object]
+) -> None:
+    """Have `before` called before each fork, and one of the others after it, in its place; it must not raise."""
+    _table[place] = _Steps(before, in_parent, in_child)
+
+
+def _before() -> None:
+    for place in get_args(Place):
+        if place in _table:
+            _table[place].before()
+
+
+def _in_parent() -> None:
+    for place in reversed(get_args(Place)):
+        if place in _table:
+            _table[place].in_parent()
+
+
+def _in_child() -> None:
+    for place in reversed(get_args(Place)):
+        if place in _table:
+            _table[place].in_child()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before, after_in_parent=_in_parent, after_in_child=_in_child)
