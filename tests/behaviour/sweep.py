@@ -97,7 +97,7 @@ class Scene:
         self.futures: dict[str, AnyFuture[Any]] = {}  # by the name of the task
         self.ran: list[str] = []
         self.refused: set[str] = set()  # whose submit has raised
-        # Whether one whose submit has raised may have run: in that, or while that slept, and had not come to know of it.
+        # Whether one whose submit has raised may have run: in that, or while that slept and did not know of it.
         self.lenient = options.get("when_full", "block") in ("caller_runs", "block") and "queue_size" in options
 
     def task(self, name: str) -> str:
@@ -137,9 +137,7 @@ class Scene:
             assert None in errors, f"the pool does not work: {errors}"
         left = self.pool.shutdown(timeout=PATIENCE)
         assert left == (), f"left undone: {left}"
-        assert self.lenient or not self.refused & set(self.ran), (
-            f"ran, though refused: {self.refused & set(self.ran)}"
-        )
+        assert self.lenient or not self.refused & set(self.ran), f"ran, though refused: {self.refused & set(self.ran)}"
         assert len(self.ran) == len(set(self.ran)), f"ran twice: {self.ran}"
         now = self.pool.snapshot()
         assert (now.waiting, now.blocked, now.busy, now.threads) == (0, 0, 0, 0), now

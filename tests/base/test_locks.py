@@ -1,0 +1,108 @@
+"""Locks that an exception cannot take away, latches, and calls that wait until no lock is held."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+import pytest
+
+from behaviour.sweep import Instants
+from treadle._base.locks import closed_latch, defer, is_held, locked, new_lock, open_latch
+
+PATIENCE = 20.0  # seconds for what must happen
+
+
+def free(lock: threading.RLock) -> bool:
+    """Whether another thread could take the lock."""
+    got: list[bool] = []
+    thread = threading.Thread(target=lambda: got.append(lock.acquire(False) and lock.release() is None))
+    thread.start()
+    thread.join(PATIENCE)
+    return got == [True]
+
+
+def instants_of(call: Callable[[], object]) -> int:
+    counting = Instants(None)
+    with counting.here():
+        call()
+    return counting.count
+
+
+def test_a_section_is_called_with_the_lock_held_and_its_result_returned() -> None:
+    lock = new_lock()
+    assert locked(lock, lambda number: (is_held(lock), number), 3) == (True, 3)
+    assert free(lock)
+
+
+def test_what_a_section_raises_is_raised_and_the_lock_let_go() -> None:
+    lock = new_lock()
+    with pytest.raises(ZeroDivisionError):
+        locked(lock, lambda: 1 // 0)
+    assert free(lock)
+
+
+@pytest.mark.parametrize("before", [0, 1, 2], ids=["free", "held", "held twice"])
+def test_an_exception_at_any_instant_leaves_the_lock_as_it_was_before(before: int) -> None:
+    """A signal handler may call it in the midst of a section of its own thread, which holds the lock still."""
+    lock = new_lock()
+    for _ in range(before):
+        lock.acquire()
+    raised = 0
+    for at in range(1, instants_of(lambda: locked(lock, int)) + 1):
+        instants = Instants(at)
+        with pytest.raises(KeyboardInterrupt), instants.here():
+            locked(lock, int)
+        raised += 1
+        assert is_held(lock) is (before > 0), instants.where
+    assert raised >= 3, "as it begins, and as it takes and lets go the lock"
+    for _ in range(before):
+        lock.release()
+    assert free(lock)
+    with pytest.raises(RuntimeError):
+        lock.release()
+
+
+def test_a_latch_is_closed_until_it_is_opened_and_may_be_opened_again() -> None:
+    latch = closed_latch()
+    assert not latch.acquire(False)
+    open_latch(latch)
+    open_latch(latch)
+    assert latch.acquire(False)
+
+
+def test_a_deferred_call_is_made_at_once_where_no_lock_is_held() -> None:
+    calls: list[int] = []
+    defer(lambda: calls.append(1))
+    assert calls == [1]
+
+
+def test_amid_a_section_it_waits_until_the_lock_is_let_go() -> None:
+    lock, other, calls = new_lock(), new_lock(), list[bool]()
+
+    def section() -> None:
+        defer(lambda: calls.append(is_held(lock) or is_held(other)))
+        locked(other, int)
+        assert not calls
+
+    locked(lock, locked, other, section)
+    assert calls == [False]
+
+
+def test_each_deferred_call_is_made_once_however_many_threads_let_go_of_locks() -> None:
+    calls: list[int] = []
+    together = threading.Barrier(4)
+
+    def thread(number: int) -> None:
+        lock = new_lock()
+        together.wait(PATIENCE)
+        for each in range(200):
+            locked(lock, lambda each=each: defer(lambda: calls.append(number * 1000 + each)))  # type: ignore[misc]
+
+    threads = [threading.Thread(target=thread, args=(number,)) for number in range(4)]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join(PATIENCE)
+    locked(new_lock(), int)
+    assert sorted(calls) == sorted(number * 1000 + each for number in range(4) for each in range(200))
