@@ -97,7 +97,7 @@ def test_the_time_for_room_and_for_a_rate_is_waiting_too(monkeypatch: pytest.Mon
     with Pool(1, observers=[notes]) as pool:
         pool.options(rate=rate).submit(int).result(30)
         late = pool.options(rate=rate, name="rated").submit(int)
-        while not pool._task_dispatcher.aside.tasks:
+        while not pool._task_dispatcher.queue.throttled:
             threading.Event().wait(0.001)
         watch.pass_(3.0)
         pool.submit(late.result).result(30)  # runs it

@@ -332,7 +332,7 @@ def test_whoever_waits_is_told_on_time_though_the_task_goes_on(way: str, begun: 
             assert worker.overdue > 0
     assert ran == ([1] if begun else [])
     assert isinstance(future.exception(0), DeadlineExceeded)
-    assert future._get_waiters().gates == []
+    assert future._get_waiters().latches == []
     assert future._waiters == []
 
 
@@ -677,7 +677,7 @@ class Waits:
         assert not self.channel._putters
         assert not self.future._waiters
         if self.waiting is not None:
-            assert self.waiting._get_waiters().gates == []
+            assert self.waiting._get_waiters().latches == []
             assert self.waiting._waiters == []
         assert self.held.pool.snapshot().blocked == 0
 
@@ -958,7 +958,7 @@ def test_waiting_for_a_future_against_cancel_leaves_nobody_behind(kind: str) -> 
             error = waiting.exception(PATIENCE)
             assert error is None or isinstance(error, Cancelled)
             awaited.result(PATIENCE)
-            assert awaited._get_waiters().gates == []
+            assert awaited._get_waiters().latches == []
             assert awaited._waiters == []
             assert waiting._own_scope()._wakers == {}
 
@@ -1080,7 +1080,7 @@ def test_submitting_against_the_deadline_leaves_the_pool_sound() -> None:
     assert now.waiting == now.blocked == 0
     assert now.submitted == now.finished + now.cancelled + now.shed
     assert len(ran) + late + now.rejected >= now.submitted
-    assert pool._task_dispatcher.dead == len(pool._task_dispatcher.tasks)
+    assert pool._task_dispatcher.queue.tombstones == len(pool._task_dispatcher.queue.tasks)
 
 
 def test_user_code_called_at_a_deadline_holds_up_no_other_deadline() -> None:

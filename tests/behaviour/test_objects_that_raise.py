@@ -585,7 +585,7 @@ def test_a_task_whose_key_fails_while_it_waits_for_its_rate_fails_alone() -> Non
         other = pool.options(rate=rate).submit(abs, -1)
         tick = threading.Event()
         for _ in range(3000):
-            if len(pool._task_dispatcher.aside.tasks) == 2:
+            if len(pool._task_dispatcher.queue.throttled) == 2:
                 break
             tick.wait(0.01)
         key.broken = True

@@ -414,7 +414,7 @@ def assert_struck_out(pool: Pool, threads: set[threading.Thread]) -> None:
     for thread in threads:
         thread.join(LONG)
         assert not thread.is_alive()
-    workers = pool._task_dispatcher.staff.workers
+    workers = pool._task_dispatcher.workers.present
     counted = {worker for worker in workers if worker.thread in threads}
     workers -= counted  # so that this test ends, whatever it found
     assert not counted

@@ -90,20 +90,20 @@ def test_a_worker_that_times_out_as_it_is_woken_stays_for_the_task() -> None:
     with Pool(1, idle_timeout=0.001, min_workers=0) as pool:
         gate = threading.Event()
         busy = pool.submit(gate.wait, 30)
-        (worker,) = pool._task_dispatcher.staff.workers
+        (worker,) = pool._task_dispatcher.workers.present
 
         def submit_from_another_thread() -> None:
             thread = threading.Thread(target=lambda: futures.append(pool.submit(abs, -3)))
             thread.start()
             thread.join(30)
 
-        worker.mail = MailThatLoses(submit_from_another_thread)  # type: ignore[assignment]  # scripted
+        worker.wakeup = MailThatLoses(submit_from_another_thread)  # type: ignore[assignment]  # scripted
         gate.set()
         assert busy.result(30) is True
         while not futures:
             threading.Event().wait(0.001)
         assert futures[0].result(30) == 3
-        assert worker.mail.waits >= 2  # type: ignore[attr-defined]  # scripted
+        assert worker.wakeup.waits >= 2  # type: ignore[attr-defined]  # scripted
         assert pool.snapshot().threads <= 1
 
 
@@ -217,7 +217,7 @@ def test_a_worker_killed_between_settling_and_telling_leaves_nobody_waiting(capl
         with dispatcher.lock:  # the main thread is among those who wait before the task goes on
             gate = allocate_lock()
             gate.acquire()
-            watch_and_go().gates.append(gate)
+            watch_and_go().latches.append(gate)
         assert gate.acquire(True, 30)
         assert future.result(30) == "done"
         assert pool.submit(abs, -3).result(30) == 3

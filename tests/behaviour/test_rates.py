@@ -84,7 +84,7 @@ def put_aside(pool: Pool | PoolView, count: int = 1, fn: Callable[..., Any] = in
     futures = []
     for _ in range(count):
         futures.append(pool.submit(fn))
-        wait_until(lambda: futures[-1] in dispatcher.aside.tasks)
+        wait_until(lambda: futures[-1] in dispatcher.queue.throttled)
     return futures
 
 
@@ -266,7 +266,7 @@ def test_threads_of_one_pool_that_race_for_the_tokens_get_no_more_than_there_are
             begun += 1
 
     def await_count(expected: int) -> None:
-        wait_until(lambda: len(pool._task_dispatcher.aside.tasks) == 40 - expected and begun >= expected)
+        wait_until(lambda: len(pool._task_dispatcher.queue.throttled) == 40 - expected and begun >= expected)
 
     pool = Pool(8, rate=Rate(2.0, burst=5))
     with closing(pool):
@@ -687,7 +687,7 @@ def test_shutdown_waits_for_those_whose_turn_has_not_come(time: Time) -> None:
         pool.submit(int).result(PATIENCE)
         for number in range(3):
             pool.submit(ran.append, number)
-        wait_until(lambda: len(pool._task_dispatcher.aside.tasks) == 3)
+        wait_until(lambda: len(pool._task_dispatcher.queue.throttled) == 3)
         assert len(pool.shutdown(timeout=0)) == 3
         for count in (1, 2, 3):
             time.pass_(1.0)
@@ -872,7 +872,7 @@ def test_in_a_forked_child_futures_that_wait_for_their_turn_are_done() -> None:
         pool = Pool(1, rate=Rate(0.001))
         pool.submit(int).result()
         late = pool.submit(int)
-        while not pool._task_dispatcher.aside.tasks:
+        while not pool._task_dispatcher.queue.throttled:
             threading.Event().wait(0.001)
         def child():
             try:
@@ -921,7 +921,7 @@ def test_a_task_whose_turn_has_come_waits_in_the_queue_no_second_time(order: Ord
         futures[0].result(PATIENCE)
         pool.submit(hold)
         assert began.wait(PATIENCE)
-        assert len(pool._task_dispatcher.aside.tasks) == 2, "they have come to a thread, too early"
+        assert len(pool._task_dispatcher.queue.throttled) == 2, "they have come to a thread, too early"
         others = [pool.submit(ran.append, f"other {number}") for number in range(3)]
         time.pass_(1.0)
         gate.set()

@@ -53,7 +53,7 @@ def until_free(server: Server) -> None:
     dispatcher = server._pool._task_dispatcher
     while True:
         with dispatcher.lock:
-            if dispatcher.staff.free():
+            if dispatcher.workers.free():
                 return
         threading.Event().wait(0.005)
 
@@ -172,7 +172,7 @@ def test_fair_servers_take_turns_between_addresses() -> None:
             sock.sendall(b"many %d\n" % number)
             while server.snapshot().pool.waiting <= number:
                 threading.Event().wait(0.005)
-        tasks = list(server._pool._task_dispatcher.tasks)
+        tasks = list(server._pool._task_dispatcher.queue.tasks)
         assert {task._options.key for task in tasks} == {"127.0.0.1"}
         gate.open.set()
         for number, sock in enumerate(many):
@@ -192,7 +192,7 @@ def test_an_order_that_looks_at_keys_is_given_the_addresses_of_clients(kind: Cal
             while server.snapshot().pool.waiting < 1:
                 threading.Event().wait(0.005)
             with pool._task_dispatcher.lock:
-                assert {task.key for task in pool._task_dispatcher.tasks} == {"127.0.0.1"}
+                assert {task.key for task in pool._task_dispatcher.queue.tasks} == {"127.0.0.1"}
             gate.open.set()
             assert receive(late, 5) == b"late\n"
 
@@ -208,7 +208,7 @@ def test_an_order_that_looks_at_no_keys_is_given_none() -> None:
             while server.snapshot().pool.waiting < 1:
                 threading.Event().wait(0.005)
             with pool._task_dispatcher.lock:
-                assert {task.key for task in pool._task_dispatcher.tasks} == {None}
+                assert {task.key for task in pool._task_dispatcher.queue.tasks} == {None}
             gate.open.set()
             assert receive(late, 5) == b"late\n"
 

@@ -115,7 +115,7 @@ class Audited:
         closer.join(PATIENCE)
         assert not closer.is_alive(), "the pool does not close"
         dispatcher, now, ledger = self.pool._task_dispatcher, self.pool.snapshot(), self.ledger
-        assert (now.waiting, now.threads, now.blocked, dispatcher.dead) == (0, 0, 0, 0)
+        assert (now.waiting, now.threads, now.blocked, dispatcher.queue.tombstones) == (0, 0, 0, 0)
         assert not ledger.unsound(), ledger.unsound()
         assert (now.finished, now.cancelled, now.shed, now.rejected) == tuple(
             ledger.count(what) for what in ("finished", "cancelled", "shed", "rejected")
@@ -201,7 +201,7 @@ def test_a_task_that_waits_for_its_rate_or_has_a_deadline_can_be_settled() -> No
     with Pool(1, rate=Rate(0.001), observers=[ledger]) as pool:
         pool.submit(abs, -1).result(PATIENCE)
         tasks = [pool.submit(abs, -number) for number in range(3)]
-        while len(pool._task_dispatcher.aside.tasks) < 3:
+        while len(pool._task_dispatcher.queue.throttled) < 3:
             treadle.sleep(0.001)
         tasks[0].set_result(10)
         assert tasks[1].set_running_or_notify_cancel()
@@ -214,7 +214,7 @@ def test_a_task_that_waits_for_its_rate_or_has_a_deadline_can_be_settled() -> No
         assert [task.result(0) for task in tasks] == [10, 20, 2]
         assert pool.snapshot().waiting == 0
     assert not ledger.unsound()
-    assert pool._task_dispatcher.dead == 0
+    assert pool._task_dispatcher.queue.tombstones == 0
 
 
 def test_a_task_that_is_settled_as_it_is_about_to_wait_for_its_rate_has_one_end() -> None:
@@ -316,7 +316,7 @@ def test_all_who_wait_for_a_future_are_told_that_a_stranger_has_settled_it() -> 
         waiters = [threading.Thread(target=tell, args=(told, wait)) for wait in waits]
         for waiter in waiters:
             waiter.start()
-        while len(future._get_waiters().gates) + len(future._waiters) < len(waiters):
+        while len(future._get_waiters().latches) + len(future._waiters) < len(waiters):
             treadle.sleep(0.001)
         DEEDS[deed](future)
         for waiter in waiters:
@@ -362,7 +362,7 @@ def test_strangers_and_workers_at_the_same_time_leave_true_counts_and_one_end_ea
     assert not ledger.unsound()
     now = pool.snapshot()
     assert (now.finished, now.cancelled) == (ledger.count("finished"), ledger.count("cancelled"))
-    assert (now.submitted, pool._task_dispatcher.dead) == (800, 0)
+    assert (now.submitted, pool._task_dispatcher.queue.tombstones) == (800, 0)
 
 
 def test_a_pool_with_a_limit_learns_nothing_wrong_of_what_was_settled() -> None:

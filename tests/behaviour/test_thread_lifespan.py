@@ -18,7 +18,7 @@ import pytest
 from behaviour.scripts import script
 from blocked import until_blocked
 from treadle import Pool
-from treadle._dispatch.idle import Standing
+from treadle._dispatch.idle import IdleTask
 from treadle.errors import PoolBroken, PoolFull, WorkerLost
 from treadle.events import Observer, TaskEvent
 
@@ -423,7 +423,7 @@ def test_standing_work_is_taken_up_by_the_thread_that_comes_after(caplog: pytest
     book, stood = Book(), threading.Event()
     book.hold = threading.Event()
 
-    class Stands(Standing):
+    class Stands(IdleTask):
         __slots__ = ()
 
         def stand(self) -> None:
@@ -434,7 +434,7 @@ def test_standing_work_is_taken_up_by_the_thread_that_comes_after(caplog: pytest
     with Pool(1, idle_timeout=0, thread_lifespan=book) as pool:
         pool.submit(int).result(SOON)
         assert book.leaving.acquire(timeout=SOON)
-        assert pool._task_dispatcher.staff.stand(Stands(pool._task_dispatcher)) is False
+        assert pool._task_dispatcher.workers.stand(Stands(pool._task_dispatcher)) is False
         book.hold.set()
         assert stood.wait(SOON)
 
@@ -444,7 +444,7 @@ def test_another_thread_comes_for_what_one_was_woken_for_that_leaves() -> None:
     book = Book()
     with Pool(2, idle_timeout=None, thread_lifespan=book) as pool:
         all_at_once(pool, 2)
-        staff = pool._task_dispatcher.staff
+        staff = pool._task_dispatcher.workers
         while True:
             with pool._task_dispatcher.lock:
                 if len(staff.idle) == 2:
@@ -454,7 +454,7 @@ def test_another_thread_comes_for_what_one_was_woken_for_that_leaves() -> None:
         task = pool.submit(abs, -3)
         staff.begin_to_leave(woken)
         assert task.result(SOON) == 3
-        woken.mail.release()
+        woken.wakeup.release()
 
 
 def test_leaving_may_use_the_pool_as_a_task_may() -> None:

@@ -92,7 +92,7 @@ def exception_of_one_made_by_hand(stack: ExitStack) -> Way:
 def result_of_a_task(stack: ExitStack) -> Way:
     busy = Busy(stack)
     future = busy.pool.submit(abs, -1)
-    waits = lambda: future._awaited_by is not None and future._awaited_by.gates  # noqa: E731
+    waits = lambda: future._awaited_by is not None and future._awaited_by.latches  # noqa: E731
     return Way(future.result, waits, busy.gate.set, TimeoutError, lambda: future._awaited_by is None)
 
 

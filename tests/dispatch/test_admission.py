@@ -144,7 +144,7 @@ def test_a_task_whose_caller_was_turned_away_cannot_be_cancelled_out_of_the_queu
     dispatcher.admission.stop_waiting(tasks[1], scope.over())
     blocked.pool.shutdown(wait=False)  # turns away the third
     assert [task.cancel() for task in tasks] == [False] * 3
-    assert dispatcher.dead == 0
+    assert dispatcher.queue.tombstones == 0
     assert blocked.pool.snapshot().waiting == 2
 
 
@@ -274,7 +274,7 @@ def test_a_caller_whose_task_is_cancelled_by_somebody_else_waits_no_longer(block
     caller = threading.Thread(target=lambda: futures.append(blocked.pool.options(block_timeout=60).submit(int)))
     caller.start()
     until_blocked(blocked.pool, 1)
-    (task,) = blocked.pool._task_dispatcher.admission.entrants
+    (task,) = blocked.pool._task_dispatcher.admission.waiting
     assert task.cancel()
     caller.join(20)
     assert futures == [task]

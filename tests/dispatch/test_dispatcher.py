@@ -39,7 +39,7 @@ def test_cancelled_tasks_take_no_room_and_no_memory_for_long() -> None:
             for future in [pool.submit(int) for _ in range(100)]:
                 assert future.cancel()
             assert pool.snapshot().waiting == 0
-            assert len(pool._task_dispatcher.tasks) <= 200
+            assert len(pool._task_dispatcher.queue.tasks) <= 200
         gate.set()
 
 
@@ -102,7 +102,7 @@ def test_the_results_of_tasks_that_were_run_elsewhere_are_let_go_of_without_the_
         pool.submit(Watched, pool, seen).result()
         if way == "purged":
             with pool._task_dispatcher.lock:
-                pool._task_dispatcher.purge()
+                pool._task_dispatcher.queue.purge()
 
     with Pool(1) as pool:
         pool.submit(parent).result(30)
@@ -188,7 +188,7 @@ def test_who_asks_for_a_result_that_comes_meanwhile_does_not_sleep(monkeypatch: 
     with Pool(1) as pool:
         gate = hold(pool)
         try:
-            (worker,) = pool._task_dispatcher.staff.workers
+            (worker,) = pool._task_dispatcher.workers.present
             running: Any = worker.task
             watch: Any = threading.Event()
             running.add_done_callback(lambda _: watch.set())
@@ -219,7 +219,7 @@ def test_what_was_accepted_is_run_though_no_thread_lived_when_the_pool_was_close
     pool = Pool(1)
     gate = hold(pool)
     try:
-        (worker,) = pool._task_dispatcher.staff.workers
+        (worker,) = pool._task_dispatcher.workers.present
         assert worker.task is not None
         worker.task.add_done_callback(fatal)
         left = pool.submit(abs, -3)

@@ -203,7 +203,7 @@ def test_what_is_seized_or_was_cancelled_already_waits_nowhere_any_more() -> Non
         with dispatcher.lock:
             assert dispatcher.aside.park(task)
             assert dispatcher.shedding.claim_all() == [task]
-            left = dict(dispatcher.aside.tasks)
+            left = dict(dispatcher.queue.throttled)
             dispatcher.aside.clear()
             assert not left
             dispatcher.put(cancelled)

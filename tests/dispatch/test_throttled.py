@@ -130,7 +130,7 @@ def test_a_task_that_is_called_when_no_thread_can_start_is_back_in_the_order(mon
                 with monkeypatch.context() as patch:
                     patch.setattr(Workers, "start_worker", refuse)
                     dispatcher.aside.resume(task)
-                assert list(dispatcher.tasks) == [task]
+                assert list(dispatcher.queue.tasks) == [task]
         finally:
             task.cancel()
 
@@ -141,17 +141,17 @@ def test_a_closed_pool_lets_its_threads_go_when_the_last_task_that_waits_for_its
     late = pool.submit(int)
     (thread,) = pool._threads
     try:
-        while not pool._task_dispatcher.aside.tasks or not pool._task_dispatcher.staff.idle:
+        while not pool._task_dispatcher.queue.throttled or not pool._task_dispatcher.entrance.idle:
             threading.Event().wait(0.001)
         pool.shutdown(wait=False)
-        while not pool._task_dispatcher.staff.idle:  # it was woken, and stays for what waits
+        while not pool._task_dispatcher.entrance.idle:  # it was woken, and stays for what waits
             threading.Event().wait(0.001)
         assert late.cancel()
         thread.join(20)
         assert not thread.is_alive()
     finally:
         with pool._task_dispatcher.lock:
-            pool._task_dispatcher.staff.wake_all()
+            pool._task_dispatcher.workers.wake_all()
 
 
 def test_a_closed_pool_lets_every_thread_go_when_the_last_task_that_waited_for_its_rate_comes() -> None:
@@ -164,10 +164,10 @@ def test_a_closed_pool_lets_every_thread_go_when_the_last_task_that_waited_for_i
     dispatcher, threads = pool._task_dispatcher, pool._threads
     try:
         late = pool.options(rate=rate).submit(int)
-        while not dispatcher.aside.tasks or len(dispatcher.staff.idle) < 2:
+        while not dispatcher.queue.throttled or len(dispatcher.entrance.idle) < 2:
             threading.Event().wait(0.001)
         pool.shutdown(wait=False)
-        while len(dispatcher.staff.idle) < 2:  # they were woken, and stay for what waits
+        while len(dispatcher.entrance.idle) < 2:  # they were woken, and stay for what waits
             threading.Event().wait(0.001)
         rate._bucket._disarm()
         rate._bucket._tokens = 1.0
@@ -178,4 +178,4 @@ def test_a_closed_pool_lets_every_thread_go_when_the_last_task_that_waited_for_i
         assert not [thread for thread in threads if thread.is_alive()]
     finally:
         with dispatcher.lock:
-            dispatcher.staff.wake_all()
+            dispatcher.workers.wake_all()

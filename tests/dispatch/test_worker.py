@@ -178,7 +178,7 @@ def test_a_worker_that_is_killed_before_it_begins_a_task_that_it_has_claimed_fai
             with pool._task_dispatcher.lock:
                 lock = threading.Lock()
                 lock.acquire()
-                first._get_waiters().gates.append(lock)
+                first._get_waiters().latches.append(lock)
         finally:
             gate.set()
         thread.join(30)
@@ -215,7 +215,7 @@ class Bed:
     """The lock that an idle worker sleeps on, which tells when it does."""
 
     def __init__(self, worker: Worker) -> None:
-        self.lock, self.asleep = worker.mail, threading.Event()
+        self.lock, self.asleep = worker.wakeup, threading.Event()
 
     def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
         self.asleep.set()
@@ -229,14 +229,14 @@ def test_an_idle_worker_holds_nothing_of_its_last_task() -> None:
     def task() -> Thing:
         worker = current_worker()
         assert worker is not None
-        worker.mail = Bed(worker)  # type: ignore[assignment]  # scripted
+        worker.wakeup = Bed(worker)  # type: ignore[assignment]  # scripted
         return Thing()
 
     with Pool(1) as pool:
         future = pool.submit(task)
         kept = weakref.ref(future.result(30))
-        (worker,) = pool._task_dispatcher.staff.workers
-        assert worker.mail.asleep.wait(30)  # type: ignore[attr-defined]  # scripted
+        (worker,) = pool._task_dispatcher.workers.present
+        assert worker.wakeup.asleep.wait(30)  # type: ignore[attr-defined]  # scripted
         del future
         gc.collect()
         assert kept() is None

@@ -138,7 +138,7 @@ def test_a_signal_handler_may_submit_just_before_a_thread_is_woken_or_started(
     with Pool(2 if where == "start_worker" else 1, order="priority") as pool:
         if where == "wake_one":
             pool.submit(int).result(30)
-            while not pool._task_dispatcher.staff.idle:
+            while not pool._task_dispatcher.entrance.idle:
                 threading.Event().wait(0.001)
         monkeypatch.setattr(Workers, where, signalled)
         assert pool.submit(abs, -2).result(30) == 2
@@ -160,7 +160,7 @@ def test_a_thread_that_is_kept_warm_sleeps_even_if_idle_threads_leave_at_once(mo
             assert pool.submit(abs, -round_).result(30) == round_
             threading.Event().wait(0.05)  # in which one that does not sleep would ask a thousand times
             assert len(asked) < 20 * round_
-        assert len(pool._task_dispatcher.staff.workers) == 1
+        assert len(pool._task_dispatcher.workers.present) == 1
     assert asked.count(False) >= 1
 
 
@@ -244,7 +244,7 @@ def test_a_burst_that_outnumbers_the_idle_threads_starts_another() -> None:
         try:
             with pool._task_dispatcher.lock:  # so that none takes a task before all are there
                 futures = [pool.submit(together.wait, 30) for _ in range(3)]
-                assert len(pool._task_dispatcher.staff.workers) == 3
+                assert len(pool._task_dispatcher.workers.present) == 3
             assert sorted(future.result(30) for future in futures) == [0, 1, 2]
         finally:
             together.abort()
@@ -268,9 +268,9 @@ class Deadly:
 def test_a_worker_that_is_killed_on_its_way_keeps_nobody_asleep() -> None:
     """Nobody else is woken while one is on its way."""
     with Pool(2) as pool:
-        staff, held = pool._task_dispatcher.staff, hold(pool, 2)
-        for worker in staff.workers:
-            worker.mail = Deadly()  # type: ignore[assignment]  # scripted
+        staff, held = pool._task_dispatcher.workers, hold(pool, 2)
+        for worker in staff.present:
+            worker.wakeup = Deadly()  # type: ignore[assignment]  # scripted
         threads = pool._threads
         held.let_go()
         assert pool.submit(abs, -1).result(30) == 1

@@ -162,7 +162,7 @@ def test_what_a_submit_asks_and_raises_breaks_the_pool(name: str, logs: pytest.L
         futures = [future for future in futures if future.exception(PATIENCE) is not None]  # they have run
     elif name != "holds":
         futures.pop().cancel()
-        held.pool._task_dispatcher.purge()
+        held.pool._task_dispatcher.queue.purge()
     order.moods[name] = oops
     with suppress(PoolBroken, PoolFull):
         futures.append(held.pool.submit(abs, -1))
@@ -234,7 +234,7 @@ def test_putting_back_what_waited_for_its_rate_that_raises_breaks_the_pool(logs:
     tick = threading.Event()
     for _ in range(3000):
         with pool._task_dispatcher.lock:  # in which it is put aside, and its rate sets the alarm
-            if pool._task_dispatcher.aside.tasks:
+            if pool._task_dispatcher.queue.throttled:
                 break
         tick.wait(0.01)
     order.moods["put_first"] = oops
@@ -398,7 +398,7 @@ def test_an_order_that_drops_what_it_was_given_is_found_out_at_once(logs: pytest
     with pytest.raises(PoolBroken, match=r"The order failed in Moody\.put, ") as caught:
         held.pool.submit(int)
     assert "its length is 0, and it should hold 1 task" in str(caught.value.__cause__)
-    assert not held.pool._task_dispatcher.tasks
+    assert not held.pool._task_dispatcher.queue.tasks
     held.gate.set()
     check_broken(held.pool, [], logs, RuntimeError)
     now = held.pool.snapshot()

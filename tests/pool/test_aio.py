@@ -114,7 +114,7 @@ def test_those_refused_for_time_leave_the_counts_and_the_bound_as_they_were() ->
                     await pool.options(block_timeout=0.001).run(int)
                 now = pool.snapshot()
                 assert (now.waiting, now.blocked, now.cancelled) == (2, 1, 0)
-            assert pool._task_dispatcher.dead == 0
+            assert pool._task_dispatcher.queue.tombstones == 0
             gate.open.set()
             assert await patient == 0
             assert [future.result(30) for future in waiting] == [0, 0]

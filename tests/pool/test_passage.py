@@ -488,7 +488,7 @@ def test_what_a_replacement_does_to_the_standard_future_is_done_to_the_task(held
     held.pool.shutdown()
     assert calls == ([-1, -2] if ran else [])
     now = held.pool.snapshot()
-    assert (now.submitted, now.waiting, held.pool._task_dispatcher.dead) == (3, 0, 0)
+    assert (now.submitted, now.waiting, held.pool._task_dispatcher.queue.tombstones) == (3, 0, 0)
 
 
 @pytest.mark.parametrize("deed", [deed for deed in DEEDS if deed != "called back"])

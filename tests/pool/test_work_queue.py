@@ -250,7 +250,7 @@ def test_who_waits_for_what_is_taken_out_is_told(hold: Callable[..., Held]) -> N
 
     waiter = threading.Thread(target=wait)
     waiter.start()
-    while not (task._awaited_by and task._awaited_by.gates):
+    while not (task._awaited_by and task._awaited_by.latches):
         treadle.sleep(0.001)
     held.queue.get()
     waiter.join(PATIENCE)
@@ -273,7 +273,7 @@ def test_what_the_order_holds_back_and_what_waits_for_its_rate_can_be_taken(hold
         slow = pool.options(rate=Rate(0.001))
         slow.submit(abs, -1).result(PATIENCE)
         aside = slow.submit(abs, -2)
-        while not pool._task_dispatcher.aside.tasks:
+        while not pool._task_dispatcher.queue.throttled:
             treadle.sleep(0.001)
         assert pool._work_queue.qsize() == 1
         item = pool._work_queue.get_nowait()
@@ -369,7 +369,7 @@ def test_takers_and_workers_share_what_is_submitted() -> None:
     assert sorted(ran + took) == list(range(2000))
     assert sum(future.cancelled() for future in futures) == len(took)
     assert pool.snapshot().submitted == 2000
-    assert pool._task_dispatcher.dead == 0
+    assert pool._task_dispatcher.queue.tombstones == 0
 
 
 def test_what_is_put_is_submitted(hold: Callable[..., Held]) -> None:

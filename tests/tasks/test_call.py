@@ -9,7 +9,8 @@ from functools import partial
 
 import pytest
 
-from treadle._tasks.call import NoContext, Unretrieved, name_of
+from treadle._tasks.call import NoContext, name_of
+from treadle._tasks.unretrieved import Unretrieved
 
 
 class Callable:

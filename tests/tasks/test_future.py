@@ -102,7 +102,7 @@ def test_a_wait_that_times_out_leaves_nothing_behind(held: Held) -> None:
     for _ in range(100):
         with pytest.raises(concurrent.futures.TimeoutError):
             held.waiting.result(0.0001)
-    assert held.waiting._get_waiters().gates == []
+    assert held.waiting._get_waiters().latches == []
 
 
 def test_a_falsy_exception_is_raised(held: Held) -> None:

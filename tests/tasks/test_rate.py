@@ -89,13 +89,13 @@ def test_tasks_that_wait_hold_no_thread_and_count_as_waiting(clock: FakeClock) -
         view = pool.options(rate=rate)
         assert view.submit(abs, -1).result(PATIENCE) == 1
         second = view.submit(abs, -2)
-        wait_until(lambda: pool._task_dispatcher.aside.tasks)
+        wait_until(lambda: pool._task_dispatcher.queue.throttled)
         assert pool.submit(abs, -5).result(PATIENCE) == 5  # the thread is free
         third = view.submit(abs, -3)
-        wait_until(lambda: len(pool._task_dispatcher.aside.tasks) == 2)
+        wait_until(lambda: len(pool._task_dispatcher.queue.throttled) == 2)
         assert pool.snapshot().waiting == 2
         fourth = view.submit(abs, -4)  # the free thread could have taken it
-        wait_until(lambda: len(pool._task_dispatcher.aside.tasks) == 3)
+        wait_until(lambda: len(pool._task_dispatcher.queue.throttled) == 3)
         with pytest.raises(PoolFull):
             view.submit(abs, -5)
         assert not second.done()
@@ -117,7 +117,7 @@ def test_closing_a_pool_may_cancel_them(clock: FakeClock) -> None:
     pool = Pool(1, rate=Rate(1.0))
     pool.submit(int).result(PATIENCE)
     late = pool.submit(int)
-    wait_until(lambda: pool._task_dispatcher.aside.tasks)
+    wait_until(lambda: pool._task_dispatcher.queue.throttled)
     pool.shutdown(cancel_futures=True)
     with pytest.raises(CancelledError):
         late.result(PATIENCE)
@@ -129,7 +129,7 @@ def test_a_deadline_comes_first(clock: FakeClock) -> None:
         pool.submit(int).result(PATIENCE)
         with treadle.deadline(5.0):
             late = pool.submit(int)
-        wait_until(lambda: pool._task_dispatcher.aside.tasks)
+        wait_until(lambda: pool._task_dispatcher.queue.throttled)
         clock.pass_(6.0)
         TIMERS.call_due()
         with pytest.raises(DeadlineExceeded):
@@ -141,7 +141,7 @@ def test_no_alarm_is_left_for_a_line_that_is_empty(clock: FakeClock) -> None:
     with Pool(1, rate=Rate(0.001)) as pool:
         pool.submit(int).result(PATIENCE)
         late, later = pool.submit(int), pool.submit(int)
-        wait_until(lambda: len(pool._task_dispatcher.aside.tasks) == 2)
+        wait_until(lambda: len(pool._task_dispatcher.queue.throttled) == 2)
         late.cancel()
         assert [bell for bell in TIMERS._handles if bell.is_due]
         later.cancel()
@@ -171,7 +171,7 @@ def test_map_keeps_to_it(clock: FakeClock) -> None:
     with Pool(1, rate=Rate(1.0, burst=3)) as pool:  # two threads may come to it in either order
         results = pool.map(abs, [-1, -2, -3, -4], buffersize=4)
         assert [next(results) for _ in range(3)] == [1, 2, 3]
-        wait_until(lambda: pool._task_dispatcher.aside.tasks)
+        wait_until(lambda: pool._task_dispatcher.queue.throttled)
         clock.pass_(1.0)
         TIMERS.call_due()
         assert list(results) == [4]
@@ -261,7 +261,7 @@ def test_views_made_on_the_fly_share_a_rate(clock: FakeClock) -> None:
     politely, done = Rate(2), 0
     with Pool(4) as pool:
         futures = [pool.options(rate=politely).submit(int) for _ in range(10)]
-        wait_until(lambda: len(pool._task_dispatcher.aside.tasks) == 9)
+        wait_until(lambda: len(pool._task_dispatcher.queue.throttled) == 9)
         for begun in range(1, 11):
             wait_until(lambda begun=begun: sum(future.done() for future in futures) == begun)
             done += 1

@@ -92,7 +92,7 @@ def is_sound(pool: Pool) -> None:
     now = pool.snapshot()
     assert (now.waiting, now.blocked) == (0, 0), now
     assert now.submitted == now.finished + now.cancelled + now.shed, now
-    assert pool._task_dispatcher.dead == len(pool._task_dispatcher.tasks)
+    assert pool._task_dispatcher.queue.tombstones == len(pool._task_dispatcher.queue.tasks)
 
 
 # -- who is governed ------------------------------------------------------------------------------------------------

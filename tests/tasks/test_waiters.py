@@ -41,10 +41,10 @@ class Waiter:
 
 def test_telling_opens_every_gate_and_keeps_none() -> None:
     waiters, gates = Waiters(), [closed_gate() for _ in range(5)]
-    waiters.gates.extend(gates)
+    waiters.latches.extend(gates)
     waiters.tell(Future())
     assert not any(gate.locked() for gate in gates)
-    assert waiters.gates == []
+    assert waiters.latches == []
 
 
 def test_telling_runs_the_callbacks_in_order_and_once() -> None:
@@ -64,7 +64,7 @@ def test_telling_runs_the_callbacks_in_order_and_once() -> None:
 def test_gates_are_open_when_callbacks_run() -> None:
     """A callback may take long, and who waits for the result is not to wait for it."""
     waiters, gate = Waiters(), closed_gate()
-    waiters.gates.append(gate)
+    waiters.latches.append(gate)
     states: list[bool] = []
     waiters.callbacks.append(lambda _: states.append(gate.locked()))
     waiters.tell(Future())
@@ -81,7 +81,7 @@ def test_a_second_call_ends_what_a_killed_thread_began() -> None:
             raise SystemExit
 
     calls: list[object] = []
-    waiters.gates.extend([first, Killed()])  # type: ignore[list-item]  # scripted
+    waiters.latches.extend([first, Killed()])  # type: ignore[list-item]  # scripted
     waiters.callbacks.append(calls.append)
     future: Future[int] = Future()
     with pytest.raises(SystemExit):
@@ -108,7 +108,7 @@ def test_two_threads_may_tell_at_once_and_each_gate_is_opened_by_one() -> None:
                 waiters.tell(future)
             return super().pop(*args)
 
-    waiters.gates = Scripted([gate])
+    waiters.latches = Scripted([gate])
     waiters.tell(future)
     assert not gate.locked()
 
@@ -117,7 +117,7 @@ def test_two_threads_that_tell_at_once_call_each_callback_once() -> None:
     for _ in range(300):
         waiters, both, calls = Waiters(), threading.Barrier(2), []  # type: ignore[var-annotated]  # of futures
         gates = [closed_gate() for _ in range(20)]
-        waiters.gates.extend(gates)
+        waiters.latches.extend(gates)
         waiters.callbacks.extend([calls.append] * 5)
         failures: list[Exception] = []
 
