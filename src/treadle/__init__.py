@@ -6,21 +6,27 @@ as the work does. Under pressure: `deadline` and cancellation, `ConcurrencyLimit
 `treadle.orders`. Errors are in `treadle.errors`, what pools tell in `treadle.events`.
 """
 
+from typing import TYPE_CHECKING as _TYPE_CHECKING
+
 from treadle._base.limit import ConcurrencyLimit
+from treadle._base.public import late as _late
 from treadle._base.public import publish as _publish
-from treadle._flow.channel import Channel
-from treadle._flow.crew import Crew, CrewSnapshot
-from treadle._flow.groups import TaskGroup
-from treadle._flow.pipeline import Pipeline
-from treadle._pool.current import current_pool, current_task
-from treadle._pool.mapping.outcome import Outcome
-from treadle._pool.mapping.results import Results
 from treadle._pool.pool import Pool
-from treadle._pool.view import PoolView, WhenFull
+from treadle._pool.submit import WhenFull
 from treadle._pool.wait import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION, as_completed, wait
 from treadle._tasks.future import Future
 from treadle._tasks.rate import Rate
 from treadle._tasks.scope import checkpoint, deadline, should_stop, sleep, time_left
+
+if _TYPE_CHECKING:
+    from treadle._flow.channel import Channel
+    from treadle._flow.crew import Crew, CrewSnapshot
+    from treadle._flow.groups import TaskGroup
+    from treadle._flow.pipeline import Pipeline
+    from treadle._pool.current import current_pool, current_task
+    from treadle._pool.mapping.outcome import Outcome
+    from treadle._pool.mapping.results import Results
+    from treadle._pool.view import PoolView
 
 __all__ = [
     "ALL_COMPLETED",
@@ -54,3 +60,19 @@ __all__ = [
 __version__ = "0.1.0.dev0"
 
 _publish(__name__, globals())
+__getattr__, __dir__ = _late(
+    __name__,
+    globals(),
+    {
+        "Channel": "treadle._flow.channel",
+        "Crew": "treadle._flow.crew",
+        "CrewSnapshot": "treadle._flow.crew",
+        "Outcome": "treadle._pool.mapping.outcome",
+        "Pipeline": "treadle._flow.pipeline",
+        "PoolView": "treadle._pool.view",
+        "Results": "treadle._pool.mapping.results",
+        "TaskGroup": "treadle._flow.groups",
+        "current_pool": "treadle._pool.current",
+        "current_task": "treadle._pool.current",
+    },
+)

@@ -23,17 +23,22 @@ pickled and copied, and so come out of other processes as they are.
 
 from __future__ import annotations
 
-import copy
-import io
-import pickle
 import queue
 import sys
 from collections.abc import Iterable
 from concurrent.futures import CancelledError
 from concurrent.futures.thread import BrokenThreadPool
-from typing import Any, Literal, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, cast
 
+from treadle._base.late import Late
 from treadle._base.words import counted, pass_on, show
+
+if TYPE_CHECKING:
+    import copy
+    import io
+    import pickle
+else:
+    copy, io, pickle = Late("copy"), Late("io"), Late("pickle")
 
 if sys.version_info >= (3, 13):
     from queue import ShutDown
@@ -126,25 +131,28 @@ def _remake(kind: type[E], args: tuple[Any, ...]) -> E:
     return cast(E, error)
 
 
-class _Trial(pickle.Pickler):
-    """Passes over errors of treadle's: they see to what they carry, which may lead back to where this began."""
-
-    def reducer_override(self, obj: Any) -> Any:
-        return (str, ()) if issubclass(type(obj), TreadleError) else NotImplemented
-
-
 def _portable(value: Any) -> Any:
     """Return `value`, or else, if it does not survive being pickled, its `repr`."""
     if type(value) in (str, int, float, bool, type(None)):
         return value
     try:
         trial = io.BytesIO()
-        _Trial(trial).dump(value)
+        _trial(trial).dump(value)
         pickle.loads(trial.getvalue())
         return value
     except BaseException as error:
         pass_on(error)
         return show(value)
+
+
+def _trial(file: Any) -> pickle.Pickler:
+    """Return what passes over errors of treadle's: they see to what they carry, which may lead back to where this began."""
+
+    class Trial(pickle.Pickler):
+        def reducer_override(self, obj: Any) -> Any:
+            return (str, ()) if issubclass(type(obj), TreadleError) else NotImplemented
+
+    return Trial(file)
 
 
 def _deep_copy(value: Any, memo: dict[int, Any]) -> Any:

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-import asyncio
-import inspect
 import math
 import operator
+import sys
 from _thread import TIMEOUT_MAX
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import lru_cache, partial, partialmethod
-from inspect import CO_ASYNC_GENERATOR, CO_COROUTINE, CO_GENERATOR, CO_ITERABLE_COROUTINE
-from numbers import Real
 from types import BuiltinFunctionType, FunctionType, MethodType, WrapperDescriptorType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import ref
 
+from treadle._base.late import Late
 from treadle._base.words import is_a, pass_on, show, type_name
+
+if TYPE_CHECKING:
+    import inspect
+    import numbers
+else:
+    inspect, numbers = Late("inspect"), Late("numbers")
 
 __all__ = [
     "Vetted",
@@ -43,6 +47,8 @@ T = TypeVar("T")
 
 ABSENT = object()
 
+# Of a code object, as `inspect` has them; they are part of what the interpreter is.
+CO_GENERATOR, CO_COROUTINE, CO_ITERABLE_COROUTINE, CO_ASYNC_GENERATOR = 0x20, 0x80, 0x100, 0x200
 ASYNC = {  # a call of what has such a flag runs nothing yet
     CO_COROUTINE: "a coroutine function",
     CO_ITERABLE_COROUTINE: "a coroutine function",  # made of a generator function by types.coroutine
@@ -51,10 +57,7 @@ ASYNC = {  # a call of what has such a flag runs nothing yet
 ASYNC_FLAGS = sum(ASYNC)
 # By their marks inspect.markcoroutinefunction, and asyncio before it came, say that a call returns a coroutine.
 INSPECTS_MARK, ASYNCIOS_MARK = "_is_coroutine_marker", "_is_coroutine"
-MARKS = {
-    INSPECTS_MARK: getattr(inspect, "_is_coroutine_mark", ABSENT),
-    ASYNCIOS_MARK: getattr(asyncio.coroutines, "_is_coroutine", ABSENT),
-}
+_MARKS = {INSPECTS_MARK: ("inspect", "_is_coroutine_mark"), ASYNCIOS_MARK: ("asyncio.coroutines", "_is_coroutine")}
 # Where to find what is called by a call of these, unless a subclass has a `__call__` of its own.
 INNER = {
     MethodType.__call__: "__func__",
@@ -96,8 +99,9 @@ def _index(value: object) -> int | None:
 def _real(value: object) -> float | None:
     """Return the number that `value` is; None if it is none."""
     try:
-        if isinstance(value, bool) or not isinstance(value, Real):
-            return None
+        if type(value) is not float and type(value) is not int:
+            if isinstance(value, bool) or not isinstance(value, numbers.Real):
+                return None
         try:
             return float(value)
         except OverflowError:  # an integer, or a fraction, that is too large for a float
@@ -298,8 +302,13 @@ def _flags_of(value: Any) -> int:
 
 def _is_marked(value: object) -> bool:
     """Whether `value` is marked as a coroutine function; itself, and not by `functools.wraps` as what it wraps is."""
-    for name, mark in MARKS.items():
-        if getattr(value, name, None) is mark and not issubclass(type(value), type):  # there its objects are meant
+    for name, (module, mark) in _MARKS.items():
+        found = getattr(value, name, None)
+        if found is None or module not in sys.modules:  # nobody can have marked anything
+            continue
+        if found is getattr(sys.modules[module], mark, ABSENT) and not issubclass(
+            type(value), type
+        ):  # there its objects are meant
             own = object.__getattribute__  # a proxy shows the marks of another
             wrapped = own(value, "__wrapped__") if hasattr(value, "__wrapped__") else None
             return own(value, name) is mark and getattr(wrapped, name, None) is not mark

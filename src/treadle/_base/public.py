@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from types import FunctionType
 from typing import Any, get_type_hints
 
-__all__ = ["publish"]
+__all__ = ["late", "publish"]
 
 
 def publish(package: str, names: Mapping[str, Any]) -> None:
@@ -21,16 +21,48 @@ def publish(package: str, names: Mapping[str, Any]) -> None:
         package: the dotted name of a public module.
         names: what it exports, by name: its globals, of which its `__all__` are taken.
     """
-    public = {name: names[name] for name in names["__all__"]}
+    public = {name: names[name] for name in names["__all__"] if name in names}
     for thing in public.values():
         if not isinstance(thing, type | FunctionType) or not thing.__module__.startswith("treadle."):
             continue
-        home = vars(sys.modules[thing.__module__])
+        if thing.__module__ == package:  # it was published before
+            home = _homes[thing]
+        else:
+            home = _homes[thing] = vars(sys.modules[thing.__module__])
         for name, other in public.items():  # what it could import for type checkers alone, but has in its hints
             home.setdefault(name, other)
-        if isinstance(thing, type):
-            _publish_members(thing, package)
-        thing.__module__ = package
+        if thing.__module__ != package:
+            if isinstance(thing, type):
+                _publish_members(thing, package)
+            thing.__module__ = package
+
+
+_homes: dict[object, dict[str, Any]] = {}  # the globals of the file that each public thing stands in
+
+
+def late(
+    package: str, names: dict[str, Any], homes: Mapping[str, str]
+) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+    """Return `__getattr__` and `__dir__` of a public module, some of whose names are imported when they are asked for.
+
+    Args:
+        package: the dotted name of the module.
+        names: its globals.
+        homes: the modules that they are found in, by name.
+    """
+
+    def get(name: str) -> Any:
+        home = homes.get(name)
+        if home is None:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        __import__(home)
+        for each, its_home in homes.items():
+            if its_home == home:
+                names[each] = getattr(sys.modules[home], each)
+        publish(package, names)
+        return names[name]
+
+    return get, lambda: sorted({*names, *homes})
 
 
 def _publish_members(kind: type, package: str) -> None:

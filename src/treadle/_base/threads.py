@@ -6,7 +6,6 @@ import sys
 import threading
 from collections.abc import Callable
 from contextvars import Context
-from importlib.util import find_spec, module_from_spec
 from types import BuiltinFunctionType, ModuleType
 
 from treadle.errors import PatchedTooLate
@@ -36,10 +35,12 @@ def check_unpatched() -> None:
 
 def made_anew(module: ModuleType) -> ModuleType:
     """Return a module of Python's, one that is written in C, made once more: as nobody knows it, nobody patches it."""
-    spec = find_spec(module.__name__)
+    spec = module.__spec__
     if spec is None or spec.loader is None:
         return module
-    made = module_from_spec(spec)
+    made = spec.loader.create_module(spec)
+    if made is None:
+        return module
     spec.loader.exec_module(made)
     return made
 

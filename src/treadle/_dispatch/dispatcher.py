@@ -41,6 +41,7 @@ from threading import current_thread
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, cast
 
 from treadle._base import clock
+from treadle._base.late import Late
 from treadle._base.locks import closed_latch, is_held, locked, open_latch
 from treadle._base.timer import run_user_code
 from treadle._base.words import log, log_first
@@ -55,11 +56,9 @@ from treadle._dispatch.workers import Entrance, Workers
 from treadle._tasks.call import NoContext
 from treadle._tasks.contexts import taken
 from treadle._tasks.future import CANCELLED_AND_NOTIFIED, PENDING, RUNNING
-from treadle._tasks.observers import ENDS, tell
 from treadle._tasks.scope import HERE, SCOPE, current, task_here
 from treadle._tasks.scoped import ScopedTask
 from treadle.errors import PatchedTooLate, PoolBroken, PoolClosed, PoolFull, WorkerLost
-from treadle.events import Observer, TaskEvent
 from treadle.orders import Order
 from treadle.orders._guard import guarded
 
@@ -69,7 +68,13 @@ if TYPE_CHECKING:
     from threading import Thread
     from weakref import ref
 
+    from treadle import events
     from treadle._base.limit import Gradient
+    from treadle._tasks import observers as watching
+    from treadle.events import Observer
+
+if not TYPE_CHECKING:  # needed by those who observe
+    events, watching = Late("treadle.events"), Late("treadle._tasks.observers")
 
 __all__ = ["Dispatcher", "Task"]
 
@@ -984,7 +989,7 @@ class Dispatcher:
         """
         if self.state.observers and not task._silent:
             cold, now = task._get_cold(), clock.now_ns()
-            if what in ENDS and self._do(cold.end):
+            if what in watching.ENDS and self._do(cold.end):
                 return
             if not cold.serial:  # it is submitted, of which they are told first
                 cold.serial, cold.submitted, cold.began = next(_serial), now, None
@@ -993,7 +998,7 @@ class Dispatcher:
                     return
                 cold.began = now
             began = cold.began
-            event = TaskEvent(
+            event = events.TaskEvent(
                 pool=self.name,
                 task_id=cold.serial,
                 name=name or task.name,
@@ -1005,7 +1010,7 @@ class Dispatcher:
                 waited=None if began is None else (began - cold.submitted) / 1e9,
                 ran=None if began is None or what != "finished" else (now - began) / 1e9,
             )
-            run_user_code(tell, self.state.observers, what, event, self.told)
+            run_user_code(watching.tell, self.state.observers, what, event, self.told)
 
     def end_claimed(self, claims: Claims, *, log_only: bool = False) -> None:
         """End what an operation has claimed, and tell who waits for it; no lock is held.

@@ -14,6 +14,7 @@ from threading import Semaphore, Thread
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast, overload
 
 from treadle._base import checks, clock
+from treadle._base.late import Late
 from treadle._base.limit import ConcurrencyLimit, gradient_of
 from treadle._base.locks import defer, locked
 from treadle._base.threads import check_unpatched
@@ -22,25 +23,27 @@ from treadle._dispatch import lifecycle
 from treadle._dispatch.dispatcher import Dispatcher
 from treadle._dispatch.work import work
 from treadle._dispatch.worker import ThreadSetup
-from treadle._pool import aio
-from treadle._pool.mapping.outcome import Outcome
-from treadle._pool.mapping.results import Results
 from treadle._pool.passage import ShutdownLock, looks_open
-from treadle._pool.snapshot import report_undone, snapshot_of, stacks_of, undone
-from treadle._pool.submit import Submitter
-from treadle._pool.view import POLICIES, PoolView, WhenFull, rate_of
-from treadle._pool.work_queue import WorkQueue
+from treadle._pool.submit import POLICIES, Submitter, WhenFull
 from treadle._tasks.future import Future
-from treadle._tasks.observers import observers_in
 from treadle._tasks.options import PLAIN
-from treadle._tasks.rate import Rate
+from treadle._tasks.rate import Rate, rate_of
 from treadle.errors import PoolClosed
-from treadle.events import Observer, PoolSnapshot
 from treadle.orders import Order, OrderName
 from treadle.orders._named import order_named
 
 if TYPE_CHECKING:
     from types import TracebackType
+
+    from treadle._pool import aio, snapshot, view, work_queue
+    from treadle._pool.mapping.outcome import Outcome
+    from treadle._pool.mapping.results import Results
+    from treadle._pool.view import PoolView
+    from treadle._tasks import observers as watching
+    from treadle.events import Observer, PoolSnapshot
+else:  # what a feature needs is imported where that begins
+    aio, snapshot, view = Late("treadle._pool.aio"), Late("treadle._pool.snapshot"), Late("treadle._pool.view")
+    work_queue, watching = Late("treadle._pool.work_queue"), Late("treadle._tasks.observers")
 
 __all__ = ["Pool"]
 
@@ -184,7 +187,7 @@ class Pool(Submitter, ThreadPoolExecutor):
             setup=setup,
             min_workers=min_workers,
             queue_size=checks.integer_or_none("queue_size", queue_size, least=0),
-            observers=observers_in(observers),
+            observers=() if observers == () else watching.observers_in(observers),
             limit=gradient,
             # Last: they are taken from now on, and any argument above may be wrong.
             order=order_named(order),
@@ -299,7 +302,7 @@ class Pool(Submitter, ThreadPoolExecutor):
         not run, or not read, because it was shut down with `cancel_futures`, and PoolClosed for what a map with a
         `buffersize` had not read at a shutdown. What an iterable raises while nobody holds the iterator is logged.
         """
-        return PoolView(self)._map(fn, iterables, timeout, chunksize, buffersize, ordered, self._task_submit())
+        return view.PoolView(self)._map(fn, iterables, timeout, chunksize, buffersize, ordered, self._task_submit())
 
     def outcomes(
         self,
@@ -331,7 +334,7 @@ class Pool(Submitter, ThreadPoolExecutor):
         caller itself should stop, and PoolClosed or CancelledError for what was not read at a shutdown, as for `map`.
         """
         submit = self._task_submit()
-        return PoolView(self)._map(fn, (iterable,), None, 1, buffersize, ordered, submit, outcomes=True)
+        return view.PoolView(self)._map(fn, (iterable,), None, 1, buffersize, ordered, submit, outcomes=True)
 
     def _task_submit(self) -> Callable[..., Any] | None:
         """Return `submit` if somebody has replaced it: each call passes through it, as in the standard library."""
@@ -354,7 +357,7 @@ class Pool(Submitter, ThreadPoolExecutor):
             RuntimeError: `fn` raised StopIteration, which no coroutine may raise (PEP 479), or asyncio.CancelledError.
             And as `submit`, and whatever else `fn` raises.
         """
-        call = PoolView(self).run(fn, *args, **kwargs)
+        call = view.PoolView(self).run(fn, *args, **kwargs)
         self = None  # type: ignore[assignment]  # a traceback that is kept would hold the pool through this frame
         return await call
 
@@ -393,7 +396,7 @@ class Pool(Submitter, ThreadPoolExecutor):
             TypeError, ValueError: an argument is of the wrong type, or out of range, or has no effect: the pool's order
                 does not look at it, or the policy never waits.
         """
-        return PoolView(self).options(
+        return view.PoolView(self).options(
             priority=priority,
             key=key,
             rate=rate,
@@ -458,10 +461,10 @@ class Pool(Submitter, ThreadPoolExecutor):
             dispatcher.leave_maps()
         left = None if deadline is None else max(0.0, deadline - clock.now())
         if wait and not lifecycle.join(dispatcher, left):
-            report_undone(dispatcher, cast(float, timeout))
+            snapshot.report_undone(dispatcher, cast(float, timeout))
         if dispatcher.broken is not None:  # meanwhile, and who is to tell of it may not have come to that
             dispatcher.break_down()
-        return undone(dispatcher)
+        return snapshot.undone(dispatcher)
 
     async def aclose(self, *, cancel_futures: bool = False, timeout: float | None = None) -> tuple[Future[Any], ...]:
         """As `shutdown`, for coroutines: wait until what was accepted is done, without blocking the event loop.
@@ -548,17 +551,17 @@ class Pool(Submitter, ThreadPoolExecutor):
 
     def snapshot(self) -> PoolSnapshot:
         """Return what the pool does at this instant."""
-        return snapshot_of(self._task_dispatcher)
+        return snapshot.snapshot_of(self._task_dispatcher)
 
     def stacks(self) -> str:
         """Return, as text to print or log, what each thread runs at this instant: task, seconds, and its stack.
 
         For finding out what a pool is stuck in.
         """
-        return stacks_of(self._task_dispatcher)
+        return snapshot.stacks_of(self._task_dispatcher)
 
     def __repr__(self) -> str:
-        now = snapshot_of(self._task_dispatcher)
+        now = snapshot.snapshot_of(self._task_dispatcher)
         state = ", broken" if self._task_dispatcher.broken is not None else ", closed" if now.closed else ""
         return f"<Pool {now.name!r}: {now.busy}/{now.max_workers} threads busy, {now.waiting} waiting{state}>"
 
@@ -625,8 +628,8 @@ class Pool(Submitter, ThreadPoolExecutor):
             self._task_dispatcher.setup.initargs = initargs
 
         @property
-        def _work_queue(self) -> WorkQueue:
-            return WorkQueue(self)
+        def _work_queue(self) -> work_queue.WorkQueue:
+            return work_queue.WorkQueue(self)
 
         @_work_queue.setter
         def _work_queue(self, queue: object) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from functools import partial
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, get_args
 
 from treadle._base import checks
 from treadle._base.clock import now
@@ -23,11 +23,14 @@ if TYPE_CHECKING:
     from treadle._tasks.options import TaskOptions
     from treadle._tasks.rate import Rate
 
-__all__ = ["BARE", "Submitter"]
+__all__ = ["BARE", "POLICIES", "Submitter", "WhenFull"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
+WhenFull = Literal["block", "reject", "caller_runs", "discard_oldest"]
+
+POLICIES: tuple[WhenFull, ...] = get_args(WhenFull)
 BARE = NoContext()
 scope_here = SCOPE.get
 _new = object.__new__

@@ -14,25 +14,25 @@ from collections.abc import (
 )
 from concurrent.futures import Executor, ThreadPoolExecutor
 from itertools import chain
-from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, cast, get_args, overload
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast, overload
 
 from treadle._base import checks, clock
+from treadle._base.late import Late
 from treadle._base.locks import locked
 from treadle._base.words import is_a, show, type_name
 from treadle._dispatch.worker import tasks_here
-from treadle._pool import aio
 from treadle._pool.door import Door, Shut
 from treadle._pool.mapping.job import Job
 from treadle._pool.mapping.outcome import Outcome
 from treadle._pool.mapping.results import MapIterator, OutcomeIterator, Results, read_ahead
 from treadle._pool.mapping.submitted import Calls, FutureMap, FutureOutcomes
 from treadle._pool.passage import pass_through, untouched
-from treadle._pool.submit import BARE, Submitter
+from treadle._pool.submit import BARE, POLICIES, Submitter, WhenFull
 from treadle._pool.wait import wait as wait_for
 from treadle._tasks.contexts import taken
 from treadle._tasks.future import Future
 from treadle._tasks.options import PLAIN, TaskOptions
-from treadle._tasks.rate import Rate
+from treadle._tasks.rate import Rate, rate_of
 from treadle._tasks.scope import deadline
 from treadle.orders import Order
 
@@ -40,8 +40,12 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from treadle import Pool  # the public face: the two know each other
+    from treadle._pool import aio
 
-__all__ = ["POLICIES", "PoolView", "WhenFull", "options_for", "rate_of"]
+if not TYPE_CHECKING:
+    aio = Late("treadle._pool.aio")
+
+__all__ = ["PoolView", "options_for"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -50,9 +54,6 @@ B = TypeVar("B")
 C = TypeVar("C")
 I = TypeVar("I")  # noqa: E741  # of an item
 
-WhenFull = Literal["block", "reject", "caller_runs", "discard_oldest"]
-
-POLICIES: tuple[WhenFull, ...] = get_args(WhenFull)
 MOST_URGENT = 1000
 CHANGING = (MutableSequence, MutableSet, MutableMapping, MappingView)  # lists, sets, dicts, and what is like them
 
@@ -76,21 +77,6 @@ def options_for(order: Order, name: str | None, priority: int, key: Hashable) ->
     if key is not None and "key" not in order.looks_at:
         raise _useless("key", key, order, "fair")
     return TaskOptions(None if name is None else checks.text("name", name), priority, key)
-
-
-def rate_of(rate: Rate | None) -> Rate | None:
-    """Return `rate`, if it is one; a number is none, for each view would have a bucket of its own, and limit nothing.
-
-    Raises:
-        TypeError: it is neither that nor None.
-    """
-    if rate is None or is_a(rate, Rate):
-        return rate
-    example = f"Rate({show(rate)})" if is_a(rate, (int, float)) else "Rate(2)"
-    raise TypeError(
-        f"rate={show(rate)} is {type_name(rate)}; allowed: a treadle.Rate, which is made once and shared by all "
-        f"that are to keep to it, as in {example}; or None"
-    )
 
 
 def _useless(argument: str, value: object, order: Order, its_order: str = "priority") -> ValueError:

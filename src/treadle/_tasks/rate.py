@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 from treadle._base import checks, clock
 from treadle._base.locks import locked, new_lock
 from treadle._base.timer import TIMERS, TimerHandle
+from treadle._base.words import is_a, show, type_name
 
 if TYPE_CHECKING:
     from treadle._tasks.future import Future
 
-__all__ = ["Bucket", "Rate", "bucket_of", "hold", "let_go"]
+__all__ = ["Bucket", "Rate", "bucket_of", "hold", "let_go", "rate_of"]
 
 _lock = new_lock()  # of every rate: held for an instant, and across a fork; taken after a pool's lock, never before
 hold, let_go = (
@@ -78,6 +79,21 @@ class Rate:
     def __repr__(self) -> str:
         bucket = self._bucket
         return f"Rate({bucket.n:.12g}, per={bucket.per:.12g}, burst={bucket.burst}; {bucket.waiting()} waiting)"
+
+
+def rate_of(rate: Rate | None) -> Rate | None:
+    """Return `rate`, if it is one; a number is none, for each view would have a bucket of its own, and limit nothing.
+
+    Raises:
+        TypeError: it is neither that nor None.
+    """
+    if rate is None or is_a(rate, Rate):
+        return rate
+    example = f"Rate({show(rate)})" if is_a(rate, (int, float)) else "Rate(2)"
+    raise TypeError(
+        f"rate={show(rate)} is {type_name(rate)}; allowed: a treadle.Rate, which is made once and shared by all "
+        f"that are to keep to it, as in {example}; or None"
+    )
 
 
 def bucket_of(rate: Rate) -> Bucket:

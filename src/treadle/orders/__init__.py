@@ -8,14 +8,27 @@
 For an order of your own subclass `Order`, which sees each waiting task as a `Task`.
 """
 
+from typing import TYPE_CHECKING as _TYPE_CHECKING
+
+from treadle._base.public import late as _late
 from treadle._base.public import publish as _publish
-from treadle.orders._adaptive import Adaptive
-from treadle.orders._fair import Fair
 from treadle.orders._fifo import Fifo
-from treadle.orders._named import OrderName
-from treadle.orders._order import Order, Task
-from treadle.orders._priority import Priority
+from treadle.orders._order import Order, OrderName, Task
+
+if _TYPE_CHECKING:
+    from treadle.orders._adaptive import Adaptive
+    from treadle.orders._fair import Fair
+    from treadle.orders._priority import Priority
 
 __all__ = ["Adaptive", "Fair", "Fifo", "Order", "OrderName", "Priority", "Task"]
 
 _publish(__name__, globals())
+__getattr__, __dir__ = _late(
+    __name__,
+    globals(),
+    {
+        "Adaptive": "treadle.orders._adaptive",
+        "Fair": "treadle.orders._fair",
+        "Priority": "treadle.orders._priority",
+    },
+)

@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, get_args
 from weakref import WeakValueDictionary
 
+from treadle._base.late import Late
 from treadle._base.words import is_a, show, type_name
-from treadle.orders._adaptive import Adaptive
-from treadle.orders._fair import Fair
 from treadle.orders._fifo import Fifo
-from treadle.orders._order import Look, Order
-from treadle.orders._priority import Priority
+from treadle.orders._order import Look, Order, OrderName
 
-__all__ = ["OrderName", "order_named"]
+if TYPE_CHECKING:
+    from treadle.orders import _adaptive, _fair, _priority
+else:
+    _adaptive, _fair = Late("treadle.orders._adaptive"), Late("treadle.orders._fair")
+    _priority = Late("treadle.orders._priority")
 
-OrderName = Literal["fifo", "priority", "fair", "adaptive"]
+__all__ = ["order_named"]
 
-_NAMED: dict[str, Callable[[], Order]] = {"fifo": Fifo, "priority": Priority, "fair": Fair, "adaptive": Adaptive}
+_NAMED: dict[str, Callable[[], Order]] = {
+    "fifo": Fifo,
+    "priority": lambda: _priority.Priority(),
+    "fair": lambda: _fair.Fair(),
+    "adaptive": lambda: _adaptive.Adaptive(),
+}
 _LOOKS = get_args(Look)
 
 _serving: WeakValueDictionary[int, Order] = WeakValueDictionary()  # by id: an order need not be hashable

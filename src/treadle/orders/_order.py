@@ -7,9 +7,10 @@ from collections import deque
 from collections.abc import Callable, Collection, Hashable, Sequence
 from typing import Any, Literal, NamedTuple, Protocol
 
-__all__ = ["Handles", "Hands", "Look", "Order", "Own", "Task", "hook_of", "own", "put_in_place"]
+__all__ = ["Handles", "Hands", "Look", "Order", "OrderName", "Own", "Task", "hook_of", "own", "put_in_place"]
 
 Look = Literal["priority", "key"]
+OrderName = Literal["fifo", "priority", "fair", "adaptive"]
 
 
 class Task(Protocol):

@@ -17,10 +17,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, TimeoutError
-from copy import copy
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast
 
 from treadle._base import clock
+from treadle._base.late import Late
 from treadle._base.locks import defer
 from treadle._base.words import note
 from treadle._pool.mapping.job import NOT_YET, Failure, Item, Job
@@ -30,7 +30,12 @@ from treadle._tasks.unretrieved import Unretrieved
 from treadle.errors import TreadleError
 
 if TYPE_CHECKING:
+    import copy
+
     from treadle._dispatch.dispatcher import Dispatcher
+
+if not TYPE_CHECKING:
+    copy = Late("copy")
 
 __all__ = ["MapIterator", "OutcomeIterator", "Results", "as_in_generator", "read_ahead"]
 
@@ -197,7 +202,7 @@ def own_copy(error: BaseException) -> BaseException:
     """
     if not issubclass(type(error), (TreadleError, CancelledError)):
         return error
-    twin = copy(error)
+    twin = error.__copy__() if isinstance(error, TreadleError) else copy.copy(error)
     object.__setattr__(twin, "__cause__", error.__cause__)
     return twin
 
