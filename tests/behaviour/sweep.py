@@ -1,88 +1,93 @@
 """A sweep: Ctrl-C at every instant at which CPython could raise it inside treadle's files, one run an instant.
 
 An asynchronous exception is raised where a call returns, where a function begins, and where a loop begins anew (see
-`treadle._base.locks`). A profile function sees the first two, a trace function the third, and what they raise is raised
-there. So an operation is run as often as there are instants in it, with the exception at one after the other, and after
-each run everything has to be as it should: see `Scene.check`.
+`treadle._base.locks`). So an operation is run as often as there are calls in it, with an exception at one after the
+other, and after each run everything has to be as it should: see `Scene.check`.
 """
 
 from __future__ import annotations
 
+import ctypes
 import itertools
+import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future as AnyFuture
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import treadle
-from treadle import Pool
+from treadle import Pool, Rate, TaskGroup
 
 PATIENCE = 20.0  # seconds for what must happen
 HOUSE = str(Path(treadle.__file__).parent)
 
 _numbers = itertools.count()
+SIGINT = int(signal.SIGINT)  # no enum, whose conversion would be seen as a call
 
 
 class Instants:
-    """Counts the instants in treadle's files that a thread comes by, and raises `error` at one of them."""
+    """Counts the calls in treadle's files that a thread comes by, and has an exception raised at one of them.
+
+    At that call, or where it returns, a function of C's is told what Ctrl-C, or `PyThreadState_SetAsyncExc`, tell the
+    interpreter: so that is raised at the very next instant at which it looks, as it would be.
+    """
 
     def __init__(self, at: int | None, error: type[BaseException] = KeyboardInterrupt) -> None:
         self.count = 0
         self.at = at  # None: at none
         self.error = error
         self.where = ""
-        self._thread: int | None = None
 
-    def _come_by(self, frame: FrameType, what: str) -> None:
+    def __call__(self, frame: FrameType, event: str, argument: Any) -> None:
+        """See what a profile function is shown."""
         if not frame.f_code.co_filename.startswith(HOUSE):
             return
+        if sys.version_info < (3, 12) and (event not in ("call", "c_return") or frame.f_code.co_name == "<genexpr>"):
+            return  # it is raised right here, and nothing is at other events; and 3.11 crashes amid a generator
         self.count += 1
         if self.count == self.at:
-            sys.setprofile(None)
-            sys.settrace(None)
             name = frame.f_code.co_filename.removeprefix(HOUSE)
-            self.where = f"{name}:{frame.f_lineno} {frame.f_code.co_name}, {what}"
-            raise self.error
+            what = getattr(argument, "__qualname__", "") if event.startswith("c_") else ""
+            self.where = f"{name}:{frame.f_lineno} {frame.f_code.co_name}, {event} {what}"
+            if sys.version_info < (3, 12):  # there each call of ctypes is an event as well
+                sys.setprofile(None)
+                raise self.error
+            # From the next event on, which the function of C's that follows is called for.
+            sys.setprofile(self._trip())
 
-    def profile(self, frame: FrameType, event: str, argument: Any) -> None:
-        """See calls."""
-        if event == "call":
-            self._come_by(frame, "as it begins")
-        elif event == "c_return":
-            self._come_by(frame, f"after {getattr(argument, '__qualname__', argument)}")
-
-    def trace(self, frame: FrameType, event: str, _: object) -> Any:
-        """See loops."""
-        if not frame.f_code.co_filename.startswith(HOUSE):
-            return None
-        last = -1
-        frame.f_trace_opcodes, frame.f_trace_lines = True, False
-
-        def local(frame: FrameType, event: str, _: object) -> Any:
-            nonlocal last
-            if event == "opcode":
-                if frame.f_lasti < last:  # nothing else jumps backward
-                    self._come_by(frame, "as a loop begins anew")
-                last = frame.f_lasti
-            return local
-
-        return local
+    def _trip(self) -> Callable[..., object]:
+        if self.error is KeyboardInterrupt:
+            return partial(_set_interrupt, SIGINT)
+        return partial(_set_exception, threading.get_ident(), self.error)
 
     @contextmanager
     def here(self) -> Iterator[None]:
         """Look in this thread."""
-        if sys.version_info >= (3, 12):  # 3.11 crashes where a trace function raises at an opcode
-            sys.settrace(self.trace)
-        sys.setprofile(self.profile)
+        handler = signal.signal(signal.SIGINT, _interrupt)
+        sys.setprofile(self)
         try:
             yield
         finally:
             sys.setprofile(None)
-            sys.settrace(None)
+            signal.signal(signal.SIGINT, handler)
+
+
+def _interrupt(*_: object) -> None:
+    sys.setprofile(None)
+    raise KeyboardInterrupt
+
+
+# They take more arguments than they look at: those of a profile function.
+_objects = (ctypes.py_object,) * 3
+_set_interrupt = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_int, *_objects)(("PyErr_SetInterruptEx", ctypes.pythonapi))
+_set_exception = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_ulong, ctypes.py_object, *_objects)(
+    ("PyThreadState_SetAsyncExc", ctypes.pythonapi)
+)
 
 
 class Scene:
@@ -98,7 +103,9 @@ class Scene:
         self.ran: list[str] = []
         self.refused: set[str] = set()  # whose submit has raised
         # Whether one whose submit has raised may have run: in that, or while that slept and did not know of it.
+        # Without the GIL a worker may be faster than the exception that comes as its wake-up, the last call, returns.
         self.lenient = options.get("when_full", "block") in ("caller_runs", "block") and "queue_size" in options
+        self.lenient = self.lenient or not getattr(sys, "_is_gil_enabled", lambda: True)()
 
     def task(self, name: str) -> str:
         """What a task does."""
@@ -128,9 +135,8 @@ class Scene:
     def check(self) -> None:
         """See that every future ends, nothing runs that was refused, the pool works, counts add up, no thread is left."""
         self.gate.set()
-        for name, future in self.futures.items():
-            assert future.cancel() or future.exception(PATIENCE) is None or True, name
-            assert future.done(), name
+        for future in self.futures.values():
+            assert future.cancel() or isinstance(future.exception(PATIENCE), BaseException | None)
         if not self.pool.closed:
             probes = [self.pool.submit(abs, -1) for _ in range(2 if self.killed else 1)]
             errors = [probe.exception(PATIENCE) for probe in probes]
@@ -151,10 +157,11 @@ class Scene:
         return [thread for thread in threading.enumerate() if thread.name.startswith(f"{self.name}-")]
 
 
+Make = Callable[[], Scene]
 Operation = Callable[[Scene], object]
 
 
-def run(make: Callable[[], Scene], operation: Operation, at: int | None) -> Instants:
+def run(make: Make, operation: Operation, at: int | None) -> Instants:
     """Run one operation with an exception at the instant `at`, and check what came of it."""
     scene, instants = make(), Instants(at)
     try:
@@ -170,13 +177,163 @@ def run(make: Callable[[], Scene], operation: Operation, at: int | None) -> Inst
     return instants
 
 
-def sweep(make: Callable[[], Scene], operation: Operation, step: int = 1) -> list[str]:
-    """Run it at each instant, or at every so manieth; return what went wrong, and where."""
-    wrong = []
-    total = run(make, operation, None).count
-    for at in range(1, total + 1, step):
+def run_in_workers(make: Make, at: int | None) -> Instants:
+    """Run four tasks, with SystemExit at the instant `at` of one of the pool's threads, and check what came of it."""
+    instants = Instants(at, SystemExit)
+    threading.setprofile(instants)
+    try:
+        scene = make()
+        scene.killed = True
         try:
-            run(make, operation, at)
-        except BaseException as error:
-            wrong.append(f"{' '.join(getattr(error, '__notes__', []))}: {type(error).__name__}: {error}")
-    return wrong
+            for number in range(4):
+                scene.submit(f"task {number}")
+            for future in scene.futures.values():
+                future.exception(PATIENCE)
+        finally:
+            threading.setprofile(None)
+        scene.check()
+    except BaseException as error:
+        error.add_note(f"instant {at}: {instants.where}")
+        raise
+    return instants
+
+
+def free(**options: Any) -> Make:
+    """Return what makes a scene with an idle pool."""
+    return lambda: Scene(**options)
+
+
+def busy(**options: Any) -> Make:
+    """Return what makes a scene whose pool has its one thread busy."""
+    return lambda: Scene(**options).busy()
+
+
+def crowded(waiting: int = 5, **options: Any) -> Make:
+    """Return what makes a scene whose pool is busy, and has tasks waiting."""
+
+    def make() -> Scene:
+        scene = Scene(**options).busy()
+        for number in range(waiting):
+            scene.submit(f"waiting {number}")
+        return scene
+
+    return make
+
+
+def full(**options: Any) -> Make:
+    """Return what makes a scene whose pool has no room."""
+    return crowded(1, queue_size=1, **options)
+
+
+def opening(call: Operation) -> Operation:
+    """Return an operation during which the gate is opened."""
+
+    def operation(scene: Scene) -> None:
+        threading.Timer(0.01, scene.gate.set).start()
+        call(scene)
+
+    return operation
+
+
+def submitting(**options: Any) -> Operation:
+    """Return the operation of a submit with options."""
+    return lambda scene: scene.submit("it", scene.pool.options(**options))
+
+
+def submit(scene: Scene) -> None:
+    """Submit a task."""
+    scene.submit("it")
+
+
+def cancel(scene: Scene) -> None:
+    """Cancel a task that waits, of which somebody is told."""
+    scene.submit("it")
+    scene.futures["it"].add_done_callback(lambda future: None)
+    scene.futures["it"].cancel()
+
+
+def request_cancel(scene: Scene) -> None:
+    """Ask a task that runs to stop, and cancel one that waits."""
+    scene.submit("it")
+    for future in list(scene.futures.values()):
+        future.request_cancel()  # type: ignore[attr-defined]
+
+
+def settle(scene: Scene) -> None:
+    """Settle a task by hand that waits."""
+    scene.submit("it")
+    scene.futures["it"].set_result("by hand")
+
+
+def ask(scene: Scene) -> None:
+    """Wait for a result."""
+    scene.submit("it")
+    scene.futures["it"].result(PATIENCE)
+
+
+def group(scene: Scene) -> None:
+    """Run three tasks in a group."""
+    with TaskGroup(scene.pool) as tasks:
+        for name in ("one", "two", "three"):
+            scene.refused.add(name)
+            scene.futures[name] = tasks.submit(scene.task, name)
+            scene.refused.discard(name)
+
+
+def mapping(**options: Any) -> Operation:
+    """Return the operation of a map of which every result is taken."""
+    return lambda scene: list(scene.pool.map(abs, range(6), **options))
+
+
+def close_map(scene: Scene) -> None:
+    """Begin a map, and close it."""
+    results = scene.pool.map(abs, range(20))
+    next(results)
+    results.close()
+
+
+SCENES: dict[str, tuple[Make, Operation]] = {
+    "submit that starts a thread": (free(), submit),
+    "submit that starts another thread": (busy(max_workers=2), submit),
+    "submit to a busy pool": (busy(), submit),
+    "submit to a full pool that rejects": (full(when_full="reject"), submit),
+    "submit to a full pool whose callers run": (full(when_full="caller_runs"), submit),
+    "submit to a full pool that discards": (full(when_full="discard_oldest"), submit),
+    "submit that waits for room": (full(), opening(submit)),
+    "submit with a deadline": (busy(), submitting(deadline=60.0)),
+    "submit at a rate": (busy(rate=Rate(1e6)), submit),
+    "submit with a key": (busy(order="fair"), submitting(key="key")),
+    "submit with a priority": (busy(order="priority"), submitting(priority=3)),
+    "submit to an adaptive queue": (busy(order="adaptive"), submit),
+    "cancel": (busy(), cancel),
+    "request_cancel": (busy(), request_cancel),
+    "set_result": (busy(), settle),
+    "result": (busy(), opening(ask)),
+    "group": (free(max_workers=2), group),
+    "map": (free(), mapping()),
+    "map on two threads": (free(max_workers=2), mapping(chunksize=2)),
+    "map in any order": (free(max_workers=2), mapping(ordered=False)),
+    "map with a buffersize": (free(max_workers=2), mapping(buffersize=2)),
+    "map in a busy pool": (busy(), opening(mapping())),
+    "map that is closed": (free(max_workers=2), close_map),
+    "map with a deadline for each item": (
+        free(),
+        lambda scene: list(scene.pool.options(deadline=60.0).map(abs, [1, 2])),
+    ),
+    "outcomes": (free(), lambda scene: list(scene.pool.outcomes(abs, range(3)))),
+    "shutdown": (crowded(), opening(lambda scene: scene.pool.shutdown())),
+    "shutdown that waits for nothing": (crowded(), lambda scene: scene.pool.shutdown(wait=False)),
+    "shutdown that cancels": (crowded(), lambda scene: scene.pool.shutdown(wait=False, cancel_futures=True)),
+    "end of a with block": (crowded(), opening(lambda scene: scene.pool.__exit__(None, None, None))),
+    "resize up": (crowded(), lambda scene: scene.pool.resize(3)),
+    "resize down": (crowded(), lambda scene: (scene.pool.resize(3), scene.pool.resize(1))),
+}
+
+WORKERS: dict[str, Make] = {
+    "one thread": free(),
+    "two threads": free(max_workers=2),
+    "fair": free(order="fair"),
+    "priority": free(order="priority"),
+    "adaptive": free(order="adaptive"),
+    "that leave at once": free(idle_timeout=0.0),
+}

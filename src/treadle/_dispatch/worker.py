@@ -105,9 +105,9 @@ class _Life:
 
     def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
         worker = getattr(self, "_worker", None)  # none, if its making was interrupted
-        if worker is not None and not (
-            worker.gone or worker.cancelled or worker.thread.ident is None or is_finalizing()
-        ):
+        if worker is None or getattr(worker, "gone", True) or worker.cancelled or is_finalizing():
+            return
+        if worker.thread.ident is not None:  # it was started
             self._exited(worker)
 
 
