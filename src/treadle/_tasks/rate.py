@@ -164,7 +164,7 @@ class Bucket:
         if task in self._called:
             self._called.discard(task)
             self._disarm()  # its token is the next one's, perhaps at once
-        if task in self._line:
+        while task in self._line:  # twice, if it came to a thread before it was called
             self._line.remove(task)
         if not self._line:
             self._disarm()  # or the timers' thread would stay for nothing, perhaps for hours
