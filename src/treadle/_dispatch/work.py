@@ -147,7 +147,7 @@ def _serve(dispatcher: Dispatcher, worker: Worker) -> None:
             dispatcher.follow_up()
         if rest:
             rest = False
-            worker.last = None  # an idle worker holds no task
+            done = worker.last = None  # an idle worker holds no task
             if not _rest(dispatcher, worker):
                 return
             task = dispatcher.awake(worker)
