@@ -156,7 +156,7 @@ def _fails_rather_than_hang(request: pytest.FixtureRequest, monkeypatch: pytest.
             return join(dispatcher, timeout)
         if join(dispatcher, allowed):
             return True
-        dispatcher.abandoned = True
+        dispatcher.state.abandoned = True
         give_up()
 
     def wait_in_time(gate: Any, worker: Any, targets: Any, timeout: float | None, **options: Any) -> bool:
