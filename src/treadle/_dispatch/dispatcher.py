@@ -530,6 +530,7 @@ class Dispatcher:
         if task is None:
             return None
         self.queue.take_out(task, token)
+        self._make_room()
         self._let_in()
         return task
 
@@ -764,7 +765,8 @@ class Dispatcher:
 
     def withdrawn(self, task: Task) -> None:
         """Use the room that a task has left."""
-        if self.admission.waiting or self.queue.debris or self.queue.is_crowded() or self.entrance.growing:
+        pending = self.admission.waiting or self.queue.debris or self.queue.is_crowded() or self.entrance.growing
+        if pending or isinstance(task, ScopedTask):  # which was throttled, perhaps
             self._do(self._tidy, task)
             self.follow_up()
 
@@ -773,6 +775,7 @@ class Dispatcher:
         queue = self.queue
         if queue.is_crowded() or (queue.tombstones and queue.may_be_full and self.admission.waiting):
             queue.purge(task)
+        self._make_room()
         self._let_in(self.workers.free())
         if queue.ready:
             self.workers.wake_one()
