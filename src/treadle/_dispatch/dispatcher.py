@@ -1125,8 +1125,8 @@ class Dispatcher:
         try:
             if not self._do(self._take_seat, worker, expected):
                 return None
-            worker.thread.name = f"{self.setup.prefix}{worker.number}"
             worker.thread.start()
+            self.arrive(worker)  # or who looks now would not know of it, nor of the task that it is given
         except BaseException as error:
             self._do(self.workers.give_up_seat, worker)
             mere = isinstance(error, RuntimeError) and not isinstance(error, PatchedTooLate)
@@ -1139,6 +1139,7 @@ class Dispatcher:
         if not self.workers.may_grow() or self.state.broken is not None:
             return False
         self.workers.take_seat(worker)
+        worker.thread.name = f"{self.setup.prefix}{worker.number}"
         worker.expected = expected
         return True
 
@@ -1148,7 +1149,7 @@ class Dispatcher:
             pass
 
     def arrive(self, worker: Worker) -> bool:
-        """Note that the thread of `worker` has come up; False if it is to leave again."""
+        """Note that the thread of `worker` was started, or has come up; False if it is to leave again."""
         return self._do(self.workers.arrive, worker)
 
     def may_leave(self, worker: Worker) -> bool:

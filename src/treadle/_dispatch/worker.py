@@ -59,7 +59,6 @@ class Worker:
     ) -> None:
         self.owner = owner
         self.number = 0  # among the pool's threads, once it has a seat
-        self.thread = new_thread(_Life(self, main, exited), prefix)
         self.wakeup = closed_latch()  # opened to wake it from idleness
         self.resting = False  # whether it fell idle, or found no reason to stay
         self.cancelled = False  # whether it is to leave at once, if ever its thread comes up
@@ -76,6 +75,7 @@ class Worker:
         self.ended = 0  # tasks that it has run
         self.failed = 0  # of them, those that raised
         self.calling = False  # whether the last of them is over, and its callbacks run
+        self.thread = new_thread(_Life(self, main, exited), prefix)  # last: what it runs looks at the rest
 
     def stack(self) -> list[Task]:
         """Return the tasks that run in this thread, the innermost last."""
@@ -104,10 +104,9 @@ class _Life:
         self._main(self._worker)
 
     def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
-        worker = getattr(self, "_worker", None)  # none, if its making was interrupted
-        if worker is None or getattr(worker, "gone", True) or worker.cancelled or is_finalizing():
-            return
-        if worker.thread.ident is not None:  # it was started
+        worker = getattr(self, "_worker", None)  # nor has it a thread, if its making was interrupted
+        started = getattr(getattr(worker, "thread", None), "ident", None) is not None
+        if worker is not None and started and not (worker.gone or worker.cancelled or is_finalizing()):
             self._exited(worker)
 
 

@@ -52,7 +52,6 @@ class Workers:
         "leaving",
         "max_workers",
         "min_workers",
-        "numbers",
         "present",
         "seats",
         "stray",
@@ -64,10 +63,9 @@ class Workers:
         self.max_workers = max_workers  # changes with `resize`
         self.min_workers = min_workers
         self.present: set[Worker] = set()
-        self.seats: set[Worker] = set()  # of those whose threads are being started, and have not come up
+        self.seats: set[Worker] = set()  # of those whose threads are being started
         self.leaving: set[Worker] = set()  # removed, and in what they have to leave; no task comes to them any more
         self.surplus = False  # there are more workers than there may be, and the next to come by is to leave
-        self.numbers: list[int] = []  # of workers that left, to be given again
         self.departed: Thread | None = None  # the last thread that left; the next one to leave joins it
         self.stray: Worker | None = None  # in a forked child, the parent's worker that forked, until it leaves
         self.idle_tasks = IdleTasks()
@@ -123,26 +121,26 @@ class Workers:
         self.recount()
 
     def next_number(self) -> int:
-        """Return the number of the next worker."""
-        return min(self.numbers) if self.numbers else len(self.everybody()) + len(self.seats)
+        """Return the number of the next worker: the lowest that none has, so those of workers that left come again."""
+        taken = {worker.number for worker in (*self.everybody(), *self.seats)}
+        return next(number for number in range(len(taken) + 1) if number not in taken)
 
     def give_up_seat(self, worker: Worker) -> None:
-        """Count out a worker whose thread has not come up; should it do so, it leaves at once."""
+        """Count out a worker whose thread was not seen to start; should it come up, it leaves at once."""
         if worker in self.seats:
             worker.cancelled = True
             self.seats.discard(worker)
             self.recount()
+        elif worker.expected:
+            self.expect_no_more(worker)
 
     def arrive(self, worker: Worker) -> bool:
-        """Note that the thread of `worker` has come up; False if it is to leave again."""
-        if worker.cancelled:
-            return False
-        if worker.number in self.numbers:
-            self.numbers.remove(worker.number)
-        self.present.add(worker)
-        self.seats.discard(worker)
-        self.recount()
-        return True
+        """Note that the thread of `worker` was started, or has come up; False if it is to leave again."""
+        if worker in self.seats:
+            self.present.add(worker)
+            self.seats.discard(worker)
+            self.recount()
+        return not worker.cancelled
 
     def expect_no_more(self, worker: Worker) -> None:
         """Let a worker leave again that was started for a task, once that is in; it looks whether it is to."""
@@ -200,9 +198,7 @@ class Workers:
 
     def remove(self, worker: Worker) -> None:
         """Count out a worker. One that has a lifespan to leave is still a thread, until it has."""
-        if worker.lifespan is None:
-            self.numbers.append(worker.number)
-        else:
+        if worker.lifespan is not None:
             self.leaving.add(worker)
         self.present.discard(worker)
         if worker in self.entrance.idle:
@@ -213,7 +209,6 @@ class Workers:
         """Note that the thread of `worker` is about to end; return the one that left before, to be joined."""
         if worker in self.leaving:
             self.leaving.discard(worker)
-            self.numbers.append(worker.number)
             self.recount()
         if worker is self.stray:
             # It is not to be joined: where glibc forgets in the child whom to tell of its end, that never returns.
@@ -226,6 +221,7 @@ class Workers:
     def mend(self) -> None:
         """After an exception that came between any two lines: find anew what follows from the rest."""
         self.entrance.waking = False  # at worst, one more is woken than needs be
+        self.seats.difference_update(self.present)
         for worker in self.everybody_to_come():
             if worker.expected:
                 self.expect_no_more(worker)
@@ -240,7 +236,7 @@ class Workers:
         """
         if keep:
             _in_parent.extend(self.everybody())
-        for container in (self.present, self.seats, self.leaving, self.entrance.idle, self.numbers):
+        for container in (self.present, self.seats, self.leaving, self.entrance.idle):
             container.clear()
         worker = current_worker()
         self.stray = worker if worker is not None and worker.owner is owner else None

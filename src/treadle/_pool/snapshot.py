@@ -33,7 +33,7 @@ def snapshot_of(dispatcher: Dispatcher) -> PoolSnapshot:
 def _copy_of(dispatcher: Dispatcher) -> Callable[[], PoolSnapshot]:
     """Copy what is needed, with the lock held; return what makes the snapshot, without."""
     state, counts, queue = dispatcher.state, dispatcher.state.counts, dispatcher.queue
-    present = dispatcher.workers.present
+    present = dispatcher.workers.everybody_to_come()
     tasks = queue.everything_here()
     looks, waiting = _look_at(dispatcher), queue.waiting()
     told = waiting - sum(task._silent and task._state is PENDING for task in tasks)
@@ -70,7 +70,9 @@ def _copy_of(dispatcher: Dispatcher) -> Callable[[], PoolSnapshot]:
 
 def _look_at(dispatcher: Dispatcher) -> list[Callable[[], WorkerSnapshot]]:
     """Return what makes the snapshot of each worker, with no lock held, for it asks the user's functions for names."""
-    return [_look(worker) for worker in sorted(dispatcher.workers.present, key=lambda worker: worker.number)]
+    return [
+        _look(worker) for worker in sorted(dispatcher.workers.everybody_to_come(), key=lambda worker: worker.number)
+    ]
 
 
 def _look(worker: Worker) -> Callable[[], WorkerSnapshot]:
@@ -100,7 +102,8 @@ def stacks_of(dispatcher: Dispatcher) -> str:
 def _copy_for_stacks(
     dispatcher: Dispatcher,
 ) -> tuple[list[Callable[[], WorkerSnapshot]], dict[str, int | None], list[str]]:
-    idents = {worker.thread.name: worker.thread.ident for worker in dispatcher.workers.everybody()}
+    workers = dispatcher.workers
+    idents = {worker.thread.name: worker.thread.ident for worker in (*workers.everybody(), *workers.seats)}
     return _look_at(dispatcher), idents, _names_of_leaving(dispatcher)
 
 
