@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from _thread import allocate_lock
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -151,21 +152,20 @@ def test_who_unties_a_knot_is_not_taken_for_one_that_waits() -> None:
 
 
 def test_a_task_that_somebody_else_begins_just_then_is_not_run_to_untie_a_knot(monkeypatch: pytest.MonkeyPatch) -> None:
-    claim, gate, children = Dispatcher.claim, allocate_lock(), list[Future[Any]]()
+    run_instead, gate, children = Dispatcher.run_instead, allocate_lock(), list[Future[Any]]()
 
-    def claim_too_late(dispatcher: Dispatcher, task: Future[Any]) -> bool:
+    def run_too_late(dispatcher: Dispatcher, task: Future[Any], say: Callable[[], object] | None = None) -> bool:
         if task in children:
             children.remove(task)
 
             def begin_first() -> None:
-                assert claim(dispatcher, task)
-                dispatcher.run_here(task)
+                assert run_instead(dispatcher, task)
                 gate.release()
 
             other = threading.Thread(target=begin_first)
             other.start()
             other.join(30)
-        return claim(dispatcher, task)
+        return run_instead(dispatcher, task, say)
 
     def parent() -> Future[Any]:
         child = pool.submit(ran.append, 1)
@@ -175,7 +175,7 @@ def test_a_task_that_somebody_else_begins_just_then_is_not_run_to_untie_a_knot(m
 
     ran: list[int] = []
     gate.acquire()
-    monkeypatch.setattr(Dispatcher, "claim", claim_too_late)
+    monkeypatch.setattr(Dispatcher, "run_instead", run_too_late)
     with Pool(1) as pool:
         assert pool.submit(parent).result(30).exception(0) is None
     assert ran == [1]

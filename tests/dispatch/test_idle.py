@@ -1,4 +1,4 @@
-"""IdleTask tasks: work beside the queue, from which workers are recalled."""
+"""Idle tasks: work beside the queue, from which workers are called back."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ PATIENCE = 30.0
 
 
 class Post(IdleTask):
-    """IdleTask work that lasts until it is recalled, or told to fail."""
+    """Such work, which lasts until it is preempted, or told to fail."""
 
-    __slots__ = ("began", "ended", "recalls", "told")
+    __slots__ = ("began", "ended", "preemptions", "told")
 
     def __init__(self, dispatcher: Dispatcher, error: BaseException | None = None) -> None:
         super().__init__(dispatcher)
         self.began, self.told, self.ended = threading.Event(), threading.Event(), threading.Event()
-        self.recalls = 0
+        self.preemptions = 0
         self._fn = error
 
-    def stand(self) -> None:
+    def run_idle(self) -> None:
         self.began.set()
         try:
             if self._fn is not None:
@@ -36,45 +36,45 @@ class Post(IdleTask):
         finally:
             self.ended.set()
 
-    def recall(self) -> None:
-        self.recalls += 1
+    def preempt(self) -> None:
+        self.preemptions += 1
         self.told.set()
 
 
 def test_a_worker_with_nothing_else_to_do_does_it_and_it_takes_no_room() -> None:
     with Pool(2, queue_size=1, when_full="reject") as pool:
         post = Post(pool._task_dispatcher)
-        assert pool._task_dispatcher.workers.stand(post)
+        assert pool._task_dispatcher.add_idle(post)
         assert post.began.wait(PATIENCE)
         assert pool.snapshot().waiting == 0
         for _ in range(20):
             assert pool.submit(abs, -1).result(PATIENCE) == 1
-        assert post.recalls == 0  # the other thread was free, or could be started
+        assert post.preemptions == 0  # the other thread was free, or could be started
 
 
-def test_it_is_recalled_once_when_a_task_waits_that_nobody_is_free_for() -> None:
+def test_it_is_preempted_once_when_a_task_waits_that_nobody_is_free_for() -> None:
     with Pool(1, queue_size=0, when_full="reject") as pool:
         post = Post(pool._task_dispatcher)
-        assert pool._task_dispatcher.workers.stand(post)
+        assert pool._task_dispatcher.add_idle(post)
         assert post.began.wait(PATIENCE)
         assert pool.submit(abs, -1).result(PATIENCE) == 1
-        assert post.recalls == 1
+        assert post.preemptions == 1
         assert pool.submit(abs, -2).result(PATIENCE) == 2
-        assert post.recalls == 1
+        assert post.preemptions == 1
 
 
-def test_one_task_recalls_one_of_several() -> None:
+def test_one_task_preemptions_one_of_several() -> None:
     with Pool(2) as pool:
         posts = [Post(pool._task_dispatcher), Post(pool._task_dispatcher)]
         for post in posts:
-            assert pool._task_dispatcher.workers.stand(post)
+            assert pool._task_dispatcher.add_idle(post)
             assert post.began.wait(PATIENCE)
         assert pool.submit(abs, -1).result(PATIENCE) == 1
-        assert sum(post.recalls for post in posts) == 1
+        assert sum(post.preemptions for post in posts) == 1
         held = threading.Event()
         blocked = pool.submit(held.wait, PATIENCE)
         assert pool.submit(abs, -2).result(PATIENCE) == 2
-        assert [post.recalls for post in posts] == [1, 1]
+        assert [post.preemptions for post in posts] == [1, 1]
         held.set()
         assert blocked.result(PATIENCE)
 
@@ -86,11 +86,11 @@ def test_it_is_left_alone_while_an_idle_worker_can_take_the_task() -> None:
             future.result(PATIENCE)
         assert pool.snapshot().idle == 2
         post = Post(pool._task_dispatcher)
-        assert pool._task_dispatcher.workers.stand(post)
+        assert pool._task_dispatcher.add_idle(post)
         assert post.began.wait(PATIENCE)
         for _ in range(50):
             assert pool.submit(abs, -1).result(PATIENCE) == 1
-        assert post.recalls == 0
+        assert post.preemptions == 0
 
 
 def test_it_is_left_alone_while_a_worker_that_was_woken_is_on_its_way() -> None:
@@ -99,24 +99,24 @@ def test_it_is_left_alone_while_a_worker_that_was_woken_is_on_its_way() -> None:
         for future in [pool.submit(both.wait, PATIENCE) for _ in range(2)]:
             future.result(PATIENCE)
         post, next_one = Post(pool._task_dispatcher), Post(pool._task_dispatcher)
-        pool._task_dispatcher.workers.stand(post)
+        pool._task_dispatcher.add_idle(post)
         assert post.began.wait(PATIENCE)
         with pool._task_dispatcher.lock:  # so that it cannot arrive
-            assert pool._task_dispatcher.workers.stand(next_one)
+            assert pool._task_dispatcher.add_idle(next_one)
             future = pool.submit(abs, -1)
         assert future.result(PATIENCE) == 1
         assert next_one.began.wait(PATIENCE)
-        assert (post.recalls, next_one.recalls) == (0, 0)
+        assert (post.preemptions, next_one.preemptions) == (0, 0)
 
 
 def test_a_snapshot_counts_its_worker_as_busy_and_nothing_as_waiting() -> None:
     with Pool(1) as pool:
         post = Post(pool._task_dispatcher)
-        pool._task_dispatcher.workers.stand(post)
+        pool._task_dispatcher.add_idle(post)
         assert post.began.wait(PATIENCE)
-        standing = pool.snapshot()
-        assert (standing.threads, standing.busy, standing.idle, standing.waiting) == (1, 1, 0, 0)
-        assert (standing.submitted, standing.finished) == (0, 0)
+        during = pool.snapshot()
+        assert (during.threads, during.busy, during.idle, during.waiting) == (1, 1, 0, 0)
+        assert (during.submitted, during.finished) == (0, 0)
         pool.submit(int).result(PATIENCE)
         after = pool.snapshot()
         assert (after.threads, after.busy, after.idle, after.waiting) == (1, 0, 1, 0)
@@ -135,7 +135,7 @@ def test_while_all_are_busy_it_waits_and_is_taken_up_by_the_first_that_is_free()
         assert inside.wait(PATIENCE)
         queued = pool.submit(abs, -1)
         post = Post(pool._task_dispatcher)
-        assert not pool._task_dispatcher.workers.stand(post)
+        assert not pool._task_dispatcher.add_idle(post)
         gate.set()
         assert post.began.wait(PATIENCE)
         assert queued.done()  # tasks come first
@@ -144,30 +144,30 @@ def test_while_all_are_busy_it_waits_and_is_taken_up_by_the_first_that_is_free()
 def test_no_thread_beyond_the_limit_is_started_for_it() -> None:
     with Pool(1) as pool:
         first, second = Post(pool._task_dispatcher), Post(pool._task_dispatcher)
-        assert pool._task_dispatcher.workers.stand(first)
+        assert pool._task_dispatcher.add_idle(first)
         assert first.began.wait(PATIENCE)
-        assert not pool._task_dispatcher.workers.stand(second)
+        assert not pool._task_dispatcher.add_idle(second)
         assert pool.snapshot().threads == 1
         assert not second.began.is_set()
 
 
-def test_shutdown_recalls_it_and_forgets_what_nobody_does() -> None:
+def test_shutdown_preemptions_it_and_forgets_what_nobody_does() -> None:
     pool = Pool(1)
     done, left = Post(pool._task_dispatcher), Post(pool._task_dispatcher)
-    pool._task_dispatcher.workers.stand(done)
+    pool._task_dispatcher.add_idle(done)
     assert done.began.wait(PATIENCE)
-    pool._task_dispatcher.workers.stand(left)
+    pool._task_dispatcher.add_idle(left)
     pool.shutdown()
-    assert (done.recalls, left.recalls) == (1, 0)
+    assert (done.preemptions, left.preemptions) == (1, 0)
     assert not left.began.is_set()
     with pytest.raises(PoolClosed):
-        pool._task_dispatcher.workers.stand(left)
+        pool._task_dispatcher.add_idle(left)
 
 
 def test_an_error_in_it_is_logged_and_the_worker_lives_on(caplog: pytest.LogCaptureFixture) -> None:
     with Pool(1) as pool:
         post = Post(pool._task_dispatcher, ValueError("scripted"))
-        pool._task_dispatcher.workers.stand(post)
+        pool._task_dispatcher.add_idle(post)
         assert post.ended.wait(PATIENCE)
         name = pool.submit(lambda: threading.current_thread().name).result(PATIENCE)
         assert name.endswith("_0")
@@ -176,27 +176,27 @@ def test_an_error_in_it_is_logged_and_the_worker_lives_on(caplog: pytest.LogCapt
     assert "scripted" in caplog.text
 
 
-def test_one_that_is_over_is_not_recalled() -> None:
+def test_one_that_is_over_is_not_preempted() -> None:
     with Pool(1) as pool:
         post, gate = Post(pool._task_dispatcher), threading.Event()
-        pool._task_dispatcher.workers.stand(post)
+        pool._task_dispatcher.add_idle(post)
         assert post.began.wait(PATIENCE)
         post.told.set()
         assert post.result(PATIENCE) is None
         futures = [pool.submit(gate.wait, PATIENCE) for _ in range(2)]  # the second finds nobody free
         gate.set()
         assert all(future.result(PATIENCE) for future in futures)
-        assert post.recalls == 0
+        assert post.preemptions == 0
 
 
 def test_a_worker_that_is_killed_in_it_is_replaced(caplog: pytest.LogCaptureFixture) -> None:
     with Pool(1) as pool:
         post = Post(pool._task_dispatcher, SystemExit("scripted"))
-        pool._task_dispatcher.workers.stand(post)
+        pool._task_dispatcher.add_idle(post)
         with pytest.raises(WorkerLost):
             post.result(PATIENCE)
         assert pool.submit(abs, -1).result(PATIENCE) == 1
-        assert post.recalls == 0
+        assert post.preemptions == 0
     assert [record.levelno for record in caplog.records] == [logging.CRITICAL]
 
 
@@ -209,7 +209,7 @@ def test_observers_are_not_told_of_it() -> None:
 
     with Pool(1, observers=[Listener()]) as pool:
         post = Post(pool._task_dispatcher)
-        pool._task_dispatcher.workers.stand(post)
+        pool._task_dispatcher.add_idle(post)
         assert post.began.wait(PATIENCE)
         assert pool.submit(abs, -1).result(PATIENCE) == 1
         assert told == ["abs"]
@@ -218,20 +218,20 @@ def test_observers_are_not_told_of_it() -> None:
 def test_a_worker_that_is_tied_up_in_it_no_longer_counts_as_free() -> None:
     with Pool(1, queue_size=0, when_full="reject") as pool:
         post = Post(pool._task_dispatcher)
-        pool._task_dispatcher.workers.stand(post)
+        pool._task_dispatcher.add_idle(post)
         assert post.began.wait(PATIENCE)
-        pool._task_dispatcher.workers.stood_down(post)
+        pool._task_dispatcher.idle_is_over(post)
         with pytest.raises(PoolFull):
             pool.submit(abs, -1)
-        assert post.recalls == 0
+        assert post.preemptions == 0
         post.told.set()
 
 
-def test_a_worker_survives_that_comes_back_because_it_was_recalled(caplog: pytest.LogCaptureFixture) -> None:
-    """It is not among those on stand any more, who are struck out when they come back by themselves."""
+def test_a_worker_survives_that_comes_back_because_it_was_preempted(caplog: pytest.LogCaptureFixture) -> None:
+    """Its task is not among those that run any more, which are struck out when they end by themselves."""
     with Pool(1) as pool:
         post = Post(pool._task_dispatcher)
-        assert pool._task_dispatcher.workers.stand(post)
+        assert pool._task_dispatcher.add_idle(post)
         assert post.began.wait(PATIENCE)
         (thread,) = pool._threads
         assert pool.submit(threading.current_thread).result(PATIENCE) is thread

@@ -15,8 +15,8 @@ import pytest
 
 from treadle import Pool
 from treadle._dispatch import lifecycle
+from treadle._dispatch.dispatcher import Dispatcher
 from treadle._dispatch.worker import Worker
-from treadle._dispatch.workers import Workers
 
 fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
 
@@ -232,11 +232,11 @@ def test_every_lost_exception_is_logged_at_exit_whatever_a_log_handler_raises() 
         pool = Pool(1)
         futures = [pool.submit(int, "x") for _ in range(3)]
         pool.shutdown()
-        from treadle._tasks import call as calls
+        from treadle._tasks import unretrieved
         for error in errors:
-            kept = [calls.Unretrieved(f"{type(error).__name__}-{n}", ValueError()) for n in range(2)]
+            kept = [unretrieved.Unretrieved(f"{type(error).__name__}-{n}", ValueError()) for n in range(2)]
             try:
-                calls.log_living()
+                unretrieved.log_living()
             except KeyboardInterrupt:
                 print("passed on")
     """)
@@ -370,10 +370,10 @@ def test_what_ctrl_c_left_running_is_not_waited_for_at_exit_though_the_program_d
 def test_shutdown_returns_when_the_last_thread_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     """It strikes itself out a moment before; here that moment lasts until somebody waits for it."""
     struck_out, gate, waited_for = threading.Event(), threading.Event(), list[Thread]()
-    depart, join_one = Workers.depart, lifecycle._join_one
+    exited, join_one = Dispatcher.exited, lifecycle._join_one
 
-    def depart_slowly(staff: Workers, worker: Worker) -> None:
-        depart(staff, worker)
+    def exit_slowly(dispatcher: Dispatcher, worker: Worker) -> None:
+        exited(dispatcher, worker)
         struck_out.set()
         assert gate.wait(30)
 
@@ -382,7 +382,7 @@ def test_shutdown_returns_when_the_last_thread_has_ended(monkeypatch: pytest.Mon
         gate.set()
         return join_one(thread, deadline)
 
-    monkeypatch.setattr(Workers, "depart", depart_slowly)
+    monkeypatch.setattr(Dispatcher, "exited", exit_slowly)
     monkeypatch.setattr(lifecycle, "_join_one", join_and_open)
     pool = Pool(1)
     try:

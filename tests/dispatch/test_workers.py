@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
+from contextlib import nullcontext
 from time import monotonic
 from typing import Any
 
 import pytest
 
 from blocked import until_blocked, until_noted
-from treadle import ConcurrencyLimit, Future, Pool, Rate
+from treadle import ConcurrencyLimit, Future, Pool, Rate, deadline
+from treadle._dispatch.dispatcher import Dispatcher
 from treadle._dispatch.worker import Worker
-from treadle._dispatch.workers import Workers
 from treadle._tasks.rate import Bucket
 from treadle.errors import PatchedTooLate
 
@@ -122,39 +124,46 @@ def test_idle_threads_end_down_to_those_kept_warm_and_numbers_are_given_again() 
         assert {thread.name for thread in pool._threads} <= {"crew-0", "crew-1", "crew-2"}
 
 
-@pytest.mark.parametrize("where", ["wake_one", "start_worker"])
-def test_a_signal_handler_may_submit_just_before_a_thread_is_woken_or_started(
+@pytest.mark.parametrize("where", ["woken by submit", "woken by enter", "started"])
+def test_a_signal_handler_may_submit_just_before_a_thread_is_woken_or_given_its_first_task(
     where: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It runs in the thread that submits, in the middle of that; here the call of `where` is when the signal comes."""
-    original, handled = getattr(Workers, where), list[Future[int]]()
+    """It runs in the thread that submits, in the middle of that; here as the call returns that puts, or starts."""
+    handled: list[Future[int]] = []
 
-    def signalled(staff: Workers, *arguments: Any) -> None:
-        if not handled:
-            handled.append(Future())  # so that this happens once
-            handled[0] = pool.options(priority=1).submit(abs, -1)
-        original(staff, *arguments)
+    def and_handle(call: Callable[[Any], None]) -> Callable[[Any], None]:
+        def handler(argument: Any) -> None:
+            call(argument)
+            if not handled:
+                handled.append(Future())  # so that this happens once
+                handled[0] = pool.options(priority=1).submit(abs, -1)
 
-    with Pool(2 if where == "start_worker" else 1, order="priority") as pool:
-        if where == "wake_one":
+        return handler
+
+    with Pool(2 if where == "started" else 1, order="priority") as pool:
+        entrance, queue = pool._task_dispatcher.entrance, pool._task_dispatcher.queue
+        if where == "started":
+            monkeypatch.setattr(threading.Thread, "start", and_handle(threading.Thread.start))
+        else:
             pool.submit(int).result(30)
-            while not pool._task_dispatcher.entrance.idle:
+            while not entrance.idle:
                 threading.Event().wait(0.001)
-        monkeypatch.setattr(Workers, where, signalled)
-        assert pool.submit(abs, -2).result(30) == 2
+            entrance.put = queue.put = and_handle(queue.put)  # type: ignore[assignment]  # that of submit, and of all else
+        with deadline(600) if where == "woken by enter" else nullcontext():
+            assert pool.submit(abs, -2).result(30) == 2
         assert handled[0].result(30) == 1
         assert pool.snapshot().finished == pool.snapshot().submitted
 
 
 def test_a_thread_that_is_kept_warm_sleeps_even_if_idle_threads_leave_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[bool] = []
-    may_leave = Workers.may_leave
+    may_leave = Dispatcher.may_leave
 
-    def counting(staff: Workers, worker: Worker) -> bool:
-        asked.append(may_leave(staff, worker))
+    def counting(dispatcher: Dispatcher, worker: Worker) -> bool:
+        asked.append(may_leave(dispatcher, worker))
         return asked[-1]
 
-    monkeypatch.setattr(Workers, "may_leave", counting)
+    monkeypatch.setattr(Dispatcher, "may_leave", counting)
     with Pool(1, min_workers=1, idle_timeout=0) as pool:
         for round_ in range(1, 4):
             assert pool.submit(abs, -round_).result(30) == round_
@@ -238,45 +247,60 @@ def test_a_task_that_its_rate_calls_is_kept_though_no_thread_can_be_started(monk
 
 def test_a_burst_that_outnumbers_the_idle_threads_starts_another() -> None:
     """Two are idle and one is woken, who wakes the second; for the third task nobody would come."""
-    together = threading.Barrier(3)
+    together, awake = threading.Barrier(3), threading.Event()
     with Pool(3) as pool:
-        hold(pool, 2).let_go()
+        workers, held = pool._task_dispatcher.workers, hold(pool, 2)
+        for worker in workers.present:  # so that none takes a task before all are there
+            worker.wakeup = Bed(worker, lambda: awake.wait(30))  # type: ignore[assignment]  # scripted
+        held.let_go()
         try:
-            with pool._task_dispatcher.lock:  # so that none takes a task before all are there
-                futures = [pool.submit(together.wait, 30) for _ in range(3)]
-                assert len(pool._task_dispatcher.workers.present) == 3
+            while len(workers.entrance.idle) < 2:
+                threading.Event().wait(0.001)
+            futures = [pool.submit(together.wait, 30) for _ in range(3)]
+            assert len(workers.present) == 3
+            awake.set()
             assert sorted(future.result(30) for future in futures) == [0, 1, 2]
         finally:
+            awake.set()
             together.abort()
 
 
-class Deadly:
-    """The lock that an idle worker sleeps on; who is woken is killed before it has done anything."""
+class Bed:
+    """The latch that an idle worker sleeps on; whoever was woken does something first."""
 
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.lock.acquire()
+    def __init__(self, worker: Worker, act: Callable[[], object]) -> None:
+        self.latch, self.act = worker.wakeup, act
 
     def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
-        self.lock.acquire()
-        raise SystemExit
+        came = self.latch.acquire(blocking, timeout)
+        if came:
+            self.act()
+        return came
 
     def release(self) -> None:
-        self.lock.release()
+        self.latch.release()
 
 
 def test_a_worker_that_is_killed_on_its_way_keeps_nobody_asleep() -> None:
     """Nobody else is woken while one is on its way."""
+    deadly = threading.Lock()
+
+    def die_first() -> None:
+        if deadly.acquire(False):
+            raise SystemExit
+
     with Pool(2) as pool:
-        staff, held = pool._task_dispatcher.workers, hold(pool, 2)
-        for worker in staff.present:
-            worker.wakeup = Deadly()  # type: ignore[assignment]  # scripted
+        workers, held = pool._task_dispatcher.workers, hold(pool, 2)
+        for worker in workers.present:
+            worker.wakeup = Bed(worker, die_first)  # type: ignore[assignment]  # scripted
         threads = pool._threads
         held.let_go()
+        while len(workers.entrance.idle) < 2:
+            threading.Event().wait(0.001)
         assert pool.submit(abs, -1).result(30) == 1
         (dead,) = threads - pool._threads
         dead.join(30)
-        assert not staff.waking
+        assert not workers.entrance.waking
         assert pool.submit(abs, -2).result(30) == 2
 
 
@@ -315,10 +339,10 @@ def test_a_thread_that_ctrl_c_finds_started_is_one_of_the_pools(monkeypatch: pyt
 def test_a_thread_that_ends_waits_for_the_one_that_ended_before(monkeypatch: pytest.MonkeyPatch) -> None:
     """So a shutdown, which waits for the last, leaves none behind. Here the first ends when somebody waits for it."""
     struck_out, gate, ends = threading.Event(), threading.Event(), list[threading.Thread]()
-    depart = Workers.depart
+    exited = Dispatcher.exited
 
-    def depart_slowly(staff: Workers, worker: Worker) -> None:
-        depart(staff, worker)
+    def exit_slowly(dispatcher: Dispatcher, worker: Worker) -> None:
+        exited(dispatcher, worker)
         if not ends:
             ends.append(worker.thread)
             worker.thread.join = join_first  # type: ignore[method-assign]  # scripted
@@ -329,7 +353,7 @@ def test_a_thread_that_ends_waits_for_the_one_that_ended_before(monkeypatch: pyt
         gate.set()
         threading.Thread.join(ends[0], timeout)
 
-    monkeypatch.setattr(Workers, "depart", depart_slowly)
+    monkeypatch.setattr(Dispatcher, "exited", exit_slowly)
     with Pool(2) as pool:
         try:
             hold(pool, 2).let_go()
