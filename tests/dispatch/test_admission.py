@@ -6,16 +6,19 @@ import asyncio
 import threading
 import traceback
 from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
 
 from blocked import until_blocked
 from treadle import Future, Pool, deadline
-from treadle._dispatch import admission
+from treadle._base.locks import is_held
+from treadle._dispatch import dispatcher as dispatcher_module
+from treadle._dispatch.admission import WaitingSubmitter
 from treadle._pool.view import WhenFull
-from treadle._tasks.scope import SCOPE, Scope
-from treadle.errors import PoolBroken, PoolClosed, PoolDeadlock, PoolFull, Shed
+from treadle._tasks.scope import SCOPE
+from treadle.errors import Cancelled, PoolBroken, PoolClosed, PoolDeadlock, PoolFull, Shed
 from treadle.events import Observer, TaskEvent
 from treadle.orders import OrderName
 
@@ -133,19 +136,22 @@ def test_shutdown_turns_away_whoever_waits_for_room(blocked: Blocked) -> None:
 def test_a_task_whose_caller_was_turned_away_cannot_be_cancelled_out_of_the_queue(blocked: Blocked) -> None:
     """It is in no queue any more; or a cancel, say of Ctrl-C in its caller, would count out one that waits."""
     dispatcher = blocked.pool._task_dispatcher
-    tasks: list[Future[int]] = []
-    for _ in range(3):
-        tasks.append(blocked.pool._task_made(int, (), {}))
-        with dispatcher.lock:
-            dispatcher.admission.queue_up(tasks[-1], blocking=True)
-    scope = Scope(None)
-    scope.cancel()
-    assert isinstance(dispatcher.admission.give_up(tasks[0], 0.5), PoolFull)
-    dispatcher.admission.stop_waiting(tasks[1], scope.over())
+    tasks = [blocked.pool._task_made(int, (), {}) for _ in range(3)]
+    with dispatcher.lock:
+        for task in tasks:
+            dispatcher.admission.waiting[task] = WaitingSubmitter(blocking=True)
+        full = dispatcher._stop_waiting(tasks[0], None, 0.5)
+    assert full is not None
+    errors = [full(), Cancelled("scripted"), PoolClosed("narrow", "shutdown")]
+    dispatcher.stop_waiting(tasks[1], errors[1])
     blocked.pool.shutdown(wait=False)  # turns away the third
     assert [task.cancel() for task in tasks] == [False] * 3
     assert dispatcher.queue.tombstones == 0
     assert blocked.pool.snapshot().waiting == 2
+    for task, error in zip(tasks, errors, strict=True):  # as their callers do
+        dispatcher.take_back(task, error)
+    assert not dispatcher.state.claimed
+    assert (blocked.pool.snapshot().rejected, blocked.pool.snapshot().cancelled) == (3, 0)
 
 
 class Moody:
@@ -160,10 +166,10 @@ class Moody:
 
 
 @pytest.mark.parametrize("awaits", [False, True])
-def test_a_caller_whose_key_fails_when_there_is_room_is_told(awaits: bool) -> None:
-    """And not the worker that has made the room, which would end, with the caller waiting for ever."""
+def test_a_key_that_fails_while_its_caller_waits_for_room_is_not_asked_any_more(awaits: bool) -> None:
+    """Neither the worker is, that makes the room, to be told, nor is the caller to wait for ever."""
     gate, began, key = threading.Event(), threading.Event(), Moody()
-    raised: list[BaseException] = []
+    ran, raised = list[int](), list[Exception]()
 
     def hold() -> None:
         began.set()
@@ -172,8 +178,8 @@ def test_a_caller_whose_key_fails_when_there_is_room_is_told(awaits: bool) -> No
     def submit() -> None:
         view = pool.options(key=key)
         try:
-            asyncio.run(view.run(int)) if awaits else view.submit(int)
-        except ValueError as error:
+            ran.append(asyncio.run(view.run(abs, -2)) if awaits else view.submit(abs, -2).result(30))
+        except Exception as error:
             raised.append(error)
 
     with Pool(1, queue_size=0, order="fair") as pool:
@@ -185,7 +191,7 @@ def test_a_caller_whose_key_fails_when_there_is_room_is_told(awaits: bool) -> No
         key.broken = True
         gate.set()
         caller.join(30)
-        assert [str(error) for error in raised] == ["cannot be hashed any more"]
+        assert (ran, raised) == ([2], [])
         assert pool.submit(abs, -1).result(30) == 1
         assert pool.snapshot().waiting == pool.snapshot().blocked == 0
 
@@ -223,11 +229,14 @@ class Told(Observer):
     def submitted(self, event: TaskEvent) -> None:
         self.seen.append(("submitted", event.name))
 
+    def rejected(self, event: TaskEvent) -> None:
+        self.seen.append(("rejected", event.name))
+
     def cancelled(self, event: TaskEvent) -> None:
         self.seen.append(("cancelled", event.name))
 
 
-def test_a_task_whose_caller_ctrl_c_interrupts_while_it_waits_for_room_is_cancelled(
+def test_a_task_whose_caller_ctrl_c_interrupts_while_it_waits_for_room_is_rejected(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """And not only forgotten: observers were told that it was submitted, and hear of its end."""
@@ -242,16 +251,16 @@ def test_a_task_whose_caller_ctrl_c_interrupts_while_it_waits_for_room_is_cancel
         try:
             pool.submit(gate.wait, 30)
             with monkeypatch.context() as patch:
-                patch.setattr(admission, "deadlock", Interrupted)
+                patch.setattr(dispatcher_module, "deadlock", Interrupted)
                 with pytest.raises(KeyboardInterrupt):
                     pool.options(name="interrupted").submit(ran.append, 1)
             assert pool.snapshot().blocked == 0
         finally:
             gate.set()
     assert ran == []
-    assert told.seen[1:] == [("submitted", "interrupted"), ("cancelled", "interrupted")]
+    assert told.seen[1:] == [("submitted", "interrupted"), ("rejected", "interrupted")]
     now = pool.snapshot()
-    assert now.submitted == now.finished + now.cancelled == 2
+    assert (now.submitted, now.finished, now.cancelled, now.rejected) == (1, 1, 0, 1)
 
 
 def test_a_caller_is_let_in_by_the_claim_that_makes_room_and_not_only_when_the_queue_is_empty() -> None:
@@ -280,20 +289,35 @@ def test_a_caller_whose_task_is_cancelled_by_somebody_else_waits_no_longer(block
     assert futures == [task]
 
 
-def test_ctrl_c_in_the_middle_of_a_submit_leaves_the_lock_free() -> None:
+@pytest.mark.parametrize("put_first", [False, True])
+@pytest.mark.parametrize("plain", [False, True])
+def test_ctrl_c_in_the_middle_of_a_submit_leaves_the_lock_free_and_no_task(plain: bool, put_first: bool) -> None:
+    """Before the task is in, and after that; where `submit` spells the section out, and elsewhere."""
+    ran: list[int] = []
+
     def interrupted(task: Future[Any]) -> None:
+        if put_first:
+            put(task)
         raise KeyboardInterrupt
 
     with Pool(1) as pool:
         dispatcher = pool._task_dispatcher
-        put, dispatcher.put = dispatcher.put, interrupted
-        with pytest.raises(KeyboardInterrupt):
-            pool.submit(int)
-        held = dispatcher.lock._is_owned()  # type: ignore[attr-defined]  # threading.Condition relies on it too
-        dispatcher.put = put
+        pool.submit(int).result(30)
+        while not dispatcher.entrance.idle:
+            threading.Event().wait(0.001)
+        put = dispatcher.queue.put
+        with deadline(600) if not plain else nullcontext():
+            dispatcher.entrance.put = dispatcher.queue.put = interrupted  # type: ignore[assignment]  # scripted
+            with pytest.raises(KeyboardInterrupt):
+                pool.submit(ran.append, 1)
+            dispatcher.entrance.put = dispatcher.queue.put = put
+        held = is_held(dispatcher.lock)
         if held:
             dispatcher.lock.release()
         assert not held
+        assert pool.submit(abs, -1).result(30) == 1
+        assert (pool.snapshot().waiting, pool.snapshot().rejected) == (0, 1)
+    assert ran == []
 
 
 def test_a_map_that_would_wait_for_room_for_ever_leaves_nothing_that_waits(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -307,7 +331,7 @@ def test_a_map_that_would_wait_for_room_for_ever_leaves_nothing_that_waits(monke
         try:
             pool.submit(gate.wait, 30)
             with monkeypatch.context() as patch:
-                patch.setattr(admission, "deadlock", Knotted)
+                patch.setattr(dispatcher_module, "deadlock", Knotted)
                 with pytest.raises(PoolDeadlock):
                     pool.map(abs, [-1])
             assert pool.snapshot().blocked == 0
