@@ -362,6 +362,8 @@ class Dispatcher:
                 self._hand_over(task, started)
             else:
                 self._put(task)
+                if isinstance(started, Worker) and not self.workers.is_known(started):  # killed, it may be missed
+                    self.state.attention = True
         elif verdict is Verdict.RUN_HERE:
             self.state.counts.inline += not task._silent
             self.state.claimed[task] = "inline"
@@ -875,7 +877,7 @@ class Dispatcher:
         if task is not None:
             self.after_claim()
             return task
-        wanted = state.closed is None or bool(queue.throttled)
+        wanted = state.closed is None or worker.expected or bool(queue.throttled)
         worker.resting = wanted and state.broken is None and worker in workers.present
         if worker.resting:
             worker.begun = False
