@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 
@@ -106,3 +108,43 @@ def test_each_deferred_call_is_made_once_however_many_threads_let_go_of_locks() 
         each.join(PATIENCE)
     locked(new_lock(), int)
     assert sorted(calls) == sorted(number * 1000 + each for number in range(4) for each in range(200))
+
+
+def test_what_a_deferred_call_raises_is_logged_and_not_raised_to_whoever_makes_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    calls: list[int] = []
+
+    def section() -> int:
+        defer(lambda: 1 // 0)
+        defer(lambda: calls.append(1))
+        return 3
+
+    with caplog.at_level(logging.ERROR, "treadle"):
+        assert locked(new_lock(), section) == 3
+    assert calls == [1]
+    (record,) = caplog.records
+    assert record.exc_info is not None
+    assert record.exc_info[0] is ZeroDivisionError
+
+
+def test_locks_may_be_made_while_calls_are_deferred_in_other_threads() -> None:
+    """As when one thread makes pools, and another lets go of results that nobody has asked for."""
+    over, made = threading.Event(), list[threading.RLock]()
+
+    def make() -> None:
+        while not over.is_set():
+            made.append(new_lock())
+            if len(made) > 300:
+                del made[:]
+
+    thread = threading.Thread(target=make)
+    thread.start()
+    calls: list[int] = []
+    try:
+        for number in range(1000):
+            defer(partial(calls.append, number))
+    finally:
+        over.set()
+        thread.join(PATIENCE)
+    assert calls == list(range(1000))

@@ -7,30 +7,34 @@ then. So `with lock:` will not do: since Python 3.14 that has such a call before
 
 from __future__ import annotations
 
+import logging
 from _thread import allocate_lock
 from collections import deque
 from collections.abc import Callable
 from threading import RLock
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
-from weakref import WeakSet
+from weakref import ref
+
+from treadle._base.words import log
 
 if TYPE_CHECKING:
     from _thread import LockType
 
-__all__ = ["closed_latch", "defer", "is_held", "locked", "new_lock", "open_latch"]
+__all__ = ["closed_latch", "defer", "deferred", "is_held", "locked", "make_deferred_calls", "new_lock", "open_latch"]
+
+_log = logging.getLogger("treadle")
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
-
-_locks: WeakSet[RLock] = WeakSet()
-_deferred: deque[Callable[[], object]] = deque()  # appending and taking are atomic
+_locks: set[ref[RLock]] = set()  # adding, discarding and copying are atomic
+deferred: deque[Callable[[], object]] = deque()  # appending and taking are atomic; who spells `locked` out looks here
 
 
 def new_lock() -> RLock:
     """Return a lock under which nothing of the user's may run, as a destructor would: see `defer`."""
     lock = RLock()
-    _locks.add(lock)
+    _locks.add(ref(lock, _locks.discard))
     return lock
 
 
@@ -39,19 +43,24 @@ def defer(call: Callable[[], object]) -> None:
 
     For whoever waits for that lock may hold what the call wants.
     """
-    _deferred.append(call)
-    _make_deferred_calls()
+    deferred.append(call)
+    make_deferred_calls()
 
 
-def _make_deferred_calls() -> None:
-    if any(is_held(lock) for lock in list(_locks)):
+def make_deferred_calls() -> None:
+    """Make the calls that were deferred, unless this thread holds a lock; log what they raise, as nobody here made them."""
+    locks = [reference() for reference in list(_locks)]
+    if any(lock is not None and is_held(lock) for lock in locks):
         return  # whoever lets it go looks again
-    while _deferred:
+    while deferred:
         try:
-            call = _deferred.popleft()
+            call = deferred.popleft()
         except IndexError:  # another thread was faster
             return
-        call()
+        try:
+            call()
+        except Exception as error:
+            log(_log, logging.ERROR, "what a destructor has left to be called failed", error=error)
 
 
 def is_held(lock: RLock) -> bool:
@@ -78,8 +87,8 @@ def locked(lock: RLock, section: Callable[P, T], *args: P.args, **kwargs: P.kwar
         if held or (held is None and is_held(lock)):
             lock.release()
         raise
-    if _deferred:
-        _make_deferred_calls()
+    if deferred:
+        make_deferred_calls()
     return result
 
 

@@ -12,7 +12,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from treadle._base import clock
-from treadle._base.locks import is_held
+from treadle._base.locks import deferred, is_held, make_deferred_calls
 from treadle._base.words import log, show, traceback_of, type_name
 from treadle._dispatch.worker import Worker
 from treadle._tasks.call import NoContext
@@ -223,6 +223,8 @@ def _serve(dispatcher: Dispatcher, worker: Worker) -> None:
                 done._wait_for_rate()
         if claims.mine:
             dispatcher.end_claimed(claims)
+        if deferred:
+            make_deferred_calls()
 
 
 def _deliver(dispatcher: Dispatcher, worker: Worker, done: Any) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, get_args
 
 from treadle._base import checks
 from treadle._base.clock import now
+from treadle._base.locks import deferred, make_deferred_calls
 from treadle._pool.passage import STANDARD, pass_through, untouched
 from treadle._tasks.call import NoContext
 from treadle._tasks.contexts import EMPTY, detached, taken
@@ -117,6 +118,8 @@ class Submitter:
                     worker.wakeup.release()
                 held = False
                 entrance.release()
+                if deferred:
+                    make_deferred_calls()
                 return task
             held = False
             entrance.release()
