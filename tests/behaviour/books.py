@@ -50,7 +50,7 @@ STEPS = (
     "map",
     "group",
     "run",
-    "run_callbacks",
+    "call_back",
     "resize",
     "release",
     "shut",

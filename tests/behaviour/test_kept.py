@@ -74,11 +74,11 @@ def future_at_a_rate(pool: Pool) -> object:
 def future_with_a_callback(pool: Pool) -> object:
     future, gate = pool.submit(fail), threading.Event()
 
-    def run_callbacks(_: object) -> None:
+    def call_back(_: object) -> None:
         pool.snapshot()
         gate.set()
 
-    future.add_done_callback(run_callbacks)
+    future.add_done_callback(call_back)
     assert gate.wait(30)
     return done(future)
 
