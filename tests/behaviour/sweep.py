@@ -15,6 +15,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future as AnyFuture
 from contextlib import contextmanager
+from contextvars import copy_context
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -167,7 +168,7 @@ def run(make: Make, operation: Operation, at: int | None) -> Instants:
     try:
         try:
             with instants.here():
-                operation(scene)
+                copy_context().run(operation, scene)  # a deadline's block may be left without its end
         except (KeyboardInterrupt, treadle.errors.TreadleError):
             pass
         scene.check()

@@ -17,6 +17,12 @@ import pytest
 
 from behaviour.sweep import SCENES, WORKERS, run, run_in_workers
 
+# It may come amid a destructor, or as a generator is closed: there Python can only report what is raised.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.leaves_behind("a timer that was just set when Ctrl-C came is not cancelled, and calls in vain"),
+]
+
 SLICE = 40  # instants of each operation, evenly spread; and its last ones, which are after the fact
 LAST = 10
 

@@ -37,7 +37,7 @@ import sys
 from collections.abc import Callable, Collection, Container
 from concurrent.futures import CancelledError
 from functools import partial
-from threading import current_thread
+from threading import current_thread, get_ident
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, cast
 
 from treadle._base import clock
@@ -247,6 +247,8 @@ class Dispatcher:
         if when_full == "block" and timeout == 0:
             when_full = "block" if self.is_ours() else "reject"
         try:
+            if isinstance(task, ScopedTask):
+                task._join()
             self.notify_observers("submitted", task)
             verdict = Verdict.ENTER
             if not (self._may_enter_plainly() and self._do(self._enter_plainly, task)):
@@ -288,6 +290,8 @@ class Dispatcher:
         """
         policy = when_full if when_full in ("reject", "discard_oldest") else "later"
         try:
+            if isinstance(task, ScopedTask):
+                task._join()
             self.notify_observers("submitted", task)
             verdict = self._admit(task, policy, on_loop=False)
             if isinstance(task, ScopedTask):
@@ -314,7 +318,13 @@ class Dispatcher:
         Raises:
             As `enter`.
         """
-        inside = self.is_ours()
+        try:
+            return self._admit_at_last(task, when_full, self.is_ours(), on_loop)
+        except BaseException:  # the thread that was started for it is to leave again
+            self._do(self.workers.expect_nothing_of, get_ident())
+            raise
+
+    def _admit_at_last(self, task: Task, when_full: str, inside: bool, on_loop: bool) -> Verdict:
         started: Worker | bool | None = None  # False: none is to be started
         while True:
             verdict = self._do_and_end(self._try_to_admit, task, when_full, on_loop, inside, started, log_only=True)
@@ -324,7 +334,7 @@ class Dispatcher:
                 raise verdict()
             if verdict is not Verdict.START_THREAD:
                 return verdict
-            started = self._start_worker(needed=True, expected=True) or False
+            started = self._start_worker(needed=True, expected=get_ident()) or False
 
     def _try_to_admit(
         self, claims: Claims, task: Task, when_full: str, on_loop: bool, inside: bool, started: Worker | bool | None
@@ -877,7 +887,7 @@ class Dispatcher:
         if task is not None:
             self.after_claim()
             return task
-        wanted = state.closed is None or worker.expected or bool(queue.throttled)
+        wanted = state.closed is None or bool(worker.expected) or bool(queue.throttled)
         worker.resting = wanted and state.broken is None and worker in workers.present
         if worker.resting:
             worker.begun = False
@@ -1105,7 +1115,7 @@ class Dispatcher:
             return min(self.workers.min_workers, self.workers.max_workers)  # a limit may be lower at first
         return min(1, len(self.queue.throttled))  # who closed the pool waits for them
 
-    def _start_worker(self, *, needed: bool = False, expected: bool = False) -> Worker | None:
+    def _start_worker(self, *, needed: bool = False, expected: int = 0) -> Worker | None:
         """Start one more worker; None if there may be none, or it cannot be had and others live.
 
         The thread has taken its seat before it comes up, and comes for nothing that a submit has not let in by then: so
@@ -1114,7 +1124,7 @@ class Dispatcher:
 
         Args:
             needed: whether it is raised that none can be had, where none lives.
-            expected: whether it is not to leave before the task is let in that it is started for.
+            expected: the thread that starts it for a task, before which is let in it is not to leave; 0: none.
 
         Raises:
             RuntimeError: no thread can be started.
@@ -1137,7 +1147,7 @@ class Dispatcher:
             raise
         return worker
 
-    def _take_seat(self, worker: Worker, expected: bool) -> bool:
+    def _take_seat(self, worker: Worker, expected: int) -> bool:
         if not self.workers.may_grow() or self.state.broken is not None:
             return False
         self.workers.take_seat(worker)
@@ -1197,14 +1207,18 @@ class Dispatcher:
     def exited(self, worker: Worker) -> None:
         """Count out a worker whose thread is about to end, and replace it if it is missed. It may be called again."""
         stray = worker is self.workers.stray
-        departed = self._do(self._exited, worker)
+        departed = self._do_and_end(self._exited, worker, log_only=True)
         # In a forked child that uses no pool, none is kept warm: the process ends with this thread.
         if not stray or self.queue.ready or self.workers.idle_tasks.waiting:
             self.grow()
         if departed is not None and departed is not worker.thread:
             departed.join()  # so that at any time at most one ended thread is not joined
 
-    def _exited(self, worker: Worker) -> Thread | None:
+    def _exited(self, claims: Claims, worker: Worker) -> Thread | None:
+        task = worker.task
+        if task is not None:  # handed over to a thread that was killed before its first line
+            self.put_back(claims, task)
+            worker.task = None
         self.workers.give_up_seat(worker)
         self._step_out(worker)
         departed = self.workers.exited(worker)

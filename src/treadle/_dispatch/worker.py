@@ -62,7 +62,7 @@ class Worker:
         self.wakeup = closed_latch()  # opened to wake it from idleness
         self.resting = False  # whether it fell idle, or found no reason to stay
         self.cancelled = False  # whether it is to leave at once, if ever its thread comes up
-        self.expected = False  # whether a submit has started it, and has not let its task in
+        self.expected = 0  # the thread that has started it for a task, and has not let that in; 0: none
         self.gone = False  # whether it was counted out, at its end
         self.claims: Claims | None = None  # what it has claimed to be ended, and has not ended yet
         self.begun = False  # whether it has come for the task that was handed over to it

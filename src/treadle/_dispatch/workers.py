@@ -144,13 +144,19 @@ class Workers:
 
     def expect_no_more(self, worker: Worker) -> None:
         """Let a worker leave again that was started for a task, once that is in; it looks whether it is to."""
-        worker.expected = False
+        worker.expected = 0
         idle = self.entrance.idle
         if worker in idle:
             place = idle.index(worker)
             if idle[place : place + 1] == [worker]:  # as in `Dispatcher.hand_over`
                 del idle[place]
                 worker.wakeup.release()
+
+    def expect_nothing_of(self, thread: int) -> None:
+        """Let those leave again that a thread has started for a task that is not let in."""
+        for worker in self.everybody_to_come():
+            if worker.expected == thread:
+                self.expect_no_more(worker)
 
     # -- being idle -------------------------------------------------------------------------------------------------
 

@@ -33,7 +33,7 @@ from treadle._tasks.contexts import taken
 from treadle._tasks.future import Future
 from treadle._tasks.options import PLAIN, TaskOptions
 from treadle._tasks.rate import Rate, rate_of
-from treadle._tasks.scope import deadline
+from treadle._tasks.scope import Scope, current, within
 from treadle.orders import Order
 
 if TYPE_CHECKING:
@@ -469,16 +469,17 @@ class _Timed(PoolView):
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """As `Pool.submit`, under the deadline."""
-        future: Future[T] | None = None
+        made: list[Future[T]] = []
         try:
-            with deadline(self._task_deadline):
-                future = super().submit(fn, *args, **kwargs)
-            return future
-        except BaseException as error:  # Ctrl-C, as the block was left
-            if future is not None:
+            within(Scope(current(), self._task_deadline), self._submit_into, made, fn, args, kwargs)
+            return made[0]
+        except BaseException as error:  # Ctrl-C, perhaps, when it was in
+            for future in made:
                 self._task_dispatcher.take_back(future, error)
             raise
 
+    def _submit_into(self, made: list[Future[Any]], fn: Callable[..., Any], args: Any, kwargs: Any) -> None:
+        made += [super().submit(fn, *args, **kwargs)]
+
     def _submit_later(self, fn: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Future[T]:
-        with deadline(self._task_deadline):
-            return super()._submit_later(fn, args, kwargs)
+        return within(Scope(current(), self._task_deadline), super()._submit_later, fn, args, kwargs)

@@ -19,7 +19,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from contextvars import Context, ContextVar, Token
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar
 
 from treadle._base import checks, clock
 from treadle._base.fork import at_fork
@@ -44,10 +44,14 @@ __all__ = [
     "task_here",
     "time_left",
     "unscoped",
+    "within",
 ]
 
 
 _log = logging.getLogger("treadle")
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 _lock = new_lock()  # of every scope: held for an instant, and across a fork; taken after a pool's lock
 at_fork("scopes", _lock.acquire, _lock.release, _lock.release)
@@ -327,6 +331,20 @@ def unscoped() -> Context:
     context = taken()
     context.run(SCOPE.set, None)
     return context
+
+
+def within(scope: Scope, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Return `call(*args)`, made in `scope`; the caller is left in its own, whatever is raised, wherever."""
+    outer, token = SCOPE.get(), None
+    try:
+        token = SCOPE.set(scope)
+        return call(*args, **kwargs)
+    finally:
+        try:
+            SCOPE.set(outer) if token is None else SCOPE.reset(token)
+        except BaseException:  # Ctrl-C, perhaps
+            SCOPE.set(outer)
+            raise
 
 
 # -- the public names ---------------------------------------------------------------------------------------------

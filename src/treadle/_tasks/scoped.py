@@ -134,6 +134,10 @@ class ScopedTask(Future[Any]):
         if self._entered:
             self._settle_once(None, error)
 
+    def _join(self) -> None:
+        """Belong to the scope, from which its end takes it out again; a pool is about to admit it."""
+        self._scope.join(self)
+
     def _enter(self) -> None:
         """Note that the pool has it; no lock is held."""
         self._entered = True  # before the look: one of the two sees the other
@@ -189,5 +193,4 @@ def new_task(
         governed._scope = scope
         governed._rate = None if rate is None else bucket_of(rate)
         governed._entered = governed._late = governed._wanted = False
-        scope.join(governed)
     return task
