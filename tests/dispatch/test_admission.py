@@ -307,7 +307,7 @@ def test_ctrl_c_in_the_middle_of_a_submit_leaves_the_lock_free_and_no_task(plain
             threading.Event().wait(0.001)
         put = dispatcher.queue.put
         with deadline(600) if not plain else nullcontext():
-            dispatcher.entrance.put = dispatcher.queue.put = interrupted  # type: ignore[assignment]  # scripted
+            dispatcher.entrance.put = dispatcher.queue.put = interrupted
             with pytest.raises(KeyboardInterrupt):
                 pool.submit(ran.append, 1)
             dispatcher.entrance.put = dispatcher.queue.put = put

@@ -1,4 +1,4 @@
-"""What a pool, its workers and its futures share."""
+"""The dispatcher: what becomes of a task, in whosever hands it is."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
+from scripted import ScriptedLock
 from treadle import Future, Pool, Rate, deadline
 from treadle._base.timer import run_later
-from treadle._dispatch import dispatcher as dispatch_module
+from treadle._dispatch import dispatcher as dispatcher_module
 from treadle._dispatch.dispatcher import Dispatcher
 from treadle._tasks.rate import Bucket
 from treadle.errors import DeadlineExceeded
@@ -155,17 +156,18 @@ def test_a_task_is_counted_once_between_its_claim_and_its_run(monkeypatch: pytes
 
 
 def test_a_task_is_counted_once_between_its_end_and_its_settlement() -> None:
-    seen: list[int] = []
+    seen, ran = list[int](), threading.Event()
     with Pool(1) as pool:
-        dispatcher, acquire = pool._task_dispatcher, pool._task_dispatcher.acquire
+        dispatcher = pool._task_dispatcher
 
-        def look(*args: Any) -> bool:
-            if dispatcher.is_ours():
+        def look() -> None:
+            if ran.is_set() and dispatcher.is_ours():
+                lock.before = lambda: None  # for a snapshot takes it too
                 seen.append(pool.snapshot().submitted)
-            return acquire(*args)
+                lock.before = look
 
-        dispatcher.acquire = look  # type: ignore[assignment]  # what a worker takes to settle a task
-        assert pool.submit(abs, -1).result(30) == 1
+        lock = ScriptedLock(dispatcher, before=look)  # what a worker takes to settle a task
+        assert pool.submit(ran.set).result(30) is None
     assert set(seen) == {1}
 
 
@@ -198,7 +200,7 @@ def test_who_asks_for_a_result_that_comes_meanwhile_does_not_sleep(monkeypatch: 
                 assert watch.wait(30)
                 return Sleepless()
 
-            monkeypatch.setattr(dispatch_module, "allocate_lock", end_first)
+            monkeypatch.setattr(dispatcher_module, "closed_latch", end_first)
             assert running.result() is None
         finally:
             gate.set()
@@ -233,3 +235,29 @@ def test_what_was_accepted_is_run_though_no_thread_lived_when_the_pool_was_close
         pool.shutdown()
     assert left.result(0) == 3
     assert "was killed" in caplog.text
+
+
+# -- in a caller's thread, inside whatever runs there ---------------------------------------------------------------
+
+
+def test_a_full_pool_runs_what_its_own_task_submits_at_once() -> None:
+    with Pool(1, queue_size=1) as pool:
+
+        def task() -> list[str]:
+            futures = [pool.submit(lambda: threading.current_thread().name) for _ in range(3)]
+            assert [future.done() for future in futures] == [False, True, True]
+            return [future.result() for future in futures]
+
+        assert set(pool.submit(task).result(30)) == {f"{pool.snapshot().name}_0"}
+
+
+@pytest.mark.parametrize("depth", [1, 5])
+def test_nested_waits_end_on_one_thread(depth: int) -> None:
+    with Pool(1) as pool:
+
+        def leaves(depth: int) -> int:
+            if depth == 0:
+                return 1
+            return sum(future.result() for future in [pool.submit(leaves, depth - 1) for _ in range(2)])
+
+        assert pool.submit(leaves, depth).result(30) == 2**depth

@@ -1,4 +1,4 @@
-"""Aside: tasks of a pool that wait beside its order."""
+"""The queue: what waits in the order, beside it, or in the hands of strangers."""
 
 from __future__ import annotations
 
@@ -13,20 +13,115 @@ from blocked import until_noted
 from clocks import FakeClock
 from orders.tasks import task_of
 from treadle import Future, Pool, Rate, TaskGroup
-from treadle._dispatch.workers import Workers
+from treadle._dispatch.dispatcher import Dispatcher
+from treadle._dispatch.queue import TaskQueue
+from treadle._tasks.future import CANCELLED_AND_NOTIFIED, FINISHED, RUNNING
 from treadle._tasks.options import PLAIN
 from treadle._tasks.rate import Bucket
 from treadle._tasks.scoped import ScopedTask, new_task
+from treadle.orders import Fifo
 
 
-def test_a_task_without_a_rate_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+def made() -> tuple[TaskQueue, list[Future[int]]]:
+    """Return a queue, and four tasks that wait in it."""
+    queue, tasks = TaskQueue(Fifo()), [Future[int]() for _ in range(4)]
+    for task in tasks:
+        queue.put(task)
+    return queue, tasks
+
+
+class Hands:
+    """Somebody who takes tasks."""
+
+    task: Any = None
+
+
+def test_tombstones_are_buried_in_their_turn_and_are_not_claimed() -> None:
+    queue, tasks = made()
+    queue.leave(tasks[0], CANCELLED_AND_NOTIFIED)
+    queue.leave(tasks[1], RUNNING)
+    assert (queue.waiting(), queue.tombstones, len(queue.tasks)) == (2, 2, 4)
+    hands = Hands()
+    assert queue.claim_next(hands) is tasks[2]
+    assert hands.task is tasks[2]
+    assert tasks[2].running()
+    assert (queue.waiting(), queue.tombstones, list(queue.tasks)) == (1, 0, [tasks[3]])
+    assert queue.debris == tasks[:2], "they may be the last that hold a result, to be let go of with no lock held"
+    assert queue.claim_next(hands) is tasks[3]
+    assert queue.claim_next(hands) is None
+
+
+def test_nothing_is_in_the_hands_of_whoever_finds_tombstones_alone() -> None:
+    queue, tasks = made()
+    for task in tasks:
+        queue.leave(task, CANCELLED_AND_NOTIFIED)
+    hands = Hands()
+    assert queue.claim_next(hands) is None
+    assert hands.task is None
+
+
+def test_what_was_run_elsewhere_is_let_go_of_later_when_it_is_purged() -> None:
+    queue, tasks = made()
+    queue.leave(tasks[0], CANCELLED_AND_NOTIFIED)
+    queue.leave(tasks[1], RUNNING)
+    tasks[1]._state = FINISHED
+    queue.purge(tasks[2])
+    assert list(queue.tasks) == [tasks[3]]
+    assert (queue.tombstones, queue.debris) == (0, [tasks[1]])
+
+
+def test_a_task_leaves_wherever_it_waits() -> None:
+    queue, tasks = made()
+    token = object()
+    queue.take_out(tasks[0], token)
+    assert queue.claim_next(Hands()) is tasks[1]
+    queue.throttle(tasks[1])
+    assert (list(queue.out), list(queue.throttled), list(queue.tasks)) == ([tasks[0]], [tasks[1]], tasks[2:])
+    assert all(queue.has(task) for task in tasks)
+    assert queue.everything() == [*tasks[2:], tasks[1], tasks[0]]
+    assert queue.waiting() == 3
+    for task in tasks[:3]:
+        queue.leave(task, CANCELLED_AND_NOTIFIED)
+        assert task.cancelled()
+    assert (dict(queue.out), dict(queue.throttled), queue.tombstones, queue.waiting()) == ({}, {}, 1, 1)
+    assert queue.first() is tasks[3]
+
+
+def test_a_throttled_task_may_be_taken_out_and_is_resumed_in_its_place() -> None:
+    queue, tasks = made()
+    for _ in range(2):
+        task = queue.claim_next(Hands())
+        assert task is not None
+        queue.throttle(task)
+    queue.take_out(tasks[0], object())
+    assert list(queue.throttled) == [tasks[1]]
+    queue.resume(tasks[1])
+    assert (dict(queue.throttled), list(queue.tasks)) == ({}, tasks[1:])
+    assert queue.first() is tasks[1]
+
+
+def test_what_an_exception_has_left_half_done_is_found_anew() -> None:
+    """A task that was put back, and is still among the throttled; one that left, and was not counted."""
+    queue, tasks = made()
+    assert queue.claim_next(Hands()) is tasks[0]
+    queue.throttle(tasks[0])
+    queue._put_first(tasks[0])
+    tasks[1]._state = CANCELLED_AND_NOTIFIED
+    queue.mend()
+    assert dict(queue.throttled) == {}
+    assert (queue.tombstones, queue.waiting()) == (1, 3)
+
+
+def test_a_task_without_a_rate_that_is_put_back_is_not_throttled() -> None:
     with Pool(1) as pool:
         dispatcher = pool._task_dispatcher
         task = new_task(dispatcher, int, (), pool.options()._task_made(int, (), {})._context, PLAIN)
+        task._state, claims = RUNNING, dispatcher.state.claims()
         with dispatcher.lock:
-            assert not dispatcher.aside.park(task)
-            assert not dispatcher.aside.leave(task)
-        task._forget_call()
+            dispatcher.put_back(claims, task)
+            assert (list(dispatcher.queue.tasks), dict(dispatcher.queue.throttled)) == ([task], {})
+        assert claims.mine == []
+        assert task.cancel()
 
 
 def test_a_task_that_waits_takes_up_room_until_it_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -38,13 +133,13 @@ def test_a_task_that_waits_takes_up_room_until_it_leaves(monkeypatch: pytest.Mon
         assert isinstance(task, ScopedTask)
         rate._bucket._tokens = 0.0
         assert not task._ready()
-        room = dispatcher.room
+        entrance, queue, room = dispatcher.entrance, dispatcher.queue, dispatcher.entrance.room
+        task._state = RUNNING
         with dispatcher.lock:
-            assert dispatcher.aside.park(task)
-            assert (dispatcher.room, dispatcher.waiting()) == (room - 1, 1)
-            assert dispatcher.aside.leave(task)
-            assert (dispatcher.room, dispatcher.waiting()) == (room, 0)
-        task._forget_call()
+            dispatcher.put_back(dispatcher.state.claims(), task)
+        assert (entrance.room, queue.waiting()) == (room - 1, 1)
+        assert task.cancel()
+        assert (entrance.room, queue.waiting()) == (room, 0)
 
 
 def test_a_task_that_was_called_before_it_came_goes_back_to_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,7 +156,8 @@ def test_a_task_that_was_called_before_it_came_goes_back_to_its_place(monkeypatc
         order: deque[Any] = pool._task_dispatcher.order._tasks  # type: ignore[attr-defined]  # Fifo's
         with pool._task_dispatcher.lock:
             order.append(newer := task_of(submitted=task._submitted + 1))
-            assert pool._task_dispatcher.aside.park(task)
+            task._state = RUNNING
+            pool._task_dispatcher.put_back(pool._task_dispatcher.state.claims(), task)
             assert list(order) == [task, newer]
             order.clear()
         task._forget_call()
@@ -111,11 +207,11 @@ def test_a_task_that_a_worker_came_to_run_while_its_rate_was_asked_is_not_kept(h
 
 
 def test_a_task_that_is_called_when_no_thread_can_start_is_back_in_the_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    """And the alarm goes on with the next, for whose turn it is as well."""
+    """And the timers go on with the next, for whose turn it is as well."""
     FakeClock(monkeypatch)
     rate = Rate(1.0)
 
-    def refuse(staff: Workers, first: Any = None) -> None:
+    def refuse(dispatcher: Dispatcher, **options: bool) -> None:
         raise RuntimeError("can't start new thread")
 
     with Pool(1) as pool:
@@ -124,13 +220,15 @@ def test_a_task_that_is_called_when_no_thread_can_start_is_back_in_the_order(mon
         assert isinstance(task, ScopedTask)
         rate._bucket._tokens = 0.0
         assert not task._ready()
+        task._state = RUNNING
+        with dispatcher.lock:
+            dispatcher.put_back(dispatcher.state.claims(), task)
+        assert list(dispatcher.queue.throttled) == [task]
         try:
-            with dispatcher.lock:
-                assert dispatcher.aside.park(task)
-                with monkeypatch.context() as patch:
-                    patch.setattr(Workers, "start_worker", refuse)
-                    dispatcher.aside.resume(task)
-                assert list(dispatcher.queue.tasks) == [task]
+            with monkeypatch.context() as patch:
+                patch.setattr(Dispatcher, "_start_worker", refuse)
+                dispatcher.resume(task)
+            assert (list(dispatcher.queue.tasks), dict(dispatcher.queue.throttled)) == ([task], {})
         finally:
             task.cancel()
 

@@ -7,8 +7,11 @@ from typing import Any
 
 import pytest
 
+from scripted import ScriptedLock
 from treadle import Pool, Rate
+from treadle._dispatch.shedding import shed_error
 from treadle._dispatch.worker import current_worker
+from treadle._tasks.future import RUNNING
 from treadle._tasks.scoped import ScopedTask
 from treadle.errors import Shed
 from treadle.events import Observer, TaskEvent
@@ -147,16 +150,14 @@ def test_a_worker_that_is_killed_before_it_tells_those_that_it_sheds_leaves_nobo
 ) -> None:
     gate, killed = threading.Event(), threading.Event()
     with Pool(1, order=Adaptive(0.0, 0.0)) as pool:
-        release = pool._task_dispatcher.release
 
-        def release_or_die() -> None:
-            release()
+        def die_once() -> None:
             worker = current_worker()
-            if worker is not None and worker.victims and not killed.is_set():
+            if worker is not None and worker.claims is not None and worker.claims.mine and not killed.is_set():
                 killed.set()
                 raise SystemExit
 
-        pool._task_dispatcher.release = release_or_die
+        ScriptedLock(pool._task_dispatcher, after=die_once)
         try:
             pool.submit(gate.wait, PATIENCE)
             (thread,) = pool._threads
@@ -178,16 +179,19 @@ def test_a_caller_that_sheds_tells_all_whatever_a_callback_raises(error: type[Ba
 
     with Pool(1) as pool:
         victims = [pool._task_made(int, (), {}) for _ in range(3)]
-        with pool._task_dispatcher.lock:
-            assert pool._task_dispatcher.shedding.claim(victims) == victims
+        dispatcher, claims = pool._task_dispatcher, pool._task_dispatcher.state.claims()
+        with dispatcher.lock:
+            for victim in victims:
+                claims.add(victim, "too_old")
         victims[0].add_done_callback(leave)
-        told = list(victims)
         if error is KeyboardInterrupt:
             with pytest.raises(KeyboardInterrupt):
-                pool._task_dispatcher.shedding.shed_by_caller(victims)
+                dispatcher.end_claimed(claims, log_only=True)
         else:
-            pool._task_dispatcher.shedding.shed_by_caller(victims)
-        assert [type(future.exception(0)) for future in told] == [Shed] * 3
+            dispatcher.end_claimed(claims, log_only=True)
+        assert [type(future.exception(0)) for future in victims] == [Shed] * 3
+        assert claims.mine == []
+        assert not dispatcher.state.claimed
 
 
 def test_what_is_seized_or_was_cancelled_already_waits_nowhere_any_more() -> None:
@@ -200,15 +204,27 @@ def test_what_is_seized_or_was_cancelled_already_waits_nowhere_any_more() -> Non
         cancelled = pool._task_made(int, (), {})
         assert isinstance(task, ScopedTask)
         assert not task._ready()
+        task._state, queue, claims = RUNNING, dispatcher.queue, dispatcher.state.claims()
         with dispatcher.lock:
-            assert dispatcher.aside.park(task)
-            assert dispatcher.shedding.claim_all() == [task]
-            left = dict(dispatcher.queue.throttled)
-            dispatcher.aside.clear()
-            assert not left
-            dispatcher.put(cancelled)
+            dispatcher.put_back(claims, task)
+            assert list(queue.throttled) == [task]
+            dispatcher._claim_all(claims, "closed")
+            assert claims.mine == [task]
+            assert not queue.throttled
+            queue.put(cancelled)
             assert cancelled.cancel()
-            assert dispatcher.waiting() == 0
-            assert dispatcher.shedding.claim([dispatcher.take()]) == []
-            assert dispatcher.waiting() == 0
+            assert queue.waiting() == 0
+            queue.claimer_of_stale(claims)(queue.order.take())  # as an order does that gives it up
+            assert claims.mine == [task]
+            assert (queue.waiting(), queue.tombstones) == (0, 0)
+        dispatcher.end_claimed(claims)
+        assert task.cancelled()
+
+
+def test_the_error_says_of_which_task_whose_it_was_and_why() -> None:
+    with Pool(1, name="loom", order="fair") as pool:
+        task = pool.options(name="weft", key="k")._task_made(int, (), {})
+        error = shed_error("loom", task, "discarded")
+        assert (error.pool, error.task_name, error.reason, error.key) == ("loom", "weft", "discarded", "k")
+        assert error.waited >= 0
         task._forget_call()

@@ -1,25 +1,26 @@
-"""Workers: what they hold, whom they tell, and what kills them."""
+"""Worker: what is known of a thread, who it is to whoever asks in it, and that its end is not missed."""
 
 from __future__ import annotations
 
-import ctypes
+import contextvars
 import gc
-import logging
 import threading
-import weakref
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from treadle import Future, Pool
-from treadle._dispatch.worker import Worker, current_worker
-from treadle.errors import WorkerLost
-from treadle.orders import Fair
+from treadle._dispatch.worker import Worker, current_worker, lent_here, tasks_here
+from treadle._tasks.owner import Unowned
+from treadle.errors import PatchedTooLate
+
+PATIENCE = 30.0
 
 
-class Thing:
-    """Something to hold a reference to."""
+def worker_of(main: Callable[[Worker], object], exited: Callable[[Worker], object] = lambda worker: None) -> Worker:
+    """Return a worker of no pool, whose thread does `main`, and has not been started."""
+    return Worker(Unowned(), main, exited, "scripted")
 
 
 def test_a_task_knows_its_worker_and_others_have_none() -> None:
@@ -30,213 +31,96 @@ def test_a_task_knows_its_worker_and_others_have_none() -> None:
     assert current_worker() is None
 
 
-def test_nothing_of_a_task_is_held_when_it_is_done() -> None:
+def test_the_tasks_in_its_hands_are_those_further_out_and_the_innermost() -> None:
+    worker, tasks = worker_of(print), [Future[Any]() for _ in range(3)]
+    assert worker.stack() == []
+    assert worker.turn() is None
+    worker.task = tasks[0]
+    assert worker.stack() == [tasks[0]]
+    assert worker.turn() is tasks[0]
+    worker.outer = [(None, 0.0), (tasks[0], 0.0), (tasks[1], 0.0)]  # the first: in a callback of one that is over
+    worker.task = tasks[2]
+    assert worker.stack() == tasks
+    assert worker.turn() is None, "what it has taken in is counted as run in a caller's thread"
+
+
+def test_a_task_that_is_over_and_whose_callbacks_run_is_nobodys_turn() -> None:
+    worker = worker_of(print)
+    worker.task, worker.calling = Future[Any](), True
+    assert worker.turn() is None
+
+
+def test_the_tasks_that_run_here_are_told_the_innermost_first() -> None:
+    def outer() -> list[Future[Any]]:
+        return pool.submit(tasks_here).result()
+
+    assert tasks_here() == []
     with Pool(1) as pool:
-        argument, result = Thing(), Thing()
-        references = [weakref.ref(argument), weakref.ref(result)]
-        box = [result]
-        future = pool.submit(lambda thing: box.pop(), argument)
-        assert future.result(30) is result
-        del argument, result, future
-        pool.submit(int).result(30)
-        gc.collect()
-        assert [reference() for reference in references] == [None, None]
+        future = pool.submit(outer)
+        here = future.result(30)
+        assert len(here) == 2
+        assert here[-1] is future
 
 
-def test_a_callback_that_kills_its_worker_loses_nothing(caplog: pytest.LogCaptureFixture) -> None:
-    def fatal(future: Future[Any]) -> None:
-        raise SystemExit
-
-    others: list[Future[Any]] = []
+def test_a_task_whose_callbacks_run_does_not_run_here_nor_does_the_next_that_its_worker_has() -> None:
+    seen: list[list[Future[Any]]] = []
     gate = threading.Event()
-    with caplog.at_level(logging.CRITICAL, "treadle"), Pool(1) as pool:
-        doomed = pool.submit(gate.wait, 30)
-        doomed.add_done_callback(fatal)
-        doomed.add_done_callback(others.append)
-        after = [pool.submit(abs, -n) for n in range(10)]
+    with Pool(1) as pool:
+        pool.submit(gate.wait, 30).add_done_callback(lambda _: seen.append(tasks_here()))
+        after = pool.submit(abs, -1)
         gate.set()
-        assert [future.result(30) for future in after] == list(range(10))
-        assert doomed.result(30) is True
-        pool.shutdown()
-    assert others == [doomed], "the callbacks behind the fatal one are called too"
-    assert "was killed" in caplog.text
+        assert after.result(30) == 1
+    assert seen == [[]]
 
 
-def test_a_worker_killed_in_the_middle_of_a_task_says_so_and_is_replaced() -> None:
-    began = threading.Event()
-    forever = threading.Event()
-
-    def victim() -> None:
-        began.set()
-        while not forever.is_set():
-            pass
-
-    with Pool(1) as pool:
-        future = pool.submit(victim)
-        assert began.wait(30)
-        (thread,) = pool._threads
-        assert thread.ident is not None
-        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(SystemExit))
-        assert isinstance(future.exception(30), SystemExit | WorkerLost)
-        assert pool.submit(abs, -1).result(30) == 1
+def test_what_an_initializer_has_set_is_lent_to_its_own_pool_alone() -> None:
+    setting: contextvars.ContextVar[int] = contextvars.ContextVar("setting")
+    with Pool(1, initializer=setting.set, initargs=(3,)) as pool, Pool(1) as other:
+        lent, others = pool.submit(
+            lambda: (lent_here(pool._task_dispatcher), lent_here(other._task_dispatcher))
+        ).result(30)
+        assert lent is not None
+        assert others is None
+    assert lent_here(pool._task_dispatcher) is None
 
 
-def test_callbacks_may_wait_for_tasks_of_the_pool() -> None:
-    """The worker claims nothing while it runs callbacks, so what they wait for is not in its own hands."""
-    seen: list[Any] = []
-    gate, called = threading.Event(), threading.Event()
-    with Pool(2) as pool:
-        first = pool.submit(gate.wait, 30)
-        second: list[Future[str]] = []
+def test_whichever_way_its_thread_ends_somebody_is_told_once() -> None:
+    """A thread may be killed before its first line, and after its last."""
+    told: list[Worker] = []
 
-        def callback(future: Future[Any]) -> None:
-            seen.append(second[0].result(30))
-            called.set()
-
-        first.add_done_callback(callback)
-        holding = pool.submit(gate.wait, 30)
-        second.append(pool.submit(lambda: "second"))
-        gate.set()
-        assert called.wait(30)
-        holding.result(30)
-    assert seen == ["second"]
+    worker = worker_of(lambda worker: None, told.append)
+    worker.thread.start()
+    worker.thread.join(PATIENCE)
+    assert told == [worker]
 
 
-def test_a_lone_task_after_another_needs_no_second_thread() -> None:
-    """A worker is idle before it delivers a result."""
-    with Pool(8) as pool:
-        for _ in range(2000):
-            pool.submit(int).result(30)
-        assert pool.snapshot().threads == 1
+@pytest.mark.parametrize("how", ["gone", "cancelled", "never started"])
+def test_the_end_of_a_thread_that_was_counted_out_is_told_to_nobody(how: str) -> None:
+    told: list[Worker] = []
+
+    def leave(worker: Worker) -> None:
+        worker.gone, worker.cancelled = how == "gone", how == "cancelled"
+
+    worker = worker_of(leave, told.append)
+    if how != "never started":
+        worker.thread.start()
+        worker.thread.join(PATIENCE)
+    del worker
+    gc.collect()
+    assert told == []
 
 
-class Script:
-    """Has something done once, when `armed`, by the pool's first worker: before it settles a task, or after that.
-
-    It must be written before the pool has that worker.
-    """
-
-    def __init__(self, pool: Pool, where: str, act: Callable[[], object]) -> None:
-        self.armed, self.where, self.act = threading.Event(), where, act
-        self.dispatcher = pool._task_dispatcher
-        self.acquire, self.release = self.dispatcher.acquire, self.dispatcher.release
-        self.dispatcher.acquire, self.dispatcher.release = self._acquire, self._release  # type: ignore[assignment]
-
-    def _acquire(self) -> bool:
-        self._perhaps("before")
-        return self.acquire()
-
-    def _release(self) -> None:
-        self.release()
-        self._perhaps("after")
-
-    def _perhaps(self, where: str) -> None:
-        if where == self.where and self.armed.is_set() and current_worker() is not None:
-            self.armed.clear()
-            self.act()
+def test_a_worker_that_cannot_be_made_goes_without_a_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its thread is what was to be made last; what pytest cannot raise, it warns of, and warnings are errors."""
+    told: list[Worker] = []
+    monkeypatch.setattr(threading, "_allocate_lock", lambda: threading.Lock())
+    with pytest.raises(PatchedTooLate):
+        worker_of(print, told.append)
+    gc.collect()
+    assert told == []
 
 
-def die(*_: object) -> None:
-    raise SystemExit
-
-
-def test_a_worker_that_is_killed_before_it_settles_a_task_gives_its_result_and_frees_its_key(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    """Or the order would take the task for one that runs, and hold back all others of its key for ever."""
-    with Pool(1, order=Fair(max_running=1)) as pool:
-        script = Script(pool, "before", die)
-        view = pool.options(key="k")
-
-        def last_act() -> str:
-            script.armed.set()
-            return "done"
-
-        assert view.submit(last_act).result(30) == "done"
-        with pool._task_dispatcher.lock:
-            assert not pool._task_dispatcher.order._taken  # type: ignore[attr-defined]  # Fair's
-        assert view.submit(abs, -1).result(30) == 1
-    assert "was killed" in caplog.text
-
-
-def test_a_worker_that_is_killed_before_it_begins_a_task_that_it_has_claimed_fails_it(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    """And tells whoever waits for the one that it has just settled."""
-    gate = threading.Event()
-    with Pool(1) as pool:
-        script = Script(pool, "after", die)
-
-        def last_act() -> str:
-            assert gate.wait(30)
-            script.armed.set()
-            return "done"
-
-        try:
-            first, second = pool.submit(last_act), pool.submit(int)
-            (thread,) = pool._threads
-            with pool._task_dispatcher.lock:
-                lock = threading.Lock()
-                lock.acquire()
-                first._get_waiters().latches.append(lock)
-        finally:
-            gate.set()
-        thread.join(30)
-        assert first.result(0) == "done"
-        assert isinstance(second.exception(0), WorkerLost)
-        assert not lock.locked(), "who waited for the first is told"
-    assert "was killed" in caplog.text
-
-
-def test_a_callback_that_kills_its_worker_leaves_the_next_task_to_another_though_it_was_claimed(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    """It came after the worker had looked for callbacks, and before it settled the task, which has a condition."""
-    gate = threading.Event()
-    with Pool(1) as pool:
-        script = Script(pool, "after", lambda: first.add_done_callback(die))
-
-        def last_act() -> str:
-            assert gate.wait(30)
-            script.armed.set()
-            return "done"
-
-        try:
-            first, second = pool.submit(last_act), pool.submit(abs, -2)
-            assert first._condition is not None
-        finally:
-            gate.set()
-        assert second.result(30) == 2
-        assert first.result(0) == "done"
-    assert "was killed" in caplog.text
-
-
-class Bed:
-    """The lock that an idle worker sleeps on, which tells when it does."""
-
-    def __init__(self, worker: Worker) -> None:
-        self.lock, self.asleep = worker.wakeup, threading.Event()
-
-    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
-        self.asleep.set()
-        return self.lock.acquire(blocking, timeout)
-
-    def release(self) -> None:
-        self.lock.release()
-
-
-def test_an_idle_worker_holds_nothing_of_its_last_task() -> None:
-    def task() -> Thing:
-        worker = current_worker()
-        assert worker is not None
-        worker.wakeup = Bed(worker)  # type: ignore[assignment]  # scripted
-        return Thing()
-
-    with Pool(1) as pool:
-        future = pool.submit(task)
-        kept = weakref.ref(future.result(30))
-        (worker,) = pool._task_dispatcher.workers.present
-        assert worker.wakeup.asleep.wait(30)  # type: ignore[attr-defined]  # scripted
-        del future
-        gc.collect()
-        assert kept() is None
+def test_a_task_without_a_context_is_one_of_those_that_run_here() -> None:
+    """`None` says that it has run; that it has no context of its own is something else."""
+    with Pool(1, context=False) as pool:
+        assert pool.submit(lambda: len(tasks_here())).result(30) == 1

@@ -131,7 +131,7 @@ def test_a_signal_handler_may_submit_just_before_a_thread_is_woken_or_given_its_
     """It runs in the thread that submits, in the middle of that; here as the call returns that puts, or starts."""
     handled: list[Future[int]] = []
 
-    def and_handle(call: Callable[[Any], None]) -> Callable[[Any], None]:
+    def and_handle(call: Callable[[Any], object]) -> Callable[[Any], None]:
         def handler(argument: Any) -> None:
             call(argument)
             if not handled:
@@ -148,7 +148,7 @@ def test_a_signal_handler_may_submit_just_before_a_thread_is_woken_or_given_its_
             pool.submit(int).result(30)
             while not entrance.idle:
                 threading.Event().wait(0.001)
-            entrance.put = queue.put = and_handle(queue.put)  # type: ignore[assignment]  # that of submit, and of all else
+            entrance.put = queue.put = and_handle(queue.put)  # of submit, and of all else
         with deadline(600) if where == "woken by enter" else nullcontext():
             assert pool.submit(abs, -2).result(30) == 2
         assert handled[0].result(30) == 1
