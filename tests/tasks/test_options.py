@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from treadle import Pool
-from treadle._tasks.options import PLAIN, TaskOptions
+from treadle._tasks.options import PLAIN, TaskOptions, _slots
 from treadle.orders import Fair, Priority
 
 
@@ -47,3 +48,28 @@ def test_all_tasks_of_a_view_share_what_the_options_say() -> None:
         assert first._options is second._options
     with Pool(1, order=Fair()) as pool:
         assert pool.options(key=("a", 1)).submit(int)._options == TaskOptions(None, 0, ("a", 1))
+
+
+class Moody:
+    """A key that can be hashed until it cannot."""
+
+    broken = False
+
+    def __hash__(self) -> int:
+        if self.broken:
+            raise ValueError("cannot be hashed any more")
+        return 1
+
+
+def test_a_key_that_fails_once_it_was_given_harms_nobody_as_it_goes() -> None:
+    """Whoever gives the next key lets go of what nobody has any more."""
+    before, key = len(_slots), Moody()
+    options = TaskOptions(key=key)
+    assert TaskOptions(key=key).slot is options.slot
+    key.broken = True
+    del options
+    gc.collect()
+    assert TaskOptions(key="another").key == "another"
+    assert len(_slots) <= before + 1
+    with pytest.raises(ValueError, match="cannot be hashed any more"):
+        TaskOptions(key=key)

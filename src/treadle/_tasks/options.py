@@ -7,6 +7,8 @@ from collections.abc import Hashable
 from typing import NamedTuple
 from weakref import ref
 
+from treadle._base.words import pass_on
+
 __all__ = ["PLAIN", "KeySlot", "TaskOptions", "slot_of"]
 
 
@@ -22,14 +24,30 @@ class KeySlot:
         self.key = key
 
 
+class _Entry:
+    """A key as the table of slots has it: its hash is asked for once, so that one that fails later harms nobody."""
+
+    __slots__ = ("hash", "key")
+
+    def __init__(self, key: Hashable) -> None:
+        self.key = key
+        self.hash = hash(key)
+
+    def __hash__(self) -> int:
+        return self.hash
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Entry) and (self.key is other.key or bool(self.key == other.key))
+
+
 class _SlotRef(ref[KeySlot]):
-    """A reference to a slot, that knows its key."""
+    """A reference to a slot, that knows where it is in the table."""
 
-    __slots__ = ("key",)
-    key: Hashable
+    __slots__ = ("entry",)
+    entry: _Entry
 
 
-_slots: dict[Hashable, _SlotRef] = {}
+_slots: dict[_Entry, _SlotRef] = {}
 _gone: deque[_SlotRef] = deque()  # of slots that nobody has any more; appending and popping are atomic
 
 _NONE = KeySlot(None)
@@ -45,18 +63,22 @@ def slot_of(key: Hashable) -> KeySlot:
         return _NONE
     while _gone:
         dead = _gone.popleft()
-        if _slots.get(dead.key) is dead:
-            del _slots[dead.key]
+        try:
+            if _slots.get(dead.entry) is dead:
+                del _slots[dead.entry]
+        except BaseException as error:  # of somebody else's __eq__, of a key with the same hash
+            pass_on(error)
+    entry = _Entry(key)
     while True:
         slot = KeySlot(key)
         reference = _SlotRef(slot, _gone.append)
-        reference.key = key
-        found = _slots.setdefault(key, reference)
+        reference.entry = entry
+        found = _slots.setdefault(entry, reference)
         living = found()
         if living is not None:
             return living
-        if _slots.get(key) is found:  # its slot has just gone
-            _slots.pop(key, None)
+        if _slots.get(entry) is found:  # its slot has just gone
+            _slots.pop(entry, None)
 
 
 class _Fields(NamedTuple):
