@@ -90,5 +90,5 @@ def test_a_module_is_made_anew_without_what_others_have_done_to_it(monkeypatch: 
 
 
 def test_what_cannot_be_made_anew_is_taken_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("treadle._base.threads.find_spec", lambda name: None)
+    monkeypatch.setattr(select, "__spec__", None)
     assert made_anew(select) is select

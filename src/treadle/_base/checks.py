@@ -302,13 +302,12 @@ def _flags_of(value: Any) -> int:
 
 def _is_marked(value: object) -> bool:
     """Whether `value` is marked as a coroutine function; itself, and not by `functools.wraps` as what it wraps is."""
-    for name, (module, mark) in _MARKS.items():
+    for name, (module, its_name) in _MARKS.items():
         found = getattr(value, name, None)
         if found is None or module not in sys.modules:  # nobody can have marked anything
             continue
-        if found is getattr(sys.modules[module], mark, ABSENT) and not issubclass(
-            type(value), type
-        ):  # there its objects are meant
+        mark = getattr(sys.modules[module], its_name, ABSENT)
+        if found is mark and not issubclass(type(value), type):  # there its objects are meant
             own = object.__getattribute__  # a proxy shows the marks of another
             wrapped = own(value, "__wrapped__") if hasattr(value, "__wrapped__") else None
             return own(value, name) is mark and getattr(wrapped, name, None) is not mark
