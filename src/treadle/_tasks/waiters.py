@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future
+from concurrent.futures import Future, _base
 from threading import Condition, RLock, get_ident
 from typing import TYPE_CHECKING, Any, cast
 
@@ -65,9 +65,9 @@ class Waiters:
     def _notify(self, future: Future[Any], failed: bool, waiters: Iterable[Any]) -> None:
         cast(Condition, self.condition).notify_all()
         for waiter in waiters:
-            if future.cancelled():
+            if future._state == _base.CANCELLED_AND_NOTIFIED:  # and not when its maker has yet to take note
                 waiter.add_cancelled(future)
-            elif future.done():
+            elif future._state == _base.FINISHED:
                 (waiter.add_exception if failed else waiter.add_result)(future)
 
     def tell(self, future: Future[Any], lock: RLock) -> None:
