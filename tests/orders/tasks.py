@@ -8,7 +8,13 @@ from typing import Any
 from treadle import Future
 from treadle._tasks.options import TaskOptions
 
-__all__ = ["task_of"]
+__all__ = ["Hands", "task_of"]
+
+
+class Hands:
+    """Those of whoever takes a task."""
+
+    task: Any = None
 
 
 def task_of(*, priority: int = 0, key: Hashable = None, submitted: float = 0.0, name: str | None = None) -> Future[Any]:

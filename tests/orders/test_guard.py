@@ -527,11 +527,11 @@ def test_treadles_own_orders_need_no_guard_and_a_subclass_of_them_does() -> None
 
     for order in (Fifo(), Priority(), Adaptive(), Fair(), Fair(order="priority"), Fair(order=Priority)):
         with Pool(1, order=order) as pool:
-            assert pool._task_dispatcher.kept is order
+            assert pool._task_dispatcher.queue.order is order
     others: list[Order] = [Mine(), Fair(order=Mine), Fair(order=lambda: Priority(age=10)), Lifo()]
     for other in others:
         with Pool(1, order=other) as pool:
-            assert isinstance(pool._task_dispatcher.kept, Guard)
+            assert isinstance(pool._task_dispatcher.queue.order, Guard)
             assert pool.submit(abs, -1).result(PATIENCE) == 1
 
 

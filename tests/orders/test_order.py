@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from clocks import FakeClock
 from orders.lifo import Lifo
-from orders.tasks import task_of
+from orders.tasks import Hands, task_of
 from treadle import Future, Pool
 from treadle._base import clock
 from treadle.orders import Adaptive, Fair, Fifo, Order, Priority, Task
@@ -132,19 +132,24 @@ def test_of_equals_the_first_comes_first_whatever_was_evicted_or_purged(
 @pytest.mark.parametrize("kind", KINDS)
 @given(steps=LONG_STEPS)
 def test_what_the_pool_has_kept_of_it_stays_true(kind: Callable[[], Own], steps: list[Any]) -> None:
-    """A pool asks once for `tasks`, `ready`, `put` and `take`, for they are needed for every task."""
-    order = kind()
-    tasks, ready, put, take = order._handles()
+    """A pool asks once for `tasks`, `ready`, `put` and `give`, for they are needed for every task."""
+    order, hands = kind(), Hands()
+    tasks, ready, put, give, line = order._handles()
     for step, value in steps:
         if step == "put":
             put(task_of(priority=value, key=value))
         elif step == "take" and ready:
-            take()
+            first = next(iter(tasks))
+            give(hands)
+            assert line is None or hands.task is first, "what is given is the left end of the line, if there is one"
         elif step == "evict" and tasks:
             order.evict(task_of(key=value))
         elif step == "purge":
             order.purge(lambda task, value=value: task.key == value)  # type: ignore[misc]  # a default
-        assert order._handles()[:2] == (tasks, ready)
+        now = order._handles()
+        assert all(one is other for one, other in zip(now[:2], (tasks, ready), strict=True))
+        assert now.line is line
+        assert line is None or line is tasks
         assert order.ready() == bool(ready)
         assert len(order) == len(tasks) == len(list(tasks))
 

@@ -191,7 +191,7 @@ def _serve(dispatcher: Dispatcher, worker: Worker) -> None:
                 if line is None:
                     give(worker)
                     task = worker.task
-                else:  # as `Fifo.give`, spelled out because this is the path of every task
+                else:  # as `Fifo._give`, spelled out because this is the path of every task
                     worker.task = task = line[0]
                     del line[0]
                 if task is not None and task._state is PENDING:

@@ -56,7 +56,7 @@ class Adaptive(Own):
         self._stood_until = -inf  # when it last stopped standing
 
     def _handles(self) -> Handles:
-        return Handles(self._tasks, self._tasks, self._tasks.append, self.give)
+        return Handles(self._tasks, self._tasks, self._tasks.append, self._give)
 
     def put(self, task: Task, /) -> None:
         """Add a task."""
@@ -84,7 +84,7 @@ class Adaptive(Own):
             self._tasks.insert(self._apart, task)
             self._apart += 1
 
-    def give(self, hands: Hands, /) -> None:
+    def _give(self, hands: Hands, /) -> None:
         """Move the oldest task, or, while the queue stands, the newest, into `hands`."""
         tasks = self._tasks
         if not self._standing:

@@ -189,7 +189,7 @@ class Fair(Own):
             flow.credit = flow.weight
             self._ready.appendleft(flow)
 
-    def give(self, hands: Hands, /) -> None:
+    def _give(self, hands: Hands, /) -> None:
         """Move the next task of the key whose turn it is into `hands`."""
         flow = self._ready[0]
         flow.give(hands)

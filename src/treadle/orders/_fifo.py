@@ -20,13 +20,13 @@ class Fifo(Own):
 
     def _handles(self) -> Handles:
         # The deque's own methods: at a million tasks a second a Python frame around each would show.
-        return Handles(self._tasks, self._tasks, self._tasks.append, self.give, self._tasks)
+        return Handles(self._tasks, self._tasks, self._tasks.append, self._give, self._tasks)
 
     def put(self, task: Task, /) -> None:
         """Add a task."""
         self._tasks.append(task)
 
-    def give(self, hands: Hands, /) -> None:
+    def _give(self, hands: Hands, /) -> None:
         """Move the task that has waited longest into `hands`."""
         hands.task = self._tasks[0]
         del self._tasks[0]

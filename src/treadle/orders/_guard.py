@@ -55,7 +55,7 @@ class Guard(Own):
         return tuple(getattr(Guard, name) for name in HOOKS if hook_of(self._order, name) is None)
 
     def _handles(self) -> Handles:
-        return Handles(self._tasks, self._ready, self.put, self.give)
+        return Handles(self._tasks, self._ready, self.put, self._give)
 
     # -- what changes the books -----------------------------------------------------------------------------------
 
@@ -75,7 +75,7 @@ class Guard(Own):
         """Add a task that was taken before its time; as `put`."""
         self._add("put_first", self._order.put_first, task)
 
-    def give(self, hands: Hands, /) -> None:
+    def _give(self, hands: Hands, /) -> None:
         """Move the next task into `hands`; None if the order failed."""
         try:
             self._give_out("take", self._take_one, lambda task: setattr(hands, "task", task))

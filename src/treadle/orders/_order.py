@@ -161,7 +161,7 @@ class Handles(NamedTuple):
     tasks: Any  # what the order holds, with its length
     ready: object  # true as long as there is a task that may be taken
     put: Callable[[Any], object]
-    give: Callable[[Any], object]  # `Own.give`
+    give: Callable[[Any], object]  # `Own._give`
     line: Any = None  # what is given from its left end, if that is all there is to it
 
 
@@ -184,13 +184,13 @@ class Own(Order):
         return bool(self._ready)
 
     @abstractmethod
-    def give(self, hands: Hands, /) -> None:
+    def _give(self, hands: Hands, /) -> None:
         """Move the next task into `hands`: there first, and then away from here."""
 
     def take(self) -> Any:
         """Remove and return the task to run next."""
         hands = _Hands()
-        self.give(hands)
+        self._give(hands)
         return hands.task
 
     @abstractmethod
@@ -214,7 +214,7 @@ class Own(Order):
         """Find anew what follows from where the tasks are."""
 
     def _handles(self) -> Handles:
-        return Handles(self._tasks, self._ready, self.put, self.give)
+        return Handles(self._tasks, self._ready, self.put, self._give)
 
     def _idle(self) -> tuple[object, ...]:
         """Return those of its functions that have nothing to say, as it was set up."""

@@ -66,7 +66,7 @@ class Priority(Own):
         put_in_place(self._levels.setdefault(task.priority, deque()), task)
         self._set_up()
 
-    def give(self, hands: Hands, /) -> None:
+    def _give(self, hands: Hands, /) -> None:
         """Move the task that is due first into `hands`."""
         heads = self._heads
         _, negated, level = heads[0]
