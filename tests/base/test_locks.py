@@ -18,7 +18,13 @@ PATIENCE = 20.0  # seconds for what must happen
 def free(lock: threading.RLock) -> bool:
     """Whether another thread could take the lock."""
     got: list[bool] = []
-    thread = threading.Thread(target=lambda: got.append(lock.acquire(False) and lock.release() is None))
+
+    def take() -> None:
+        got.append(lock.acquire(False))
+        if got[0]:
+            lock.release()
+
+    thread = threading.Thread(target=take)
     thread.start()
     thread.join(PATIENCE)
     return got == [True]

@@ -66,7 +66,9 @@ def test_it_is_a_token_bucket_and_first_come_first_served(steps: list[Any], per_
     """The model: tokens fill up steadily to `burst`; each task takes one, as soon as there is one, in turn."""
     with pytest.MonkeyPatch.context() as patch:
         clock = FakeClock(patch)
-        patch.setattr("treadle._tasks.rate.TIMERS.call_at", lambda when, callback: None)  # it is called by hand
+        timers = TimerThread()  # without a thread: it is called by hand
+        patch.setattr(alarm_module, "start_thread", lambda target, name: None)
+        patch.setattr(rate_module, "TIMERS", timers)
         home = Owner(Bucket(per_second, 1.0, burst))
         tokens, submitted, begun = float(burst), [], 0
         for step in steps:
@@ -75,7 +77,7 @@ def test_it_is_a_token_bucket_and_first_come_first_served(steps: list[Any], per_
             else:
                 clock.pass_(step)
                 tokens = min(float(burst), tokens + step * per_second)
-                home.rate._call()
+                timers.call_due()
             while tokens >= 1 - 1e-6 and begun < len(submitted):
                 tokens, begun = tokens - 1, begun + 1
             assert abs(len(home.begun) - begun) <= (abs(tokens - round(tokens)) < 1e-5)  # rounding may decide

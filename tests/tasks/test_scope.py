@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextvars
 import math
 import threading
-from _thread import allocate_lock
 from collections.abc import Callable
 from time import monotonic
 from typing import Any
@@ -18,6 +17,7 @@ import treadle
 from clocks import FakeClock
 from treadle import Pool
 from treadle._base import timer as alarm_module
+from treadle._base.locks import closed_latch
 from treadle._base.timer import TimerThread
 from treadle._tasks import scope as scope_module
 from treadle._tasks.scope import HERE, SCOPE, Scope, current
@@ -581,7 +581,7 @@ def test_two_that_cancel_one_sleeper_at_once_do_not_hurt_each_other(monkeypatch:
 
     class Scripted:
         def __init__(self) -> None:
-            self.lock, self.overtaken = allocate_lock(), False
+            self.lock, self.overtaken = closed_latch(), False
 
         def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
             return self.lock.acquire(blocking, timeout)
@@ -592,7 +592,7 @@ def test_two_that_cancel_one_sleeper_at_once_do_not_hurt_each_other(monkeypatch:
                 scope.cancel()
             self.lock.release()
 
-    monkeypatch.setattr(scope_module, "allocate_lock", Scripted)
+    monkeypatch.setattr(scope_module, "closed_latch", Scripted)
 
     def sleep() -> None:
         SCOPE.set(scope)

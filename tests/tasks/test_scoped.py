@@ -487,17 +487,17 @@ def test_ctrl_c_before_a_task_is_queued_leaves_nothing_for_the_alarm(clock: Fake
     with Pool(1) as pool:
         pool.submit(int).result(PATIENCE)
         dispatcher = pool._task_dispatcher
-        put = dispatcher.put
+        put = dispatcher.queue.put
 
         def interrupt(task: Future[Any]) -> None:
             raise KeyboardInterrupt
 
-        dispatcher.put = interrupt
+        dispatcher.queue.put = interrupt
         with treadle.deadline(5):
             with pytest.raises(KeyboardInterrupt):
                 pool.submit(int)
             scope = SCOPE.get()
-        dispatcher.put = put
+        dispatcher.queue.put = put
         clock.pass_(5)
         alarm.call_due()
         assert scope is not None
@@ -512,18 +512,18 @@ def test_ctrl_c_just_after_a_task_was_queued_takes_it_out_of_its_scope(clock: Fa
     with Pool(1) as pool:
         pool.submit(int).result(PATIENCE)
         dispatcher = pool._task_dispatcher
-        put = dispatcher.put
+        put = dispatcher.queue.put
 
         def put_and_interrupt(task: Future[Any]) -> None:
             put(task)
             raise KeyboardInterrupt
 
-        dispatcher.put = put_and_interrupt
+        dispatcher.queue.put = put_and_interrupt
         with treadle.deadline(5):
             with pytest.raises(KeyboardInterrupt):
                 pool.submit(ran.append, 1)
             scope = SCOPE.get()
-        dispatcher.put = put
+        dispatcher.queue.put = put
         assert scope is not None
         assert scope._members == {}
         clock.pass_(5)
@@ -630,7 +630,7 @@ def test_a_deadline_that_passes_while_a_task_is_handed_over_fails_it_afterwards(
     """The alarm rings between the put and the note that the pool has the task, and never again."""
     held = Held()
     dispatcher = held.pool._task_dispatcher
-    put = dispatcher.put
+    put = dispatcher.queue.put
 
     def put_late(task: Future[Any]) -> None:
         put(task)
@@ -639,14 +639,14 @@ def test_a_deadline_that_passes_while_a_task_is_handed_over_fails_it_afterwards(
         scope._timer.cancel()
         scope._expire()
 
-    dispatcher.put = put_late
+    dispatcher.queue.put = put_late
     try:
         with treadle.deadline(600):
             future = held.pool.submit(int)
         assert future.done()
         assert isinstance(future.exception(), DeadlineExceeded)
     finally:
-        dispatcher.put = put
+        dispatcher.queue.put = put
         held.gate.set()
         held.pool.shutdown()
 

@@ -1,11 +1,10 @@
-"""treadle._tasks.waiters: gates, callbacks and the standard library's waiters of one future, each told once."""
+"""treadle._tasks.waiters: latches, callbacks and the standard library's waiters of one future, each told once."""
 
 from __future__ import annotations
 
 import concurrent.futures
 import logging
 import threading
-from _thread import LockType, allocate_lock
 from collections.abc import Callable
 from typing import Any
 
@@ -13,14 +12,14 @@ import pytest
 
 from treadle import Future
 from treadle._base import clock
+from treadle._base.locks import closed_latch
 from treadle._base.timer import TIMERS
 from treadle._tasks.waiters import ColdFields, InternalCallback, Waiters, run_callbacks, why_dropped
 
 
-def closed_gate() -> LockType:
-    gate = allocate_lock()
-    gate.acquire()
-    return gate
+def tell(waiters: Waiters, future: Future[Any] | None = None) -> None:
+    future = Future() if future is None else future
+    waiters.tell(future, future._owner.lock)
 
 
 class Waiter:
@@ -39,10 +38,10 @@ class Waiter:
         self.told.append("cancelled")
 
 
-def test_telling_opens_every_gate_and_keeps_none() -> None:
-    waiters, gates = Waiters(), [closed_gate() for _ in range(5)]
+def test_telling_opens_every_latch_and_keeps_none() -> None:
+    waiters, gates = Waiters(), [closed_latch() for _ in range(5)]
     waiters.latches.extend(gates)
-    waiters.tell(Future())
+    tell(waiters)
     assert not any(gate.locked() for gate in gates)
     assert waiters.latches == []
 
@@ -55,82 +54,89 @@ def test_telling_runs_the_callbacks_in_order_and_once() -> None:
         return lambda told: calls.append((name, told))
 
     waiters.callbacks.extend(map(callback, "abc"))
-    waiters.tell(future)
-    waiters.tell(future)
+    tell(waiters, future)
+    tell(waiters, future)
     assert calls == [("a", future), ("b", future), ("c", future)]
     assert waiters.callbacks == []
 
 
-def test_gates_are_open_when_callbacks_run() -> None:
+def test_latches_are_open_when_callbacks_run() -> None:
     """A callback may take long, and who waits for the result is not to wait for it."""
-    waiters, gate = Waiters(), closed_gate()
+    waiters, gate = Waiters(), closed_latch()
     waiters.latches.append(gate)
     states: list[bool] = []
     waiters.callbacks.append(lambda _: states.append(gate.locked()))
-    waiters.tell(Future())
+    tell(waiters)
     assert states == [False]
 
 
 def test_a_second_call_ends_what_a_killed_thread_began() -> None:
-    """The first thread dies as it has opened one of two gates."""
-    waiters, first, second = Waiters(), closed_gate(), closed_gate()
+    """The first thread dies as it has opened one of two latches."""
+    waiters, first, last = Waiters(), closed_latch(), closed_latch()
 
     class Killed:
         def release(self) -> None:
-            second.release()
+            if not first.locked():
+                raise RuntimeError("release unlocked lock")
+            first.release()
             raise SystemExit
 
     calls: list[object] = []
-    waiters.latches.extend([first, Killed()])  # type: ignore[list-item]  # scripted
+    waiters.latches.extend([Killed(), last])  # type: ignore[list-item]  # scripted
     waiters.callbacks.append(calls.append)
     future: Future[int] = Future()
     with pytest.raises(SystemExit):
-        waiters.tell(future)
-    assert (first.locked(), calls) == (True, [])
-    waiters.tell(future)
-    assert (first.locked(), calls) == (False, [future])
+        tell(waiters, future)
+    assert (first.locked(), last.locked(), calls) == (False, True, [])
+    tell(waiters, future)
+    assert (last.locked(), calls) == (False, [future])
 
 
-def test_two_threads_may_tell_at_once_and_each_gate_is_opened_by_one() -> None:
+def test_two_threads_may_tell_at_once_and_each_latch_is_opened() -> None:
     """The alarm fails a future at its deadline, and its worker comes back from the task just then: both tell.
 
-    The second comes in between the first one's look at the list and its taking the last gate out.
+    The second comes in as the first is about to open the latch.
     """
-    waiters, gate = Waiters(), closed_gate()
+    waiters, gate = Waiters(), closed_latch()
     future: Future[int] = Future()
 
-    class Scripted(list[Any]):
+    class Scripted:
         overtaken = False
 
-        def pop(self, *args: Any) -> Any:
+        def release(self) -> None:
             if not self.overtaken:
                 self.overtaken = True
-                waiters.tell(future)
-            return super().pop(*args)
+                tell(waiters, future)
+            gate.release()
 
-    waiters.latches = Scripted([gate])
-    waiters.tell(future)
+    waiters.latches.append(Scripted())  # type: ignore[arg-type]  # it is one, as far as it is used
+    tell(waiters, future)
     assert not gate.locked()
+    assert waiters.latches == []
 
 
 def test_two_threads_that_tell_at_once_call_each_callback_once() -> None:
     for _ in range(300):
         waiters, both, calls = Waiters(), threading.Barrier(2), []  # type: ignore[var-annotated]  # of futures
-        gates = [closed_gate() for _ in range(20)]
+        future: Future[int] = Future()
+        gates = [closed_latch() for _ in range(20)]
         waiters.latches.extend(gates)
         waiters.callbacks.extend([calls.append] * 5)
         failures: list[Exception] = []
 
-        def tell(
-            waiters: Waiters = waiters, both: threading.Barrier = both, failures: list[Exception] = failures
+        def come(
+            waiters: Waiters = waiters,
+            future: Future[int] = future,
+            both: threading.Barrier = both,
+            failures: list[Exception] = failures,
         ) -> None:
             both.wait(30)
             try:
-                waiters.tell(Future())
+                tell(waiters, future)
             except Exception as error:
                 failures.append(error)
 
-        threads = [threading.Thread(target=tell) for _ in range(2)]
+        threads = [threading.Thread(target=come) for _ in range(2)]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -227,7 +233,7 @@ def test_the_alarm_takes_its_own_notes_and_leaves_the_users_callbacks_to_another
         noted.set()
 
     waiters.callbacks.extend([users, InternalCallback(note)])
-    TIMERS.call_at(clock.now(), lambda: waiters.tell(Future()))
+    TIMERS.call_at(clock.now(), lambda: tell(waiters))
     try:
         assert told.wait(30)
         assert noted.wait(30)
