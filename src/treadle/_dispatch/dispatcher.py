@@ -274,9 +274,13 @@ class Dispatcher:
     def _enter_plainly(self, task: Task) -> bool:
         if not self._may_enter_plainly():
             return False
-        self.queue.put(task)
-        task._state = PENDING  # that of a map is not, until here
-        self.workers.wake_one()
+        try:
+            self.queue.put(task)
+            task._state = PENDING  # that of a map is not, until here
+            self.workers.wake_one()
+        except BaseException:  # Ctrl-C: before anybody else can claim it
+            self._take_back(task)
+            raise
         return True
 
     def enter_later(self, task: Task, when_full: str) -> bool:
@@ -461,7 +465,10 @@ class Dispatcher:
     def take_back_submitted(self, task: Task, error: BaseException, held: bool | None) -> None:
         """As `take_back`, for `submit`, which spells a section out: whether the lock is `held` (None: it was being taken)."""
         if held or (held is None and is_held(self.lock)):
-            self.lock.release()
+            try:
+                self._take_back(task)  # before anybody else can claim it
+            finally:
+                self.lock.release()
         locked(self.lock, self._mend)
         self.take_back(task, error)
 
