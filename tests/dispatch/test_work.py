@@ -77,20 +77,23 @@ def test_a_worker_killed_in_the_middle_of_a_task_says_so_and_is_replaced() -> No
 def test_callbacks_may_wait_for_tasks_of_the_pool() -> None:
     """The worker claims nothing while it runs callbacks, so what they wait for is not in its own hands."""
     seen: list[Any] = []
-    gate, called = threading.Event(), threading.Event()
+    gate, other_gate, called = threading.Event(), threading.Event(), threading.Event()
     with Pool(2) as pool:
         first = pool.submit(gate.wait, 30)
         second: list[Future[str]] = []
 
         def callback(future: Future[Any]) -> None:
-            seen.append(second[0].result(30))
+            seen.append(second[0].result(20))
             called.set()
 
         first.add_done_callback(callback)
-        holding = pool.submit(gate.wait, 30)
+        holding = pool.submit(other_gate.wait, 30)
         second.append(pool.submit(lambda: "second"))
-        gate.set()
-        assert called.wait(30)
+        try:
+            gate.set()
+            assert called.wait(10)
+        finally:
+            other_gate.set()
         holding.result(30)
     assert seen == ["second"]
 

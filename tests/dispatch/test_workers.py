@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 from contextlib import nullcontext
 from time import monotonic
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -31,6 +31,21 @@ class Interrupted(threading.Thread):
     def start(self) -> None:
         super().start()
         raise KeyboardInterrupt
+
+
+class Late(Interrupted):
+    """One that has not come up by then, and does so when it is let."""
+
+    made: ClassVar[list[Late]] = []
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.let = threading.Event()
+        self.made.append(self)
+
+    def run(self) -> None:
+        assert self.let.wait(30)
+        super().run()
 
 
 class Held:
@@ -334,6 +349,27 @@ def test_a_thread_that_ctrl_c_finds_started_is_one_of_the_pools(monkeypatch: pyt
         assert pool.submit(abs, -1).result(30) == 1
         assert pool.snapshot().threads == 1
     assert len(ran) <= 1
+
+
+def test_a_thread_that_comes_up_after_ctrl_c_has_ended_its_start_leaves_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is another one in its place, and it is not to run beside that."""
+    with Pool(1) as pool:
+        monkeypatch.setattr(Late, "made", [])
+        with monkeypatch.context() as patch:
+            patch.setattr(threading, "Thread", Late)
+            with pytest.raises(KeyboardInterrupt):
+                pool.submit(int)
+        (late,) = Late.made
+        assert pool.snapshot().threads == 0
+        held, waits = hold(pool, 1), pool.submit(abs, -1)
+        try:
+            late.let.set()
+            late.join(30)
+            assert not waits.done()
+            assert pool.snapshot().threads == 1
+        finally:
+            held.let_go()
+        assert waits.result(30) == 1
 
 
 def test_a_thread_that_ends_waits_for_the_one_that_ended_before(monkeypatch: pytest.MonkeyPatch) -> None:
