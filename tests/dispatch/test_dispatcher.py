@@ -7,6 +7,8 @@ import sys
 import threading
 import weakref
 from _thread import allocate_lock
+from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -16,8 +18,11 @@ from treadle import Future, Pool, Rate, deadline
 from treadle._base.timer import run_later
 from treadle._dispatch import dispatcher as dispatcher_module
 from treadle._dispatch.dispatcher import Dispatcher
+from treadle._dispatch.worker import Worker
+from treadle._dispatch.workers import Workers
 from treadle._tasks.rate import Bucket
 from treadle.errors import DeadlineExceeded
+from treadle.orders import Fair, Order, Task
 
 
 def hold(pool: Pool) -> threading.Event:
@@ -57,6 +62,9 @@ def test_a_task_is_run_once_whoever_is_faster() -> None:
         for future in [pool.submit(parent, n) for n in range(50)]:
             future.result(30)
     assert sorted(ran) == list(range(500))
+
+
+begin = Dispatcher.begin
 
 
 class Watched:
@@ -235,6 +243,81 @@ def test_what_was_accepted_is_run_though_no_thread_lived_when_the_pool_was_close
         pool.shutdown()
     assert left.result(0) == 3
     assert "was killed" in caplog.text
+
+
+class Counting(Order):
+    """A queue that notes what it has given out, and what of it has ended."""
+
+    def __init__(self) -> None:
+        self.tasks: deque[Task] = deque()
+        self.taken, self.over = list[Task](), list[Task]()
+
+    def put(self, task: Task, /) -> None:
+        self.tasks.append(task)
+
+    def ready(self) -> bool:
+        return bool(self.tasks)
+
+    def take(self) -> Task:
+        self.taken.append(self.tasks.popleft())
+        return self.taken[-1]
+
+    def evict(self, newcomer: Task, /) -> Task:
+        return self.tasks.popleft()
+
+    def purge(self, keep: Callable[[Task], bool], /) -> None:
+        self.tasks = deque(task for task in self.tasks if keep(task))
+
+    def ended(self, task: Task, /) -> None:
+        self.over.append(task)
+
+    def __len__(self) -> int:
+        return len(self.tasks)
+
+
+def test_the_order_gives_out_every_task_that_a_thread_runs_the_one_it_is_started_for_too() -> None:
+    order = Counting()
+    with Pool(2, order=order) as pool:
+        gate = hold(pool)
+        futures = [pool.submit(abs, -1) for _ in range(3)]
+        gate.set()
+        assert [future.result(30) for future in futures] == [1] * 3
+    assert len(order.taken) == 4
+    assert set(order.over) == set(order.taken)
+
+
+def test_no_more_of_a_key_run_than_may_though_a_thread_was_started_for_the_first() -> None:
+    ran: list[int] = []
+    with Pool(2, order=Fair(max_running=1)) as pool:
+        view, gate, began = pool.options(key="k"), threading.Event(), threading.Event()
+        first = view.submit(lambda: began.set() or gate.wait(30))  # type: ignore[func-returns-value]  # it is falsy
+        assert began.wait(30)
+        second = view.submit(ran.append, 1)
+        assert pool.submit(abs, -1).result(30) == 1, "others have a thread"
+        assert ran == []
+        gate.set()
+        second.result(30)
+        assert first.done()
+
+
+def test_a_submit_that_ctrl_c_ends_when_its_thread_has_the_task_leaves_its_key_free(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    expect_no_more, ran = Workers.expect_no_more, list[int]()
+
+    def interrupted(self: Workers, worker: Worker) -> None:
+        monkeypatch.setattr(Workers, "expect_no_more", expect_no_more)
+        raise KeyboardInterrupt
+
+    with Pool(1, order=Fair(max_running=1)) as pool:
+        view, gate = pool.options(key="k"), threading.Event()
+        monkeypatch.setattr(Dispatcher, "begin", lambda self, worker: gate.wait(30) and begin(self, worker))
+        monkeypatch.setattr(Workers, "expect_no_more", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            view.submit(ran.append, 1)
+        gate.set()
+        assert view.submit(abs, -2).result(30) == 2
+    assert ran == []
 
 
 # -- in a caller's thread, inside whatever runs there ---------------------------------------------------------------

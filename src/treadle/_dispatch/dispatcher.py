@@ -398,12 +398,17 @@ class Dispatcher:
         self.admission.tell_taker()
 
     def _hand_over(self, task: Task, worker: Worker) -> None:
-        """Give a task to the worker that was started for it: so it has begun when its submit returns."""
+        """Give a task to the worker that was started for it: so it has begun when its submit returns.
+
+        By way of the order, which is to know what runs, and may hold it back.
+        """
+        self.queue.put(task)
+        task._state = PENDING
+        if self.queue.claim_next(worker) is None:
+            return
         idle = self.entrance.idle
         place = idle.index(worker) if worker in idle else None
         # No exception comes between these lines, and the call is the last of them.
-        worker.task = task
-        task._state = RUNNING
         if place is not None and idle[place : place + 1] == [worker]:  # a signal handler may have woken it just now
             del idle[place]
             worker.wakeup.release()
@@ -511,6 +516,8 @@ class Dispatcher:
                 counts.rejected += loud
                 task._state = CANCELLED_AND_NOTIFIED
                 worker.task = None
+                if self.queue.observe_end is not None:
+                    self.queue.observe_end(task)
                 return True
         if task._silent and not self._is_in_hands(task):  # of a map, and never got in
             task._state = CANCELLED_AND_NOTIFIED
