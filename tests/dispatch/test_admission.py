@@ -16,7 +16,8 @@ from treadle import Future, Pool, deadline
 from treadle._base.locks import is_held
 from treadle._dispatch import dispatcher as dispatcher_module
 from treadle._dispatch.admission import WaitingSubmitter
-from treadle._pool.view import WhenFull
+from treadle._dispatch.dispatcher import Dispatcher
+from treadle._pool.submit import WhenFull
 from treadle._tasks.scope import SCOPE
 from treadle.errors import Cancelled, PoolBroken, PoolClosed, PoolDeadlock, PoolFull, Shed
 from treadle.events import Observer, TaskEvent
@@ -291,15 +292,22 @@ def test_a_caller_whose_task_is_cancelled_by_somebody_else_waits_no_longer(block
 
 @pytest.mark.parametrize("put_first", [False, True])
 @pytest.mark.parametrize("plain", [False, True])
-def test_ctrl_c_in_the_middle_of_a_submit_leaves_the_lock_free_and_no_task(plain: bool, put_first: bool) -> None:
+def test_ctrl_c_in_the_middle_of_a_submit_leaves_the_lock_free_and_no_task(
+    plain: bool, put_first: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Before the task is in, and after that; where `submit` spells the section out, and elsewhere."""
-    ran: list[int] = []
+    ran, take_back = list[int](), Dispatcher.take_back
+
+    def take_back_late(dispatcher: Dispatcher, task: Future[Any], error: BaseException) -> None:
+        threading.Event().wait(0.05)  # in which whoever was woken could come for it
+        take_back(dispatcher, task, error)
 
     def interrupted(task: Future[Any]) -> None:
         if put_first:
             put(task)
         raise KeyboardInterrupt
 
+    monkeypatch.setattr(Dispatcher, "take_back", take_back_late)
     with Pool(1) as pool:
         dispatcher = pool._task_dispatcher
         pool.submit(int).result(30)
