@@ -6,7 +6,6 @@ import queue
 import sys
 import threading
 import weakref
-from _thread import allocate_lock
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -15,12 +14,15 @@ import pytest
 
 from scripted import ScriptedLock
 from treadle import Future, Pool, Rate, deadline
+from treadle._base.locks import closed_latch
 from treadle._base.timer import run_later
 from treadle._dispatch import dispatcher as dispatcher_module
 from treadle._dispatch.dispatcher import Dispatcher
 from treadle._dispatch.worker import Worker
 from treadle._dispatch.workers import Workers
+from treadle._tasks.future import RUNNING
 from treadle._tasks.rate import Bucket
+from treadle._tasks.scoped import ScopedTask
 from treadle.errors import DeadlineExceeded
 from treadle.orders import Fair, Order, Task
 
@@ -148,6 +150,24 @@ def test_a_task_that_its_deadline_fails_just_before_it_waits_for_its_rate_is_for
     assert rate._bucket._timer is None
 
 
+def test_a_task_that_is_done_as_it_is_put_back_stays_so() -> None:
+    with Pool(1) as pool:
+        dispatcher, rate = pool._task_dispatcher, Rate(1.0)
+        rate._bucket._tokens = 0.0
+        task = pool.options(rate=rate)._task_made(int, (), {})
+        assert isinstance(task, ScopedTask)
+        assert not task._ready()
+        task._state, claims = RUNNING, dispatcher.state.claims()
+        task._settle_once(None, DeadlineExceeded(600))
+        with dispatcher.lock:
+            dispatcher.put_back(claims, task)
+            assert task.done()
+            assert (claims.mine, dispatcher.queue.everything()) == ([task], [])
+        dispatcher.end_claimed(claims)
+        assert isinstance(task.exception(0), DeadlineExceeded)
+        assert pool.snapshot().cancelled == 1
+
+
 def test_a_task_is_counted_once_between_its_claim_and_its_run(monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker that runs what it waits for takes it out of the order first."""
     seen: list[int] = []
@@ -180,10 +200,10 @@ def test_a_task_is_counted_once_between_its_end_and_its_settlement() -> None:
 
 
 class Sleepless:
-    """A lock that is taken once; who would sleep on it fails instead."""
+    """A closed latch; who would sleep on it fails instead."""
 
     def __init__(self) -> None:
-        self.lock = allocate_lock()
+        self.lock = closed_latch()
 
     def acquire(self, *_: object) -> bool:
         assert self.lock.acquire(False), "it sleeps, and nobody would wake it"

@@ -73,7 +73,7 @@ def test_callbacks_of_shed_futures_may_use_the_pool_and_wait_for_it() -> None:
     assert answers == [7]
 
 
-def test_a_callback_that_ends_the_thread_keeps_no_other_future_waiting() -> None:
+def test_a_callback_that_ends_the_thread_keeps_no_other_future_waiting(caplog: pytest.LogCaptureFixture) -> None:
     pool, gate = overloaded()
     futures = [pool.submit(int, number) for number in range(6)]
 
@@ -85,6 +85,7 @@ def test_a_callback_that_ends_the_thread_keeps_no_other_future_waiting() -> None
     for future in futures:
         future.exception(PATIENCE)
     pool.shutdown()
+    assert "was killed" in caplog.text
 
 
 def test_a_full_queue_sheds_before_it_refuses() -> None:
