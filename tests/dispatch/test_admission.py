@@ -155,6 +155,17 @@ def test_a_task_whose_caller_was_turned_away_cannot_be_cancelled_out_of_the_queu
     assert (blocked.pool.snapshot().rejected, blocked.pool.snapshot().cancelled) == (3, 0)
 
 
+def test_a_caller_whose_task_was_let_in_is_not_asked_to_stop_any_more(blocked: Blocked) -> None:
+    """Its time may run out, or its deadline pass, just then."""
+    dispatcher, task = blocked.pool._task_dispatcher, blocked.waiting[0]
+    dispatcher.stop_waiting(task, Cancelled("scripted"))
+    dispatcher.give_up_waiting(task)
+    assert not task.done()
+    assert blocked.pool.snapshot().waiting == 2
+    blocked.gate.set()
+    assert task.result(30) == 0
+
+
 class Moody:
     """A key that can be hashed until it cannot."""
 

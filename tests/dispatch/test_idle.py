@@ -236,3 +236,21 @@ def test_a_worker_survives_that_comes_back_because_it_was_preempted(caplog: pyte
         (thread,) = pool._threads
         assert pool.submit(threading.current_thread).result(PATIENCE) is thread
     assert not caplog.records
+
+
+def test_one_that_waits_is_taken_up_by_the_thread_that_comes_for_one_that_was_killed(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    gate = threading.Event()
+
+    def fatal(_: object) -> None:
+        raise SystemExit
+
+    with Pool(1) as pool:
+        doomed = pool.submit(gate.wait, PATIENCE)
+        doomed.add_done_callback(fatal)
+        post = Post(pool._task_dispatcher)
+        assert not pool._task_dispatcher.add_idle(post)
+        gate.set()
+        assert post.began.wait(PATIENCE)
+    assert "was killed" in caplog.text

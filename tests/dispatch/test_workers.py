@@ -25,16 +25,8 @@ class Refusing(threading.Thread):
         raise RuntimeError("can't start new thread")
 
 
-class Interrupted(threading.Thread):
-    """A thread that has started when Ctrl-C comes."""
-
-    def start(self) -> None:
-        super().start()
-        raise KeyboardInterrupt
-
-
-class Late(Interrupted):
-    """One that has not come up by then, and does so when it is let."""
+class Late(threading.Thread):
+    """A thread that has started, and not come up, when Ctrl-C comes; it does so when it is let."""
 
     made: ClassVar[list[Late]] = []
 
@@ -42,6 +34,10 @@ class Late(Interrupted):
         super().__init__(**options)
         self.let = threading.Event()
         self.made.append(self)
+
+    def start(self) -> None:
+        super().start()
+        raise KeyboardInterrupt
 
     def run(self) -> None:
         assert self.let.wait(30)
@@ -337,9 +333,16 @@ def test_a_thread_that_ctrl_c_finds_started_is_one_of_the_pools(monkeypatch: pyt
         assert gate.wait(30)
         ran.append(1)
 
+    class Counted(threading.Thread):
+        def start(self) -> None:
+            super().start()
+            while not pool._task_dispatcher.workers.present:
+                threading.Event().wait(0.001)
+            raise KeyboardInterrupt
+
     with Pool(1) as pool:
         with monkeypatch.context() as patch:
-            patch.setattr(threading, "Thread", Interrupted)
+            patch.setattr(threading, "Thread", Counted)
             with pytest.raises(KeyboardInterrupt):
                 pool.submit(task)
         try:
