@@ -17,10 +17,8 @@ class Late:
         self._name = name
 
     def __getattr__(self, attribute: str) -> Any:
-        name = self._name
-        if name not in sys.modules:
-            __import__(name)
-        return getattr(sys.modules[name], attribute)
+        __import__(self._name)  # where another thread is importing it, this waits until that is done
+        return getattr(sys.modules[self._name], attribute)
 
     def __repr__(self) -> str:
         return f"Late({self._name!r})"

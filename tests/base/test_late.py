@@ -1,0 +1,55 @@
+"""Late."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from treadle._base.late import Late
+
+PATIENCE = 20.0  # seconds for what must happen
+
+
+@pytest.fixture
+def slow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The name of a module that is half made until it may go on."""
+    (tmp_path / "slow_one.py").write_text("import threading\nbegan.set()\nassert go.wait(20)\nwhat = 1\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "slow_one", raising=False)
+    return "slow_one"
+
+
+def test_a_module_is_imported_when_something_of_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "this", raising=False)
+    late = Late("this")
+    assert "this" not in sys.modules
+    assert repr(late) == "Late('this')"
+    assert late.s.startswith("Gur Mra")
+    with pytest.raises(AttributeError):
+        late.nothing_of_the_kind  # noqa: B018  # it is looked up
+
+
+def test_who_asks_while_another_thread_imports_it_waits_for_that(slow: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    began, go, found = threading.Event(), threading.Event(), list[object]()
+    monkeypatch.setattr("builtins.began", began, raising=False)
+    monkeypatch.setattr("builtins.go", go, raising=False)
+    late = Late(slow)
+
+    def ask() -> None:
+        try:
+            found.append(late.what)
+        except AttributeError as error:
+            found.append(error)
+
+    threads = [threading.Thread(target=ask) for _ in range(2)]
+    threads[0].start()
+    assert began.wait(PATIENCE)
+    threads[1].start()
+    threads[1].join(0.05)
+    go.set()
+    for thread in threads:
+        thread.join(PATIENCE)
+    assert found == [1, 1]
