@@ -359,7 +359,10 @@ class Dispatcher:
         admission = self.admission
         refusal = admission.refusal(task, self)
         if refusal is not None:
-            return refusal
+            if self.state.broken is None or not isinstance(started, Worker):
+                return refusal
+            claims.add(task, "broken")  # the thread could not be set up that was to run it: so its future fails
+            return Verdict.ENTER
         if when_full == "carry_on" or admission.is_late(task, self):
             verdict = Verdict.ENTER
         elif when_full == "offer":
@@ -398,18 +401,19 @@ class Dispatcher:
         self.admission.tell_taker()
 
     def _hand_over(self, task: Task, worker: Worker) -> None:
-        """Give a task to the worker that was started for it: so it has begun when its submit returns.
+        """Have the worker that was started for a task claim it: so it has begun when its submit returns.
 
-        By way of the order, which is to know what runs, and may hold it back.
+        It comes by the order all the same, which may count what it gives out.
         """
         self.queue.put(task)
         task._state = PENDING
-        if self.queue.claim_next(worker) is None:
+        if self.queue.claim_next(worker) is None:  # it is held back, or the order has failed
+            self._see_to_it()
             return
         idle = self.entrance.idle
         place = idle.index(worker) if worker in idle else None
-        # No exception comes between these lines, and the call is the last of them.
         if place is not None and idle[place : place + 1] == [worker]:  # a signal handler may have woken it just now
+            # No exception comes between these lines, and the call is the last of them.
             del idle[place]
             worker.wakeup.release()
 
@@ -491,6 +495,13 @@ class Dispatcher:
         """Take a task that has not begun from wherever it is; the lock is held. False: it has, or is done."""
         state, counts = self.state, self.state.counts
         loud = not task._silent
+        if self._was_handed_over(task):
+            counts.rejected += loud
+            if self.queue.has(task):
+                self.queue.leave(task, CANCELLED_AND_NOTIFIED)
+            else:
+                task._state = CANCELLED_AND_NOTIFIED
+            return True
         if task._state is PENDING:
             counts.rejected += loud
             if task in self.admission.waiting:
@@ -511,17 +522,19 @@ class Dispatcher:
             return True
         if task._state is not RUNNING:
             return False
+        if task._silent and not self._is_in_hands(task):  # of a map, and never got in
+            task._state = CANCELLED_AND_NOTIFIED
+            return True
+        return False
+
+    def _was_handed_over(self, task: Task) -> bool:
+        """Take `task` from the worker that it was handed over to, if that has not come for it; the lock is held."""
         for worker in self.workers.everybody_to_come():
-            if worker.task is task and not worker.begun:  # handed over to it, and it has not come for it
-                counts.rejected += loud
-                task._state = CANCELLED_AND_NOTIFIED
+            if worker.task is task and not worker.begun:
                 worker.task = None
                 if self.queue.observe_end is not None:
                     self.queue.observe_end(task)
                 return True
-        if task._silent and not self._is_in_hands(task):  # of a map, and never got in
-            task._state = CANCELLED_AND_NOTIFIED
-            return True
         return False
 
     def _is_in_hands(self, task: Task) -> bool:
@@ -1203,6 +1216,8 @@ class Dispatcher:
     def _awake(self, worker: Worker) -> Task | None:
         worker.begun = True
         self.entrance.waking = False
+        if worker.task is not None:
+            self.after_claim()
         return worker.task
 
     def begin_to_leave(self, worker: Worker) -> None:
