@@ -493,3 +493,11 @@ def test_closing_calls_a_shutdown_of_ones_own_with_no_more_than_is_asked_for() -
     with Old(1) as pool:
         pass
     assert pool.waited
+
+
+def test_what_a_task_of_the_pool_awaits_waits_for_room_as_well() -> None:
+    async def main() -> list[int]:
+        return await asyncio.gather(*(pool.run(abs, -number) for number in range(5)))
+
+    with Pool(2, queue_size=0) as pool:
+        assert pool.submit(lambda: asyncio.run(main())).result(30) == list(range(5))

@@ -99,6 +99,8 @@ class Admission:
             return Verdict.ENTER if self._queue.claim_victim(task, claims) else Verdict.REFUSE
         if when_full == "reject":
             return Verdict.REFUSE
+        if when_full == "later":  # its caller goes on, and does not run it
+            return Verdict.WAIT
         if on_loop:
             return Verdict.ENTER_BEYOND
         return Verdict.RUN_HERE if inside or when_full == "caller_runs" else Verdict.WAIT
