@@ -51,7 +51,7 @@ class Errand(Future[Any]):
     def __init__(self, handling: Handling, conn: ClientConnection) -> None:
         super().__init__()
         if handling.keyed:
-            self._traits = TaskOptions(key=conn.peer.host)
+            self._options = TaskOptions(key=conn.peer.host)
         self._owner = handling.lane.dispatcher
         self._context = BARE
         self._submitted = conn.active or clock.now()
@@ -65,8 +65,8 @@ class Errand(Future[Any]):
     def _invoke(self) -> bool:
         self._result = self._exception = None
         if self.conn.record is not None:
-            rare = getattr(self, "_cold", None)  # there is one if the pool has observers
-            self.conn.record.task_id = None if rare is None else rare.serial or None
+            cold = getattr(self, "_cold", None)  # there is one if the pool has observers
+            self.conn.record.task_id = None if cold is None else cold.serial or None
         try:
             again = self.handling.follow(self.conn)
         except BaseException:  # a fault of ours, or the thread is killed
