@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 import threading
 from pathlib import Path
@@ -30,6 +32,27 @@ def test_a_module_is_imported_when_something_of_it_is_asked_for(monkeypatch: pyt
     assert late.s.startswith("Gur Mra")
     with pytest.raises(AttributeError):
         late.nothing_of_the_kind  # noqa: B018  # it is looked up
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_fork_waits_for_an_import(slow: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    began, go = threading.Event(), threading.Event()
+    monkeypatch.setattr("builtins.began", began, raising=False)
+    monkeypatch.setattr("builtins.go", go, raising=False)
+    late = Late(slow)
+    thread = threading.Thread(target=lambda: late.what)
+    thread.start()
+    assert began.wait(PATIENCE)
+    timer = threading.Timer(0.05, go.set)
+    timer.start()
+    pid = os.fork()
+    if not pid:
+        signal.alarm(int(PATIENCE))
+        os._exit(0 if late.what == 1 else 1)
+    assert os.waitpid(pid, 0)[1] == 0
+    for each in (timer, thread):
+        each.join(PATIENCE)
 
 
 def test_who_asks_while_another_thread_imports_it_waits_for_that(slow: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ from typing import Literal, NamedTuple, get_args
 __all__ = ["Place", "at_fork"]
 
 Place = Literal[
+    "imports",  # of modules that few programs use
     "groups",  # of every task group
     "pools",  # which pools there are, who waits for whom, each pool, the rates: see `treadle._dispatch.lifecycle`
     "scopes",  # deadlines and cancellation

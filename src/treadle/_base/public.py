@@ -8,6 +8,8 @@ from contextlib import suppress
 from types import FunctionType
 from typing import Any, get_type_hints
 
+from treadle._base.late import import_whole
+
 __all__ = ["late", "publish"]
 
 
@@ -55,7 +57,7 @@ def late(
         home = homes.get(name)
         if home is None:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        __import__(home)
+        import_whole(home)
         for each, its_home in homes.items():
             if its_home == home:
                 names[each] = getattr(sys.modules[home], each)
