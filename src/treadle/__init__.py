@@ -74,5 +74,6 @@ __getattr__, __dir__ = _late(
         "TaskGroup": "treadle._flow.groups",
         "current_pool": "treadle._pool.current",
         "current_task": "treadle._pool.current",
+        "events": "treadle.events",
     },
 )

@@ -50,7 +50,7 @@ def late(
     Args:
         package: the dotted name of the module.
         names: its globals.
-        homes: the modules that they are found in, by name.
+        homes: the modules that they are found in, by name; or which they are.
     """
 
     def get(name: str) -> Any:
@@ -58,6 +58,8 @@ def late(
         if home is None:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         import_whole(home)
+        if home == f"{package}.{name}":
+            return sys.modules[home]
         for each, its_home in homes.items():
             if its_home == home:
                 names[each] = getattr(sys.modules[home], each)
