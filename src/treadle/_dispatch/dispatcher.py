@@ -1129,7 +1129,8 @@ class Dispatcher:
         workers, queue = self.workers, self.queue
         if not workers.may_grow() or self.state.broken is not None:
             return False
-        if len(workers.present) + len(workers.seats) < self._kept():
+        # In a forked child that uses no pool, none is kept warm: the process ends with the thread that has forked.
+        if workers.stray is None and len(workers.present) + len(workers.seats) < self._kept():
             return True
         coming = workers.coming()
         if workers.idle_tasks.waiting and not coming:
@@ -1237,7 +1238,6 @@ class Dispatcher:
         """Count out a worker whose thread is about to end, and replace it if it is missed. It may be called again."""
         stray = worker is self.workers.stray
         departed = self._do_and_end(self._exited, worker, log_only=True)
-        # In a forked child that uses no pool, none is kept warm: the process ends with this thread.
         if not stray or self.queue.ready or self.workers.idle_tasks.waiting:
             self.grow()
         if departed is not None and departed is not worker.thread:
