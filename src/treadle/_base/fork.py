@@ -7,6 +7,7 @@ it in the reverse order.
 
 from __future__ import annotations
 
+import logging  # noqa: F401  # so its own step is the later one before a fork, and it holds no lock while these wait
 import os
 from collections.abc import Callable
 from typing import Literal, NamedTuple, get_args
