@@ -187,7 +187,7 @@ class Pool(Submitter, ThreadPoolExecutor):
             setup=setup,
             min_workers=min_workers,
             queue_size=checks.integer_or_none("queue_size", queue_size, least=0),
-            observers=() if observers == () else watching.observers_in(observers),
+            observers=() if type(observers) is tuple and not observers else watching.observers_in(observers),
             limit=gradient,
             # Last: they are taken from now on, and any argument above may be wrong.
             order=order_named(order),
