@@ -576,7 +576,7 @@ def test_a_key_that_fails_after_its_task_was_taken_costs_no_thread(make: Callabl
         assert pool.submit(threading.get_ident).result(PATIENCE) == thread
 
 
-def test_a_task_whose_key_fails_while_it_waits_for_its_rate_fails_alone() -> None:
+def test_a_key_that_fails_while_its_task_waits_for_its_rate_harms_nobody() -> None:
     key = Moody()
     rate = treadle.Rate(0.001)
     with Pool(1, order="fair") as pool:
@@ -589,14 +589,23 @@ def test_a_task_whose_key_fails_while_it_waits_for_its_rate_fails_alone() -> Non
                 break
             tick.wait(0.01)
         key.broken = True
-        for _ in range(2):
+        for task, result in ((future, 0), (other, 1)):
             rate._bucket._disarm()
             rate._bucket._tokens = 1.0
             rate._bucket._call()
-        assert isinstance(outcome(future), LookupError)
-        assert other.result(PATIENCE) == 1
+            assert task.result(PATIENCE) == result
     now = pool.snapshot()
-    assert (now.submitted, now.finished, now.cancelled) == (2, 1, 1)
+    assert (now.submitted, now.finished, now.cancelled) == (2, 2, 0)
+
+
+def test_a_key_that_cannot_be_compared_harms_none_of_another_pool_that_has_its_hash() -> None:
+    keys = [Moody() for _ in range(3)]
+    with Pool(1, order="fair") as one, Pool(1, order="fair") as other:
+        assert [one.options(key=key).submit(int).result(PATIENCE) for key in keys] == [0] * 3
+        for key in keys:
+            key.broken = True
+        assert other.options(key=Moody()).submit(int).result(PATIENCE) == 0
+        assert other.options(key=7).submit(int).result(PATIENCE) == 0
 
 
 def test_a_refusal_shows_the_key_with_no_lock_held() -> None:

@@ -7,8 +7,6 @@ from collections.abc import Hashable
 from typing import NamedTuple
 from weakref import ref
 
-from treadle._base.words import pass_on
-
 __all__ = ["PLAIN", "KeySlot", "TaskOptions", "slot_of"]
 
 
@@ -25,19 +23,33 @@ class KeySlot:
 
 
 class _Entry:
-    """A key as the table of slots has it: its hash is asked for once, so that one that fails later harms nobody."""
+    """A key as the table of slots has it: its hash is asked for once, so that one that fails later harms nobody.
 
-    __slots__ = ("hash", "key")
+    One that nobody has any more is asked for nothing, and equals none; nor does one that cannot be compared, for the
+    other one may be of another pool.
+    """
+
+    __slots__ = ("hash", "key", "slot")
 
     def __init__(self, key: Hashable) -> None:
         self.key = key
         self.hash = hash(key)
+        self.slot: ref[KeySlot] | None = None
 
     def __hash__(self) -> int:
         return self.hash
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Entry) and (self.key is other.key or bool(self.key == other.key))
+        if not isinstance(other, _Entry) or self.is_gone() or other.is_gone():
+            return False
+        try:
+            return self.key is other.key or bool(self.key == other.key)
+        except Exception:
+            return False
+
+    def is_gone(self) -> bool:
+        """Return whether nobody has its slot any more."""
+        return self.slot is None or self.slot() is None
 
 
 class _SlotRef(ref[KeySlot]):
@@ -57,28 +69,23 @@ def slot_of(key: Hashable) -> KeySlot:
     """Return the slot of `key`, and of every key that equals it.
 
     Raises:
-        TypeError: it cannot be hashed; or whatever else its `__hash__` or `__eq__` raises.
+        TypeError: it cannot be hashed; or whatever else its `__hash__` raises.
     """
     if key is None:
         return _NONE
     while _gone:
         dead = _gone.popleft()
-        try:
-            if _slots.get(dead.entry) is dead:
-                del _slots[dead.entry]
-        except BaseException as error:  # of somebody else's __eq__, of a key with the same hash
-            pass_on(error)
+        if dead.entry.slot is dead:
+            _slots.pop(dead.entry, None)  # it is found by what it is, for it equals none
+            dead.entry.slot = None  # no cycle
     entry = _Entry(key)
     while True:
         slot = KeySlot(key)
-        reference = _SlotRef(slot, _gone.append)
+        reference = entry.slot = _SlotRef(slot, _gone.append)
         reference.entry = entry
-        found = _slots.setdefault(entry, reference)
-        living = found()
-        if living is not None:
+        living = _slots.setdefault(entry, reference)()
+        if living is not None:  # else it has just gone, and is not found again
             return living
-        if _slots.get(entry) is found:  # its slot has just gone
-            _slots.pop(entry, None)
 
 
 class _Fields(NamedTuple):
