@@ -439,3 +439,23 @@ def test_a_thread_too_many_stays_for_a_task_that_it_put_back_and_the_others_wait
     finally:
         task.request_cancel()  # or a pool that has no thread left would keep Python from exiting
         pool.shutdown(cancel_futures=True)
+
+
+@pytest.mark.parametrize("others", [1, 2, 3])
+def test_whose_thread_comes_for_what_others_have_let_in_starts_another(
+    others: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    together, start, futures = threading.Barrier(others + 1), Dispatcher._start_worker, list[Future[int]]()
+    begun: list[bool] = []
+
+    def start_late(self: Dispatcher, **options: Any) -> Worker | None:
+        worker = start(self, **options)
+        if not begun:
+            begun.append(True)
+            futures.extend(pool.submit(together.wait, 30) for _ in range(others))
+        return worker
+
+    monkeypatch.setattr(Dispatcher, "_start_worker", start_late)
+    with Pool(others + 1) as pool:
+        futures.append(pool.submit(together.wait, 30))
+        assert sorted(future.result(30) for future in futures) == list(range(others + 1))

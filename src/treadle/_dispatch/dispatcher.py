@@ -373,7 +373,8 @@ class Dispatcher:
                 self._make_room()
                 self._let_in()
         if verdict is Verdict.ENTER or verdict is Verdict.ENTER_BEYOND:
-            if started is None and admission.wants_thread(task):
+            # Asked anew, for the one that was started comes for what others have let in meanwhile, relying on it.
+            if started is not False and admission.wants_thread(task):
                 return Verdict.START_THREAD
             if isinstance(started, Worker) and not self.entrance.tasks and self.workers.is_free(started):
                 self._hand_over(task, started)
