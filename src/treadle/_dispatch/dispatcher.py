@@ -368,8 +368,9 @@ class Dispatcher:
         elif when_full == "offer":
             verdict = Verdict.ENTER if admission.has_room(task) else Verdict.REFUSE
         else:
+            stood = self.queue.standing
             verdict = admission.judge(task, when_full, on_loop=on_loop, inside=inside, claims=claims)
-            if claims.mine:
+            if claims.mine or stood != self.queue.standing:
                 self._make_room()
                 self._let_in()
         if verdict is Verdict.ENTER or verdict is Verdict.ENTER_BEYOND:
