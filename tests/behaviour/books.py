@@ -24,7 +24,8 @@ from treadle._base.timer import TIMERS, run_later
 from treadle._dispatch import lifecycle
 from treadle._dispatch.dispatcher import Dispatcher
 from treadle._pool.snapshot import snapshot_of
-from treadle._pool.view import POLICIES, PoolView, WhenFull
+from treadle._pool.submit import POLICIES, WhenFull
+from treadle._pool.view import PoolView
 from treadle.errors import TreadleError
 from treadle.events import Observer, PoolSnapshot, TaskEvent
 from treadle.orders import Adaptive, Fair, Fifo, Order, Priority

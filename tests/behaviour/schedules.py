@@ -16,7 +16,8 @@ from typing import Any
 
 from treadle import Future, Pool, Rate, TaskGroup, as_completed, deadline, wait
 from treadle._base.timer import TIMERS, run_later
-from treadle._pool.view import POLICIES, PoolView, WhenFull
+from treadle._pool.submit import POLICIES, WhenFull
+from treadle._pool.view import PoolView
 from treadle.errors import Cancelled, DeadlineExceeded, PoolClosed, PoolFull, Shed
 from treadle.orders import Adaptive, Fair, Fifo, Order, Priority
 

@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from behaviour.books import ENDINGS, ORDERS, STEPS, Audit, Program, random_program
-from treadle._pool.view import POLICIES
+from treadle._pool.submit import POLICIES
 
 programs = st.builds(
     Program,

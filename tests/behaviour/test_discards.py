@@ -8,12 +8,14 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 import treadle
 from treadle import Pool, TaskGroup
+from treadle._dispatch.state import Claims
 from treadle.errors import Overloaded, PoolFull, Shed
 from treadle.events import Observer, TaskEvent
 from treadle.orders import Adaptive
@@ -210,7 +212,12 @@ def test_what_has_waited_too_long_is_shed_for_that(way: Way) -> None:
 
         def stand() -> None:
             order._standing = True  # as after a look that found the head late
-            pool._task_dispatcher.shedding.shed([pool._task_dispatcher.claim_next()])  # type: ignore[list-item]  # one waits
+            pool._task_dispatcher._do_and_end(shed_next)
+
+        def shed_next(claims: Claims) -> None:
+            hands = SimpleNamespace(task=None)
+            pool._task_dispatcher.queue.give(hands)  # one waits
+            claims.add(hands.task, "too_old")
 
         error = way(pool, stand)
         assert isinstance(error, Shed)

@@ -16,7 +16,7 @@ from blocked import until_blocked
 from clocks import FakeClock
 from orders.lifo import Lifo
 from treadle import Future, Pool
-from treadle._pool.view import WhenFull
+from treadle._pool.submit import WhenFull
 from treadle.errors import PoolClosed, PoolFull, Shed
 from treadle.events import Observer, TaskEvent
 from treadle.orders import Adaptive, Fair, Fifo, Order, OrderName, Priority, Task
@@ -168,7 +168,7 @@ def submit_to_a_view(pool: Pool) -> Future[int]:
 def run(pool: Pool) -> Future[int]:
     """Submit as `Pool.run` does."""
     task = pool.options()._task_made(abs, (-1,), {})
-    assert pool._task_dispatcher.admission.enter_later(task, "block")
+    assert pool._task_dispatcher.enter_later(task, "block")
     return task
 
 
@@ -191,7 +191,7 @@ def test_while_the_queue_stands_whoever_submits_sheds(enter: Callable[[Pool], Fu
         assert last.result(LONG) == 1
         busy.waiting[4].exception(LONG)
         assert enter(busy.pool).result(LONG) == 1
-        assert busy.pool._task_dispatcher.room == 1000, "submitting is not plain again, though the queue was empty"
+        assert busy.pool._task_entrance.room == 1000, "submitting is not plain again, though the queue was empty"
 
 
 @pytest.mark.parametrize("threads", [1, 4])
@@ -726,7 +726,7 @@ def test_of_no_key_more_wait_than_may_however_many_threads_submit(when_full: Whe
 
         def put(self, task: Task) -> None:
             super().put(task)
-            self.mark = max(self.mark, len(self._flows[task.key].waiting))
+            self.mark = max(self.mark, len(self._flows[task._options.slot].waiting))  # type: ignore[attr-defined]  # it is ours
 
     order, callers = Watched(max_waiting=2, max_running=1), []
     pool = Pool(2, order=order, when_full=when_full)

@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from behaviour.schedules import ORDERS, STEPS, Play, Schedule, random_schedule
-from treadle._pool.view import POLICIES
+from treadle._pool.submit import POLICIES
 
 steps = st.lists(st.tuples(st.sampled_from(sorted(set(STEPS))), st.integers(0, 999)), min_size=1, max_size=25)
 schedules = st.builds(

@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 
-from treadle import Future, Pool
-from treadle._dispatch import admission as admission_module
+from treadle import Future, Pool, Rate
+from treadle._base.locks import closed_latch
 from treadle._dispatch import deadlock as deadlock_module
 from treadle._dispatch import dispatcher as dispatch_module
+from treadle._dispatch.dispatcher import Dispatcher
+from treadle._dispatch.state import Claims
 from treadle._pool.mapping import job as job_module
 
 
@@ -43,8 +45,9 @@ def test_a_submit_that_is_let_in_as_its_time_runs_out_is_in(monkeypatch: pytest.
             assert first.cancel(), "which makes room, and lets the caller in"
             return False
 
-    monkeypatch.setattr(admission_module, "deadlock", Scripted)
+    monkeypatch.setattr(dispatch_module, "deadlock", Scripted)
     late = held.pool.options(block_timeout=5).submit(abs, -3)
+    monkeypatch.undo()
     held.gate.set()
     assert late.result(30) == 3
     held.pool.shutdown()
@@ -59,7 +62,7 @@ def test_a_submit_whose_time_runs_out_before_it_is_let_in_never_runs(monkeypatch
         def wait(gate: Any, worker: Any, targets: Any, timeout: float | None, **_: Any) -> bool:
             return False
 
-    monkeypatch.setattr(admission_module, "deadlock", Scripted)
+    monkeypatch.setattr(dispatch_module, "deadlock", Scripted)
     with pytest.raises(Exception, match="full after waiting 5 s"):
         held.pool.options(block_timeout=5).submit(ran.append, 1)
     held.gate.set()
@@ -115,9 +118,9 @@ def test_a_result_that_comes_just_before_the_wait_is_not_missed(monkeypatch: pyt
         held.gate.set()
         while not held.running.done():
             threading.Event().wait(0.001)
-        return allocate_lock()
+        return closed_latch()
 
-    monkeypatch.setattr(dispatch_module, "allocate_lock", settle_first)
+    monkeypatch.setattr(dispatch_module, "closed_latch", settle_first)
     assert held.running.result(30) is None
     held.pool.shutdown()
 
@@ -137,9 +140,9 @@ def test_an_item_that_is_done_just_before_the_wait_is_not_missed(monkeypatch: py
             gate.set()
             while results._window[0].value is job_module.NOT_YET:
                 threading.Event().wait(0.001)
-            return allocate_lock()
+            return closed_latch()
 
-        monkeypatch.setattr(job_module, "allocate_lock", finish_first)
+        monkeypatch.setattr(job_module, "closed_latch", finish_first)
         assert next(results) is True
 
 
@@ -170,19 +173,19 @@ def test_ctrl_c_just_after_a_task_was_put_takes_it_out_again() -> None:
     ran: list[int] = []
     with Pool(1) as pool:
         pool.submit(int).result(30)  # so that there is an idle thread to wake
-        dispatcher = pool._task_dispatcher
-        put = dispatcher.put
+        entrance, queue = pool._task_entrance, pool._task_dispatcher.queue
+        put = queue.put
 
         def put_and_interrupt(task: Future[Any]) -> None:
             put(task)
             raise KeyboardInterrupt
 
-        dispatcher.put = put_and_interrupt
+        entrance.put = queue.put = put_and_interrupt
         with pytest.raises(KeyboardInterrupt):
             pool.submit(ran.append, 1)
         with pytest.raises(KeyboardInterrupt):
-            pool.options(name="the other way in").submit(ran.append, 2)
-        dispatcher.put = put
+            pool.options(rate=Rate(1e6)).submit(ran.append, 2)  # the other way in
+        entrance.put = queue.put = put
         assert pool.snapshot().waiting == 0
         assert pool.submit(abs, -3).result(30) == 3
     assert ran == []
@@ -191,16 +194,20 @@ def test_ctrl_c_just_after_a_task_was_put_takes_it_out_again() -> None:
 def test_a_worker_killed_between_settling_and_telling_leaves_nobody_waiting(caplog: pytest.LogCaptureFixture) -> None:
     waits, kill = threading.Event(), threading.Event()
     with Pool(1) as pool:
-        dispatcher = pool._task_dispatcher
-        release = dispatcher.release
+        lock = pool._task_dispatcher.lock
 
-        def release_and_die() -> None:
-            release()
-            if kill.is_set() and threading.current_thread() is not threading.main_thread():
-                kill.clear()
-                raise SystemExit
+        class Scripted:
+            """The pool's lock, after which the thread dies that lets it go."""
 
-        dispatcher.release = release_and_die
+            acquire, _is_owned = lock.acquire, lock._is_owned  # type: ignore[attr-defined]  # see `is_held`
+
+            def release(self) -> None:
+                lock.release()
+                if kill.is_set() and threading.current_thread() is not threading.main_thread():
+                    kill.clear()
+                    raise SystemExit
+
+        pool._task_dispatcher.lock = Scripted()  # type: ignore[assignment]  # scripted; the thread is not there yet
 
         def task() -> str:
             assert waits.wait(30)
@@ -208,23 +215,19 @@ def test_a_worker_killed_between_settling_and_telling_leaves_nobody_waiting(capl
             return "done"
 
         future = pool.submit(task)
-        watch = future._get_waiters
-
-        def watch_and_go() -> Any:
+        latch = closed_latch()
+        with lock:  # the main thread is among those who wait before the task goes on
+            future._get_waiters().latches.append(latch)
             waits.set()
-            return watch()
-
-        with dispatcher.lock:  # the main thread is among those who wait before the task goes on
-            gate = allocate_lock()
-            gate.acquire()
-            watch_and_go().latches.append(gate)
-        assert gate.acquire(True, 30)
+        assert latch.acquire(True, 30)
         assert future.result(30) == "done"
         assert pool.submit(abs, -3).result(30) == 3
     assert "was killed" in caplog.text
 
 
-def test_a_map_whose_only_queued_turn_is_dropped_while_another_is_offered_goes_on() -> None:
+def test_a_map_whose_only_queued_turn_is_dropped_while_another_is_offered_goes_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     gate, began = threading.Event(), threading.Barrier(3)
 
     def hold() -> None:
@@ -235,23 +238,21 @@ def test_a_map_whose_only_queued_turn_is_dropped_while_another_is_offered_goes_o
         for _ in range(2):
             pool.submit(hold)
         began.wait(30)
-        admission = pool._task_dispatcher.admission
+        offers: list[Any] = []
 
-        class Scripted:
-            """An offer that fails, just after somebody's discard_oldest has dropped the turn that was queued."""
+        def offer(dispatcher: Dispatcher, turn: Any) -> bool:
+            """Fail, just after somebody's discard_oldest has dropped the turn that was queued."""
+            monkeypatch.undo()
+            offers.append(turn)
 
-            def __getattr__(self, name: str) -> Any:
-                return getattr(admission, name)
+            def discard(claims: Claims) -> None:
+                assert dispatcher.queue.claim_victim(turn, claims)
 
-            def offer(self, task: Any) -> bool:
-                with pool._task_dispatcher.lock:
-                    victim = pool._task_dispatcher.shedding.evict(task)
-                assert victim is not None
-                pool._task_dispatcher.shedding.discard(victim)
-                pool._task_dispatcher.admission = admission
-                return False
+            dispatcher._do_and_end(discard)
+            return False
 
-        pool._task_dispatcher.admission = Scripted()  # type: ignore[assignment]  # scripted
+        monkeypatch.setattr(Dispatcher, "offer", offer)
         results = pool.map(abs, range(5))
         gate.set()
         assert list(results) == [0, 1, 2, 3, 4]
+        assert offers

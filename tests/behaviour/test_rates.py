@@ -415,7 +415,7 @@ def test_what_waits_for_its_turn_begins_at_once_when_a_task_of_its_pool_asks_for
         view = pool.options(rate=Rate(1.0))
         view.submit(int).result(PATIENCE)
         first, second = put_aside(view, 2, fn=lambda: threading.current_thread().name)
-        assert pool.submit(second.result).result(PATIENCE) == f"{pool._task_dispatcher.thread_prefix}0"
+        assert pool.submit(second.result).result(PATIENCE) == f"{pool._task_dispatcher.setup.prefix}0"
         assert not first.done()
         assert pool.snapshot().waiting == 1
         time.pass_(2.0)

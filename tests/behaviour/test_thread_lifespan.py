@@ -426,15 +426,15 @@ def test_standing_work_is_taken_up_by_the_thread_that_comes_after(caplog: pytest
     class Stands(IdleTask):
         __slots__ = ()
 
-        def stand(self) -> None:
+        def run_idle(self) -> None:
             stood.set()
 
-        def recall(self) -> None: ...
+        def preempt(self) -> None: ...
 
     with Pool(1, idle_timeout=0, thread_lifespan=book) as pool:
         pool.submit(int).result(SOON)
         assert book.leaving.acquire(timeout=SOON)
-        assert pool._task_dispatcher.workers.stand(Stands(pool._task_dispatcher)) is False
+        assert pool._task_dispatcher.add_idle(Stands(pool._task_dispatcher)) is False
         book.hold.set()
         assert stood.wait(SOON)
 
@@ -444,15 +444,15 @@ def test_another_thread_comes_for_what_one_was_woken_for_that_leaves() -> None:
     book = Book()
     with Pool(2, idle_timeout=None, thread_lifespan=book) as pool:
         all_at_once(pool, 2)
-        staff = pool._task_dispatcher.workers
+        entrance = pool._task_entrance
         while True:
             with pool._task_dispatcher.lock:
-                if len(staff.idle) == 2:
-                    woken = staff.idle.pop()
-                    staff.waking = True
+                if len(entrance.idle) == 2:
+                    woken = entrance.idle.pop()
+                    entrance.waking = True
                     break
         task = pool.submit(abs, -3)
-        staff.begin_to_leave(woken)
+        pool._task_dispatcher.begin_to_leave(woken)
         assert task.result(SOON) == 3
         woken.wakeup.release()
 
