@@ -10,7 +10,7 @@ from treadle._dispatch.idle import IdleTask
 from treadle._dispatch.state import AT_EXIT, Claims, Counts, State
 from treadle._tasks.future import PENDING, RUNNING
 from treadle._tasks.owner import Unowned
-from treadle.errors import PoolBroken, PoolClosed
+from treadle.errors import PoolBroken, PoolClosed, PoolFull
 
 
 @pytest.fixture
@@ -73,7 +73,7 @@ def test_why_it_is_closed_is_a_plain_error_where_python_exits(state: State, afte
         ("too_old", "shed"),
         ("discarded", "shed"),
         ("turned away", "rejected"),
-        ("full", "rejected"),
+        (PoolFull("scripted", "task", queue_size=0, waiting=0), "rejected"),
         ("closed", "cancelled"),
         ("broken", "cancelled"),
         (ValueError("scripted"), "cancelled"),

@@ -451,13 +451,15 @@ class Dispatcher:
         """Let the caller of `task` wait for room no longer, and have it raise `error`, for it was asked to stop."""
         self._do(self._stop_waiting, task, error)
 
-    def give_up_waiting(self, task: Task) -> None:
+    def give_up_waiting(self, task: Task, waited: float) -> None:
         """Fail a task that has waited for room so many seconds, and whose caller awaits it; not if it is in."""
-        self._do_and_end(self._give_up_waiting, task)
-
-    def _give_up_waiting(self, claims: Claims, task: Task) -> None:
         if task in self.admission.waiting:
-            claims.add(task, "full")
+            error = self._do(self.admission.full, task, waited)()  # with no lock held, for it shows the key
+            self._do_and_end(self._give_up_waiting, task, error)
+
+    def _give_up_waiting(self, claims: Claims, task: Task, error: PoolFull) -> None:
+        if task in self.admission.waiting:
+            claims.add(task, error)
             self.admission.let_go(task)
 
     def _stop_waiting(
@@ -1097,17 +1099,14 @@ class Dispatcher:
                 task._abandon(error)
         elif why == "broken":
             self._tell_end("cancelled", task, self.state.why_broken())
-        elif why == "turned away" or why == "full":
-            error = self._why_no_more() if why == "turned away" else self._full(task)
+        elif why == "turned away" or isinstance(why, PoolFull):
+            error = self._why_no_more() if why == "turned away" else cast(PoolFull, why)
             try:
                 self._refuse(task, error)
             finally:
                 task._drop(error)
         elif isinstance(why, BaseException):
             self._tell_end("cancelled", task, why)
-
-    def _full(self, task: Task) -> PoolFull:
-        return self._do(self.admission.full, task, clock.now() - task._submitted)()
 
     def _tell_end(self, what: str, task: Task, error: BaseException) -> None:
         try:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from treadle._base.locks import new_lock
 from treadle._tasks.future import PENDING, RUNNING, Future
-from treadle.errors import PoolBroken, PoolClosed
+from treadle.errors import PoolBroken, PoolClosed, PoolFull
 
 if TYPE_CHECKING:
     from treadle.events import Observer
@@ -119,7 +119,7 @@ class Claims:
         Args:
             task: it is to be ended with `Dispatcher.end_claimed`.
             why: "too_old" or "discarded": it is shed. "closed" or "broken", or an error: it is cancelled. "turned away"
-                or "full": it is rejected, and its caller does not sleep, but awaits it.
+                or PoolFull: it is rejected, and its caller does not sleep, but awaits it.
         """
         # No exception comes between these lines.
         self._all[task] = why
@@ -128,7 +128,7 @@ class Claims:
             counts = self._counts
             if why == "too_old" or why == "discarded":
                 counts.shed += 1
-            elif why == "turned away" or why == "full":
+            elif why == "turned away" or isinstance(why, PoolFull):
                 counts.rejected += 1
             else:
                 counts.cancelled += 1

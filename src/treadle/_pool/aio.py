@@ -46,7 +46,7 @@ async def outcome(dispatcher: Dispatcher, future: concurrent.futures.Future[T], 
     """
     loop, timer = asyncio.get_running_loop(), None
     if timeout is not None and isinstance(future, Future) and future in dispatcher.admission.waiting:
-        timer = loop.call_later(timeout, dispatcher.give_up_waiting, future)
+        timer = loop.call_later(timeout, dispatcher.give_up_waiting, future, timeout)
     try:
         await _until_done(future, loop)
     except asyncio.CancelledError:
