@@ -59,7 +59,7 @@ def test_others_have_their_turn_between_the_messages_of_one() -> None:
         if not order:
             other.sendall(b"other\n")
         if len(order) == AT_ONCE and b"other" not in order:  # on a busy machine ten thousand are over in no time
-            wait_until(lambda: lane_of(server).dispatcher.ready)
+            wait_until(lambda: lane_of(server).dispatcher.has_more)
         order.append(line)
 
     with Server(Messages(handle, Lines()), "127.0.0.1:0", max_workers=1) as server:

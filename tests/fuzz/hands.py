@@ -18,23 +18,22 @@ __all__ = ["Hands"]
 
 
 class Hands:
-    """Workers that run tasks, and do standing work when there are none; it is recalled for a task as in a real pool.
+    """Workers that run tasks, and idle tasks when there are none; these are preempted for a task as in a real pool.
 
-    It is its own dispatcher, staff and admission.
+    They are their own dispatcher, and its workers.
     """
 
     def __init__(self, stage: Stage, dice: random.Random, workers: int) -> None:
         self.stage = stage
         self.dice = dice
         self.max_workers = workers
-        self.staff = self.admission = self
+        self.workers = self
         self.name = "hands"
         self.lock = RLock()  # held over no step of a script
         self.ended = 0
         self.tasks: deque[Any] = deque()
-        self.ready = self.tasks
-        self.standing: deque[Any] = deque()
-        self.on_stand: list[Any] = []
+        self.idle_tasks: deque[Any] = deque()
+        self.running: list[Any] = []  # of these
         self.idle = 0
         self.refuses = 0.0  # how often it does
         self.closed: str | None = None
@@ -50,23 +49,28 @@ class Hands:
         me = self.stage.me()
         return me is not None and me.name.startswith("worker")
 
-    def free(self) -> int:
+    @property
+    def has_more(self) -> bool:
+        """Whether a task waits that a free thread would take."""
+        return bool(self.tasks)
+
+    def free_threads(self) -> int:
         """How many tasks could be taken at once."""
         return self.idle
 
-    def stand(self, task: Any) -> bool:
-        """Take standing work in."""
+    def add_idle(self, task: Any) -> bool:
+        """Take an idle task in."""
         self.stage.step()
         if self.closed:
             raise PoolClosed(self.name, "shutdown")
-        self.standing.append(task)
+        self.idle_tasks.append(task)
         return not self.tasks and self.idle > 0
 
-    def stood_down(self, task: Any) -> None:
-        """Note that standing work is over."""
+    def idle_is_over(self, task: Any) -> None:
+        """Note that an idle task is over."""
         self.stage.step()
-        if task in self.on_stand:
-            self.on_stand.remove(task)
+        if task in self.running:
+            self.running.remove(task)
         self.stage.step()
 
     def enter_later(self, task: Any, when_full: str) -> bool:
@@ -76,16 +80,16 @@ class Hands:
             task._forget_call()
             raise PoolClosed(self.name, "shutdown") if self.closed else RuntimeError("can't start new thread")
         self.tasks.append(task)
-        if len(self.tasks) > self.idle and self.on_stand:
-            self.recall_one()
+        if len(self.tasks) > self.idle and self.running:
+            self.preempt_one()
         self.stage.step()
         return True
 
     # -- what happens to it ----------------------------------------------------------------------------------------
 
-    def recall_one(self) -> None:
-        """Recall a worker from standing work."""
-        self.on_stand.pop().recall()
+    def preempt_one(self) -> None:
+        """Call a worker back from its idle task."""
+        self.running.pop().preempt()
 
     def cancel_one(self) -> None:
         """Drop a task that has not begun."""
@@ -98,24 +102,24 @@ class Hands:
     def close(self, *, cancel: bool) -> None:
         """Take no more; workers end when there is nothing left."""
         self.closed = "shutdown"
-        self.standing.clear()
-        while self.on_stand:
-            self.recall_one()
+        self.idle_tasks.clear()
+        while self.running:
+            self.preempt_one()
         while cancel and self.tasks:
             self.cancel_one()
 
     def _work(self) -> None:
         while True:
             self.idle += 1
-            self.stage.wait(lambda: bool(self.tasks or self.standing or self.closed), what="work")
+            self.stage.wait(lambda: bool(self.tasks or self.idle_tasks or self.closed), what="work")
             self.idle -= 1
             if self.tasks:
                 task = self.tasks.popleft()
                 if task._invoke():
                     self.tasks.append(task)
-            elif self.standing:
-                task = self.standing.popleft()
-                self.on_stand.append(task)
+            elif self.idle_tasks:
+                task = self.idle_tasks.popleft()
+                self.running.append(task)
                 task._invoke()
             elif self.closed:
                 return

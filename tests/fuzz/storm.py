@@ -99,7 +99,7 @@ class Faultless(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Look at one record."""
         said = record.getMessage()
-        if "a fault in treadle itself" in said or "standing task" in said or "was killed" in said:
+        if "a fault in treadle itself" in said or "idle task" in said or "was killed" in said:
             self.faults.append(self.format(record))
 
 

@@ -43,7 +43,7 @@ class Listening(logging.Handler):
         """Look at one record."""
         said = record.getMessage()
         error = record.exc_info[1] if record.exc_info else None
-        if "a fault in treadle itself" in said or ("standing task" in said and "failed" in said):
+        if "a fault in treadle itself" in said or ("idle task" in said and "failed" in said):
             self.world.stage.fail(error if isinstance(error, Exception) else AssertionError(said))
         elif error is not None and "handler" not in said and not isinstance(error, HandlerFault):
             self.world.stage.fail(error)
@@ -286,8 +286,8 @@ class World(Judge):
         if kind < 3 and not self.hands.closed:
             with suppress(RuntimeError):
                 self.hands.enter_later(Errand(do=lambda: self.stage.sleep(self.dice.choice([0.0, 0.01, 1.0]))), "block")
-        elif kind == 3 and self.hands.on_stand:
-            self.hands.recall_one()
+        elif kind == 3 and self.hands.running:
+            self.hands.preempt_one()
         elif kind == 4 and self.net.faults.odd:
             self.hands.cancel_one()
         elif kind == 5 and self.net.faults.odd and self.dice.random() < 0.1:

@@ -238,7 +238,7 @@ def test_a_deposed_leader_keeps_its_connection_and_its_thread_and_not_the_lead()
             conn = old.lost
             assert conn is not None
             assert conn.busy
-            assert old not in of.dispatcher.staff.on_stand
+            assert old not in of.dispatcher.workers.idle_tasks.running
             while (new := of.lead) is None:
                 threading.Event().wait(0.001)  # pytest's time-out bounds this loop
             gate.set()
