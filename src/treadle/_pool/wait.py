@@ -8,11 +8,11 @@ then.
 from __future__ import annotations
 
 import concurrent.futures
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION, TimeoutError, _base
 from contextlib import nullcontext
-from threading import Event
-from typing import Any, Generic, Literal, NamedTuple, TypeVar, cast
+from threading import Condition, Event
+from typing import Any, Generic, Literal, NamedTuple, ParamSpec, TypeVar, cast
 
 from treadle._base import checks, clock
 from treadle._base.words import is_a, show, type_name
@@ -23,6 +23,8 @@ from treadle._tasks.scope import Scope, current
 
 __all__ = ["ALL_COMPLETED", "FIRST_COMPLETED", "FIRST_EXCEPTION", "as_completed", "wait"]
 
+P = ParamSpec("P")
+T = TypeVar("T")
 F = TypeVar("F", bound=concurrent.futures.Future[Any])
 ReturnWhen = Literal["FIRST_COMPLETED", "FIRST_EXCEPTION", "ALL_COMPLETED"]
 
@@ -97,11 +99,10 @@ def _wait_in(
     worker = current_worker()
     if worker is not None:
         _help(worker, scope, futures, return_when, deadline)
-    with _base._AcquireFutures(futures):
-        done = {future for future in futures if future._state in (FINISHED, CANCELLED_AND_NOTIFIED)}
-        if _satisfied(futures, return_when):
-            return DoneAndNotDoneFutures(done, futures - done)
-        waiter = _base._create_and_install_waiters(futures - done, return_when)  # type: ignore[attr-defined]
+    conditions = [future._condition for future in sorted(futures, key=id)]
+    done, waiter = _holding(conditions, _install_waiter, futures, return_when)
+    if waiter is None:
+        return DoneAndNotDoneFutures(done, futures - done)
     every = return_when == ALL_COMPLETED
     ours = [future for future in futures if isinstance(future, Future)]
     known = every or len(ours) == len(futures)  # of a wait that strangers may end, nothing is
@@ -119,6 +120,40 @@ def _wait_in(
         scope.check()
     done = {future for future in futures if future._state in (FINISHED, CANCELLED_AND_NOTIFIED)}
     return DoneAndNotDoneFutures(done, futures - done)
+
+
+def _install_waiter(futures: set[F], return_when: str) -> tuple[set[F], Any]:
+    """Return which are done, and what is told of the others; None: there is nothing to wait for."""
+    done = {future for future in futures if future._state in (FINISHED, CANCELLED_AND_NOTIFIED)}
+    if _satisfied(futures, return_when):
+        return done, None
+    return done, _base._create_and_install_waiters(futures - done, return_when)  # type: ignore[attr-defined]
+
+
+def _holding(conditions: list[Condition], section: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Return `section(*args)`, called with all of these held, which are let go wherever Ctrl-C comes."""
+    taken: list[Condition] = []
+    try:
+        for condition in conditions:
+            taken += [condition]  # or is about to be
+            condition.acquire()
+        result = section(*args, **kwargs)
+        _let_go(taken)
+    except BaseException:
+        _let_go(taken)
+        raise
+    return result
+
+
+def _let_go(taken: list[Condition]) -> None:
+    while taken:
+        # No exception comes before the last call.
+        condition = taken[-1]
+        if not condition._is_owned():  # type: ignore[attr-defined]
+            del taken[-1]
+            continue
+        del taken[-1]
+        condition.release()
 
 
 def as_completed(fs: Iterable[F], timeout: float | None = None) -> Iterator[F]:
