@@ -121,6 +121,7 @@ class Claims:
             why: "too_old" or "discarded": it is shed. "closed" or "broken", or an error: it is cancelled. "turned away"
                 or PoolFull: it is rejected, and its caller does not sleep, but awaits it.
         """
+        full = isinstance(why, PoolFull)
         # No exception comes between these lines.
         self._all[task] = why
         self.mine += [task]
@@ -128,7 +129,7 @@ class Claims:
             counts = self._counts
             if why == "too_old" or why == "discarded":
                 counts.shed += 1
-            elif why == "turned away" or isinstance(why, PoolFull):
+            elif why == "turned away" or full:
                 counts.rejected += 1
             else:
                 counts.cancelled += 1
