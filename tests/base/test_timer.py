@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from behaviour.scripts import script
 from clocks import FakeClock
-from treadle._base import clock
+from treadle._base import clock, timer
+from treadle._base import threads as threads_module
 from treadle._base.timer import TIMERS, TimerHandle, TimerThread, run_user_code
 
 PATIENCE = 30.0
@@ -451,3 +452,32 @@ def test_a_bell_that_is_set_as_the_threads_time_is_up_rings() -> None:
     alarm.call_at(-inf, int)
     assert rang.wait(PATIENCE)
     times_out[0].join(PATIENCE)
+
+
+def test_a_thread_that_has_ended_before_its_starter_goes_on_is_not_taken_to_live(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A collection of garbage may hold the starter up for longer than the thread lingers."""
+    alarm, start, called, threads = (
+        TimerThread(),
+        threads_module.start_thread,
+        threading.Event(),
+        list[threading.Thread](),
+    )
+
+    class Ending(threading.Thread):
+        def is_alive(self) -> bool:
+            return True  # as long as it has not come to its very end
+
+    def start_late(target: Callable[[], object], name: str) -> threading.Thread:
+        if threads:
+            return start(target, name)
+        threads.append(Ending(target=target, name=name))
+        threads[0].start()
+        threads[0].join(30)
+        return threads[0]
+
+    monkeypatch.setattr(timer, "start_thread", start_late)
+    alarm.call_at(-inf, int)
+    alarm.call_at(-inf, called.set)
+    assert called.wait(30)

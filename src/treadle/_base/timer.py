@@ -75,7 +75,7 @@ class TimerThread:
         self._handles = []
         self._cancelled = 0  # handles in it that will not be called
         self._thread: Thread | None = None
-        self._starting = False
+        self._starting: TimerHandle | None = None  # for which a thread is being started, that has not come up
 
     def _hold(self) -> None:
         self._changed.acquire()
@@ -92,23 +92,25 @@ class TimerThread:
         handle = TimerHandle(self, when, callback)
         with self._changed:
             heappush(self._handles, handle)
-            absent = not self._starting and (
-                self._thread is None or not self._thread.is_alive()
-            )  # whatever has ended it
+            thread = self._thread
+            absent = self._starting is None and (thread is None or not thread.is_alive())  # whatever has ended it
             if absent:
-                self._starting = True
+                self._starting = handle
             elif self._handles[0] is handle:
                 self._changed.notify()
         if absent:
-            self._start()
+            self._start(handle)
         return handle
 
-    def _start(self) -> None:
+    def _start(self, handle: TimerHandle) -> None:
         """Start the thread; the lock is not held, for a finalizer that sets a timer may run in it before it comes up."""
+        thread = None
         try:
-            self._thread = start_thread(self._run, self._name)
+            thread = start_thread(self._run, self._name)
         finally:
-            self._starting = False
+            with self._changed:
+                if self._starting is handle:  # else it has come up, and may have ended already
+                    self._thread, self._starting = thread, None
 
     def _cancel(self, handle: TimerHandle) -> None:
         """See that it is not called. The handles that are kept are at most twice those that are due."""
@@ -154,7 +156,8 @@ class TimerThread:
         return None
 
     def _run(self) -> None:
-        self._thread = current_thread()  # whoever has started it may not have come to that
+        with self._changed:
+            self._thread, self._starting = current_thread(), None
         while True:
             self.call_due()
             with self._changed:
