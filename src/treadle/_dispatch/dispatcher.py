@@ -405,19 +405,14 @@ class Dispatcher:
     def _hand_over(self, task: Task, worker: Worker) -> None:
         """Have the worker that was started for a task claim it: so it has begun when its submit returns.
 
-        It comes by the order all the same, which may count what it gives out.
+        It comes by the order, which may hold it back, and is to know of it.
         """
         self.queue.put(task)
-        task._state = PENDING
+        task._state = PENDING  # as in `_put`
         if self.queue.claim_next(worker) is None:  # it is held back, or the order has failed
             self._see_to_it()
-            return
-        idle = self.entrance.idle
-        place = idle.index(worker) if worker in idle else None
-        if place is not None and idle[place : place + 1] == [worker]:  # a signal handler may have woken it just now
-            # No exception comes between these lines, and the call is the last of them.
-            del idle[place]
-            worker.wakeup.release()
+        else:
+            self.workers.wake(worker)
 
     def _see_to_it(self) -> None:
         """See that somebody comes for the tasks that wait, as far as no thread is to be started; the lock is held."""
@@ -534,7 +529,7 @@ class Dispatcher:
     def _was_handed_over(self, task: Task) -> bool:
         """Take `task` from the worker that it was handed over to, if that has not come for it; the lock is held."""
         for worker in self.workers.everybody_to_come():
-            if worker.task is task and not worker.begun:
+            if worker.task is task and not worker.begun and not task.done():
                 worker.task = None
                 if self.queue.observe_end is not None:
                     self.queue.observe_end(task)

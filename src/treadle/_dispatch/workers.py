@@ -145,12 +145,7 @@ class Workers:
     def expect_no_more(self, worker: Worker) -> None:
         """Let a worker leave again that was started for a task, once that is in; it looks whether it is to."""
         worker.expected = 0
-        idle = self.entrance.idle
-        if worker in idle:
-            place = idle.index(worker)
-            if idle[place : place + 1] == [worker]:  # as in `Dispatcher.hand_over`
-                del idle[place]
-                worker.wakeup.release()
+        self.wake(worker)
 
     def expect_nothing_of(self, thread: int) -> None:
         """Let those leave again that a thread has started for a task that is not let in."""
@@ -169,6 +164,15 @@ class Workers:
             del entrance.idle[-1]
             entrance.waking = True
             worker.wakeup.release()
+
+    def wake(self, worker: Worker) -> None:
+        """Wake `worker`, if it is idle."""
+        idle = self.entrance.idle
+        if worker in idle:
+            place = idle.index(worker)
+            if idle[place : place + 1] == [worker]:  # a signal handler may have woken it just now
+                del idle[place]
+                worker.wakeup.release()
 
     def wake_all(self) -> None:
         """Wake every idle worker, to find out that it is time to leave."""
