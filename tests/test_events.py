@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from notes import Notes
+from orders.tasks import Hands
 from treadle import Future, Pool, Rate, deadline
 from treadle._base import clock as clock_module
 from treadle._base.timer import run_later
 from treadle._dispatch import deadlock
-from treadle._dispatch.worker import settle_lost
 from treadle._tasks.rate import Bucket
 from treadle._tasks.scoped import ScopedTask
 from treadle.errors import DeadlineExceeded, PoolClosed, PoolFull
@@ -152,8 +152,8 @@ def test_what_never_began_has_neither_waited_nor_run() -> None:
         pool.options(name="cancelled", when_full="discard_oldest").submit(int).cancel()
         with pool._task_dispatcher.lock:
             lost = pool.options(name="lost").submit(int)
-            assert pool._task_dispatcher.claim_next() is lost
-        settle_lost(pool._task_dispatcher, lost, "a thread", None)
+            assert pool._task_dispatcher.queue.claim_next(Hands()) is lost
+        pool._task_dispatcher.settle_lost(lost, "a thread", None)
         gate.set()
     for name in ("shed", "rejected", "cancelled"):
         assert times(notes, name) == {"submitted": (None, None), name: (None, None)}

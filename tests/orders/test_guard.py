@@ -13,7 +13,7 @@ import pytest
 from blocked import until_blocked
 from orders.lifo import Lifo
 from treadle import Future, Pool, Rate
-from treadle._dispatch import dispatcher as dispatch
+from treadle._dispatch.dispatcher import Dispatcher
 from treadle.errors import PoolBroken, PoolFull, Shed
 from treadle.orders import Adaptive, Fair, Fifo, Order, Priority, Task
 from treadle.orders._guard import Guard
@@ -100,6 +100,22 @@ class Held:
         self.began.set()
         assert self.gate.wait(PATIENCE)
         return "held"
+
+
+class Late:
+    """Holds up a thread of the pool's as it is to see to what it has found with the lock held."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.came, self.gate = threading.Event(), threading.Event()
+        attend = Dispatcher.attend
+
+        def attend_late(dispatcher: Dispatcher) -> None:
+            if threading.current_thread().name.startswith("loom"):
+                self.came.set()
+                assert self.gate.wait(PATIENCE)
+            attend(dispatcher)
+
+        monkeypatch.setattr(Dispatcher, "attend", attend_late)
 
 
 @pytest.fixture
@@ -283,18 +299,17 @@ def test_what_was_given_up_for_a_newcomer_that_the_order_does_not_take_is_shed(l
 def test_a_shutdown_returns_when_all_has_failed_that_waited_in_a_pool_that_broke_meanwhile(
     monkeypatch: pytest.MonkeyPatch, logs: pytest.LogCaptureFixture
 ) -> None:
-    """The thread that is to fail it may be late: here it comes afterwards."""
-    later: list[Callable[[], object]] = []
+    """The thread that found it broken, and is to fail it, may be late: here it comes afterwards."""
     order = Moody()
     held = Held(order)
     waits = [held.pool.submit(abs, -1) for _ in range(3)]
-    monkeypatch.setattr(dispatch, "run_later", later.append)
+    late = Late(monkeypatch)
     order.moods["take"] = oops
     held.gate.set()
-    assert held.pool.shutdown() == ()
+    assert late.came.wait(PATIENCE)
+    assert held.pool.shutdown(wait=False) == ()
     assert all(future.done() for future in waits)
-    for call in later:
-        call()
+    late.gate.set()
     check_broken(held.pool, waits, logs)
 
 
@@ -406,23 +421,21 @@ def test_an_order_that_drops_what_it_was_given_is_found_out_at_once(logs: pytest
 
 
 def test_what_waits_in_a_pool_that_breaks_is_counted_and_a_shutdown_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Though the thread that is to tell of it has not come yet."""
-    later: list[Callable[[], object]] = []
-    monkeypatch.setattr("treadle._dispatch.dispatcher.run_later", later.append)
+    """Though the thread that is to tell of it has not come to that yet."""
     order = Moody()
     held = Held(order)
     futures = [held.pool.submit(abs, -1) for _ in range(3)]
+    late = Late(monkeypatch)
     order.moods["take"] = oops
     held.gate.set()
+    assert late.came.wait(PATIENCE)
     assert held.first.result(PATIENCE) == "held"
-    while held.pool.snapshot().threads:
-        threading.Event().wait(0.005)
     now = held.pool.snapshot()
     assert (now.submitted, now.waiting, now.finished) == (4, 3, 1)
-    assert held.pool.shutdown(timeout=PATIENCE) == ()
+    assert held.pool.shutdown(wait=False) == ()
     assert [type(future.exception(0)) for future in futures] == [PoolBroken] * 3
-    (tell,) = later
-    tell()
+    late.gate.set()
+    assert held.pool.shutdown(timeout=PATIENCE) == ()
     now = held.pool.snapshot()
     assert (now.submitted, now.finished, now.cancelled) == (4, 1, 3)
 
