@@ -245,7 +245,7 @@ def test_a_submit_that_is_undone_is_told_as_rejected() -> None:
     with Pool(1, observers=[notes]) as pool:
         pool.submit(gate.wait, 30)
         undone = pool.options(name="undone").submit(int)
-        pool._task_dispatcher.admission.recover(undone, KeyboardInterrupt())
+        pool._task_dispatcher.take_back(undone, KeyboardInterrupt())
         now = pool.snapshot()
         gate.set()
     assert (now.submitted, now.waiting, now.rejected) == (1, 0, 1)

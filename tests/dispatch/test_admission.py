@@ -21,7 +21,7 @@ from treadle._pool.submit import WhenFull
 from treadle._tasks.scope import SCOPE
 from treadle.errors import Cancelled, PoolBroken, PoolClosed, PoolDeadlock, PoolFull, Shed
 from treadle.events import Observer, TaskEvent
-from treadle.orders import OrderName
+from treadle.orders import Fair, OrderName
 
 
 class Blocked:
@@ -485,3 +485,35 @@ def test_a_log_handler_that_raises_does_not_undo_a_submit(
     future = asyncio.run(main())
     blocked.gate.set()
     assert future.result(30) == 4
+
+
+def test_a_submit_whose_thread_others_have_given_work_meanwhile_starts_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here a signal handler submits as the thread is started; that is not to wait for what the handler waits for."""
+    gate, start, inner = threading.Event(), threading.Thread.start, list[Future[Any]]()
+
+    def start_and_be_overtaken(thread: threading.Thread) -> None:
+        start(thread)
+        if not inner:
+            inner.append(pool.submit(gate.wait, 30))
+
+    with Pool(2) as pool:
+        monkeypatch.setattr(threading.Thread, "start", start_and_be_overtaken)
+        try:
+            assert pool.submit(abs, -1).result(30) == 1
+            assert not inner[0].done()
+        finally:
+            gate.set()
+
+
+def test_a_task_that_begins_with_a_thread_of_its_own_is_known_to_the_order() -> None:
+    order = Fair(max_running=1)
+    gate = threading.Event()
+    with Pool(2, order=order) as pool:
+        view = pool.options(key="a")
+        running = view.submit(gate.wait, 30)
+        waiting = view.submit(abs, -1)
+        assert order.holders(waiting) == [running]
+        assert pool.submit(abs, -2).result(30) == 2
+        assert not waiting.done()
+        gate.set()
+        assert waiting.result(30) == 1

@@ -81,7 +81,7 @@ def test_why_it_is_closed_is_a_plain_error_where_python_exits(state: State, afte
 )
 @pytest.mark.parametrize("before", [PENDING, RUNNING])
 def test_what_is_claimed_runs_to_all_others_is_known_to_all_and_counted_once(
-    state: State, why: str | BaseException, count: str, before: str
+    state: State, why: str | float | BaseException, count: str, before: str
 ) -> None:
     """A task that waits, and one that whoever claims it has claimed already."""
     claims, task = state.claims(), Future[int]()

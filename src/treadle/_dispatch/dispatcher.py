@@ -381,8 +381,6 @@ class Dispatcher:
                 self._hand_over(task, started)
             else:
                 self._put(task)
-                if isinstance(started, Worker) and not self.workers.is_known(started):  # killed, it may be missed
-                    self.state.attention = True
         elif verdict is Verdict.RUN_HERE:
             self.state.counts.inline += not task._silent
             self.state.claimed[task] = "inline"
@@ -1081,7 +1079,7 @@ class Dispatcher:
             del claims.mine[0]
         return fatal
 
-    def _end(self, task: Task, why: str | BaseException | None) -> None:
+    def _end(self, task: Task, why: str | float | BaseException | None) -> None:
         """End a claimed task, for the reason `why`. It may be called again, by whoever finds that half done."""
         if why == "too_old" or why == "discarded":
             error: BaseException = shed_error(self.name, task, why)

@@ -63,7 +63,7 @@ class State:
         self.dropping = False  # closed, and what had not begun was cancelled
         self.abandoned = False  # Ctrl-C ended its `with` block: nobody waits for what still runs
         self.broken: PoolBroken | None = None
-        self.claimed: dict[Task, str | BaseException] = {}  # tasks that somebody is about to end, and why
+        self.claimed: dict[Task, str | float | BaseException] = {}  # tasks that somebody is about to end, and why
         self.order_failed: str | None = None  # where; until that is dealt with
         self.attention = False  # somebody has left undone what cannot be done while the lock is held
         self.told: dict[object, object] = {}  # what was logged of it, see `treadle._base.words.log_first`
@@ -113,7 +113,7 @@ class Claims:
         self._counts = state.counts
         self.mine: list[Task] = []
 
-    def add(self, task: Task, why: str | BaseException) -> None:
+    def add(self, task: Task, why: str | float | BaseException) -> None:
         """Claim `task`, which waits, or is claimed by the caller already, and count it; the lock is held.
 
         Args:
