@@ -1137,7 +1137,7 @@ class Dispatcher:
             return min(self.workers.min_workers, self.workers.max_workers)  # a limit may be lower at first
         return min(1, len(self.queue.throttled))  # who closed the pool waits for them
 
-    def _start_worker(self, *, needed: bool = False, expected: int = 0) -> Worker | None:
+    def _start_worker(self, *, needed: bool = False, beside_others: bool = False, expected: int = 0) -> Worker | None:
         """Start one more worker; None if there may be none, or it cannot be had and others live.
 
         The thread has taken its seat before it comes up, and comes for nothing that a submit has not let in by then: so
@@ -1145,7 +1145,8 @@ class Dispatcher:
         finalizer may be, none is started: a finalizer in it may want the lock that we hold; whoever holds it sees to it.
 
         Args:
-            needed: whether it is raised that none can be had, where none lives.
+            needed: whether it is raised that none can be had, where none lives,
+            beside_others: and where others live.
             expected: the thread that starts it for a task, before which is let in it is not to leave; 0: none.
 
         Raises:
@@ -1164,7 +1165,7 @@ class Dispatcher:
         except BaseException as error:
             self._do(self.workers.give_up_seat, worker)
             mere = isinstance(error, RuntimeError) and not isinstance(error, PatchedTooLate)
-            if mere and (not needed or self.workers.present):
+            if mere and (not needed or (self.workers.present and not beside_others)):
                 return None
             raise
         return worker
@@ -1179,7 +1180,7 @@ class Dispatcher:
 
     def warm_up(self) -> None:
         """Start the threads that are to be kept warm; raise as `enter`."""
-        while self._do(self._misses_thread) and self._start_worker(needed=True):
+        while self._do(self._misses_thread) and self._start_worker(needed=True, beside_others=True):
             pass
 
     def arrive(self, worker: Worker) -> bool:
