@@ -236,7 +236,7 @@ def test_the_block_is_left_when_what_was_submitted_there_in_another_way_has_retu
     with Pool(1) as pool, opened_at_the_end(gate):
         group = TaskGroup(pool)
         doing = Doing(block, group)
-        until(lambda: group._gate is not None)
+        until(lambda: group._latch is not None)
         gate.set()
         assert doing.outcome()
 

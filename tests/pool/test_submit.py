@@ -14,6 +14,7 @@ from treadle._pool.submit import Submitter
 from treadle._pool.view import PoolView
 from treadle._tasks.contexts import EMPTY
 from treadle._tasks.future import RUNNING
+from treadle._tasks.options import PLAIN, TaskOptions
 from treadle._tasks.scoped import ScopedTask
 from treadle.errors import PoolFull
 
@@ -29,7 +30,7 @@ def test_a_task_has_the_options_of_what_it_was_submitted_to(view: bool) -> None:
     with Pool(1, order="priority") as pool:
         door: Submitter = pool.options(name="weft", priority=3) if view else pool
         task = door.submit(int)
-        assert task._options == (("weft", 3, None) if view else (None, 0, None))
+        assert task._options == (TaskOptions("weft", 3) if view else PLAIN)
         assert task.result(PATIENCE) == 0
 
 
@@ -57,18 +58,20 @@ def test_a_submit_that_is_interrupted_leaves_no_task_and_lets_the_lock_go() -> N
     """Ctrl-C may raise between any two lines, here while the order takes the task."""
     pool = Pool(1)
     dispatcher = pool._task_dispatcher
-    put = dispatcher.put
+    entrance, queue = dispatcher.entrance, dispatcher.queue
+    put = queue.put
     ran: list[int] = []
+    assert pool.submit(abs, -1).result(PATIENCE) == 1  # from now on a thread is idle
 
     def interrupted(task: Future[Any]) -> None:
         put(task)
         raise KeyboardInterrupt
 
     for door in (pool, pool.options(name="a")):
-        dispatcher.put = interrupted
+        entrance.put = queue.put = interrupted
         with pytest.raises(KeyboardInterrupt):
             door.submit(ran.append, 1)
-        dispatcher.put = put
+        entrance.put = queue.put = put
         assert door.submit(abs, -1).result(PATIENCE) == 1
     pool.shutdown()
     assert ran == []

@@ -14,8 +14,10 @@ import pytest
 import treadle
 from orders.lifo import Keyed, Lifo
 from treadle import Pool, PoolView, Rate, TaskGroup, deadline
-from treadle._pool.view import WhenFull, options_for, rate_of
-from treadle._tasks.options import PLAIN
+from treadle._pool.submit import WhenFull
+from treadle._pool.view import options_for
+from treadle._tasks.options import PLAIN, TaskOptions
+from treadle._tasks.rate import rate_of
 from treadle.errors import DeadlineExceeded, PoolFull, Shed
 from treadle.orders import Fair, Fifo, Priority
 
@@ -24,8 +26,8 @@ PATIENCE = 30.0
 
 def test_what_the_order_does_not_look_at_is_refused() -> None:
     assert options_for(Fifo(), None, 0, None) is PLAIN
-    assert options_for(Priority(), "a", 3, None) == ("a", 3, None)
-    assert options_for(Fair(), None, 0, "") == (None, 0, "")
+    assert options_for(Priority(), "a", 3, None) == TaskOptions("a", 3, None)
+    assert options_for(Fair(), None, 0, "") == TaskOptions(None, 0, "")
     with pytest.raises(
         ValueError, match=r"priority=3 has no effect in a pool whose order is Fair; make it with Pool\(order='priority'"
     ):
@@ -38,9 +40,9 @@ def test_an_order_of_the_users_looks_at_what_it_says() -> None:
     class Both(Lifo):
         looks_at = frozenset({"key", "priority"})
 
-    assert options_for(Both(), None, 5, "k") == (None, 5, "k")
-    assert options_for(Keyed(), None, 0, "k") == (None, 0, "k")
-    assert options_for(Lifo(), "name", 0, None) == ("name", 0, None)
+    assert options_for(Both(), None, 5, "k") == TaskOptions(None, 5, "k")
+    assert options_for(Keyed(), None, 0, "k") == TaskOptions(None, 0, "k")
+    assert options_for(Lifo(), "name", 0, None) == TaskOptions("name", 0, None)
     with pytest.raises(
         ValueError, match=r"priority=5 has no effect .* whose order is Keyed; .* 'priority' in its `look"
     ):
@@ -155,18 +157,18 @@ def test_a_view_of_a_view_keeps_what_it_does_not_change() -> None:
     rate = Rate(1e6)
     with Pool(1, order="priority") as pool:
         first = pool.options(name="a", priority=3, rate=rate, deadline=PATIENCE, block_timeout=2.0)
-        assert settings_of(first) == ("block", 2.0, PATIENCE, rate, ("a", 3, None))
+        assert settings_of(first) == ("block", 2.0, PATIENCE, rate, TaskOptions("a", 3, None))
         assert settings_of(first.options()) == settings_of(first)
-        assert settings_of(first.options(name="b")) == ("block", 2.0, PATIENCE, rate, ("b", 3, None))
-        assert settings_of(first.options(priority=0)) == ("block", 2.0, PATIENCE, rate, ("a", 0, None))
-        assert settings_of(first.options(block_timeout=1)) == ("block", 1.0, PATIENCE, rate, ("a", 3, None))
+        assert settings_of(first.options(name="b")) == ("block", 2.0, PATIENCE, rate, TaskOptions("b", 3, None))
+        assert settings_of(first.options(priority=0)) == ("block", 2.0, PATIENCE, rate, TaskOptions("a", 0, None))
+        assert settings_of(first.options(block_timeout=1)) == ("block", 1.0, PATIENCE, rate, TaskOptions("a", 3, None))
         none = first.options(deadline=math.inf, block_timeout=math.inf)
-        assert settings_of(none) == ("block", None, None, rate, ("a", 3, None))
-        assert settings_of(first) == ("block", 2.0, PATIENCE, rate, ("a", 3, None))
+        assert settings_of(none) == ("block", None, None, rate, TaskOptions("a", 3, None))
+        assert settings_of(first) == ("block", 2.0, PATIENCE, rate, TaskOptions("a", 3, None))
         assert first.options().options().pool is pool
     with Pool(1, order="fair", when_full="reject", rate=rate) as pool:
-        assert settings_of(pool.options()) == ("reject", None, None, rate, (None, 0, None))
-        assert settings_of(pool.options(key="a").options(name="x"))[-1] == ("x", 0, "a")
+        assert settings_of(pool.options()) == ("reject", None, None, rate, TaskOptions(None, 0, None))
+        assert settings_of(pool.options(key="a").options(name="x"))[-1] == TaskOptions("x", 0, "a")
 
 
 def test_a_chained_view_submits_with_all_of_its_options() -> None:

@@ -327,7 +327,7 @@ def test_who_waits_for_a_task_gives_up_in_time(hold: Callable[..., Held], timeou
     with pytest.raises(queue.Empty):
         held.queue.get(True, timeout)
     assert not held.pool._task_dispatcher.admission.takers
-    assert held.pool._task_dispatcher.room == 1000
+    assert held.pool._task_dispatcher.entrance.room == 1000
 
 
 def test_a_closed_pool_lets_those_go_that_wait_for_a_task(hold: Callable[..., Held]) -> None:

@@ -7,7 +7,6 @@ import logging
 import sys
 import threading
 import weakref
-from _thread import allocate_lock
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import CancelledError
@@ -17,6 +16,7 @@ import pytest
 
 import treadle
 from treadle import Pool
+from treadle._base.locks import closed_latch
 from treadle._pool.mapping import job as job_module
 from treadle._pool.mapping.job import NOT_YET, Item, Job
 from treadle.errors import WorkerLost
@@ -170,7 +170,7 @@ def test_an_item_that_comes_as_the_last_turn_ends_is_run(mapping: Mapping) -> No
     mapping.gate.set()
     mapping.pool.shutdown()
     assert late.value == 2
-    assert mapping.job.turns == 0
+    assert (mapping.job.live, mapping.job.running) == (set(), set())
 
 
 def test_a_turn_that_is_lost_after_it_has_ended_is_counted_out_once(mapping: Mapping) -> None:
@@ -179,7 +179,7 @@ def test_a_turn_that_is_lost_after_it_has_ended_is_counted_out_once(mapping: Map
     assert list(mapping.results) == [1]
     mapping.pool.shutdown()
     mapping.job.turn_over(mapping.turn, WorkerLost("worker", "abs", None))
-    assert mapping.job.turns == 0
+    assert (mapping.job.live, mapping.job.running) == (set(), set())
 
 
 def test_items_whose_only_turn_is_dropped_while_it_waits_are_cancelled(mapping: Mapping) -> None:
@@ -191,7 +191,7 @@ def test_items_whose_only_turn_is_dropped_while_it_waits_are_cancelled(mapping: 
 def test_a_turn_that_there_is_no_room_for_does_not_count(mapping: Mapping) -> None:
     """Or the map would wait for it when all others have ended."""
     assert not mapping.job.offer_turn()
-    assert (mapping.job.turns, mapping.job.live) == (1, {mapping.turn})
+    assert mapping.job.live == {mapping.turn}
 
 
 class Failure(Exception):
@@ -228,17 +228,17 @@ def test_an_item_that_failed_and_was_never_taken_makes_no_cycle(
 
 
 class Sleepless:
-    """A lock that is taken once; who would sleep on it fails instead."""
+    """A latch that is closed; who would sleep on it fails instead."""
 
     def __init__(self) -> None:
-        self.lock = allocate_lock()
+        self.latch = closed_latch()
 
     def acquire(self, *_: object) -> bool:
-        assert self.lock.acquire(False), "it sleeps, and nobody would wake it"
+        assert self.latch.acquire(False), "it sleeps, and nobody would wake it"
         return True
 
     def release(self) -> None:
-        self.lock.release()
+        self.latch.release()
 
 
 def test_an_item_that_is_done_just_before_its_consumer_sleeps_is_not_missed(
@@ -252,7 +252,7 @@ def test_an_item_that_is_done_just_before_its_consumer_sleeps_is_not_missed(
         item.value = None
         return Sleepless()
 
-    monkeypatch.setattr(job_module, "allocate_lock", end_first)
+    monkeypatch.setattr(job_module, "closed_latch", end_first)
     assert mapping.job.wait(item, None)
 
 
