@@ -1,4 +1,4 @@
-"""Late."""
+"""Modules that are imported when something of them is first asked for."""
 
 from __future__ import annotations
 
@@ -76,3 +76,17 @@ def test_who_asks_while_another_thread_imports_it_waits_for_that(slow: str, monk
     for thread in threads:
         thread.join(PATIENCE)
     assert found == [1, 1]
+
+
+def test_a_module_in_a_package_is_found_and_what_is_asked_for_is_asked_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    late, name = Late("importlib.metadata"), "version"
+    assert late.version is sys.modules["importlib.metadata"].version
+    monkeypatch.setattr("importlib.metadata.version", int)
+    assert getattr(late, name) is int
+
+
+def test_what_a_module_has_not_is_an_attribute_error_and_a_module_that_is_not_there_an_import_error() -> None:
+    with pytest.raises(AttributeError, match="nothing_like_it"):
+        Late("math").nothing_like_it  # noqa: B018  # that is the point
+    with pytest.raises(ImportError):
+        Late("no_such_module").anything  # noqa: B018

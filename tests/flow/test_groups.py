@@ -1207,7 +1207,7 @@ def test_ctrl_c_inside_submit_does_not_keep_the_block_from_ending(monkeypatch: p
         hung = doing.is_alive()
         if hung:  # end it for the tests that follow
             groups[0]._waiting.clear()
-            groups[0]._knock()
+            groups[0]._wake_if_over()
         gate.set()
         assert holding is None or holding.result(PATIENCE)
         assert not hung

@@ -15,7 +15,7 @@ import pytest
 
 import treadle
 from treadle import Future, Pool
-from treadle._pool.view import WhenFull
+from treadle._pool.submit import WhenFull
 from treadle.errors import Cancelled, PoolBroken, PoolClosed, PoolFull, Shed
 
 

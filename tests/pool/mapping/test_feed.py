@@ -20,7 +20,7 @@ from clocks import LeapingClock
 from treadle import Future, Pool, Rate, TaskGroup, as_completed, deadline, wait
 from treadle._pool.mapping import feed
 from treadle._pool.mapping.feed import PATIENCE
-from treadle._pool.view import WhenFull
+from treadle._pool.submit import WhenFull
 from treadle.errors import PoolClosed, PoolDeadlock
 from treadle.events import Observer
 
