@@ -180,7 +180,8 @@ class Bucket:
 
     def _due(self) -> float | None:
         """Return when the first task in line is to be called; None if there is none, or that is seen to."""
-        if not self._line or (self._timer is not None and self._timer.is_due):  # it is not, if the process forked
+        timer = self._timer  # read once, for others may change it
+        if not self._line or (timer is not None and timer.is_due):  # it is not, if the process forked
             return None
         missing = 1 + len(self._called) - self._tokens
         return self._filled + max(0.0, missing * self.per / self.n)
@@ -209,7 +210,8 @@ class Bucket:
             task._owner.resume(task)
 
     def _call_next(self) -> list[Future[Any]]:
-        self._timer = None
+        if self._timer is not None and not self._timer.is_due:  # else this is another's, that was not noted in time
+            self._timer = None
         self._fill()
         called = []
         # A token is kept for each that was called. But if none has been taken for so long that the bucket is full,
