@@ -74,7 +74,10 @@ def slot_of(key: Hashable) -> KeySlot:
     if key is None:
         return _NONE
     while _gone:
-        dead = _gone.popleft()
+        try:
+            dead = _gone.popleft()
+        except IndexError:  # another thread was faster
+            break
         if dead.entry.slot is dead:
             _slots.pop(dead.entry, None)  # it is found by what it is, for it equals none
             dead.entry.slot = None  # no cycle
