@@ -160,14 +160,14 @@ class Adaptive(Own):
         self._count_apart()
 
     def _mend(self) -> None:
+        self._mend_purge()
         self._count_apart()
 
     def purge(self, keep: Callable[[Task], bool], /) -> None:
         """Drop every task that `keep` refuses."""
-        kept = [task for task in self._tasks if keep(task)]
-        self._apart = sum(keep(task) for task in islice(self._tasks, self._apart))
-        self._tasks.clear()
-        self._tasks.extend(kept)
+        apart = sum(keep(task) for task in islice(self._tasks, self._apart))
+        self._purge(self._tasks, keep)
+        self._apart = apart
         self._count_apart()
 
     def __repr__(self) -> str:

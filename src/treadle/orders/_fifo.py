@@ -43,9 +43,7 @@ class Fifo(Own):
 
     def purge(self, keep: Callable[[Task], bool], /) -> None:
         """Drop every task that `keep` refuses."""
-        kept = [task for task in self._tasks if keep(task)]
-        self._tasks.clear()
-        self._tasks.extend(kept)
+        self._purge(self._tasks, keep)
 
     def __repr__(self) -> str:
         return f"Fifo({len(self._tasks)} waiting)"

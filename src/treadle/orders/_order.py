@@ -175,6 +175,8 @@ class Own(Order):
     _tasks: Any
     _ready: Any  # `_tasks` itself, unless some are held back
     _sound = True  # False where it calls what is somebody else's
+    _purged: deque[Any] = deque()  # what is being purged,
+    _unseen = 0  # and how many at its left end are still to be looked at
 
     def __len__(self) -> int:
         return len(self._tasks)
@@ -210,8 +212,30 @@ class Own(Order):
     def _shed(self, claim: Callable[[Any], object]) -> None:
         """Remove the tasks to shed, each after `claim` was called with it."""
 
+    def _purge(self, line: deque[Any], keep: Callable[[Any], bool]) -> None:
+        """Drop what `keep` refuses from a deque, so that at any time each of the others is in it."""
+        unseen = len(line)
+        self._purged, self._unseen = line, unseen
+        while unseen and line:
+            task = line[0]
+            kept = keep(task)
+            # No exception comes between these lines.
+            self._unseen = unseen = unseen - 1
+            if line and line[0] is task:  # a signal handler may have taken it away just now
+                del line[0]
+                if kept:
+                    line += [task]
+
+    def _mend_purge(self) -> None:
+        """After an exception: put those back in their order that a purge has not come to."""
+        line, unseen = self._purged, self._unseen
+        self._purged, self._unseen = Own._purged, 0
+        if unseen:
+            line.rotate(len(line) - unseen)
+
     def _mend(self) -> None:
         """Find anew what follows from where the tasks are."""
+        self._mend_purge()
 
     def _handles(self) -> Handles:
         return Handles(self._tasks, self._ready, self.put, self._give)

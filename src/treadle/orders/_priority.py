@@ -93,11 +93,12 @@ class Priority(Own):
 
     def purge(self, keep: Callable[[Task], bool], /) -> None:
         """Drop every task that `keep` refuses."""
-        for priority, level in self._levels.items():
-            self._levels[priority] = deque(task for task in level if keep(task))
+        for level in list(self._levels.values()):
+            self._purge(level, keep)
         self._mend()
 
     def _mend(self) -> None:
+        self._mend_purge()
         self._tasks[:] = [None] * sum(map(len, self._levels.values()))
         self._set_up()
 
