@@ -21,8 +21,7 @@ from treadle import Future, Pool, Rate
 from treadle._base import timer as alarm_module
 from treadle._base.timer import TimerThread
 from treadle._pool import submit as submitter_module
-from treadle._pool.submit import BARE
-from treadle._pool.submit import WhenFull
+from treadle._pool.submit import BARE, WhenFull
 from treadle._tasks import scope as scope_module
 from treadle._tasks.future import PENDING
 from treadle._tasks.options import PLAIN

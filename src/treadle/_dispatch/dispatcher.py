@@ -472,7 +472,8 @@ class Dispatcher:
         """As `take_back`, for `submit`, which spells a section out: whether the lock is `held` (None: it was being taken)."""
         if held or (held is None and is_held(self.lock)):
             try:
-                self._take_back(task)  # before anybody else can claim it
+                self._mend()  # before anybody else sees it, or can claim the task
+                self._take_back(task)
             finally:
                 self.lock.release()
         locked(self.lock, self._mend)
@@ -962,6 +963,8 @@ class Dispatcher:
         if task._state is not PENDING:
             return False
         if not self.queue.has(task):
+            if self.queue.observe_end is not None:  # the order has given it out
+                self.queue.observe_end(task)
             self.queue.resume(task)
         self._see_to_it()
         return True
@@ -1459,13 +1462,20 @@ class Dispatcher:
     def _do(self, section: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Return `section(*args)`, called with the lock held. What an exception has cut in two there is put right."""
         try:
-            return locked(self.lock, section, *args, **kwargs)
-        except BaseException:
+            return locked(self.lock, self._section, section, args, kwargs)
+        except BaseException:  # it may have come as that was put right, too
             locked(self.lock, self._mend)
             raise
         finally:
             if self.state.attention:
                 self.attend()
+
+    def _section(self, section: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any]) -> T:
+        try:
+            return section(*args, **kwargs)
+        except BaseException:
+            self._mend()  # before anybody else sees it
+            raise
 
     def _do_and_end(self, section: Callable[..., T], *args: Any, log_only: bool = False) -> T:
         """Return `section(claims, *args)`, called likewise; then end what it has claimed, whatever it raised."""
@@ -1478,6 +1488,10 @@ class Dispatcher:
             except BaseException:  # Ctrl-C, perhaps: the others are ended before it is raised
                 self.end_claimed(claims, log_only=True)
                 raise
+
+    def mend(self) -> None:
+        """As `_do`, where a section is spelled out: put right what an exception has cut in two; the lock is held."""
+        self._mend()
 
     def _mend(self) -> None:
         """Find anew what follows from the tasks' states and places, and see that somebody comes; the lock is held."""

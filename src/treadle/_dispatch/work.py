@@ -208,7 +208,10 @@ def _serve(dispatcher: Dispatcher, worker: Worker) -> None:
             release()
         except BaseException:
             if held or (held is None and is_held(lock)):
-                release()
+                try:
+                    dispatcher.mend()
+                finally:
+                    release()
             raise
         if waiters is not None:
             _deliver(dispatcher, worker, done)
