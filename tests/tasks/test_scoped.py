@@ -625,18 +625,25 @@ def test_a_callback_that_raises_anything_keeps_no_other_task_from_failing_on_tim
     assert [future.done() for future in futures] == [True] * 3
 
 
-def test_a_deadline_that_passes_while_a_task_is_handed_over_fails_it_afterwards(alarm: TimerThread) -> None:
-    """The alarm rings between the put and the note that the pool has the task, and never again."""
+@pytest.mark.parametrize("before", [True, False])
+def test_a_deadline_that_passes_while_a_task_is_handed_over_fails_it_afterwards(
+    alarm: TimerThread, before: bool
+) -> None:
+    """The alarm rings just before the put, or between that and the note that the pool has the task; and never again."""
     held = Held()
     dispatcher = held.pool._task_dispatcher
     put = dispatcher.queue.put
 
     def put_late(task: Future[Any]) -> None:
-        put(task)
+        if not before:
+            put(task)
         scope = scope_of(task)
         assert scope._timer is not None
         scope._timer.cancel()
         scope._expire()
+        if before:
+            assert not task.done(), "nothing becomes of a task that no pool has"
+            put(task)
 
     dispatcher.queue.put = put_late
     try:
@@ -644,6 +651,8 @@ def test_a_deadline_that_passes_while_a_task_is_handed_over_fails_it_afterwards(
             future = held.pool.submit(int)
         assert future.done()
         assert isinstance(future.exception(), DeadlineExceeded)
+        now = held.pool.snapshot()
+        assert (now.waiting, now.cancelled) == (0, 1)
     finally:
         dispatcher.queue.put = put
         held.gate.set()

@@ -167,6 +167,21 @@ def by_shutdown(pool: Pool) -> None:
     pool.shutdown(cancel_futures=True)
 
 
+def test_a_submit_amid_which_the_collector_comes_by_has_told_of_it_when_it_returns(handler: Handler) -> None:
+    """It spells its section out; and the thread of the pool is busy, and tells of nothing."""
+    gate, began = threading.Event(), threading.Event()
+    with Pool(1) as pool:
+        pool.submit(lambda: began.set() or gate.wait(PATIENCE))  # type: ignore[func-returns-value]  # it is falsy
+        assert began.wait(PATIENCE)
+        amid(pool._task_entrance, "put")
+        try:
+            future = pool.submit(abs, -1)
+            assert (handler.told, handler.held) == ([LOST % "put"], [])
+        finally:
+            gate.set()
+        assert future.result(PATIENCE) == 1
+
+
 @pytest.mark.parametrize("use", [by_submit, by_cancel, by_shutdown])
 def test_whatever_section_the_collector_comes_by_in_no_lock_is_held_when_it_is_logged(
     use: Callable[[Pool], None], handler: Handler

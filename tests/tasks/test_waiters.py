@@ -181,15 +181,15 @@ def test_who_sleeps_at_the_condition_is_woken() -> None:
     def sleep() -> None:
         with condition:
             asleep.set()
-            if condition.wait_for(future.done, 30):
+            if condition.wait_for(future.done, 60):
                 woken.set()
 
     thread = threading.Thread(target=sleep)
     thread.start()
     assert asleep.wait(30)
     future.set_result(1)
-    thread.join(30)
-    assert woken.is_set()
+    thread.join(20)
+    assert woken.is_set(), "it sleeps, though nobody tells it any more"
 
 
 def test_every_callback_is_called_whatever_the_one_before_it_raised(caplog: pytest.LogCaptureFixture) -> None:
@@ -251,3 +251,16 @@ def test_only_a_future_that_its_pool_has_cancelled_says_why() -> None:
     by_hand: Future[int] = Future()
     by_hand.cancel()
     assert why_dropped(by_hand) is why_dropped(concurrent.futures.Future()) is None
+
+
+def test_a_callback_that_another_thread_is_about_to_run_is_left_to_that_and_one_of_its_own_is_run() -> None:
+    """As where it was interrupted between the two."""
+    waiters, calls = Waiters(), list[object]()
+    future: Future[int] = Future()
+    waiters.taken, waiters.taker = calls.append, threading.get_ident() + 1
+    tell(waiters, future)
+    assert calls == []
+    waiters.taker = threading.get_ident()
+    tell(waiters, future)
+    tell(waiters, future)
+    assert calls == [future]
