@@ -1214,6 +1214,35 @@ def test_ctrl_c_inside_submit_does_not_keep_the_block_from_ending(monkeypatch: p
         assert isinstance(doing.outcome(), KeyboardInterrupt)
 
 
+def test_a_submit_that_ctrl_c_ends_when_its_task_has_begun_does_not_keep_the_block_from_ending(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The task goes on, and nobody was to tell the group when it is done."""
+    gate, began = threading.Event(), threading.Event()
+    groups: list[TaskGroup] = []
+
+    def hold() -> None:
+        began.set()
+        assert gate.wait(PATIENCE)
+
+    def interrupt(self: Future[Any], fn: Any) -> None:
+        assert began.wait(PATIENCE)
+        raise KeyboardInterrupt
+
+    def block() -> None:
+        with TaskGroup(pool) as group:
+            groups.append(group)
+            with monkeypatch.context() as patch:
+                patch.setattr(Future, "add_done_callback", interrupt)
+                group.submit(hold)
+
+    with Pool(1) as pool, opened_at_the_end(gate):
+        doing = Doing(block)
+        until(lambda: bool(groups) and groups[0]._latch is not None)
+        gate.set()
+        assert isinstance(doing.outcome(), KeyboardInterrupt)
+
+
 def test_a_task_whose_thread_is_killed_fails_and_ends_the_group() -> None:
     began, forever = threading.Event(), threading.Event()
 

@@ -85,6 +85,31 @@ def test_it_is_a_token_bucket_and_first_come_first_served(steps: list[Any], per_
             assert home.begun == submitted[:begun]
 
 
+def test_nobody_overtakes_a_task_that_was_called_and_has_not_come_to_a_thread_yet(
+    clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timers = TimerThread()  # without a thread: it is called by hand
+    monkeypatch.setattr(alarm_module, "start_thread", lambda target, name: None)
+    monkeypatch.setattr(rate_module, "TIMERS", timers)
+    bucket, resumed = Bucket(1.0, 1.0, 1), list[Future[Any]]()
+
+    class Slow:
+        def resume(self, task: Future[Any]) -> None:
+            resumed.append(task)
+
+    first, second, third = Future[int](), Future[int](), Future[int]()
+    second._owner = third._owner = Slow()  # type: ignore[assignment]  # as much of one as a rate asks for
+    assert bucket.admit(first)
+    assert not bucket.admit(second)
+    bucket.arm()
+    clock.pass_(1.0)
+    timers.call_due()
+    assert resumed == [second]
+    assert not bucket.admit(third)
+    assert bucket.admit(second)
+    bucket.forget(third)
+
+
 def test_tasks_that_wait_hold_no_thread_and_count_as_waiting(clock: FakeClock) -> None:
     rate = Rate(1.0)
     with Pool(1, queue_size=2, when_full="reject") as pool:

@@ -178,8 +178,13 @@ def test_a_turn_that_is_lost_after_it_has_ended_is_counted_out_once(mapping: Map
     mapping.gate.set()
     assert list(mapping.results) == [1]
     mapping.pool.shutdown()
+    late = Item()
+    late.args, late.value = -2, NOT_YET
+    mapping.job.waiting.append(late)  # that another turn is to run
     mapping.job.turn_over(mapping.turn, WorkerLost("worker", "abs", None))
     assert (mapping.job.live, mapping.job.running) == (set(), set())
+    assert (late.value, list(mapping.job.waiting)) == (NOT_YET, [late])
+    mapping.job.waiting.clear()
 
 
 def test_items_whose_only_turn_is_dropped_while_it_waits_are_cancelled(mapping: Mapping) -> None:
