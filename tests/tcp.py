@@ -44,12 +44,13 @@ def until_led(lane: Lane) -> None:
 
 
 def _is_led(lane: Lane) -> bool:
-    dispatcher, staff = lane.dispatcher, lane.dispatcher.staff
+    dispatcher, workers = lane.dispatcher, lane.dispatcher.workers
+    idle = dispatcher.entrance.idle
     with dispatcher.lock:
         if lane.lead is not None or lane.over or dispatcher.closed is not None or dispatcher.broken is not None:
             return True
-        offered = any(isinstance(task, Lead) and task.lane is lane for task in staff.standing)
-        return offered and all(worker.task is not None or worker in staff.idle for worker in staff.workers)
+        offered = any(isinstance(task, Lead) and task.lane is lane for task in workers.idle_tasks.waiting)
+        return offered and all(worker.task is not None or worker in idle for worker in workers.present)
 
 
 def receive(sock: socket.socket, size: int) -> bytes:

@@ -146,7 +146,7 @@ def _portable(value: Any) -> Any:
 
 
 def _trial(file: Any) -> pickle.Pickler:
-    """Return what passes over errors of treadle's: they see to what they carry, which may lead back to where this began."""
+    """Return what passes over errors of treadle's: they see to what they carry, which may lead back here."""
 
     class Trial(pickle.Pickler):
         def reducer_override(self, obj: Any) -> Any:

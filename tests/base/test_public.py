@@ -7,12 +7,15 @@ import inspect
 import pickle
 import pydoc
 import re
+import sys
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_type_hints
 
 import pytest
 
+from programs import run
 from surface import MODULES, surface
 
 ROOT = Path(__file__).parents[2]
@@ -46,6 +49,20 @@ def test_the_type_hints_of_what_is_public_can_be_had(module: str, name: str) -> 
     for what, part in [(name, thing), *members(thing, name)]:
         if what not in UNTOLD and (isinstance(part, type) or inspect.isroutine(part)):
             assert all(not isinstance(hint, str) for hint in get_type_hints(part).values()), what
+
+
+def test_type_hints_can_be_had_before_anything_that_is_imported_late() -> None:
+    program = """
+        import inspect, typing
+        import treadle
+        for what, part in inspect.getmembers(treadle.Pool):
+            part = part.fget if isinstance(part, property) else part
+            if inspect.isfunction(part) and (what == "__init__" or not what.startswith("_")):
+                typing.get_type_hints(part)
+        assert typing.get_type_hints(treadle.Pool.map)["return"].__origin__ is treadle.Results
+        assert typing.get_type_hints(treadle.Pool.snapshot)["return"] is treadle.events.PoolSnapshot
+    """
+    assert run(sys.executable, "-c", textwrap.dedent(program)) == (0, "", "")
 
 
 def members(thing: Any, name: str) -> Iterator[tuple[str, Any]]:

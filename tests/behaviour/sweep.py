@@ -134,7 +134,7 @@ class Scene:
         self.refused.discard(name)
 
     def check(self) -> None:
-        """See that every future ends, nothing runs that was refused, the pool works, counts add up, no thread is left."""
+        """See that every future ends, nothing refused runs, the pool works, counts add up, no thread is left."""
         self.gate.set()
         for future in self.futures.values():
             assert future.cancel() or isinstance(future.exception(PATIENCE), BaseException | None)
@@ -224,6 +224,16 @@ def crowded(waiting: int = 5, **options: Any) -> Make:
 def full(**options: Any) -> Make:
     """Return what makes a scene whose pool has no room."""
     return crowded(1, queue_size=1, **options)
+
+
+def resized(*sizes: int) -> Operation:
+    """Return an operation that gives the pool these sizes, one after the other."""
+
+    def operation(scene: Scene) -> None:
+        for size in sizes:
+            scene.pool.resize(size)
+
+    return operation
 
 
 def opening(call: Operation) -> Operation:
@@ -327,7 +337,7 @@ SCENES: dict[str, tuple[Make, Operation]] = {
     "shutdown that cancels": (crowded(), lambda scene: scene.pool.shutdown(wait=False, cancel_futures=True)),
     "end of a with block": (crowded(), opening(lambda scene: scene.pool.__exit__(None, None, None))),
     "resize up": (crowded(), lambda scene: scene.pool.resize(3)),
-    "resize down": (crowded(), lambda scene: (scene.pool.resize(3), scene.pool.resize(1))),
+    "resize down": (crowded(), resized(3, 1)),
 }
 
 WORKERS: dict[str, Make] = {

@@ -429,7 +429,7 @@ def test_awaited_tasks_wait_for_their_turn_and_leave_the_line_when_the_await_is_
         assert await pool.run(abs, -1) == 1
         late = asyncio.ensure_future(pool.run(abs, -2))
         last = asyncio.ensure_future(pool.options().run(abs, -3))
-        while len(pool._task_home.aside.tasks) < 2:  # one that a thread has, to ask its rate, is not cancelled
+        while len(pool._task_dispatcher.queue.throttled) < 2:  # one whose rate is asked is not cancelled
             await asyncio.sleep(0)
         late.cancel()
         with pytest.raises(asyncio.CancelledError):

@@ -11,7 +11,6 @@ interrupted between the manager's last line and the block's first, so that nobod
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 
 import pytest
 
@@ -33,10 +32,9 @@ def slice_of(total: int) -> list[int]:
 
 
 @pytest.fixture
-def _killed_in_silence(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _killed_in_silence(monkeypatch: pytest.MonkeyPatch) -> None:
     """Threads are killed outside of all that is caught."""
     monkeypatch.setattr(threading, "excepthook", lambda arguments: None)
-    yield
 
 
 @pytest.mark.parametrize("name", SCENES)

@@ -159,7 +159,7 @@ def test_a_caller_whose_task_was_let_in_is_not_asked_to_stop_any_more(blocked: B
     """Its time may run out, or its deadline pass, just then."""
     dispatcher, task = blocked.pool._task_dispatcher, blocked.waiting[0]
     dispatcher.stop_waiting(task, Cancelled("scripted"))
-    dispatcher.give_up_waiting(task)
+    dispatcher.give_up_waiting(task, 0.5)
     assert not task.done()
     assert blocked.pool.snapshot().waiting == 2
     blocked.gate.set()

@@ -99,7 +99,7 @@ def _index(value: object) -> int | None:
 def _real(value: object) -> float | None:
     """Return the number that `value` is; None if it is none."""
     try:
-        if type(value) is not float and type(value) is not int:
+        if type(value) is not float and type(value) is not int:  # noqa: SIM102  # as type checkers can follow it
             if isinstance(value, bool) or not isinstance(value, numbers.Real):
                 return None
         try:

@@ -1,7 +1,7 @@
 """Fork: what is done before and after a process forks, in one table.
 
 A child has one thread, and a copy of every lock as it was: those that other threads held stay taken for ever. So all
-are taken before a fork, in the order of the table, which is the one in which any thread takes them; and are let go after
+are taken before a fork, in the order of the table, which is that in which any thread takes them; and are let go after
 it in the reverse order.
 """
 

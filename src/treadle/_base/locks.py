@@ -48,7 +48,7 @@ def defer(call: Callable[[], object]) -> None:
 
 
 def make_deferred_calls() -> None:
-    """Make the calls that were deferred, unless this thread holds a lock; log what they raise, as nobody here made them."""
+    """Make the calls that were deferred, unless this thread holds a lock; log what they raise, which is nobody's."""
     locks = [reference() for reference in list(_locks)]
     if any(lock is not None and is_held(lock) for lock in locks):
         return  # whoever lets it go looks again

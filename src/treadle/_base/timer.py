@@ -103,7 +103,7 @@ class TimerThread:
         return handle
 
     def _start(self, handle: TimerHandle) -> None:
-        """Start the thread; the lock is not held, for a finalizer that sets a timer may run in it before it comes up."""
+        """Start the thread; the lock is not held, for a finalizer that sets a timer may run in it at once."""
         thread = None
         try:
             thread = start_thread(self._run, self._name)

@@ -42,7 +42,7 @@ class WaitingSubmitter:
 
 
 class Admission:
-    """Decides; the dispatcher acts. Every method is called with the pool's lock held, and calls nobody but the order."""
+    """Decides; the dispatcher acts. Every method is called with the pool's lock held, and calls the order alone."""
 
     __slots__ = ("_queue", "_state", "_workers", "limit", "queue_size", "takers", "waiting")
 
@@ -138,7 +138,7 @@ class Admission:
     # -- callers that wait for room -----------------------------------------------------------------------------------
 
     def next_submitter(self, free: int = 0) -> Task | None:
-        """Return the task of the first caller for which there is room, or one of `free` threads; None if there is none."""
+        """Return the task of the first caller for which there is room, or one of `free` threads, if any."""
         queue = self._queue
         waiting = queue.waiting()
         if not self.waiting or waiting >= self.limit + free:

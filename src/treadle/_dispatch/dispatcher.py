@@ -223,7 +223,7 @@ class Dispatcher:
         return any(task._owner is self for task in (HERE.tasks if worker is None else worker.stack()))
 
     def check_open(self) -> None:
-        """Raise why the pool takes no more, if that is so: PoolClosed, PoolBroken, or RuntimeError when Python exits."""
+        """Raise why the pool takes no more, if so: PoolClosed, PoolBroken, or RuntimeError when Python exits."""
         state = self.state
         if state.broken is not None:
             raise state.why_broken()
@@ -469,7 +469,7 @@ class Dispatcher:
         return full
 
     def take_back_submitted(self, task: Task, error: BaseException, held: bool | None) -> None:
-        """As `take_back`, for `submit`, which spells a section out: whether the lock is `held` (None: it was being taken)."""
+        """As `take_back`, for a section that is spelled out: whether the lock is `held` (None: it was being taken)."""
         if held or (held is None and is_held(self.lock)):
             try:
                 self._mend()  # before anybody else sees it, or can claim the task
@@ -953,7 +953,7 @@ class Dispatcher:
                 self._resize(ceiling)
 
     def keep_unclaimed(self, task: Task) -> bool:
-        """See that a task which a killed thread has in its hands, and has not claimed, waits; False if it was claimed."""
+        """See that a task waits that a killed thread has in its hands, and has not claimed; False if it has."""
         kept = self._do(self._keep_unclaimed, task)
         if kept and isinstance(task, ScopedTask):
             task._wait_for_rate()
@@ -1145,7 +1145,7 @@ class Dispatcher:
 
         The thread has taken its seat before it comes up, and comes for nothing that a submit has not let in by then: so
         a task whose submit is interrupted meanwhile does not run. In the midst of a section, as a signal handler or a
-        finalizer may be, none is started: a finalizer in it may want the lock that we hold; whoever holds it sees to it.
+        finalizer may be, none is started: a finalizer in it may want the lock that we hold; who holds it sees to it.
 
         Args:
             needed: whether it is raised that none can be had, where none lives,

@@ -45,7 +45,7 @@ class IdleTask(Future[Any]):
         raise NotImplementedError
 
     def preempt(self) -> None:
-        """Make `run_idle` return soon. Called at most once, with the pool's lock held: it must not block or call out."""
+        """Make `run_idle` return soon. Called once at most, with the pool's lock held: it must not block."""
         raise NotImplementedError
 
     def _invoke(self) -> bool:

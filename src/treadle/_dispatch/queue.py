@@ -160,7 +160,7 @@ class TaskQueue:
         self.tombstones = 0
 
     def first(self) -> Task | None:
-        """Return a task that waits in the order or is throttled, though its turn has not come; None if there is none."""
+        """Return a task that waits in the order or is throttled, though its turn has not come, if there is one."""
         return next((task for task in self.everything_here() if task._state == PENDING), None)
 
     def take_out(self, task: Task, token: object) -> None:
@@ -195,7 +195,7 @@ class TaskQueue:
         return claim
 
     def claim_victim(self, newcomer: Task, claims: Claims) -> bool:
-        """Claim the task that is discarded for `newcomer`: the oldest one, or as the order says. False: there is none."""
+        """Claim the task that is discarded for `newcomer`: the oldest, or as the order says. False: there is none."""
         try:
             while self.tasks and not (self.is_full_for(newcomer) and self._beside(newcomer)):
                 task = cast("Task", self.order._victim(newcomer))

@@ -1,6 +1,6 @@
 """Work: what a thread of a pool does, from its first line to its last.
 
-    arrive -> set up -> [settle the last task and claim the next -> run it, or rest] ... -> leave what it was set up with
+    arrive -> set up -> [settle the last task, claim the next -> run it, or rest] ... -> leave what it was set up with
 
 It marks itself idle before it delivers a result: else a submit in between would start a surplus thread. So it settles
 one task and claims the next in one section, which also halves the locking.

@@ -27,9 +27,9 @@ Task = Future[Any]
 class Worker:
     """One thread of a pool, and what it has in its hands.
 
-    The pool's lock guards `begun`, `resting`, `cancelled` and `number`; the rest the thread alone writes, and snapshots read it
-    as it is. Whoever claims a task for it, or ends it, notes that here before anything else, so that a thread that is
-    killed between any two lines loses nothing.
+    The pool's lock guards `begun`, `resting`, `cancelled` and `number`; the thread alone writes the rest, and snapshots
+    read it as it is. Whoever claims a task for it, or ends it, notes that here before anything else, so that a thread
+    that is killed between any two lines loses nothing.
     """
 
     __slots__ = (

@@ -251,7 +251,7 @@ class TaskGroup:
                     deadlock.wait(latch, worker, self._targets, None)
 
     def _close_or_wait(self, latch: LockType) -> list[Future[Any]] | None:
-        """Close the group, if it is over: None. Else have `latch` opened when it is; return the tasks that are not done."""
+        """Close the group, if it is over: None. Else have `latch` opened when it is; return what is not done."""
         if self._is_over():
             self._state = CLOSED
             return None

@@ -35,15 +35,15 @@ from treadle.orders._named import order_named
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from treadle import events
     from treadle._pool import aio, snapshot, view, work_queue
-    from treadle._pool.mapping.outcome import Outcome
-    from treadle._pool.mapping.results import Results
-    from treadle._pool.view import PoolView
+    from treadle._pool.mapping import outcome, results
     from treadle._tasks import observers as watching
-    from treadle.events import Observer, PoolSnapshot
-else:  # what a feature needs is imported where that begins
+else:  # what a feature needs is imported where that begins, or where the hints of its types are asked for
     aio, snapshot, view = Late("treadle._pool.aio"), Late("treadle._pool.snapshot"), Late("treadle._pool.view")
     work_queue, watching = Late("treadle._pool.work_queue"), Late("treadle._tasks.observers")
+    outcome, results = Late("treadle._pool.mapping.outcome"), Late("treadle._pool.mapping.results")
+    events = Late("treadle.events")
 
 __all__ = ["Pool"]
 
@@ -142,7 +142,7 @@ class Pool(Submitter, ThreadPoolExecutor):
         thread_lifespan: Callable[[], AbstractContextManager[object]] | None = None,
         context: bool = True,
         name: str | None = None,
-        observers: Iterable[Observer] = (),
+        observers: Iterable[events.Observer] = (),
     ) -> None:
         # ThreadPoolExecutor.__init__ is not called: nothing of its machinery is used.
         check_unpatched()
@@ -216,7 +216,7 @@ class Pool(Submitter, ThreadPoolExecutor):
         chunksize: int = ...,
         buffersize: int | None = ...,
         ordered: bool = ...,
-    ) -> Results[T]: ...
+    ) -> results.Results[T]: ...
     @overload
     def map(
         self,
@@ -229,7 +229,7 @@ class Pool(Submitter, ThreadPoolExecutor):
         chunksize: int = ...,
         buffersize: int | None = ...,
         ordered: bool = ...,
-    ) -> Results[T]: ...
+    ) -> results.Results[T]: ...
     @overload
     def map(
         self,
@@ -243,7 +243,7 @@ class Pool(Submitter, ThreadPoolExecutor):
         chunksize: int = ...,
         buffersize: int | None = ...,
         ordered: bool = ...,
-    ) -> Results[T]: ...
+    ) -> results.Results[T]: ...
     @overload
     def map(
         self,
@@ -258,7 +258,7 @@ class Pool(Submitter, ThreadPoolExecutor):
         chunksize: int = ...,
         buffersize: int | None = ...,
         ordered: bool = ...,
-    ) -> Results[T]: ...
+    ) -> results.Results[T]: ...
     def map(
         self,
         fn: Callable[..., T],
@@ -267,7 +267,7 @@ class Pool(Submitter, ThreadPoolExecutor):
         chunksize: int = 1,
         buffersize: int | None = None,
         ordered: bool = True,
-    ) -> Results[T]:
+    ) -> results.Results[T]:
         """Return an iterator over `fn(*items)` for the items of `iterables`, taken together as `zip` does.
 
         The input is read in the thread that calls `map` and then `next`, and so far ahead of the results taken as
@@ -311,7 +311,7 @@ class Pool(Submitter, ThreadPoolExecutor):
         *,
         buffersize: int | None = None,
         ordered: bool = False,
-    ) -> Results[Outcome[I, T]]:
+    ) -> results.Results[outcome.Outcome[I, T]]:
         """Return an iterator over what comes of `fn(item)` for each item: as `map`, but no item's error is raised.
 
         Each item has one Outcome, with the item, and what `fn` returned for it, or raised, or why it was not called: it
@@ -371,7 +371,7 @@ class Pool(Submitter, ThreadPoolExecutor):
         block_timeout: float | None = None,
         when_full: WhenFull | None = None,
         name: str | None = None,
-    ) -> PoolView:
+    ) -> view.PoolView:
         """Return a view of this pool whose tasks are submitted with other options; light, and with the same threads.
 
         Args:
@@ -549,7 +549,7 @@ class Pool(Submitter, ThreadPoolExecutor):
         """Whether the pool takes no more tasks: it was shut down, or is broken, or Python is exiting."""
         return self._task_dispatcher.closed is not None or self._task_dispatcher.broken is not None
 
-    def snapshot(self) -> PoolSnapshot:
+    def snapshot(self) -> events.PoolSnapshot:
         """Return what the pool does at this instant."""
         return snapshot.snapshot_of(self._task_dispatcher)
 

@@ -499,7 +499,7 @@ class Future(_base.Future[T]):
             self._state = FINISHED
 
     def _transit(self, section: Callable[..., R], *args: Any) -> R:
-        """Return `section(*args)`, called with what guards the state held; tell those who wait through the condition."""
+        """Return `section(*args)`, called with what guards the state held; tell those who wait for the condition."""
         condition, came = locked(self._owner.lock, self._without_condition, section, args)
         if condition is None:
             return cast(R, came)

@@ -11,7 +11,7 @@ __all__ = ["PLAIN", "KeySlot", "TaskOptions", "slot_of"]
 
 
 class KeySlot:
-    """What stands for a key, and all that equal it, where a pool's lock is held: its hash, and whether it equals, are object's.
+    """What stands for a key, and all that equal it, where a pool's lock is held: its hash and equality are object's.
 
     Those of a key are the user's, and may do anything; so they are called when the key is given, and never again.
     """

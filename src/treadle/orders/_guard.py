@@ -137,7 +137,7 @@ class Guard(Own):
             self._calls -= 1
 
     def _give_out(self, name: str, ask: Callable[[], Iterable[Task]], claim: Callable[[Task], object]) -> None:
-        """Let those have the tasks that the order gives out who `claim` them: themselves, whatever it is that equals them.
+        """Let those have the tasks that the order gives out who `claim` them: themselves, whatever equals them.
 
         As long as they are not claimed they are in the books, and are given back to these if the order failed.
         """

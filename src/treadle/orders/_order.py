@@ -175,7 +175,7 @@ class Own(Order):
     _tasks: Any
     _ready: Any  # `_tasks` itself, unless some are held back
     _sound = True  # False where it calls what is somebody else's
-    _purged: deque[Any] = deque()  # what is being purged,
+    _purged: deque[Any] | None = None  # what is being purged,
     _unseen = 0  # and how many at its left end are still to be looked at
 
     def __len__(self) -> int:
@@ -229,8 +229,8 @@ class Own(Order):
     def _mend_purge(self) -> None:
         """After an exception: put those back in their order that a purge has not come to."""
         line, unseen = self._purged, self._unseen
-        self._purged, self._unseen = Own._purged, 0
-        if unseen:
+        self._purged, self._unseen = None, 0
+        if line is not None and unseen:
             line.rotate(len(line) - unseen)
 
     def _mend(self) -> None:
