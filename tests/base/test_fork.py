@@ -119,13 +119,13 @@ def test_no_lock_that_another_thread_held_stays_taken_in_the_child(holder: str) 
 
         pool = Pool(1)
         assert pool.submit(abs, -1).result(30) == 1
-        held, steps = threading.Event(), _table[{holder!r}]
+        held, (before, in_parent, in_child) = threading.Event(), _table[{holder!r}]
 
         def hold():
-            steps.before()
+            before()
             held.set()
             time.sleep(0.2)
-            steps.in_parent()
+            in_parent()
 
         thread = threading.Thread(target=hold)
         thread.start()

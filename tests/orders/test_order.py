@@ -134,21 +134,21 @@ def test_of_equals_the_first_comes_first_whatever_was_evicted_or_purged(
 def test_what_the_pool_has_kept_of_it_stays_true(kind: Callable[[], Own], steps: list[Any]) -> None:
     """A pool asks once for `tasks`, `ready`, `put` and `give`, for they are needed for every task."""
     order, hands = kind(), Hands()
-    tasks, ready, put, give, line = order._handles()
+    handles = order._handles()
+    tasks, ready, line = handles.tasks, handles.ready, handles.line
     for step, value in steps:
         if step == "put":
-            put(task_of(priority=value, key=value))
+            handles.put(task_of(priority=value, key=value))
         elif step == "take" and ready:
             first = next(iter(tasks))
-            give(hands)
+            handles.give(hands)
             assert line is None or hands.task is first, "what is given is the left end of the line, if there is one"
         elif step == "evict" and tasks:
             order.evict(task_of(key=value))
         elif step == "purge":
             order.purge(lambda task, value=value: task.key == value)  # type: ignore[misc]  # a default
         now = order._handles()
-        assert all(one is other for one, other in zip(now[:2], (tasks, ready), strict=True))
-        assert now.line is line
+        assert (now.tasks is tasks, now.ready is ready, now.line is line) == (True, True, True)
         assert line is None or line is tasks
         assert order.ready() == bool(ready)
         assert len(order) == len(tasks) == len(list(tasks))

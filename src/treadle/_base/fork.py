@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging  # noqa: F401  # so its own step is the later one before a fork, and it holds no lock while these wait
 import os
 from collections.abc import Callable
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, get_args
 
 __all__ = ["Place", "at_fork"]
 
@@ -24,38 +24,32 @@ Place = Literal[
 ]
 
 
-class _Steps(NamedTuple):
-    before: Callable[[], object]
-    in_parent: Callable[[], object]
-    in_child: Callable[[], object]
+Step = Callable[[], object]
+
+_table: dict[Place, tuple[Step, Step, Step]] = {}
 
 
-_table: dict[Place, _Steps] = {}
-
-
-def at_fork(
-    place: Place, before: Callable[[], object], in_parent: Callable[[], object], in_child: Callable[[], object]
-) -> None:
+def at_fork(place: Place, before: Step, in_parent: Step, in_child: Step) -> None:
     """Have `before` called before each fork, and one of the others after it, in its place; it must not raise."""
-    _table[place] = _Steps(before, in_parent, in_child)
+    _table[place] = before, in_parent, in_child
 
 
 def _before() -> None:
     for place in get_args(Place):
         if place in _table:
-            _table[place].before()
+            _table[place][0]()
 
 
 def _in_parent() -> None:
     for place in reversed(get_args(Place)):
         if place in _table:
-            _table[place].in_parent()
+            _table[place][1]()
 
 
 def _in_child() -> None:
     for place in reversed(get_args(Place)):
         if place in _table:
-            _table[place].in_child()
+            _table[place][2]()
 
 
 if hasattr(os, "register_at_fork"):

@@ -28,7 +28,7 @@ import logging
 from collections.abc import Callable, Container, Iterable, Sequence
 from functools import partial
 from threading import TIMEOUT_MAX, Thread, current_thread
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from treadle._base.locks import locked, new_lock
 from treadle._base.words import log_first
@@ -80,10 +80,13 @@ class Gate(Protocol):
         """Wait until it opens; False when `timeout` seconds, if not negative, passed first."""
 
 
-class _Wait(NamedTuple):
-    targets: Targets
-    every: bool  # it ends when all targets are done; else when any is
-    hands: Sequence[Target] = ()  # what the thread has in them
+class _Wait:
+    __slots__ = ("every", "hands", "targets")
+
+    def __init__(self, targets: Targets, every: bool, hands: Sequence[Target] = ()) -> None:
+        self.targets = targets
+        self.every = every  # it ends when all targets are done; else when any is
+        self.hands = hands  # what the thread has in them
 
 
 _lock = new_lock()  # taken before a pool's lock, never while one is held

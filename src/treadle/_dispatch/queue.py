@@ -59,7 +59,9 @@ class TaskQueue:
         self.put: Callable[[Task], object]
         self.give: Callable[[Hands], object]
         self.line: Any  # the order itself, if it is a plain deque; else None
-        self.tasks, self.ready, self.put, self.give, self.line = order._handles()
+        handles = order._handles()
+        self.tasks, self.ready, self.put = handles.tasks, handles.ready, handles.put
+        self.give, self.line = handles.give, handles.line
         # What few orders have.
         self._put_first: Callable[[Task], object] = order.put_first
         self.shed = None if hook_of(order, "stale") is None else order._shed

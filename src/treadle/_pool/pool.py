@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast, overload
 
 from treadle._base import checks, clock
 from treadle._base.late import Late
-from treadle._base.limit import ConcurrencyLimit, gradient_of
 from treadle._base.locks import defer, locked
 from treadle._base.threads import check_unpatched
 from treadle._base.words import is_a, show, type_name
@@ -36,6 +35,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from treadle import events
+    from treadle._base import limit as limits
     from treadle._pool import aio, snapshot, view, work_queue
     from treadle._pool.mapping import outcome, results
     from treadle._tasks import observers as watching
@@ -43,7 +43,7 @@ else:  # what a feature needs is imported where that begins, or where the hints 
     aio, snapshot, view = Late("treadle._pool.aio"), Late("treadle._pool.snapshot"), Late("treadle._pool.view")
     work_queue, watching = Late("treadle._pool.work_queue"), Late("treadle._tasks.observers")
     outcome, results = Late("treadle._pool.mapping.outcome"), Late("treadle._pool.mapping.results")
-    events = Late("treadle.events")
+    events, limits = Late("treadle.events"), Late("treadle._base.limit")
 
 __all__ = ["Pool"]
 
@@ -135,7 +135,7 @@ class Pool(Submitter, ThreadPoolExecutor):
         queue_size: int | None = 1000,
         when_full: WhenFull = "block",
         order: OrderName | Order = "fifo",
-        limit: ConcurrencyLimit | None = None,
+        limit: limits.ConcurrencyLimit | None = None,
         rate: Rate | None = None,
         min_workers: int = 0,
         idle_timeout: float | None = 60.0,
@@ -166,9 +166,9 @@ class Pool(Submitter, ThreadPoolExecutor):
             raise ValueError(
                 f"min_workers={min_workers} is more than max_workers={max_workers}; allowed: 0 to {max_workers}"
             )
-        if limit is not None and not is_a(limit, ConcurrencyLimit):
+        if limit is not None and not is_a(limit, limits.ConcurrencyLimit):
             raise TypeError(f"limit={show(limit)} is {type_name(limit)}; allowed: a treadle.ConcurrencyLimit, or None")
-        gradient = None if limit is None else gradient_of(limit)
+        gradient = None if limit is None else limits.gradient_of(limit)
         if gradient is not None:
             gradient.check_free(max_workers)
         self._task_block_timeout, self._task_options, self._task_rate = None, PLAIN, rate_of(rate)

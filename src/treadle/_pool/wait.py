@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION, TimeoutError, _base
 from contextlib import nullcontext
 from threading import Condition, Event
-from typing import Any, Generic, Literal, NamedTuple, ParamSpec, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, ParamSpec, TypeVar, cast
 
 from treadle._base import checks, clock
 from treadle._base.words import is_a, show, type_name
@@ -21,7 +21,7 @@ from treadle._dispatch.worker import Worker, current_worker
 from treadle._tasks.future import CANCELLED_AND_NOTIFIED, FINISHED, Future
 from treadle._tasks.scope import Scope, current
 
-__all__ = ["ALL_COMPLETED", "FIRST_COMPLETED", "FIRST_EXCEPTION", "as_completed", "wait"]
+__all__ = ["as_completed", "wait"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -29,11 +29,16 @@ F = TypeVar("F", bound=concurrent.futures.Future[Any])
 ReturnWhen = Literal["FIRST_COMPLETED", "FIRST_EXCEPTION", "ALL_COMPLETED"]
 
 
-class DoneAndNotDoneFutures(NamedTuple, Generic[F]):
-    """What `wait` returns: two sets of futures, of the kind that it was given."""
+if TYPE_CHECKING:
 
-    done: set[F]
-    not_done: set[F]
+    class DoneAndNotDoneFutures(NamedTuple, Generic[F]):
+        """What `wait` returns: two sets of futures, of the kind that it was given."""
+
+        done: set[F]
+        not_done: set[F]
+
+else:
+    DoneAndNotDoneFutures = _base.DoneAndNotDoneFutures
 
 
 class _Gate:

@@ -11,7 +11,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from contextvars import Context, ContextVar, Token, copy_context
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 from treadle._tasks.call import NoContext
 
@@ -20,11 +20,14 @@ __all__ = ["EMPTY", "Lent", "copier", "detached", "taken"]
 T = TypeVar("T")
 
 
-class Kind(NamedTuple):
+class Kind:
     """What the standard library keeps in one of its variables and changes in place."""
 
-    unset: Any  # what holds where nobody has set anything; never changed through the variable
-    settings: Callable[[Any], Any]  # of a value, to be compared
+    __slots__ = ("settings", "unset")
+
+    def __init__(self, unset: Any, settings: Callable[[Any], Any]) -> None:
+        self.unset = unset  # what holds where nobody has set anything; never changed through the variable
+        self.settings = settings  # of a value, to be compared
 
     def is_set(self, value: Any) -> bool:
         """Whether somebody has set `value`: to use a Decimal, say, is enough to have one that equals the default."""
@@ -194,7 +197,7 @@ class Lent:
                 token.var.reset(token)
 
 
-class Loan(NamedTuple):
+class Loan:
     """What was lent to one context: not what its submitter has set, though it be the same.
 
     What runs there has set a variable itself where the value is another object, or one that was changed in place. To
@@ -202,8 +205,11 @@ class Loan(NamedTuple):
     sets None where None was lent has set nothing.
     """
 
-    values: dict[ContextVar[Any], Any]  # as they were
-    given: dict[ContextVar[Any], Any]  # the objects that stand there for them: copies, of what is changed in place
+    __slots__ = ("given", "values")
+
+    def __init__(self, values: dict[ContextVar[Any], Any], given: dict[ContextVar[Any], Any]) -> None:
+        self.values = values  # as they were
+        self.given = given  # the objects that stand there for them: copies, of what is changed in place
 
     def has(self, variable: ContextVar[Any], value: Any) -> bool:
         """Whether `value` was lent, and is as it was."""

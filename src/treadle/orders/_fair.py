@@ -60,7 +60,8 @@ class _Flow:
         if inner is None:
             self.waiting, self.put, self.give = order, order.put, partial(_give_of, order)
         else:
-            self.waiting, _, self.put, self.give, _ = inner._handles()
+            handles = inner._handles()
+            self.waiting, self.put, self.give = handles.tasks, handles.put, handles.give
         self.credit: float = 0  # tasks that it may still run in this round, less than one of them left over
         self.listed = False  # among those that have tasks waiting and may run one
         self.running = 0  # of its tasks, that were taken; counted only where `max_running` is set

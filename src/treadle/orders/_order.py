@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Collection, Hashable, Sequence
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, Protocol
 
 __all__ = ["Handles", "Hands", "Look", "Order", "OrderName", "Own", "Task", "hook_of", "own", "put_in_place"]
 
@@ -155,14 +155,19 @@ class _Hands:
     task: Any
 
 
-class Handles(NamedTuple):
+class Handles:
     """What is used for every task, looked up once, and so that it takes no Python frame where it need not."""
 
-    tasks: Any  # what the order holds, with its length
-    ready: object  # true as long as there is a task that may be taken
-    put: Callable[[Any], object]
-    give: Callable[[Any], object]  # `Own._give`
-    line: Any = None  # what is given from its left end, if that is all there is to it
+    __slots__ = ("give", "line", "put", "ready", "tasks")
+
+    def __init__(
+        self, tasks: Any, ready: object, put: Callable[[Any], object], give: Callable[[Any], object], line: Any = None
+    ) -> None:
+        self.tasks = tasks  # what the order holds, with its length
+        self.ready = ready  # true as long as there is a task that may be taken
+        self.put = put
+        self.give = give  # `Own._give`
+        self.line = line  # what is given from its left end, if that is all there is to it
 
 
 class Own(Order):
