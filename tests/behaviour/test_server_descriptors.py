@@ -100,7 +100,7 @@ def tell(snapshot):
 threading.Thread(target=close, daemon=True).start()
 server = Server(Messages(handle, Lines()), "127.0.0.1:0", max_workers=2)
 try:
-    server._get_waiters = tell
+    server._watch = tell
     server.run(1.0)
 except OSError as error:
     print(f"raised {error.errno}: {error}", flush=True)

@@ -399,7 +399,7 @@ def test_a_child_that_comes_back_to_run_ends_it() -> None:
         signal.signal(signal.SIGUSR1, lambda number, frame: forked())
         server = Server(Messages(handle, Lines()), HOST, max_workers=2).start()
         threading.Thread(target=client).start()
-        server._get_waiters = watch
+        server._watch = watch
         cut = server.run()
         if os.getpid() == ME:
             print(cut)
@@ -427,7 +427,7 @@ def test_a_child_of_watch_ends_with_it() -> None:
                 os.kill(ME, signal.SIGTERM)
         server = Server(Messages(handle, Lines()), HOST, max_workers=2).start()
         threading.Thread(target=client).start()
-        server._get_waiters = watch
+        server._watch = watch
         print(server.run(), os.getpid() == ME)
     """)
     assert said == ["0 True", "0 True"]

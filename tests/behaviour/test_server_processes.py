@@ -269,7 +269,7 @@ def watch(now):
     return 0.0
 
 server = Server(Messages(lambda line, peer: line + b"\\n", Lines()), sys.argv[1], max_workers=2)
-server._get_waiters = watch
+server._watch = watch
 os._exit(server.run(30.0))
 """
 

@@ -9,8 +9,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from clocks import FakeClock
-from treadle import Future, Pool, as_completed, deadline, wait
-from treadle._pool.wait import FIRST_COMPLETED, FIRST_EXCEPTION
+from treadle import FIRST_COMPLETED, FIRST_EXCEPTION, Future, Pool, as_completed, deadline, wait
 from treadle.errors import Cancelled, DeadlineExceeded
 
 

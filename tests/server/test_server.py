@@ -674,7 +674,7 @@ def ask():
         sock.sendall(b"x")
         sock.recv(1)
 threading.Thread(target=ask, daemon=True).start()
-server._get_waiters = order
+server._watch = order
 print(server.run(None), server._deadline < float("inf"), flush=True)
 os._exit(0)
 """
@@ -914,7 +914,7 @@ def watch(now):
     raise ValueError
 
 server = Server(Messages(lambda data, peer: data), "127.0.0.1:0", max_workers=1)
-server._get_waiters = watch
+server._watch = watch
 print(server.run(1e8))
 """
     status, out, _ = run(sys.executable, "-c", source)
@@ -940,7 +940,7 @@ def watch(snapshot):
 signal.signal(signal.SIGUSR1, handler)
 server = Server(Messages(lambda data, peer: data), "127.0.0.1:0", max_workers=1)
 try:
-    server._get_waiters = watch
+    server._watch = watch
     server.run(5)
 except BaseException as error:
     print(server.snapshot().state, error.args[-1])

@@ -32,7 +32,7 @@ class Leaving:
     def begin(self, status: int) -> int:
         """From now on, leave with `status`, which is returned."""
         with suppress(RuntimeError):  # no thread can be had; then it is hoped for the best
-            start_thread(partial(self._get_waiters, status), "leaving")
+            start_thread(partial(self._watch, status), "leaving")
         return status
 
     def end(self) -> None:
@@ -50,6 +50,6 @@ class Leaving:
                     lead_nowhere(stream)
         self._said.set()
 
-    def _get_waiters(self, status: int) -> None:
+    def _watch(self, status: int) -> None:
         if not self._said.wait(PATIENCE):
             os._exit(status)

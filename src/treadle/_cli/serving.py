@@ -323,7 +323,7 @@ def _run(
     )
     server = Server(protocol, listeners, pool=pool, limits=limits, tls=tls, proxy=options["proxy"])
     try:
-        server._get_waiters = watch
+        server._watch = watch
         cut = server._run(options["drain_timeout"], lifeline=lifeline, ends_pool=True)
     except OSError as error:
         view.end()

@@ -284,7 +284,7 @@ class Fleet:
     def drain(self, deadline: float) -> None:
         """Begin to end, by `deadline` at the latest; again: by an earlier one. Called by the first lane's leader."""
         first = self.lanes[0]
-        first.timers.hasten(TimerThread(self._cut_all), deadline)
+        first.timers.hasten(Alarm(self._cut_all), deadline)
         if first.draining:
             return
         for lane in self.lanes:
@@ -404,7 +404,7 @@ class Fleet:
                 watchdog.thread.join(None if until == inf else max(0.0, until - clock.now()))
 
 
-class TimerThread:
+class Alarm:
     """Something to do at a certain time."""
 
     def __init__(self, do: Callable[[], object]) -> None:

@@ -157,9 +157,8 @@ class Lot:
                 if self.pool is None:
                     # Its queue needs no bound: nothing enters that max_connections has not let in.
                     self.pool = Pool(server.max_workers, queue_size=None, name=type(server).__name__)
-                    self.pool._task_dispatcher.state.abandoned = (
-                        server.daemon_threads
-                    )  # nobody waits at exit for what still runs
+                    # With daemon threads, nobody waits at exit for what still runs.
+                    self.pool._task_dispatcher.state.abandoned = server.daemon_threads
             return self.pool
 
     def forget(self, visit: Visit) -> None:
@@ -286,7 +285,7 @@ class Lot:
         """Wait until there is something to do, and do it."""
         parking = self._parking()
         now = clock.now()
-        resume_at = self._get_waiters(now) if accept else inf
+        resume_at = self._watch(now) if accept else inf
         for visit, event in parking.ready(min(now + interval, parking.timers.next, resume_at)):
             visit.attend(event)
         for visit in self._returned():
@@ -306,7 +305,7 @@ class Lot:
                 visit = self.inbox.pop()
             yield visit
 
-    def _get_waiters(self, now: float) -> float:
+    def _watch(self, now: float) -> float:
         """Poll the listener if requests may come in; return when to look again, unless told sooner."""
         if now < self.resume_at:
             self._parking().unwatch()

@@ -119,7 +119,7 @@ class Server:
         self._teller = Teller()  # so that no log handler keeps us from ending
         # What the command shows: while `run` is under way, the teller calls it with a snapshot; it returns the seconds
         # until it wants the next. If it raises, that is logged, and it is not called again.
-        self._get_waiters: Callable[[ServerSnapshot], float] | None = None
+        self._watch: Callable[[ServerSnapshot], float] | None = None
         self._look_at = 0.0  # when it wants the next
         self._fleet: Fleet | None = None  # until it was started
         self._process: int | None = None  # that it was started in
@@ -420,7 +420,7 @@ class Server:
     ) -> None:
         """Do what signals order, and whatever else `run` does, until it is over."""
         while (left := self._time_left()) > 0:
-            now, watch = clock.now(), self._get_waiters
+            now, watch = clock.now(), self._watch
             if watch is not None and now >= self._look_at:
                 self._look_at = inf
                 self._teller.tell(partial(self._look, watch))

@@ -45,9 +45,9 @@ class Watchdog:
         self.deposed = 0  # leaders
         self._deposed_at = -FEW  # at which count of messages, the last one
         self._sample = Sample(lane)
-        self.thread: Thread = start_thread(self._get_waiters, name)
+        self.thread: Thread = start_thread(self._watch, name)
 
-    def _get_waiters(self) -> None:
+    def _watch(self) -> None:
         lane = self.lane
         seen, quiet, slow_at, confirms = -1, 0, now(), False
         while not lane.over:
