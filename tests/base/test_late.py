@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import textwrap
 import threading
 from pathlib import Path
 
 import pytest
 
+from programs import run
 from treadle._base.late import Late
 
 PATIENCE = 20.0  # seconds for what must happen
@@ -90,3 +92,24 @@ def test_what_a_module_has_not_is_an_attribute_error_and_a_module_that_is_not_th
         Late("math").nothing_like_it  # noqa: B018  # that is the point
     with pytest.raises(ImportError):
         Late("no_such_module").anything  # noqa: B018
+
+
+def test_what_the_methods_of_a_pool_need_comes_with_the_first_pool() -> None:
+    """A signal handler may call them in the middle of anything, and would find half of what is imported."""
+    program = """
+        import sys
+        import treadle
+        assert "dataclasses" not in sys.modules
+        pool = treadle.Pool(1)
+        assert pool.submit(abs, -1).result(30) == 1
+        before = set(sys.modules)
+        pool.snapshot()
+        assert list(pool.map(abs, [-1])) == [1]
+        assert [outcome.value for outcome in pool.outcomes(abs, [-1])] == [1]
+        assert pool.options(name="whose").submit(abs, -1).result(30) == 1
+        treadle.wait([pool.submit(abs, -1)])
+        pool.resize(2)
+        pool.shutdown()
+        assert {name for name in sys.modules if name.startswith("treadle")} <= before
+    """
+    assert run(sys.executable, "-c", textwrap.dedent(program)) == (0, "", "")

@@ -14,7 +14,7 @@ from threading import Semaphore, Thread
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast, overload
 
 from treadle._base import checks, clock
-from treadle._base.late import Late
+from treadle._base.late import Late, import_whole
 from treadle._base.locks import defer, locked
 from treadle._base.threads import check_unpatched
 from treadle._base.words import is_a, show, type_name
@@ -54,6 +54,10 @@ B = TypeVar("B")
 C = TypeVar("C")
 I = TypeVar("I")  # noqa: E741  # of an item
 Self = TypeVar("Self", bound="Pool")
+
+# What the methods need. A signal handler, or a finalizer, that calls one in the midst of its import would find half of
+# it: so it comes with the first pool, and not with the first call.
+METHODS = ("treadle._pool.view", "treadle._pool.snapshot")
 
 _numbers = itertools.count()
 
@@ -146,6 +150,8 @@ class Pool(Submitter, ThreadPoolExecutor):
     ) -> None:
         # ThreadPoolExecutor.__init__ is not called: nothing of its machinery is used.
         check_unpatched()
+        for module in METHODS:
+            import_whole(module)
         if max_workers is None:
             max_workers = min(32, (os.cpu_count() or 1) + 4)
         thread_name_prefix = checks.text("thread_name_prefix", "" if thread_name_prefix is None else thread_name_prefix)
