@@ -43,6 +43,24 @@ __all__ = ["Feed"]
 PATIENCE = 0.1  # seconds in which a consumer may begin; a guess: long for a thread that goes on, short for who waits
 
 
+class _Others:
+    """Who reads beside the consumer: workers, once nobody has come for the results in time, or the pool was closed."""
+
+    __slots__ = ("context", "late", "left", "timer")
+
+    def __init__(self) -> None:
+        self.context: Context | NoContext | None = None  # which they read in, once one has
+        self.late = False  # nobody had begun to take results after PATIENCE
+        self.left = False  # the pool was closed before all was read
+        self.timer: TimerHandle | None = None  # until then
+
+    def cancel_timer(self) -> None:
+        """Do not wait for the consumer any longer: it has come, or nobody need read."""
+        timer, self.timer = self.timer, None
+        if timer is not None:
+            timer.cancel()
+
+
 class Feed(ABC):
     """The rows that a map is still to read. A map adds to it what becomes of a row.
 
@@ -65,14 +83,11 @@ class Feed(ABC):
         "failure",
         "fresh",
         "inherited",
-        "inside",
-        "late",
-        "left",
         "name",
+        "others",
         "reading",
         "rows",
         "scope",
-        "timer",
     )
 
     def __init__(
@@ -97,17 +112,12 @@ class Feed(ABC):
         self.reading = RLock()  # held by whoever reads; it guards the next five
         self.rows: Iterator[Any] | None = rows  # None once there is nothing more to read
         self.count = 0  # rows read so far
-        self.failure: Unretrieved | BaseException | None = (
-            None  # what the input raised; raised after the results before it
-        )
-        self.inside: Context | NoContext | None = None  # what others than the consumer read in
+        self.failure: Unretrieved | BaseException | None = None  # of the input; raised after the results before it
+        self.others = _Others()
         self.fresh = True  # map() has not returned
         self.begun = False  # somebody takes results
         self.dropped = False  # nobody ever will
         self.closed = False  # the map is over
-        self.late = False  # nobody had begun after PATIENCE
-        self.left = False  # the pool was closed before all was read
-        self.timer: TimerHandle | None = None
         self.inherited = False  # in a forked child: map() was called in the parent, which runs every item
 
     def described(self, what: str) -> str:
@@ -171,14 +181,14 @@ class Feed(ABC):
             self.leave()
             return
         try:
-            self.timer = TIMERS.call_at(clock.now() + PATIENCE, self._nobody_came)
+            self.others.timer = TIMERS.call_at(clock.now() + PATIENCE, self._nobody_came)
         except RuntimeError:  # can't start new thread
             self._nobody_came()
 
     def begin(self) -> None:
         """Note that the results are taken."""
         self.begun = True
-        self._cancel_timer()
+        self.others.cancel_timer()
 
     def drop(self) -> None:
         """Note that nobody will take results. Every item runs nevertheless."""
@@ -188,7 +198,7 @@ class Feed(ABC):
         """Read nothing more."""
         self.rows = None
         self.dispatcher.forget_input(self)
-        self._cancel_timer()
+        self.others.cancel_timer()
 
     def take_failure(self) -> BaseException | None:
         """Return what the input raised, to whoever deals with it; from now on it is not lost any more."""
@@ -205,13 +215,13 @@ class Feed(ABC):
 
     def is_left(self) -> bool:
         """Whether a worker is to read."""
-        return self.left or (self.late and not self.begun)
+        return self.others.left or (self.others.late and not self.begun)
 
     def leave(self) -> None:
         """Have the workers read what is left, for the pool was closed."""
-        self._cancel_timer()
-        if not self.left:
-            self.left = True
+        self.others.cancel_timer()
+        if not self.others.left:
+            self.others.left = True
             self.carry_on()
 
     def carry_on_if_left(self) -> None:
@@ -230,7 +240,7 @@ class Feed(ABC):
             if self.is_over():
                 self.give_up()
                 return False
-            self._read_inside(final=self.left)
+            self._read_inside(final=self.others.left)
         except BaseException as error:  # a worker outlives whatever it runs
             self._fail(error)
         finally:
@@ -273,7 +283,7 @@ class Feed(ABC):
             self.end()
             return
         self.dispatcher.forget_input(self)
-        self._cancel_timer()
+        self.others.cancel_timer()
 
     def forget_readers(self) -> None:
         """In a forked child, leave the input to the parent; a consumer may go on here, unless a thread was reading it.
@@ -289,7 +299,7 @@ class Feed(ABC):
         self.reading = RLock()
 
     def _nobody_came(self) -> None:
-        self.late = True
+        self.others.late = True
         self.carry_on_if_left()
 
     def is_over(self) -> bool:
@@ -301,11 +311,6 @@ class Feed(ABC):
             or (self.scope is not None and self.scope.over() is not None)
         )
 
-    def _cancel_timer(self) -> None:
-        timer, self.timer = self.timer, None
-        if timer is not None:
-            timer.cancel()
-
     def _wait_to_read(self, reading: RLock, timeout: float | None) -> bool:
         """Take `reading` when nobody else reads any more; False if `timeout` seconds passed first."""
         return deadlock.wait(reading, current_worker(), lambda: [self.errand], timeout)
@@ -314,9 +319,10 @@ class Feed(ABC):
 
     def _read_inside(self, *, final: bool = True) -> None:
         """Read as much as there is room for, in the context of who called map."""
-        if self.inside is None:
-            self.inside = self.context.copy()
-        self.inside.run(lambda: self._read(self.room(), consuming=False, final=final))
+        others = self.others
+        if others.context is None:
+            others.context = self.context.copy()
+        others.context.run(lambda: self._read(self.room(), consuming=False, final=final))
 
     def _read(self, most: int, *, consuming: bool, final: bool = True) -> None:
         """Read `most` rows, if there are as many. What the input raises ends that; if not `final`, for this thread."""
@@ -361,7 +367,7 @@ class Feed(ABC):
         if final:
             self.end()
         else:
-            self.late = False
+            self.others.late = False
 
     def _refuse_rest(self, rows: Iterator[Any]) -> None:
         """Find out whether there is anything left to read; if so, it is too late for that."""
