@@ -118,9 +118,9 @@ def test_a_result_that_comes_just_before_the_wait_is_not_missed(monkeypatch: pyt
         held.gate.set()
         while not held.running.done():
             threading.Event().wait(0.001)
-        return closed_latch()
+        return allocate_lock()
 
-    monkeypatch.setattr(dispatch_module, "closed_latch", settle_first)
+    monkeypatch.setattr(dispatch_module, "allocate_lock", settle_first)
     assert held.running.result(30) is None
     held.pool.shutdown()
 

@@ -6,6 +6,7 @@ import queue
 import sys
 import threading
 import weakref
+from _thread import allocate_lock
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -14,7 +15,6 @@ import pytest
 
 from scripted import ScriptedLock
 from treadle import Future, Pool, Rate, deadline
-from treadle._base.locks import closed_latch
 from treadle._base.timer import run_later
 from treadle._dispatch import dispatcher as dispatcher_module
 from treadle._dispatch.dispatcher import Dispatcher
@@ -200,10 +200,10 @@ def test_a_task_is_counted_once_between_its_end_and_its_settlement() -> None:
 
 
 class Sleepless:
-    """A closed latch; who would sleep on it fails instead."""
+    """A lock that is taken once, as a latch is closed; who would sleep on it fails instead."""
 
     def __init__(self) -> None:
-        self.lock = closed_latch()
+        self.lock = allocate_lock()
 
     def acquire(self, *_: object) -> bool:
         assert self.lock.acquire(False), "it sleeps, and nobody would wake it"
@@ -228,7 +228,7 @@ def test_who_asks_for_a_result_that_comes_meanwhile_does_not_sleep(monkeypatch: 
                 assert watch.wait(30)
                 return Sleepless()
 
-            monkeypatch.setattr(dispatcher_module, "closed_latch", end_first)
+            monkeypatch.setattr(dispatcher_module, "allocate_lock", end_first)
             assert running.result() is None
         finally:
             gate.set()

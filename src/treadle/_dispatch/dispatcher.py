@@ -34,6 +34,7 @@ from __future__ import annotations
 import itertools
 import logging
 import sys
+from _thread import allocate_lock
 from collections.abc import Callable, Collection, Container
 from concurrent.futures import CancelledError
 from functools import partial
@@ -42,7 +43,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, cast
 
 from treadle._base import clock
 from treadle._base.late import Late
-from treadle._base.locks import closed_latch, is_held, locked, open_latch
+from treadle._base.locks import closed_latch, deferred, is_held, locked, make_deferred_calls, open_latch
 from treadle._base.timer import run_user_code
 from treadle._base.words import log, log_first
 from treadle._dispatch import deadlock
@@ -629,7 +630,8 @@ class Dispatcher:
             return future.done()
         if worker is not None and worker.owner is self and self.run_instead(future):
             return True
-        latch = closed_latch()
+        latch = allocate_lock()
+        latch.acquire()  # closed
         try:
             if self._do(self._watch, future, latch):
                 return True
@@ -639,7 +641,8 @@ class Dispatcher:
                 deadlock.wait(latch, worker, lambda: [future], scope.left(timeout))
             return future.done()
         finally:
-            self._do(self._unwatch, future, latch)
+            if not future.done():
+                self._do(self._unwatch, future, latch)
 
     def _watch(self, future: Task, latch: LockType) -> bool:
         """Have `latch` opened when `future` is done; return whether it is. The lock is held."""
@@ -1208,17 +1211,6 @@ class Dispatcher:
         worker.begun = True
         return worker.task if worker.task is not None else self.claim_or_rest(worker)
 
-    def awake(self, worker: Worker) -> Task | None:
-        """Note that `worker` was woken, and looks for a task now; return one that was handed over to it."""
-        return self._do(self._awake, worker)
-
-    def _awake(self, worker: Worker) -> Task | None:
-        worker.begun = True
-        self.entrance.waking = False
-        if worker.task is not None:
-            self.after_claim()
-        return worker.task
-
     def begin_to_leave(self, worker: Worker) -> None:
         """Count out a worker that has a lifespan to leave, which may take long."""
         self._do(self._step_out, worker)
@@ -1461,21 +1453,28 @@ class Dispatcher:
 
     def _do(self, section: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Return `section(*args)`, called with the lock held. What an exception has cut in two there is put right."""
+        held, lock = None, self.lock  # as in `locked`, spelled out, for a frame less
         try:
-            return locked(self.lock, self._section, section, args, kwargs)
-        except BaseException:  # it may have come as that was put right, too
-            locked(self.lock, self._mend)
-            raise
-        finally:
+            lock.acquire()
+            held = True
+            result = section(*args, **kwargs)
+            held = False
+            lock.release()
+        except BaseException:
+            if held or (held is None and is_held(lock)):
+                try:
+                    self._mend()  # before anybody else sees it
+                finally:
+                    lock.release()
+            locked(lock, self._mend)  # another one may have come as that was put right
             if self.state.attention:
                 self.attend()
-
-    def _section(self, section: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any]) -> T:
-        try:
-            return section(*args, **kwargs)
-        except BaseException:
-            self._mend()  # before anybody else sees it
             raise
+        if deferred:
+            make_deferred_calls()
+        if self.state.attention:
+            self.attend()
+        return result
 
     def _do_and_end(self, section: Callable[..., T], *args: Any, log_only: bool = False) -> T:
         """Return `section(claims, *args)`, called likewise; then end what it has claimed, whatever it raised."""

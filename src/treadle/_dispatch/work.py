@@ -141,6 +141,7 @@ def _serve(dispatcher: Dispatcher, worker: Worker) -> None:
     now, plain, lent = clock.now, not state.observers, worker.lent
     task, waiters = dispatcher.begin(worker), None
     again, slow, rest = False, True, task is None
+    woken = handed = False
     while True:
         if slow:
             slow = False
@@ -150,7 +151,7 @@ def _serve(dispatcher: Dispatcher, worker: Worker) -> None:
             done = worker.last = None  # an idle worker holds no task
             if not _rest(dispatcher, worker):
                 return
-            task = dispatcher.awake(worker)
+            task, woken = None, True
         done = worker.last = task  # is run, not settled; the last reference to the one before goes here, unlocked
         if done is not None:
             worker.since = now()
@@ -182,8 +183,15 @@ def _serve(dispatcher: Dispatcher, worker: Worker) -> None:
                     if observed:
                         dispatcher.observe_end(done, worker)
                         dispatcher.after_claim()
+            elif woken:
+                woken = entrance.waking = False
+                worker.begun = True
+                handed = worker.task is not None
             if waiters is not None and waiters.callbacks:
                 worker.calling = True  # claim nothing while callbacks run: who knows how long, and whom they wait for
+            elif handed:
+                task, handed = worker.task, False
+                dispatcher.after_claim()
             elif shed is not None and ready and (shed(claim_stale) or claims.mine):
                 task = worker.task = None
                 dispatcher.after_shedding()

@@ -214,7 +214,8 @@ class Future(_base.Future[T]):
 
     def _wait(self, timeout: float | None) -> Future[T]:
         """Block until it is done, and return as `_final`."""
-        if not self.done() and not self._owner.wait(self, checks.time_left("timeout", timeout)):
+        left = None if timeout is None else checks.time_left("timeout", timeout)
+        if not self.done() and not self._owner.wait(self, left):
             checkpoint()  # the caller's own deadline may have been nearer
             raise TimeoutError
         if self.cancelled():
