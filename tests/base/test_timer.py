@@ -102,7 +102,7 @@ def test_its_thread_rings_and_ends_when_there_is_nothing_more_to_do() -> None:
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the platform cannot fork")
 def test_nothing_of_the_parents_rings_after_a_fresh_start(alarm: TimerThread, still: FakeClock) -> None:
     bell = alarm.call_at(still.now(), int)
-    alarm._start_afresh()  # as in a forked child
+    alarm.start_afresh()  # as in a forked child
     assert bell.is_due is False
     assert alarm.call_due() == 0
 

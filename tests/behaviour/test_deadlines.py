@@ -127,7 +127,7 @@ def scope_here() -> Scope:
 
 
 def is_clean(scope: Scope) -> bool:
-    return not scope._wakers and not scope._members
+    return not scope.wakers and not scope._members
 
 
 # -- who inherits ---------------------------------------------------------------------------------------------------
@@ -659,7 +659,7 @@ class Waits:
         return self.let_in
 
     def asleep(self, scope: Scope) -> bool:
-        return bool(scope._wakers)
+        return bool(scope.wakers)
 
     def come(self) -> None:
         if self.kind == "get":
@@ -736,8 +736,8 @@ def test_a_wait_ends_when_there_is_no_point_and_leaves_nothing_behind(kind: str,
             outcome = outcome.exception(0)
         assert isinstance(outcome, expected), outcome
         waits.check_nothing_is_left()
-        assert not scope._wakers
-        assert scope.parent is None or not scope.parent._wakers
+        assert not scope.wakers
+        assert scope.parent is None or not scope.parent.wakers
         until(lambda: not scope._members)
 
 
@@ -960,7 +960,7 @@ def test_waiting_for_a_future_against_cancel_leaves_nobody_behind(kind: str) -> 
             awaited.result(PATIENCE)
             assert awaited._get_waiters().latches == []
             assert awaited._waiters == []
-            assert waiting._own_scope()._wakers == {}
+            assert waiting._own_scope().wakers == {}
 
 
 def test_waiting_for_room_against_cancel_the_task_is_run_if_and_only_if_submit_returned() -> None:

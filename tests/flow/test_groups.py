@@ -539,7 +539,7 @@ def test_a_group_is_sound_whatever_thread_cancels_it_and_when() -> None:
             assert other.outcome() is None
             assert group._waiting == {}
             assert group._scope._members == {}
-            assert group._scope._wakers == {}
+            assert group._scope.wakers == {}
 
 
 # -- nested, and inside tasks ---------------------------------------------------------------------------------------
@@ -590,7 +590,7 @@ def test_a_failure_outside_ends_the_group_inside_and_is_raised_once() -> None:
                     outer.submit(fail, ValueError("outside"))
     assert [str(error) for error in raised(caught.value)] == ["outside"]
     assert isinstance(asleep.exception(0), Cancelled)
-    assert outer._scope._wakers == {}
+    assert outer._scope.wakers == {}
 
 
 def test_a_group_inside_the_only_thread_of_its_pool_runs_there() -> None:
@@ -666,7 +666,7 @@ def test_asking_the_task_around_a_group_to_stop_stops_the_group(pool: Pool) -> N
     assert outer.request_cancel()
     assert isinstance(outer.exception(PATIENCE), Cancelled)
     assert all(future.cancelled() or isinstance(future.exception(0), Cancelled) for future in inner)
-    assert outer._own_scope()._wakers == {}
+    assert outer._own_scope().wakers == {}
 
 
 def test_the_deadline_around_a_group_ends_it(pool: Pool, leaping: LeapingClock) -> None:
@@ -1086,7 +1086,7 @@ def test_a_group_whose_tasks_wait_for_room_is_cancelled_at_once() -> None:
         assert pool.snapshot().blocked == 0
         gate.set()
         holding.result(PATIENCE)
-    assert groups[0]._scope._wakers == {}
+    assert groups[0]._scope.wakers == {}
 
 
 def test_tasks_that_the_submitter_runs_itself_belong_to_the_group() -> None:
@@ -1180,7 +1180,7 @@ def test_ctrl_c_while_the_end_waits_cancels_the_group_and_waits_for_what_runs(mo
         monkeypatch.undo()
         assert isinstance(running.exception(0), Cancelled)
     assert len(waits) == 2
-    assert group._scope._wakers == {}
+    assert group._scope.wakers == {}
 
 
 @pytest.mark.parametrize("begun", [True, False])

@@ -178,7 +178,7 @@ def test_whoever_waits_is_woken_by_any_scope_around(which: int) -> None:
         assert woken == []
         chain[which].cancel()
         assert woken == [1]
-    assert [scope._wakers for scope in chain] == [{}, {}, {}]
+    assert [scope.wakers for scope in chain] == [{}, {}, {}]
     chain[which].cancel()
     assert woken == [1], "who waits no longer is left alone"
 
@@ -191,8 +191,8 @@ def test_who_begins_to_wait_too_late_is_woken_at_once(which: int) -> None:
     woken: list[int] = []
     with inner.waking(lambda: woken.append(1)):
         assert woken
-    assert not outer._wakers
-    assert not inner._wakers
+    assert not outer.wakers
+    assert not inner.wakers
 
 
 def test_a_scope_below_wakes_nobody_above() -> None:
@@ -208,7 +208,7 @@ def test_an_exception_while_waiting_leaves_no_waker_behind() -> None:
     inner = Scope(outer)
     with pytest.raises(KeyboardInterrupt), inner.waking(int):
         raise KeyboardInterrupt
-    assert (outer._wakers, inner._wakers) == ({}, {})
+    assert (outer.wakers, inner.wakers) == ({}, {})
 
 
 def test_a_waker_runs_with_no_lock_held() -> None:
@@ -286,7 +286,7 @@ def test_after_a_fork_the_alarm_is_set_anew(clock: FakeClock, alarm: TimerThread
     """The bell of the parent will not ring in the child."""
     scope, parents, childs = Scope(None, 1.0), Member(), Member()
     scope.join(parents)
-    alarm._start_afresh()
+    alarm.start_afresh()
     scope.join(childs)
     clock.pass_(1)
     alarm.call_due()
@@ -547,10 +547,10 @@ def test_sleep_ends_when_it_is_cancelled() -> None:
         scope = current()
         assert scope is not None
         sleeper = Doing(treadle.sleep, LONG)
-        until(lambda: bool(scope._wakers))
+        until(lambda: bool(scope.wakers))
         scope.cancel()
         assert isinstance(sleeper.outcome(), Cancelled)
-        assert not scope._wakers
+        assert not scope.wakers
 
 
 @pytest.mark.parametrize("seconds", [0, LONG])
@@ -570,7 +570,7 @@ def test_sleep_that_is_to_end_much_later_than_the_system_can_wait_goes_to_sleep(
         scope = current()
         assert scope is not None
         sleeper = Doing(treadle.sleep, 1e12)
-        until(lambda: bool(scope._wakers) or not sleeper.is_alive())
+        until(lambda: bool(scope.wakers) or not sleeper.is_alive())
         scope.cancel()
         assert isinstance(sleeper.outcome(), Cancelled)
 
@@ -599,7 +599,7 @@ def test_two_that_cancel_one_sleeper_at_once_do_not_hurt_each_other(monkeypatch:
         treadle.sleep(LONG)
 
     sleeper = Doing(sleep)
-    until(lambda: bool(scope._wakers))
+    until(lambda: bool(scope.wakers))
     scope.cancel()
     assert isinstance(sleeper.outcome(), Cancelled)
 

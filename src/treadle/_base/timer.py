@@ -57,7 +57,7 @@ class TimerHandle(list[float]):
 
     def cancel(self) -> None:
         """See that it is not called, if it was not."""
-        self._timers._cancel(self)
+        self._timers.forget(self)
 
 
 class TimerThread:
@@ -66,9 +66,10 @@ class TimerThread:
     def __init__(self, name: str = "treadle-timers") -> None:
         self._name = name  # its thread's
         self._handles: list[TimerHandle] = []  # a heap
-        self._start_afresh()
+        self.start_afresh()
 
-    def _start_afresh(self) -> None:
+    def start_afresh(self) -> None:
+        """In a forked child, have no thread, and nothing that is due: both are the parent's."""
         for handle in self._handles:
             handle.callback = None
         self._changed = Condition()  # its lock, which is re-entrant, guards what follows
@@ -77,10 +78,12 @@ class TimerThread:
         self._thread: Thread | None = None
         self._starting: TimerHandle | None = None  # for which a thread is being started, that has not come up
 
-    def _hold(self) -> None:
+    def hold(self) -> None:
+        """Keep all other threads out, while the process forks."""
         self._changed.acquire()
 
-    def _let_go(self) -> None:
+    def let_go(self) -> None:
+        """End `hold`."""
         self._changed.release()
 
     def call_at(self, when: float, callback: Callable[[], object]) -> TimerHandle:
@@ -112,7 +115,7 @@ class TimerThread:
                 if self._starting is handle:  # else it has come up, and may have ended already
                     self._thread, self._starting = thread, None
 
-    def _cancel(self, handle: TimerHandle) -> None:
+    def forget(self, handle: TimerHandle) -> None:
         """See that it is not called. The handles that are kept are at most twice those that are due."""
         with self._changed:
             if handle.callback is None:
@@ -196,5 +199,5 @@ def run_later(fn: Callable[[], object]) -> None:
 
 # The locks are held across a fork, or a handle might be caught between the heap and the note that it was called: in the
 # child it would look due, and never be called. What was due is the parent's, and so is the thread.
-at_fork("timers", TIMERS._hold, TIMERS._let_go, TIMERS._start_afresh)
-at_fork("callbacks", CALLBACKS._hold, CALLBACKS._let_go, CALLBACKS._start_afresh)
+at_fork("timers", TIMERS.hold, TIMERS.let_go, TIMERS.start_afresh)
+at_fork("callbacks", CALLBACKS.hold, CALLBACKS.let_go, CALLBACKS.start_afresh)

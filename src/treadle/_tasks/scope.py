@@ -68,16 +68,16 @@ class Scope:
     """One deadline, or none, and whether cancellation was asked for. All methods may be called from any thread."""
 
     __slots__ = (
-        "_idle",
         "_members",
-        "_process",
-        "_running",
         "_timer",
-        "_wakers",
+        "begun",
         "deadline",
+        "idle",
         "parent",
+        "process",
         "seconds",
         "stopped",
+        "wakers",
     )
 
     def __init__(self, parent: Scope | None, seconds: float | None = None) -> None:
@@ -89,12 +89,12 @@ class Scope:
             self.deadline, self.seconds = nearer, parent.seconds
         self.stopped = False
         # _lock guards what follows.
-        self._wakers: dict[object, Callable[[], object]] = {}
+        self.wakers: dict[object, Callable[[], object]] = {}
         self._members: dict[Member, None] = {}  # tasks that are not done
         self._timer: TimerHandle | None = None  # set while there are any, and a deadline
-        self._running = 0  # functions of its tasks, and of those inside it, that have not returned,
-        self._process = 0  # in this process; a forked child has none of them
-        self._idle: Callable[[], object] | None = None  # called when none is left of them
+        self.begun = 0  # functions of its tasks, and of those inside it, that have not returned,
+        self.process = 0  # in this process; a forked child has none of them
+        self.idle: Callable[[], object] | None = None  # called when none is left of them
 
     # -- asking ---------------------------------------------------------------------------------------------------
 
@@ -105,7 +105,7 @@ class Scope:
             task: the one that is not to go on, for the error to tell its name; no lock is held then, see `Future.name`.
         """
         scope: Scope | None = self
-        while scope is not None:  # as `_outward`, which would take twice as long
+        while scope is not None:  # as `outward`, which would take twice as long
             if scope.stopped:
                 return Cancelled(*_facts_of(task))
             scope = scope.parent
@@ -139,7 +139,7 @@ class Scope:
 
         That is `other` if it lies inside this one; or else this one, with the deadline of `other` if that is nearer.
         """
-        if other is None or self in other._outward():
+        if other is None or self in other.outward():
             return other or self
         if other.deadline is None or (self.deadline is not None and self.deadline <= other.deadline):
             return self
@@ -147,7 +147,7 @@ class Scope:
         bounded.deadline, bounded.seconds = other.deadline, other.seconds
         return bounded
 
-    def _outward(self) -> Iterator[Scope]:
+    def outward(self) -> Iterator[Scope]:
         """Yield this scope and all around it."""
         scope: Scope | None = self
         while scope is not None:
@@ -159,7 +159,7 @@ class Scope:
     def cancel(self) -> None:
         """Ask whatever runs here to stop, and wake it if it waits."""
         self.stopped = True
-        for wake in locked(_lock, list, self._wakers.values()):
+        for wake in locked(_lock, list, self.wakers.values()):
             wake()
 
     def waking(self, wake: Callable[[], object]) -> _Waking:
@@ -208,7 +208,7 @@ class Scope:
     @property
     def running(self) -> int:
         """How many functions of its tasks, and of those in scopes inside it, have not returned."""
-        return self._running if self._process == os.getpid() else 0
+        return self.begun if self.process == os.getpid() else 0
 
     def begin(self) -> int:
         """A task's thread is about to look whether it may run its function; return what `end` is to be given."""
@@ -217,8 +217,8 @@ class Scope:
         return process
 
     def _begin(self, process: int) -> None:
-        for scope in self._outward():
-            scope._running, scope._process = scope.running + 1, process
+        for scope in self.outward():
+            scope.begun, scope.process = scope.running + 1, process
 
     def end(self, process: int) -> None:
         """That function has returned, or was not run."""
@@ -229,18 +229,18 @@ class Scope:
                 call()
 
     def _end(self) -> list[Callable[[], object] | None]:
-        for scope in self._outward():
-            scope._running -= 1
-        return [scope._idle for scope in self._outward() if not scope._running]
+        for scope in self.outward():
+            scope.begun -= 1
+        return [scope.idle for scope in self.outward() if not scope.begun]
 
     def when_idle(self, idle: Callable[[], object]) -> None:
         """Call `idle` now, and whenever the last function that runs has returned, until `forget_idle`."""
-        self._idle = idle
+        self.idle = idle
         idle()
 
     def forget_idle(self) -> None:
         """Let go of what `when_idle` was given: futures and contexts hold the scope for as long as they are kept."""
-        self._idle = None
+        self.idle = None
 
     def _expire(self) -> None:
         """Fail all that are left, for the deadline has passed."""
@@ -268,7 +268,7 @@ class _Waking:
         scope: Scope | None = self._scope
         stopped = False
         while scope is not None:
-            locked(_lock, scope._wakers.__setitem__, self, self._wake)
+            locked(_lock, scope.wakers.__setitem__, self, self._wake)
             stopped = stopped or scope.stopped
             scope = scope.parent
         if stopped:
@@ -277,7 +277,7 @@ class _Waking:
     def __exit__(self, *_: object) -> None:
         scope: Scope | None = self._scope
         while scope is not None:
-            locked(_lock, scope._wakers.pop, self, None)
+            locked(_lock, scope.wakers.pop, self, None)
             scope = scope.parent
 
 
@@ -312,9 +312,8 @@ def task_here() -> Any:
 
 def _facts_of(task: Any) -> tuple[str | None, str | None]:
     """Return the names of a task and its pool, for an error; none for the loop of a crew or a pipeline."""
-    if task is None or getattr(task._owner, "pool", None) is None:
-        return None, None
-    return task.name, task._owner.name
+    owner: Any = None if task is None else task._owner
+    return (None, None) if getattr(owner, "pool", None) is None else (task.name, owner.name)
 
 
 def current() -> Scope | None:
