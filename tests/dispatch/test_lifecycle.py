@@ -260,7 +260,7 @@ def test_whatever_fails_at_exit_keeps_no_other_pool_from_ending() -> None:
                 raise self.error
         leavers = [Leaver(ValueError()), Leaver(SystemExit())]
         for leaver in leavers:
-            lifecycle.before_exit(leaver)
+            lifecycle.before_exit(leaver._leave, leaver._leave)
         pools = [Pool(1) for _ in range(3)]
         close = type(pools[0]._task_dispatcher).close
         def fail(self, after, *, cancel):
@@ -290,7 +290,7 @@ def test_a_forked_child_tells_orphans_before_it_gives_up_tasks_and_whatever_one_
                 raise ValueError
         orphans = [Orphan(), Orphan()]
         for orphan in orphans:
-            lifecycle.after_fork(orphan)
+            lifecycle.after_fork(orphan._forget_threads)
         task = pool.submit(gate.wait, 60)
         def forks():
             while {where == "at exit"} and not lifecycle.exiting():

@@ -11,7 +11,7 @@ import logging
 from _thread import allocate_lock
 from collections import deque
 from collections.abc import Callable
-from threading import RLock
+from threading import Condition, RLock
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 from weakref import ref
 
@@ -63,9 +63,9 @@ def make_deferred_calls() -> None:
             log(_log, logging.ERROR, "what a destructor has left to be called failed", error=error)
 
 
-def is_held(lock: RLock) -> bool:
-    """Return whether this thread holds the lock."""
-    return lock._is_owned()  # type: ignore[attr-defined,no-any-return]  # threading.Condition relies on it too
+def is_held(lock: RLock | Condition) -> bool:
+    """Return whether this thread holds the lock, or that of a condition."""
+    return lock._is_owned()  # type: ignore[union-attr,no-any-return]  # threading.Condition relies on it too
 
 
 def locked(lock: RLock, section: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

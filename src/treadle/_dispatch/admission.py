@@ -6,6 +6,7 @@ from enum import Enum, auto
 from typing import TYPE_CHECKING
 
 from treadle._base.locks import closed_latch
+from treadle._tasks.future import InternalTask
 from treadle._tasks.scope import HERE
 from treadle.errors import PoolFull
 
@@ -75,7 +76,9 @@ class Admission:
     def is_late(self, task: Task, reader: object) -> bool:
         """Return whether `task` is taken though the pool was closed."""
         state = self._state
-        return state.closed is not None and not state.dropping and (task._silent or reader in HERE.reading)
+        if state.closed is None or state.dropping:
+            return False
+        return isinstance(task, InternalTask) or reader in HERE.reading
 
     def judge(self, task: Task, when_full: str, *, on_loop: bool, inside: bool, claims: Claims) -> Verdict:
         """Return what is to become of `task`; what is shed to make room for it is claimed.

@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from treadle._base.locks import locked, new_lock
 from treadle._base.words import log_first
 from treadle._dispatch.worker import Worker, current_worker
-from treadle._tasks.future import PENDING, RUNNING, Future
+from treadle._tasks.future import PENDING, RUNNING, Future, owner_of
 from treadle._tasks.scope import HERE
 from treadle.errors import PoolDeadlock
 
@@ -135,9 +135,9 @@ def wait(
                 return gate.acquire()
         finally:
             _waits.pop(waiter, None)  # atomic; and gone already in a forked child
-        told = rescue._owner.told
-        say = partial(log_first, told, MESSAGE, _log, logging.WARNING, MESSAGE, rescue.name, thread.name)
-        rescue._owner.run_instead(rescue, say)
+        owner = owner_of(rescue)
+        say = partial(log_first, owner.told, MESSAGE, _log, logging.WARNING, MESSAGE, rescue.name, thread.name)
+        owner.run_instead(rescue, say)
     return True
 
 
@@ -205,7 +205,7 @@ def _never(target: Target, stuck: Container[object], held: Container[object]) ->
     """Whether `target` could never be done, if the threads in `stuck`, and what they hold, never were."""
     if not isinstance(target, Future) or target._state == RUNNING:
         return target in held
-    return target._state == PENDING and target._owner.never_runs(target, stuck, held)
+    return target._state == PENDING and owner_of(target).never_runs(target, stuck, held)
 
 
 def _name_of(target: Target) -> str:

@@ -56,9 +56,34 @@ from treadle._dispatch.worker import ThreadSetup, Worker, current_worker, lent_h
 from treadle._dispatch.workers import Entrance, Workers
 from treadle._tasks.call import NoContext
 from treadle._tasks.contexts import taken
-from treadle._tasks.future import CANCELLED_AND_NOTIFIED, PENDING, RUNNING
-from treadle._tasks.scope import HERE, SCOPE, current, task_here
-from treadle._tasks.scoped import ScopedTask
+from treadle._tasks.future import (
+    CANCELLED_AND_NOTIFIED,
+    PENDING,
+    RUNNING,
+    InternalTask,
+    cold_fields_of,
+    context_of,
+    end_unrun,
+    final_of,
+    finish,
+    go_inside,
+    options_of,
+    owner_of,
+    see,
+    wait_anew,
+    waiters_of,
+)
+from treadle._tasks.scope import HERE, current, task_here
+from treadle._tasks.scoped import (
+    ScopedTask,
+    is_wanted,
+    note_entered,
+    rate_left,
+    scope_of,
+    step_out_of_line,
+    wait_for_rate,
+    want,
+)
 from treadle.errors import PatchedTooLate, PoolBroken, PoolClosed, PoolFull, WorkerLost
 from treadle.orders import Order
 from treadle.orders._guard import guarded
@@ -221,7 +246,7 @@ class Dispatcher:
         worker = current_worker()
         if worker is not None and worker.owner is self:
             return self.is_ours()
-        return any(task._owner is self for task in (HERE.tasks if worker is None else worker.stack()))
+        return any(owner_of(task) is self for task in (HERE.tasks if worker is None else worker.stack()))
 
     def check_open(self) -> None:
         """Raise why the pool takes no more, if so: PoolClosed, PoolBroken, or RuntimeError when Python exits."""
@@ -249,7 +274,7 @@ class Dispatcher:
             when_full = "block" if self.is_ours() else "reject"
         try:
             if isinstance(task, ScopedTask):
-                task._join()
+                scope_of(task).join(task)  # from which its end takes it out again
             self.notify_observers("submitted", task)
             verdict = Verdict.ENTER
             if not (self._may_enter_plainly() and self._do(self._enter_plainly, task)):
@@ -261,7 +286,7 @@ class Dispatcher:
             elif verdict is Verdict.WAIT:
                 self._wait_for_room(task, timeout)
             if isinstance(task, ScopedTask):
-                task._enter()
+                note_entered(task)
         except BaseException as error:
             self.take_back(task, error)
             raise
@@ -296,11 +321,11 @@ class Dispatcher:
         policy = when_full if when_full in ("reject", "discard_oldest") else "later"
         try:
             if isinstance(task, ScopedTask):
-                task._join()
+                scope_of(task).join(task)  # from which its end takes it out again
             self.notify_observers("submitted", task)
             verdict = self._admit(task, policy, on_loop=False)
             if isinstance(task, ScopedTask):
-                task._enter()
+                note_entered(task)
         except BaseException as error:
             self.take_back(task, error)
             raise
@@ -383,7 +408,8 @@ class Dispatcher:
             else:
                 self._put(task)
         elif verdict is Verdict.RUN_HERE:
-            self.state.counts.inline += not task._silent
+            loud = not isinstance(task, InternalTask)
+            self.state.counts.inline += loud
             self.state.claimed[task] = "inline"
             task._state = RUNNING
         elif verdict is Verdict.WAIT:
@@ -488,12 +514,12 @@ class Dispatcher:
             error: what the submit is to raise.
         """
         if self._do(self._take_back, task) or task.done():
-            self._refuse(task, error)
+            end_unrun(task, "rejected", error)
 
     def _take_back(self, task: Task) -> bool:
         """Take a task that has not begun from wherever it is; the lock is held. False: it has, or is done."""
         state, counts = self.state, self.state.counts
-        loud = not task._silent
+        loud = not isinstance(task, InternalTask)
         if self._was_handed_over(task):
             counts.rejected += loud
             if self.queue.has(task):
@@ -521,7 +547,7 @@ class Dispatcher:
             return True
         if task._state is not RUNNING:
             return False
-        if task._silent and not self._is_in_hands(task):  # of a map, and never got in
+        if not loud and not self._is_in_hands(task):  # of a map, and never got in
             task._state = CANCELLED_AND_NOTIFIED
             return True
         return False
@@ -540,13 +566,6 @@ class Dispatcher:
         """Return whether a worker has `task`; the lock is held."""
         return any(task in worker.stack() for worker in self.workers.present)
 
-    def _refuse(self, task: Task, error: BaseException) -> None:
-        """Tell of a task that was not taken, and is counted; no lock is held."""
-        try:
-            self.notify_observers("rejected", task, error)
-        finally:
-            task._refuse(error)
-
     # -- tasks that others take from the queue ----------------------------------------------------------------------
 
     def take_out(self, token: object) -> tuple[Task | None, bool]:
@@ -558,8 +577,8 @@ class Dispatcher:
             The task, or None; and whether the pool is closed.
         """
         task = self._do(self._take_out, token)
-        if isinstance(task, ScopedTask):
-            task._step_out_of_line()
+        if task is not None:
+            step_out_of_line(task)
         self.grow()
         return task, self.state.closed is not None
 
@@ -593,7 +612,7 @@ class Dispatcher:
         refusal = self.admission.refusal(task, self)
         if refusal is not None:
             return refusal
-        task._submitted = clock.now()  # that it waits since
+        wait_anew(task)
         self.queue.put(task)
         del self.queue.out[task]
         self._see_to_it()
@@ -647,14 +666,14 @@ class Dispatcher:
     def _watch(self, future: Task, latch: LockType) -> bool:
         """Have `latch` opened when `future` is done; return whether it is. The lock is held."""
         if not future.done():
-            future._get_waiters().latches.append(latch)
+            waiters_of(future).latches.append(latch)
             return False
         return True
 
     def _unwatch(self, future: Task, latch: LockType) -> None:
         """Let nobody wait at `latch` for `future` any more; the lock is held."""
-        if not future.done() and latch in future._get_waiters().latches:
-            future._get_waiters().latches.remove(latch)
+        if not future.done() and latch in (latches := waiters_of(future).latches):
+            latches.remove(latch)
             open_latch(latch)
 
     def run_instead(self, task: Task, say: Callable[[], object] | None = None) -> bool:
@@ -682,9 +701,10 @@ class Dispatcher:
         """Claim a task to be run in this thread; the lock is held."""
         if task._state != PENDING:
             if isinstance(task, ScopedTask):  # a thread may have it only to ask its rate
-                task._wanted = True
+                want(task)
             return False
-        self.state.counts.inline += not task._silent
+        loud = not isinstance(task, InternalTask)
+        self.state.counts.inline += loud
         self.state.claimed[task] = "inline"
         if task in self.admission.waiting:
             task._state = RUNNING
@@ -697,8 +717,9 @@ class Dispatcher:
     def _give_back(self, task: Task) -> None:
         """Put a task back that was claimed to be run in this thread, and was not begun; the lock is held."""
         if self.state.claimed.get(task) == "inline":
+            loud = not isinstance(task, InternalTask)
             self.queue.resume(task)
-            self.state.counts.inline -= not task._silent
+            self.state.counts.inline -= loud
             del self.state.claimed[task]
             self._see_to_it()
 
@@ -707,11 +728,7 @@ class Dispatcher:
         worker = current_worker()
         try:
             self._begin_here(task, worker)
-            task._skip_rate()
-            bare = isinstance(task._context, NoContext)
-            task._context = context_inside(self, task._context)
-            if bare:  # or it would see the scope that we are in
-                task._context.run(SCOPE.set, task._inherited())
+            go_inside(task, partial(context_inside, self))
             while self.run(task):
                 pass
         except BaseException as error:  # of an observer, which would end a thread; or Ctrl-C between two lines
@@ -725,12 +742,12 @@ class Dispatcher:
                 self._do(self._end_here, task, worker)
                 raise
         try:
-            context_inside(self, BARE).run(task._finish)  # and so its callbacks
+            context_inside(self, BARE).run(finish, task)  # and so its callbacks
         except BaseException:
-            task._finish()  # it may be called again
+            finish(task)  # it may be called again
             raise
         if worker is None and issubclass(type(task._exception), KeyboardInterrupt):
-            raise task._see()  # Ctrl-C was meant for the program, whose own thread this is
+            raise see(task)  # Ctrl-C was meant for the program, whose own thread this is
 
     def _begin_here(self, task: Task, worker: Worker | None) -> None:
         """Take a task that was claimed for this thread into its hands."""
@@ -746,7 +763,8 @@ class Dispatcher:
 
     def _end_here(self, task: Task, worker: Worker | None) -> None:
         """Count a task that has run in this thread, unless that was done; the lock is held."""
-        counts, loud, failed = self.state.counts, not task._silent, task._has_raised()
+        counts, loud = self.state.counts, not isinstance(task, InternalTask)
+        failed = getattr(task, "_exception", None) is not None
         # No exception comes between these lines.
         if worker is None:
             if not HERE.tasks or HERE.tasks[-1] is not task:
@@ -763,45 +781,37 @@ class Dispatcher:
 
     def run(self, task: Task) -> bool:
         """Run a claimed task, and tell the observers before and after; return as `Future._invoke`."""
-        if not self.state.observers:
-            return task._invoke()
-        if isinstance(task, ScopedTask):  # which alone knows whether it begins, and tells of it
-            try:
-                return task._invoke()
-            finally:
-                del task  # the traceback leads to this frame: no cycle through it
-        name = task.name
-        self.notify_observers("started", task, name=name)
-        again = task._invoke()
-        if not again:
-            self.notify_observers("finished", task, task._exception, name)
-        task = None  # type: ignore[assignment]  # the traceback holds this frame: no cycle through it
-        return again
+        told = bool(self.state.observers) and not isinstance(task, ScopedTask)  # which alone knows whether it begins
+        name = task.name if told else None
+        try:
+            if told:
+                self.notify_observers("started", task, name=name)
+            again = task._invoke()
+            if told and not again:
+                self.notify_observers("finished", task, task._exception, name)
+            return again
+        finally:
+            del task  # the traceback leads to this frame: no cycle through it
 
     def settle_lost(self, task: Task, thread: str, reason: BaseException | None) -> None:
         """Settle a claimed task that `reason` ended between any two lines, in the thread of that name."""
         if self.queue.observe_end is not None:
             self._do(self.queue.observe_end, task)
-        if task.done():
-            task._tell()
-        elif task._context is None:  # it has run
-            task._finish()
+        if task.done() or context_of(task) is None:  # it has run
+            finish(task)
         else:
-            lost = WorkerLost(thread, task.name, reason)
-            try:
-                self.notify_observers("finished", task, lost)
-            finally:
-                task._drop(lost)
+            end_unrun(task, "finished", WorkerLost(thread, task.name, reason))
 
     def withdraw(self, task: Task, state: str) -> None:
         """Give a pending task another state, for it is cancelled or settled by hand; the lock is held."""
+        loud = not isinstance(task, InternalTask)
         if task in self.admission.waiting:
-            self.state.counts.cancelled += not task._silent
+            self.state.counts.cancelled += loud
             task._state = state
             self.admission.let_go(task)
         else:
             self.queue.leave(task, state)
-            self.state.counts.cancelled += not task._silent
+            self.state.counts.cancelled += loud
 
     def withdrawn(self, task: Task) -> None:
         """Use the room that a task has left."""
@@ -874,7 +884,7 @@ class Dispatcher:
     def _let_in(self, free: int = 0) -> None:
         admission = self.admission
         while admission.waiting and (task := admission.next_submitter(free)) is not None:
-            task._submitted = clock.now()  # that it waits since
+            wait_anew(task)
             try:
                 self.queue.put(task)
             except PoolBroken as error:  # its caller is told, not who made the room
@@ -950,7 +960,7 @@ class Dispatcher:
         if self.queue.observe_end is not None:
             self.queue.observe_end(task)
         limit = self.limit
-        if limit is not None and not task._silent:
+        if limit is not None and not isinstance(task, InternalTask):
             ceiling = limit.observe_run(clock.now() - worker.since, self.workers.busy())
             if ceiling != self.workers.max_workers:
                 self._resize(ceiling)
@@ -958,8 +968,8 @@ class Dispatcher:
     def keep_unclaimed(self, task: Task) -> bool:
         """See that a task waits that a killed thread has in its hands, and has not claimed; False if it has."""
         kept = self._do(self._keep_unclaimed, task)
-        if kept and isinstance(task, ScopedTask):
-            task._wait_for_rate()
+        if kept:
+            wait_for_rate(task)
         return kept
 
     def _keep_unclaimed(self, task: Task) -> bool:
@@ -986,7 +996,7 @@ class Dispatcher:
             queue.observe_end(task)
         why: str | BaseException
         if task.done():
-            why = getattr(task._final(), "_exception", None) or CancelledError()  # it has none if others have ended it
+            why = getattr(final_of(task), "_exception", None) or CancelledError()  # it has none if others have ended it
         elif state.broken is not None:
             why = "broken"
         elif state.dropping:
@@ -1000,10 +1010,9 @@ class Dispatcher:
         claims.add(task, why)
 
     def _wait_again(self, task: Task) -> None:
-        if not isinstance(task, ScopedTask) or task._rate is None:
+        if not isinstance(task, ScopedTask) or (rate := rate_left(task)) is None:
             self.queue.put_back(task)
-            return
-        if task._wanted or task._rate.has_called(task):  # a worker waits for it, which had come to run it itself
+        elif is_wanted(task) or rate.has_called(task):  # a worker waits for it, which had come to run it itself
             self.queue.resume(task)
         else:
             self.queue.throttle(task)
@@ -1032,8 +1041,8 @@ class Dispatcher:
 
         No lock is held.
         """
-        if self.state.observers and not task._silent:
-            cold, now = task._get_cold(), clock.now_ns()
+        if self.state.observers and not isinstance(task, InternalTask):
+            cold, now = cold_fields_of(task), clock.now_ns()
             if what in watching.ENDS and self._do(cold.end):
                 return
             if not cold.serial:  # it is submitted, of which they are told first
@@ -1042,7 +1051,7 @@ class Dispatcher:
                 if cold.began is not None:  # it goes on, after others have had its thread
                     return
                 cold.began = now
-            began = cold.began
+            began, options = cold.began, options_of(task)
             event = events.TaskEvent(
                 pool=self.name,
                 task_id=cold.serial,
@@ -1050,8 +1059,8 @@ class Dispatcher:
                 time_ns=now,
                 thread=current_thread().name,
                 error=error,
-                key=task._options.key,
-                priority=task._options.priority,
+                key=options.key,
+                priority=options.priority,
                 waited=None if began is None else (began - cold.submitted) / 1e9,
                 ran=None if began is None or what != "finished" else (now - began) / 1e9,
             )
@@ -1088,30 +1097,17 @@ class Dispatcher:
     def _end(self, task: Task, why: str | float | BaseException | None) -> None:
         """End a claimed task, for the reason `why`. It may be called again, by whoever finds that half done."""
         if why == "too_old" or why == "discarded":
-            error: BaseException = shed_error(self.name, task, why)
-            self._tell_end("shed", task, error)
+            end_unrun(task, "shed", shed_error(self.name, task, why))
         elif why == "closed":
-            error = PoolClosed(self.name, str(self.state.closed))
-            try:
-                self.notify_observers("cancelled", task, error)
-            finally:
-                task._abandon(error)
+            end_unrun(task, "closed", PoolClosed(self.name, str(self.state.closed)))
         elif why == "broken":
-            self._tell_end("cancelled", task, self.state.why_broken())
-        elif why == "turned away" or isinstance(why, PoolFull):
-            error = self._why_no_more() if why == "turned away" else cast(PoolFull, why)
-            try:
-                self._refuse(task, error)
-            finally:
-                task._drop(error)
+            end_unrun(task, "cancelled", self.state.why_broken())
+        elif why == "turned away":
+            end_unrun(task, "turned away", self._why_no_more())
+        elif isinstance(why, PoolFull):
+            end_unrun(task, "turned away", why)
         elif isinstance(why, BaseException):
-            self._tell_end("cancelled", task, why)
-
-    def _tell_end(self, what: str, task: Task, error: BaseException) -> None:
-        try:
-            self.notify_observers(what, task, error)
-        finally:
-            task._drop(error)
+            end_unrun(task, "cancelled", why)
 
     # -- threads ----------------------------------------------------------------------------------------------------
 
@@ -1541,4 +1537,4 @@ def running_here(dispatcher: Dispatcher) -> int:
     """Return how many tasks of `dispatcher` are run inside of others in this thread."""
     worker = current_worker()
     tasks = HERE.tasks if worker is None else worker.stack()[1:]
-    return sum(task._owner is dispatcher and not task._silent for task in tasks)
+    return sum(owner_of(task) is dispatcher and not isinstance(task, InternalTask) for task in tasks)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from treadle._base.words import log
 from treadle._tasks.call import NoContext
-from treadle._tasks.future import RUNNING, Future
+from treadle._tasks.future import RUNNING, InternalTask
 
 if TYPE_CHECKING:
     from treadle._tasks.owner import Owner
@@ -29,11 +29,10 @@ class _Pool(Protocol):
         """Note that `task` is over, or that its worker is tied up in it and no longer counts as free."""
 
 
-class IdleTask(Future[Any]):
+class IdleTask(InternalTask):
     """One spell of such work. Override `run_idle` and `preempt`, and give it to `Dispatcher.add_idle`."""
 
     __slots__ = ()
-    _silent = True
 
     def __init__(self, owner: Owner[Any]) -> None:
         super().__init__()
@@ -58,9 +57,6 @@ class IdleTask(Future[Any]):
             cast(_Pool, self._owner).idle_is_over(self)
         self._context = None
         return False
-
-    def _forget_call(self) -> None:
-        pass
 
 
 class IdleTasks:

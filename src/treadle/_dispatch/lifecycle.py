@@ -18,7 +18,7 @@ import weakref
 from collections.abc import Callable, Iterable
 from functools import partial
 from threading import Lock
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any
 
 from treadle._base import clock
 from treadle._base.fork import at_fork
@@ -40,10 +40,14 @@ __all__ = ["after_fork", "before_exit", "exiting", "join", "register"]
 
 _log = logging.getLogger("treadle")
 
+Bound = Any  # a bound method without arguments
+Method = weakref.WeakMethod[Bound]
+
 _lock = Lock()
 _dispatchers: weakref.WeakSet[Dispatcher] = weakref.WeakSet()  # guarded by _lock
-_leavers: weakref.WeakSet[Leaver] = weakref.WeakSet()  # guarded by _lock
-_orphans: weakref.WeakSet[Orphan] = weakref.WeakSet()  # guarded by _lock
+# Methods of others, which keep nobody: by whose they are, how it leaves, and what it forgets; guarded by _lock.
+_leavers: weakref.WeakKeyDictionary[object, tuple[Method, Method]] = weakref.WeakKeyDictionary()
+_orphans: weakref.WeakKeyDictionary[object, Method] = weakref.WeakKeyDictionary()
 _exiting = False
 
 
@@ -55,33 +59,34 @@ def register(dispatcher: Dispatcher) -> None:
         dispatcher.close(AT_EXIT, cancel=False)
 
 
-class Orphan(Protocol):
-    """Something that a forked child has no part in."""
+def after_fork(forget: Bound) -> None:
+    """Have `forget` called in every forked child, at exit too, before the pools' tasks are given up there.
 
-    def _forget_threads(self) -> None:
-        """In a forked child, be at the end: the threads, and what they held or wait for, stayed in the parent."""
+    Its object is to be at the end then: the threads, and what they held or wait for, stayed in the parent. Pools' locks
+    are held, which it may not use.
 
-
-class Leaver(Orphan, Protocol):
-    """Something whose tasks run until it is told to leave."""
-
-    def _leave(self) -> None:
-        """Let the tasks end, because Python exits; without waiting for them."""
-
-
-def after_fork(orphan: Orphan) -> None:
-    """See that `orphan` is told in every forked child, at exit too, before the pools' tasks are given up there.
-
-    Pools' locks are held then, which it may not use.
+    Args:
+        forget: a bound method, which does not keep its object.
     """
     with _lock:
-        _orphans.add(orphan)
+        _orphans[forget.__self__] = weakref.WeakMethod(forget)
 
 
-def before_exit(leaver: Leaver) -> None:
-    """See that `leaver` is told when Python exits, before its pools are closed and waited for."""
+def before_exit(leave: Bound, forget: Bound) -> None:
+    """Have `leave` called when Python exits, before its object's pools are closed and waited for.
+
+    It is to let the tasks end, and not to wait for them.
+
+    Args:
+        leave: a bound method, which does not keep its object.
+        forget: another, called in a forked child, as by `after_fork`; but when no lock is held.
+    """
     with _lock:
-        _leavers.add(leaver)
+        _leavers[leave.__self__] = weakref.WeakMethod(leave), weakref.WeakMethod(forget)
+
+
+def _alive(methods: Iterable[Method]) -> list[Bound]:
+    return [method for reference in methods if (method := reference()) is not None]
 
 
 def exiting() -> bool:
@@ -179,10 +184,10 @@ def _before_exit_handlers() -> None:
 def _drain(*, cancel: bool) -> None:
     """Close all pools, and wait until what they accepted has run, unless it is to be cancelled."""
     with _lock:
-        leavers = list(_leavers)
+        leaving = _alive([leave for leave, _ in _leavers.values()])
         _leavers.clear()
     try:
-        _each(leaver._leave for leaver in leavers)
+        _each(leaving)
         pools = _living()
         _each(partial(dispatcher.close, AT_EXIT, cancel=cancel) for dispatcher in pools)
         _each(partial(dispatcher.read_maps, wait=False) for dispatcher in pools)
@@ -230,7 +235,7 @@ def _after_fork_in_parent() -> None:
 def _after_fork_in_child() -> None:
     """Leave the child an empty, working pool: the threads, and so the tasks, stayed in the parent."""
     maps: list[Input] = []
-    _each(orphan._forget_threads for orphan in _orphans)  # first, for their tasks reach for what threads may have held
+    _each(_alive(list(_orphans.values())))  # first, for their tasks reach for what threads may have held
     for dispatcher in _forking:
         for task in dispatcher.everything():
             if not task.done():
@@ -238,13 +243,13 @@ def _after_fork_in_child() -> None:
         dispatcher.lock.release()  # the same lock as before: this thread may be a worker, or in the middle of a section
         maps += dispatcher.start_afresh()
     _forking.clear()
-    orphans = list(_leavers - _orphans)
+    forgetting = _alive([forget for whose, (_, forget) in list(_leavers.items()) if whose not in _orphans])
     _leavers.clear()
     rate.let_go()  # not before: the timers may have a thread again, and would call tasks of the parent's
     deadlock.let_go(forget=True)
     _lock.release()
-    for orphan in orphans:
-        orphan._forget_threads()
+    for forget in forgetting:
+        forget()
     for feed in maps:  # with no lock held: their input is the user's
         feed.forget_readers()
 
@@ -263,6 +268,7 @@ def _at_thread_exit() -> None:
         atexit.register(_before_exit_handlers)
 
 
-if hasattr(threading, "_register_atexit"):  # private, and what the standard library's pool uses
-    threading._register_atexit(_at_thread_exit)
+_register_atexit = getattr(threading, "_register_atexit", None)  # private, and what the standard library's pool uses
+if _register_atexit is not None:
+    _register_atexit(_at_thread_exit)
 at_fork("pools", _before_fork, _after_fork_in_parent, _after_fork_in_child)

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any, cast
 
-from treadle._tasks.future import FINISHED, PENDING, RUNNING
-from treadle.orders._order import hook_of
+from treadle._tasks.future import FINISHED, PENDING, RUNNING, key_slot_of
+from treadle.orders._order import RareHandles, handles_of, hook_of
 
 if TYPE_CHECKING:
     from treadle._dispatch.state import Claims, Task
@@ -31,9 +31,12 @@ class TaskQueue:
     """
 
     __slots__ = (
+        "_drop",
         "_full",
         "_keys",
+        "_mend",
         "_put_first",
+        "_victim",
         "debris",
         "give",
         "holders",
@@ -59,12 +62,13 @@ class TaskQueue:
         self.put: Callable[[Task], object]
         self.give: Callable[[Hands], object]
         self.line: Any  # the order itself, if it is a plain deque; else None
-        handles = order._handles()
+        handles, rare = handles_of(order), RareHandles(order)
         self.tasks, self.ready, self.put = handles.tasks, handles.ready, handles.put
         self.give, self.line = handles.give, handles.line
         # What few orders have.
         self._put_first: Callable[[Task], object] = order.put_first
-        self.shed = None if hook_of(order, "stale") is None else order._shed
+        self._victim, self._drop, self._mend = rare.victim, rare.drop, rare.mend
+        self.shed = None if hook_of(order, "stale") is None else rare.shed
         self._full: Callable[[Task, int], bool] | None = hook_of(order, "full")
         self.holds: Callable[[Task], bool] | None = hook_of(order, "holds")
         self.holders: Callable[[Task], Collection[Task]] | None = hook_of(order, "holders")
@@ -101,7 +105,7 @@ class TaskQueue:
 
     def _beside(self, task: Task) -> int:
         """Return how many tasks with the key of `task` are throttled."""
-        return self._keys.get(task._options.slot, 0)
+        return self._keys.get(key_slot_of(task), 0)
 
     # -- a task's turn ----------------------------------------------------------------------------------------------
 
@@ -200,11 +204,11 @@ class TaskQueue:
         """Claim the task that is discarded for `newcomer`: the oldest, or as the order says. False: there is none."""
         try:
             while self.tasks and not (self.is_full_for(newcomer) and self._beside(newcomer)):
-                task = cast("Task", self.order._victim(newcomer))
+                task = cast("Task", self._victim(newcomer))
                 alive = task._state is PENDING
                 if alive:
                     claims.add(task, "discarded")
-                self.order._drop(task)
+                self._drop(task)
                 if alive:
                     return True
                 self.tombstones -= 1
@@ -212,7 +216,7 @@ class TaskQueue:
             pass
         of_key = self._beside(newcomer) > 0
         for task in self.throttled:
-            if not of_key or task._options.slot is newcomer._options.slot:
+            if not of_key or key_slot_of(task) is key_slot_of(newcomer):
                 claims.add(task, "discarded")
                 self._unthrottle(task)
                 return True
@@ -222,7 +226,7 @@ class TaskQueue:
 
     def throttle(self, task: Task) -> None:
         """Keep a claimed task that its rate did not let begin, until it is resumed."""
-        slot = task._options.slot
+        slot = key_slot_of(task)
         if slot in self._keys:
             self._keys[slot] += 1
         else:
@@ -238,7 +242,7 @@ class TaskQueue:
         task._state = PENDING
 
     def _unthrottle(self, task: Task) -> None:
-        slot = task._options.slot
+        slot = key_slot_of(task)
         del self.throttled[task]
         self._keys[slot] -= 1
         if not self._keys[slot]:
@@ -258,7 +262,7 @@ class TaskQueue:
 
     def mend(self) -> None:
         """Find anew what follows from the tasks' states and places."""
-        self.order._mend()
+        self._mend()
         for task in [task for task in self.throttled if task._state != PENDING or task in self.tasks]:
             self._unthrottle(task)
         self.tombstones = sum(task._state != PENDING for task in self.tasks)

@@ -17,4 +17,4 @@ Reason = Literal["too_old", "discarded"]
 
 def shed_error(pool: str, task: Task, reason: str) -> Shed:
     """Return the error that says that `task` was given up; no lock is held, for it shows the task's name and key."""
-    return Shed(pool, task.name, clock.now() - task._submitted, cast(Reason, reason), key=task._options.key)
+    return Shed(pool, task.name, clock.now() - task.submitted, cast(Reason, reason), key=task.key)

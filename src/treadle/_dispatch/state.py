@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, cast
 
 from treadle._base.locks import new_lock
-from treadle._tasks.future import PENDING, RUNNING, Future
+from treadle._tasks.future import PENDING, RUNNING, Future, InternalTask
 from treadle.errors import PoolBroken, PoolClosed, PoolFull
 
 if TYPE_CHECKING:
@@ -121,11 +121,11 @@ class Claims:
             why: "too_old" or "discarded": it is shed. "closed" or "broken", or an error: it is cancelled. "turned away"
                 or PoolFull: it is rejected, and its caller does not sleep, but awaits it.
         """
-        full = isinstance(why, PoolFull)
+        full, loud = isinstance(why, PoolFull), not isinstance(task, InternalTask)
         # No exception comes between these lines.
         self._all[task] = why
         self.mine += [task]
-        if not task._silent:
+        if loud:
             counts = self._counts
             if why == "too_old" or why == "discarded":
                 counts.shed += 1

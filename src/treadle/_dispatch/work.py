@@ -17,9 +17,9 @@ from treadle._base.words import log, show, traceback_of, type_name
 from treadle._dispatch.worker import Worker
 from treadle._tasks.call import NoContext
 from treadle._tasks.contexts import Lent
-from treadle._tasks.future import FINISHED, PENDING, RUNNING
+from treadle._tasks.future import FINISHED, PENDING, RUNNING, InternalTask, context_of, finish
 from treadle._tasks.scope import HERE
-from treadle._tasks.scoped import ScopedTask
+from treadle._tasks.scoped import ScopedTask, wait_for_rate
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -156,13 +156,14 @@ def _serve(dispatcher: Dispatcher, worker: Worker) -> None:
         if done is not None:
             worker.since = now()
             try:
-                if lent is not None and not isinstance(done._context, NoContext):
-                    done._context = lent.to(done._context)
+                if lent is not None and not isinstance(context_of(done), NoContext):
+                    done._context = lent.to(context_of(done))
                 again = done._invoke() if plain else dispatcher.run(done)
             except BaseException:  # the thread is killed
-                if not done._silent:
+                if not isinstance(done, InternalTask):
+                    lost = context_of(done) is not None  # or it has run
                     worker.ended += 1
-                    worker.failed += done._context is not None or done._has_raised()  # it is lost, or has run
+                    worker.failed += lost or getattr(done, "_exception", None) is not None
                 raise
         held = None  # whether the lock is; None: it is being taken (see `treadle._base.locks.locked`)
         try:
@@ -176,7 +177,7 @@ def _serve(dispatcher: Dispatcher, worker: Worker) -> None:
                 else:
                     if waiters is None or waiters.condition is None:
                         done._state = FINISHED
-                    if not done._silent:
+                    if not isinstance(done, InternalTask):
                         worker.ended += 1  # as it is replaced below: a snapshot counts it once
                         if done._exception is not None:
                             worker.failed += 1
@@ -231,7 +232,7 @@ def _serve(dispatcher: Dispatcher, worker: Worker) -> None:
         if again:
             again = False
             if isinstance(done, ScopedTask):
-                done._wait_for_rate()
+                wait_for_rate(done)
         if claims.mine:
             dispatcher.end_claimed(claims)
         if deferred:
@@ -241,10 +242,7 @@ def _serve(dispatcher: Dispatcher, worker: Worker) -> None:
 def _deliver(dispatcher: Dispatcher, worker: Worker, done: Any) -> None:
     """Tell those who wait for the last task. The next one is claimed, and must not go down with a callback."""
     try:
-        if done._state is FINISHED:
-            done._tell()
-        else:
-            done._finish()
+        finish(done)
     except BaseException:
         task = worker.task
         if task is not None and task is not done:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from treadle._base import clock
 from treadle._base.locks import closed_latch
 from treadle._base.threads import new_thread
-from treadle._tasks.future import Future
+from treadle._tasks.future import Future, context_of
 from treadle._tasks.scope import HERE
 
 if TYPE_CHECKING:
@@ -125,7 +125,8 @@ def tasks_here() -> list[Future[Any]]:
         outermost = worker.outer[0][0] if worker.outer else worker.task
         # A worker has its next task while it calls the initializer, or tells those who waited for the last one.
         tasks = [task for task in worker.stack() if task is not outermost or task is worker.last]
-    return [task for task in reversed(tasks) if task._context is not None]  # else it has run, and calls its callbacks
+    # One that has run calls its callbacks.
+    return [task for task in reversed(tasks) if context_of(task) is not None]
 
 
 def lent_here(owner: Owner[Any]) -> Lent | None:

@@ -14,6 +14,7 @@ from treadle._base.words import counted, show, type_name
 from treadle._dispatch import lifecycle
 from treadle._flow.channel import Channel
 from treadle._pool.pool import Pool
+from treadle._pool.submit import dispatcher_of
 from treadle._tasks.call import name_of
 from treadle._tasks.contexts import copier
 from treadle._tasks.scope import unscoped
@@ -117,8 +118,8 @@ class Crew(Generic[T]):
         self._tallies = tuple(_Tally() for _ in range(workers))
         # All threads are started here, or this raises: a drain loop that waited for a thread would never run.
         self._pool = Pool(workers, min_workers=workers, queue_size=workers, name=self._name)
-        self._pool._task_dispatcher.pool = None  # it is none that a handler could use
-        lifecycle.before_exit(self)
+        dispatcher_of(self._pool).pool = None  # it is none that a handler could use
+        lifecycle.before_exit(self._leave, self._forget_threads)
         for tally in self._tallies:
             self._context.run(self._pool.submit, self._drain, tally)
         self._pool.shutdown(wait=False)
@@ -189,7 +190,7 @@ class Crew(Generic[T]):
             PoolDeadlock: a task of a pool asks, and a handler waits for that very task.
         """
         timeout = checks.seconds("timeout", timeout)
-        return getattr(_here, "crew", None) is not self and lifecycle.join(self._pool._task_dispatcher, timeout)
+        return getattr(_here, "crew", None) is not self and lifecycle.join(dispatcher_of(self._pool), timeout)
 
     def snapshot(self) -> CrewSnapshot:
         """Return what the crew does at this instant."""

@@ -18,7 +18,7 @@ from treadle._dispatch.deadlock import Errand
 from treadle._dispatch.worker import current_worker
 from treadle._pool.mapping.outcome import Outcome, outcome_of
 from treadle._pool.pool import Pool
-from treadle._pool.submit import BARE
+from treadle._pool.submit import BARE, dispatcher_of, keeps_context
 from treadle._pool.view import PoolView
 from treadle._tasks.future import Future
 from treadle._tasks.scope import SCOPE, Scope, current
@@ -99,7 +99,7 @@ class TaskGroup:
         token = None
         try:
             pool = locked(_lock, self._begin_submit, errand)
-            token = SCOPE.set(self._scope.bounded_by(scope_around(None if pool._task_context else BARE)))
+            token = SCOPE.set(self._scope.bounded_by(scope_around(None if keeps_context(pool) else BARE)))
             with errand:
                 future = pool.submit(fn, *args, **kwargs)
             call_back = future.add_done_callback  # first: a `submit` that was replaced may return what has none
@@ -136,7 +136,7 @@ class TaskGroup:
         """Let a task go whose submit is to raise."""
         pool = self._pool
         if pool is not None and isinstance(future, Future):
-            pool._task_dispatcher.take_back(future, error)
+            dispatcher_of(pool).take_back(future, error)
         if future.cancelled():
             locked(_lock, self._forget, future)
 

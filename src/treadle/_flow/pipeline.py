@@ -21,6 +21,7 @@ from treadle._base.words import brief, note, show, type_name
 from treadle._dispatch import lifecycle
 from treadle._flow.channel import Channel
 from treadle._pool.pool import Pool
+from treadle._pool.submit import dispatcher_of
 from treadle._tasks.contexts import copier, taken
 from treadle._tasks.scope import current, unscoped
 from treadle.errors import ChannelClosed, WorkerLost
@@ -314,12 +315,12 @@ class _Run:
             channel.close()
 
     def _start(self) -> None:
-        lifecycle.before_exit(self)
+        lifecycle.before_exit(self._leave, self._forget_threads)
         # Every thread is started before anything is read, or this raises: a stage without threads would stop all
         # others.
         for name, workers in [("source", 1), *((stage.name, stage.workers) for stage in self._stages)]:
             pool = Pool(workers, min_workers=workers, queue_size=workers, name=f"{self._name}-{name}")
-            pool._task_dispatcher.pool = None  # it is none that a stage could use
+            dispatcher_of(pool).pool = None  # it is none that a stage could use
             self._pools.append(pool)
         self._submit(self._pools[0], self._read)
         for number, stage in enumerate(self._stages):
@@ -344,7 +345,7 @@ class _Run:
     def _abandon(self, *, everything: bool) -> None:
         """Let Python exit without waiting for the source, which may block for ever; or for any thread."""
         for pool in self._pools if everything else self._pools[:1]:
-            pool._task_dispatcher.abandon()
+            dispatcher_of(pool).abandon()
         for pool in self._pools:
             pool.shutdown(wait=False)
 

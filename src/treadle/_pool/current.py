@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, cast
 
 from treadle._dispatch.worker import current_worker, tasks_here
-from treadle._tasks.future import Future
+from treadle._tasks.future import Future, owner_of
 from treadle._tasks.scoped import ScopedTask
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def current_pool() -> Pool | None:
         or a pipeline's, whose threads take no tasks; or nobody holds the pool any more, which only runs what it has.
     """
     for task in tasks_here():
-        pool = task._owner.pool
+        pool = owner_of(task).pool
         if pool is not None:
             return cast("Pool | None", pool())
     worker = current_worker()
@@ -52,6 +52,6 @@ def current_task() -> Future[Any] | None:
         callback of a future, whose task is over. Where one of these runs inside of a task, that is returned.
     """
     for task in tasks_here():
-        if type(task) in OF_USERS and task._owner.pool is not None:
+        if type(task) in OF_USERS and owner_of(task).pool is not None:
             return task
     return None

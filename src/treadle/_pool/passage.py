@@ -19,31 +19,31 @@ from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor, th
 from contextlib import suppress
 from functools import partial
 from types import FunctionType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from treadle._tasks.call import name_of
-from treadle._tasks.future import CANCELLED
+from treadle._tasks.future import CANCELLED, final_of, leave_to_others, see
 from treadle._tasks.future import Future as Task
 from treadle._tasks.waiters import InternalCallback
 
 if TYPE_CHECKING:
     from treadle._dispatch.dispatcher import Dispatcher
 
-__all__ = ["STANDARD", "Passable", "ShutdownLock", "bare_call", "hand_over", "looks_open", "pass_through", "untouched"]
+__all__ = ["STANDARD", "ShutdownLock", "Way", "bare_call", "hand_over", "looks_open", "pass_through", "untouched"]
 
 
-class Passable(Protocol):
-    """A pool, or a view of one."""
+class Way:
+    """The way into a pool, or a view of one, for a call that has passed through."""
 
-    _task_pool: Any
-    _task_dispatcher: Dispatcher
+    __slots__ = ("dispatcher", "enter", "make", "pool")
 
-    def _task_made(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Task[Any]: ...
-
-    def _task_enter(self, task: Task[Any]) -> None: ...
-
-
-Enter = Callable[[Task[Any]], object]
+    def __init__(
+        self, pool: Any, dispatcher: Dispatcher, make: Callable[..., Task[Any]], enter: Callable[[Task[Any]], object]
+    ) -> None:
+        self.pool = pool  # the user's
+        self.dispatcher = dispatcher
+        self.make = make  # a task of function, arguments, keywords, and a name for want of another
+        self.enter = enter  # admits what was made
 
 
 def _standard(found: Any) -> object:
@@ -74,12 +74,11 @@ def untouched(*, context: bool) -> bool:
 class _Passage:
     """One submit on its way through the method that was replaced."""
 
-    __slots__ = ("enter", "made", "name", "submitter")
+    __slots__ = ("made", "name", "way")
 
-    def __init__(self, submitter: Passable, name: str, enter: Enter) -> None:
-        self.submitter = submitter
+    def __init__(self, way: Way, name: str) -> None:
+        self.way = way
         self.name = name  # of the task; the wrapper's function tells nothing
-        self.enter = enter
         self.made: list[tuple[Future[Any], Task[Any]]] = []  # usually one
 
 
@@ -89,33 +88,31 @@ class _Here(threading.local):
     passage: _Passage | None = None  # the innermost
 
     def __init__(self) -> None:
-        self.blocks: list[tuple[Passable, list[Any]]] = []  # that hold a ShutdownLock, and what was put in them
+        self.blocks: list[tuple[Dispatcher, list[Any]]] = []  # that hold a ShutdownLock, and what was put in them
 
 
 _here = _Here()
 
 
-def pass_through(
-    submitter: Passable, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], enter: Enter
-) -> Any:
-    """Submit a call through the method that was replaced; `enter` admits its task.
+def pass_through(way: Way, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Submit a call through the method that was replaced.
 
     Returns:
         The task; or what the replacement returns in its stead.
 
     Raises:
-        Whatever `enter`, or the replacement, raises.
+        Whatever the way in, or the replacement, raises.
     """
     if _here.blocks or getattr(thread, "_shutdown", False):
         # A signal handler, or a destructor, in the midst of the standard library's `submit`, which holds a lock that is
         # not re-entrant. Or that takes nothing more, because Python exits: the pool does until it has run what it has.
-        task = submitter._task_made(fn, args, kwargs)
-        enter(task)
+        task = way.make(fn, args, kwargs)
+        way.enter(task)
         return task
     if not kwargs.keys().isdisjoint(("self", "fn")):  # the replacement's own arguments are called so
         fn, kwargs = partial(fn, **kwargs), {}
-    outer, passage = _here.passage, _Passage(submitter, name_of(fn), enter)
-    pool = submitter._task_pool
+    outer, passage = _here.passage, _Passage(way, name_of(fn))
+    pool = way.pool
     try:
         _here.passage = passage
         found = vars(ThreadPoolExecutor)["submit"]
@@ -135,7 +132,7 @@ def pass_through(
 def looks_open(dispatcher: Dispatcher) -> bool:
     """Whether the pool is to look open here, for admission refuses what is passed through: with treadle's errors."""
     passage = _here.passage
-    return bool(_here.blocks) and passage is not None and passage.submitter._task_dispatcher is dispatcher
+    return bool(_here.blocks) and passage is not None and passage.way.dispatcher is dispatcher
 
 
 class ShutdownLock:
@@ -146,14 +143,14 @@ class ShutdownLock:
     whole process there, under which nothing may wait for room, or call out.
     """
 
-    __slots__ = ("_pool",)
+    __slots__ = ("_way",)
 
-    def __init__(self, pool: Passable) -> None:
-        self._pool = pool
+    def __init__(self, way: Way) -> None:
+        self._way = way
 
     def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
         """Begin a block; at once, whoever else is in one."""
-        _here.blocks.append((self._pool, []))
+        _here.blocks.append((self._way.dispatcher, []))
         return True
 
     def release(self) -> None:
@@ -164,7 +161,7 @@ class ShutdownLock:
             As `Pool.submit`.
         """
         for item in self._leave():
-            _submit_item(self._pool, item)
+            _submit_item(self._way, item)
 
     def _leave(self) -> list[Any]:
         if not _here.blocks:
@@ -181,7 +178,7 @@ class ShutdownLock:
             self._leave()
 
 
-def hand_over(pool: Passable, item: Any) -> None:
+def hand_over(way: Way, item: Any) -> None:
     """Submit the call of a work item of the standard library: when the block is left that holds the lock, or now.
 
     Raises:
@@ -189,34 +186,30 @@ def hand_over(pool: Passable, item: Any) -> None:
     """
     if item is None:  # what wakes the standard library's threads, to end
         return
-    if _here.blocks and _here.blocks[-1][0] is pool:
+    if _here.blocks and _here.blocks[-1][0] is way.dispatcher:
         _here.blocks[-1][1].append(item)
     else:
-        _submit_item(pool, item)
+        _submit_item(way, item)
 
 
-def _submit_item(pool: Passable, item: Any) -> None:
+def _submit_item(way: Way, item: Any) -> None:
     future: Future[Any] = item.future
     if future.cancelled():
         return
     fn, args, kwargs = item.task if hasattr(item, "task") else (item.fn, item.args, item.kwargs)  # task: since 3.14
     passage = _here.passage
-    if (
-        passage is None or passage.submitter._task_dispatcher is not pool._task_dispatcher
-    ):  # the method was called directly
-        passage = _Passage(pool, name_of(fn), pool._task_enter)
+    if passage is None or passage.way.dispatcher is not way.dispatcher:  # the method was called directly
+        passage = _Passage(way, name_of(fn))
     mine: list[Task[Any]] = []
-    task = passage.submitter._task_made(partial(_begin, mine, future, fn), args, kwargs)
+    task = passage.way.make(partial(_begin, mine, future, fn), args, kwargs, passage.name)
     mine.append(task)
-    if task._options.name is None:
-        task._options = task._options.named(passage.name)
     # Before it is admitted, and may have run.
     future.add_done_callback(partial(_end_with, task))
     task.add_done_callback(partial(_settle, future))
     if passage is not _here.passage:
         task.add_done_callback(_SEEN)
     passage.made.append((future, task))
-    passage.enter(task)
+    passage.way.enter(task)
 
 
 # -- keeping the standard library's future in step with the task ----------------------------------------------------
@@ -232,7 +225,7 @@ def _begin(mine: list[Task[Any]], future: Future[Any], fn: Callable[..., Any], /
     with future._condition:  # which is re-entrant
         begun = not future.running() and not future.done() and future.set_running_or_notify_cancel()
     if not begun:
-        task._leave_to_others()
+        leave_to_others(task, cancelled=False)
         return None
     try:
         return fn(*args, **kwargs)
@@ -254,7 +247,7 @@ def _end_with(task: Task[Any], future: Future[Any]) -> None:
     with suppress(InvalidStateError):  # it has ended meanwhile
         if future.cancelled():
             if not task.cancel():
-                task._cancel_claimed()
+                leave_to_others(task, cancelled=True)
         elif (error := future.exception()) is not None:
             task.set_exception(error)
         else:
@@ -263,7 +256,7 @@ def _end_with(task: Task[Any], future: Future[Any]) -> None:
 
 def _see(task: Task[Any]) -> None:
     if not task.cancelled():
-        task._see()
+        see(task)
 
 
 _SEEN = InternalCallback(_see)
@@ -278,7 +271,7 @@ def _settle(future: Future[Any], task: Task[Any]) -> None:
                 if future._state == CANCELLED:  # nobody has taken note yet
                     future.set_running_or_notify_cancel()
         return
-    final = task._final()
+    final = final_of(task)
     with suppress(InvalidStateError):  # it was cancelled after the task was claimed, or settled by others
         if final._exception is None:
             future.set_result(final._result)

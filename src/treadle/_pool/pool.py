@@ -308,7 +308,8 @@ class Pool(Submitter, ThreadPoolExecutor):
         not run, or not read, because it was shut down with `cancel_futures`, and PoolClosed for what a map with a
         `buffersize` had not read at a shutdown. What an iterable raises while nobody holds the iterator is logged.
         """
-        return view.PoolView(self)._map(fn, iterables, timeout, chunksize, buffersize, ordered, self._task_submit())
+        submit = self._task_submit()
+        return view.begin_map(view.PoolView(self), fn, iterables, timeout, chunksize, buffersize, ordered, submit)
 
     def outcomes(
         self,
@@ -340,7 +341,7 @@ class Pool(Submitter, ThreadPoolExecutor):
         caller itself should stop, and PoolClosed or CancelledError for what was not read at a shutdown, as for `map`.
         """
         submit = self._task_submit()
-        return view.PoolView(self)._map(fn, (iterable,), None, 1, buffersize, ordered, submit, outcomes=True)
+        return view.begin_map(view.PoolView(self), fn, (iterable,), None, 1, buffersize, ordered, submit, outcomes=True)
 
     def _task_submit(self) -> Callable[..., Any] | None:
         """Return `submit` if somebody has replaced it: each call passes through it, as in the standard library."""
@@ -635,7 +636,7 @@ class Pool(Submitter, ThreadPoolExecutor):
 
         @property
         def _work_queue(self) -> work_queue.WorkQueue:
-            return work_queue.WorkQueue(self)
+            return work_queue.WorkQueue(self._task_way())
 
         @_work_queue.setter
         def _work_queue(self, queue: object) -> None:
@@ -650,7 +651,7 @@ class Pool(Submitter, ThreadPoolExecutor):
 
         @property
         def _shutdown_lock(self) -> ShutdownLock:
-            return ShutdownLock(self)
+            return ShutdownLock(self._task_way())
 
         @property
         def _task_pool(self) -> Pool:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from treadle._base import clock
 from treadle._base.locks import locked
 from treadle._base.words import counted, log
-from treadle._tasks.future import PENDING
+from treadle._tasks.future import PENDING, InternalTask, look_at
 from treadle.events import PoolSnapshot, WorkerSnapshot
 
 if TYPE_CHECKING:
@@ -36,11 +36,11 @@ def _copy_of(dispatcher: Dispatcher) -> Callable[[], PoolSnapshot]:
     present = dispatcher.workers.everybody_to_come()
     tasks = queue.everything_here()
     looks, waiting = _look_at(dispatcher), queue.waiting()
-    told = waiting - sum(task._silent and task._state is PENDING for task in tasks)
-    told += sum(not task._silent for task in queue.out)
+    told = waiting - sum(isinstance(task, InternalTask) and task._state is PENDING for task in tasks)
+    told += sum(not isinstance(task, InternalTask) for task in queue.out)
     ended = counts.ended + sum(worker.ended for worker in present)
     turns = [worker.turn() for worker in present]
-    running = counts.inline + sum(task is not None and not task._silent for task in turns)
+    running = counts.inline + sum(task is not None and not isinstance(task, InternalTask) for task in turns)
     limit = dispatcher.limit
     facts: dict[str, Any] = {
         "name": dispatcher.name,
@@ -62,7 +62,7 @@ def _copy_of(dispatcher: Dispatcher) -> Callable[[], PoolSnapshot]:
     def make() -> PoolSnapshot:
         workers = tuple(look() for look in looks)
         busy, now = sum(worker.task is not None for worker in workers), clock.now()
-        longest = max((now - task._submitted for task in tasks if task._state == PENDING), default=0.0)
+        longest = max((now - task.submitted for task in tasks if task._state == PENDING), default=0.0)
         return PoolSnapshot(**facts, busy=busy, idle=len(workers) - busy, longest_wait=longest, workers=workers)
 
     return make
@@ -79,8 +79,8 @@ def _look(worker: Worker) -> Callable[[], WorkerSnapshot]:
     task, since, thread, nested, ended = worker.task, worker.since, worker.thread.name, len(worker.outer), worker.ended
     if task is None:
         return lambda: WorkerSnapshot(thread, None, 0.0, 0.0, 0, ended)
-    fn, seconds, overdue = task._fn, max(0.0, clock.now() - since), task._overdue()
-    return lambda: WorkerSnapshot(thread, task._name_for(fn), seconds, overdue, nested, ended)
+    (name, overdue), seconds = look_at(task), max(0.0, clock.now() - since)
+    return lambda: WorkerSnapshot(thread, name(), seconds, overdue, nested, ended)
 
 
 def stacks_of(dispatcher: Dispatcher) -> str:

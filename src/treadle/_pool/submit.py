@@ -6,12 +6,13 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from functools import partial
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, get_args
 
 from treadle._base import checks
 from treadle._base.clock import now
 from treadle._base.locks import deferred, make_deferred_calls
-from treadle._pool.passage import STANDARD, pass_through, untouched
+from treadle._pool.passage import STANDARD, Way, pass_through, untouched
 from treadle._tasks.call import NoContext
 from treadle._tasks.contexts import EMPTY, detached, taken
 from treadle._tasks.future import PENDING, Future
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from treadle._tasks.options import TaskOptions
     from treadle._tasks.rate import Rate
 
-__all__ = ["BARE", "POLICIES", "Submitter", "WhenFull"]
+__all__ = ["BARE", "POLICIES", "Settings", "Submitter", "WhenFull", "dispatcher_of", "keeps_context", "settings_of"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -76,14 +77,14 @@ class Submitter:
         if self._task_vetted.known() is not fn or fn is None:  # a dead reference returns None
             self._task_vetted.check("fn", fn)
         if ThreadPoolExecutor.submit is not STANDARD:  # somebody has replaced it, and is to have a say here
-            return pass_through(self, fn, args, kwargs, self._task_enter)  # type: ignore[no-any-return]  # whatever it is
+            return pass_through(self._task_way(), fn, args, kwargs)  # type: ignore[no-any-return]  # whatever it is
         context: Any
         if self._task_context:
             context = copy_context()
         elif untouched(context=False):
             context = BARE
         else:
-            return pass_through(self, fn, args, kwargs, self._task_enter)  # type: ignore[no-any-return]
+            return pass_through(self._task_way(), fn, args, kwargs)  # type: ignore[no-any-return]
         rate = self._task_rate
         if not context and rate is None:  # nothing is set where this is called, no scope either
             context = EMPTY
@@ -129,12 +130,64 @@ class Submitter:
         self._task_dispatcher.enter(task, self._task_when_full, self._task_block_timeout)
         return task
 
+    def _task_way(self, enter: Callable[[Future[Any]], object] | None = None) -> Way:
+        """Return the way in for a call that has passed through what others have put in the place of `submit`."""
+        return Way(self._task_pool, self._task_dispatcher, self._task_made, enter or self._task_enter)
+
     def _task_enter(self, task: Future[Any]) -> None:
         """Admit a task."""
         self._task_dispatcher.enter(task, self._task_when_full, self._task_block_timeout)
 
-    def _task_made(self, fn: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Future[T]:
-        """Return a task that has not been admitted."""
+    def _task_made(
+        self, fn: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any], name: str | None = None
+    ) -> Future[T]:
+        """Return a task that has not been admitted; it is called `name` if the options say nothing else."""
         context = taken() if self._task_context else BARE
         call = fn if not kwargs else partial(fn, **kwargs)
-        return new_task(self._task_dispatcher, call, args, context, self._task_options, Future, self._task_rate)
+        options = self._task_options
+        if name is not None and options.name is None:
+            options = options.named(name)
+        return new_task(self._task_dispatcher, call, args, context, options, Future, self._task_rate)
+
+
+class Settings:
+    """What a view has as its pool has it, unless it is made with something else."""
+
+    __slots__ = ("block_timeout", "context", "dispatcher", "entrance", "options", "rate", "when_full")
+
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        entrance: Entrance,
+        context: bool,
+        when_full: str,
+        block_timeout: float | None,
+        options: TaskOptions,
+        rate: Rate | None,
+    ) -> None:
+        self.dispatcher = dispatcher
+        self.entrance = entrance
+        self.context = context
+        self.when_full = when_full
+        self.block_timeout = block_timeout
+        self.options = options
+        self.rate = rate
+
+
+# What others may ask of a pool, or a view of one, whose own names are its user's to choose.
+dispatcher_of: Callable[[Any], Dispatcher] = attrgetter("_task_dispatcher")
+keeps_context: Callable[[Any], bool] = attrgetter("_task_context")  # whether tasks run in their submitter's
+_settings_of = attrgetter(
+    "_task_dispatcher",
+    "_task_entrance",
+    "_task_context",
+    "_task_when_full",
+    "_task_block_timeout",
+    "_task_options",
+    "_task_rate",
+)
+
+
+def settings_of(pool: Submitter) -> Settings:
+    """Return how `pool` runs what is submitted to it."""
+    return Settings(*_settings_of(pool))

@@ -27,10 +27,10 @@ from treadle._pool.mapping.outcome import Outcome
 from treadle._pool.mapping.results import MapIterator, OutcomeIterator, Results, read_ahead
 from treadle._pool.mapping.submitted import Calls, FutureMap, FutureOutcomes
 from treadle._pool.passage import pass_through, untouched
-from treadle._pool.submit import BARE, POLICIES, Submitter, WhenFull
+from treadle._pool.submit import BARE, POLICIES, Settings, Submitter, WhenFull, settings_of
 from treadle._pool.wait import wait as wait_for
 from treadle._tasks.contexts import taken
-from treadle._tasks.future import Future
+from treadle._tasks.future import Future, options_of
 from treadle._tasks.options import PLAIN, TaskOptions
 from treadle._tasks.rate import Rate, rate_of
 from treadle._tasks.scope import Scope, current, within
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 if not TYPE_CHECKING:
     aio = Late("treadle._pool.aio")
 
-__all__ = ["PoolView", "options_for"]
+__all__ = ["PoolView", "begin_map", "options_for"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -134,16 +134,19 @@ class PoolView(Submitter, Executor):
         if not (is_a(pool, ThreadPoolExecutor) and hasattr(pool, "_task_dispatcher")):
             raise TypeError(f"pool={show(pool)} is {type_name(pool)}; allowed: a treadle.Pool")
         self._task_pool = pool
-        self._task_dispatcher = pool._task_dispatcher
-        self._task_entrance = pool._task_entrance
-        self._task_context = pool._task_context
-        self._task_block_timeout = pool._task_block_timeout
-        self._task_when_full = pool._task_when_full
-        self._task_options = pool._task_options.copy()  # an object of its own, by which its tasks are found
-        self._task_rate = pool._task_rate
-        self._task_deadline: float | None = None  # seconds from the submission of a task
+        self._set_up(settings_of(pool), None)
         self._task_door = Door(self._task_dispatcher)
         self._task_vetted = checks.Vetted()
+
+    def _set_up(self, settings: Settings, deadline: float | None) -> None:
+        self._task_dispatcher = settings.dispatcher
+        self._task_entrance = settings.entrance
+        self._task_context = settings.context
+        self._task_when_full = settings.when_full
+        self._task_block_timeout = settings.block_timeout
+        self._task_options = settings.options.copy()  # an object of its own, by which its tasks are found
+        self._task_rate = settings.rate
+        self._task_deadline = deadline  # seconds from the submission of a task
 
     def options(
         self,
@@ -176,16 +179,16 @@ class PoolView(Submitter, Executor):
             )
         allowed = self._task_deadline if deadline is None else checks.seconds("deadline", deadline)
         before = self._task_options
-        view = (PoolView if allowed is None else _Timed)(self._task_pool)
-        view._task_block_timeout, view._task_when_full = patience, policy
-        view._task_deadline = allowed
-        view._task_options = options_for(
+        options = options_for(
             self._task_dispatcher.order,
             before.name if name is None else name,
             before.priority if priority is None else priority,
             before.key if key is None else key,
-        ).copy()
-        view._task_rate = self._task_rate if rate is None else rate_of(rate)
+        )
+        view = (PoolView if allowed is None else _Timed)(self._task_pool)
+        rate = self._task_rate if rate is None else rate_of(rate)
+        dispatcher, entrance, context = self._task_dispatcher, self._task_entrance, self._task_context
+        view._set_up(Settings(dispatcher, entrance, context, policy, patience, options, rate), allowed)
         return view
 
     @property
@@ -360,9 +363,14 @@ class PoolView(Submitter, Executor):
         return await outcome
 
     def _submit_later(self, fn: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Future[T]:
-        """Submit a call without blocking the event loop."""
+        """Submit a call without blocking the event loop, under the deadline, if there is one."""
+        if self._task_deadline is None:
+            return self._submit_at_once(fn, args, kwargs)
+        return within(Scope(current(), self._task_deadline), self._submit_at_once, fn, args, kwargs)
+
+    def _submit_at_once(self, fn: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Future[T]:
         if not untouched(context=self._task_context):
-            return pass_through(self, fn, args, kwargs, self._enter_later)  # type: ignore[no-any-return]
+            return pass_through(self._task_way(self._enter_later), fn, args, kwargs)  # type: ignore[no-any-return]
         task = self._task_made(fn, args, kwargs)
         self._enter_later(task)
         return task
@@ -427,7 +435,7 @@ class PoolView(Submitter, Executor):
 
     def _is_mine(self, task: Future[Any]) -> bool:
         """Whether the task came through this view."""
-        return task._options.belong_to(self._task_options)
+        return options_of(task).belong_to(self._task_options)
 
     def __enter__(self) -> PoolView:
         """Return the view.
@@ -481,5 +489,5 @@ class _Timed(PoolView):
     def _submit_into(self, made: list[Future[Any]], fn: Callable[..., Any], args: Any, kwargs: Any) -> None:
         made += [super().submit(fn, *args, **kwargs)]
 
-    def _submit_later(self, fn: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Future[T]:
-        return within(Scope(current(), self._task_deadline), super()._submit_later, fn, args, kwargs)
+
+begin_map = PoolView._map

@@ -15,10 +15,11 @@ from threading import Condition, Event
 from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, ParamSpec, TypeVar, cast
 
 from treadle._base import checks, clock
+from treadle._base.locks import is_held
 from treadle._base.words import is_a, show, type_name
 from treadle._dispatch import deadlock
 from treadle._dispatch.worker import Worker, current_worker
-from treadle._tasks.future import CANCELLED_AND_NOTIFIED, FINISHED, Future
+from treadle._tasks.future import CANCELLED_AND_NOTIFIED, FINISHED, Future, owner_of
 from treadle._tasks.scope import Scope, current
 
 __all__ = ["as_completed", "wait"]
@@ -154,7 +155,7 @@ def _let_go(taken: list[Condition]) -> None:
     while taken:
         # No exception comes before the last call.
         condition = taken[-1]
-        if not condition._is_owned():  # type: ignore[attr-defined]
+        if not is_held(condition):
             del taken[-1]
             continue
         del taken[-1]
@@ -206,7 +207,7 @@ def _help(
             return
         if scope is not None and scope.over() is not None:
             return
-        home = future._owner if isinstance(future, Future) else None
+        home = owner_of(future) if isinstance(future, Future) else None
         if home is worker.owner:
             worker.owner.run_instead(cast(Future[Any], future))
 

@@ -18,9 +18,11 @@ from treadle._base import checks, clock
 from treadle._base.locks import defer, locked
 from treadle._base.timer import run_later
 from treadle._pool.passage import bare_call, hand_over
+from treadle._tasks.future import InternalTask, call_of, owner_of
 
 if TYPE_CHECKING:
     from treadle._dispatch.dispatcher import Dispatcher, Task
+    from treadle._pool.passage import Way
 
 __all__ = ["WorkItem", "WorkQueue"]
 
@@ -55,9 +57,13 @@ class WorkItem:
         """
         _run(self.future)
 
+    def bring_back(self, dispatcher: Dispatcher) -> bool:
+        """Put the task back into its pool, which has that `dispatcher`; as `Dispatcher.bring_back`."""
+        return dispatcher.bring_back(self.future, self._token)
+
     def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
         if not is_finalizing():
-            dispatcher = cast("Dispatcher", self.future._owner)
+            dispatcher = cast("Dispatcher", owner_of(self.future))
             if dispatcher.queue.out.get(self.future) is self._token:
                 defer(partial(run_later, self.future.cancel))  # for callbacks, which are the user's, may not run here
 
@@ -65,11 +71,11 @@ class WorkItem:
 class WorkQueue:
     """The waiting tasks of a pool, with the methods of a `queue.SimpleQueue`. All may be called from any thread."""
 
-    __slots__ = ("_dispatcher", "_pool")
+    __slots__ = ("_dispatcher", "_way")
 
-    def __init__(self, pool: Any) -> None:
-        self._pool = pool
-        self._dispatcher: Dispatcher = pool._task_dispatcher
+    def __init__(self, way: Way) -> None:
+        self._way = way
+        self._dispatcher = way.dispatcher
 
     def qsize(self) -> int:
         """Return how many tasks wait."""
@@ -129,10 +135,10 @@ class WorkQueue:
             For other items as `Pool.submit`.
         """
         if not isinstance(item, WorkItem):
-            hand_over(self._pool, item)
-        elif item.future._owner is not self._dispatcher:  # of another pool, which keeps the count of it
-            self._pool.submit(item.run)
-        elif not self._dispatcher.bring_back(item.future, item._token) and not item.future.cancelled():
+            hand_over(self._way, item)
+        elif owner_of(item.future) is not self._dispatcher:  # of another pool, which keeps the count of it
+            self._way.pool.submit(item.run)
+        elif not item.bring_back(self._dispatcher) and not item.future.cancelled():
             raise InvalidStateError(
                 f"what was taken out of pool {self._dispatcher.name!r} was put back, run or settled since, and cannot "
                 f"be put back again: {item.future!r}"
@@ -143,14 +149,15 @@ class WorkQueue:
         self.put(item)
 
     def __repr__(self) -> str:
-        return f"<WorkQueue of {self._pool!r}>"
+        return f"<WorkQueue of {self._way.pool!r}>"
 
 
 def _call_of(task: Task) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
     """Return function, arguments and keywords of a task that has not begun."""
-    if task._silent or task._args is None:  # work of treadle's own, which is no call
+    fn, args = call_of(task)
+    if isinstance(task, InternalTask) or args is None:  # work of treadle's own, which is no call
         return _run, (task,), {}
-    fn, args = bare_call(task._fn, task._args)
+    fn, args = bare_call(fn, args)
     # As Submitter.submit binds keywords. One of the user's own that looks like it makes the same call.
     if type(fn) is partial and fn.keywords and not fn.args:
         return fn.func, args, fn.keywords
@@ -159,5 +166,5 @@ def _call_of(task: Task) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str,
 
 def _run(task: Task) -> None:
     """Run a task in this thread, unless it was cancelled; RuntimeError if it has begun already, or is done."""
-    if not task._owner.run_instead(task) and not task.cancelled():
+    if not owner_of(task).run_instead(task) and not task.cancelled():
         task.set_running_or_notify_cancel()  # says why not

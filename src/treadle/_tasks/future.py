@@ -28,6 +28,8 @@ import logging
 from collections.abc import Callable, Hashable
 from concurrent.futures import CancelledError, InvalidStateError, TimeoutError, _base
 from contextvars import Context
+from functools import partial
+from operator import attrgetter
 from threading import Condition
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -36,16 +38,41 @@ from treadle._base import checks, clock
 from treadle._base.locks import locked
 from treadle._base.timer import run_user_code
 from treadle._base.words import LONGEST_NAME, cut, type_name
-from treadle._tasks.call import Gone, name_of
+from treadle._tasks.call import Gone, NoContext, name_of
 from treadle._tasks.contexts import EMPTY
-from treadle._tasks.options import PLAIN, TaskOptions
+from treadle._tasks.options import PLAIN, KeySlot, TaskOptions
 from treadle._tasks.owner import Owner, Unowned
-from treadle._tasks.scope import Scope, checkpoint
+from treadle._tasks.scope import SCOPE, Scope, checkpoint
 from treadle._tasks.unretrieved import Unretrieved
 from treadle._tasks.waiters import ColdFields, InternalCallback, Waiters, run_callbacks
 from treadle.errors import Cancelled, WorkerLost
 
-__all__ = ["CANCELLED", "CANCELLED_AND_NOTIFIED", "DONE", "FINISHED", "PENDING", "RUNNING", "Future"]
+__all__ = [
+    "CANCELLED",
+    "CANCELLED_AND_NOTIFIED",
+    "DONE",
+    "FINISHED",
+    "PENDING",
+    "RUNNING",
+    "Future",
+    "InternalTask",
+    "call_of",
+    "cold_fields_of",
+    "context_of",
+    "end_unrun",
+    "final_of",
+    "finish",
+    "go_inside",
+    "key_slot_of",
+    "leave_to_others",
+    "look_at",
+    "options_of",
+    "owner_of",
+    "see",
+    "submitted_at",
+    "wait_anew",
+    "waiters_of",
+]
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -67,6 +94,10 @@ class _State(str):
 
 
 SETTLED = _State(FINISHED)
+
+DESCRIPTIONS = {CANCELLED_AND_NOTIFIED: "cancelled"}  # as the standard library shows states
+REFUSED = ("rejected", "turned away")  # those that no pool has taken
+TOLD = {"turned away": "rejected", "closed": "cancelled"}  # to observers, where it has another name
 
 GONE = Gone()
 
@@ -94,8 +125,6 @@ class Future(_base.Future[T]):
         "_state",
         "_submitted",
     )
-
-    _silent = False  # whether observers are not told of it
 
     # Filled in by hand (see Submitter.submit), without calling __init__; what is not listed there stays unset.
     _owner: Owner[Any]
@@ -141,7 +170,7 @@ class Future(_base.Future[T]):
             self = self._wait(timeout)
         if self._exception is not None:
             try:
-                raise self._see()
+                raise see(self)
             finally:
                 self = None  # type: ignore[assignment]  # the traceback holds this frame: no cycle through it
         return self._result  # type: ignore[no-any-return]  # cast() would be a call
@@ -160,7 +189,7 @@ class Future(_base.Future[T]):
         """
         if self._state is not FINISHED:
             self = self._wait(timeout)
-        return None if self._exception is None else self._see()
+        return None if self._exception is None else see(self)
 
     def cancelled(self) -> bool:
         """Return whether the task was cancelled before it began."""
@@ -213,31 +242,20 @@ class Future(_base.Future[T]):
         return self._cold
 
     def _wait(self, timeout: float | None) -> Future[T]:
-        """Block until it is done, and return as `_final`."""
+        """Block until it is done, and return as `final_of`."""
         left = None if timeout is None else checks.time_left("timeout", timeout)
         if not self.done() and not self._owner.wait(self, left):
             checkpoint()  # the caller's own deadline may have been nearer
             raise TimeoutError
         if self.cancelled():
             raise CancelledError
-        return self._final()
-
-    def _final(self) -> Future[T]:
-        """Return what has the outcome of a future that is finished: itself, or what it was settled with by hand."""
-        return cast("Future[T]", self._get_cold().settled) if self._state is SETTLED else self
-
-    def _see(self) -> BaseException:
-        """Return the exception, which from now on is not lost any more."""
-        cold = getattr(self, "_cold", None)
-        if cold is not None and cold.unretrieved is not None:
-            cold.unretrieved.see()
-        return cast(BaseException, self._exception)
+        return final_of(self)
 
     def _get_snapshot(self) -> tuple[bool, bool, Any, BaseException | None]:
         """Return (done, cancelled, result, exception) at one instant; asyncio of Python 3.15 asks for it."""
         if self._state == FINISHED:  # and so it stays
-            final = self._final()
-            return True, False, final._result, None if final._exception is None else final._see()
+            final = final_of(self)
+            return True, False, final._result, None if final._exception is None else see(final)
         return locked(self._owner.lock, lambda: (self.done(), self.cancelled(), None, None))
 
     # -- changing state -------------------------------------------------------------------------------------------
@@ -310,13 +328,17 @@ class Future(_base.Future[T]):
     def _skip_rate(self) -> None:
         """Let nothing hold the task up any more: somebody runs it now."""
 
-    def _has_raised(self) -> bool:
-        """Whether there is an exception that it ended with."""
-        return getattr(self, "_exception", None) is not None
-
     def _overdue(self) -> float:
         """Return the seconds that have passed since the task's deadline."""
         return 0.0
+
+    def _look(self) -> tuple[Callable[[], str], float]:
+        """Return what tells its name, with no lock held, for that is the user's; and how long it is overdue."""
+        return partial(self._name_for, self._fn), self._overdue()
+
+    def _wait_anew(self) -> None:
+        """Note that it waits since now."""
+        self._submitted = clock.now()
 
     def set_running_or_notify_cancel(self) -> bool:
         """Begin a future, to settle it by hand; a pool in which it waits lets go of it.
@@ -430,8 +452,6 @@ class Future(_base.Future[T]):
 
     def _check_by_hand(self) -> None:
         """Raise InvalidStateError if what becomes of it is not for others to say."""
-        if self._silent:
-            raise InvalidStateError(f"{self!r} does work of treadle's own, which can be cancelled, but not settled")
 
     def _in_pool(self) -> bool:
         return not isinstance(self._owner, Unowned)
@@ -448,16 +468,13 @@ class Future(_base.Future[T]):
             waiters.condition = Condition()
         return waiters.condition
 
-    def _cancel_claimed(self) -> None:
-        """Cancel a future that a pool has claimed, and whose call is not made."""
-        self._transit(self._end_early_unless_done, CANCELLED_AND_NOTIFIED)
+    def _leave_to_others(self, *, cancelled: bool) -> None:
+        """Have a claimed future `cancelled`; or else settled by others, and not when its call returns."""
+        if not cancelled:
+            self._get_cold().left = True
+        self._transit(self._end_early_unless_done, CANCELLED_AND_NOTIFIED if cancelled else RUNNING)
         if self.cancelled():
             self._tell()
-
-    def _leave_to_others(self) -> None:
-        """Have a future that runs here settled by others, and not when its call returns."""
-        self._get_cold().left = True
-        self._transit(self._end_early_unless_done, RUNNING)
 
     def _end_early_unless_done(self, state: str) -> None:
         if not self.done():
@@ -485,6 +502,26 @@ class Future(_base.Future[T]):
         self._let_go([self._forget_call()])
         self._settle_once(None, error)
 
+    def _end_unrun(self, how: str, error: BaseException) -> None:
+        """Tell the observers what becomes of a future that will not be run, and let it end so. It may be called again.
+
+        Args:
+            how: "rejected": its caller has it; "turned away": its caller awaits it; "closed": it is cancelled; or else
+                what the observers are told, and it fails.
+            error: why.
+        """
+        try:
+            self._owner.notify_observers(TOLD.get(how, how), self, error)
+        finally:
+            try:
+                if how in REFUSED:
+                    self._refuse(error)
+            finally:
+                if how == "closed":
+                    self._abandon(error)
+                elif how != "rejected":
+                    self._drop(error)
+
     def _orphan(self) -> None:
         """In a forked child, settle what the parent goes on with; no other thread lives."""
         lost = WorkerLost(None, self.name, "the process forked")
@@ -498,6 +535,10 @@ class Future(_base.Future[T]):
             self._args, self._context = (), GONE  # this thread may have claimed it, and be about to run it
             self._result, self._exception = None, lost
             self._state = FINISHED
+        self._after_orphan()
+
+    def _after_orphan(self) -> None:
+        """Do what else is to be done then."""
 
     def _transit(self, section: Callable[..., R], *args: Any) -> R:
         """Return `section(*args)`, called with what guards the state held; tell those who wait for the condition."""
@@ -513,7 +554,7 @@ class Future(_base.Future[T]):
                     self._get_waiters().notify(self, failed=self._has_failed())
 
     def _has_failed(self) -> bool:
-        return self._state == FINISHED and self._final()._exception is not None
+        return self._state == FINISHED and final_of(self)._exception is not None
 
     def _without_condition(self, section: Callable[..., R], args: tuple[Any, ...]) -> tuple[Condition | None, R | None]:
         """Call `section`, unless there is a condition, which is to be held then; return that, or what it returned."""
@@ -526,6 +567,27 @@ class Future(_base.Future[T]):
             self._awaited_by.tell(self, self._owner.lock)
 
     # -- running --------------------------------------------------------------------------------------------------
+
+    def _fill(
+        self, owner: Owner[Any], fn: Callable[..., Any], args: tuple[Any, ...], context: Any, options: TaskOptions
+    ) -> None:
+        """Be a task that has not been admitted, of a pool."""
+        self._owner = owner
+        self._state = PENDING
+        self._awaited_by = None
+        self._fn = fn
+        self._args = args
+        self._context = context or EMPTY  # each that waits would hold one
+        self._submitted = clock.now()
+        self._options = options
+
+    def _go_inside(self, inside: Callable[[Any], Context]) -> None:
+        """Be run inside of what runs in this thread: held up by nothing, in what `inside` returns for its context."""
+        self._skip_rate()
+        bare = isinstance(self._context, NoContext)
+        context = self._context = inside(self._context)
+        if bare:  # or it would see the scope that we are in
+            context.run(SCOPE.set, self._inherited())
 
     def _invoke(self) -> bool:
         """Run the call in its context, keep what comes of it, and forget the call. It is not settled yet.
@@ -562,9 +624,12 @@ class Future(_base.Future[T]):
 
     def _finish(self) -> None:
         """Settle a future whose call was run, unless others have done so, or will; and tell whoever waits."""
-        self._transit(self._finish_now)
-        if self.done():
-            self._tell()
+        if self._state is not FINISHED:
+            self._transit(self._finish_now)
+            if not self.done():
+                return
+        if self._awaited_by is not None:  # as `_tell`, spelled out because this is the path of many tasks
+            self._awaited_by.tell(self, self._owner.lock)
 
     def _finish_now(self) -> None:
         cold = getattr(self, "_cold", None)
@@ -612,11 +677,57 @@ class Future(_base.Future[T]):
     def __repr__(self) -> str:
         state, outcome = self._state, ""
         if state == FINISHED:  # and so it stays
-            final = self._final()
+            final = final_of(self)
             error, result = final._exception, final._result
             outcome = f" returned {type_name(result)}" if error is None else f" raised {type_name(error)}"
         kind = type(self)
         shown = "Future" if kind.__module__.startswith("treadle.") else kind.__name__  # the name that is public
         if self._fn is not None or self._options.name is not None:  # else it was made by hand, of nothing
             shown += f" of {self.name}"
-        return f"<{shown} at {id(self):#x} state={_base._STATE_TO_DESCRIPTION_MAP[state]}{outcome}>"
+        return f"<{shown} at {id(self):#x} state={DESCRIPTIONS.get(state, state.lower())}{outcome}>"
+
+
+class InternalTask(Future[Any]):
+    """Work of treadle's own. Observers are not told of it, nor is it counted; it can be cancelled, but not settled."""
+
+    __slots__ = ()
+
+    def _check_by_hand(self) -> None:
+        raise InvalidStateError(f"{self!r} does work of treadle's own, which can be cancelled, but not settled")
+
+    def _forget_call(self) -> object:
+        """Nothing: what it does is not the user's to be let go of."""
+
+
+# -- what the packages above may ask of a task, and do with it: its own names are its user's to choose ----------------
+
+# In C, for what is asked for every task.
+owner_of: Callable[[Future[Any]], Owner[Any]] = attrgetter("_owner")
+options_of: Callable[[Any], TaskOptions] = attrgetter("_options")
+key_slot_of: Callable[[Any], KeySlot] = attrgetter("_options.slot")
+submitted_at: Callable[[Any], float] = attrgetter("_submitted")  # since when it waits
+context_of: Callable[[Any], Any] = attrgetter("_context")  # in what it runs; None once it has run
+call_of: Callable[[Any], tuple[Any, Any]] = attrgetter("_fn", "_args")  # the latter None if it is not to be made
+
+# What it does itself.
+cold_fields_of = Future._get_cold
+end_unrun = Future._end_unrun
+finish = Future._finish
+go_inside = Future._go_inside
+leave_to_others = Future._leave_to_others
+look_at = Future._look
+wait_anew = Future._wait_anew
+waiters_of = Future._get_waiters
+
+
+def final_of(task: Future[T]) -> Future[T]:
+    """Return what has the outcome of a future that is finished: itself, or what it was settled with by hand."""
+    return cast("Future[T]", cold_fields_of(task).settled) if task._state is SETTLED else task
+
+
+def see(task: Future[Any]) -> BaseException:
+    """Return the exception of `task`, which from now on is not lost any more."""
+    cold: ColdFields | None = getattr(task, "_cold", None)
+    if cold is not None and cold.unretrieved is not None:
+        cold.unretrieved.see()
+    return cast(BaseException, task._exception)

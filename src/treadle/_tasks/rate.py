@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from operator import attrgetter
+from typing import Any
 
 from treadle._base import checks, clock
 from treadle._base.locks import locked, new_lock
 from treadle._base.timer import TIMERS, TimerHandle
 from treadle._base.words import is_a, show, type_name
-
-if TYPE_CHECKING:
-    from treadle._tasks.future import Future
+from treadle._tasks.future import Future, owner_of
 
 __all__ = ["Bucket", "Rate", "bucket_of", "hold", "let_go", "rate_of"]
 
@@ -96,9 +96,7 @@ def rate_of(rate: Rate | None) -> Rate | None:
     )
 
 
-def bucket_of(rate: Rate) -> Bucket:
-    """Return what those ask who share `rate`."""
-    return rate._bucket
+bucket_of: Callable[[Rate], Bucket] = attrgetter("_bucket")  # what those ask who share it
 
 
 class Bucket:
@@ -207,7 +205,7 @@ class Bucket:
         called = locked(_lock, self._call_next)
         self.arm()
         for task in called:
-            task._owner.resume(task)
+            owner_of(task).resume(task)
 
     def _call_next(self) -> list[Future[Any]]:
         if self._timer is not None and not self._timer.is_due:  # else this is another's, that was not noted in time

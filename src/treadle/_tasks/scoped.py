@@ -5,14 +5,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from contextvars import Context
-from typing import TYPE_CHECKING, Any, cast
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any
 
-from treadle._base import clock
 from treadle._base.threads import check_unpatched
 from treadle._base.words import log
 from treadle._tasks.call import Gone, NoContext
 from treadle._tasks.contexts import EMPTY
-from treadle._tasks.future import FINISHED, PENDING, Future
+from treadle._tasks.future import FINISHED, Future
 from treadle._tasks.rate import bucket_of
 from treadle._tasks.scope import HERE, SCOPE, Scope
 from treadle._tasks.unretrieved import Unretrieved
@@ -23,7 +23,18 @@ if TYPE_CHECKING:
     from treadle._tasks.owner import Owner
     from treadle._tasks.rate import Bucket, Rate
 
-__all__ = ["ScopedTask", "new_task", "scope_around"]
+__all__ = [
+    "ScopedTask",
+    "is_wanted",
+    "new_task",
+    "note_entered",
+    "rate_left",
+    "scope_around",
+    "scope_of",
+    "step_out_of_line",
+    "wait_for_rate",
+    "want",
+]
 
 FREE = Scope(None)  # of tasks that are submitted in no scope, but at a rate
 
@@ -43,6 +54,11 @@ class ScopedTask(Future[Any]):
     _late: bool  # its deadline passed before that
     _rate: Bucket | None  # that it is still to be admitted by
     _wanted: bool  # whether a worker came to run it, and had to wait for it instead
+
+    def __init__(self, scope: Scope, rate: Rate | None) -> None:
+        self._scope = scope
+        self._rate = None if rate is None else bucket_of(rate)
+        self._entered = self._late = self._wanted = False
 
     def _inherited(self) -> Scope:
         return self._scope
@@ -113,19 +129,13 @@ class ScopedTask(Future[Any]):
         self._leave_line()
         return call
 
-    def _wait_for_rate(self) -> None:
-        """See that it is resumed when its rate lets it begin; no lock is held, for a thread may be started."""
-        if self._rate is not None:
-            self._rate.arm()
-
-    def _step_out_of_line(self) -> None:
-        """Wait for no turn any more, until it comes to a worker again."""
-        if self._rate is not None:
-            self._rate.forget(self)
+    def _want(self) -> None:
+        """Note that a worker waits for it, which had come to run it itself."""
+        self._wanted = True
 
     def _leave_line(self) -> None:
         """Let those behind it go on, for it will not begin any more, or has."""
-        self._step_out_of_line()
+        step_out_of_line(self)
         self._rate = None
 
     def _expire(self, error: DeadlineExceeded) -> None:
@@ -133,10 +143,6 @@ class ScopedTask(Future[Any]):
         self._late = True  # before the look: see `_enter`
         if self._entered:
             self._settle_once(None, error)
-
-    def _join(self) -> None:
-        """Belong to the scope, from which its end takes it out again; a pool is about to admit it."""
-        self._scope.join(self)
 
     def _enter(self) -> None:
         """Note that the pool has it; no lock is held."""
@@ -146,6 +152,29 @@ class ScopedTask(Future[Any]):
 
     def _overdue(self) -> float:
         return self._scope.overdue()
+
+
+# -- what the packages above may ask of such a task, and do with it ----------------------------------------------------
+
+scope_of: Callable[[ScopedTask], Scope] = attrgetter("_scope")
+rate_left: Callable[[ScopedTask], Bucket | None] = attrgetter("_rate")  # that it is still to be admitted by
+is_wanted: Callable[[ScopedTask], bool] = attrgetter("_wanted")  # whether a worker waits for it
+note_entered = ScopedTask._enter
+want = ScopedTask._want
+
+
+def wait_for_rate(task: Future[Any]) -> None:
+    """See that `task` is resumed when its rate lets it begin; no lock is held, for a thread may be started."""
+    rate = rate_left(task) if isinstance(task, ScopedTask) else None
+    if rate is not None:
+        rate.arm()
+
+
+def step_out_of_line(task: Future[Any]) -> None:
+    """Have `task` wait for no turn any more, until it comes to a worker again."""
+    rate = rate_left(task) if isinstance(task, ScopedTask) else None
+    if rate is not None:
+        rate.forget(task)
 
 
 def scope_around(context: Context | NoContext | None) -> Scope | None:
@@ -175,22 +204,11 @@ def new_task(
     scope = scope_around(context) if kind is Future else None
     if scope is None and rate is not None:
         scope = FREE
-    if scope is not None:
+    if scope is None:
+        task = object.__new__(kind)
+    else:
         scope.check()
         check_unpatched()  # for the timers may need a thread, and a worker that calls it cannot be told
-        kind = ScopedTask
-    task = object.__new__(kind)
-    task._owner = home
-    task._state = PENDING
-    task._awaited_by = None
-    task._fn = fn
-    task._args = args
-    task._context = context or EMPTY  # each that waits would hold one
-    task._submitted = clock.now()
-    task._options = options
-    if scope is not None:
-        governed = cast(ScopedTask, task)
-        governed._scope = scope
-        governed._rate = None if rate is None else bucket_of(rate)
-        governed._entered = governed._late = governed._wanted = False
+        task = ScopedTask(scope, rate)
+    task._fill(home, fn, args, context, options)
     return task

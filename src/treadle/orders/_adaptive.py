@@ -9,7 +9,7 @@ from math import inf
 from typing import Any, cast
 
 from treadle._base import checks, clock
-from treadle._tasks.future import Future
+from treadle._tasks.future import Future, submitted_at, wait_anew
 from treadle.orders._order import Handles, Hands, Own, Task
 
 __all__ = ["Adaptive"]
@@ -77,7 +77,7 @@ class Adaptive(Own):
 
     def put_first(self, task: Task, /) -> None:
         """Add a task that was taken before its time, to run next: as the newest, for it has not waited here so long."""
-        cast(Future[Any], task)._submitted = clock.now()
+        wait_anew(cast(Future[Any], task))
         if self._standing:
             self._tasks.append(task)
         else:
@@ -113,14 +113,14 @@ class Adaptive(Own):
         now = clock.now()
         latest = now - self._target
         if not self._standing:
-            others_late = len(tasks) > self._apart and tasks[self._apart]._submitted < latest
+            others_late = len(tasks) > self._apart and submitted_at(tasks[self._apart]) < latest
             if not self._stands(now, late=others_late):
                 return
             tasks.rotate(-self._apart)  # to the new end, where tasks run first from now on
             self._apart = 0
         shed, others = 0, len(tasks) - self._apart
         tasks.rotate(-self._apart)  # to the new end, for they have not waited long
-        while len(tasks) > self.threads and tasks[0]._submitted < latest:
+        while len(tasks) > self.threads and submitted_at(tasks[0]) < latest:
             claim(tasks[0])
             del tasks[0]
             shed += 1

@@ -10,11 +10,11 @@ from typing import Any, Literal, TypeVar, cast
 
 from treadle._base import checks
 from treadle._base.words import counted, is_a, show, type_name
-from treadle._tasks.future import PENDING, Future
+from treadle._tasks.future import PENDING, Future, key_slot_of
 from treadle._tasks.options import KeySlot, slot_of
 from treadle.orders._counted import Counted
 from treadle.orders._fifo import Fifo
-from treadle.orders._order import Hands, Look, Order, Own, Task, hook_of, own
+from treadle.orders._order import Hands, Look, Order, Own, RareHandles, Task, handles_of, hook_of, own
 from treadle.orders._priority import Priority
 
 __all__ = ["Fair"]
@@ -60,7 +60,7 @@ class _Flow:
         if inner is None:
             self.waiting, self.put, self.give = order, order.put, partial(_give_of, order)
         else:
-            handles = inner._handles()
+            handles = handles_of(inner)
             self.waiting, self.put, self.give = handles.tasks, handles.put, handles.give
         self.credit: float = 0  # tasks that it may still run in this round, less than one of them left over
         self.listed = False  # among those that have tasks waiting and may run one
@@ -159,7 +159,7 @@ class Fair(Own):
 
     def put(self, task: Task, /) -> None:
         """Add a task."""
-        flow = self._flows.get(_slot(task)) or self._new_flow(_slot(task))
+        flow = self._flows.get(key_slot_of(task)) or self._new_flow(key_slot_of(task))
         self._tasks.append(None)
         flow.put(task)
         if not flow.listed and flow.running < flow.most_running:
@@ -180,7 +180,7 @@ class Fair(Own):
 
         And with the turn that it has taken for nothing: at once, if it is the only one of its key.
         """
-        flow = self._flows.get(_slot(task)) or self._new_flow(_slot(task))
+        flow = self._flows.get(key_slot_of(task)) or self._new_flow(key_slot_of(task))
         self._tasks.append(None)
         flow.order.put_first(task)
         if len(flow.waiting) > 1:
@@ -212,17 +212,17 @@ class Fair(Own):
 
     def _victim(self, newcomer: Task) -> Task:
         """Return a task of the key that has most waiting, or of the newcomer's, if that is full."""
-        flow = self._flows.get(_slot(newcomer))
+        flow = self._flows.get(key_slot_of(newcomer))
         if flow is None or not self.full(newcomer, 0):
             flow = max(self._flows.values(), key=lambda flow: len(flow.waiting), default=None)
         if flow is None or not flow.waiting:
             raise IndexError("no task waits")
-        return flow.order.evict(newcomer) if flow.inner is None else flow.inner._victim(newcomer)
+        return flow.order.evict(newcomer) if flow.inner is None else RareHandles(flow.inner).victim(newcomer)
 
     def _drop(self, victim: Task) -> None:
-        flow = self._flows[_slot(victim)]
+        flow = self._flows[key_slot_of(victim)]
         if flow.inner is not None:
-            flow.inner._drop(victim)
+            RareHandles(flow.inner).drop(victim)
         del self._tasks[-1]
         self._leave_if_empty(flow)
 
@@ -239,7 +239,7 @@ class Fair(Own):
     def _mend(self) -> None:
         for flow in self._flows.values():
             if flow.inner is not None:
-                flow.inner._mend()
+                RareHandles(flow.inner).mend()
             flow.running = sum(its is flow for its in self._taken.values())
         self._count()
         known = [flow for flow in self._ready if self._flows.get(flow.key) is flow]
@@ -285,17 +285,17 @@ class Fair(Own):
 
     def full(self, task: Task, beside: int, /) -> bool:
         """Return whether the key of `task`, which has so many waiting elsewhere, has no room for one more."""
-        flow = self._flows.get(_slot(task))
-        return (0 if flow is None else len(flow.waiting)) + beside >= self._max_waiting[_slot(task)]
+        flow = self._flows.get(key_slot_of(task))
+        return (0 if flow is None else len(flow.waiting)) + beside >= self._max_waiting[key_slot_of(task)]
 
     def holds(self, task: Task, /) -> bool:
         """Return whether `task`, if it came now, would have to wait for others of its key."""
-        flow = self._flows.get(_slot(task))
+        flow = self._flows.get(key_slot_of(task))
         return flow is not None and len(flow.waiting) + flow.running >= flow.most_running
 
     def holders(self, task: Task, /) -> list[Task]:
         """Return the tasks of which one has to end before `task` may run; none, if it may."""
-        flow = self._flows.get(_slot(task))
+        flow = self._flows.get(key_slot_of(task))
         if flow is None or flow.running < flow.most_running:
             return []
         return [taken for taken, its_flow in self._taken.items() if its_flow is flow]
@@ -303,11 +303,6 @@ class Fair(Own):
     def __repr__(self) -> str:
         keys = sum(1 for flow in self._flows.values() if flow.waiting)
         return f"Fair({len(self._tasks)} waiting, of {counted(keys, 'key')})"
-
-
-def _slot(task: Any) -> KeySlot:
-    slot: KeySlot = task._options.slot
-    return slot
 
 
 def _give_of(order: Order, hands: Hands) -> None:

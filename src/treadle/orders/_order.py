@@ -7,7 +7,20 @@ from collections import deque
 from collections.abc import Callable, Collection, Hashable, Sequence
 from typing import Any, Literal, Protocol
 
-__all__ = ["Handles", "Hands", "Look", "Order", "OrderName", "Own", "Task", "hook_of", "own", "put_in_place"]
+__all__ = [
+    "Handles",
+    "Hands",
+    "Look",
+    "Order",
+    "OrderName",
+    "Own",
+    "RareHandles",
+    "Task",
+    "handles_of",
+    "hook_of",
+    "own",
+    "put_in_place",
+]
 
 Look = Literal["priority", "key"]
 OrderName = Literal["fifo", "priority", "fair", "adaptive"]
@@ -170,6 +183,20 @@ class Handles:
         self.line = line  # what is given from its left end, if that is all there is to it
 
 
+class RareHandles:
+    """What is used for few tasks, and after an exception."""
+
+    __slots__ = ("drop", "idle", "mend", "shed", "victim")
+
+    def __init__(self, order: Own) -> None:
+        self.victim: Callable[[Any], Any]
+        self.drop: Callable[[Any], object]
+        self.shed: Callable[[Callable[[Any], object]], object]
+        self.mend: Callable[[], object]
+        self.idle: tuple[object, ...]
+        self.victim, self.drop, self.shed, self.mend, self.idle = order._rare_handles()
+
+
 class Own(Order):
     """An order of treadle's own, whose containers may be used in the place of its methods.
 
@@ -245,9 +272,17 @@ class Own(Order):
     def _handles(self) -> Handles:
         return Handles(self._tasks, self._ready, self.put, self._give)
 
+    def _rare_handles(self) -> tuple[Any, ...]:
+        return self._victim, self._drop, self._shed, self._mend, self._idle()
+
     def _idle(self) -> tuple[object, ...]:
         """Return those of its functions that have nothing to say, as it was set up."""
         return ()
+
+
+def handles_of(order: Own) -> Handles:
+    """Return what is used of `order` for every task."""
+    return order._handles()
 
 
 def own(order: Order) -> Own | None:
@@ -259,7 +294,7 @@ def hook_of(order: Order, name: str) -> Any:
     """Return the method of that name; None if it has nothing to say, so that nobody need call it for every task."""
     method = getattr(order, name)
     function = getattr(method, "__func__", method)
-    idle = function is getattr(Order, name) or (isinstance(order, Own) and function in order._idle())
+    idle = function is getattr(Order, name) or (isinstance(order, Own) and function in RareHandles(order).idle)
     return None if idle else method
 
 

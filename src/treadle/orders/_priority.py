@@ -8,6 +8,7 @@ from heapq import heapify, heappop, heappush, heapreplace
 from typing import Any
 
 from treadle._base import checks
+from treadle._tasks.future import submitted_at
 from treadle.orders._counted import Counted
 from treadle.orders._order import Hands, Look, Own, Task, put_in_place
 
@@ -57,8 +58,8 @@ class Priority(Own):
             heads = self._heads
             if len(heads) == 1:
                 _, negated, other = heads[0]
-                heads[0] = (other[0]._submitted + negated * self._age, negated, other)
-            heappush(heads, (task.submitted - priority * self._age, -priority, level))
+                heads[0] = (submitted_at(other[0]) + negated * self._age, negated, other)
+            heappush(heads, (submitted_at(task) - priority * self._age, -priority, level))
 
     def put_first(self, task: Task, /) -> None:
         """Add a task that was taken before its time: it is due when it was."""
@@ -76,7 +77,7 @@ class Priority(Own):
         if not level:
             heappop(heads)
         elif len(heads) > 1:
-            heapreplace(heads, (level[0]._submitted + negated * self._age, negated, level))
+            heapreplace(heads, (submitted_at(level[0]) + negated * self._age, negated, level))
 
     def _victim(self, newcomer: Task) -> Task:
         """Return, of the least urgent tasks, the one that came first."""
@@ -105,7 +106,7 @@ class Priority(Own):
     def _set_up(self) -> None:
         """Find the heads anew."""
         self._heads[:] = [
-            (level[0]._submitted - priority * self._age, -priority, level)
+            (submitted_at(level[0]) - priority * self._age, -priority, level)
             for priority, level in self._levels.items()
             if level
         ]

@@ -112,7 +112,9 @@ class Fleet:
         self._counted: set[Lane] = set()  # whose connections are in `cut`
         self._ended = False
         self.lanes = [self._new_lane(number, dispatcher) for number in range(_lanes_wanted(dispatcher))]
-        lifecycle.after_fork(self)  # not by way of the server, which does not know it before `start` has returned
+        lifecycle.after_fork(
+            self._forget_threads
+        )  # not by way of the server, which does not know it before `start` has returned
 
     def _new_lane(self, number: int, dispatcher: Dispatcher) -> Lane:
         lane = Lane(f"{self.protocol.name}-{number}", dispatcher, self.deadlines.period())

@@ -14,6 +14,7 @@ from treadle._base import checks, clock
 from treadle._base.words import all_of, counted, log
 from treadle._dispatch import lifecycle
 from treadle._pool.pool import Pool
+from treadle._pool.submit import dispatcher_of
 from treadle.errors import PoolClosed
 from treadle.server._burst import Bursts
 from treadle.server._parking import Parking, ended
@@ -68,7 +69,7 @@ class Lot:
         self.pause = FIRST_PAUSE
         self.deaf = False  # its listener lets nobody in any more
         self.bursts = Bursts()
-        lifecycle.after_fork(self)
+        lifecycle.after_fork(self._forget_threads)
 
     def set_handler(self, handler: Any) -> None:
         """Have `handler` make the handlers."""
@@ -135,14 +136,14 @@ class Lot:
     def _submit(self, visit: Visit) -> None:
         pool = self._open_pool()
         visit.task = task = pool.options(name=type(self.server).__name__)._task_made(visit.run, (), {})
-        pool._task_dispatcher.enter_later(task, "block")
+        dispatcher_of(pool).enter_later(task, "block")
         task.add_done_callback(visit.settled)
         if self.converses and visit.shake_by is None and isinstance(visit.request, socket.socket):
             self._tell_if_all_talk(pool)
 
     def _tell_if_all_talk(self, pool: Pool) -> None:
         """Say that every thread is in a conversation, so that clients which wait for one do not look forgotten."""
-        home = pool._task_dispatcher
+        home = dispatcher_of(pool)
         if not home.free_threads() and (burst := self.bursts.of("talk")).begins():
             said = "%s: %s taken by conversations, so others wait (max_workers)%s"
             log(_log, logging.WARNING, said, self, all_of(home.workers.max_workers, "thread"), burst.rest)
@@ -158,7 +159,7 @@ class Lot:
                     # Its queue needs no bound: nothing enters that max_connections has not let in.
                     self.pool = Pool(server.max_workers, queue_size=None, name=type(server).__name__)
                     # With daemon threads, nobody waits at exit for what still runs.
-                    self.pool._task_dispatcher.state.abandoned = server.daemon_threads
+                    dispatcher_of(self.pool).state.abandoned = server.daemon_threads
             return self.pool
 
     def forget(self, visit: Visit) -> None:

@@ -20,6 +20,7 @@ from treadle._base.words import counted, log
 from treadle._dispatch import lifecycle
 from treadle._pool.pool import Pool
 from treadle._pool.snapshot import names_of, report_leaving, undone
+from treadle._pool.submit import dispatcher_of, settings_of
 from treadle.errors import BindError
 from treadle.server._fleet import Fleet
 from treadle.server._limits import Limits
@@ -157,7 +158,7 @@ class Server:
             self._state = "serving"
             self._starter = threading.get_ident()
         self._process = os.getpid()
-        lifecycle.after_fork(self)
+        lifecycle.after_fork(self._forget_threads)
         try:
             self._fleet = self._launch()
         except BaseException:
@@ -166,7 +167,7 @@ class Server:
             raise
         finally:
             self._starter = None
-        lifecycle.before_exit(self)
+        lifecycle.before_exit(self._leave, self._forget_threads)
         if self._state != "serving":  # `stop` was called meanwhile, and found nothing to stop
             self._begin_to_stop(max(0.0, self._deadline - clock.now()))
             self._wait()
@@ -176,7 +177,7 @@ class Server:
         return "serving %s on %s", self.protocol.name, str(self)
 
     def _launch(self) -> Fleet:
-        home, when_full = self._pool._task_dispatcher, self._pool._task_when_full
+        home, when_full = dispatcher_of(self._pool), settings_of(self._pool).when_full
         with home.lock:
             home.check_open()
         context = self._tls if self._tls is None or isinstance(self._tls, ssl.SSLContext) else _context_from(self._tls)
@@ -214,7 +215,7 @@ class Server:
         if self._process not in (None, os.getpid()):
             return 0
         self._begin_to_stop(seconds)
-        if self._pool._task_dispatcher.is_ours() or self._starter == threading.get_ident():
+        if dispatcher_of(self._pool).is_ours() or self._starter == threading.get_ident():
             return 0
         if self._fleet is not None and self._fleet.is_ours():
             return 0
@@ -314,7 +315,7 @@ class Server:
 
     def _pool_over(self, until: float) -> None:
         """Close the server's own pool, and wait for its threads; handlers that still run then are left behind."""
-        dispatcher = self._pool._task_dispatcher
+        dispatcher = dispatcher_of(self._pool)
         if not self._ends_pool or dispatcher.abandoned:  # which was told already
             return
         self._pool.shutdown(wait=False, cancel_futures=True)
@@ -325,7 +326,7 @@ class Server:
 
     def _tell_left_behind(self, timeout: float) -> None:
         """Log what still runs at the end."""
-        dispatcher = self._pool._task_dispatcher
+        dispatcher = dispatcher_of(self._pool)
         left = undone(dispatcher)
         if not report_leaving(dispatcher, timeout) or left:
             what = counted(len(left), "handler still runs", "handlers still run")

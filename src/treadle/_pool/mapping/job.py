@@ -18,7 +18,7 @@ from treadle._pool.mapping.feed import Feed
 from treadle._pool.mapping.outcome import Outcome
 from treadle._tasks.call import NoContext, name_of
 from treadle._tasks.contexts import copier
-from treadle._tasks.future import RUNNING, Future
+from treadle._tasks.future import RUNNING, Future, InternalTask, context_of, wait_anew
 from treadle._tasks.options import TaskOptions
 from treadle._tasks.scope import Scope, current
 from treadle._tasks.scoped import new_task, scope_around
@@ -40,14 +40,16 @@ class Item:
     """One call of the function: first its arguments, then what came of it."""
 
     __slots__ = ("_cold", "_options", "args", "number", "value")
-    _silent = False  # observers are told of it
-    _get_cold = Future._get_cold
 
     args: Any  # the one argument, or a tuple of them: see `Job.spread`; None once it has run
     number: int  # its place in the input
     value: Any  # NOT_YET; then what was returned, or a Failure
     _cold: Any
     _options: TaskOptions  # its job's; unset where nobody is told of it
+
+    def belong_to(self, options: TaskOptions) -> None:
+        """Be a task with these, to observers."""
+        self._options = options
 
 
 NOT_YET = object()
@@ -68,11 +70,10 @@ def _telling(fn: Callable[[Any], Any]) -> Callable[[Any], Outcome[Any, Any]]:
     return lambda item: Outcome(item, fn(item), None)
 
 
-class MapTask(Future[Any]):
+class MapTask(InternalTask):
     """A task that runs items of a job, one after another."""
 
-    __slots__ = ("item", "job")
-    _silent = True  # observers are told of its items instead
+    __slots__ = ("item", "job")  # of which observers are told instead
 
     job: Job
     item: Item | None  # that it runs
@@ -84,9 +85,6 @@ class MapTask(Future[Any]):
         self._result = self._exception = None
         return self.job.work(self)
 
-    def _forget_call(self) -> None:
-        pass
-
     def _inherited(self) -> Scope | None:
         return self.job.scope
 
@@ -94,8 +92,7 @@ class MapTask(Future[Any]):
         scope = self.job.scope
         return 0.0 if self.item is None or scope is None else scope.overdue()
 
-    def _orphan(self) -> None:
-        super()._orphan()
+    def _after_orphan(self) -> None:
         self.job.orphan(self.item)
 
 
@@ -320,7 +317,7 @@ class Job(Feed):
         most, chunksize, door = dispatcher.workers.max_workers, self.chunksize, self.door
         fn, spread, popleft = self.called(), self.spread, waiting.popleft
         # A turn itself has a context only where it is run inside of something else, and then items need one too.
-        copy = copier(turn._context if isinstance(self.context, NoContext) else self.context, lent_here(dispatcher))
+        copy = copier(context_of(turn) if isinstance(self.context, NoContext) else self.context, lent_here(dispatcher))
         hand_over = None if self.ordered else self.results.append
         self.running.add(turn)
         ran = failed = left = 0
@@ -363,7 +360,7 @@ class Job(Feed):
         if turn not in self.live:  # the process was forked in the middle of it
             return False
         self.running.discard(turn)
-        turn._submitted = clock.now()  # if it goes on, it waits since now
+        wait_anew(turn)  # if it goes on
         if not again:
             self.live.discard(turn)  # before the look: see the class
             again = bool(self.waiting)
@@ -415,7 +412,7 @@ class Job(Feed):
     def announce_submitted(self, item: Item) -> None:
         """Tell the observers of an item that nobody else knows yet."""
         item.args = (item, item.args) if self.single else (item, *item.args)
-        item._options = self.options
+        item.belong_to(self.options)
         try:
             self.dispatcher.notify_observers("submitted", cast(Any, item), name=self.name)
         except BaseException:  # Ctrl-C

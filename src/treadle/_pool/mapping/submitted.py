@@ -181,11 +181,10 @@ class Calls(Feed):
         self.numbered.clear()
 
 
-class Reader(ours.Future[Any]):
+class Reader(ours.InternalTask):
     """A task that submits some calls of a map to which nobody else attends."""
 
     __slots__ = ("calls",)
-    _silent = True
 
     calls: Calls
 
@@ -202,9 +201,6 @@ class Reader(ours.Future[Any]):
         finally:
             self._context = None
         return False
-
-    def _forget_call(self) -> None:
-        pass
 
     def _inherited(self) -> Scope | None:
         return self.calls.scope
