@@ -33,6 +33,14 @@ EXCEPTIONS = {
     ): "`PoolView.pool` is a Pool, whose `options` returns a PoolView: the two know each other",
 }
 STEPS_WITHOUT_CIRCLES = ("_base", "_tasks", "orders", "_dispatch", "_pool", "_flow")  # `server` is to come
+# How often names with one underscore are touched on something other than `self`, below the server. An object is used
+# through its own methods, and functions of its module. What is left: the fields that `Submitter.submit` fills in, and
+# what `work` does for every task, where a call would show; what the lowest modules ask of a task, which they cannot
+# import; one line for each function by which a module lets others use what is hidden from a class's users; and a few
+# private names of the standard library. It may only shrink.
+PRIVATE_REACH = 40
+OF_THE_STANDARD_FUTURE = {"_state", "_result", "_exception", "_waiters", "_condition", "_done_callbacks"}
+ABOVE = {"server", "_cli", "__main__.py"}
 
 THREAD_CLASSES = {"Thread", "Timer"}
 THREAD_FUNCTIONS = {"start_new_thread", "start_new", "start_joinable_thread"}
@@ -250,6 +258,45 @@ def test_only_server_and_fetch_touch_sockets(path: Path) -> None:
     assert not found or name_of(path).startswith(MAY_TOUCH_SOCKETS), (
         f"{name_of(path)} imports sockets, at lines {found}"
     )
+
+
+def private_reach_in(tree: ast.AST) -> list[str]:
+    """Give line and name of each attribute with one underscore in front that is somebody else's."""
+    return [
+        f"{node.lineno} {node.attr}"
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute)
+        and node.attr.startswith("_")
+        and not node.attr.startswith("__")
+        and node.attr not in OF_THE_STANDARD_FUTURE
+        and not (isinstance(node.value, ast.Name) and node.value.id in {"self", "cls"})
+    ]
+
+
+def test_objects_are_used_through_their_own_methods() -> None:
+    below = [path for path in MODULES if name_of(path).split("/")[0] not in ABOVE]
+    found = [f"{name_of(path)}:{place}" for path in below for place in private_reach_in(tree_of(path))]
+    assert len(found) <= PRIVATE_REACH, "\n".join(found)
+    assert len(found) == PRIVATE_REACH, f"{len(found)} are left: lower PRIVATE_REACH to that"
+
+
+@pytest.mark.parametrize(
+    ("source", "reaches"),
+    [
+        ("task._owner", True),
+        ("self._pool._task_dispatcher.close()", True),
+        ("Future._finish", True),
+        ("super()._orphan()", True),
+        ("task._rate = None", True),
+        ("self._owner", False),
+        ("cls._made()", False),
+        ("task._state", False),
+        ("task.__class__", False),
+        ("task.owner", False),
+    ],
+)
+def test_reach_rule_sees_a_private_name(source: str, reaches: bool) -> None:
+    assert bool(private_reach_in(ast.parse(source))) is reaches
 
 
 def log_calls_in(tree: ast.AST) -> list[int]:
