@@ -514,7 +514,7 @@ class Dispatcher:
             error: what the submit is to raise.
         """
         if self._do(self._take_back, task) or task.done():
-            end_unrun(task, "rejected", error)
+            end_unrun(task, "rejected", error, "refuse")
 
     def _take_back(self, task: Task) -> bool:
         """Take a task that has not begun from wherever it is; the lock is held. False: it has, or is done."""
@@ -1099,13 +1099,13 @@ class Dispatcher:
         if why == "too_old" or why == "discarded":
             end_unrun(task, "shed", shed_error(self.name, task, why))
         elif why == "closed":
-            end_unrun(task, "closed", PoolClosed(self.name, str(self.state.closed)))
+            end_unrun(task, "cancelled", PoolClosed(self.name, str(self.state.closed)), "cancel")
         elif why == "broken":
             end_unrun(task, "cancelled", self.state.why_broken())
         elif why == "turned away":
-            end_unrun(task, "turned away", self._why_no_more())
+            end_unrun(task, "rejected", self._why_no_more(), "turn away")
         elif isinstance(why, PoolFull):
-            end_unrun(task, "turned away", why)
+            end_unrun(task, "rejected", why, "turn away")
         elif isinstance(why, BaseException):
             end_unrun(task, "cancelled", why)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal, cast
 
 from treadle._base import clock
+from treadle._tasks.future import options_of, submitted_at
 from treadle.errors import Shed
 
 if TYPE_CHECKING:
@@ -17,4 +18,4 @@ Reason = Literal["too_old", "discarded"]
 
 def shed_error(pool: str, task: Task, reason: str) -> Shed:
     """Return the error that says that `task` was given up; no lock is held, for it shows the task's name and key."""
-    return Shed(pool, task.name, clock.now() - task.submitted, cast(Reason, reason), key=task.key)
+    return Shed(pool, task.name, clock.now() - submitted_at(task), cast(Reason, reason), key=options_of(task).key)

@@ -25,7 +25,10 @@ if TYPE_CHECKING:
     from treadle._tasks.options import TaskOptions
     from treadle._tasks.rate import Rate
 
-__all__ = ["BARE", "POLICIES", "Settings", "Submitter", "WhenFull", "dispatcher_of", "keeps_context", "settings_of"]
+    # What a view has as its pool has it, unless it is made with something else: in the order of `settings_of`.
+    Settings = tuple[Dispatcher, Entrance, bool, str, float | None, TaskOptions, Rate | None]
+
+__all__ = ["BARE", "POLICIES", "Submitter", "WhenFull", "dispatcher_of", "keeps_context", "settings_of"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -150,44 +153,17 @@ class Submitter:
         return new_task(self._task_dispatcher, call, args, context, options, Future, self._task_rate)
 
 
-class Settings:
-    """What a view has as its pool has it, unless it is made with something else."""
-
-    __slots__ = ("block_timeout", "context", "dispatcher", "entrance", "options", "rate", "when_full")
-
-    def __init__(
-        self,
-        dispatcher: Dispatcher,
-        entrance: Entrance,
-        context: bool,
-        when_full: str,
-        block_timeout: float | None,
-        options: TaskOptions,
-        rate: Rate | None,
-    ) -> None:
-        self.dispatcher = dispatcher
-        self.entrance = entrance
-        self.context = context
-        self.when_full = when_full
-        self.block_timeout = block_timeout
-        self.options = options
-        self.rate = rate
-
-
 # What others may ask of a pool, or a view of one, whose own names are its user's to choose.
 dispatcher_of: Callable[[Any], Dispatcher] = attrgetter("_task_dispatcher")
 keeps_context: Callable[[Any], bool] = attrgetter("_task_context")  # whether tasks run in their submitter's
-_settings_of = attrgetter(
-    "_task_dispatcher",
-    "_task_entrance",
-    "_task_context",
-    "_task_when_full",
-    "_task_block_timeout",
-    "_task_options",
-    "_task_rate",
+settings_of: Callable[[Any], tuple[Dispatcher, Entrance, bool, str, float | None, TaskOptions, Rate | None]] = (
+    attrgetter(
+        "_task_dispatcher",
+        "_task_entrance",
+        "_task_context",
+        "_task_when_full",
+        "_task_block_timeout",
+        "_task_options",
+        "_task_rate",
+    )
 )
-
-
-def settings_of(pool: Submitter) -> Settings:
-    """Return how `pool` runs what is submitted to it."""
-    return Settings(*_settings_of(pool))

@@ -27,7 +27,7 @@ from treadle._pool.mapping.outcome import Outcome
 from treadle._pool.mapping.results import MapIterator, OutcomeIterator, Results, read_ahead
 from treadle._pool.mapping.submitted import Calls, FutureMap, FutureOutcomes
 from treadle._pool.passage import pass_through, untouched
-from treadle._pool.submit import BARE, POLICIES, Settings, Submitter, WhenFull, settings_of
+from treadle._pool.submit import BARE, POLICIES, Submitter, WhenFull, settings_of
 from treadle._pool.wait import wait as wait_for
 from treadle._tasks.contexts import taken
 from treadle._tasks.future import Future, options_of
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
     from treadle import Pool  # the public face: the two know each other
     from treadle._pool import aio
+    from treadle._pool.submit import Settings
 
 if not TYPE_CHECKING:
     aio = Late("treadle._pool.aio")
@@ -133,20 +134,23 @@ class PoolView(Submitter, Executor):
     def __init__(self, pool: Pool) -> None:
         if not (is_a(pool, ThreadPoolExecutor) and hasattr(pool, "_task_dispatcher")):
             raise TypeError(f"pool={show(pool)} is {type_name(pool)}; allowed: a treadle.Pool")
+        self._set_up(pool, settings_of(pool))
+
+    def _set_up(self, pool: Any, settings: Settings, deadline: float | None = None) -> None:
         self._task_pool = pool
-        self._set_up(settings_of(pool), None)
+        (
+            self._task_dispatcher,
+            self._task_entrance,
+            self._task_context,
+            self._task_when_full,
+            self._task_block_timeout,
+            options,
+            self._task_rate,
+        ) = settings
+        self._task_options = options.copy()  # an object of its own, by which its tasks are found
+        self._task_deadline = deadline  # seconds from the submission of a task
         self._task_door = Door(self._task_dispatcher)
         self._task_vetted = checks.Vetted()
-
-    def _set_up(self, settings: Settings, deadline: float | None) -> None:
-        self._task_dispatcher = settings.dispatcher
-        self._task_entrance = settings.entrance
-        self._task_context = settings.context
-        self._task_when_full = settings.when_full
-        self._task_block_timeout = settings.block_timeout
-        self._task_options = settings.options.copy()  # an object of its own, by which its tasks are found
-        self._task_rate = settings.rate
-        self._task_deadline = deadline  # seconds from the submission of a task
 
     def options(
         self,
@@ -185,10 +189,10 @@ class PoolView(Submitter, Executor):
             before.priority if priority is None else priority,
             before.key if key is None else key,
         )
-        view = (PoolView if allowed is None else _Timed)(self._task_pool)
         rate = self._task_rate if rate is None else rate_of(rate)
         dispatcher, entrance, context = self._task_dispatcher, self._task_entrance, self._task_context
-        view._set_up(Settings(dispatcher, entrance, context, policy, patience, options, rate), allowed)
+        view = object.__new__(PoolView if allowed is None else _Timed)
+        view._set_up(self._task_pool, (dispatcher, entrance, context, policy, patience, options, rate), allowed)
         return view
 
     @property

@@ -32,7 +32,7 @@ from functools import partial
 from operator import attrgetter
 from threading import Condition
 from types import FunctionType
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 from treadle._base import checks, clock
 from treadle._base.locks import locked
@@ -96,8 +96,6 @@ class _State(str):
 SETTLED = _State(FINISHED)
 
 DESCRIPTIONS = {CANCELLED_AND_NOTIFIED: "cancelled"}  # as the standard library shows states
-REFUSED = ("rejected", "turned away")  # those that no pool has taken
-TOLD = {"turned away": "rejected", "closed": "cancelled"}  # to observers, where it has another name
 
 GONE = Gone()
 
@@ -502,25 +500,30 @@ class Future(_base.Future[T]):
         self._let_go([self._forget_call()])
         self._settle_once(None, error)
 
-    def _end_unrun(self, how: str, error: BaseException) -> None:
-        """Tell the observers what becomes of a future that will not be run, and let it end so. It may be called again.
+    def _end_unrun(
+        self, what: str, error: BaseException, how: Literal["fail", "cancel", "refuse", "turn away"] = "fail"
+    ) -> None:
+        """Tell the observers `what` becomes of a future that will not be run, and end it. It may be called again.
 
         Args:
-            how: "rejected": its caller has it; "turned away": its caller awaits it; "closed": it is cancelled; or else
-                what the observers are told, and it fails.
+            what: the observers' method.
             error: why.
+            how: "fail": with the error. "cancel". "refuse": its caller is told, and nobody has it. "turn away": its
+                caller awaits it, so it fails as well.
         """
         try:
-            self._owner.notify_observers(TOLD.get(how, how), self, error)
+            self._owner.notify_observers(what, self, error)
         finally:
-            try:
-                if how in REFUSED:
+            if how == "fail":
+                self._drop(error)
+            elif how == "cancel":
+                self._abandon(error)
+            else:
+                try:
                     self._refuse(error)
-            finally:
-                if how == "closed":
-                    self._abandon(error)
-                elif how != "rejected":
-                    self._drop(error)
+                finally:
+                    if how == "turn away":
+                        self._drop(error)
 
     def _orphan(self) -> None:
         """In a forked child, settle what the parent goes on with; no other thread lives."""

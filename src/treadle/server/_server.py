@@ -20,7 +20,7 @@ from treadle._base.words import counted, log
 from treadle._dispatch import lifecycle
 from treadle._pool.pool import Pool
 from treadle._pool.snapshot import names_of, report_leaving, undone
-from treadle._pool.submit import dispatcher_of, settings_of
+from treadle._pool.submit import dispatcher_of
 from treadle.errors import BindError
 from treadle.server._fleet import Fleet
 from treadle.server._limits import Limits
@@ -177,7 +177,7 @@ class Server:
         return "serving %s on %s", self.protocol.name, str(self)
 
     def _launch(self) -> Fleet:
-        home, when_full = dispatcher_of(self._pool), settings_of(self._pool).when_full
+        home, when_full = dispatcher_of(self._pool), self._pool._task_when_full
         with home.lock:
             home.check_open()
         context = self._tls if self._tls is None or isinstance(self._tls, ssl.SSLContext) else _context_from(self._tls)
