@@ -51,7 +51,7 @@ from treadle._dispatch.admission import Admission, Verdict, WaitingSubmitter
 from treadle._dispatch.idle import IdleTask
 from treadle._dispatch.queue import TaskQueue
 from treadle._dispatch.shedding import shed_error
-from treadle._dispatch.state import AT_EXIT, Claims, State, Task
+from treadle._dispatch.state import AT_EXIT, INLINE, REFUSED, Claims, State, Task
 from treadle._dispatch.worker import ThreadSetup, Worker, current_worker, lent_here
 from treadle._dispatch.workers import Entrance, Workers
 from treadle._tasks.call import NoContext
@@ -408,9 +408,7 @@ class Dispatcher:
             else:
                 self._put(task)
         elif verdict is Verdict.RUN_HERE:
-            loud = not isinstance(task, InternalTask)
-            self.state.counts.inline += loud
-            self.state.claimed[task] = "inline"
+            self._take_in_hand(task)
             task._state = RUNNING
         elif verdict is Verdict.WAIT:
             submitter = WaitingSubmitter(blocking=when_full != "later")
@@ -490,7 +488,7 @@ class Dispatcher:
             return None
         full = self.admission.full(task, waited)
         self.admission.waiting[task].refusal = error
-        self.state.claimed[task] = "refused"
+        self.state.claimed[task] = REFUSED
         task._state = RUNNING
         self.admission.let_go(task)
         return full
@@ -538,12 +536,10 @@ class Dispatcher:
             else:
                 task._state = CANCELLED_AND_NOTIFIED
             return True
-        why = state.claimed.get(task)
-        if why == "refused" or why == "inline":  # its caller has it
+        if self._put_down(task) or state.claimed.get(task) is REFUSED:  # its caller has it
+            state.claimed.pop(task, None)
             counts.rejected += loud
-            counts.inline -= loud and why == "inline"
             task._state = CANCELLED_AND_NOTIFIED
-            del state.claimed[task]
             return True
         if task._state is not RUNNING:
             return False
@@ -690,22 +686,13 @@ class Dispatcher:
             raise
         return True
 
-    def claim(self, task: Task) -> bool:
-        """Set a pending task to running, for the caller to `run_here`; False when somebody was faster."""
-        claimed = self._do(self._claim_for_caller, task)
-        if claimed:
-            self.follow_up()
-        return claimed
-
     def _claim_for_caller(self, task: Task) -> bool:
         """Claim a task to be run in this thread; the lock is held."""
         if task._state != PENDING:
             if isinstance(task, ScopedTask):  # a thread may have it only to ask its rate
                 want(task)
             return False
-        loud = not isinstance(task, InternalTask)
-        self.state.counts.inline += loud
-        self.state.claimed[task] = "inline"
+        self._take_in_hand(task)
         if task in self.admission.waiting:
             task._state = RUNNING
             self.admission.let_go(task)
@@ -716,18 +703,44 @@ class Dispatcher:
 
     def _give_back(self, task: Task) -> None:
         """Put a task back that was claimed to be run in this thread, and was not begun; the lock is held."""
-        if self.state.claimed.get(task) == "inline":
-            loud = not isinstance(task, InternalTask)
+        if self.state.claimed.get(task) is INLINE:
             self.queue.resume(task)
-            self.state.counts.inline -= loud
-            del self.state.claimed[task]
+            self._put_down(task)
             self._see_to_it()
+
+    def _take_in_hand(self, task: Task) -> None:
+        """Have this thread hold a task that it is to run inside of others; the lock is held."""
+        worker, since, loud = current_worker(), clock.now(), not isinstance(task, InternalTask)
+        # No exception comes between these lines.
+        self.state.claimed[task] = INLINE
+        self.state.counts.inline += loud
+        if worker is None:
+            HERE.tasks = (*HERE.tasks, task)
+        else:
+            worker.outer += [(worker.task, worker.since)]
+            worker.task = task
+            worker.since = since
+
+    def _put_down(self, task: Task) -> bool:
+        """Take a task out of this thread's hands; the lock is held. False: it has begun, or is not there."""
+        worker, loud = current_worker(), not isinstance(task, InternalTask)
+        if self.state.claimed.get(task) is not INLINE:
+            return False
+        # No exception comes between these lines.
+        if worker is None:
+            HERE.tasks = HERE.tasks[:-1]
+        else:
+            worker.task, worker.since = worker.outer[-1]
+            del worker.outer[-1]
+        self.state.counts.inline -= loud
+        del self.state.claimed[task]
+        return True
 
     def run_here(self, task: Task) -> None:
         """Run a task that was claimed for it in this thread, inside whatever runs there already."""
         worker = current_worker()
         try:
-            self._begin_here(task, worker)
+            self.state.claimed.pop(task, None)  # it begins
             go_inside(task, partial(context_inside, self))
             while self.run(task):
                 pass
@@ -749,22 +762,12 @@ class Dispatcher:
         if worker is None and issubclass(type(task._exception), KeyboardInterrupt):
             raise see(task)  # Ctrl-C was meant for the program, whose own thread this is
 
-    def _begin_here(self, task: Task, worker: Worker | None) -> None:
-        """Take a task that was claimed for this thread into its hands."""
-        since = clock.now()
-        # No exception comes between these lines.
-        if worker is None:
-            HERE.tasks = (*HERE.tasks, task)
-        else:
-            worker.outer += [(worker.task, worker.since)]
-            worker.task = task
-            worker.since = since
-        del self.state.claimed[task]
-
     def _end_here(self, task: Task, worker: Worker | None) -> None:
         """Count a task that has run in this thread, unless that was done; the lock is held."""
         counts, loud = self.state.counts, not isinstance(task, InternalTask)
         failed = getattr(task, "_exception", None) is not None
+        if task in self.state.claimed:  # it has not begun
+            return
         # No exception comes between these lines.
         if worker is None:
             if not HERE.tasks or HERE.tasks[-1] is not task:
@@ -889,7 +892,7 @@ class Dispatcher:
                 self.queue.put(task)
             except PoolBroken as error:  # its caller is told, not who made the room
                 admission.waiting[task].refusal = error
-                self.state.claimed[task] = "refused"
+                self.state.claimed[task] = REFUSED
                 task._state = RUNNING
             admission.let_go(task)
 
@@ -1339,7 +1342,7 @@ class Dispatcher:
                 claims.add(task, "turned away")
             else:
                 submitter.refusal = why()
-                self.state.claimed[task] = "refused"
+                self.state.claimed[task] = REFUSED
                 task._state = RUNNING
             self.admission.let_go(task)
 

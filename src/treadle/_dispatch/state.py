@@ -11,11 +11,15 @@ from treadle.errors import PoolBroken, PoolClosed, PoolFull
 if TYPE_CHECKING:
     from treadle.events import Observer
 
-__all__ = ["AT_EXIT", "Claims", "Counts", "State", "Task"]
+__all__ = ["AT_EXIT", "INLINE", "REFUSED", "Claims", "Counts", "State", "Task"]
 
 Task = Future[Any]
 
 AT_EXIT = "interpreter shutdown"  # after what a pool is closed when the interpreter exits; the standard library's words
+
+# Why a task is claimed whose claimer has it in hand itself; compared by `is`, beside errors that are the user's.
+INLINE = "inline"  # it is about to run inside of what its thread runs
+REFUSED = "refused"  # its caller waited for room, and is to raise
 
 
 class Counts:

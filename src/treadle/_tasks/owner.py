@@ -42,12 +42,6 @@ class Owner(Protocol[F]):
     def withdrawn(self, future: F) -> None:
         """Do what follows from that; nothing is held."""
 
-    def claim(self, future: F) -> bool:
-        """Set a future that has not begun to running, for the caller to run; False when it is too late."""
-
-    def run_here(self, future: F) -> None:
-        """Run a claimed future in this thread."""
-
     def run_instead(self, future: F, say: Callable[[], object] | None = None) -> bool:
         """Run a future in this thread, which would wait for it, if it has not begun; `say` so before."""
 
@@ -101,14 +95,6 @@ class Unowned:
 
     def withdrawn(self, future: AnyFuture[Any]) -> None:
         """Do nothing."""
-
-    def claim(self, future: AnyFuture[Any]) -> bool:
-        """Return False: its maker runs it."""
-        return False
-
-    def run_here(self, future: AnyFuture[Any]) -> None:
-        """Never called, since nothing can be claimed."""
-        raise AssertionError("a future made by hand is run by whoever made it")
 
     def run_instead(self, future: AnyFuture[Any], say: Callable[[], object] | None = None) -> bool:
         """Return False: its maker runs it."""
