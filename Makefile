@@ -81,7 +81,7 @@ fuzz:            ## ten minutes of random bytes, faults and schedules against th
 	$(call ready,test)
 	$(PY) tests/fuzz/main.py $(ARGS)
 
-mutants:         ## break guarded lines, one at a time: which tests notice? ARGS='-k staff'
+mutants:         ## break guarded lines, one at a time: which tests notice? ARGS='-k workers'
 	$(call ready,test)
 	$(PY) tests/mutants/main.py $(ARGS)
 

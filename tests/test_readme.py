@@ -20,8 +20,10 @@ from programs import PATIENCE, TREADLE, Program, run
 ROOT = Path(__file__).parent.parent
 README, CHINESE = ROOT / "README.md", ROOT / "README.zh.md"
 CHANGELOGS = [ROOT / "CHANGELOG.md", ROOT / "CHANGELOG.zh.md"]
-DOCUMENTS = [README, CHINESE, *CHANGELOGS, *sorted((ROOT / "docs").glob("*.md"))]
-PAGES = [(page.with_name(page.name.replace(".zh.md", ".md")), page) for page in DOCUMENTS if page.match("docs/*.zh.md")]
+ARCHITECTURE = [ROOT / "ARCHITECTURE.md", ROOT / "ARCHITECTURE.zh.md"]
+DOCUMENTS = [README, CHINESE, *CHANGELOGS, *ARCHITECTURE, *sorted((ROOT / "docs").glob("*.md"))]
+TRANSLATED = [page for page in DOCUMENTS if page.match("docs/*.zh.md") or page == ARCHITECTURE[1]]
+PAGES = [(page.with_name(page.name.replace(".zh.md", ".md")), page) for page in TRANSLATED]
 TWINS = [(README, CHINESE), CHANGELOGS, *PAGES]
 NAME = re.compile(r"\b(?:[A-Z][a-z]+){2,}\b|\b\w+(?==)|--[a-z][a-z-]+", re.ASCII)  # PoolFull, queue_size=, --bind
 OPTIONAL = ["flask"]  # what a block of Python may import beside treadle and the standard library
