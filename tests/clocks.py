@@ -39,7 +39,7 @@ class FakeClock:
 class LeapingClock:
     """The machine's time, which leaps when a test says so: deadlines pass at the moment that it chooses.
 
-    The alarm's thread is told. Who sleeps until a deadline is not, and sleeps on.
+    The timers' thread is told. Who sleeps until a deadline is not, and sleeps on.
     """
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -52,7 +52,7 @@ class LeapingClock:
         return monotonic() + self._ahead
 
     def leap(self, seconds: float) -> None:
-        """Have that much time pass at once, and the alarm's thread look what is due."""
+        """Have that much time pass at once, and the timers' thread look what is due."""
         self._ahead += seconds
         looks = Event()
         alarm.TIMERS.call_at(0.0, looks.set)

@@ -270,7 +270,7 @@ def test_ctrl_c_while_a_refused_caller_wakes_leaves_its_task_rejected(monkeypatc
 
 
 def test_a_task_whose_deadline_passes_while_its_rate_is_asked_is_told_as_cancelled() -> None:
-    """Its thread had taken it, and the alarm takes it for one that runs."""
+    """Its thread had taken it, and the timers' thread takes it for one that runs."""
 
     class Slow(Bucket):
         def admit(self, task: Future[Any]) -> bool:

@@ -29,7 +29,7 @@ def still(monkeypatch: pytest.MonkeyPatch) -> FakeClock:
 
 @pytest.fixture
 def alarm(monkeypatch: pytest.MonkeyPatch) -> TimerThread:
-    """An alarm without a thread: it is rung by hand."""
+    """Timers without a thread: they are called by hand."""
     monkeypatch.setattr("treadle._base.timer.start_thread", lambda target, name: threading.current_thread())
     return TimerThread()
 

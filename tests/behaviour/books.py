@@ -193,7 +193,7 @@ class Audit:
             del self.pool  # tasks that ask for it fail from now on
 
     def come_to_rest(self) -> None:
-        """Wait until nothing runs any more, and the alarm has told whoever was to be called."""
+        """Wait until nothing runs any more, and the timers' thread has told whoever was to be called."""
         for thread in self.blocked:
             thread.join(LONG)
             assert not thread.is_alive(), f"a submit hangs: {self.program}"

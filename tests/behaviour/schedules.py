@@ -125,7 +125,7 @@ class Play:
             assert now.waiting <= self.schedule.queue_size + self.schedule.workers - now.busy, now
 
     def check_the_end(self) -> None:
-        """What holds when all is over, and the alarm has told whoever was to be called."""
+        """What holds when all is over, and the timers' thread has told whoever was to be called."""
         told = threading.Event()
         TIMERS.call_at(0.0, lambda: run_later(told.set))
         assert told.wait(30)

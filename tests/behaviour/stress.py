@@ -44,7 +44,7 @@ def main() -> int:
             raise
         played += 1
     started = [thread for thread in threading.enumerate() if thread not in before]
-    for thread in started:  # the alarm's stays for a moment after the last deadline
+    for thread in started:  # the timers' stays for a moment after the last deadline
         thread.join(10)
     left = [thread for thread in started if thread.is_alive()]
     print(f"{played} schedules, every invariant held, {len(left)} threads left")

@@ -315,7 +315,7 @@ def test_a_task_whose_deadline_passes_while_its_rate_holds_it_up_is_told_of_once
         with treadle.deadline(600):
             future = pool.options(rate=rate).submit(int)
         assert rate.asked.wait(PATIENCE)
-        future._expire(DeadlineExceeded(600))  # type: ignore[attr-defined]  # as the alarm does
+        future._expire(DeadlineExceeded(600))  # type: ignore[attr-defined]  # as the timers' thread does
         future._scope.leave(future)  # type: ignore[attr-defined]
         rate.go.set()
         assert isinstance(future.exception(PATIENCE), DeadlineExceeded)

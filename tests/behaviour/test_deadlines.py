@@ -38,7 +38,7 @@ SOON = 0.05  # seconds until a deadline that is to pass
 
 @pytest.fixture(autouse=True)
 def _alarm(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Give the test an alarm of its own, whose thread is gone when the test is."""
+    """Give the test timers of its own, whose thread is gone when the test is."""
     made = TimerThread()
     monkeypatch.setattr(alarm_module, "LINGER", 0.0)
     for module in (alarm_module, rate_module, scope_module, watchers_module):
@@ -118,7 +118,7 @@ def leap_when_watched(clock: LeapingClock, future: Future[Any]) -> None:
 
 
 def pass_deadline_of(future: Future[Any]) -> None:
-    """Have the alarm's thread find that the deadline of a task has passed, however far it is."""
+    """Have the timers' thread find that the deadline of a task has passed, however far it is."""
     scope: Scope = future._scope  # type: ignore[attr-defined]  # it was submitted under one
     alarm = alarm_module.TIMERS
     assert scope._timer is not None
@@ -738,7 +738,7 @@ def test_a_wait_ends_when_there_is_no_point_and_leaves_nothing_behind(kind: str,
             scope.cancel()
         outcome = waiter.outcome()
         expected = DeadlineExceeded if "late" in why else Cancelled
-        if kind == "room" and isinstance(outcome, Future):  # the alarm may come a moment before the wait ends
+        if kind == "room" and isinstance(outcome, Future):  # the timers' thread may come a moment before the wait ends
             outcome = outcome.exception(0)
         assert isinstance(outcome, expected), outcome
         waits.check_nothing_is_left()
@@ -1042,7 +1042,7 @@ def test_many_that_cancel_one_sleeper_at_once_are_all_told_it_was_asked() -> Non
 
 
 def test_a_return_against_the_deadline_each_callback_is_called_once_and_each_waiter_woken() -> None:
-    """The worker and the alarm settle it at the same time, over and over."""
+    """The worker and the timers' thread settle it at the same time, over and over."""
     with Pool(1) as pool:
         for _ in range(ROUNDS):
             calls: list[Any] = []

@@ -44,7 +44,7 @@ class TimelyAlarm(TimerThread):
 
 
 class Time:
-    """Time that stands still; what is due then rings in the thread of the test, for the alarm has none of its own."""
+    """Time that stands still; what is due then is called in the thread of the test, for the timers have none here."""
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.clock = FakeClock(patch)
@@ -74,7 +74,7 @@ def closing(*pools: Pool) -> Iterator[None]:
 
 
 def pass_by(pool: Pool) -> None:
-    """Return when the only thread of `pool` has seen all that waits in its order: so it has begun, or is put aside."""
+    """Return when the only thread of `pool` has seen all that waits in its order: so it has begun, or is throttled."""
     pool.options(rate=Rate(NO_RATE, burst=1000)).submit(int).result(PATIENCE)
 
 

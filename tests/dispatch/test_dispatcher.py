@@ -122,7 +122,7 @@ def test_the_results_of_tasks_that_were_run_elsewhere_are_let_go_of_without_the_
 
 
 def test_a_task_that_its_deadline_fails_just_before_it_waits_for_its_rate_is_forgotten() -> None:
-    """The alarm takes it for one that runs, and leaves what it holds to its thread."""
+    """The timers' thread takes it for one that runs, and leaves what it holds to its thread."""
 
     class Argument:
         pass

@@ -63,7 +63,7 @@ def test_it_is_preempted_once_when_a_task_waits_that_nobody_is_free_for() -> Non
         assert post.preemptions == 1
 
 
-def test_one_task_preemptions_one_of_several() -> None:
+def test_one_task_preempts_one_of_several() -> None:
     with Pool(2) as pool:
         posts = [Post(pool._task_dispatcher), Post(pool._task_dispatcher)]
         for post in posts:
@@ -151,7 +151,7 @@ def test_no_thread_beyond_the_limit_is_started_for_it() -> None:
         assert not second.began.is_set()
 
 
-def test_shutdown_preemptions_it_and_forgets_what_nobody_does() -> None:
+def test_shutdown_preempts_it_and_forgets_what_nobody_does() -> None:
     pool = Pool(1)
     done, left = Post(pool._task_dispatcher), Post(pool._task_dispatcher)
     pool._task_dispatcher.add_idle(done)

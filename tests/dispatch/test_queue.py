@@ -143,7 +143,7 @@ def test_a_task_that_waits_takes_up_room_until_it_leaves(monkeypatch: pytest.Mon
 
 
 def test_a_task_that_was_called_before_it_came_goes_back_to_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its rate may call it between the moment it is refused and the moment it is put aside."""
+    """Its rate may call it between the moment it is refused and the moment it is throttled."""
     FakeClock(monkeypatch)
     rate = Rate(1.0)
     with Pool(1) as pool:

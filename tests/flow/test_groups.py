@@ -36,7 +36,7 @@ LONG = 600.0  # seconds that no test waits for
 
 @pytest.fixture(autouse=True)
 def _alarm(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Give the test an alarm of its own, whose thread is gone when the test is."""
+    """Give the test timers of its own, whose thread is gone when the test is."""
     made = TimerThread()
     monkeypatch.setattr(alarm_module, "LINGER", 0.0)
     for module in (alarm_module, scope_module, watchers_module):
@@ -96,7 +96,7 @@ def opened_at_the_end(gate: threading.Event) -> Iterator[None]:
 
 
 def pass_deadline_of(future: Future[Any]) -> None:
-    """Have the alarm's thread find that the deadline of a task has passed, however far it is."""
+    """Have the timers' thread find that the deadline of a task has passed, however far it is."""
     scope: Scope = future._scope  # type: ignore[attr-defined]  # it was submitted under one
     assert scope._timer is not None
     scope._timer.cancel()

@@ -249,7 +249,7 @@ def test_putting_back_what_waited_for_its_rate_that_raises_breaks_the_pool(logs:
     future = pool.options(rate=rate).submit(abs, -1)
     tick = threading.Event()
     for _ in range(3000):
-        with pool._task_dispatcher.lock:  # in which it is put aside, and its rate sets the alarm
+        with pool._task_dispatcher.lock:  # in which it is throttled, and its rate sets a timer
             if pool._task_dispatcher.queue.throttled:
                 break
         tick.wait(0.01)

@@ -490,7 +490,7 @@ def test_a_long_name_is_cut() -> None:
 
 
 def test_a_task_that_its_deadline_has_failed_is_not_cancelled_by_whoever_gives_it_up_just_then() -> None:
-    """The pool has claimed it to make room, and the alarm was faster."""
+    """The pool has claimed it to make room, and the timers' thread was faster."""
     future: Future[int] = Future()
     calls: list[object] = []
     future.add_done_callback(calls.append)

@@ -319,7 +319,7 @@ def in_line(rate: Bucket, tasks: int) -> list[Future[Any]]:
 
 @pytest.fixture
 def alarm(clock: FakeClock, monkeypatch: pytest.MonkeyPatch) -> TimerThread:
-    """The rates' alarm, without a thread: it is rung by hand."""
+    """The rates' timers, without a thread: they are called by hand."""
     made = TimerThread()
     monkeypatch.setattr(alarm_module, "start_thread", lambda target, name: threading.current_thread())
     monkeypatch.setattr(rate_module, "TIMERS", made)

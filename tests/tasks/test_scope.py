@@ -29,7 +29,7 @@ LONG = 600.0  # seconds that no test waits for
 
 @pytest.fixture(autouse=True)
 def alarm(monkeypatch: pytest.MonkeyPatch) -> TimerThread:
-    """An alarm of the test's own, without a thread: who wants it to ring calls `call_due`."""
+    """Timers of the test's own, without a thread: who wants it to call what is due calls `call_due`."""
     monkeypatch.setattr(alarm_module, "start_thread", lambda target, name: None)
     made = TimerThread()
     monkeypatch.setattr(scope_module, "TIMERS", made)
@@ -283,7 +283,7 @@ def test_a_member_that_joins_too_late_is_failed_too(clock: FakeClock, alarm: Tim
 
 
 def test_after_a_fork_the_alarm_is_set_anew(clock: FakeClock, alarm: TimerThread) -> None:
-    """The bell of the parent will not ring in the child."""
+    """The timer of the parent will not be called in the child."""
     scope, parents, childs = Scope(None, 1.0), Member(), Member()
     scope.join(parents)
     alarm.start_afresh()

@@ -1,4 +1,4 @@
-"""treadle._tasks.scoped: tasks of a scope, which are settled once: by their worker, or by the alarm at the deadline."""
+"""treadle._tasks.scoped: tasks of a scope, which are settled once: by their worker, or by the timers' thread."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ PATIENCE = 30.0  # seconds for what must happen
 
 @pytest.fixture(autouse=True)
 def alarm(monkeypatch: pytest.MonkeyPatch) -> Iterator[TimerThread]:
-    """An alarm of the test's own, without a thread: who wants it to ring calls `call_due`."""
+    """Timers of the test's own, without a thread: who wants it to call what is due calls `call_due`."""
     monkeypatch.setattr(alarm_module, "start_thread", lambda target, name: None)
     made = TimerThread()
     monkeypatch.setattr(scope_module, "TIMERS", made)
@@ -94,7 +94,7 @@ def is_sound(pool: Pool) -> None:
     assert pool._task_dispatcher.queue.tombstones == len(pool._task_dispatcher.queue.tasks)
 
 
-# -- who is governed ------------------------------------------------------------------------------------------------
+# -- which tasks are scoped --------------------------------------------------------------------------------------------
 
 
 def test_only_tasks_of_a_scope_are_governed() -> None:
@@ -167,7 +167,7 @@ def test_a_waiting_task_fails_at_its_deadline_and_is_never_run(
 
 
 def test_a_task_whose_worker_comes_before_the_alarm_is_not_run_either(held: Held, clock: FakeClock) -> None:
-    """The alarm is a thread among others, and may be late."""
+    """The timers' thread is one among others, and may be late."""
     ran: list[int] = []
     with treadle.deadline(5):
         future = held.pool.submit(ran.append, 1)
@@ -454,7 +454,7 @@ def test_a_task_that_is_shed_for_another_leaves_its_scope(clock: FakeClock) -> N
 def test_a_deadline_that_passes_while_a_task_is_submitted_leaves_the_pool_sound(
     monkeypatch: pytest.MonkeyPatch, clock: FakeClock, alarm: TimerThread, used: bool, when_full: WhenFull
 ) -> None:
-    """It is a member of its scope before it is in the queue, and the alarm may come in between."""
+    """It is a member of its scope before it is in the queue, and the timers' thread may come in between."""
     ran: list[int] = []
 
     def new_task_and_ring(*args: Any, **options: Any) -> Any:
@@ -537,7 +537,7 @@ def test_ctrl_c_just_after_a_task_was_queued_takes_it_out_of_its_scope(clock: Fa
 def test_a_task_claimed_as_its_deadline_passes_is_failed_by_the_alarm_and_not_run(
     clock: FakeClock, alarm: TimerThread, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The alarm rings between the claim of a worker and its look at the scope."""
+    """The timer is called between the claim of a worker and its look at the scope."""
     ran: list[int] = []
     calls: list[Any] = []
     begin = Scope.begin
@@ -562,7 +562,7 @@ def test_a_task_claimed_as_its_deadline_passes_is_failed_by_the_alarm_and_not_ru
 def test_a_task_that_returns_as_the_alarm_fails_it_is_settled_by_one_of_them(
     clock: FakeClock, alarm: TimerThread, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The alarm has taken it out of its scope, and its worker comes back before it is settled."""
+    """The timers' thread has taken it out of its scope, and its worker comes back before it is settled."""
     returned = threading.Event()
     expire = ScopedTask._expire
     with Pool(1) as pool:
@@ -609,7 +609,7 @@ def test_a_task_cancelled_as_the_alarm_fails_it_is_settled_by_one_of_them(
 def test_a_callback_that_raises_anything_keeps_no_other_task_from_failing_on_time(
     held: Held, clock: FakeClock, alarm: TimerThread, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The alarm runs the callbacks of what it fails."""
+    """The timers' thread runs the callbacks of what it fails."""
 
     def fatal(_: object) -> None:
         raise SystemExit
@@ -629,7 +629,7 @@ def test_a_callback_that_raises_anything_keeps_no_other_task_from_failing_on_tim
 def test_a_deadline_that_passes_while_a_task_is_handed_over_fails_it_afterwards(
     alarm: TimerThread, before: bool
 ) -> None:
-    """The alarm rings just before the put, or between that and the note that the pool has the task; and never again."""
+    """The timer is called just before the put, or between that and the note that the pool has the task; never again."""
     held = Held()
     dispatcher = held.pool._task_dispatcher
     put = dispatcher.queue.put

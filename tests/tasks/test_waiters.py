@@ -93,7 +93,7 @@ def test_a_second_call_ends_what_a_killed_thread_began() -> None:
 
 
 def test_two_threads_may_tell_at_once_and_each_latch_is_opened() -> None:
-    """The alarm fails a future at its deadline, and its worker comes back from the task just then: both tell.
+    """The timers' thread fails a future at its deadline, and its worker comes back from the task just then: both tell.
 
     The second comes in as the first is about to open the latch.
     """
@@ -219,7 +219,7 @@ def test_what_is_rare_is_made_when_it_is_needed() -> None:
 
 
 def test_the_alarm_takes_its_own_notes_and_leaves_the_users_callbacks_to_another_thread() -> None:
-    """A callback that blocks must hold up neither the alarm nor a group, which waits for such a note."""
+    """A callback that blocks must hold up neither the timers' thread nor a group, which waits for such a note."""
     gate, told, noted = threading.Event(), threading.Event(), threading.Event()
     waiters, names = Waiters(), dict[str, str]()
 

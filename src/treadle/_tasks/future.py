@@ -4,7 +4,7 @@ To `isinstance`, `concurrent.futures.wait`, `as_completed` and `asyncio.wrap_fut
 `concurrent.futures.Future`, at a fifth of the cost: its fields are slots, it borrows its pool's lock, and the
 condition that the base class makes eagerly is made only when somebody waits through it.
 
-States and legal transitions (guarded by `home.lock`, and by the condition once there is one):
+States and legal transitions (guarded by `owner.lock`, and by the condition once there is one):
 
     PENDING -> RUNNING -> FINISHED             a worker claimed it, then settled it
     PENDING -> CANCELLED_AND_NOTIFIED          cancelled while it waited in a pool
@@ -17,9 +17,9 @@ By hand: by whoever calls `set_running_or_notify_cancel`, `set_result` or `set_e
 then, and writes what comes of it to `_result` and `_exception`, without the lock; so what its future was settled with
 is kept elsewhere (ColdFields.settled), and its state, which `result` finds not to be *the* FINISHED, leads there.
 
-Who waits: `result()` on a pool's future sleeps on a gate, a raw lock that is released once. The standard library's
+Who waits: `result()` on a pool's future sleeps at a latch, a raw lock that is released once. The standard library's
 functions hold `_condition` while they look at `_state` and install themselves in `_waiters`, so a change of state must
-hold that condition too. Order of locks: condition, then `home.lock`, never the reverse.
+hold that condition too. Order of locks: condition, then `owner.lock`, never the reverse.
 """
 
 from __future__ import annotations
@@ -565,7 +565,7 @@ class Future(_base.Future[T]):
         return condition, (section(*args) if condition is None else None)
 
     def _tell(self) -> None:
-        """Open the gates and run the callbacks of a future that is done; no lock is held."""
+        """Open the latches and run the callbacks of a future that is done; no lock is held."""
         if self._awaited_by is not None:
             self._awaited_by.tell(self, self._owner.lock)
 

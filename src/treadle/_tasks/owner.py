@@ -59,7 +59,7 @@ class Owner(Protocol[F]):
 
 
 class Unowned:
-    """The home of a future that was made by hand, in no pool."""
+    """The owner of a future that was made by hand, in no pool."""
 
     __slots__ = ("lock",)
     cancelled_state = CANCELLED

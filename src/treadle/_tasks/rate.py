@@ -102,8 +102,8 @@ bucket_of: Callable[[Rate], Bucket] = attrgetter("_bucket")  # what those ask wh
 class Bucket:
     """The tokens of one rate, and the tasks that wait for them.
 
-    A thread that is about to run a task asks `admit`. One that is not admitted is put aside, and then `arm` is called;
-    when there is a token for it, its home is to `resume` it, and then it comes to a thread again. All methods may be
+    A thread that is about to run a task asks `admit`. One that is not admitted is throttled, and then `arm` is called;
+    when there is a token for it, its owner is to `resume` it, and then it comes to a thread again. All methods may be
     called from any thread.
     """
 

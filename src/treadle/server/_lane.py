@@ -4,13 +4,13 @@ One thread at a time is the leader: it polls, accepts, reads, and runs handlers 
 system call beyond `recv` and `send`. If a handler blocks, the lead moves on and the handler's thread keeps nothing but
 its own connection. Who may lead:
 
-    a worker of the pool, on a standing task (Lead)   when it has nothing else to do; it runs handlers inline
+    a worker of the pool, on an idle task (Lead)      when it has nothing else to do; it runs handlers inline
     the watchdog, as caretaker                        when every worker has: it runs no handler, messages become tasks
 
 How the lead moves:
 
     caretaker -> worker    a worker takes up the Lead; the caretaker lets go after its present turn
-    worker -> caretaker    the pool recalls the worker, because a task waits; it lets go after its present turn
+    worker -> caretaker    the pool preempts the worker, because a task waits; it lets go after its present turn
     worker -> caretaker    the watchdog takes the lead away from a worker that is stuck in a handler
 
 Only the last is a race. The leader puts its connection into the one place of `slot` before the handler, and takes it
@@ -81,12 +81,12 @@ class Lead(IdleTask):
         return self.lane.handling.name if running else f"lead of {self.lane.name}"
 
     def preempt(self) -> None:
-        """Make `stand` return soon."""
+        """Make `run_idle` return soon."""
         self.preempted = True
         self.lane.poller.wake()
 
     def run_idle(self) -> None:
-        """Lead, until recalled or deposed."""
+        """Lead, until preempted or deposed."""
         self.lane.take_the_lead(self)
 
 
@@ -188,7 +188,7 @@ class Lane:
             self.rouse()
 
     def run(self, lead: Lead) -> None:
-        """Poll, read, run handlers, write: until `lead` is recalled or deposed. The path of every message."""
+        """Poll, read, run handlers, write: until `lead` is preempted or deposed. The path of every message."""
         poll, get, timers, ready = self.poller.poll, self.sources.get, self.timers, self.ready
         push, pop, handle = lead.slot.append, lead.slot.pop, self.handling.handle
         handling, service, keeper, chunk = self.handling, self.service, self.keeper, CHUNK
