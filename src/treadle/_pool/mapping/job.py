@@ -9,7 +9,7 @@ from contextlib import nullcontext, suppress
 from typing import TYPE_CHECKING, Any, cast
 
 from treadle._base import clock
-from treadle._base.locks import closed_latch, open_latch
+from treadle._base.locks import closed_latch, locked, open_latch
 from treadle._base.words import brief, traceback_of
 from treadle._dispatch import deadlock
 from treadle._dispatch.dispatcher import context_inside
@@ -117,11 +117,13 @@ class Job(Feed):
         "options",
         "ordered",
         "policy",
+        "queued",
         "results",
         "running",
         "single",
         "spread",
         "timeout",
+        "turns",
         "waiting",
         "window",
     )
@@ -156,8 +158,9 @@ class Job(Feed):
         self.window: deque[Item] = deque()  # read, not taken, in the order of the input; stays empty if they are not
         self.waiting: deque[Item] = deque()  # read, not claimed
         self.results: deque[Item] = deque()  # done, not taken; stays empty if the results are ordered
-        self.running: set[MapTask] = set()  # of them, running
         self.live: set[MapTask] = set()  # turns that are queued or running;
+        self.running: set[MapTask] = set()  # of them, running
+        self.turns = self.queued = 0  # how many live, and how many of them are queued: no call for each item
         self.latch: LockType | None = None  # the consumer sleeps here,
         self.awaited: Item | None = None  # for this item, or, if None, for any
 
@@ -178,7 +181,7 @@ class Job(Feed):
             if observed:
                 self.announce_submitted(item)
             waiting.append(item)
-            if len(self.live) < wanted:
+            if self.turns < wanted or not self.live:
                 if not self.live:
                     self.begin_turn(consuming=consuming)
                 elif not self.offer_turn():
@@ -238,7 +241,16 @@ class Job(Feed):
         turn._state = RUNNING  # to others, until it is admitted
         turn.add_done_callback(self.turn_done)
         self.live.add(turn)
+        self.count_turns()
         return turn
+
+    def count_turns(self) -> None:
+        """Count the turns anew, after each change; with the lock held, so the last to count sees them all."""
+        locked(self.dispatcher.lock, self._count_turns)
+
+    def _count_turns(self) -> None:
+        self.turns = len(self.live)
+        self.queued = self.turns - len(self.running)
 
     # -- the consumer ---------------------------------------------------------------------------------------------
 
@@ -315,23 +327,25 @@ class Job(Feed):
         """Run items until none is left, or others wait for the thread; return whether it is to go on later."""
         dispatcher, waiting, tasks, scope = self.dispatcher, self.waiting, self.dispatcher.queue.tasks, self.scope
         most, chunksize, door = dispatcher.workers.max_workers, self.chunksize, self.door
+        state = dispatcher.state
         fn, spread, popleft = self.called(), self.spread, waiting.popleft
         # A turn itself has a context only where it is run inside of something else, and then items need one too.
         copy = copier(context_of(turn) if isinstance(self.context, NoContext) else self.context, lent_here(dispatcher))
         hand_over = None if self.ordered else self.results.append
         self.running.add(turn)
+        self.count_turns()
         ran = failed = left = 0
         again = False
         while waiting or self.read_on():
             if left == 0:
-                if tasks and ran and len(tasks) > len(self.live) - len(self.running):  # others than our own turns
+                if tasks and ran and len(tasks) > self.queued:  # others than our own turns
                     again = True
                     break
-                if dispatcher.dropping or door.cancelled:  # as door.dropping, for less
+                if state.dropping or door.cancelled:  # as door.dropping, for less
                     self.fail(CancelledError())
-                elif dispatcher.broken is not None:
+                elif state.broken is not None:
                     self.fail(dispatcher.why_broken())
-                if len(self.live) < most and len(waiting) > chunksize:
+                if self.turns < most and len(waiting) > chunksize:
                     self.offer_turn()
                 left = chunksize
             if scope is not None and (error := scope.over(turn)) is not None:
@@ -348,7 +362,10 @@ class Job(Feed):
                 failed += 1
             if hand_over is not None:
                 hand_over(item)
-            if self.latch is not None:
+            latch = self.latch
+            if (
+                latch is not None and latch.locked()
+            ):  # else it was opened already
                 self.notify_consumer()
             ran += 1
             left -= 1
@@ -366,6 +383,7 @@ class Job(Feed):
             again = bool(self.waiting)
             if again:
                 self.live.add(turn)
+        self.count_turns()
         self.dispatcher.count_items(ended=ran, failed=failed)
         return again
 
@@ -442,6 +460,7 @@ class Job(Feed):
         taken = self.dispatcher.offer(turn)
         if not taken:
             self.live.discard(turn)
+            self.count_turns()
         return taken
 
     def wake(self) -> None:
@@ -488,6 +507,7 @@ class Job(Feed):
         self.latch = None
         self.live.clear()
         self.running.clear()
+        self.turns = self.queued = 0
         doomed = [item for item in (running, *self.waiting) if item is not None and item.value is NOT_YET]
         self.waiting.clear()
         for item in doomed:
@@ -519,6 +539,8 @@ class Job(Feed):
             self.live.remove(turn)
         except KeyError:  # it was accounted for
             return
+        self.running.discard(turn)
+        self.count_turns()
         last = not self.live
         lost = turn.item
         if lost is not None and lost.value is NOT_YET:
