@@ -2,7 +2,8 @@
 
 An asynchronous exception (Ctrl-C, or what PyThreadState_SetAsyncExc sends) is raised where a call returns, where a
 function begins, and where a loop begins anew; never between. Where the call is that of a lock's `acquire`, it is taken
-then. So `with lock:` will not do: since Python 3.14 that has such a call before the block that lets it go is entered.
+then. So `with lock:` will not do: since Python 3.14 that has such a call before the block that lets it go is entered;
+and a condition has methods written in Python for that, one of which begins before it is let go.
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ def is_held(lock: RLock | Condition) -> bool:
     return lock._is_owned()  # type: ignore[union-attr,no-any-return]  # threading.Condition relies on it too
 
 
-def locked(lock: RLock, section: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+def locked(lock: RLock | Condition, section: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Return `section(*args)`, called with the lock held, which is let go whatever is raised, wherever.
 
     It is let go as often as it was taken here: who holds it already, as a signal handler may in whose midst of a
@@ -83,8 +84,8 @@ def locked(lock: RLock, section: Callable[P, T], *args: P.args, **kwargs: P.kwar
         lock.release()
     except BaseException:
         # Raised as `acquire` returned, it is held; before, it can have been raised only to a thread that waits for it,
-        # and so has none of it.
-        if held or (held is None and is_held(lock)):
+        # and so has none of it. Nor has one whose wait at a condition was cut in two.
+        if held is not False and is_held(lock):
             lock.release()
         raise
     if deferred:

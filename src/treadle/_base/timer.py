@@ -18,6 +18,7 @@ from threading import TIMEOUT_MAX, Condition, Thread, current_thread, get_ident
 
 from treadle._base import clock
 from treadle._base.fork import at_fork
+from treadle._base.locks import locked
 from treadle._base.threads import start_thread
 from treadle._base.words import log, show
 
@@ -92,49 +93,54 @@ class TimerThread:
         Raises:
             RuntimeError: no thread can be started.
         """
-        handle = TimerHandle(self, when, callback)
-        with self._changed:
-            heappush(self._handles, handle)
-            thread = self._thread
-            absent = self._starting is None and (thread is None or not thread.is_alive())  # whatever has ended it
-            if absent:
-                self._starting = handle
-            elif self._handles[0] is handle:
-                self._changed.notify()
-        if absent:
-            self._start(handle)
+        handle, thread = TimerHandle(self, when, callback), None
+        try:
+            if locked(self._changed, self._push, handle):
+                # The lock is not held, for a finalizer that sets a timer may run in it at once.
+                thread = start_thread(self._run, self._name)
+                locked(self._changed, self._note_start, handle, thread)
+        except BaseException:  # none can be started; or Ctrl-C, and the next who comes is to start one
+            locked(self._changed, self._note_start, handle, thread)
+            raise
         return handle
 
-    def _start(self, handle: TimerHandle) -> None:
-        """Start the thread; the lock is not held, for a finalizer that sets a timer may run in it at once."""
-        thread = None
-        try:
-            thread = start_thread(self._run, self._name)
-        finally:
-            with self._changed:
-                if self._starting is handle:  # else it has come up, and may have ended already
-                    self._thread, self._starting = thread, None
+    def _push(self, handle: TimerHandle) -> bool:
+        """Put it in the heap; return whether a thread is to be started for it. The lock is held."""
+        heappush(self._handles, handle)
+        thread = self._thread
+        absent = self._starting is None and (thread is None or not thread.is_alive())  # whatever has ended it
+        if absent:
+            self._starting = handle
+        elif self._handles[0] is handle:
+            self._changed.notify()
+        return absent
+
+    def _note_start(self, handle: TimerHandle, thread: Thread | None) -> None:
+        """Note that the thread for `handle` was started, or cannot be; it may be called again. The lock is held."""
+        if self._starting is handle:  # else it has come up, and may have ended already
+            self._thread, self._starting = thread, None
 
     def forget(self, handle: TimerHandle) -> None:
         """See that it is not called. The handles that are kept are at most twice those that are due."""
-        with self._changed:
-            if handle.callback is None:
-                return
-            handle.callback = None
-            self._cancelled += 1
-            if self._handles and self._handles[0] is handle:
-                self._changed.notify()  # the thread sleeps until it
-            if self._cancelled > FEW and self._cancelled * 2 > len(self._handles):
-                self._handles = [handle for handle in self._handles if handle.callback is not None]
-                heapify(self._handles)
-                self._cancelled = 0
+        locked(self._changed, self._forget, handle)
+
+    def _forget(self, handle: TimerHandle) -> None:
+        if handle.callback is None:
+            return
+        handle.callback = None
+        self._cancelled += 1
+        if self._handles and self._handles[0] is handle:
+            self._changed.notify()  # the thread sleeps until it
+        if self._cancelled > FEW and self._cancelled * 2 > len(self._handles):
+            self._handles = [handle for handle in self._handles if handle.callback is not None]
+            heapify(self._handles)
+            self._cancelled = 0
 
     def call_due(self) -> int:
         """Call what is due, in this thread; return how many calls that were."""
         called = 0
         while True:
-            with self._changed:
-                callback = self._take_due()
+            callback = locked(self._changed, self._take_due)
             if callback is None:
                 return called
             called += 1
@@ -158,9 +164,17 @@ class TimerThread:
             self._cancelled -= 1
         return None
 
+    def _begin(self) -> bool:
+        """Note that this is the thread; False if there is another one, for its start was interrupted."""
+        here, thread = current_thread(), self._thread
+        if thread is not None and thread is not here and thread.is_alive():
+            return False
+        self._thread, self._starting = here, None
+        return True
+
     def _run(self) -> None:
-        with self._changed:
-            self._thread, self._starting = current_thread(), None
+        if not locked(self._changed, self._begin):
+            return
         while True:
             self.call_due()
             with self._changed:

@@ -21,6 +21,7 @@ from functools import partial
 from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
+from treadle._base.locks import locked
 from treadle._tasks.call import name_of
 from treadle._tasks.future import CANCELLED, final_of, leave_to_others, see
 from treadle._tasks.future import Future as Task
@@ -222,15 +223,18 @@ def _begin(mine: list[Task[Any]], future: Future[Any], fn: Callable[..., Any], /
     task ends as that does (see `_end_with`).
     """
     task = mine.pop()
-    with future._condition:  # which is re-entrant
-        begun = not future.running() and not future.done() and future.set_running_or_notify_cancel()
-    if not begun:
+    if not locked(future._condition, _begin_unless_others_did, future):
         leave_to_others(task, cancelled=False)
         return None
     try:
         return fn(*args, **kwargs)
     finally:
         del future, task  # the traceback holds this frame: no cycle through it
+
+
+def _begin_unless_others_did(future: Future[Any]) -> bool:
+    """Begin it; its condition, which is re-entrant, is held."""
+    return not future.running() and not future.done() and future.set_running_or_notify_cancel()
 
 
 def bare_call(fn: Any, args: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...]]:
@@ -267,9 +271,7 @@ def _settle(future: Future[Any], task: Task[Any]) -> None:
     """Let `future` end as the task has."""
     if task.cancelled():
         if future.cancel():
-            with future._condition:
-                if future._state == CANCELLED:  # nobody has taken note yet
-                    future.set_running_or_notify_cancel()
+            locked(future._condition, _take_note, future)
         return
     final = final_of(task)
     with suppress(InvalidStateError):  # it was cancelled after the task was claimed, or settled by others
@@ -277,3 +279,9 @@ def _settle(future: Future[Any], task: Task[Any]) -> None:
             future.set_result(final._result)
         else:
             future.set_exception(final._exception)
+
+
+def _take_note(future: Future[Any]) -> None:
+    """Take note of its cancellation, if nobody has; its condition is held."""
+    if future._state == CANCELLED:
+        future.set_running_or_notify_cancel()

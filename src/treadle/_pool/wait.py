@@ -120,8 +120,7 @@ def _wait_in(
             deadlock.wait(_Gate(waiter.event), worker, pending if known else None, left, every=every)
     finally:
         for future in futures - done:
-            with future._condition:
-                future._waiters.remove(waiter)
+            _holding([future._condition], future._waiters.remove, waiter)
     if scope is not None and not _satisfied(futures, return_when):
         scope.check()
     done = {future for future in futures if future._state in (FINISHED, CANCELLED_AND_NOTIFIED)}

@@ -548,13 +548,15 @@ class Future(_base.Future[T]):
         condition, came = locked(self._owner.lock, self._without_condition, section, args)
         if condition is None:
             return cast(R, came)
-        with condition:
-            before = self._state
-            try:
-                return locked(self._owner.lock, section, *args)
-            finally:
-                if self._state != before:
-                    self._get_waiters().notify(self, failed=self._has_failed())
+        return locked(condition, self._with_condition, section, args)
+
+    def _with_condition(self, section: Callable[..., R], args: tuple[Any, ...]) -> R:
+        before = self._state
+        try:
+            return locked(self._owner.lock, section, *args)
+        finally:
+            if self._state != before:
+                self._get_waiters().notify(self, failed=self._has_failed())
 
     def _has_failed(self) -> bool:
         return self._state == FINISHED and final_of(self)._exception is not None

@@ -8,6 +8,7 @@ from concurrent.futures._base import CANCELLED
 from threading import RLock
 from typing import Any, Protocol, TypeVar
 
+from treadle._base.locks import locked
 from treadle._tasks.scope import current
 
 __all__ = ["Owner", "Unowned"]
@@ -78,16 +79,10 @@ class Unowned:
         """Block through the condition, as the standard library does: who writes `_state` by hand notifies only that."""
         condition, scope = future._condition, current()
         if scope is None:
-            with condition:
-                return condition.wait_for(future.done, timeout)
-
-        def wake() -> None:
-            with condition:
-                condition.notify_all()
-
-        with scope.waking(wake), condition:
-            condition.wait_for(lambda: future.done() or scope.over(), scope.left(timeout))
-            return future.done()
+            return locked(condition, condition.wait_for, future.done, timeout)
+        with scope.waking(lambda: locked(condition, condition.notify_all)):
+            locked(condition, condition.wait_for, lambda: future.done() or scope.over(), scope.left(timeout))
+        return future.done()
 
     def withdraw(self, future: AnyFuture[Any], state: str) -> None:
         """Set the state."""
