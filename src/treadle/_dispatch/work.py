@@ -51,6 +51,7 @@ def work(dispatcher: Dispatcher, worker: Worker) -> None:
         try:
             _leave_lifespan(dispatcher, worker, reason)
         finally:
+            reason = None  # its traceback holds this frame: no cycle, which would keep the _Life that sees to the rest
             dispatcher.exited(worker)
 
 
