@@ -17,7 +17,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterable
 from functools import partial
-from threading import Lock
+from threading import RLock
 from typing import TYPE_CHECKING, Any
 
 from treadle._base import clock
@@ -43,7 +43,7 @@ _log = logging.getLogger("treadle")
 Bound = Any  # a bound method without arguments
 Method = weakref.WeakMethod[Bound]
 
-_lock = Lock()
+_lock = RLock()
 _dispatchers: weakref.WeakSet[Dispatcher] = weakref.WeakSet()  # guarded by _lock
 # Methods of others, which keep nobody: by whose they are, how it leaves, and what it forgets; guarded by _lock.
 _leavers: weakref.WeakKeyDictionary[object, tuple[Method, Method]] = weakref.WeakKeyDictionary()
@@ -53,8 +53,7 @@ _exiting = False
 
 def register(dispatcher: Dispatcher) -> None:
     """See to `dispatcher` at exit and after a fork."""
-    with _lock:
-        _dispatchers.add(dispatcher)
+    locked(_lock, _dispatchers.add, dispatcher)
     if _exiting:
         dispatcher.close(AT_EXIT, cancel=False)
 
@@ -68,8 +67,7 @@ def after_fork(forget: Bound) -> None:
     Args:
         forget: a bound method, which does not keep its object.
     """
-    with _lock:
-        _orphans[forget.__self__] = weakref.WeakMethod(forget)
+    locked(_lock, _orphans.__setitem__, forget.__self__, weakref.WeakMethod(forget))
 
 
 def before_exit(leave: Bound, forget: Bound) -> None:
@@ -81,8 +79,7 @@ def before_exit(leave: Bound, forget: Bound) -> None:
         leave: a bound method, which does not keep its object.
         forget: another, called in a forked child, as by `after_fork`; but when no lock is held.
     """
-    with _lock:
-        _leavers[leave.__self__] = weakref.WeakMethod(leave), weakref.WeakMethod(forget)
+    locked(_lock, _leavers.__setitem__, leave.__self__, (weakref.WeakMethod(leave), weakref.WeakMethod(forget)))
 
 
 def _alive(methods: Iterable[Method]) -> list[Bound]:
@@ -150,8 +147,7 @@ def _join_one(thread: Thread, deadline: float | None) -> bool:
 
 
 def _living() -> list[Dispatcher]:
-    with _lock:
-        return list(_dispatchers)
+    return locked(_lock, list, _dispatchers)
 
 
 def _interrupted() -> bool:
@@ -183,11 +179,11 @@ def _before_exit_handlers() -> None:
 
 def _drain(*, cancel: bool) -> None:
     """Close all pools, and wait until what they accepted has run, unless it is to be cancelled."""
-    with _lock:
-        leaving = _alive([leave for leave, _ in _leavers.values()])
-        _leavers.clear()
+    leavers = dict(locked(_lock, list, _leavers.items()))
     try:
-        _each(leaving)
+        _each(_alive([leave for leave, _ in leavers.values()]))
+        for leaver in leavers:
+            locked(_lock, _leavers.pop, leaver, None)
         pools = _living()
         _each(partial(dispatcher.close, AT_EXIT, cancel=cancel) for dispatcher in pools)
         _each(partial(dispatcher.read_maps, wait=False) for dispatcher in pools)
