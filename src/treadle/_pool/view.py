@@ -367,12 +367,7 @@ class PoolView(Submitter, Executor):
         return await outcome
 
     def _submit_later(self, fn: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Future[T]:
-        """Submit a call without blocking the event loop, under the deadline, if there is one."""
-        if self._task_deadline is None:
-            return self._submit_at_once(fn, args, kwargs)
-        return within(Scope(current(), self._task_deadline), self._submit_at_once, fn, args, kwargs)
-
-    def _submit_at_once(self, fn: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Future[T]:
+        """Submit a call without blocking the event loop."""
         if not untouched(context=self._task_context):
             return pass_through(self._task_way(self._enter_later), fn, args, kwargs)  # type: ignore[no-any-return]
         task = self._task_made(fn, args, kwargs)
@@ -481,17 +476,27 @@ class _Timed(PoolView):
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """As `Pool.submit`, under the deadline."""
-        made: list[Future[T]] = []
-        try:
-            within(Scope(current(), self._task_deadline), self._submit_into, made, fn, args, kwargs)
-            return made[0]
-        except BaseException as error:  # Ctrl-C, perhaps, when it was in
-            for future in made:
-                self._task_dispatcher.take_back(future, error)
-            raise
+        if self._task_vetted.known() is not fn or fn is None:
+            self._task_vetted.check("fn", fn)
+        return self._submit_timed(self._task_enter, fn, args, kwargs)
 
-    def _submit_into(self, made: list[Future[Any]], fn: Callable[..., Any], args: Any, kwargs: Any) -> None:
-        made += [super().submit(fn, *args, **kwargs)]
+    def _submit_later(self, fn: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Future[T]:
+        return self._submit_timed(self._enter_later, fn, args, kwargs)
+
+    def _submit_timed(
+        self, enter: Callable[[Future[Any]], None], fn: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Future[T]:
+        """Submit a call, whose task `enter` admits, under the deadline."""
+        scope = Scope(current(), self._task_deadline)
+        if not untouched(context=self._task_context):
+            return within(scope, pass_through, self._task_way(enter), fn, args, kwargs)
+        task = within(scope, self._task_made, fn, args, kwargs)
+        try:
+            within(scope, enter, task)
+            return task
+        except BaseException as error:  # Ctrl-C, perhaps, when it was in
+            self._task_dispatcher.take_back(task, error)
+            raise
 
 
 begin_map = PoolView._map

@@ -363,9 +363,7 @@ class Job(Feed):
             if hand_over is not None:
                 hand_over(item)
             latch = self.latch
-            if (
-                latch is not None and latch.locked()
-            ):  # else it was opened already
+            if latch is not None and latch.locked():  # else it was opened already
                 self.notify_consumer()
             ran += 1
             left -= 1
