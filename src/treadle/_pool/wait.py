@@ -11,11 +11,11 @@ import concurrent.futures
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION, TimeoutError, _base
 from contextlib import nullcontext
-from threading import Condition, Event
+from threading import Condition
 from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, ParamSpec, TypeVar, cast
 
 from treadle._base import checks, clock
-from treadle._base.locks import is_held
+from treadle._base.locks import closed_latch, is_held, open_latch
 from treadle._base.words import is_a, show, type_name
 from treadle._dispatch import deadlock
 from treadle._dispatch.worker import Worker, current_worker
@@ -42,14 +42,17 @@ else:
     DoneAndNotDoneFutures = _base.DoneAndNotDoneFutures
 
 
-class _Gate:
-    """The event that the standard library's waiters set, as a gate to sleep at."""
+class _Event:
+    """What the standard library's waiters set, in the place of an event, whose lock Ctrl-C could leave taken."""
 
-    def __init__(self, event: Event) -> None:
-        self._event = event
+    __slots__ = ("acquire", "latch")
 
-    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
-        return self._event.wait(None if timeout < 0 else timeout)
+    def __init__(self) -> None:
+        self.latch = closed_latch()
+        self.acquire = self.latch.acquire
+
+    def set(self) -> None:
+        open_latch(self.latch)
 
 
 def wait(
@@ -75,9 +78,6 @@ def wait(
     checks.one_of("return_when", return_when, (ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION))
     futures = _futures_in(fs)
     scope = current()
-    if scope is None and not deadlock.is_awaited():
-        done, not_done = concurrent.futures.wait(futures, timeout, return_when)
-        return DoneAndNotDoneFutures(cast(set[F], done), cast(set[F], not_done))
     return _wait_in(scope, futures, timeout, return_when)
 
 
@@ -105,6 +105,9 @@ def _wait_in(
     worker = current_worker()
     if worker is not None:
         _help(worker, scope, futures, return_when, deadline)
+    done = _done(futures)
+    if _satisfied(futures, done, return_when):  # as it stays, so nobody is to be kept from changing it
+        return DoneAndNotDoneFutures(done, futures - done)
     conditions = [future._condition for future in sorted(futures, key=id)]
     done, waiter = _holding(conditions, _install_waiter, futures, return_when)
     if waiter is None:
@@ -117,22 +120,24 @@ def _wait_in(
         with nullcontext() if scope is None else scope.waking(waiter.event.set):
             left = None if deadline is None else deadline - clock.now()
             left = left if scope is None else scope.left(left)
-            deadlock.wait(_Gate(waiter.event), worker, pending if known else None, left, every=every)
+            deadlock.wait(waiter.event, worker, pending if known else None, left, every=every)
     finally:
         for future in futures - done:
             _holding([future._condition], future._waiters.remove, waiter)
-    if scope is not None and not _satisfied(futures, return_when):
+    done = _done(futures)
+    if scope is not None and not _satisfied(futures, done, return_when):
         scope.check()
-    done = {future for future in futures if future._state in (FINISHED, CANCELLED_AND_NOTIFIED)}
     return DoneAndNotDoneFutures(done, futures - done)
 
 
 def _install_waiter(futures: set[F], return_when: str) -> tuple[set[F], Any]:
     """Return which are done, and what is told of the others; None: there is nothing to wait for."""
-    done = {future for future in futures if future._state in (FINISHED, CANCELLED_AND_NOTIFIED)}
-    if _satisfied(futures, return_when):
+    done = _done(futures)
+    if _satisfied(futures, done, return_when):
         return done, None
-    return done, _base._create_and_install_waiters(futures - done, return_when)  # type: ignore[attr-defined]
+    waiter = _base._create_and_install_waiters(futures - done, return_when)  # type: ignore[attr-defined]
+    waiter.event = _Event()  # before anybody sets it
+    return done, waiter
 
 
 def _holding(conditions: list[Condition], section: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -202,7 +207,7 @@ def _help(
 ) -> None:
     """Run, in this worker's thread, what its own pool has not begun, until the wait is over, or is to end."""
     for future in futures:
-        if _satisfied(futures, return_when) or (deadline is not None and clock.now() >= deadline):
+        if _satisfied(futures, _done(futures), return_when) or (deadline is not None and clock.now() >= deadline):
             return
         if scope is not None and scope.over() is not None:
             return
@@ -211,8 +216,12 @@ def _help(
             worker.owner.run_instead(cast(Future[Any], future))
 
 
-def _satisfied(futures: set[F], return_when: str) -> bool:
-    done = [future for future in futures if future._state in (FINISHED, CANCELLED_AND_NOTIFIED)]
+def _done(futures: set[F]) -> set[F]:
+    return {future for future in futures if future._state in (FINISHED, CANCELLED_AND_NOTIFIED)}
+
+
+def _satisfied(futures: set[F], done: set[F], return_when: str) -> bool:
+    """Return whether the wait is over, for these of the futures are done."""
     if len(done) == len(futures):
         return True
     if return_when == FIRST_EXCEPTION:
