@@ -325,15 +325,28 @@ def test_each_member_is_either_failed_or_let_go_and_exactly_once(steps: list[tup
 def test_who_waits_for_idleness_is_told_at_once_and_whenever_the_last_has_ended() -> None:
     scope = Scope(None)
     told: list[int] = []
-    began = [scope.begin(), scope.begin()]
+    scope.begin("one")
+    scope.begin("two")
     scope.when_idle(lambda: told.append(scope.running))
     assert told == [2]
-    scope.end(began.pop())
+    scope.end("two")
     assert told == [2]
-    scope.end(began.pop())
+    scope.end("one")
     assert told == [2, 0]
-    scope.end(scope.begin())
+    scope.begin("one")
+    scope.end("one")
     assert told == [2, 0, 0]
+
+
+def test_what_has_ended_may_end_again_and_counts_once() -> None:
+    """As whoever was interrupted does, and cannot know how far it came."""
+    scope = Scope(None)
+    scope.begin("one")
+    scope.begin("one")
+    scope.begin("two")
+    scope.end("one")
+    scope.end("one")
+    assert scope.running == 1
 
 
 def test_what_runs_in_a_scope_runs_in_those_around_it() -> None:
@@ -341,23 +354,25 @@ def test_what_runs_in_a_scope_runs_in_those_around_it() -> None:
     inner, told = Scope(Scope(outer)), list[str]()
     outer.when_idle(lambda: told.append("outer"))
     inner.when_idle(lambda: told.append("inner"))
-    began = [inner.begin(), outer.begin()]
+    inner.begin("one")
+    outer.begin("two")
     assert (inner.running, outer.running) == (1, 2)
-    inner.end(began[0])
+    inner.end("one")
     assert (inner.running, outer.running) == (0, 1)
-    outer.end(began[1])
+    outer.end("two")
     assert told == ["outer", "inner", "inner", "outer"]
 
 
 def test_what_ran_when_the_process_forked_is_not_counted_in_the_child(monkeypatch: pytest.MonkeyPatch) -> None:
     scope = Scope(None)
-    before = [scope.begin(), scope.begin()]
+    scope.begin("one")
+    scope.begin("two")
     monkeypatch.setattr("treadle._tasks.scope.os.getpid", lambda: -1)
     assert scope.running == 0
-    began = scope.begin()
-    scope.end(before[0])  # the function that forked has returned in the child
+    scope.begin("the child's")
+    scope.end("one")  # the function that forked has returned in the child
     assert scope.running == 1
-    scope.end(began)
+    scope.end("the child's")
     assert scope.running == 0
 
 

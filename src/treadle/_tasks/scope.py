@@ -70,11 +70,11 @@ class Scope:
     __slots__ = (
         "_members",
         "_timer",
-        "begun",
         "deadline",
         "idle",
         "parent",
         "process",
+        "runners",
         "seconds",
         "stopped",
         "wakers",
@@ -92,7 +92,7 @@ class Scope:
         self.wakers: dict[object, Callable[[], object]] = {}
         self._members: dict[Member, None] = {}  # tasks that are not done
         self._timer: TimerHandle | None = None  # set while there are any, and a deadline
-        self.begun = 0  # functions of its tasks, and of those inside it, that have not returned,
+        self.runners: set[object] = set()  # whose functions have not returned, of its tasks and those inside it,
         self.process = 0  # in this process; a forked child has none of them
         self.idle: Callable[[], object] | None = None  # called when none is left of them
 
@@ -208,30 +208,30 @@ class Scope:
     @property
     def running(self) -> int:
         """How many functions of its tasks, and of those in scopes inside it, have not returned."""
-        return self.begun if self.process == os.getpid() else 0
+        return len(self.runners) if self.process == os.getpid() else 0
 
-    def begin(self) -> int:
-        """A task's thread is about to look whether it may run its function; return what `end` is to be given."""
-        process = os.getpid()
-        locked(_lock, self._begin, process)
-        return process
+    def begin(self, runner: object) -> None:
+        """`runner`, a task, is about to look whether it may run its function; it is to `end`, whatever is raised."""
+        locked(_lock, self._begin, runner, os.getpid())
 
-    def _begin(self, process: int) -> None:
+    def _begin(self, runner: object, process: int) -> None:
         for scope in self.outward():
-            scope.begun, scope.process = scope.running + 1, process
+            if scope.process != process:
+                scope.runners, scope.process = set(), process
+            scope.runners.add(runner)
 
-    def end(self, process: int) -> None:
-        """That function has returned, or was not run."""
-        if process != os.getpid():  # it began before this process was forked, and is not counted here
+    def end(self, runner: object) -> None:
+        """That function has returned, or was not run. It may be called again."""
+        if self.process != os.getpid():  # it began before this process was forked, and is not counted here
             return
-        for call in locked(_lock, self._end):
+        for call in locked(_lock, self._end, runner):
             if call is not None:
                 call()
 
-    def _end(self) -> list[Callable[[], object] | None]:
+    def _end(self, runner: object) -> list[Callable[[], object] | None]:
         for scope in self.outward():
-            scope.begun -= 1
-        return [scope.idle for scope in self.outward() if not scope.begun]
+            scope.runners.discard(runner)
+        return [scope.idle for scope in self.outward() if not scope.runners]
 
     def when_idle(self, idle: Callable[[], object]) -> None:
         """Call `idle` now, and whenever the last function that runs has returned, until `forget_idle`."""

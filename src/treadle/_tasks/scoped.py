@@ -79,12 +79,17 @@ class ScopedTask(Future[Any]):
         if not self._ready():
             return True
         scope = self._scope
-        began = scope.begin()
         try:
+            scope.begin(self)
             self._run(scope.over(self))
         finally:
-            scope.end(began)
-            del self  # the traceback leads to this frame: no cycle through it
+            try:
+                scope.end(self)
+            except BaseException:  # Ctrl-C, perhaps, as it was about to
+                scope.end(self)
+                raise
+            finally:
+                del self  # the traceback leads to this frame: no cycle through it
         return False
 
     def _run(self, error: BaseException | None) -> None:
