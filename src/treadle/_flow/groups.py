@@ -277,24 +277,24 @@ class TaskGroup:
             open_latch(self._latch)
 
     def _done(self, future: Future[Any]) -> None:
-        """A task is done, though its function may still run."""
+        """A task is done, though its function may still run. It may be told again."""
         failure = why_dropped(future) if future.cancelled() else future.exception()
         asked = future.cancelled() or issubclass(type(failure), CancelledError)
         stopped = issubclass(type(failure), Cancelled) or (asked and self._cancelling)
         failed = not self._keep_going and failure is not None and not stopped
-        if not locked(_lock, self._note_done, future, failure if failed else None):
-            return  # told before
+        locked(_lock, self._note_done, future, failure if failed else None)
+        # Also if it was told before: perhaps that was cut in two here.
         if failed:
             self.cancel()
         self._wake_if_over()
 
-    def _note_done(self, future: Future[Any], failure: BaseException | None) -> bool:
+    def _note_done(self, future: Future[Any], failure: BaseException | None) -> None:
         if future not in self._waiting:
-            return False
+            return
+        # No exception comes between these lines.
         if failure is not None:
-            self._failed.append((future, failure))
+            self._failed += [(future, failure)]
         del self._waiting[future]
-        return True
 
     def _raise(self, error: BaseException | None) -> None:
         """Raise what went wrong, in the tasks and in the block."""

@@ -553,10 +553,17 @@ class Future(_base.Future[T]):
     def _with_condition(self, section: Callable[..., R], args: tuple[Any, ...]) -> R:
         before = self._state
         try:
-            return locked(self._owner.lock, section, *args)
-        finally:
+            came = locked(self._owner.lock, section, *args)
             if self._state != before:
-                self._get_waiters().notify(self, failed=self._has_failed())
+                self._notify_waiters()
+        except BaseException:  # Ctrl-C, perhaps: what it has cut in two is done anew
+            if self._state != before:
+                self._notify_waiters(again=True)
+            raise
+        return came
+
+    def _notify_waiters(self, *, again: bool = False) -> None:
+        self._get_waiters().notify(self, failed=self._has_failed(), again=again)
 
     def _has_failed(self) -> bool:
         return self._state == FINISHED and final_of(self)._exception is not None

@@ -24,7 +24,10 @@ _standard_log = logging.getLogger("concurrent.futures")
 
 
 class InternalCallback:
-    """A callback of treadle's own, which neither blocks nor calls what is the user's: the timers may call it."""
+    """A callback of treadle's own, which neither blocks nor calls what is the user's: the timers may call it.
+
+    It is called again if Ctrl-C, or what kills a thread, may have come before it had taken note.
+    """
 
     __slots__ = ("note",)
 
@@ -53,18 +56,18 @@ class Waiters:
         self.taken: Callable[[Any], object] | None = None  # the callback that is about to be run,
         self.taker = 0  # by this thread
 
-    def notify(self, future: Future[Any], *, failed: bool) -> None:
-        """Tell the standard library's waiters of the new state of `future`; the condition is held."""
-        try:
-            self._notify(future, failed, self.waiters)
-        except BaseException:  # Ctrl-C, perhaps
-            untold = [waiter for waiter in self.waiters if future not in waiter.finished_futures]
-            self._notify(future, failed, untold)
-            raise
+    def notify(self, future: Future[Any], *, failed: bool, again: bool = False) -> None:
+        """Tell the standard library's waiters of the new state of `future`; the condition is held.
 
-    def _notify(self, future: Future[Any], failed: bool, waiters: Iterable[Any]) -> None:
+        Args:
+            future: the future.
+            failed: whether it ended with an exception.
+            again: whether some may have been told, for an exception came meanwhile.
+        """
         cast(Condition, self.condition).notify_all()
-        for waiter in waiters:
+        for waiter in self.waiters:
+            if again and future in waiter.finished_futures:
+                continue
             if future._state == _base.CANCELLED_AND_NOTIFIED:  # and not when its maker has yet to take note
                 waiter.add_cancelled(future)
             elif future._state == _base.FINISHED:
@@ -97,6 +100,8 @@ class Waiters:
                 _log_failure(future, error)
             except BaseException as error:
                 fatal = error
+                if type(callback) is InternalCallback:
+                    callback(future)
         if fatal is not None:
             raise fatal
 
