@@ -101,6 +101,7 @@ class TimerThread:
                 locked(self._changed, self._note_start, handle, thread)
         except BaseException:  # none can be started; or Ctrl-C, and the next who comes is to start one
             locked(self._changed, self._note_start, handle, thread)
+            locked(self._changed, self._changed.notify)  # or those that come after this one would tell it nothing
             raise
         return handle
 
