@@ -111,6 +111,7 @@ class Job(Feed):
         "chunksize",
         "fn",
         "keeps",
+        "killed",
         "latch",
         "live",
         "observed",
@@ -162,6 +163,7 @@ class Job(Feed):
         self.running: set[MapTask] = set()  # of them, running
         self.turns = self.queued = 0  # how many live, and how many of them are queued: no call for each item
         self.latch: LockType | None = None  # the consumer sleeps here,
+        self.killed: WorkerLost | None = None  # of the last turn whose thread was
         self.awaited: Item | None = None  # for this item, or, if None, for any
 
     # -- whoever reads --------------------------------------------------------------------------------------------
@@ -268,7 +270,7 @@ class Job(Feed):
                 pass
             latch, self.awaited = closed_latch(), item
             self.latch = latch
-            if self.ready(item):
+            if self.ready(item) or self.is_lost(item):
                 return True
             timeout = None if deadline is None else deadline - clock.now()
             timeout = timeout if scope is None else scope.left(timeout)
@@ -281,6 +283,18 @@ class Job(Feed):
                 return True
             if not came or (scope is not None and scope.over()):
                 return False
+
+    def is_lost(self, item: Item | None) -> bool:
+        """Give up what the consumer waits for if a thread was killed just as it took that, which no turn tells then."""
+        # In this order: a turn that has taken the item is live until that is done.
+        if self.killed is None or self.waiting or self.live or self.ready(item):
+            return False
+        lost = Item() if item is None else item
+        if item is None:
+            lost.args, lost.number = (None,) if self.spread else None, self.count
+            self.results.append(lost)
+        self.keep_failure(lost, self.killed)
+        return True
 
     def depends_on(self, item: Item | None) -> list[MapTask]:
         """The turns of which any may bring what the consumer waits for."""
@@ -383,6 +397,8 @@ class Job(Feed):
                 self.live.add(turn)
         self.count_turns()
         self.dispatcher.count_items(ended=ran, failed=failed)
+        if self.killed is not None:
+            self.wake()
         return again
 
     def run(self, item: Item) -> bool:
@@ -540,6 +556,9 @@ class Job(Feed):
         self.running.discard(turn)
         self.count_turns()
         last = not self.live
+        if isinstance(error, WorkerLost):
+            self.killed = error
+            self.wake()
         lost = turn.item
         if lost is not None and lost.value is NOT_YET:
             self.dispatcher.notify_observers("finished", cast(Any, lost), error, self.name)
