@@ -288,7 +288,11 @@ class Dispatcher:
             if isinstance(task, ScopedTask):
                 note_entered(task)
         except BaseException as error:
-            self.take_back(task, error)
+            try:
+                self.take_back(task, error)
+            except BaseException:  # Ctrl-C, as it was about to be refused
+                self.take_back(task, error)
+                raise
             raise
 
     def _may_enter_plainly(self) -> bool:
@@ -327,7 +331,11 @@ class Dispatcher:
             if isinstance(task, ScopedTask):
                 note_entered(task)
         except BaseException as error:
-            self.take_back(task, error)
+            try:
+                self.take_back(task, error)
+            except BaseException:  # Ctrl-C, as it was about to be refused
+                self.take_back(task, error)
+                raise
             raise
         return verdict is not Verdict.WAIT
 
@@ -704,7 +712,7 @@ class Dispatcher:
     def _give_back(self, task: Task) -> None:
         """Put a task back that was claimed to be run in this thread, and was not begun; the lock is held."""
         if self.state.claimed.get(task) is INLINE:
-            self.queue.resume(task)
+            self.queue.give_back(task)
             self._put_down(task)
             self._see_to_it()
 
@@ -753,6 +761,8 @@ class Dispatcher:
                 self._do(self._end_here, task, worker)
             except BaseException:
                 self._do(self._end_here, task, worker)
+                if context_of(task) is None:  # it has run
+                    finish(task)
                 raise
         try:
             context_inside(self, BARE).run(finish, task)  # and so its callbacks
@@ -987,12 +997,17 @@ class Dispatcher:
 
     def unclaim(self, task: Task) -> None:
         """Have a task wait again that a thread has claimed, which is about to end."""
-        self._do_and_end(self.put_back, task)
+        self._do_and_end(self.put_back, task, True)
 
-    def put_back(self, claims: Claims, task: Task) -> None:
+    def put_back(self, claims: Claims, task: Task, unasked: bool = False, /) -> None:
         """Have a claimed task wait again, for it has not begun, or is to go on later; the lock is held.
 
         If it cannot wait any more, it is claimed to be ended: at its deadline, in a pool that broke or was closed.
+
+        Args:
+            claims: where that is noted.
+            task: the task.
+            unasked: whether its rate, if it has one, was not asked, and so will not call it.
         """
         queue, state = self.queue, self.state
         if queue.observe_end is not None:
@@ -1006,14 +1021,14 @@ class Dispatcher:
             why = "closed"
         else:
             try:
-                self._wait_again(task)
+                self._wait_again(task, unasked)
                 return
             except PoolBroken as error:
                 why = error
         claims.add(task, why)
 
-    def _wait_again(self, task: Task) -> None:
-        if not isinstance(task, ScopedTask) or (rate := rate_left(task)) is None:
+    def _wait_again(self, task: Task, unasked: bool) -> None:
+        if unasked or not isinstance(task, ScopedTask) or (rate := rate_left(task)) is None:
             self.queue.put_back(task)
         elif is_wanted(task) or rate.has_called(task):  # a worker waits for it, which had come to run it itself
             self.queue.resume(task)
@@ -1235,7 +1250,7 @@ class Dispatcher:
     def _exited(self, claims: Claims, worker: Worker) -> Thread | None:
         task = worker.task
         if task is not None:  # handed over to a thread that was killed before its first line
-            self.put_back(claims, task)
+            self.put_back(claims, task, True)
             worker.task = None
         self.workers.give_up_seat(worker)
         self._step_out(worker)

@@ -155,6 +155,16 @@ class TaskQueue:
             task._state = state
             self.tombstones += 1
 
+    def give_back(self, task: Task) -> None:
+        """Have a task wait again that was claimed out of its turn, and has not begun."""
+        if task._state is PENDING:  # it was about to be claimed
+            return
+        if task in self.tasks:  # where it is a tombstone
+            task._state = PENDING
+            self.tombstones -= 1
+        else:
+            self.resume(task)
+
     def is_crowded(self) -> bool:
         """Return whether a purge costs no more than the tombstones that it frees."""
         return self.tombstones > FEW and self.tombstones * 2 > len(self.tasks)
