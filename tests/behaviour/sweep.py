@@ -13,8 +13,9 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError
 from concurrent.futures import Future as AnyFuture
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from contextvars import copy_context
 from functools import partial
 from pathlib import Path
@@ -23,6 +24,10 @@ from typing import Any
 
 import treadle
 from treadle import Pool, Rate, TaskGroup
+from treadle._base.locks import closed_latch, open_latch
+from treadle._dispatch.idle import IdleTask
+from treadle._tasks.scope import Scope, current, within
+from treadle.events import Observer
 
 PATIENCE = 20.0  # seconds for what must happen
 HOUSE = str(Path(treadle.__file__).parent)
@@ -49,6 +54,8 @@ class Instants:
         """See what a profile function is shown."""
         if not frame.f_code.co_filename.startswith(HOUSE):
             return
+        if self.error is Killed and not threading.current_thread().name.startswith("swept-"):
+            return  # the timers' thread is none of a pool's
         if sys.version_info < (3, 12) and (event not in ("call", "c_return") or frame.f_code.co_name == "<genexpr>"):
             return  # it is raised right here, and nothing is at other events; and 3.11 crashes amid a generator
         self.count = number = next(self._numbers)
@@ -102,6 +109,7 @@ class Scene:
 
     def __init__(self, **options: Any) -> None:
         self.name = f"swept-{next(_numbers)}"
+        self.fragile = "thread_lifespan" in options  # whether it breaks if a thread is killed as it is set up
         self.pool = Pool(options.pop("max_workers", 1), name=self.name, **options)
         self.killed = False  # whether one of its threads may be killed as it is checked
         self.gate = threading.Event()
@@ -142,9 +150,10 @@ class Scene:
     def check(self) -> None:
         """See that every future ends, nothing refused runs, the pool works, counts add up, no thread is left."""
         self.gate.set()
-        for future in self.futures.values():
-            assert future.cancel() or isinstance(future.exception(PATIENCE), BaseException | None)
-        if not self.pool.closed:
+        for name, future in self.futures.items():
+            with suppress(CancelledError):
+                assert isinstance(future.exception(PATIENCE), BaseException | None), f"{name} does not end"
+        if not self.pool.closed and not (self.killed and self.fragile and self.pool._task_dispatcher.broken):
             probes = [self.pool.submit(abs, -1) for _ in range(2 if self.killed else 1)]
             errors = [probe.exception(PATIENCE) for probe in probes]
             assert None in errors, f"the pool does not work: {errors}"
@@ -187,18 +196,22 @@ def run(make: Make, operation: Operation, at: int | None) -> Instants:
     return instants
 
 
-def run_in_workers(make: Make, at: int | None) -> Instants:
-    """Run four tasks, with an exception at the instant `at` of one of the pool's threads, and check what came of it."""
+def run_in_workers(make: Make, operation: Operation, at: int | None) -> Instants:
+    """Run one operation with an exception at the instant `at` of one of the pool's threads, and check what came of it.
+
+    The operation is called in no thread of the pool's.
+    """
     instants = Instants(at, Killed)
     threading.setprofile(instants)
     try:
         scene = make()
         scene.killed = True
         try:
-            for number in range(4):
-                scene.submit(f"task {number}")
-            for future in scene.futures.values():
-                future.exception(PATIENCE)
+            with suppress(Killed, treadle.errors.TreadleError):  # as a map raises it, and a pool that breaks
+                operation(scene)
+            for future in list(scene.futures.values()):
+                with suppress(CancelledError):
+                    future.exception(PATIENCE)
         finally:
             threading.setprofile(None)
         scene.check()
@@ -216,6 +229,17 @@ def free(**options: Any) -> Make:
 def busy(**options: Any) -> Make:
     """Return what makes a scene whose pool has its one thread busy."""
     return lambda: Scene(**options).busy()
+
+
+def rested(**options: Any) -> Make:
+    """Return what makes a scene whose pool has an idle thread."""
+
+    def make() -> Scene:
+        scene = Scene(**options)
+        scene.pool.submit(abs, -1).result(PATIENCE)
+        return scene
+
+    return make
 
 
 def crowded(waiting: int = 5, **options: Any) -> Make:
@@ -272,6 +296,13 @@ def cancel(scene: Scene) -> None:
     scene.futures["it"].cancel()
 
 
+def cancel_throttled(scene: Scene) -> None:
+    """Cancel the first of those that wait for their rate; the others are to run nevertheless."""
+    for name in ("one", "two", "three"):
+        scene.submit(name)
+    scene.futures["two"].cancel()
+
+
 def request_cancel(scene: Scene) -> None:
     """Ask a task that runs to stop, and cancel one that waits."""
     scene.submit("it")
@@ -291,6 +322,88 @@ def ask(scene: Scene) -> None:
     scene.futures["it"].result(PATIENCE)
 
 
+def wait_for_all(scene: Scene) -> None:
+    """Wait for several futures."""
+    for name in ("one", "two"):
+        scene.submit(name)
+    treadle.wait([scene.futures["one"], scene.futures["two"]], PATIENCE)
+
+
+def wait_for_one(scene: Scene) -> None:
+    """Wait for the first of several futures."""
+    for name in ("one", "two"):
+        scene.submit(name)
+    treadle.wait([scene.futures["one"], scene.futures["two"]], PATIENCE, treadle.FIRST_COMPLETED)
+
+
+def take_as_completed(scene: Scene) -> None:
+    """Take futures as they are done."""
+    for name in ("one", "two"):
+        scene.submit(name)
+    list(treadle.as_completed([scene.futures["one"], scene.futures["two"]], PATIENCE))
+
+
+def under_deadline(call: Operation) -> Operation:
+    """Return an operation under a deadline: where the future of no block can be left without its end."""
+    return lambda scene: within(Scope(current(), 60.0), call, scene)
+
+
+def inside(call: Operation) -> Operation:
+    """Return an operation that is called by a task of the pool."""
+
+    def operation(scene: Scene) -> None:
+        scene.futures["caller"] = scene.pool.submit(call, scene)
+
+    return operation
+
+
+def four(scene: Scene) -> None:
+    """Submit four tasks."""
+    for number in range(4):
+        scene.submit(f"task {number}")
+
+
+def end(scene: Scene) -> None:
+    """Submit four tasks, and shut the pool down."""
+    four(scene)
+    scene.pool.shutdown(timeout=PATIENCE)
+
+
+def preempted(scene: Scene) -> None:
+    """Have a worker do an idle task, and then tasks."""
+    scene.pool._task_dispatcher.add_idle(Spell(scene.pool))
+    four(scene)
+
+
+class Spell(IdleTask):
+    """An idle task, which is at work until it is preempted."""
+
+    def __init__(self, pool: Pool) -> None:
+        super().__init__(pool._task_dispatcher)
+        self.latch = closed_latch()
+
+    def run_idle(self) -> None:
+        """Do nothing."""
+        self.latch.acquire(True, PATIENCE)
+
+    def preempt(self) -> None:
+        """Do it no longer."""
+        open_latch(self.latch)
+
+
+def enter_later(scene: Scene) -> None:
+    """Submit a task as `Pool.run` does."""
+    scene.refused.add("it")
+    scene.futures["it"] = scene.pool.options(name="it")._submit_later(scene.task, ("it",), {})
+    scene.refused.discard("it")
+
+
+def await_later(scene: Scene) -> None:
+    """Submit a task as `Pool.run` does, and let it wait for room no longer."""
+    enter_later(scene)
+    scene.pool._task_dispatcher.give_up_waiting(scene.futures["it"], 1.0)  # type: ignore[arg-type]
+
+
 def group(scene: Scene) -> None:
     """Run three tasks in a group."""
     with TaskGroup(scene.pool) as tasks:
@@ -305,6 +418,40 @@ def mapping(**options: Any) -> Operation:
     return lambda scene: list(scene.pool.map(abs, range(6), **options))
 
 
+def leave_map(scene: Scene) -> None:
+    """Begin a map in a loop, and leave that."""
+    for _ in scene.pool.map(abs, range(20), buffersize=4):
+        break
+
+
+def leave_group(scene: Scene) -> None:
+    """Leave the block of a group by an error."""
+    with suppress(ExceptionGroup), TaskGroup(scene.pool) as tasks:
+        scene.refused.add("it")
+        scene.futures["it"] = tasks.submit(scene.task, "it")
+        scene.refused.discard("it")
+        raise ValueError
+
+
+def leave_block(scene: Scene) -> None:
+    """Leave the block of a pool by an error."""
+    with suppress(ValueError), scene.pool:
+        raise ValueError
+
+
+def interrupt_block(scene: Scene) -> None:
+    """Leave the block of a pool by Ctrl-C."""
+    with suppress(KeyboardInterrupt), scene.pool:
+        raise KeyboardInterrupt
+
+
+def close_view(scene: Scene) -> None:
+    """Shut down a view, and not the pool."""
+    view = scene.pool.options(name="view")
+    scene.submit("it", view)
+    view.shutdown()
+
+
 def close_map(scene: Scene) -> None:
     """Begin a map, and close it."""
     results = scene.pool.map(abs, range(20))
@@ -312,48 +459,99 @@ def close_map(scene: Scene) -> None:
     results.close()
 
 
+POLICIES = ("block", "reject", "caller_runs", "discard_oldest")
+AT_A_RATE = Rate(1000)
+
 SCENES: dict[str, tuple[Make, Operation]] = {
     "submit that starts a thread": (free(), submit),
     "submit that starts another thread": (busy(max_workers=2), submit),
+    "submit to an idle pool": (rested(), submit),
     "submit to a busy pool": (busy(), submit),
-    "submit to a full pool that rejects": (full(when_full="reject"), submit),
-    "submit to a full pool whose callers run": (full(when_full="caller_runs"), submit),
-    "submit to a full pool that discards": (full(when_full="discard_oldest"), submit),
-    "submit that waits for room": (full(), opening(submit)),
+    **{f"submit to a fresh pool, {policy}": (free(queue_size=1, when_full=policy), submit) for policy in POLICIES},
+    **{f"submit to a busy pool, {policy}": (busy(queue_size=1, when_full=policy), submit) for policy in POLICIES},
+    "submit to a full pool, reject": (full(when_full="reject"), submit),
+    "submit to a full pool, caller_runs": (full(when_full="caller_runs"), submit),
+    "submit to a full pool, discard_oldest": (full(when_full="discard_oldest"), submit),
+    "submit to a full pool, block": (full(), opening(submit)),
+    "submit to a full pool, block for a time": (full(), submitting(block_timeout=0.001)),
     "submit with a deadline": (busy(), submitting(deadline=60.0)),
+    "submit with a deadline that starts a thread": (free(), submitting(deadline=60.0)),
+    "submit with a deadline that waits for room": (full(), opening(submitting(deadline=60.0))),
+    "submit with a deadline that passes": (full(), submitting(deadline=0.001)),
+    "submit under a deadline": (busy(), under_deadline(submit)),
     "submit at a rate": (busy(rate=Rate(1e6)), submit),
+    "submit at a rate that starts a thread": (free(rate=Rate(1e6)), submit),
+    "submit at a rate of a view": (busy(), submitting(rate=Rate(1e6))),
     "submit with a key": (busy(order="fair"), submitting(key="key")),
+    "submit with a key that starts a thread": (free(order="fair"), submitting(key="key")),
+    "submit with a key to a full pool, discard_oldest": (
+        full(order="fair", when_full="discard_oldest"),
+        submitting(key="key"),
+    ),
     "submit with a priority": (busy(order="priority"), submitting(priority=3)),
     "submit to an adaptive queue": (busy(order="adaptive"), submit),
+    "submit to a pool with an observer": (busy(observers=[Observer()]), submit),
+    "submit later": (busy(), enter_later),
+    "submit later that starts a thread": (free(), enter_later),
+    "submit later that waits for room": (full(), enter_later),
+    "submit later that waits in vain": (full(), await_later),
     "cancel": (busy(), cancel),
+    "cancel one of many": (crowded(200), cancel),
+    "cancel at a rate": (free(rate=AT_A_RATE), cancel_throttled),
     "request_cancel": (busy(), request_cancel),
     "set_result": (busy(), settle),
     "result": (busy(), opening(ask)),
+    "result under a deadline": (busy(), opening(under_deadline(ask))),
+    "wait": (busy(), opening(wait_for_all)),
+    "wait under a deadline": (busy(), opening(under_deadline(wait_for_all))),
+    "wait for the first": (busy(), opening(wait_for_one)),
+    "as_completed under a deadline": (busy(), opening(under_deadline(take_as_completed))),
     "group": (free(max_workers=2), group),
+    "group that is left by an error": (busy(), opening(leave_group)),
     "map": (free(), mapping()),
     "map on two threads": (free(max_workers=2), mapping(chunksize=2)),
     "map in any order": (free(max_workers=2), mapping(ordered=False)),
     "map with a buffersize": (free(max_workers=2), mapping(buffersize=2)),
     "map in a busy pool": (busy(), opening(mapping())),
     "map that is closed": (free(max_workers=2), close_map),
+    "map that is left": (free(max_workers=2), leave_map),
     "map with a deadline for each item": (
         free(),
         lambda scene: list(scene.pool.options(deadline=60.0).map(abs, [1, 2])),
     ),
     "outcomes": (free(), lambda scene: list(scene.pool.outcomes(abs, range(3)))),
     "shutdown": (crowded(), opening(lambda scene: scene.pool.shutdown())),
+    "shutdown that waits for a time": (crowded(), lambda scene: scene.pool.shutdown(timeout=0.001)),
     "shutdown that waits for nothing": (crowded(), lambda scene: scene.pool.shutdown(wait=False)),
     "shutdown that cancels": (crowded(), lambda scene: scene.pool.shutdown(wait=False, cancel_futures=True)),
+    "shutdown that cancels and waits": (crowded(), opening(lambda scene: scene.pool.shutdown(cancel_futures=True))),
+    "shutdown of a view": (busy(), opening(close_view)),
     "end of a with block": (crowded(), opening(lambda scene: scene.pool.__exit__(None, None, None))),
+    "end of a with block by an error": (crowded(), opening(leave_block)),
+    "end of a with block by Ctrl-C": (crowded(), interrupt_block),
     "resize up": (crowded(), lambda scene: scene.pool.resize(3)),
     "resize down": (crowded(), resized(3, 1)),
 }
 
-WORKERS: dict[str, Make] = {
-    "one thread": free(),
-    "two threads": free(max_workers=2),
-    "fair": free(order="fair"),
-    "priority": free(order="priority"),
-    "adaptive": free(order="adaptive"),
-    "that leave at once": free(idle_timeout=0.0),
+WORKERS: dict[str, tuple[Make, Operation]] = {
+    "one thread": (free(), four),
+    "two threads": (free(max_workers=2), four),
+    "fair": (free(order="fair"), four),
+    "priority": (free(order="priority"), four),
+    "adaptive": (free(order="adaptive"), four),
+    "that leave at once": (free(idle_timeout=0.0), four),
+    "at a rate": (free(rate=AT_A_RATE), four),
+    "under a deadline": (free(), under_deadline(four)),
+    "with an observer": (free(observers=[Observer()]), four),
+    "with a lifespan": (free(thread_lifespan=nullcontext), four),
+    "with an idle task": (free(), preempted),
+    "submit inside": (free(max_workers=2), inside(submit)),
+    "result inside": (free(), inside(ask)),
+    "wait inside": (free(), inside(wait_for_all)),
+    "as_completed inside": (free(max_workers=2), inside(take_as_completed)),
+    "group inside": (free(max_workers=2), inside(group)),
+    "map inside": (free(max_workers=2), inside(mapping())),
+    "map": (free(max_workers=2), mapping(timeout=PATIENCE)),
+    "map in any order": (free(max_workers=2), mapping(timeout=PATIENCE, ordered=False)),
+    "shutdown": (free(max_workers=2), end),
 }

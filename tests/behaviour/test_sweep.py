@@ -47,5 +47,6 @@ def test_ctrl_c_loses_nothing(name: str) -> None:
 @pytest.mark.usefixtures("_killed_in_silence")
 @pytest.mark.parametrize("name", WORKERS)
 def test_a_thread_that_is_killed_loses_nothing(name: str) -> None:
-    for at in slice_of(run_in_workers(WORKERS[name], None).count):
-        run_in_workers(WORKERS[name], at)
+    make, operation = WORKERS[name]
+    for at in slice_of(run_in_workers(make, operation, None).count):
+        run_in_workers(make, operation, at)
