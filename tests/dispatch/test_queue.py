@@ -105,7 +105,7 @@ def test_what_an_exception_has_left_half_done_is_found_anew() -> None:
     queue, tasks = made()
     assert queue.claim_next(Hands()) is tasks[0]
     queue.throttle(tasks[0])
-    queue._put_first(tasks[0])
+    queue.order.put_first(tasks[0])
     tasks[1]._state = CANCELLED_AND_NOTIFIED
     queue.mend()
     assert dict(queue.throttled) == {}

@@ -31,12 +31,9 @@ class TaskQueue:
     """
 
     __slots__ = (
-        "_drop",
         "_full",
         "_keys",
-        "_mend",
-        "_put_first",
-        "_victim",
+        "_rare",
         "debris",
         "give",
         "holders",
@@ -62,13 +59,12 @@ class TaskQueue:
         self.put: Callable[[Task], object]
         self.give: Callable[[Hands], object]
         self.line: Any  # the order itself, if it is a plain deque; else None
-        handles, rare = handles_of(order), RareHandles(order)
+        handles = handles_of(order)
         self.tasks, self.ready, self.put = handles.tasks, handles.ready, handles.put
         self.give, self.line = handles.give, handles.line
+        self._rare = RareHandles(order)
         # What few orders have.
-        self._put_first: Callable[[Task], object] = order.put_first
-        self._victim, self._drop, self._mend = rare.victim, rare.drop, rare.mend
-        self.shed = None if hook_of(order, "stale") is None else rare.shed
+        self.shed = None if hook_of(order, "stale") is None else self._rare.shed
         self._full: Callable[[Task, int], bool] | None = hook_of(order, "full")
         self.holds: Callable[[Task], bool] | None = hook_of(order, "holds")
         self.holders: Callable[[Task], Collection[Task]] | None = hook_of(order, "holders")
@@ -214,11 +210,11 @@ class TaskQueue:
         """Claim the task that is discarded for `newcomer`: the oldest, or as the order says. False: there is none."""
         try:
             while self.tasks and not (self.is_full_for(newcomer) and self._beside(newcomer)):
-                task = cast("Task", self._victim(newcomer))
+                task = cast("Task", self._rare.victim(newcomer))
                 alive = task._state is PENDING
                 if alive:
                     claims.add(task, "discarded")
-                self._drop(task)
+                self._rare.drop(task)
                 if alive:
                     return True
                 self.tombstones -= 1
@@ -246,7 +242,7 @@ class TaskQueue:
 
     def resume(self, task: Task) -> None:
         """Put a task in the order that was throttled, or claimed, and may begin now; raise what the order raises."""
-        self._put_first(task)
+        self.order.put_first(task)
         if task in self.throttled:
             self._unthrottle(task)
         task._state = PENDING
@@ -272,7 +268,7 @@ class TaskQueue:
 
     def mend(self) -> None:
         """Find anew what follows from the tasks' states and places."""
-        self._mend()
+        self._rare.mend()
         for task in [task for task in self.throttled if task._state != PENDING or task in self.tasks]:
             self._unthrottle(task)
         self.tombstones = sum(task._state != PENDING for task in self.tasks)

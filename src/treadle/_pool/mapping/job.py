@@ -109,6 +109,7 @@ class Job(Feed):
     __slots__ = (
         "awaited",
         "chunksize",
+        "enter",
         "fn",
         "keeps",
         "killed",
@@ -117,13 +118,11 @@ class Job(Feed):
         "observed",
         "options",
         "ordered",
-        "policy",
         "queued",
         "results",
         "running",
         "single",
         "spread",
-        "timeout",
         "turns",
         "waiting",
         "window",
@@ -154,7 +153,7 @@ class Job(Feed):
         self.spread = spread or self.observed  # whether the arguments of an item are a tuple
         self.chunksize = chunksize
         self.ordered = ordered
-        self.policy, self.timeout = enter
+        self.enter = enter  # the policy for its first turn, and how long that waits for room
         self.options = options
         self.window: deque[Item] = deque()  # read, not taken, in the order of the input; stays empty if they are not
         self.waiting: deque[Item] = deque()  # read, not claimed
@@ -231,7 +230,7 @@ class Job(Feed):
         """
         turn = self.new_turn()
         try:
-            self.dispatcher.enter(turn, self.policy, self.timeout)
+            self.dispatcher.enter(turn, *self.enter)
         except Exception as error:
             self.turn_refused(turn, error)
             raise
