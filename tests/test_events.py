@@ -261,9 +261,10 @@ def test_ctrl_c_while_a_refused_caller_wakes_leaves_its_task_rejected(monkeypatc
         pool.shutdown(wait=False)  # which refuses it
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(deadlock, "wait", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        pool.options(name="late").submit(int)
+    with monkeypatch.context() as patch:
+        patch.setattr(deadlock, "wait", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            pool.options(name="late").submit(int)
     gate.set()
     pool.shutdown()
     assert ends(notes)["late"] == ["submitted", "rejected"]

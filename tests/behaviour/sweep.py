@@ -81,7 +81,10 @@ class Instants:
         try:
             yield
         finally:
-            sys.setprofile(None)
+            with suppress(KeyboardInterrupt):
+                sys.setprofile(None)
+                for _ in range(2):  # where it begins anew, what has not been raised yet is
+                    pass
             signal.signal(signal.SIGINT, handler)
 
 
