@@ -73,7 +73,7 @@ bench:           ## measure treadle beside its peers; writes bench/results/. BEN
 	    echo "$(PY) bench/$$name.py $(ARGS)"; $(PY) bench/$$name.py $(ARGS) || status=$$?; \
 	done; exit $$status
 
-stress:          ## five minutes of random schedules
+stress:          ## an exception at every instant, then five minutes of random schedules
 	$(call ready,test)
 	$(PY) tests/behaviour/stress.py $(ARGS)
 

@@ -1,4 +1,4 @@
-"""Random schedules for a given time: `make stress`, or `python tests/behaviour/stress.py [SECONDS [SEED]]`.
+"""All sweeps, then random schedules for a time: `make stress`, or `python tests/behaviour/stress.py [SECONDS [SEED]]`.
 
 Ends with status 1, and the seed, when an invariant does not hold or anything hangs.
 """
@@ -11,6 +11,8 @@ import random
 import sys
 import threading
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
@@ -18,8 +20,30 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from behaviour import handovers
 from behaviour.books import Audit, random_program
 from behaviour.schedules import LONG, Play, random_schedule
+from behaviour.sweep import SCENES, WORKERS, Instants, run, run_in_workers
 
 SERVE_EVERY = 20  # schedules of the pool to one of the server, which takes longer
+
+
+def sweep(name: str, strike: Callable[[int | None], Instants]) -> int:
+    """Strike at every instant of one operation; return how many there were."""
+    faulthandler.dump_traceback_later(20 * LONG, exit=True)
+    instants = strike(None).count
+    for at in range(1, instants + 1):
+        strike(at)
+    print(f"{name}: {instants} instants", flush=True)
+    return instants
+
+
+def sweep_all() -> int:
+    """Strike at every instant of every operation."""
+    threading.excepthook = lambda arguments: None  # threads are killed outside of all that is caught,
+    sys.unraisablehook = lambda arguments: None  # and Ctrl-C may come amid a destructor
+    try:
+        instants = sum(sweep(name, partial(run, *scene)) for name, scene in SCENES.items())
+        return instants + sum(sweep(f"{name}, killed", partial(run_in_workers, *it)) for name, it in WORKERS.items())
+    finally:
+        threading.excepthook, sys.unraisablehook = threading.__excepthook__, sys.__unraisablehook__
 
 
 def main() -> int:
@@ -28,8 +52,9 @@ def main() -> int:
     seed = int(sys.argv[2]) if len(sys.argv) > 2 else random.randrange(1_000_000_000)
     logging.disable(logging.CRITICAL)  # failing tasks that nobody asks for are part of it
     print(f"first seed {seed}, for {seconds:g} s, Python {sys.version.split()[0]}", flush=True)
-    end, played = time.monotonic() + seconds, 0
     before = set(threading.enumerate())
+    print(f"{sweep_all()} instants, nothing was lost", flush=True)
+    end, played = time.monotonic() + seconds, 0
     while time.monotonic() < end:
         faulthandler.dump_traceback_later(4 * LONG, exit=True)
         try:

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from behaviour.scripts import script
+from behaviour.scripts import PRELUDE, script
 
 # CPython loses a signal that comes after the main thread's last look for one and before it sleeps at a lock.
 LET_IT_SLEEP = "let_it_sleep = lambda: threading.Event().wait(0.2)"
@@ -108,6 +108,62 @@ def test_ctrl_c_while_what_was_accepted_runs_at_exit_ends_the_program() -> None:
         pool.submit(print, "must not run")
     """)
     assert (done.returncode, done.stdout.splitlines()) == (0, ["handler"]), done.stderr
+    assert "KeyboardInterrupt" in done.stderr
+
+
+INTERRUPT = """
+def interrupt(pool):
+    "Press Ctrl-C once Python exits and waits for the pool; until it has come, for CPython may lose one."
+    while not pool.snapshot().closed:
+        threading.Event().wait(0.001)
+    while signal.getsignal(signal.SIGINT) is come:
+        os.kill(os.getpid(), signal.SIGINT)
+        threading.Event().wait(0.001)
+
+def come(*_):
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+signal.signal(signal.SIGINT, come)
+"""
+
+
+def test_ctrl_c_ends_the_program_while_tasks_wait_at_exit_behind_one_that_waits_for_an_event() -> None:
+    done = script(
+        """
+        import atexit
+        from treadle import Pool
+        atexit.register(print, "handler")
+        pool, never = Pool(2), threading.Event()
+        def task():
+            try:
+                never.wait()
+            finally:
+                print("was ended")
+        futures = [pool.submit(task), pool.submit(interrupt, pool), pool.submit(task)]
+        futures += [pool.submit(print, "must not run") for _ in range(100)]
+        """,
+        prelude=PRELUDE + INTERRUPT,
+    )
+    assert (done.returncode, done.stdout.splitlines()) == (0, ["handler"]), done.stderr
+    assert "KeyboardInterrupt" in done.stderr
+
+
+def test_ctrl_c_ends_the_program_while_tasks_wait_at_exit_for_their_rate() -> None:
+    """Or it would stay for hours: no thread runs them, and the timers would call them one by one."""
+    done = script(
+        """
+        import atexit
+        from treadle import Pool, Rate
+        atexit.register(print, "handler")
+        pool = Pool(2, rate=Rate(1, per=3600))
+        futures = [pool.submit(print, "first"), *(pool.submit(print, "must not run") for _ in range(100))]
+        futures[0].result()
+        threading.Thread(target=interrupt, args=(pool,), daemon=True).start()
+        """,
+        prelude=PRELUDE + INTERRUPT,
+    )
+    assert (done.returncode, done.stdout.splitlines()) == (0, ["first", "handler"]), done.stderr
     assert "KeyboardInterrupt" in done.stderr
 
 

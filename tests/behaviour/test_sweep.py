@@ -1,7 +1,7 @@
 """An exception at every instant at which CPython could raise it inside treadle's files loses nothing.
 
-What is not swept, since the standard library cannot survive it: `treadle.wait` and `as_completed` outside of the pools'
-threads are its own functions, which hold the conditions of all futures as they begin and let none go if they are
+What is not swept, since the standard library cannot survive it: `treadle.as_completed` outside of pools' threads and of
+deadlines is its own function, which holds the conditions of all futures as it begins and lets none go if it is
 interrupted there; and the `with` statement of a context manager written in Python, such as `treadle.deadline`, may be
 interrupted between the manager's last line and the block's first, so that nobody calls its end.
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextvars
+import sys
 import threading
+from collections.abc import Callable
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -42,6 +45,43 @@ def test_a_task_sees_its_submitters_context_unless_the_pool_has_none(view: bool,
         door: Submitter = pool.options() if view else pool
         variable.set("here")
         assert door.submit(variable.get).result(PATIENCE) == ("here" if context else "none")
+
+
+def calls_of(call: Callable[[], object]) -> list[tuple[str, str]]:
+    """Return module and name of each function of treadle's that is called in this thread."""
+    calls: list[tuple[str, str]] = []
+
+    def note(frame: FrameType, event: str, _: object) -> None:
+        module = frame.f_globals.get("__name__", "")
+        if event == "call" and module.startswith("treadle."):
+            calls.append((module, frame.f_code.co_qualname))
+
+    sys.setprofile(note)
+    try:
+        call()
+    finally:
+        sys.setprofile(None)
+    return calls
+
+
+@pytest.mark.parametrize("context", [False, True])
+def test_a_submit_to_a_busy_pool_is_one_python_call(context: bool) -> None:
+    """That is the design: what every task comes by is spelled out in one place."""
+    gate = threading.Event()
+    with Pool(1, context=context) as pool:
+        pool.submit(gate.wait, PATIENCE)
+        until_busy(pool)
+        assert calls_of(lambda: pool.submit(int)) == [("treadle._pool.submit", "Submitter.submit")]
+        gate.set()
+
+
+def until_busy(pool: Pool) -> None:
+    tick = threading.Event()
+    for _ in range(3000):
+        if pool.snapshot().busy and not pool.snapshot().waiting:
+            return
+        tick.wait(0.01)
+    raise AssertionError(pool.snapshot())
 
 
 def test_only_what_is_under_a_deadline_or_at_a_rate_is_governed() -> None:

@@ -11,11 +11,13 @@ import concurrent.futures
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION, TimeoutError, _base
 from contextlib import nullcontext
+from functools import partial
+from queue import Empty, SimpleQueue
 from threading import Condition
 from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, ParamSpec, TypeVar, cast
 
 from treadle._base import checks, clock
-from treadle._base.locks import closed_latch, is_held, open_latch
+from treadle._base.locks import is_held
 from treadle._base.words import is_a, show, type_name
 from treadle._dispatch import deadlock
 from treadle._dispatch.worker import Worker, current_worker
@@ -43,16 +45,23 @@ else:
 
 
 class _Event:
-    """What the standard library's waiters set, in the place of an event, whose lock Ctrl-C could leave taken."""
+    """What the standard library's waiters set, in the place of an event, whose lock Ctrl-C could leave taken.
 
-    __slots__ = ("acquire", "latch")
+    Setting it is one call of C's, so that a future is not noted as told and nobody woken.
+    """
+
+    __slots__ = ("_told", "set")
 
     def __init__(self) -> None:
-        self.latch = closed_latch()
-        self.acquire = self.latch.acquire
+        self._told: SimpleQueue[None] = SimpleQueue()
+        self.set = partial(self._told.put, None)
 
-    def set(self) -> None:
-        open_latch(self.latch)
+    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
+        try:
+            self._told.get(blocking, None if timeout < 0 else timeout)
+        except Empty:
+            return False
+        return True
 
 
 def wait(
