@@ -119,6 +119,7 @@ def client(message: bytes, answer: bytes) -> Iterator[socket.socket]:
 @pytest.mark.usefixtures("here")
 def test_what_it_does_is_on_standard_output_and_the_log_on_standard_error(processes: str) -> None:
     with serving("echo", "--processes", processes) as command:
+        until(lambda: "listens on" in command.out.read_text())  # another process may answer before this is said
         with client(b"hello", b"hello") as sock:
             status, out, error = command.end(sock)
     assert status == 0

@@ -368,6 +368,7 @@ def test_what_is_wrong_in_every_process_is_said_once(handler: str, status: int, 
 def test_several_processes_say_once_where_they_listen() -> None:
     with tcp("app:pid", "--framing", "lines", "--processes", "3") as server:
         server.wait_for(r"(process \d+ serves[\s\S]*){3}")
+        server.wait_for("treadle tcp listens on")  # another one may answer first
         with connect(server) as client:
             assert receive_line(client)
         server.send(signal.SIGTERM)

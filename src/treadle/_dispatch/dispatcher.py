@@ -288,11 +288,7 @@ class Dispatcher:
             if isinstance(task, ScopedTask):
                 note_entered(task)
         except BaseException as error:
-            try:
-                self.take_back(task, error)
-            except BaseException:  # Ctrl-C, as it was about to be refused
-                self.take_back(task, error)
-                raise
+            self.take_back(task, error)
             raise
 
     def _may_enter_plainly(self) -> bool:
@@ -331,11 +327,7 @@ class Dispatcher:
             if isinstance(task, ScopedTask):
                 note_entered(task)
         except BaseException as error:
-            try:
-                self.take_back(task, error)
-            except BaseException:  # Ctrl-C, as it was about to be refused
-                self.take_back(task, error)
-                raise
+            self.take_back(task, error)
             raise
         return verdict is not Verdict.WAIT
 
@@ -519,6 +511,13 @@ class Dispatcher:
             task: not admitted, admitted, or whatever became of it since.
             error: what the submit is to raise.
         """
+        try:
+            self._take_back_and_refuse(task, error)
+        except BaseException:  # Ctrl-C, before it was refused
+            self._take_back_and_refuse(task, error)
+            raise
+
+    def _take_back_and_refuse(self, task: Task, error: BaseException) -> None:
         if self._do(self._take_back, task) or task.done():
             end_unrun(task, "rejected", error, "refuse")
 

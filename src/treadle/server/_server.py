@@ -18,6 +18,7 @@ from treadle._base import checks, clock
 from treadle._base.threads import start_thread
 from treadle._base.words import counted, log
 from treadle._dispatch import lifecycle
+from treadle._pool import view as _view  # noqa: F401  # or each of several processes would import it with its pool
 from treadle._pool.pool import Pool
 from treadle._pool.snapshot import names_of, report_leaving, undone
 from treadle._pool.submit import dispatcher_of
