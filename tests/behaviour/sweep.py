@@ -262,6 +262,17 @@ def full(**options: Any) -> Make:
     return crowded(1, queue_size=1, **options)
 
 
+def shut_down_and_cancel(scene: Scene) -> None:
+    """Cancel what waits; if that is interrupted once the pool is closed, nothing is left to run."""
+    try:
+        scene.pool.shutdown(wait=False, cancel_futures=True)
+    except KeyboardInterrupt:
+        if scene.pool.snapshot().closed:
+            waiting = [future for name, future in scene.futures.items() if name not in scene.ran]
+            assert all(future.cancelled() for future in waiting), waiting
+        raise
+
+
 def resized(*sizes: int) -> Operation:
     """Return an operation that gives the pool these sizes, one after the other."""
 
@@ -526,7 +537,7 @@ SCENES: dict[str, tuple[Make, Operation]] = {
     "shutdown": (crowded(), opening(lambda scene: scene.pool.shutdown())),
     "shutdown that waits for a time": (crowded(), lambda scene: scene.pool.shutdown(timeout=0.001)),
     "shutdown that waits for nothing": (crowded(), lambda scene: scene.pool.shutdown(wait=False)),
-    "shutdown that cancels": (crowded(), lambda scene: scene.pool.shutdown(wait=False, cancel_futures=True)),
+    "shutdown that cancels": (crowded(), shut_down_and_cancel),
     "shutdown that cancels and waits": (crowded(), opening(lambda scene: scene.pool.shutdown(cancel_futures=True))),
     "shutdown of a view": (busy(), opening(close_view)),
     "end of a with block": (crowded(), opening(lambda scene: scene.pool.__exit__(None, None, None))),

@@ -20,10 +20,11 @@ from hypothesis import strategies as st
 import treadle
 from behaviour.scripts import script
 from clocks import LeapingClock
-from treadle import Channel, Future, Pool, TaskGroup
+from treadle import Channel, Future, Pool, TaskGroup, wait
 from treadle._base import timer as alarm_module
 from treadle._base.timer import TimerThread
 from treadle._dispatch import deadlock
+from treadle._flow import groups as groups_module
 from treadle._tasks import scope as scope_module
 from treadle._tasks import waiters as watchers_module
 from treadle._tasks.scope import SCOPE, Scope, current
@@ -1367,3 +1368,18 @@ def test_the_repr_tells_the_state_and_what_is_not_done() -> None:
             assert repr(group) == "<TaskGroup: open, 1 task not done, cancelled>"
             gate.set()
         assert repr(group) == "<TaskGroup: closed, 0 tasks not done, cancelled>"
+
+
+def test_what_a_block_waits_for_is_told_though_a_fork_holds_the_groups() -> None:
+    """A fork takes their lock, and then that of `deadlock`, which is held where this is asked."""
+    with Pool(1) as pool, TaskGroup(pool) as group:
+        task, told = group.submit(abs, -1), list[object]()
+        wait([task])
+        asking = threading.Thread(target=lambda: told.append(group._targets()))
+        groups_module._lock.acquire()
+        try:
+            asking.start()
+            asking.join(PATIENCE)
+        finally:
+            groups_module._lock.release()
+    assert told == [[]]

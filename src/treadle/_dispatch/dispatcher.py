@@ -1,4 +1,4 @@
-"""Dispatcher: brings a pool's tasks to its threads. Each transition of a task stands here, once.
+"""Dispatcher: brings a pool's tasks to its threads. Each transition of a task stands here, or in its parts, once.
 
 The pool is the user's handle and may be dropped at any time; its workers hold the dispatcher, never the pool, so a
 dropped pool is noticed and its threads end. None of the parts holds the dispatcher: so it is freed with the pool.
@@ -6,27 +6,34 @@ dropped pool is noticed and its threads end. None of the parts holds the dispatc
     submit -> Admission judges -> TaskQueue -> a worker of Workers claims it -> settled
                     `-> callers that wait for room -^
 
-What becomes of a task, and where it is then. Each line is one section with the lock held, in which its state, its place
-and what is counted change together; whoever is to be told is told after it.
+What becomes of a task, and where it is then. Each line but the first changes state and place with the lock held; who
+ends a task, or runs it, elsewhere counts it by itself; whoever is to be told is told after it.
 
-    PENDING    made                                     in nobody's hands but its submitter's
-               enter      let in                        TaskQueue.tasks
-               wait       for room                      Admission.waiting
-               throttle   by its rate                   TaskQueue.throttled; `resume` puts it back into the order
-               take_out   by strangers                  TaskQueue.out; `bring_back` likewise
-               put_back   is to go on later             TaskQueue.tasks
-    RUNNING    claim      by a worker                   Worker.task
-               claim      by who waits for it           Worker.task, or _Here.tasks in a thread of nobody's
-               claim      to be ended                   State.claimed: shed, discarded, closed, broken
-    FINISHED   settle     it has run; or was given up   nowhere
+    PENDING    made                                               its submitter's; a map's turn is RUNNING till then
+               _put, _enter_plainly, _let_in, bring_back          TaskQueue.tasks
+               _decide: WAIT                                      Admission.waiting
+               put_back, unclaim, _give_back, _keep_unclaimed     TaskQueue.tasks: it has not begun, or goes on later
+               _wait_again: by its rate                           TaskQueue.throttled; `resume` puts it back
+               take_out: by strangers                             TaskQueue.out
+    RUNNING    TaskQueue.claim_next, _serve, _hand_over           Worker.task
+               _claim_for_caller, _decide: RUN_HERE               Worker.task, or HERE.tasks; INLINE until it begins
+               Claims.add: to be ended                            State.claimed, with the reason
+               _stop_waiting, _refuse_all, _let_in                State.claimed: REFUSED, which its caller raises
+               withdraw: begun by hand                            nowhere; in the order a tombstone
+    FINISHED   _serve, Future._finish: it has run                 Worker.last until that is told; then nowhere
+               _end: it was given up                              nowhere
+               withdraw: by its deadline, or by hand              nowhere; in the order a tombstone
+               Future._settle_once: by its deadline, as it runs   Worker.task, until its function returns
+    SETTLED    as it runs, by hand                                likewise
     CANCELLED_AND_NOTIFIED
-               cancel     before it began               nowhere; in the order a tombstone
+               withdraw: before it began                          nowhere; in the order a tombstone
+               _end: closed; _take_back: refused; a fork          nowhere
 
 Guarantees: at most `max_workers` threads, and at most `queue_size` waiting tasks beyond those that free workers are
-about to take; a task that was admitted is run, cancelled, or failed with a reason. No user's code runs while the lock
-is held: no call, no logging, no destructor, no hash of a key; no thread is started. An exception that comes between any
-two lines loses nothing: what is claimed is in somebody's hands, where the next who comes finds it; what else was half
-done is found anew (`_mend`).
+about to take, what an event loop submits, and what goes on later; a task that was admitted is run, cancelled, or failed
+with a reason. No user's code runs while the lock is held, but an order of the user's own: no call, no logging, no
+destructor, no hash of a key; no thread is started. An exception that comes between any two lines loses nothing: what is
+claimed is in somebody's hands, where the next who comes finds it; what else was half done is found anew (`_mend`).
 """
 
 from __future__ import annotations
@@ -495,14 +502,16 @@ class Dispatcher:
 
     def take_back_submitted(self, task: Task, error: BaseException, held: bool | None) -> None:
         """As `take_back`, for a section that is spelled out: whether the lock is `held` (None: it was being taken)."""
-        if held or (held is None and is_held(self.lock)):
-            try:
-                self._mend()  # before anybody else sees it, or can claim the task
-                self._take_back(task)
-            finally:
-                self.lock.release()
-        locked(self.lock, self._mend)
-        self.take_back(task, error)
+        try:
+            if held or (held is None and is_held(self.lock)):
+                try:
+                    self._mend()  # before anybody else sees it, or can claim the task
+                    self._take_back(task)
+                finally:
+                    self.lock.release()
+        finally:
+            locked(self.lock, self._mend)
+            self.take_back(task, error)
 
     def take_back(self, task: Task, error: BaseException) -> None:
         """Refuse a task whose submit `error` ended, at whichever line; unless it has begun.
@@ -822,8 +831,10 @@ class Dispatcher:
             task._state = state
             self.admission.let_go(task)
         else:
-            self.queue.leave(task, state)
-            self.state.counts.cancelled += loud
+            try:
+                self.queue.leave(task, state)
+            finally:
+                self.state.counts.cancelled += loud and task._state is state
 
     def withdrawn(self, task: Task) -> None:
         """Use the room that a task has left."""
@@ -1322,7 +1333,11 @@ class Dispatcher:
         Or what was to set up a `worker` did, for which there are a `reason` and a `cause`; then also what that was to
         begin with.
         """
-        self._do_and_end(self._break_down, worker, reason, cause)
+        try:
+            self._do_and_end(self._break_down, worker, reason, cause)
+        except BaseException:  # as in `close`
+            self._do_and_end(self._break_down, worker, reason, cause)
+            raise
 
     def _break_down(self, claims: Claims, worker: Worker | None, reason: str, cause: BaseException | None) -> None:
         state = self.state
@@ -1397,10 +1412,15 @@ class Dispatcher:
 
     def close(self, after: str, *, cancel: bool) -> None:
         """Take no more tasks; cancel what has not begun, if `cancel`. Idempotent. Waits for nothing."""
-        self._do_and_end(self._close, after, cancel)
-        for feed in self.inputs() if cancel else ():
-            feed.give_up()
-        self.grow()
+        try:
+            self._do_and_end(self._close, after, cancel)
+        except BaseException:  # Ctrl-C: what it has not come to would run, or wait for ever
+            self._do_and_end(self._close, after, cancel)
+            raise
+        finally:
+            for feed in self.inputs() if cancel else ():
+                feed.give_up()
+            self.grow()
 
     def _close(self, claims: Claims, after: str, cancel: bool) -> None:
         state = self.state
@@ -1474,14 +1494,16 @@ class Dispatcher:
             held = False
             lock.release()
         except BaseException:
-            if held or (held is None and is_held(lock)):
-                try:
-                    self._mend()  # before anybody else sees it
-                finally:
-                    lock.release()
-            locked(lock, self._mend)  # another one may have come as that was put right
-            if self.state.attention:
-                self.attend()
+            try:
+                if held or (held is None and is_held(lock)):
+                    try:
+                        self._mend()  # before anybody else sees it
+                    finally:
+                        lock.release()
+            finally:
+                locked(lock, self._mend)  # another one may have come as that was put right
+                if self.state.attention:
+                    self.attend()
             raise
         if deferred:
             make_deferred_calls()

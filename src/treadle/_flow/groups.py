@@ -259,11 +259,11 @@ class TaskGroup:
         return list(self._waiting)
 
     def _targets(self) -> list[Future[Any] | Errand]:
-        waiting, submitting = locked(_lock, self._copy)
+        # Without the lock, which a fork takes before that of `deadlock`, who asks; in this order, for what is submitted
+        # is in both for a moment.
+        submitting = list(self._submitting[os.getpid()])
+        waiting = list(self._waiting)
         return [*(future for future in waiting if isinstance(future, Future) and not future.done()), *submitting]
-
-    def _copy(self) -> tuple[list[Future[Any]], list[Errand]]:
-        return list(self._waiting), list(self._submitting[os.getpid()])
 
     def _is_over(self) -> bool:
         return not self._waiting and not self._submitting[os.getpid()] and not self._scope.running
