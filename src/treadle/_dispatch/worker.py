@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from treadle._base import clock
-from treadle._base.locks import closed_latch
+from treadle._base.locks import closed_latch, defer
 from treadle._base.threads import new_thread
 from treadle._tasks.future import Future, context_of
 from treadle._tasks.scope import HERE
@@ -107,7 +108,7 @@ class _Life:
         worker = getattr(self, "_worker", None)  # nor has it a thread, if its making was interrupted
         started = getattr(getattr(worker, "thread", None), "ident", None) is not None
         if worker is not None and started and not (worker.gone or worker.cancelled or is_finalizing()):
-            self._exited(worker)
+            defer(partial(self._exited, worker))  # it may come amid a section, and waits for threads that want its lock
 
 
 def current_worker() -> Worker | None:
