@@ -295,7 +295,11 @@ class Dispatcher:
             if isinstance(task, ScopedTask):
                 note_entered(task)
         except BaseException as error:
-            self.take_back(task, error)
+            try:
+                self.take_back(task, error)
+            except BaseException:  # Ctrl-C, perhaps as that began, where it cannot see it
+                self.take_back(task, error)
+                raise
             raise
 
     def _may_enter_plainly(self) -> bool:
@@ -334,7 +338,11 @@ class Dispatcher:
             if isinstance(task, ScopedTask):
                 note_entered(task)
         except BaseException as error:
-            self.take_back(task, error)
+            try:
+                self.take_back(task, error)
+            except BaseException:  # Ctrl-C, perhaps as that began, where it cannot see it
+                self.take_back(task, error)
+                raise
             raise
         return verdict is not Verdict.WAIT
 
