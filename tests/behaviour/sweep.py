@@ -257,6 +257,21 @@ def crowded(waiting: int = 5, **options: Any) -> Make:
     return make
 
 
+def throttled() -> Make:
+    """Return what makes a scene in which tasks wait for their rate."""
+
+    def make() -> Scene:
+        scene, tick = Scene(rate=Rate(50)), threading.Event()
+        for name in ("one", "two", "three"):
+            scene.submit(name)
+        # Until they do, unless the machine was too slow.
+        while len(scene.pool._task_dispatcher.queue.throttled) < 2 and not scene.futures["two"].done():
+            tick.wait(0.0001)
+        return scene
+
+    return make
+
+
 def full(**options: Any) -> Make:
     """Return what makes a scene whose pool has no room."""
     return crowded(1, queue_size=1, **options)
@@ -310,11 +325,15 @@ def cancel(scene: Scene) -> None:
     scene.futures["it"].cancel()
 
 
-def cancel_throttled(scene: Scene) -> None:
-    """Cancel the first of those that wait for their rate; the others are to run nevertheless."""
-    for name in ("one", "two", "three"):
-        scene.submit(name)
+def cancel_second(scene: Scene) -> None:
+    """Cancel one of those that wait; those behind it are to run nevertheless."""
     scene.futures["two"].cancel()
+
+
+def cancel_later(scene: Scene) -> None:
+    """Cancel a task that waits for room."""
+    enter_later(scene)
+    scene.futures["it"].cancel()
 
 
 def request_cancel(scene: Scene) -> None:
@@ -511,7 +530,8 @@ SCENES: dict[str, tuple[Make, Operation]] = {
     "submit later that waits in vain": (full(), await_later),
     "cancel": (busy(), cancel),
     "cancel one of many": (crowded(200), cancel),
-    "cancel at a rate": (free(rate=AT_A_RATE), cancel_throttled),
+    "cancel of a task that waits for room": (full(), cancel_later),
+    "cancel at a rate": (throttled(), cancel_second),
     "request_cancel": (busy(), request_cancel),
     "set_result": (busy(), settle),
     "result": (busy(), opening(ask)),

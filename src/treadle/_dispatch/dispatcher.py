@@ -834,15 +834,19 @@ class Dispatcher:
     def withdraw(self, task: Task, state: str) -> None:
         """Give a pending task another state, for it is cancelled or settled by hand; the lock is held."""
         loud = not isinstance(task, InternalTask)
-        if task in self.admission.waiting:
-            self.state.counts.cancelled += loud
-            task._state = state
-            self.admission.let_go(task)
-        else:
-            try:
-                self.queue.leave(task, state)
-            finally:
-                self.state.counts.cancelled += loud and task._state is state
+        try:
+            if task in self.admission.waiting:
+                self.state.counts.cancelled += loud
+                task._state = state
+                self.admission.let_go(task)
+            else:
+                try:
+                    self.queue.leave(task, state)
+                finally:
+                    self.state.counts.cancelled += loud and task._state is state
+        except BaseException:  # Ctrl-C: before anybody else sees it
+            self._mend()
+            raise
 
     def withdrawn(self, task: Task) -> None:
         """Use the room that a task has left."""

@@ -142,8 +142,13 @@ class TaskQueue:
     def leave(self, task: Task, state: str) -> None:
         """Give a task that waits another state: it is cancelled, or run out of its turn."""
         if task in self.throttled:
+            slot = key_slot_of(task)
+            # No exception comes between these lines; as `_unthrottle`, which would be a call.
             task._state = state
-            self._unthrottle(task)
+            del self.throttled[task]
+            self._keys[slot] -= 1
+            if not self._keys[slot]:
+                del self._keys[slot]
         elif task in self.out:
             task._state = state
             del self.out[task]
