@@ -8,6 +8,7 @@ other, and after each run everything has to be as it should: see `Scene.check`.
 from __future__ import annotations
 
 import ctypes
+import gc
 import itertools
 import signal
 import sys
@@ -185,6 +186,8 @@ Operation = Callable[[Scene], object]
 
 def run(make: Make, operation: Operation, at: int | None) -> Instants:
     """Run one operation with an exception at the instant `at`, and check what came of it."""
+    if at is None:
+        gc.collect()  # or the destructors of earlier runs are counted, of which there may be thousands
     scene, instants = make(), Instants(at)
     try:
         try:
@@ -204,6 +207,8 @@ def run_in_workers(make: Make, operation: Operation, at: int | None) -> Instants
 
     The operation is called in no thread of the pool's.
     """
+    if at is None:
+        gc.collect()  # as in `run`
     instants = Instants(at, Killed)
     threading.setprofile(instants)
     try:
