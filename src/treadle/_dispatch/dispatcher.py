@@ -1247,6 +1247,13 @@ class Dispatcher:
         worker.begun = True
         return worker.task if worker.task is not None else self.claim_or_rest(worker)
 
+    def hand_nothing_over(self, worker: Worker) -> None:
+        """See that nobody hands a task over any more to a worker whose thread was killed."""
+        self._do(self._hand_nothing_over, worker)
+
+    def _hand_nothing_over(self, worker: Worker) -> None:
+        worker.begun = True
+
     def begin_to_leave(self, worker: Worker) -> None:
         """Count out a worker that has a lifespan to leave, which may take long."""
         self._do(self._step_out, worker)

@@ -57,6 +57,8 @@ def work(dispatcher: Dispatcher, worker: Worker) -> None:
 
 def _leave_nothing(dispatcher: Dispatcher, worker: Worker, reason: BaseException | None) -> None:
     """Settle what a thread that was killed, between any two lines, had in its hands."""
+    if reason is not None:
+        dispatcher.hand_nothing_over(worker)  # with the lock: what comes after the look would be lost without the GIL
     hands = dict.fromkeys((worker.last, *worker.stack()))
     for task in hands:
         if task is not None:
