@@ -58,18 +58,15 @@ def work(dispatcher: Dispatcher, worker: Worker) -> None:
 def _leave_nothing(dispatcher: Dispatcher, worker: Worker, reason: BaseException | None) -> None:
     """Settle what a thread that was killed, between any two lines, had in its hands."""
     if reason is not None:
-        dispatcher.hand_nothing_over(worker)  # with the lock: what comes after the look would be lost without the GIL
-    hands = dict.fromkeys((worker.last, *worker.stack()))
-    for task in hands:
+        dispatcher.hand_nothing_over(worker)  # or what a submit does just now, after the look, would be lost
+    for task in dict.fromkeys((worker.last, *worker.stack())):
         if task is not None:
             try:
                 if not dispatcher.keep_unclaimed(task):
                     dispatcher.settle_lost(task, worker.thread.name, reason)
             except BaseException as error:  # of a callback, which cannot end this thread twice
                 log(_log, logging.ERROR, "a callback of task %s raised", task.name, error=error)
-    worker.last = None
-    if worker.task in hands:  # and not what a submit hands over to it just now, which is put back as it is counted out
-        worker.task = None
+    worker.task = worker.last = None
     if worker.claims is not None:
         dispatcher.end_claimed(worker.claims, log_only=True)
 
