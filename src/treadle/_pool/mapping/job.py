@@ -208,6 +208,9 @@ class Job(Feed):
             self.dispatcher.carry_on(turn)
         except Exception as error:
             self.turn_refused(turn, error)
+        except BaseException as error:
+            self.take_back(turn, error)
+            raise
 
     def begin_turn(self, *, consuming: bool) -> None:
         """Have a turn for the items that wait, of which the last was the first.
@@ -241,9 +244,24 @@ class Job(Feed):
         turn.job, turn.item = self, None
         turn._state = RUNNING  # to others, until it is admitted
         turn.add_done_callback(self.turn_done)
-        self.live.add(turn)
-        self.count_turns()
+        try:
+            self.live.add(turn)
+            self.count_turns()
+        except BaseException:  # the thread is killed, perhaps: nobody waits for a turn that never comes
+            self.forget_turn(turn)
+            raise
         return turn
+
+    def forget_turn(self, turn: MapTask) -> None:
+        """Count out a turn that the pool does not have."""
+        self.live.discard(turn)
+        self.count_turns()
+
+    def take_back(self, turn: MapTask, error: BaseException) -> None:
+        """Take back a turn whose submit `error` ended, at whichever line; unless it has begun."""
+        self.dispatcher.take_back(turn, error)
+        if turn.cancelled():
+            self.forget_turn(turn)
 
     def count_turns(self) -> None:
         """Count the turns anew, after each change; with the lock held, so the last to count sees them all."""
@@ -470,10 +488,13 @@ class Job(Feed):
     def offer_turn(self) -> bool:
         """Let another worker help, if the pool has room for one more turn."""
         turn = self.new_turn()
-        taken = self.dispatcher.offer(turn)
-        if not taken:
-            self.live.discard(turn)
-            self.count_turns()
+        try:
+            taken = self.dispatcher.offer(turn)
+            if not taken:
+                self.forget_turn(turn)
+        except BaseException as error:
+            self.take_back(turn, error)
+            raise
         return taken
 
     def wake(self) -> None:
