@@ -214,6 +214,9 @@ def run_in_workers(make: Make, operation: Operation, at: int | None) -> Instants
     try:
         scene = make()
         scene.killed = True
+        # Of several threads another may begin a task between the lock's release and the exception in its submit: nobody
+        # can have it not run any more.
+        scene.lenient = scene.lenient or scene.pool.max_workers > 1
         try:
             with suppress(Killed, treadle.errors.TreadleError):  # as a map raises it, and a pool that breaks
                 operation(scene)
