@@ -170,7 +170,10 @@ def _can_be_told(what: tuple[type[BaseException], BaseException, TracebackType |
 def pass_on(error: BaseException) -> None:
     """Raise Ctrl-C in the main thread, the only one it comes to: it is the program's. Drop all else."""
     if issubclass(type(error), KeyboardInterrupt) and get_ident() == main_thread().ident:
-        raise error
+        try:
+            raise error
+        finally:
+            del error  # its traceback holds this frame: no cycle
 
 
 def cut(text: str, longest: int) -> str:

@@ -115,6 +115,7 @@ class Admission:
             return True
         if queue.tombstones:
             queue.purge()
+            self._state.attention = True  # they are to be let go
         if queue.is_full_for(task):
             return False
         return self._is_roomy(task, 0 if queue.holds is not None and queue.holds(task) else self._workers.free())

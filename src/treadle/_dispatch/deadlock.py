@@ -128,17 +128,20 @@ def wait(
     thread = current_thread()
     waiter, tasks = (thread, HERE.tasks) if worker is None else (worker, worker.stack())
     mine = _Wait(targets, every, [*tasks, *HERE.errands])
-    while not gate.acquire(True, 0):  # or what wakes a caller that should stop would come after a task is run for it
-        try:
-            rescue = _enter(waiter, mine)
-            if rescue is None:
-                return gate.acquire()
-        finally:
-            _waits.pop(waiter, None)  # atomic; and gone already in a forked child
-        owner = owner_of(rescue)
-        say = partial(log_first, owner.told, MESSAGE, _log, logging.WARNING, MESSAGE, rescue.name, thread.name)
-        owner.run_instead(rescue, say)
-    return True
+    try:
+        while not gate.acquire(True, 0):  # or what wakes a caller that should stop would come after a task is run
+            try:
+                rescue = _enter(waiter, mine)
+                if rescue is None:
+                    return gate.acquire()
+            finally:
+                _waits.pop(waiter, None)  # atomic; and gone already in a forked child
+            owner = owner_of(rescue)
+            say = partial(log_first, owner.told, MESSAGE, _log, logging.WARNING, MESSAGE, rescue.name, thread.name)
+            owner.run_instead(rescue, say)
+        return True
+    finally:  # what a task raises that is run here leads to this frame: no cycle through it
+        rescue = mine = targets = tasks = None  # type: ignore[assignment]
 
 
 def hold() -> None:
@@ -155,7 +158,8 @@ def let_go(*, forget: bool = False) -> None:
 
 def _enter(waiter: Worker | Thread, wait: _Wait) -> Task | None:
     """Note the wait; if it could never end, note nothing and return the task to run first."""
-    stuck = locked(_lock, _note, waiter, wait)
+    seen: list[_Wait] = []  # to be let go with no lock held: what they have in their hands is the user's
+    stuck = locked(_lock, _note, waiter, wait, seen)
     if stuck is None:
         return None
     held = _held(stuck)
@@ -167,19 +171,23 @@ def _enter(waiter: Worker | Thread, wait: _Wait) -> Task | None:
     raise PoolDeadlock(pools, [_name_of(target) for target in wait.targets()])
 
 
-def _note(waiter: Worker | Thread, wait: _Wait) -> dict[Worker | Thread, _Wait] | None:
-    """Note the wait, unless it could never end: return the threads that are stuck then. `_lock` is held."""
+def _note(waiter: Worker | Thread, wait: _Wait, seen: list[_Wait]) -> dict[Worker | Thread, _Wait] | None:
+    """Note the wait, unless it could never end: return the threads that are stuck then. `_lock` is held.
+
+    The waits that are looked at are added to what was `seen`, for their threads may let go of them meanwhile.
+    """
     _waits[waiter] = wait
-    stuck = _stuck()
+    stuck = _stuck(seen)
     if waiter not in stuck:
         return None
     del _waits[waiter]
     return stuck
 
 
-def _stuck() -> dict[Worker | Thread, _Wait]:
+def _stuck(seen: list[_Wait]) -> dict[Worker | Thread, _Wait]:
     """Return the threads that could never go on; `_lock` is held."""
     stuck = dict(_waits)
+    seen += stuck.values()
     while True:
         held = _held(stuck)
         free = [waiter for waiter, wait in stuck.items() if not _hopeless(wait, stuck, held)]

@@ -104,6 +104,7 @@ if TYPE_CHECKING:
     from treadle import events
     from treadle._base.limit import Gradient
     from treadle._tasks import observers as watching
+    from treadle._tasks.scope import Scope
     from treadle.events import Observer
 
 if not TYPE_CHECKING:  # needed by those who observe
@@ -301,6 +302,8 @@ class Dispatcher:
                 self.take_back(task, error)
                 raise
             raise
+        finally:
+            del task  # what it raises, if it is run here, leads to this frame: no cycle through it
 
     def _may_enter_plainly(self) -> bool:
         """Return whether a task may enter as most do: there is room, and a worker comes."""
@@ -374,7 +377,10 @@ class Dispatcher:
         while True:
             verdict = self._do_and_end(self._try_to_admit, task, when_full, on_loop, inside, started, log_only=True)
             if isinstance(verdict, Exception):
-                raise verdict
+                try:
+                    raise verdict
+                finally:
+                    del verdict  # its traceback holds this frame: no cycle
             if not isinstance(verdict, Verdict):
                 raise verdict()
             if verdict is not Verdict.START_THREAD:
@@ -414,6 +420,7 @@ class Dispatcher:
             if claims.mine or stood != self.queue.standing:
                 self._make_room()
                 self._let_in()
+            self._look_for_debris()
         if verdict is Verdict.ENTER or verdict is Verdict.ENTER_BEYOND:
             # Asked anew, for the one that was started comes for what others have let in meanwhile, relying on it.
             if started is not False and admission.wants_thread(task):
@@ -467,18 +474,25 @@ class Dispatcher:
         if submitter is None:  # it is in already
             return
         latch, worker = cast("LockType", submitter.latch), current_worker()
-        scope, caller = current(), task_here()
-        if scope is None:
-            came = deadlock.wait(latch, worker, lambda: [task], timeout)
-        else:
-            with scope.waking(lambda: self.stop_waiting(task, scope.over(caller))):
-                came = deadlock.wait(latch, worker, lambda: [task], scope.left(timeout))
-        error = submitter.refusal
-        if not came and error is None:
-            full = self._do(self._stop_waiting, task, None, timeout or 0.0)
-            error = None if full is None else (None if scope is None else scope.over(caller)) or full()
-        if error is not None:
-            raise error
+        scope, caller, error, full = current(), task_here(), None, None
+        targets: deadlock.Targets = partial(list, (task,))  # no lambda, of which a cell would keep the task
+        try:
+            if scope is None:
+                came = deadlock.wait(latch, worker, targets, timeout)
+            else:
+                with scope.waking(partial(self._stop_waiting_in, scope, task, caller)):
+                    came = deadlock.wait(latch, worker, targets, scope.left(timeout))
+            error = submitter.refusal
+            if not came and error is None:
+                full = self._do(self._stop_waiting, task, None, timeout or 0.0)
+                error = None if full is None else (None if scope is None else scope.over(caller)) or full()
+            if error is not None:
+                raise error
+        finally:  # as in `enter`, and of what is raised here
+            task = targets = submitter = error = full = None  # type: ignore[assignment]
+
+    def _stop_waiting_in(self, scope: Scope, task: Task, caller: Any) -> None:
+        self.stop_waiting(task, scope.over(caller))
 
     def stop_waiting(self, task: Task, error: BaseException | None) -> None:
         """Let the caller of `task` wait for room no longer, and have it raise `error`, for it was asked to stop."""
@@ -607,6 +621,7 @@ class Dispatcher:
         if task is None:
             return None
         self.queue.take_out(task, token)
+        self._look_for_debris()
         self._make_room()
         self._let_in()
         return task
@@ -622,7 +637,10 @@ class Dispatcher:
         """
         came = self._do(self._bring_back, task, token)
         if isinstance(came, Exception):
-            raise came
+            try:
+                raise came
+            finally:
+                del came  # its traceback holds this frame: no cycle
         self.grow()
         return came
 
@@ -665,23 +683,27 @@ class Dispatcher:
     def wait(self, future: Task, timeout: float | None) -> bool:
         """Block until `future` is done; if it has not begun and this is one of our workers, run it here instead."""
         worker, scope = current_worker(), current()
-        if scope is not None and scope.over() is not None:  # begin nothing for a caller that should stop
-            return future.done()
-        if worker is not None and worker.owner is self and self.run_instead(future):
-            return True
-        latch = allocate_lock()
-        latch.acquire()  # closed
         try:
-            if self._do(self._watch, future, latch):
+            if scope is not None and scope.over() is not None:  # begin nothing for a caller that should stop
+                return future.done()
+            if worker is not None and worker.owner is self and self.run_instead(future):
                 return True
-            if scope is None:
-                return deadlock.wait(latch, worker, lambda: [future], timeout) or future.done()
-            with scope.waking(lambda: self._do(self._unwatch, future, latch)):
-                deadlock.wait(latch, worker, lambda: [future], scope.left(timeout))
-            return future.done()
+            latch = allocate_lock()
+            latch.acquire()  # closed
+            targets: deadlock.Targets = partial(list, (future,))  # as there
+            try:
+                if self._do(self._watch, future, latch):
+                    return True
+                if scope is None:
+                    return deadlock.wait(latch, worker, targets, timeout) or future.done()
+                with scope.waking(partial(self._do, self._unwatch, future, latch)):
+                    deadlock.wait(latch, worker, targets, scope.left(timeout))
+                return future.done()
+            finally:
+                if not future.done():
+                    self._do(self._unwatch, future, latch)
         finally:
-            if not future.done():
-                self._do(self._unwatch, future, latch)
+            future = targets = None  # type: ignore[assignment]  # as in `enter`
 
     def _watch(self, future: Task, latch: LockType) -> bool:
         """Have `latch` opened when `future` is done; return whether it is. The lock is held."""
@@ -708,6 +730,8 @@ class Dispatcher:
         except BaseException:
             self._do(self._give_back, task)
             raise
+        finally:
+            del task  # as in `enter`
         return True
 
     def _claim_for_caller(self, task: Task) -> bool:
@@ -764,29 +788,32 @@ class Dispatcher:
         """Run a task that was claimed for it in this thread, inside whatever runs there already."""
         worker = current_worker()
         try:
-            self.state.claimed.pop(task, None)  # it begins
-            go_inside(task, partial(context_inside, self))
-            while self.run(task):
-                pass
-        except BaseException as error:  # of an observer, which would end a thread; or Ctrl-C between two lines
-            if task not in self.state.claimed:  # it is in this thread's hands
-                self.settle_lost(task, current_thread().name, error)
-            raise
-        finally:
             try:
-                self._do(self._end_here, task, worker)
-            except BaseException:
-                self._do(self._end_here, task, worker)
-                if context_of(task) is None:  # it has run
-                    finish(task)
+                self.state.claimed.pop(task, None)  # it begins
+                go_inside(task, partial(context_inside, self))
+                while self.run(task):
+                    pass
+            except BaseException as error:  # of an observer, which would end a thread; or Ctrl-C between two lines
+                if task not in self.state.claimed:  # it is in this thread's hands
+                    self.settle_lost(task, current_thread().name, error)
                 raise
-        try:
-            context_inside(self, BARE).run(finish, task)  # and so its callbacks
-        except BaseException:
-            finish(task)  # it may be called again
-            raise
-        if worker is None and issubclass(type(task._exception), KeyboardInterrupt):
-            raise see(task)  # Ctrl-C was meant for the program, whose own thread this is
+            finally:
+                try:
+                    self._do(self._end_here, task, worker)
+                except BaseException:
+                    self._do(self._end_here, task, worker)
+                    if context_of(task) is None:  # it has run
+                        finish(task)
+                    raise
+            try:
+                context_inside(self, BARE).run(finish, task)  # and so its callbacks
+            except BaseException:
+                finish(task)  # it may be called again
+                raise
+            if worker is None and issubclass(type(task._exception), KeyboardInterrupt):
+                raise see(task)  # Ctrl-C was meant for the program, whose own thread this is
+        finally:
+            del task  # as in `enter`
 
     def _end_here(self, task: Task, worker: Worker | None) -> None:
         """Count a task that has run in this thread, unless that was done; the lock is held."""
@@ -860,6 +887,7 @@ class Dispatcher:
         queue = self.queue
         if queue.is_crowded() or (queue.tombstones and queue.may_be_full and self.admission.waiting):
             queue.purge(task)
+            self._look_for_debris()
         self._make_room()
         self._let_in(self.workers.free())
         if queue.ready:
@@ -1114,25 +1142,31 @@ class Dispatcher:
             log_only: whether what callbacks raise that would end a thread is logged; Ctrl-C is raised.
         """
         fatal = self._end_all(claims)
-        if fatal is not None:
-            if not log_only or issubclass(type(fatal), KeyboardInterrupt):
-                raise fatal
-            log(_log, logging.ERROR, "a callback of a task that was shed raised", error=fatal)
+        try:
+            if fatal is not None:
+                if not log_only or issubclass(type(fatal), KeyboardInterrupt):
+                    raise fatal
+                log(_log, logging.ERROR, "a callback of a task that was shed raised", error=fatal)
+        finally:
+            fatal = None  # its traceback holds this frame: no cycle
 
     def _end_all(self, claims: Claims) -> BaseException | None:
         """End what was claimed; return what one of the callbacks raised that would end the thread."""
         fatal: BaseException | None = None
-        while claims.mine:
-            task = claims.mine[0]
-            for _ in range(2):  # what was begun, and cut in two, is ended by doing it anew
-                try:
-                    self._end(task, self.state.claimed.get(task))
-                    break
-                except BaseException as error:  # the others are told before it is raised
-                    fatal = error
-            self.state.claimed.pop(task, None)
-            del claims.mine[0]
-        return fatal
+        try:
+            while claims.mine:
+                task = claims.mine[0]
+                for _ in range(2):  # what was begun, and cut in two, is ended by doing it anew
+                    try:
+                        self._end(task, self.state.claimed.get(task))
+                        break
+                    except BaseException as error:  # the others are told before it is raised
+                        fatal = error
+                self.state.claimed.pop(task, None)
+                del claims.mine[0]
+            return fatal
+        finally:
+            fatal = None  # its traceback holds this frame: no cycle
 
     def _end(self, task: Task, why: str | float | BaseException | None) -> None:
         """End a claimed task, for the reason `why`. It may be called again, by whoever finds that half done."""
@@ -1309,7 +1343,10 @@ class Dispatcher:
         """
         came = self._do(self._add_idle, task)
         if isinstance(came, Exception):
-            raise came
+            try:
+                raise came
+            finally:
+                del came  # its traceback holds this frame: no cycle
         if came is None:
             try:
                 return self._start_worker() is not None
@@ -1369,7 +1406,7 @@ class Dispatcher:
             claims.add(worker.task, "broken")
             worker.task = None
         self._refuse_all(claims, self.state.why_broken)
-        self.workers.preempt_all()
+        self._preempt_all()
         self.workers.wake_all()
 
     def _claim_all(self, claims: Claims, why: str) -> None:
@@ -1379,6 +1416,7 @@ class Dispatcher:
                 claims.add(task, why)
         self.queue.forget_all_throttled()
         self.queue.purge()
+        self._look_for_debris()
 
     def _refuse_all(self, claims: Claims, why: Callable[[], Exception]) -> None:
         """Turn away the callers that wait for room, each with an error of its own; the lock is held."""
@@ -1450,10 +1488,16 @@ class Dispatcher:
         if cancel or state.broken is not None:
             self._claim_all(claims, "closed" if state.broken is None else "broken")
         self._refuse_all(claims, self._why_no_more)
-        self.workers.preempt_all()
+        self._preempt_all()
         self.workers.wake_all()
         while self.admission.takers:
             self.admission.tell_taker()
+
+    def _preempt_all(self) -> None:
+        """Call every worker back from its idle task, and let those go that nobody does; the lock is held."""
+        self.queue.debris += self.workers.idle_tasks.waiting
+        self.workers.preempt_all()
+        self._look_for_debris()
 
     def _why_no_more(self) -> Exception:
         state = self.state
@@ -1568,6 +1612,11 @@ class Dispatcher:
         if self.state.attention or self.queue.debris or self.entrance.growing:
             self.attend()
 
+    def _look_for_debris(self) -> None:
+        """See that what the queue has put aside is let go of soon; the lock is held."""
+        if self.queue.debris:
+            self.state.attention = True
+
     def attend(self) -> None:
         """Do what cannot be done while the lock is held: start threads, end tasks, let go of results."""
         if is_held(self.lock):
@@ -1579,6 +1628,9 @@ class Dispatcher:
             where, self.state.order_failed = self.state.order_failed, None
             error = None if self.state.broken is None else self.state.broken.__cause__
             log(_log, logging.CRITICAL, "pool %r is broken: its order failed in %s", self.name, where, error=error)
+            if error is not None:
+                BaseException.with_traceback(error, None)  # which the log has: its frames hold tasks that get the error
+            error = None
             self.break_down()
         self.grow()
 

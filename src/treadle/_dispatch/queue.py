@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any, cast
 
-from treadle._tasks.future import FINISHED, PENDING, RUNNING, key_slot_of
+from treadle._tasks.future import PENDING, RUNNING, key_slot_of
 from treadle.orders._order import RareHandles, handles_of, hook_of
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ class TaskQueue:
         self._keys: dict[object, int] = {}  # how many of each key these are
         self.out: dict[Task, object] = {}  # and a token of who has it
         self.tombstones = 0
-        self.debris: list[Task] = []  # tombstones with results, which are the user's, to be let go with no lock held
+        self.debris: list[Task] = []  # tombstones, to be let go with no lock held: they are the user's
 
     # -- asking -----------------------------------------------------------------------------------------------------
 
@@ -172,7 +172,7 @@ class TaskQueue:
 
     def purge(self, leaving: Task | None = None) -> None:
         """Drop the tombstones, and `leaving`."""
-        self.debris += [task for task in self.tasks if task._state == FINISHED]
+        self.debris += [task for task in list(self.tasks) if task._state is not PENDING and task is not leaving]
         self.order.purge(lambda task: task is not leaving and cast("Task", task)._state == PENDING)
         self.tombstones = 0
 
@@ -207,7 +207,7 @@ class TaskQueue:
             if task._state is PENDING:
                 claims.add(task, "too_old")
             else:
-                self.tombstones -= 1
+                self.bury(task)
 
         return claim
 
@@ -222,7 +222,7 @@ class TaskQueue:
                 self._rare.drop(task)
                 if alive:
                     return True
-                self.tombstones -= 1
+                self.bury(task)
         except IndexError:
             pass
         of_key = self._beside(newcomer) > 0
@@ -274,7 +274,9 @@ class TaskQueue:
     def mend(self) -> None:
         """Find anew what follows from the tasks' states and places."""
         self._rare.mend()
-        for task in [task for task in self.throttled if task._state != PENDING or task in self.tasks]:
+        gone = [task for task in self.throttled if task._state != PENDING or task in self.tasks]
+        self.debris += gone
+        for task in gone:
             self._unthrottle(task)
         self.tombstones = sum(task._state != PENDING for task in self.tasks)
 

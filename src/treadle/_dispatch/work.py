@@ -52,7 +52,11 @@ def work(dispatcher: Dispatcher, worker: Worker) -> None:
             _leave_lifespan(dispatcher, worker, reason)
         finally:
             reason = None  # its traceback holds this frame: no cycle, which would keep the _Life that sees to the rest
-            dispatcher.exited(worker)
+            try:
+                dispatcher.exited(worker)
+            except BaseException:  # it is killed once more
+                dispatcher.exited(worker)
+                raise
 
 
 def _leave_nothing(dispatcher: Dispatcher, worker: Worker, reason: BaseException | None) -> None:
@@ -65,6 +69,8 @@ def _leave_nothing(dispatcher: Dispatcher, worker: Worker, reason: BaseException
                 if not dispatcher.keep_unclaimed(task):
                     dispatcher.settle_lost(task, worker.thread.name, reason)
             except BaseException as error:  # of a callback, which cannot end this thread twice
+                if not task.done():  # it is killed once more
+                    raise
                 log(_log, logging.ERROR, "a callback of task %s raised", task.name, error=error)
     worker.task = worker.last = None
     if worker.claims is not None:

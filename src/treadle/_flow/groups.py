@@ -82,7 +82,7 @@ class TaskGroup:
         self._latch: LockType | None = None  # where the end of the block waits
         self._scope = Scope(None)
         self._token: Token[Scope | None] | None = None
-        self._note = InternalCallback(self._done)
+        self._note: Any = None  # an InternalCallback while the block is open: it leads back to the group
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Run `fn(*args, **kwargs)` on a thread of the pool, as a task of the group; as `Pool.submit`.
@@ -206,6 +206,7 @@ class TaskGroup:
             raise RuntimeError(f"cannot enter a group that is {self._state}; make a new one for each block")
         scope.stopped = self._scope.stopped  # it may be cancelled already
         self._scope, self._state = scope, OPEN
+        self._note = InternalCallback(self._done)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -224,7 +225,7 @@ class TaskGroup:
         finally:  # who keeps a future, or the group for its outcomes, does not keep the pool
             self._scope.forget_idle()
             if self._state == CLOSED:
-                self._pool = None
+                self._pool = self._note = None
         self._raise(error)
         return told_to_stop  # because the group was to, and nobody else
 
@@ -238,6 +239,7 @@ class TaskGroup:
             latch = closed_latch()
             waiting = locked(_lock, self._close_or_wait, latch)
             if waiting is None:
+                future = None  # type: ignore[assignment]  # what one raises that was run here leads to this frame
                 return
             for future in waiting if worker is not None else ():
                 home = getattr(future, "_owner", None)  # a `submit` that was replaced may return what it likes
@@ -300,9 +302,10 @@ class TaskGroup:
         """Raise what went wrong, in the tasks and in the block."""
         if issubclass(type(error), (KeyboardInterrupt, SystemExit, GeneratorExit)):
             return
-        for future, failure in self._failed:
+        failed, self._failed = self._failed, []  # the block's frame has the group, and what they raise may lead there
+        for future, failure in failed:
             note(failure, f"in task {getattr(future, 'name', 'of another kind')}")
-        errors = [failure for _, failure in self._failed]
+        errors = [failure for _, failure in failed]
         if error is not None and not issubclass(type(error), CancelledError):
             errors.insert(0, error)
         if errors:

@@ -290,6 +290,7 @@ class _Run:
             raise
         except BaseException as error:
             self.stop()
+            self._take_error()  # which nobody will raise, and whose traceback leads to the run
             self._abandon(everything=issubclass(type(error), KeyboardInterrupt))
             raise
 
@@ -397,9 +398,13 @@ class _Run:
         else:
             _log.error("pipeline %r: %s failed after the run was stopped", self._name, where, exc_info=error)
 
-    def _raise_error(self) -> None:
+    def _take_error(self) -> BaseException | None:
         with self._lock:
             error, self._error = self._error, None
+        return error
+
+    def _raise_error(self) -> None:
+        error = self._take_error()
         if error is not None:
             try:
                 raise error
@@ -408,7 +413,6 @@ class _Run:
 
     def _log_error(self) -> None:
         """Log an error that came when the consumer had already gone."""
-        with self._lock:
-            error, self._error = self._error, None
+        error = self._take_error()
         if error is not None:
             _log.error("pipeline %r: failed, and nobody took the error", self._name, exc_info=error)

@@ -93,8 +93,11 @@ class Submitter:
             context = EMPTY
         elif scope_here() is not None or rate is not None or (context is BARE and HERE.worker is not None):
             task = self._task_made(fn, args, kwargs)
-            self._task_dispatcher.enter(task, self._task_when_full, self._task_block_timeout)
-            return task
+            try:
+                self._task_dispatcher.enter(task, self._task_when_full, self._task_block_timeout)
+                return task
+            finally:
+                del task  # what it raises, if it is run here, leads to this frame: no cycle through it
         elif context is not BARE:
             context = detached(context)
         # As new_task() and Dispatcher.enter() do; spelled out because this is the path of every task.
@@ -130,8 +133,11 @@ class Submitter:
         except BaseException as error:
             self._task_dispatcher.take_back_submitted(task, error, held)
             raise
-        self._task_dispatcher.enter(task, self._task_when_full, self._task_block_timeout)
-        return task
+        try:
+            self._task_dispatcher.enter(task, self._task_when_full, self._task_block_timeout)
+            return task
+        finally:
+            del task  # as above
 
     def _task_way(self, enter: Callable[[Future[Any]], object] | None = None) -> Way:
         """Return the way in for a call that has passed through what others have put in the place of `submit`."""
@@ -139,7 +145,10 @@ class Submitter:
 
     def _task_enter(self, task: Future[Any]) -> None:
         """Admit a task."""
-        self._task_dispatcher.enter(task, self._task_when_full, self._task_block_timeout)
+        try:
+            self._task_dispatcher.enter(task, self._task_when_full, self._task_block_timeout)
+        finally:
+            del task  # as in `submit`
 
     def _task_made(
         self, fn: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any], name: str | None = None

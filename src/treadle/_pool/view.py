@@ -497,6 +497,8 @@ class _Timed(PoolView):
         except BaseException as error:  # Ctrl-C, perhaps, when it was in
             self._task_dispatcher.take_back(task, error)
             raise
+        finally:
+            del task  # as in `submit`
 
 
 begin_map = PoolView._map

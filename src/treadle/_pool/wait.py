@@ -86,8 +86,11 @@ def wait(
     timeout = checks.time_left("timeout", timeout)
     checks.one_of("return_when", return_when, (ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION))
     futures = _futures_in(fs)
-    scope = current()
-    return _wait_in(scope, futures, timeout, return_when)
+    del fs
+    try:
+        return _wait_in(current(), futures, timeout, return_when)
+    finally:
+        del futures  # what a task raises that is run here leads to this frame: no cycle through it
 
 
 def _futures_in(fs: Iterable[F]) -> set[F]:
@@ -112,11 +115,21 @@ def _wait_in(
     """Wait as `wait` does, and no longer than `scope`, if any, allows. The waiter is the standard library's own."""
     deadline = None if timeout is None else clock.now() + timeout
     worker = current_worker()
-    if worker is not None:
-        _help(worker, scope, futures, return_when, deadline)
-    done = _done(futures)
-    if _satisfied(futures, done, return_when):  # as it stays, so nobody is to be kept from changing it
-        return DoneAndNotDoneFutures(done, futures - done)
+    try:
+        if worker is not None:
+            _help(worker, scope, futures, return_when, deadline)
+        done = _done(futures)
+        if _satisfied(futures, done, return_when):  # as it stays, so nobody is to be kept from changing it
+            return DoneAndNotDoneFutures(done, futures - done)
+        return _sleep(worker, scope, futures, deadline, return_when)
+    finally:
+        futures = done = None  # type: ignore[assignment]  # as in `wait`
+
+
+def _sleep(
+    worker: Worker | None, scope: Scope | None, futures: set[F], deadline: float | None, return_when: str
+) -> DoneAndNotDoneFutures[F]:
+    """Wait until they are done, or it is time to stop, whatever is to be run here for that."""
     conditions = [future._condition for future in sorted(futures, key=id)]
     done, waiter = _holding(conditions, _install_waiter, futures, return_when)
     if waiter is None:
@@ -124,7 +137,7 @@ def _wait_in(
     every = return_when == ALL_COMPLETED
     ours = [future for future in futures if isinstance(future, Future)]
     known = every or len(ours) == len(futures)  # of a wait that strangers may end, nothing is
-    pending = lambda: [future for future in ours if not future.done()]  # noqa: E731
+    pending = partial(_pending, ours)
     try:
         with nullcontext() if scope is None else scope.waking(waiter.event.set):
             left = None if deadline is None else deadline - clock.now()
@@ -133,10 +146,18 @@ def _wait_in(
     finally:
         for future in futures - done:
             _holding([future._condition], future._waiters.remove, waiter)
-    done = _done(futures)
-    if scope is not None and not _satisfied(futures, done, return_when):
-        scope.check()
-    return DoneAndNotDoneFutures(done, futures - done)
+        ours = waiter = future = pending = None  # type: ignore[assignment]  # as in `wait`
+    try:
+        done = _done(futures)
+        if scope is not None and not _satisfied(futures, done, return_when):
+            scope.check()
+        return DoneAndNotDoneFutures(done, futures - done)
+    finally:
+        del futures, done
+
+
+def _pending(futures: Iterable[Future[Any]]) -> list[Future[Any]]:
+    return [future for future in futures if not future.done()]
 
 
 def _install_waiter(futures: set[F], return_when: str) -> tuple[set[F], Any]:
@@ -196,15 +217,18 @@ def as_completed(fs: Iterable[F], timeout: float | None = None) -> Iterator[F]:
 
 
 def _as_completed_here(futures: set[F], deadline: float | None) -> Iterator[F]:
-    total = len(futures)
-    while futures:
-        left = None if deadline is None else max(0.0, deadline - clock.now())
-        done = wait(futures, left, FIRST_COMPLETED).done
-        if not done:
-            raise TimeoutError(f"{len(futures)} (of {total}) futures unfinished")
-        futures -= done
-        while done:
-            yield done.pop()
+    total, done = len(futures), set[F]()
+    try:
+        while futures:
+            left = None if deadline is None else max(0.0, deadline - clock.now())
+            done = wait(futures, left, FIRST_COMPLETED).done
+            if not done:
+                raise TimeoutError(f"{len(futures)} (of {total}) futures unfinished")
+            futures -= done
+            while done:
+                yield done.pop()
+    finally:
+        del futures, done  # as in `wait`
 
 
 def _help(
@@ -215,14 +239,18 @@ def _help(
     deadline: float | None,
 ) -> None:
     """Run, in this worker's thread, what its own pool has not begun, until the wait is over, or is to end."""
-    for future in futures:
-        if _satisfied(futures, _done(futures), return_when) or (deadline is not None and clock.now() >= deadline):
-            return
-        if scope is not None and scope.over() is not None:
-            return
-        home = owner_of(future) if isinstance(future, Future) else None
-        if home is worker.owner:
-            worker.owner.run_instead(cast(Future[Any], future))
+    future: Any = None
+    try:
+        for future in futures:
+            if _satisfied(futures, _done(futures), return_when) or (deadline is not None and clock.now() >= deadline):
+                return
+            if scope is not None and scope.over() is not None:
+                return
+            home = owner_of(future) if isinstance(future, Future) else None
+            if home is worker.owner:
+                worker.owner.run_instead(future)
+    finally:
+        del future, futures  # as in `wait`
 
 
 def _done(futures: set[F]) -> set[F]:

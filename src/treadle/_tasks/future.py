@@ -164,14 +164,16 @@ class Future(_base.Future[T]):
             DeadlineExceeded, Cancelled: the task's, or the caller's, deadline passed; or either was asked to stop.
             PoolDeadlock: the wait could never end (see `treadle.errors.PoolDeadlock`).
         """
-        if self._state is not FINISHED:
-            self = self._wait(timeout)
-        if self._exception is not None:
-            try:
-                raise see(self)
-            finally:
-                self = None  # type: ignore[assignment]  # the traceback holds this frame: no cycle through it
-        return self._result  # type: ignore[no-any-return]  # cast() would be a call
+        if self._state is FINISHED and self._exception is None:
+            return self._result  # type: ignore[no-any-return]  # cast() would be a call
+        try:
+            if self._state is not FINISHED:
+                self = self._wait(timeout)
+            if self._exception is None:
+                return self._result  # type: ignore[no-any-return]
+            raise see(self)
+        finally:
+            self = None  # type: ignore[assignment]  # tracebacks hold this frame: no cycle through it
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """Return what the task raised, or None if it returned.
@@ -185,9 +187,12 @@ class Future(_base.Future[T]):
             CancelledError: the task was cancelled.
             PoolDeadlock: the wait could never end.
         """
-        if self._state is not FINISHED:
-            self = self._wait(timeout)
-        return None if self._exception is None else see(self)
+        try:
+            if self._state is not FINISHED:
+                self = self._wait(timeout)
+            return None if self._exception is None else see(self)
+        finally:
+            self = None  # type: ignore[assignment]  # as in `result`
 
     def cancelled(self) -> bool:
         """Return whether the task was cancelled before it began."""
@@ -241,13 +246,16 @@ class Future(_base.Future[T]):
 
     def _wait(self, timeout: float | None) -> Future[T]:
         """Block until it is done, and return as `final_of`."""
-        left = None if timeout is None else checks.time_left("timeout", timeout)
-        if not self.done() and not self._owner.wait(self, left):
-            checkpoint()  # the caller's own deadline may have been nearer
-            raise TimeoutError
-        if self.cancelled():
-            raise CancelledError
-        return final_of(self)
+        try:
+            left = None if timeout is None else checks.time_left("timeout", timeout)
+            if not self.done() and not self._owner.wait(self, left):
+                checkpoint()  # the caller's own deadline may have been nearer
+                raise TimeoutError
+            if self.cancelled():
+                raise CancelledError
+            return final_of(self)
+        finally:
+            del self  # as in `result`
 
     def _get_snapshot(self) -> tuple[bool, bool, Any, BaseException | None]:
         """Return (done, cancelled, result, exception) at one instant; asyncio of Python 3.15 asks for it."""
@@ -630,8 +638,7 @@ class Future(_base.Future[T]):
             self._fn = fn.__qualname__
         else:
             self._keep_name()
-        if self._exception is not None:
-            self = context = fn = args = None  # type: ignore[assignment]  # the traceback holds this frame: no cycle
+        self = context = fn = args = None  # type: ignore[assignment]  # tracebacks hold this frame: no cycle
         return False
 
     def _finish(self) -> None:

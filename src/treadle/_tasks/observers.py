@@ -73,5 +73,8 @@ def tell(observers: Sequence[Observer], what: str, event: TaskEvent, told: dict[
             log_first(told, key, _log, logging.ERROR, message, show(observer), what, event.name, error=error)
         except BaseException as error:  # it ends the thread, once the others were told
             fatal = error
-    if fatal is not None:
-        raise fatal
+    try:
+        if fatal is not None:
+            raise fatal
+    finally:
+        fatal = None  # its traceback holds this frame: no cycle

@@ -121,7 +121,10 @@ class Scope:
         """Raise what `over` returns, if it does, in the task that runs here."""
         error = self.over(task_here())
         if error is not None:
-            raise error
+            try:
+                raise error
+            finally:
+                del error  # its traceback holds this frame: no cycle through it
 
     def left(self, timeout: float | None = None) -> float | None:
         """Return the seconds until the deadline, 0 if it has passed; at most `timeout`, where that is not None."""
@@ -344,6 +347,8 @@ def within(scope: Scope, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs
         except BaseException:  # Ctrl-C, perhaps
             SCOPE.set(outer)
             raise
+        finally:
+            del args, kwargs  # what a task raises that is run here leads to this frame: no cycle through it
 
 
 # -- the public names ---------------------------------------------------------------------------------------------

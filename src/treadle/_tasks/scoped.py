@@ -120,8 +120,7 @@ class ScopedTask(Future[Any]):
         self._args = self._context = None
         self._keep_name()
         self._leave_line()
-        if error is not None:
-            self = error = context = None  # type: ignore[assignment]  # the traceback holds this frame: no cycle through it
+        self = result = error = context = None  # type: ignore[assignment]  # tracebacks hold this frame: no cycle
 
     def _skip_rate(self) -> None:
         if self._rate is not None:

@@ -66,5 +66,8 @@ def log_living() -> None:
                 unretrieved.log()
             except KeyboardInterrupt as error:  # there is not much left to do before the program ends
                 interrupted = error
-    if interrupted is not None:
-        raise interrupted
+    try:
+        if interrupted is not None:
+            raise interrupted
+    finally:
+        interrupted = None  # its traceback holds this frame: no cycle

@@ -102,8 +102,11 @@ class Waiters:
                 fatal = error
                 if type(callback) is InternalCallback:
                     callback(future)
-        if fatal is not None:
-            raise fatal
+        try:
+            if fatal is not None:
+                raise fatal
+        finally:
+            fatal = None  # its traceback holds this frame: no cycle
 
     def _take_next(self) -> bool:
         """Take the next callback, to be run by this thread; False if there is none, or another one runs them."""
@@ -128,8 +131,11 @@ def run_callbacks(future: Future[Any], callbacks: Iterable[Callable[[Any], objec
             _log_failure(future, error)
         except BaseException as error:
             fatal = error
-    if fatal is not None:
-        raise fatal
+    try:
+        if fatal is not None:
+            raise fatal
+    finally:
+        fatal = None  # as above
 
 
 def _log_failure(future: Future[Any], error: Exception) -> None:

@@ -47,7 +47,6 @@ class Guard(Own):
         self._order = order
         self._pool = pool
         self._tasks = {}
-        self._ready = _Ready(self.ready)
         self._failed = False
         self._calls = 0  # that are under way, each inside the one before: of a signal handler, or a destructor
 
@@ -55,7 +54,7 @@ class Guard(Own):
         return tuple(getattr(Guard, name) for name in HOOKS if hook_of(self._order, name) is None)
 
     def _handles(self) -> Handles:
-        return Handles(self._tasks, self._ready, self.put, self._give)
+        return Handles(self._tasks, _Ready(self.ready), self.put, self._give)  # no field of its own: no cycle
 
     # -- what changes the books -----------------------------------------------------------------------------------
 

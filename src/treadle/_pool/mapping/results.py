@@ -89,11 +89,13 @@ class MapIterator(Iterator[T], Generic[T]):
             item = self._window[0]
             if item.value is NOT_YET:
                 self._wait(item)
+                return self.__next__()  # what a task raises that is run here leads to this frame: it is to hold nothing
             self._left -= 1  # before it is taken: Ctrl-C comes as a call returns
             self._window.popleft()
         else:
             if not self._job.results:
                 self._wait(None)
+                return self.__next__()
             self._left -= 1
             item = self._job.results.popleft()
         value, item.value = item.value, None  # the worker may hold the item for a while yet
@@ -134,7 +136,10 @@ class MapIterator(Iterator[T], Generic[T]):
         if not outstanding:
             failure = job.take_failure()
             self.close()
-            raise StopIteration if failure is None else failure
+            try:
+                raise StopIteration if failure is None else failure
+            finally:
+                del failure  # the traceback holds this frame: no cycle through it
         self._span = self._left = outstanding - (0 if job.rows is None else min(self._low, outstanding - 1))
 
     def _read(self) -> int:

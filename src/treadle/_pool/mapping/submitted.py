@@ -229,7 +229,10 @@ class FutureMap(Iterator[T], Generic[T]):
         if self._read() == self._taken:
             failure = calls.take_failure()
             self.close()
-            raise StopIteration if failure is None else failure
+            try:
+                raise StopIteration if failure is None else failure
+            finally:
+                del failure  # the traceback holds this frame: no cycle through it
         future = self._next_done()
         number, item = calls.taken(future)
         self._taken += 1
