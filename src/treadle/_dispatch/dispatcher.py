@@ -1235,14 +1235,17 @@ class Dispatcher:
         worker = Worker(self, partial(self.setup.main, self), self.exited, self.setup.prefix)
         try:
             if not self._do(self._take_seat, worker, expected):
+                del worker.thread  # never to be started, it would lead back to the worker
                 return None
             worker.thread.start()
             self.arrive(worker)  # or who looks now would not know of it, nor of the task that it is given
         except BaseException as error:
             self._do(self.workers.give_up_seat, worker)
             mere = isinstance(error, RuntimeError) and not isinstance(error, PatchedTooLate)
-            if mere and (not needed or (self.workers.present and not beside_others)):
-                return None
+            if mere:
+                del worker.thread  # likewise
+                if not needed or (self.workers.present and not beside_others):
+                    return None
             raise
         return worker
 

@@ -348,6 +348,7 @@ class Job(Feed):
     def forget(self) -> None:
         """Hold no result, nor any that comes later, for nobody takes them."""
         self.window.clear()
+        self.awaited = None  # what its item raises may lead back here
         if not self.ordered:
             self.latch = closed_latch()  # nobody sleeps there; see `notify_consumer`
             self.results.clear()  # after that: a worker hands a result over, and then looks at `latch`
