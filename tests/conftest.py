@@ -161,11 +161,14 @@ def _fails_rather_than_hang(request: pytest.FixtureRequest, monkeypatch: pytest.
 
     def wait_in_time(gate: Any, worker: Any, targets: Any, timeout: float | None, **options: Any) -> bool:
         allowed = grace()
-        if allowed is None or timeout is not None:
-            return wait(gate, worker, targets, timeout, **options)
-        if not wait(gate, worker, targets, allowed, **options):
-            give_up()
-        return True
+        try:
+            if allowed is None or timeout is not None:
+                return wait(gate, worker, targets, timeout, **options)
+            if not wait(gate, worker, targets, allowed, **options):
+                give_up()
+            return True
+        finally:
+            del targets  # as there: what a task raises that is run here leads to this frame
 
     monkeypatch.setattr(lifecycle, "join", join_in_time)
     monkeypatch.setattr(deadlock, "wait", wait_in_time)

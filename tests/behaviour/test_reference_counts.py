@@ -21,9 +21,10 @@ from typing import Any
 import pytest
 
 import treadle
-from socketservers import until
 from treadle import Channel, Crew, Pipeline, Pool, Rate, TaskGroup
 from treadle.events import Observer
+
+PATIENCE = 10.0  # seconds for threads to end
 
 
 class Marker:
@@ -680,7 +681,12 @@ def test_nothing_is_left_to_the_garbage_collector(work: Callable[[], object]) ->
     gc.disable()
     try:
         work()
-        until(lambda: not list(living) and not set(treadles()) - before)
+        left: list[object] = [""]
+        tick, deadline = threading.Event(), time.monotonic() + PATIENCE
+        while left and time.monotonic() < deadline:  # threads may be about to end
+            tick.wait(0.001)
+            left = [*living, *(set(treadles()) - before)]
+        assert not left
     finally:
         gc.enable()
         logging.disable(0)

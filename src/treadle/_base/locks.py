@@ -85,7 +85,11 @@ def locked(lock: RLock | Condition, section: Callable[P, T], *args: P.args, **kw
     except BaseException:
         # Raised as `acquire` returned, it is held; before, it can have been raised only to a thread that waits for it,
         # and so has none of it. Nor has one whose wait at a condition was cut in two.
-        if held is not False and is_held(lock):
+        try:
+            mine = held is not False and is_held(lock)
+        except BaseException:  # another one, as that was asked
+            mine = held is not False and is_held(lock)
+        if mine:
             lock.release()
         raise
     if deferred:

@@ -369,7 +369,11 @@ class Dispatcher:
         try:
             return self._admit_at_last(task, when_full, self.is_ours(), on_loop)
         except BaseException:  # the thread that was started for it is to leave again
-            self._do(self.workers.expect_nothing_of, get_ident())
+            try:
+                self._do(self.workers.expect_nothing_of, get_ident())
+            except BaseException:  # another one
+                self._do(self.workers.expect_nothing_of, get_ident())
+                raise
             raise
 
     def _admit_at_last(self, task: Task, when_full: str, inside: bool, on_loop: bool) -> Verdict:
@@ -525,7 +529,11 @@ class Dispatcher:
     def take_back_submitted(self, task: Task, error: BaseException, held: bool | None) -> None:
         """As `take_back`, for a section that is spelled out: whether the lock is `held` (None: it was being taken)."""
         try:
-            if held or (held is None and is_held(self.lock)):
+            mine = held or (held is None and is_held(self.lock))
+        except BaseException:  # another one, as that was asked
+            mine = is_held(self.lock)
+        try:
+            if mine:
                 try:
                     self._mend()  # before anybody else sees it, or can claim the task
                     self._take_back(task)
@@ -728,7 +736,11 @@ class Dispatcher:
                 say()
             self.run_here(task)
         except BaseException:
-            self._do(self._give_back, task)
+            try:
+                self._do(self._give_back, task)
+            except BaseException:  # another one
+                self._do(self._give_back, task)
+                raise
             raise
         finally:
             del task  # as in `enter`
@@ -795,25 +807,41 @@ class Dispatcher:
                     pass
             except BaseException as error:  # of an observer, which would end a thread; or Ctrl-C between two lines
                 if task not in self.state.claimed:  # it is in this thread's hands
-                    self.settle_lost(task, current_thread().name, error)
+                    try:
+                        self.settle_lost(task, current_thread().name, error)
+                    except BaseException:  # another one
+                        self.settle_lost(task, current_thread().name, error)
+                        raise
                 raise
             finally:
                 try:
                     self._do(self._end_here, task, worker)
                 except BaseException:
-                    self._do(self._end_here, task, worker)
-                    if context_of(task) is None:  # it has run
-                        finish(task)
+                    try:
+                        self._end_after_all(task, worker)
+                    except BaseException:  # another one
+                        self._end_after_all(task, worker)
+                        raise
                     raise
             try:
                 context_inside(self, BARE).run(finish, task)  # and so its callbacks
             except BaseException:
-                finish(task)  # it may be called again
+                try:
+                    finish(task)  # it may be called again
+                except BaseException:
+                    finish(task)
+                    raise
                 raise
             if worker is None and issubclass(type(task._exception), KeyboardInterrupt):
                 raise see(task)  # Ctrl-C was meant for the program, whose own thread this is
         finally:
             del task  # as in `enter`
+
+    def _end_after_all(self, task: Task, worker: Worker | None) -> None:
+        """After an exception, end what was to be ended. It may be called again."""
+        self._do(self._end_here, task, worker)
+        if context_of(task) is None:  # it has run
+            finish(task)
 
     def _end_here(self, task: Task, worker: Worker | None) -> None:
         """Count a task that has run in this thread, unless that was done; the lock is held."""
@@ -853,7 +881,7 @@ class Dispatcher:
         """Settle a claimed task that `reason` ended between any two lines, in the thread of that name."""
         if self.queue.observe_end is not None:
             self._do(self.queue.observe_end, task)
-        if task.done() or context_of(task) is None:  # it has run
+        if task.done() or (context_of(task) is None and hasattr(task, "_exception")):  # it has run
             finish(task)
         else:
             end_unrun(task, "finished", WorkerLost(thread, task.name, reason))
@@ -1028,16 +1056,16 @@ class Dispatcher:
             if ceiling != self.workers.max_workers:
                 self._resize(ceiling)
 
-    def keep_unclaimed(self, task: Task) -> bool:
+    def keep_unclaimed(self, task: Task, worker: Worker) -> bool:
         """See that a task waits that a killed thread has in its hands, and has not claimed; False if it has."""
-        kept = self._do(self._keep_unclaimed, task)
+        kept = self._do(self._keep_unclaimed, task, worker)
         if kept:
             wait_for_rate(task)
         return kept
 
-    def _keep_unclaimed(self, task: Task) -> bool:
-        if task._state is not PENDING:
-            return False
+    def _keep_unclaimed(self, task: Task, worker: Worker) -> bool:
+        if task._state is not PENDING:  # perhaps another thread has it, for it was put back before
+            return any(task in other.stack() for other in self.workers.present if other is not worker)
         if not self.queue.has(task):
             if self.queue.observe_end is not None:  # the order has given it out
                 self.queue.observe_end(task)
@@ -1240,7 +1268,11 @@ class Dispatcher:
             worker.thread.start()
             self.arrive(worker)  # or who looks now would not know of it, nor of the task that it is given
         except BaseException as error:
-            self._do(self.workers.give_up_seat, worker)
+            try:
+                self._do(self.workers.give_up_seat, worker)
+            except BaseException:  # another one
+                self._do(self.workers.give_up_seat, worker)
+                raise
             mere = isinstance(error, RuntimeError) and not isinstance(error, PatchedTooLate)
             if mere:
                 del worker.thread  # likewise
@@ -1561,7 +1593,11 @@ class Dispatcher:
             lock.release()
         except BaseException:
             try:
-                if held or (held is None and is_held(lock)):
+                mine = held or (held is None and is_held(lock))
+            except BaseException:  # another one, as that was asked
+                mine = is_held(lock)
+            try:
+                if mine:
                     try:
                         self._mend()  # before anybody else sees it
                     finally:

@@ -66,12 +66,13 @@ def _leave_nothing(dispatcher: Dispatcher, worker: Worker, reason: BaseException
     for task in dict.fromkeys((worker.last, *worker.stack())):
         if task is not None:
             try:
-                if not dispatcher.keep_unclaimed(task):
+                if not dispatcher.keep_unclaimed(task, worker):
                     dispatcher.settle_lost(task, worker.thread.name, reason)
             except BaseException as error:  # of a callback, which cannot end this thread twice
                 if not task.done():  # it is killed once more
                     raise
                 log(_log, logging.ERROR, "a callback of task %s raised", task.name, error=error)
+                finish(task)  # or it was killed once more, and there are others
     worker.task = worker.last = None
     if worker.claims is not None:
         dispatcher.end_claimed(worker.claims, log_only=True)
@@ -225,9 +226,16 @@ def _serve(dispatcher: Dispatcher, worker: Worker) -> None:
             held = False
             release()
         except BaseException:
-            if held or (held is None and is_held(lock)):
+            try:
+                mine = held or (held is None and is_held(lock))
+            except BaseException:  # another one, as that was asked
+                mine = is_held(lock)
+            if mine:
                 try:
                     dispatcher.mend()
+                except BaseException:
+                    dispatcher.mend()
+                    raise
                 finally:
                     release()
             raise

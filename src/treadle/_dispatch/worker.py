@@ -105,6 +105,13 @@ class _Life:
         self._main(self._worker)
 
     def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
+        try:
+            self._see_to_the_rest(is_finalizing)
+        except BaseException:  # it is killed once more
+            self._see_to_the_rest(is_finalizing)
+            raise
+
+    def _see_to_the_rest(self, is_finalizing: Callable[[], bool]) -> None:
         worker = getattr(self, "_worker", None)  # nor has it a thread, if its making was interrupted
         started = getattr(getattr(worker, "thread", None), "ident", None) is not None
         if worker is not None and started and not (worker.gone or worker.cancelled or is_finalizing()):

@@ -225,7 +225,10 @@ class Workers:
             self.stray = None
             self.recount()
             return None
-        departed, self.departed = self.departed, worker.thread
+        if worker.gone:  # another one may have left since, and join this one
+            return None
+        # No exception comes between these lines.
+        departed, self.departed, worker.gone = self.departed, worker.thread, True
         return departed
 
     def mend(self) -> None:

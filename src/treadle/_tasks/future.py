@@ -566,7 +566,11 @@ class Future(_base.Future[T]):
                 self._notify_waiters()
         except BaseException:  # Ctrl-C, perhaps: what it has cut in two is done anew
             if self._state != before:
-                self._notify_waiters(again=True)
+                try:
+                    self._notify_waiters(again=True)
+                except BaseException:  # another one
+                    self._notify_waiters(again=True)
+                    raise
             raise
         return came
 

@@ -88,21 +88,25 @@ class Waiters:
             return
         fatal: BaseException | None = None
         elsewhere = TIMERS.is_here()
-        while locked(lock, self._take_next):
-            # No exception comes between these lines: what is taken is run.
-            callback, self.taken = self.taken, None
-            try:
-                if elsewhere and type(callback) is not InternalCallback:
-                    run_user_code(run_callbacks, future, [callback])
-                else:
-                    cast("Callable[[Any], object]", callback)(future)
-            except Exception as error:
-                _log_failure(future, error)
-            except BaseException as error:
-                fatal = error
-                if type(callback) is InternalCallback:
-                    callback(future)
         try:
+            while locked(lock, self._take_next):
+                # No exception comes between these lines: what is taken is run.
+                callback, self.taken = self.taken, None
+                try:
+                    if elsewhere and type(callback) is not InternalCallback:
+                        run_user_code(run_callbacks, future, [callback])
+                    else:
+                        cast("Callable[[Any], object]", callback)(future)
+                except Exception as error:
+                    _log_failure(future, error)
+                except BaseException as error:
+                    fatal = error
+                    if type(callback) is InternalCallback:
+                        try:
+                            callback(future)
+                        except BaseException:  # another one
+                            callback(future)
+                            raise
             if fatal is not None:
                 raise fatal
         finally:
