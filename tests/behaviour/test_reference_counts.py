@@ -690,3 +690,30 @@ def test_nothing_is_left_to_the_garbage_collector(work: Callable[[], object]) ->
     finally:
         gc.enable()
         logging.disable(0)
+
+
+@pytest.mark.parametrize("when_full", ["reject", "discard_oldest"])
+@pytest.mark.parametrize("order", ["fifo", "priority", "fair", "adaptive"])
+def test_no_cancelled_task_is_let_go_of_with_the_lock_held(order: treadle.orders.OrderName, when_full: Any) -> None:
+    """What a user has a weak reference call, as a future goes, may wait for another thread that wants the lock."""
+    told: list[bool] = []
+    references: list[weakref.ref[object]] = []
+    pool = Pool(1, order=order, queue_size=80, when_full=when_full)
+
+    def cancel(number: int) -> None:
+        for _ in range(number):
+            future = pool.submit(int)
+            references.append(weakref.ref(future, lambda _: told.append(pool._task_dispatcher.lock._is_owned())))  # type: ignore[attr-defined]
+            future.cancel()
+
+    with Held(pool):
+        cancel(75)  # many enough to be purged
+        cancel(30)
+        for _ in range(100):  # until there is no room, but for theirs
+            with suppress(treadle.errors.PoolFull):
+                pool.submit(int)
+        cancel(0 if when_full == "reject" else 3)
+        pool.shutdown(wait=False, cancel_futures=True)
+    pool.shutdown()
+    gc.collect()  # without the GIL an object may be let go of by its maker only
+    assert told == [False] * len(references)
