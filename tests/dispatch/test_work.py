@@ -14,6 +14,7 @@ import pytest
 
 from scripted import ScriptedLock
 from treadle import Future, Pool
+from treadle._dispatch.dispatcher import Dispatcher
 from treadle._dispatch.worker import Worker, current_worker
 from treadle.errors import WorkerLost
 from treadle.orders import Fair
@@ -228,3 +229,21 @@ def test_an_idle_worker_holds_nothing_of_its_last_task() -> None:
         del future
         gc.collect()
         assert kept() is None
+
+
+def test_a_thread_that_is_killed_as_it_is_counted_out_is_counted_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though somebody keeps what it was killed with, to whose traceback belong the frames of its last lines."""
+
+    def exited(self: Dispatcher, *args: Any) -> object:
+        if not struck:
+            struck.append(True)
+            raise SystemExit
+        return real(self, *args)
+
+    real, struck, kept = Dispatcher._exited, list[bool](), list[object]()
+    monkeypatch.setattr(Dispatcher, "_exited", exited)
+    monkeypatch.setattr(threading, "excepthook", kept.append)
+    pool = Pool(1)
+    assert pool.submit(int).result(30) == 0
+    assert pool.shutdown(timeout=30) == ()
+    assert (pool._threads, struck, len(kept)) == (set(), [True], 1)
