@@ -232,10 +232,11 @@ class _InOrder:
 
     def close(self, *, discard: bool = False) -> None:
         """As `Channel.close`."""
+        dropped: dict[int, Any] = {}  # to be let go of with no lock held: destructors are the user's
         with self._lock:
             self._closed = True
             if discard:
-                self._entries.clear()
+                dropped, self._entries = self._entries, dropped
         self._wake()
 
 

@@ -217,11 +217,15 @@ class Scope:
         """`runner`, a task, is about to look whether it may run its function; it is to `end`, whatever is raised."""
         locked(_lock, self._begin, runner, os.getpid())
 
-    def _begin(self, runner: object, process: int) -> None:
+    def _begin(self, runner: object, process: int) -> object:
+        """Note it; return what is to be let go of with no lock held."""
+        stale: object = None
         for scope in self.outward():
             if scope.process != process:
+                stale = stale, scope.runners
                 scope.runners, scope.process = set(), process
             scope.runners.add(runner)
+        return stale
 
     def end(self, runner: object) -> None:
         """That function has returned, or was not run. It may be called again."""

@@ -114,8 +114,10 @@ class Calls(Feed):
         self.pending = deque(future for future in before if not future.done())
         if self.dropped:
             with self.lock:
+                dropped = [*self.futures], [*self.numbered]  # to be let go of with no lock held: they are the user's
                 self.futures.clear()
                 self.numbered.clear()
+            del dropped
         return max(0, self.ahead - len(self.pending))
 
     def wait_for_room(self, timeout: float | None) -> bool:
