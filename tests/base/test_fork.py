@@ -82,6 +82,25 @@ def test_a_place_that_nobody_has_taken_is_passed_by_and_the_last_to_take_one_has
     """) == [expected("child", ["pools", "timers"]), expected("parent", ["pools", "timers"])]
 
 
+def test_what_is_left_for_last_is_done_once_no_place_holds_anything() -> None:
+    child, parent = forked("""
+        from treadle._base.fork import at_last
+
+        def leaving(what):
+            def leave():
+                note(what, "pools")()
+                at_last(note("last", "of all"))
+            return leave
+
+        put("groups")
+        at_fork("pools", note("before", "pools"), leaving("parent"), leaving("child"))
+        fork_and_print()
+    """)
+    before = ["before groups True", "before pools True"]
+    assert child == [*before, "child pools False", "child groups False", "last of all False"]
+    assert parent == [*before, "parent pools True", "parent groups True", "last of all True"]
+
+
 def test_a_child_of_a_child_is_seen_to_likewise() -> None:
     lines = forked("""
         put("scopes")

@@ -107,6 +107,29 @@ def test_nothing_of_the_parents_rings_after_a_fresh_start(alarm: TimerThread, st
     assert alarm.call_due() == 0
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the platform cannot fork")
+def test_what_a_destructor_of_a_parents_call_sets_in_the_child_rings_there() -> None:
+    done = script("""
+        from functools import partial
+        from treadle._base import clock
+        from treadle._base.timer import CALLBACKS, TIMERS
+        parent, rung = os.getpid(), [threading.Event() for _ in range(4)]
+        class Frees:
+            def __del__(self):
+                if os.getpid() != parent:
+                    for timers in CALLBACKS, TIMERS:
+                        timers.call_at(clock.now(), rung.pop().set)
+        for timers in CALLBACKS, TIMERS:
+            timers.call_at(clock.now() + 1000, partial(print, Frees()))
+        events = list(rung)
+        def child():
+            assert not rung
+            assert all([each.wait(20) for each in events])
+        print(fork(child))
+    """)
+    assert done.stdout.splitlines() == ["0"], done.stderr
+
+
 # -- as the thread rings --------------------------------------------------------------------------------------------
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import textwrap
 from subprocess import CompletedProcess
 
 import pytest
@@ -637,3 +638,126 @@ def test_a_task_that_fails_in_the_child_has_not_missed_its_deadline() -> None:
     assert done.stdout.splitlines() == ["ended 0"]
     assert done.stderr.splitlines()[0] == "task forks failed in a forked child"
     assert done.stderr.splitlines()[-1] == "ValueError: raised"
+
+
+# What a forked child lets go of, each with a `Frees` in it, which keeps nothing else.
+LET_GO = {
+    "argument of a task that waits": "pool.submit(print, Frees())",
+    "function of a task that waits": "pool.submit(Frees())",
+    "argument of a task that its rate holds back": """
+view = spare.options(rate=treadle.Rate(1, per=1000))
+view.submit(int).result(60), view.submit(print, Frees())
+while not spare._task_dispatcher.queue.throttled:
+    pause()
+""",
+    "result of a task that was settled by hand": "pool.submit(print).set_result(Frees())",
+    "argument of a task in a group": """
+def grouped():
+    with treadle.TaskGroup(pool) as group:
+        group.submit(print, Frees())
+threading.Thread(target=grouped).start()
+while not pool.snapshot().waiting:
+    pause()
+""",
+    "item of a map": "results = pool.map(print, [Frees()])",
+    "callback": "CALLBACKS.call_at(now() + 1000, partial(print, Frees()))",
+    "context": "kept.set(Frees()); contextvars.copy_context().run(pool.submit, print); kept.set(None)",
+}
+FREES = """
+import contextvars, treadle
+from functools import partial
+from treadle._base.clock import now
+from treadle._base.timer import CALLBACKS
+kept, forked = contextvars.ContextVar("kept"), []
+class Frees:
+    def __call__(self):
+        pass
+    def __del__(self):
+        if os.getpid() != parent:
+            forked.extend((pool.submit(abs, -3), spare.submit(abs, -4)))
+parent, gate, began, pause = os.getpid(), threading.Event(), threading.Event(), lambda: threading.Event().wait(0.001)
+pool, spare, full = treadle.Pool(1), treadle.Pool(1), treadle.Pool(1, queue_size=1)
+pool.submit(lambda: began.set() or gate.wait(60)), began.wait(60)
+"""
+
+
+@pytest.mark.parametrize("what", LET_GO)
+def test_what_a_destructor_submits_in_the_child_runs_there(what: str) -> None:
+    """The pools are in order by then, and nobody's lock is held, though it comes as the parent's tasks are given up."""
+    done = script(FREES + textwrap.dedent(LET_GO[what]).strip() + """
+def child():
+    assert forked
+    assert {future.result(20) for future in forked} == {3, 4}
+    for each in pool, spare, full:
+        now = each.snapshot()
+        assert (now.waiting, now.blocked) == (0, 0), now
+        assert each.shutdown(timeout=20) == ()
+print(fork(child))
+gate.set()
+os._exit(0)
+""")  # fmt: skip
+    assert done.stdout.splitlines() == ["0"], done.stderr
+
+
+def test_what_tells_the_name_of_a_parents_task_may_use_the_pool_in_the_child() -> None:
+    done = script("""
+        from treadle import Pool
+        parent, gate, names, futures = os.getpid(), threading.Event(), [], []
+        class Named:
+            def __call__(self):
+                pass
+            def __getattr__(self, name):
+                if name != "__qualname__":
+                    raise AttributeError(name)
+                if os.getpid() != parent:
+                    futures.extend((pool.submit(abs, -3), other.submit(abs, -4)))
+                return "named"
+        pool, other = Pool(1), Pool(1)
+        held = pool.submit(gate.wait, 60)
+        waiting = pool.submit(Named()), other.submit(gate.wait, 60)
+        def child():
+            assert {future.result(20) for future in futures} == {3, 4}
+            assert waiting[0].cancelled() and waiting[0].name == "named"
+        print(fork(child))
+        gate.set()
+    """)
+    assert done.stdout.splitlines() == ["0"], done.stderr
+
+
+@pytest.mark.parametrize("handlers", ["registered before treadle", "registered after treadle"])
+def test_handlers_of_others_may_use_pools_as_the_process_forks(handlers: str) -> None:
+    """Those that were registered before treadle's are called while its locks are held: what they submit runs later."""
+    register = "os.register_at_fork(before=before, after_in_parent=in_parent, after_in_child=in_child)"
+    first, then = (register, "") if handlers == "registered before treadle" else ("", register)
+    done = script(f"""
+        import concurrent.futures
+        futures, made = [], []
+        def submit(number):
+            made.append(treadle.Pool(1))
+            futures.extend(each.submit(abs, number) for each in (pool, idle, made[-1]))
+        def before():
+            submit(-1)
+        def in_parent():
+            submit(-2)
+        def in_child():
+            submit(-3)
+        {first}
+        import treadle
+        {then}
+        pool, idle = treadle.Pool(1, min_workers=1), treadle.Pool(1)
+        idle.submit(int).result()
+        def child():
+            for future in futures:
+                try:
+                    assert future.result(20) in (1, 3)
+                except (concurrent.futures.CancelledError, treadle.errors.WorkerLost):
+                    pass
+            for each in pool, idle, *made:
+                assert each.submit(abs, -4).result(20) == 4
+                assert each.shutdown(timeout=20) == ()
+        print(fork(child))
+        print([future.result(20) for future in futures])
+        for each in pool, idle, *made:
+            each.shutdown()
+    """)
+    assert done.stdout.splitlines() == ["0", "[1, 1, 1, 2, 2, 2]"], done.stderr

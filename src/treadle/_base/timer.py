@@ -17,7 +17,7 @@ from math import inf
 from threading import TIMEOUT_MAX, Condition, Thread, current_thread, get_ident
 
 from treadle._base import clock
-from treadle._base.fork import at_fork
+from treadle._base.fork import at_fork, at_last
 from treadle._base.locks import locked
 from treadle._base.threads import start_thread
 from treadle._base.words import log, show
@@ -69,8 +69,14 @@ class TimerThread:
         self._handles: list[TimerHandle] = []  # a heap
         self.start_afresh()
 
+    def leave_to_parent(self) -> None:
+        """In a forked child, start afresh; the calls are let go of last, for destructors are the user's."""
+        callbacks = [handle.callback for handle in self._handles]
+        at_last(callbacks.clear)
+        self.start_afresh()
+
     def start_afresh(self) -> None:
-        """In a forked child, have no thread, and nothing that is due: both are the parent's."""
+        """Have no thread, and nothing that is due: in a forked child, both are the parent's."""
         for handle in self._handles:
             handle.callback = None
         self._changed = Condition()  # its lock, which is re-entrant, guards what follows
@@ -214,5 +220,5 @@ def run_later(fn: Callable[[], object]) -> None:
 
 # The locks are held across a fork, or a handle might be caught between the heap and the note that it was called: in the
 # child it would look due, and never be called. What was due is the parent's, and so is the thread.
-at_fork("timers", TIMERS.hold, TIMERS.let_go, TIMERS.start_afresh)
-at_fork("callbacks", CALLBACKS.hold, CALLBACKS.let_go, CALLBACKS.start_afresh)
+at_fork("timers", TIMERS.hold, TIMERS.let_go, TIMERS.leave_to_parent)
+at_fork("callbacks", CALLBACKS.hold, CALLBACKS.let_go, CALLBACKS.leave_to_parent)

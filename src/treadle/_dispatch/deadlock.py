@@ -149,11 +149,18 @@ def hold() -> None:
     _lock.acquire()
 
 
-def let_go(*, forget: bool = False) -> None:
-    """End `hold`; in a forked child, `forget` the waits, whose threads stayed in the parent."""
+def let_go(*, forget: bool = False) -> list[object]:
+    """End `hold`; in a forked child, `forget` the waits, whose threads stayed in the parent.
+
+    Returns:
+        What is forgotten, to be let go of with no lock held.
+    """
+    forgotten: list[object] = []
     if forget:
+        forgotten += _waits.items()
         _waits.clear()
     _lock.release()
+    return forgotten
 
 
 def _enter(waiter: Worker | Thread, wait: _Wait) -> Task | None:

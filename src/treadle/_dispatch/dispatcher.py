@@ -46,7 +46,7 @@ from collections.abc import Callable, Collection, Container
 from concurrent.futures import CancelledError
 from functools import partial
 from threading import current_thread, get_ident
-from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, Protocol, TypeVar, cast
 
 from treadle._base import clock
 from treadle._base.late import Late
@@ -110,7 +110,7 @@ if TYPE_CHECKING:
 if not TYPE_CHECKING:  # needed by those who observe
     events, watching = Late("treadle.events"), Late("treadle._tasks.observers")
 
-__all__ = ["Dispatcher", "Task"]
+__all__ = ["Dispatcher", "Inheritance", "Task"]
 
 _log = logging.getLogger("treadle")
 
@@ -149,6 +149,15 @@ class Input(Protocol):
 
     def forget_readers(self) -> None:
         """In a forked child, leave it to the parent."""
+
+
+class Inheritance(NamedTuple):
+    """What a forked child finds of a pool of its parent's, and is to settle, or let go of, with no lock held."""
+
+    tasks: list[Task]  # that were not done
+    pending: set[Task]  # of them, those that had not begun
+    maps: list[Input]
+    rest: list[object]
 
 
 class Dispatcher:
@@ -1560,25 +1569,40 @@ class Dispatcher:
         running = [task for worker in self.workers.present for task in worker.stack()]
         return [*running, *self.queue.everything_here(), *self.state.claimed]
 
-    def start_afresh(self) -> list[Input]:
+    def start_afresh(self) -> Inheritance:
         """In a forked child, have an empty pool: the threads stayed in the parent, and what they held is theirs.
 
-        Returns:
-            The parent's maps, which are to be let go with no lock held: their input is the user's.
+        The lock is held. So nothing is let go of here that may be the user's, and no task is settled: until that is
+        done, all count as claimed.
         """
-        maps, self.maps = list(self.maps), {}
+        undone = [task for task in self.everything() if not task.done()]
+        pending = {task for task in undone if task._state == PENDING}
+        inheritance = Inheritance(undone, pending, list(self.maps), [self._everything_else(), self.maps])
+        for task in pending:
+            task._state = RUNNING
+        self.maps = {}
         if self.queue.observe_end is not None:
             for task in [task for worker in self.workers.present for task in worker.stack()]:
                 self.queue.observe_end(task)
         self.queue.clear()
         for container in (self.admission.waiting, self.admission.takers, self.state.claimed):
             container.clear()
+        self.queue.debris = []
+        self.state.attention = self.state.order_failed is not None  # threads are started for those who use it here
         self.workers.forget_all(self, keep=self.setup.lifespan is not None)
         counts = self.state.counts  # the child's own
         counts.ended = counts.failed = counts.cancelled = counts.rejected = counts.shed = 0
         counts.inline = running_here(self)  # they go on in the child
         self._make_room()
-        return maps
+        return inheritance
+
+    def _everything_else(self) -> list[object]:
+        """Return all that the pool has, but for what is the order's alone; the lock is held."""
+        queue, workers, idle_tasks = self.queue, self.workers, self.workers.idle_tasks
+        containers = (queue.everything(), queue.debris, workers.everybody(), idle_tasks.waiting, idle_tasks.running)
+        everything = [each for container in containers for each in container]
+        dictionaries: tuple[dict[Any, Any], ...] = (queue.out, self.admission.waiting, self.state.claimed)
+        return [*everything, *(dict(each) for each in dictionaries), *workers.seats, workers.departed, workers.stray]
 
     # -- sections ---------------------------------------------------------------------------------------------------
 

@@ -21,20 +21,21 @@ from threading import RLock
 from typing import TYPE_CHECKING, Any
 
 from treadle._base import clock
-from treadle._base.fork import at_fork
-from treadle._base.locks import locked
+from treadle._base.fork import at_fork, at_last
+from treadle._base.locks import locked, make_deferred_calls
 from treadle._base.threads import DAEMON
 from treadle._base.words import log
 from treadle._dispatch import deadlock
 from treadle._dispatch.state import AT_EXIT
 from treadle._dispatch.worker import Worker, current_worker
 from treadle._tasks import rate
+from treadle._tasks.future import orphan
 from treadle._tasks.unretrieved import log_living
 
 if TYPE_CHECKING:
     from threading import Thread
 
-    from treadle._dispatch.dispatcher import Dispatcher, Input
+    from treadle._dispatch.dispatcher import Dispatcher, Inheritance
 
 __all__ = ["after_fork", "before_exit", "exiting", "join", "register"]
 
@@ -48,21 +49,29 @@ _dispatchers: weakref.WeakSet[Dispatcher] = weakref.WeakSet()  # guarded by _loc
 # Methods of others, which keep nobody: by whose they are, how it leaves, and what it forgets; guarded by _lock.
 _leavers: weakref.WeakKeyDictionary[object, tuple[Method, Method]] = weakref.WeakKeyDictionary()
 _orphans: weakref.WeakKeyDictionary[object, Method] = weakref.WeakKeyDictionary()
+_forking: list[Dispatcher] = []  # those whose locks are held across a fork; guarded by _lock
 _exiting = False
 
 
 def register(dispatcher: Dispatcher) -> None:
     """See to `dispatcher` at exit and after a fork."""
-    locked(_lock, _dispatchers.add, dispatcher)
+    locked(_lock, _register, dispatcher)
     if _exiting:
         dispatcher.close(AT_EXIT, cancel=False)
+
+
+def _register(dispatcher: Dispatcher) -> None:
+    if _forking:  # others' handlers are called now, with the locks held
+        dispatcher.lock.acquire()
+        _forking.append(dispatcher)
+    _dispatchers.add(dispatcher)
 
 
 def after_fork(forget: Bound) -> None:
     """Have `forget` called in every forked child, at exit too, before the pools' tasks are given up there.
 
-    Its object is to be at the end then: the threads, and what they held or wait for, stayed in the parent. Pools' locks
-    are held, which it may not use.
+    Its object is to be at the end then: the threads, and what they held or wait for, stayed in the parent. The pools
+    are in order already, and no lock is held.
 
     Args:
         forget: a bound method, which does not keep its object.
@@ -77,7 +86,7 @@ def before_exit(leave: Bound, forget: Bound) -> None:
 
     Args:
         leave: a bound method, which does not keep its object.
-        forget: another, called in a forked child, as by `after_fork`; but when no lock is held.
+        forget: another, called in a forked child, once the pools' tasks were given up there.
     """
     locked(_lock, _leavers.__setitem__, leave.__self__, (weakref.WeakMethod(leave), weakref.WeakMethod(forget)))
 
@@ -206,9 +215,6 @@ def _each(calls: Iterable[Callable[[], object]]) -> None:
             log(_log, logging.ERROR, "a failure while Python exits", error=error)
 
 
-_forking: list[Dispatcher] = []  # those whose locks are held across the fork
-
-
 def _before_fork() -> None:
     """Hold every lock, so that the child's copy of each pool is sound."""
     _lock.acquire()
@@ -221,33 +227,56 @@ def _before_fork() -> None:
 
 def _after_fork_in_parent() -> None:
     rate.let_go()
-    for dispatcher in _forking:
-        dispatcher.lock.release()
-    _forking.clear()
+    pools = _let_go()
     deadlock.let_go()
     _lock.release()
+    at_last(partial(_follow_up, pools))
+
+
+def _let_go() -> list[Dispatcher]:
+    """Let go of the pools' locks, and return the pools, to be let go of later."""
+    pools = list(_forking)
+    _forking.clear()
+    for dispatcher in pools:
+        dispatcher.lock.release()
+    return pools
+
+
+def _follow_up(pools: list[Dispatcher]) -> None:
+    """Do what others' handlers and destructors, which may use the pools, have left undone while locks were held."""
+    _each([make_deferred_calls, *(dispatcher.attend for dispatcher in pools if dispatcher.state.attention)])
 
 
 def _after_fork_in_child() -> None:
-    """Leave the child an empty, working pool: the threads, and so the tasks, stayed in the parent."""
-    maps: list[Input] = []
-    _each(_alive(list(_orphans.values())))  # first, for their tasks reach for what threads may have held
-    for dispatcher in _forking:
-        for task in dispatcher.everything():
-            if not task.done():
-                task._orphan()
-        dispatcher.lock.release()  # the same lock as before: this thread may be a worker, or in the middle of a section
-        maps += dispatcher.start_afresh()
-    _forking.clear()
+    """Leave the child an empty, working pool: the threads, and so the tasks, stayed in the parent.
+
+    Nothing that may be the user's is called or let go of before every pool is in order, and no lock is held: it may use
+    the pools. A name is the user's to tell, and destructors are.
+    """
+    inherited = [dispatcher.start_afresh() for dispatcher in _forking]
     forgetting = _alive([forget for whose, (_, forget) in list(_leavers.items()) if whose not in _orphans])
     _leavers.clear()
-    rate.let_go()  # not before: the timers may have a thread again, and would call tasks of the parent's
-    deadlock.let_go(forget=True)
+    pools = _let_go()  # the same locks as before: this thread may be a worker, or in the middle of a section
+    rate.let_go()
+    waits = deadlock.let_go(forget=True)
     _lock.release()
-    for forget in forgetting:
-        forget()
-    for feed in maps:  # with no lock held: their input is the user's
-        feed.forget_readers()
+    at_last(partial(_give_up, inherited, forgetting))
+    at_last(waits.clear)
+    at_last(inherited.clear)
+    at_last(partial(_follow_up, pools))
+
+
+def _give_up(inherited: list[Inheritance], forgetting: list[Bound]) -> None:
+    """Settle the parent's tasks, and forget what else is the parent's."""
+    _each(_alive(list(_orphans.values())))  # first, for their tasks reach for what threads may have held
+    settled: list[Callable[[], object]] = []
+    for pool in inherited:
+        for task in pool.tasks:
+            if not task.done():
+                settled.append(orphan(task, pool.rest, begun=task not in pool.pending))
+    _each(settled)
+    _each(forgetting)
+    _each(feed.forget_readers for pool in inherited for feed in pool.maps)
 
 
 def _at_thread_exit() -> None:

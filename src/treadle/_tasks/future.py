@@ -67,6 +67,7 @@ __all__ = [
     "leave_to_others",
     "look_at",
     "options_of",
+    "orphan",
     "owner_of",
     "see",
     "submitted_at",
@@ -533,23 +534,32 @@ class Future(_base.Future[T]):
                     if how == "turn away":
                         self._drop(error)
 
-    def _orphan(self) -> None:
-        """In a forked child, settle what the parent goes on with; no other thread lives."""
+    def _orphan(self, left: list[object], *, begun: bool) -> Callable[[], object]:
+        """In a forked child, settle what the parent goes on with; no lock is held, and no other thread lives.
+
+        Args:
+            left: where it leaves what is the user's, to be let go of last, for a destructor may ask for other futures.
+            begun: whether it has.
+
+        Returns:
+            What is to be called once all are settled.
+        """
         lost = WorkerLost(None, self.name, "the process forked")
-        cold, pending = self._get_cold(), self._state == PENDING
+        cold = self._get_cold()
         cold.ended = True  # observers are told nothing more
-        self._let_go([self._forget_call()])
-        if pending:
-            cold.dropped = lost
-            self._state = CANCELLED_AND_NOTIFIED
-        else:
+        left += [self._fn, getattr(self, "_result", None), getattr(self, "_exception", None), self._forget_call()]
+        self._keep_name()
+        if begun:
             self._args, self._context = (), GONE  # this thread may have claimed it, and be about to run it
             self._result, self._exception = None, lost
             self._state = FINISHED
-        self._after_orphan()
+        else:
+            cold.dropped = lost
+            self._state = CANCELLED_AND_NOTIFIED
+        return self._after_orphan
 
     def _after_orphan(self) -> None:
-        """Do what else is to be done then."""
+        """Do what else is to be done once all are settled."""
 
     def _transit(self, section: Callable[..., R], *args: Any) -> R:
         """Return `section(*args)`, called with what guards the state held; tell those who wait for the condition."""
@@ -737,6 +747,7 @@ cold_fields_of = Future._get_cold
 end_unrun = Future._end_unrun
 finish = Future._finish
 go_inside = Future._go_inside
+orphan = Future._orphan
 leave_to_others = Future._leave_to_others
 look_at = Future._look
 wait_anew = Future._wait_anew
