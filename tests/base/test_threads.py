@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import treadle
-from treadle._base.threads import DAEMON, check_unpatched, made_anew, new_thread, start_thread
+from treadle._base.threads import DAEMON, at_end_of, check_unpatched, made_anew, new_thread, start_thread
 from treadle._tasks.scope import SCOPE
 from treadle.errors import PatchedTooLate
 
@@ -30,6 +30,46 @@ def test_a_started_thread_runs_its_function_in_a_thread_of_that_name() -> None:
     thread.join(30)
     assert not thread.is_alive()
     assert seen == ["treadle-helper"]
+
+
+@pytest.mark.parametrize("failing", [False, True])
+def test_the_end_of_a_thread_is_told_in_it_whatever_it_raised(failing: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[threading.Thread | int] = []
+    monkeypatch.setattr(threading, "excepthook", lambda arguments: None)
+    thread = new_thread((lambda: 1 / 0) if failing else int, "x")
+    at_end_of(thread, lambda: told.append(threading.get_ident()))
+    thread.start()
+    thread.join(30)
+    assert told == [thread.ident]
+    assert thread.over is None  # type: ignore[attr-defined]  # whom it may know of lives no longer
+
+
+def test_the_end_of_a_thread_is_told_again_if_it_was_killed_as_that_began() -> None:
+    told: list[int] = []
+
+    def over() -> None:
+        told.append(0)
+        if len(told) < 2:
+            raise SystemExit  # which threading, and so CPython, ends a thread with in silence
+
+    thread = new_thread(int, "x")
+    at_end_of(thread, over)
+    thread.start()
+    thread.join(30)
+    assert told == [0, 0]
+
+
+def test_a_thread_looks_like_any_other_and_is_a_debuggers_where_that_has_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Debugged(threading.Thread):
+        pass
+
+    assert repr(new_thread(int, "x")) == "<Thread(x, initial daemon)>"
+    monkeypatch.setattr(threading, "Thread", Debugged)
+    thread = new_thread(int, "x")
+    at_end_of(thread, lambda: 1 / 0)
+    assert type(thread) is Debugged
 
 
 def test_threads_are_daemons_where_there_are_any() -> None:

@@ -32,6 +32,8 @@ from treadle.events import Observer
 
 PATIENCE = 20.0  # seconds for what must happen
 HOUSE = str(Path(treadle.__file__).parent)
+# What threading does in each thread, between what is treadle's. Not as it takes its lock, which it may never let go of.
+AROUND = {"run", "_bootstrap", "_bootstrap_inner", "_delete"}
 
 _numbers = itertools.count()
 SIGINT = int(signal.SIGINT)  # no enum, whose conversion would be seen as a call
@@ -53,7 +55,10 @@ class Instants:
 
     def __call__(self, frame: FrameType, event: str, argument: Any) -> None:
         """See what a profile function is shown."""
-        if not frame.f_code.co_filename.startswith(HOUSE):
+        around = frame.f_code.co_filename == threading.__file__ and frame.f_code.co_name in AROUND
+        if not frame.f_code.co_filename.startswith(HOUSE) and not (around and self.error is Killed):
+            return
+        if around and getattr(argument, "__name__", "") == "__enter__":
             return
         if issubclass(self.error, SystemExit) and not threading.current_thread().name.startswith("swept-"):
             return  # the timers' thread is none of a pool's

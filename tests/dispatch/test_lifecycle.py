@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import subprocess
@@ -16,6 +17,7 @@ import pytest
 from treadle import Pool
 from treadle._dispatch import lifecycle
 from treadle._dispatch.dispatcher import Dispatcher
+from treadle._dispatch.state import Claims
 from treadle._dispatch.worker import Worker
 
 fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
@@ -394,6 +396,51 @@ def test_shutdown_returns_when_the_last_thread_has_ended(monkeypatch: pytest.Mon
         assert not thread.is_alive()
     finally:
         gate.set()
+
+
+@pytest.mark.parametrize("timeout", [None, 30.0])
+def test_shutdown_counts_out_a_thread_that_was_killed_whenever_it_tried_to(
+    monkeypatch: pytest.MonkeyPatch, timeout: float | None
+) -> None:
+    """And another one runs what was handed over to it, before the pool has ended."""
+    exited, killed = Dispatcher._exited, list[Worker]()
+
+    def killed_in(dispatcher: Dispatcher, claims: Claims, worker: Worker) -> Thread | None:
+        if threading.get_ident() == thread.ident:
+            killed.append(worker)
+            raise SystemExit
+        return exited(dispatcher, claims, worker)
+
+    monkeypatch.setattr(threading, "excepthook", lambda arguments: None)
+    monkeypatch.setattr(Dispatcher, "_exited", killed_in)
+    pool = Pool(1)
+    thread = pool.submit(threading.current_thread).result(30)
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident or 0), ctypes.py_object(SystemExit))
+    waiting = pool.submit(abs, -1)
+    thread.join(30)
+    assert not thread.is_alive()
+    assert len(killed) > 2
+    assert not waiting.done()
+    assert pool.shutdown(timeout=timeout) == ()
+    assert waiting.result(0) == 1
+    assert pool.snapshot().threads == 0
+
+
+def test_shutdown_looks_at_its_time_though_threads_come_and_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here one that has ended is found each time, as if others had been killed meanwhile."""
+    ended = threading.Thread(target=int)
+    ended.start()
+    ended.join(30)
+    pool, found = Pool(1), []
+
+    def find(dispatcher: Dispatcher) -> list[Thread]:
+        found.append(ended)
+        assert len(found) < 100_000
+        return [ended]
+
+    monkeypatch.setattr(lifecycle, "_threads_to_join", find)
+    pool.shutdown(wait=False)
+    assert lifecycle.join(pool._task_dispatcher, 0.01) is False
 
 
 @fork

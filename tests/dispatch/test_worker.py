@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import contextvars
+import ctypes
 import gc
+import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from types import FrameType
 from typing import Any
 
 import pytest
 
 from treadle import Future, Pool
+from treadle._base import threads
 from treadle._dispatch.worker import Worker, current_worker, lent_here, tasks_here
 from treadle._tasks.owner import Unowned
 from treadle.errors import PatchedTooLate
@@ -92,6 +96,68 @@ def test_whichever_way_its_thread_ends_somebody_is_told_once() -> None:
     worker.thread.start()
     worker.thread.join(PATIENCE)
     assert told == [worker]
+
+
+def kill_here() -> None:
+    """Kill this thread at the next instant at which CPython looks."""
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(threading.get_ident()), ctypes.py_object(SystemExit))
+
+
+class KillsWhenSet(threading.Event):
+    """By which a thread tells that it has started; it is killed at once."""
+
+    def set(self) -> None:
+        super().set()
+        kill_here()
+
+
+class Killer:
+    """Kills a thread as it comes by a function of threading's."""
+
+    def __init__(self, function: str) -> None:
+        self.function = function
+
+    def __call__(self, frame: FrameType, event: str, argument: Any) -> None:
+        """See what a profile function is shown."""
+        if event == "call" and (frame.f_code.co_filename, frame.f_code.co_name) == (threading.__file__, self.function):
+            sys.setprofile(None)
+            kill_here()
+
+
+@pytest.fixture(autouse=True)
+def _watched_by_nobody() -> Iterator[None]:
+    yield
+    threading.setprofile(None)
+
+
+# That threading does not find it in its list, from which it is to be taken.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("hook", ["keeps", "drops"])
+@pytest.mark.parametrize("where", ["has started", "run", "_delete"])
+def test_a_thread_that_is_killed_outside_of_what_is_treadles_loses_nothing(
+    where: str, hook: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever it leaves in threading's lists, and whoever keeps its exception: its task is run by another thread."""
+    kept: list[object] = []
+    monkeypatch.setattr(threading, "excepthook", kept.append if hook == "keeps" else lambda arguments: None)
+    started, start = list[threads.Thread](), threads.Thread.start
+
+    def start_to_be_killed(thread: threads.Thread) -> None:
+        started.append(thread)
+        threading.setprofile(Killer(where) if len(started) < 4 else None)
+        if where == "has started" and len(started) < 4:
+            thread._started = KillsWhenSet()  # type: ignore[attr-defined]
+        start(thread)
+
+    monkeypatch.setattr(threads.Thread, "start", start_to_be_killed)
+    pool = Pool(1, idle_timeout=0.0)
+    assert [pool.submit(abs, -n).result(PATIENCE) for n in range(8)] == list(range(8))
+    assert pool.shutdown(timeout=PATIENCE) == ()
+    now = pool.snapshot()
+    assert (now.threads, now.busy, now.waiting, now.finished, now.failed) == (0, 0, 0, 8, 0)
+    for thread in started:
+        thread.join(PATIENCE)
+    assert not any(thread.is_alive() for thread in started)
 
 
 @pytest.mark.parametrize("how", ["gone", "cancelled", "never started"])

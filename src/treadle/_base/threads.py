@@ -10,7 +10,7 @@ from types import BuiltinFunctionType, ModuleType
 
 from treadle.errors import PatchedTooLate
 
-__all__ = ["DAEMON", "GREENLETS", "check_unpatched", "made_anew", "new_thread", "start_thread"]
+__all__ = ["DAEMON", "GREENLETS", "Thread", "at_end_of", "check_unpatched", "made_anew", "new_thread", "start_thread"]
 
 DAEMON = getattr(threading, "_daemon_threads_allowed", lambda: True)()
 """Whether threads are daemons: not in an isolated sub-interpreter, which has none: see the lifecycle of pools."""
@@ -45,6 +45,33 @@ def made_anew(module: ModuleType) -> ModuleType:
     return made
 
 
+class Thread(threading.Thread):
+    """A thread whose end is told in it, whichever way it comes: by an exception before its target's first line, say.
+
+    No destructor can do that: `threading` keeps a thread for ever that is killed at the wrong instant, and so may
+    whoever is told of its exception; and without the GIL an object may be destroyed by who has made it, and sleeps.
+
+    One that is killed so early that `start` has not returned is none: as with any, `start` never does.
+    """
+
+    over: Callable[[], object] | None = None
+
+    def _bootstrap(self) -> None:
+        """Do what the new thread does, all of it: private, and so in every version of Python."""
+        over, self.over = self.over, None  # no cycle: it may know of this
+        try:
+            super()._bootstrap()  # type: ignore[misc]
+        finally:
+            if over is not None:
+                try:
+                    over()
+                except BaseException:  # it is killed here, perhaps as that begins
+                    over()
+                    raise
+                finally:
+                    over = None  # frames outside of a traceback are kept with it
+
+
 def new_thread(target: Callable[[], object], name: str) -> threading.Thread:
     """Return a thread that was not started: a pool's worker. It has a context of its own, and so no caller's scope.
 
@@ -52,9 +79,16 @@ def new_thread(target: Callable[[], object], name: str) -> threading.Thread:
         PatchedTooLate: see `check_unpatched`.
     """
     check_unpatched()
+    kind = Thread if threading.Thread is Thread.__base__ else threading.Thread  # of a debugger's, say
     if sys.version_info >= (3, 14):  # there a free-threaded build would give it a copy of its starter's
-        return threading.Thread(target=target, name=name, daemon=DAEMON, context=Context())
-    return threading.Thread(target=target, name=name, daemon=DAEMON)
+        return kind(target=target, name=name, daemon=DAEMON, context=Context())
+    return kind(target=target, name=name, daemon=DAEMON)
+
+
+def at_end_of(thread: threading.Thread, over: Callable[[], object]) -> None:
+    """Have `over` called in a thread as it ends, in whichever way, and perhaps twice; not in one of a debugger's."""
+    if isinstance(thread, Thread):
+        thread.over = over
 
 
 def start_thread(target: Callable[[], object], name: str) -> threading.Thread:

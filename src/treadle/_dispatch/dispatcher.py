@@ -1354,6 +1354,12 @@ class Dispatcher:
         if departed is not None and departed is not worker.thread:
             departed.join()  # so that at any time at most one ended thread is not joined
 
+    def count_out_the_dead(self) -> None:
+        """Count out workers whose threads have ended, and could not do so, for they were killed over and over."""
+        for worker in self._do(self.workers.everybody):
+            if not (worker.gone or worker.thread.is_alive()):
+                self.exited(worker)
+
     def _exited(self, claims: Claims, worker: Worker) -> Thread | None:
         task = worker.task
         if task is not None:  # handed over to a thread that was killed before its first line

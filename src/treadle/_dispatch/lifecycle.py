@@ -137,6 +137,9 @@ def _join(dispatcher: Dispatcher, timeout: float | None) -> bool:
         for thread in threads:
             if not _join_one(thread, deadline):
                 return False
+        dispatcher.count_out_the_dead()
+        if deadline is not None and clock.now() > deadline:
+            return not _threads_to_join(dispatcher)
 
 
 def _threads_to_join(dispatcher: Dispatcher) -> list[Thread]:

@@ -51,7 +51,7 @@ def work(dispatcher: Dispatcher, worker: Worker) -> None:
         try:
             _leave_lifespan(dispatcher, worker, reason)
         finally:
-            reason = None  # its traceback holds this frame: no cycle, which would keep the _Life that sees to the rest
+            reason = None  # its traceback holds this frame: no cycle
             try:
                 dispatcher.exited(worker)
             except BaseException:  # it is killed once more

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from treadle._base import clock
-from treadle._base.locks import closed_latch, defer
-from treadle._base.threads import new_thread
+from treadle._base.locks import closed_latch
+from treadle._base.threads import at_end_of, new_thread
 from treadle._tasks.future import Future, context_of
 from treadle._tasks.scope import HERE
 
@@ -76,7 +75,8 @@ class Worker:
         self.ended = 0  # tasks that it has run
         self.failed = 0  # of them, those that raised
         self.calling = False  # whether the last of them is over, and its callbacks run
-        self.thread = new_thread(_Life(self, main, exited), prefix)  # last: what it runs looks at the rest
+        self.thread = new_thread(partial(main, self), prefix)
+        at_end_of(self.thread, partial(_see_to_its_end, self, exited))
 
     def stack(self) -> list[Task]:
         """Return the tasks that run in this thread, the innermost last."""
@@ -88,34 +88,10 @@ class Worker:
         return None if self.calling else next((task for task, _ in self.outer), self.task)
 
 
-class _Life:
-    """What the thread of a worker runs; when that has ended, in whichever way, it is let go of, and sees to the rest.
-
-    For a thread may be killed before its first line, and after its last.
-    """
-
-    __slots__ = ("_exited", "_main", "_worker")
-
-    def __init__(self, worker: Worker, main: Callable[[Worker], object], exited: Callable[[Worker], object]) -> None:
-        self._worker = worker
-        self._main = main
-        self._exited = exited
-
-    def __call__(self) -> None:
-        self._main(self._worker)
-
-    def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
-        try:
-            self._see_to_the_rest(is_finalizing)
-        except BaseException:  # it is killed once more
-            self._see_to_the_rest(is_finalizing)
-            raise
-
-    def _see_to_the_rest(self, is_finalizing: Callable[[], bool]) -> None:
-        worker = getattr(self, "_worker", None)  # nor has it a thread, if its making was interrupted
-        started = getattr(getattr(worker, "thread", None), "ident", None) is not None
-        if worker is not None and started and not (worker.gone or worker.cancelled or is_finalizing()):
-            defer(partial(self._exited, worker))  # it may come amid a section, and waits for threads that want its lock
+def _see_to_its_end(worker: Worker, exited: Callable[[Worker], object]) -> None:
+    """Have a worker counted out whose thread ends, and was killed before it has seen to that itself."""
+    if not (worker.gone or worker.cancelled):
+        exited(worker)
 
 
 def current_worker() -> Worker | None:

@@ -673,7 +673,11 @@ class Future(_base.Future[T]):
         """Return the call, for whoever holds a lock to let go of it afterwards: destructors are the user's."""
         call = self._args, self._context
         self._args = self._context = None
+        self._leave_scope()
         return call
+
+    def _leave_scope(self) -> None:
+        """Have nobody wait for it any more but those who hold it, for it will not run."""
 
     def _let_go(self, call: list[object]) -> None:
         """Let go of what `_forget_call` has returned, and of the function; no lock is held."""

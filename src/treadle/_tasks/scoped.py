@@ -127,11 +127,9 @@ class ScopedTask(Future[Any]):
             self._rate.charge(self)
             self._rate = None
 
-    def _forget_call(self) -> object:
-        call = super()._forget_call()
+    def _leave_scope(self) -> None:
         self._scope.leave(self)
         self._leave_line()
-        return call
 
     def _want(self) -> None:
         """Note that a worker waits for it, which had come to run it itself."""
