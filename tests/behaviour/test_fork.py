@@ -761,3 +761,19 @@ def test_handlers_of_others_may_use_pools_as_the_process_forks(handlers: str) ->
             each.shutdown()
     """)
     assert done.stdout.splitlines() == ["0", "[1, 1, 1, 2, 2, 2]"], done.stderr
+
+
+def test_a_pool_that_is_the_first_and_made_as_the_process_forks_works_in_both() -> None:
+    done = script("""
+        made = []
+        def before():
+            made.append(treadle.Pool(1))
+            made[0].submit(int)
+        os.register_at_fork(before=before)
+        import treadle
+        def child():
+            assert made[0].submit(abs, -4).result(20) == 4
+        print(fork(child))
+        print(made[0].submit(abs, -3).result(20))
+    """)
+    assert done.stdout.splitlines() == ["0", "3"], done.stderr

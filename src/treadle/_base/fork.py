@@ -61,10 +61,13 @@ def _in_child() -> None:
 
 
 def _do_the_rest() -> None:
-    while _last:
+    if _last:
         step = _last[0]
         del _last[0]  # first, for it may fork
-        step()
+        try:
+            step()
+        finally:  # Ctrl-C may come
+            _do_the_rest()
 
 
 if hasattr(os, "register_at_fork"):

@@ -70,6 +70,7 @@ class Thread(threading.Thread):
                     raise
                 finally:
                     over = None  # frames outside of a traceback are kept with it
+                    vars(self).pop("_target", None)  # as `run` does; it may not have come to that
 
 
 def new_thread(target: Callable[[], object], name: str) -> threading.Thread:

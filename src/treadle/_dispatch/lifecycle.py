@@ -50,7 +50,7 @@ _dispatchers: weakref.WeakSet[Dispatcher] = weakref.WeakSet()  # guarded by _loc
 _leavers: weakref.WeakKeyDictionary[object, tuple[Method, Method]] = weakref.WeakKeyDictionary()
 _orphans: weakref.WeakKeyDictionary[object, Method] = weakref.WeakKeyDictionary()
 _forking: list[Dispatcher] = []  # those whose locks are held across a fork; guarded by _lock
-_exiting = False
+_exiting = _holding = False  # the latter: whether they are; guarded by _lock
 
 
 def register(dispatcher: Dispatcher) -> None:
@@ -61,7 +61,7 @@ def register(dispatcher: Dispatcher) -> None:
 
 
 def _register(dispatcher: Dispatcher) -> None:
-    if _forking:  # others' handlers are called now, with the locks held
+    if _holding:  # others' handlers are called now
         dispatcher.lock.acquire()
         _forking.append(dispatcher)
     _dispatchers.add(dispatcher)
@@ -220,7 +220,9 @@ def _each(calls: Iterable[Callable[[], object]]) -> None:
 
 def _before_fork() -> None:
     """Hold every lock, so that the child's copy of each pool is sound."""
+    global _holding
     _lock.acquire()
+    _holding = True
     deadlock.hold()
     _forking.extend(_dispatchers)
     for dispatcher in _forking:
@@ -238,8 +240,10 @@ def _after_fork_in_parent() -> None:
 
 def _let_go() -> list[Dispatcher]:
     """Let go of the pools' locks, and return the pools, to be let go of later."""
+    global _holding
     pools = list(_forking)
     _forking.clear()
+    _holding = False
     for dispatcher in pools:
         dispatcher.lock.release()
     return pools
@@ -273,13 +277,23 @@ def _give_up(inherited: list[Inheritance], forgetting: list[Bound]) -> None:
     """Settle the parent's tasks, and forget what else is the parent's."""
     _each(_alive(list(_orphans.values())))  # first, for their tasks reach for what threads may have held
     settled: list[Callable[[], object]] = []
+    try:
+        _settle(inherited, settled)
+    except BaseException:  # Ctrl-C: nobody else would settle the rest
+        _settle(inherited, settled)
+        raise
+    finally:
+        _each(settled)
+        _each(forgetting)
+        _each(feed.forget_readers for pool in inherited for feed in pool.maps)
+
+
+def _settle(inherited: list[Inheritance], settled: list[Callable[[], object]]) -> None:
+    """Settle the parent's tasks, as far as that was not done; and note what is to be called then."""
     for pool in inherited:
         for task in pool.tasks:
             if not task.done():
                 settled.append(orphan(task, pool.rest, begun=task not in pool.pending))
-    _each(settled)
-    _each(forgetting)
-    _each(feed.forget_readers for pool in inherited for feed in pool.maps)
 
 
 def _at_thread_exit() -> None:
