@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from collections.abc import Callable
@@ -10,7 +11,7 @@ from functools import partial
 import pytest
 
 from behaviour.sweep import Instants
-from treadle._base.locks import closed_latch, defer, is_held, locked, new_lock, open_latch
+from treadle._base.locks import _take_again, closed_latch, defer, is_held, locked, new_lock, open_latch, unheld, when_let_go
 
 PATIENCE = 20.0  # seconds for what must happen
 
@@ -154,3 +155,86 @@ def test_locks_may_be_made_while_calls_are_deferred_in_other_threads() -> None:
         over.set()
         thread.join(PATIENCE)
     assert calls == list(range(1000))
+
+
+class Keeper:
+    """Somebody who is called where its lock is let go of."""
+
+    def __init__(self) -> None:
+        self.lock = new_lock()
+        self.seen: list[bool] = []
+        when_let_go(self.lock, self.note)
+
+    def note(self) -> None:
+        self.seen.append(is_held(self.lock))
+
+
+def test_a_wait_amid_sections_holds_no_lock_however_often_it_was_taken_and_has_them_again() -> None:
+    keeper, other = Keeper(), new_lock()
+    during: list[bool] = []
+
+    def wait() -> str:
+        during.extend((free(keeper.lock), free(other)))
+        return "over"
+
+    def amid() -> None:
+        assert unheld(wait) == "over"
+        assert is_held(keeper.lock) and is_held(other)
+
+    for _ in range(3):
+        keeper.lock.acquire()
+    locked(other, amid)
+    assert during == [True, True]
+    assert keeper.seen == [False]
+    for _ in range(3):
+        assert not free(keeper.lock)
+        keeper.lock.release()
+    assert free(keeper.lock) and free(other)
+
+
+def test_a_wait_with_no_lock_held_is_a_call_and_nobody_is_told() -> None:
+    keeper = Keeper()
+    assert unheld(len, "four") == 4
+    assert keeper.seen == []
+
+
+def test_what_such_a_wait_raises_is_raised_with_the_locks_held_again() -> None:
+    lock = new_lock()
+
+    def amid() -> None:
+        with pytest.raises(ZeroDivisionError):
+            unheld(divmod, 1, 0)
+        assert is_held(lock)
+
+    locked(lock, amid)
+    assert free(lock)
+
+
+def test_two_waits_that_take_two_locks_again_in_opposite_orders_do_not_wait_for_each_other() -> None:
+    one, other = new_lock(), new_lock()
+    ended: list[int] = []
+
+    def thread(first: threading.RLock, second: threading.RLock) -> None:
+        for _ in range(300):
+            _take_again([first, second])
+            second.release()
+            first.release()
+        ended.append(1)
+
+    threads = [threading.Thread(target=thread, args=pair, daemon=True) for pair in ((one, other), (other, one))]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join(PATIENCE)
+    assert ended == [1, 1]
+
+
+def test_an_exception_at_any_instant_of_such_a_wait_leaves_no_lock_taken() -> None:
+    def call(lock: threading.RLock) -> None:
+        locked(lock, locked, lock, unheld, int)
+
+    for at in range(1, instants_of(lambda: call(new_lock())) + 1):
+        lock, instants = new_lock(), Instants(at)
+        with contextlib.suppress(KeyboardInterrupt), instants.here():
+            call(lock)
+        assert free(lock), instants.where

@@ -64,6 +64,64 @@ def test_a_signal_handler_may_submit_in_the_middle_of_anything() -> None:
     assert done.stdout.strip() == "ended True", done.stderr
 
 
+def test_a_signal_handler_may_wait_for_results_in_the_middle_of_anything() -> None:
+    done = run("""
+        import faulthandler, signal, time
+        from treadle import Pool
+        faulthandler.dump_traceback_later(90, exit=True)
+        pool, came, waits = Pool(2), 0, False
+        def handler(*_):
+            global came, waits
+            if not waits:
+                waits = True
+                assert pool.submit(abs, -1).result(60) == pool.submit(abs, -1).result() == 1
+                assert list(pool.map(abs, [-1, -2])) == [1, 2]
+                came, waits = came + 1, False
+        signal.signal(signal.SIGALRM, handler)
+        signal.setitimer(signal.ITIMER_REAL, 0.0005, 0.0017)
+        since = time.monotonic()
+        while time.monotonic() < since + 3:
+            future = pool.submit(abs, -3)
+            if came % 3 == 0:
+                future.cancel()
+            elif came % 3 == 1:
+                assert future.result() == 3
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        pool.shutdown()
+        now = pool.snapshot()
+        assert now.submitted == now.finished + now.cancelled, now
+        print("ended", came > 10)
+    """)
+    assert done.stdout.strip() == "ended True", done.stderr
+
+
+@pytest.mark.parametrize("queue_size", [None, 16])
+def test_a_signal_handler_may_shut_the_pool_down_and_wait_in_the_middle_of_a_submit(queue_size: int | None) -> None:
+    """The standard library's pool deadlocks here, see https://github.com/python/cpython/issues/121649."""
+    done = run(f"""
+        import faulthandler, signal
+        from treadle import Pool
+        from treadle.errors import PoolClosed
+        faulthandler.dump_traceback_later(90, exit=True)
+        for round in range(150):
+            pool, last = Pool(2, queue_size={queue_size}), None
+            def stop(*_):
+                pool.shutdown(wait=True, cancel_futures=True)
+            signal.signal(signal.SIGALRM, stop)
+            signal.setitimer(signal.ITIMER_REAL, 0.0004 + round % 8 * 0.0001)
+            try:
+                while True:
+                    last = pool.submit(abs, -1)
+            except PoolClosed:
+                pass
+            assert last is None or last.done()
+            now = pool.snapshot()
+            assert not now.threads and now.submitted == now.finished + now.cancelled, now
+        print("ended")
+    """)
+    assert done.stdout.strip() == "ended", done.stderr
+
+
 def test_ctrl_c_at_any_instant_leaves_a_pool_that_works() -> None:
     done = run("""
         import faulthandler, random, signal

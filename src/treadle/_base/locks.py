@@ -13,30 +13,95 @@ from _thread import allocate_lock
 from collections import deque
 from collections.abc import Callable
 from threading import Condition, RLock
-from typing import TYPE_CHECKING, ParamSpec, TypeVar
-from weakref import ref
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from weakref import WeakMethod, ref
 
 from treadle._base.words import log
 
 if TYPE_CHECKING:
     from _thread import LockType
 
-__all__ = ["closed_latch", "defer", "deferred", "is_held", "locked", "make_deferred_calls", "new_lock", "open_latch"]
+__all__ = [
+    "closed_latch",
+    "defer",
+    "deferred",
+    "is_held",
+    "locked",
+    "make_deferred_calls",
+    "new_lock",
+    "open_latch",
+    "unheld",
+    "when_let_go",
+]
 
 _log = logging.getLogger("treadle")
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_locks: set[ref[RLock]] = set()  # adding, discarding and copying are atomic
+Method = WeakMethod[Callable[[], Any]]
+
+# All that `new_lock` has made, and what `when_let_go` is to call. Adding, taking out and copying are atomic.
+_locks: dict[ref[RLock], Method | None] = {}
 deferred: deque[Callable[[], object]] = deque()  # appending and taking are atomic; who spells `locked` out looks here
 
 
 def new_lock() -> RLock:
     """Return a lock under which nothing of the user's may run, as a destructor would: see `defer`."""
     lock = RLock()
-    _locks.add(ref(lock, _locks.discard))
+    _locks[ref(lock, _forget)] = None
     return lock
+
+
+def _forget(reference: ref[RLock]) -> None:
+    _locks.pop(reference, None)
+
+
+def when_let_go(lock: RLock, call: Callable[[], object]) -> None:
+    """Have `call`, a bound method, which does not keep its object, called where `unheld` has let go of `lock`."""
+    _locks[ref(lock)] = WeakMethod(call)
+
+
+def unheld(wait: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Return `wait(*args)`, called with none of these locks held by this thread; it has them again afterwards.
+
+    For a signal handler or a finalizer that has come amid a section, and waits for threads that want its lock.
+    """
+    held = [(lock, method) for reference, method in list(_locks.items()) if (lock := reference()) and is_held(lock)]
+    if not held:
+        return wait(*args, **kwargs)
+    times = [0] * len(held)  # that each was let go; where an exception comes amid that, whoever goes on looks anew
+    try:
+        for place, (lock, _) in enumerate(held):
+            while is_held(lock):
+                lock.release()
+                times[place] += 1
+        for _, method in held:
+            call = None if method is None else method()
+            if call is not None:
+                call()
+        return wait(*args, **kwargs)
+    finally:
+        again = {lock: more for (lock, _), more in zip(held, times, strict=True) if more}
+        _take_again(list(again))
+        for lock, more in again.items():
+            for _ in range(more - 1):
+                lock.acquire()
+
+
+def _take_again(locks: list[RLock]) -> None:
+    """Take all of them, in no order that could be another thread's reverse: while one is waited for, none is held."""
+    while True:
+        taken: list[RLock] = []
+        for lock in locks:
+            if not lock.acquire(blocking=not taken):
+                break
+            taken.append(lock)
+        else:
+            return
+        for lock in taken:
+            lock.release()
+        locks = [*locks[len(taken) :], *taken]  # wait for the one that was not to be had
 
 
 def defer(call: Callable[[], object]) -> None:
@@ -84,13 +149,13 @@ def locked(lock: RLock | Condition, section: Callable[P, T], *args: P.args, **kw
         lock.release()
     except BaseException:
         # Raised as `acquire` returned, it is held; before, it can have been raised only to a thread that waits for it,
-        # and so has none of it. Nor has one whose wait at a condition was cut in two.
+        # and so has none of it. Nor has one whose wait at a condition, or at `unheld`, was cut in two. That is not
+        # asked, for another exception may come as it is answered.
         try:
-            mine = held is not False and is_held(lock)
-        except BaseException:  # another one, as that was asked
-            mine = held is not False and is_held(lock)
-        if mine:
-            lock.release()
+            if held is not False:
+                lock.release()
+        except RuntimeError:
+            pass
         raise
     if deferred:
         make_deferred_calls()

@@ -30,7 +30,7 @@ from functools import partial
 from threading import TIMEOUT_MAX, Thread, current_thread
 from typing import TYPE_CHECKING, Any, Protocol
 
-from treadle._base.locks import locked, new_lock
+from treadle._base.locks import locked, new_lock, unheld
 from treadle._base.words import log_first
 from treadle._dispatch.worker import Worker, current_worker
 from treadle._tasks.future import PENDING, RUNNING, Future, owner_of
@@ -48,6 +48,10 @@ MESSAGE = (
     "every thread that could run task %s waits; running it in %s; "
     "for further tasks of its pool this is logged at DEBUG level"
 )
+
+# Seconds after which a wait looks whether it has come amid a section, as in a signal handler, whose lock those want
+# that it waits for: to look before every wait would cost more.
+SOON = 0.05
 
 Task = Future[Any]
 
@@ -122,9 +126,9 @@ def wait(
         PoolDeadlock: it could never open.
     """
     if timeout is not None:
-        return gate.acquire(True, min(max(timeout, 0.0), TIMEOUT_MAX))
+        return _sleep(gate, min(max(timeout, 0.0), TIMEOUT_MAX))
     if targets is None or (worker is None and not HERE.errands and not HERE.tasks):  # as is_awaited(), at less cost
-        return gate.acquire()
+        return gate.acquire(True, SOON) or unheld(gate.acquire)
     thread = current_thread()
     waiter, tasks = (thread, HERE.tasks) if worker is None else (worker, worker.stack())
     mine = _Wait(targets, every, [*tasks, *HERE.errands])
@@ -133,7 +137,7 @@ def wait(
             try:
                 rescue = _enter(waiter, mine)
                 if rescue is None:
-                    return gate.acquire()
+                    return gate.acquire(True, SOON) or unheld(gate.acquire)
             finally:
                 _waits.pop(waiter, None)  # atomic; and gone already in a forked child
             owner = owner_of(rescue)
@@ -142,6 +146,12 @@ def wait(
         return True
     finally:  # what a task raises that is run here leads to this frame: no cycle through it
         rescue = mine = targets = tasks = None  # type: ignore[assignment]
+
+
+def _sleep(gate: Gate, timeout: float) -> bool:
+    if timeout <= SOON:
+        return gate.acquire(True, timeout)
+    return gate.acquire(True, SOON) or unheld(gate.acquire, True, timeout - SOON)
 
 
 def hold() -> None:

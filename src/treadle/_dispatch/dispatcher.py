@@ -50,7 +50,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, Protocol, TypeVar,
 
 from treadle._base import clock
 from treadle._base.late import Late
-from treadle._base.locks import closed_latch, deferred, is_held, locked, make_deferred_calls, open_latch
+from treadle._base.locks import (
+    closed_latch,
+    deferred,
+    is_held,
+    locked,
+    make_deferred_calls,
+    open_latch,
+    when_let_go,
+)
 from treadle._base.timer import run_user_code
 from treadle._base.words import log, log_first
 from treadle._dispatch import deadlock
@@ -205,6 +213,7 @@ class Dispatcher:
         self.limit = limit
         self.maps: dict[Input, None] = {}  # of which every item is to run, and not all was read; the oldest first
         self.pool: ref[Any] | None = None  # the user's handle; None: one that no user has
+        when_let_go(self.lock, self.attend)
         self._make_room()
 
     # -- asking -----------------------------------------------------------------------------------------------------
@@ -379,9 +388,9 @@ class Dispatcher:
             return self._admit_at_last(task, when_full, self.is_ours(), on_loop)
         except BaseException:  # the thread that was started for it is to leave again
             try:
-                self._do(self.workers.expect_nothing_of, get_ident())
+                self.expect_nothing()
             except BaseException:  # another one
-                self._do(self.workers.expect_nothing_of, get_ident())
+                self.expect_nothing()
                 raise
             raise
 
@@ -538,19 +547,18 @@ class Dispatcher:
     def take_back_submitted(self, task: Task, error: BaseException, held: bool | None) -> None:
         """As `take_back`, for a section that is spelled out: whether the lock is `held` (None: it was being taken)."""
         try:
-            mine = held or (held is None and is_held(self.lock))
-        except BaseException:  # another one, as that was asked
-            mine = is_held(self.lock)
-        try:
-            if mine:
-                try:
-                    self._mend()  # before anybody else sees it, or can claim the task
-                    self._take_back(task)
-                finally:
-                    self.lock.release()
+            if held is not False and is_held(self.lock):
+                self._mend()  # before anybody else sees it, or can claim the task
+                self._take_back(task)
         finally:
-            locked(self.lock, self._mend)
-            self.take_back(task, error)
+            try:
+                if held is not False:
+                    self.lock.release()
+            except RuntimeError:  # as in `locked`
+                pass
+            finally:
+                locked(self.lock, self._mend)
+                self.take_back(task, error)
 
     def take_back(self, task: Task, error: BaseException) -> None:
         """Refuse a task whose submit `error` ended, at whichever line; unless it has begun.
@@ -1298,6 +1306,10 @@ class Dispatcher:
         worker.expected = expected
         return True
 
+    def expect_nothing(self) -> None:
+        """Let a thread leave again that this one has started for a task that is not let in."""
+        self._do(self.workers.expect_nothing_of, get_ident())
+
     def warm_up(self) -> None:
         """Start the threads that are to be kept warm; raise as `enter`."""
         while self._do(self._misses_thread) and self._start_worker(needed=True, beside_others=True):
@@ -1623,19 +1635,18 @@ class Dispatcher:
             lock.release()
         except BaseException:
             try:
-                mine = held or (held is None and is_held(lock))
-            except BaseException:  # another one, as that was asked
-                mine = is_held(lock)
-            try:
-                if mine:
-                    try:
-                        self._mend()  # before anybody else sees it
-                    finally:
-                        lock.release()
+                if held is not False and is_held(lock):
+                    self._mend()  # before anybody else sees it
             finally:
-                locked(lock, self._mend)  # another one may have come as that was put right
-                if self.state.attention:
-                    self.attend()
+                try:
+                    if held is not False:
+                        lock.release()
+                except RuntimeError:
+                    pass
+                finally:
+                    locked(lock, self._mend)  # another one may have come as that was put right
+                    if self.state.attention:
+                        self.attend()
             raise
         if deferred:
             make_deferred_calls()

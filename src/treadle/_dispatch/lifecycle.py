@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from treadle._base import clock
 from treadle._base.fork import at_fork, at_last
-from treadle._base.locks import locked, make_deferred_calls
+from treadle._base.locks import locked, make_deferred_calls, unheld
 from treadle._base.threads import DAEMON
 from treadle._base.words import log
 from treadle._dispatch import deadlock
@@ -109,8 +109,9 @@ def join(dispatcher: Dispatcher, timeout: float | None) -> bool:
     Raises:
         PoolDeadlock: they could never end.
     """
+    dispatcher.expect_nothing()  # of a submit that this thread is in the midst of, as in a signal handler
     if not deadlock.is_awaited():
-        return _join(dispatcher, timeout)
+        return unheld(_join, dispatcher, timeout)
     return deadlock.wait(_End(dispatcher), current_worker(), lambda: _workers(dispatcher), timeout)
 
 
@@ -121,7 +122,7 @@ class _End:
         self._dispatcher = dispatcher
 
     def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
-        return _join(self._dispatcher, None if timeout < 0 else timeout)
+        return unheld(_join, self._dispatcher, None if timeout < 0 else timeout)
 
 
 def _workers(dispatcher: Dispatcher) -> list[Worker]:

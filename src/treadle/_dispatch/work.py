@@ -12,7 +12,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from treadle._base import clock
-from treadle._base.locks import deferred, is_held, make_deferred_calls
+from treadle._base.locks import deferred, is_held, locked, make_deferred_calls
 from treadle._base.words import log, show, traceback_of, type_name
 from treadle._dispatch.worker import Worker
 from treadle._tasks.call import NoContext
@@ -225,19 +225,18 @@ def _serve(dispatcher: Dispatcher, worker: Worker) -> None:
                 rest = task is None
             held = False
             release()
-        except BaseException:
+        except BaseException:  # as in Dispatcher._do
             try:
-                mine = held or (held is None and is_held(lock))
-            except BaseException:  # another one, as that was asked
-                mine = is_held(lock)
-            if mine:
+                if held is not False and is_held(lock):
+                    dispatcher.mend()
+            finally:
                 try:
-                    dispatcher.mend()
-                except BaseException:
-                    dispatcher.mend()
-                    raise
+                    if held is not False:
+                        release()
+                except RuntimeError:
+                    pass
                 finally:
-                    release()
+                    locked(lock, dispatcher.mend)
             raise
         if waiters is not None:
             _deliver(dispatcher, worker, done)
