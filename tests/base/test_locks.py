@@ -11,7 +11,17 @@ from functools import partial
 import pytest
 
 from behaviour.sweep import Instants
-from treadle._base.locks import _take_again, closed_latch, defer, is_held, locked, new_lock, open_latch, unheld, when_let_go
+from treadle._base.locks import (
+    _take_again,
+    closed_latch,
+    defer,
+    is_held,
+    locked,
+    new_lock,
+    open_latch,
+    unheld,
+    when_let_go,
+)
 
 PATIENCE = 20.0  # seconds for what must happen
 
@@ -179,7 +189,7 @@ def test_a_wait_amid_sections_holds_no_lock_however_often_it_was_taken_and_has_t
 
     def amid() -> None:
         assert unheld(wait) == "over"
-        assert is_held(keeper.lock) and is_held(other)
+        assert (is_held(keeper.lock), is_held(other)) == (True, True)
 
     for _ in range(3):
         keeper.lock.acquire()
@@ -189,7 +199,7 @@ def test_a_wait_amid_sections_holds_no_lock_however_often_it_was_taken_and_has_t
     for _ in range(3):
         assert not free(keeper.lock)
         keeper.lock.release()
-    assert free(keeper.lock) and free(other)
+    assert (free(keeper.lock), free(other)) == (True, True)
 
 
 def test_a_wait_with_no_lock_held_is_a_call_and_nobody_is_told() -> None:
@@ -231,7 +241,7 @@ def test_two_waits_that_take_two_locks_again_in_opposite_orders_do_not_wait_for_
 
 def test_an_exception_at_any_instant_of_such_a_wait_leaves_no_lock_taken() -> None:
     def call(lock: threading.RLock) -> None:
-        locked(lock, locked, lock, unheld, int)
+        locked(lock, lambda: locked(lock, lambda: unheld(int)))
 
     for at in range(1, instants_of(lambda: call(new_lock())) + 1):
         lock, instants = new_lock(), Instants(at)

@@ -90,6 +90,8 @@ def integer(name: str, value: object, *, least: int, most: int | None = None) ->
 
 def _index(value: object) -> int | None:
     """Return the integer that `value` is; None if it is none."""
+    if type(value) is int:  # nothing is caught that a signal handler may raise here
+        return value
     try:
         return None if isinstance(value, bool) else operator.index(value)  # type: ignore[arg-type]  # or TypeError
     except Exception:
@@ -98,8 +100,10 @@ def _index(value: object) -> int | None:
 
 def _real(value: object) -> float | None:
     """Return the number that `value` is; None if it is none."""
+    if type(value) is float:  # as above
+        return value
     try:
-        if type(value) is not float and type(value) is not int:  # noqa: SIM102  # as type checkers can follow it
+        if type(value) is not int:  # noqa: SIM102  # as type checkers can follow it
             if isinstance(value, bool) or not isinstance(value, numbers.Real):
                 return None
         try:
@@ -112,9 +116,11 @@ def _real(value: object) -> float | None:
 
 def _text(value: object) -> str | None:
     """Return the string that `value` is, as a plain one; None if it is none."""
+    if type(value) is str:  # as above
+        return value
     try:
         if isinstance(value, str):
-            return value if type(value) is str else "".join(value)
+            return "".join(value)
     except Exception:  # it is taken for none
         pass
     return None

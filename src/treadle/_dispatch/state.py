@@ -39,7 +39,8 @@ class Counts:
 class State:
     """Whether a pool takes tasks, and what is to be done that nobody may do while the lock is held.
 
-    The lock guards every field but the name and the observers. It is re-entrant, because a signal handler or a
+    The lock guards every field but the name and the observers; what is over in one step, such as noting that Ctrl-C
+    ended a block, or that what was claimed has ended, needs none. It is re-entrant, because a signal handler or a
     finalizer may submit in the middle of a section.
     """
 
