@@ -143,7 +143,7 @@ def test_no_lock_that_another_thread_held_stays_taken_in_the_child(holder: str) 
         def hold():
             before()
             held.set()
-            time.sleep(0.2)
+            time.sleep(0.2)  # why: the fork below is to find the lock taken, and to wait for it
             in_parent()
 
         thread = threading.Thread(target=hold)

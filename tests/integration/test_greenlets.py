@@ -118,7 +118,7 @@ def test_a_pool_from_before_the_patch_goes_on_with_the_threads_it_has() -> None:
         assert list(pool.map(abs, range(9))) == list(range(9))
         def until_idle():  # or a submit would have another thread come, which cannot be had
             while not pool._task_dispatcher.entrance.idle:
-                time.sleep(0)
+                time.sleep(0)  # why: the thread that falls idle is to get on
         until_idle()
         held = pool.submit(hold)
         assert began.wait(30)

@@ -20,7 +20,7 @@ from treadle._pool.mapping.outcome import Outcome, outcome_of
 from treadle._pool.pool import Pool
 from treadle._pool.submit import BARE, dispatcher_of, keeps_context
 from treadle._pool.view import PoolView
-from treadle._tasks.future import Future
+from treadle._tasks.future import Future, owner_of
 from treadle._tasks.scope import SCOPE, Scope, current
 from treadle._tasks.scoped import scope_around
 from treadle._tasks.waiters import InternalCallback, why_dropped
@@ -241,9 +241,10 @@ class TaskGroup:
             if waiting is None:
                 future = None  # type: ignore[assignment]  # what one raises that was run here leads to this frame
                 return
-            for future in waiting if worker is not None else ():
-                home = getattr(future, "_owner", None)  # a `submit` that was replaced may return what it likes
-                if home is worker.owner:  # type: ignore[union-attr]  # there is a worker, see above
+            home = None if worker is None else worker.owner
+            for future in waiting if home is not None else ():
+                # A `submit` that was replaced may return what it likes.
+                if isinstance(future, Future) and owner_of(future) is home:
                     home.run_instead(future)
             self._wake_if_over()
             if around is None:

@@ -434,7 +434,7 @@ class Service:
     # -- deciding -------------------------------------------------------------------------------------------------
 
     def settle(self, conn: ClientConnection) -> None:
-        """Decide what a connection waits for next, or that it is over. The only place where closing is decided."""
+        """Decide what a connection waits for next, or that it is over."""
         phase = conn.phase
         if phase is Phase.CLOSED or phase is Phase.LINGERING:
             return
