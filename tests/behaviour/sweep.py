@@ -60,7 +60,7 @@ class Instants:
             return
         if around and getattr(argument, "__name__", "") == "__enter__":
             return
-        if issubclass(self.error, SystemExit) and not threading.current_thread().name.startswith("swept-"):
+        if self.error is Killed and not threading.current_thread().name.startswith("swept-"):
             return  # the timers' thread is none of a pool's
         if sys.version_info < (3, 12) and (event not in ("call", "c_return") or frame.f_code.co_name == "<genexpr>"):
             return  # it is raised right here, and nothing is at other events; and 3.11 crashes amid a generator
@@ -120,7 +120,7 @@ class Scene:
         self.name = f"swept-{next(_numbers)}"
         self.fragile = "thread_lifespan" in options  # whether it breaks if a thread is killed as it is set up
         self.pool = Pool(options.pop("max_workers", 1), name=self.name, **options)
-        self.killed = 0  # how many of its threads may be killed as it is checked
+        self.killed = False  # whether one of its threads may be killed as it is checked
         self.gate = threading.Event()
         self.began = threading.Event()
         self.futures: dict[str, AnyFuture[Any]] = {}  # by the name of the task
@@ -163,7 +163,7 @@ class Scene:
             with suppress(CancelledError):
                 assert isinstance(future.exception(PATIENCE), BaseException | None), f"{name} does not end"
         if not self.pool.closed and not (self.killed and self.fragile and self.pool._task_dispatcher.broken):
-            probes = [self.pool.submit(abs, -1) for _ in range(1 + self.killed)]
+            probes = [self.pool.submit(abs, -1) for _ in range(2 if self.killed else 1)]
             errors = [probe.exception(PATIENCE) for probe in probes]
             assert None in errors, f"the pool does not work: {errors}"
         undone = self.pool.shutdown(timeout=PATIENCE)
@@ -215,27 +215,10 @@ def run_in_workers(make: Make, operation: Operation, at: int | None) -> Instants
     if at is None:
         gc.collect()  # as in `run`
     instants = Instants(at, Killed)
-    _run_in_workers(make, operation, instants, instants)
-    return instants
-
-
-def run_killed_twice(make: Make, operation: Operation, first: int, second: int | None) -> Instants:
-    """As `run_in_workers`, with two exceptions in a thread: at the instant `first`, and at the `second` from there on.
-
-    Returns:
-        The instants from the first on. Not before Python 3.12, which ends to watch when it raises the first.
-    """
-    instants = Instants(second, Killed)
-    struck = {"__init__": staticmethod(partial(sys.setprofile, instants))}  # as Killed, but that it goes on to watch
-    _run_in_workers(make, operation, Instants(first, type("Struck", (Killed,), struck)), instants)
-    return instants
-
-
-def _run_in_workers(make: Make, operation: Operation, watched: Instants, instants: Instants) -> None:
-    threading.setprofile(watched)
+    threading.setprofile(instants)
     try:
         scene = make()
-        scene.killed = 1 if instants is watched else 2
+        scene.killed = True
         # Of several threads another may begin a task between the lock's release and the exception in its submit: nobody
         # can have it not run any more.
         scene.lenient = scene.lenient or scene.pool.max_workers > 1
@@ -249,10 +232,9 @@ def _run_in_workers(make: Make, operation: Operation, watched: Instants, instant
             threading.setprofile(None)
         scene.check()
     except BaseException as error:
-        error.add_note(f"instant {watched.at}: {watched.where}")
-        if instants is not watched:
-            error.add_note(f"and instant {instants.at} from there on: {instants.where}")
+        error.add_note(f"instant {at}: {instants.where}")
         raise
+    return instants
 
 
 def free(**options: Any) -> Make:

@@ -665,7 +665,7 @@ def lifespan_that_fails() -> None:
 
 
 def treadles() -> list[str]:
-    """Return what there is of treadle's objects, but for timers that were cancelled: a few are kept, and keep nothing."""
+    """Return what there is of treadle's objects, but for cancelled timers: a few are kept, and keep nothing."""
     things = [thing for thing in gc.get_objects() if is_treadles(type(thing))]
     return [f"{type(each).__name__} {id(each):#x}" for each in things if type(each) is not TimerHandle or each.is_due]
 

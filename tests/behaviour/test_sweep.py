@@ -10,12 +10,11 @@ interrupted between the manager's last line and the block's first, so that nobod
 
 from __future__ import annotations
 
-import sys
 import threading
 
 import pytest
 
-from behaviour.sweep import SCENES, WORKERS, run, run_in_workers, run_killed_twice
+from behaviour.sweep import SCENES, WORKERS, run, run_in_workers
 
 # It may come amid a destructor, or as a generator is closed: there Python can only report what is raised.
 pytestmark = [
@@ -25,7 +24,6 @@ pytestmark = [
 
 SLICE = 40  # instants of each operation, evenly spread; and its last ones, which are after the fact
 LAST = 10
-FIRSTS, SECONDS = 10, 10  # instants of each operation, and from there on, of a thread that is killed twice
 
 
 def slice_of(total: int) -> list[int]:
@@ -52,19 +50,3 @@ def test_a_thread_that_is_killed_loses_nothing(name: str) -> None:
     make, operation = WORKERS[name]
     for at in slice_of(run_in_workers(make, operation, None).count):
         run_in_workers(make, operation, at)
-
-
-@pytest.mark.skipif(sys.version_info < (3, 12), reason="there an exception ends that instants are counted")
-@pytest.mark.usefixtures("_killed_in_silence")
-@pytest.mark.parametrize("name", [name for name in WORKERS if "map" not in name])
-def test_a_thread_that_is_killed_twice_loses_nothing(name: str) -> None:
-    """What one exception has cut in two is put right, and that is cut in two by another.
-
-    Maps are not among them: that a turn is lost is noted but once.
-    """
-    make, operation = WORKERS[name]
-    total = run_in_workers(make, operation, None).count
-    for first in range(1, total + 1, max(1, total // FIRSTS)):
-        instants = run_killed_twice(make, operation, first, None).count
-        for second in range(1, instants + 1, max(1, instants // SECONDS)):
-            run_killed_twice(make, operation, first, second)

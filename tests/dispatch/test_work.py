@@ -247,3 +247,38 @@ def test_a_thread_that_is_killed_as_it_is_counted_out_is_counted_out(monkeypatch
     assert pool.submit(int).result(30) == 0
     assert pool.shutdown(timeout=30) == ()
     assert (pool._threads, struck, len(kept)) == (set(), [True], 1)
+
+
+@pytest.mark.parametrize("method", ["_hand_nothing_over", "_keep_unclaimed", "settle_lost", "end_claimed", "_exited"])
+def test_a_thread_that_is_killed_again_as_it_leaves_loses_nothing(
+    method: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def again(self: Dispatcher, *args: Any, **options: Any) -> object:
+        if dying and not struck:
+            struck.append(True)
+            raise SystemExit
+        return real(self, *args, **options)
+
+    dying, struck = list[bool](), list[bool]()
+    real = getattr(Dispatcher, method)
+    monkeypatch.setattr(Dispatcher, method, again)
+    monkeypatch.setattr(threading, "excepthook", lambda arguments: None)
+    pool = Pool(1)
+
+    def be_killed() -> None:
+        dying.append(True)
+        raise SystemExit
+
+    script = Script(pool, "after", be_killed)
+
+    def last_act() -> str:
+        script.armed.set()
+        return "done"
+
+    with pool:
+        first, second = pool.submit(last_act), pool.submit(abs, -1)
+        assert first.result(30) == "done"
+        assert second.exception(30) is None or isinstance(second.exception(), WorkerLost)
+        assert pool.submit(abs, -2).result(30) == 2
+    assert pool._threads == set()
+    assert "was killed" in caplog.text

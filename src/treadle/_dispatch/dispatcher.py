@@ -387,11 +387,7 @@ class Dispatcher:
         try:
             return self._admit_at_last(task, when_full, self.is_ours(), on_loop)
         except BaseException:  # the thread that was started for it is to leave again
-            try:
-                self.expect_nothing()
-            except BaseException:  # another one
-                self.expect_nothing()
-                raise
+            self.expect_nothing()
             raise
 
     def _admit_at_last(self, task: Task, when_full: str, inside: bool, on_loop: bool) -> Verdict:
@@ -753,11 +749,7 @@ class Dispatcher:
                 say()
             self.run_here(task)
         except BaseException:
-            try:
-                self._do(self._give_back, task)
-            except BaseException:  # another one
-                self._do(self._give_back, task)
-                raise
+            self._do(self._give_back, task)
             raise
         finally:
             del task  # as in `enter`
@@ -824,41 +816,25 @@ class Dispatcher:
                     pass
             except BaseException as error:  # of an observer, which would end a thread; or Ctrl-C between two lines
                 if task not in self.state.claimed:  # it is in this thread's hands
-                    try:
-                        self.settle_lost(task, current_thread().name, error)
-                    except BaseException:  # another one
-                        self.settle_lost(task, current_thread().name, error)
-                        raise
+                    self.settle_lost(task, current_thread().name, error)
                 raise
             finally:
                 try:
                     self._do(self._end_here, task, worker)
                 except BaseException:
-                    try:
-                        self._end_after_all(task, worker)
-                    except BaseException:  # another one
-                        self._end_after_all(task, worker)
-                        raise
+                    self._do(self._end_here, task, worker)
+                    if context_of(task) is None:  # it has run
+                        finish(task)
                     raise
             try:
                 context_inside(self, BARE).run(finish, task)  # and so its callbacks
             except BaseException:
-                try:
-                    finish(task)  # it may be called again
-                except BaseException:
-                    finish(task)
-                    raise
+                finish(task)  # it may be called again
                 raise
             if worker is None and issubclass(type(task._exception), KeyboardInterrupt):
                 raise see(task)  # Ctrl-C was meant for the program, whose own thread this is
         finally:
             del task  # as in `enter`
-
-    def _end_after_all(self, task: Task, worker: Worker | None) -> None:
-        """After an exception, end what was to be ended. It may be called again."""
-        self._do(self._end_here, task, worker)
-        if context_of(task) is None:  # it has run
-            finish(task)
 
     def _end_here(self, task: Task, worker: Worker | None) -> None:
         """Count a task that has run in this thread, unless that was done; the lock is held."""
@@ -1285,11 +1261,7 @@ class Dispatcher:
             worker.thread.start()
             self.arrive(worker)  # or who looks now would not know of it, nor of the task that it is given
         except BaseException as error:
-            try:
-                self._do(self.workers.give_up_seat, worker)
-            except BaseException:  # another one
-                self._do(self.workers.give_up_seat, worker)
-                raise
+            self._do(self.workers.give_up_seat, worker)
             mere = isinstance(error, RuntimeError) and not isinstance(error, PatchedTooLate)
             if mere:
                 del worker.thread  # likewise

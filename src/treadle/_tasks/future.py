@@ -576,11 +576,7 @@ class Future(_base.Future[T]):
                 self._notify_waiters()
         except BaseException:  # Ctrl-C, perhaps: what it has cut in two is done anew
             if self._state != before:
-                try:
-                    self._notify_waiters(again=True)
-                except BaseException:  # another one
-                    self._notify_waiters(again=True)
-                    raise
+                self._notify_waiters(again=True)
             raise
         return came
 

@@ -102,11 +102,7 @@ class Waiters:
                 except BaseException as error:
                     fatal = error
                     if type(callback) is InternalCallback:
-                        try:
-                            callback(future)
-                        except BaseException:  # another one
-                            callback(future)
-                            raise
+                        callback(future)
             if fatal is not None:
                 raise fatal
         finally:
