@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from itertools import islice
 from math import inf
 from typing import Any, cast
 
@@ -165,7 +164,7 @@ class Adaptive(Own):
 
     def purge(self, keep: Callable[[Task], bool], /) -> None:
         """Drop every task that `keep` refuses."""
-        apart = sum(keep(task) for task in islice(self._tasks, self._apart))
+        apart = sum(map(keep, list(self._tasks)[: self._apart]))
         self._purge(self._tasks, keep)
         self._apart = apart
         self._count_apart()

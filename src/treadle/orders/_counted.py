@@ -23,6 +23,11 @@ class Counted(list[Any]):
         super().__init__()
         self._walk = walk
 
+    def recount(self, held: Callable[[], int]) -> None:
+        """Count anew what there is, of which `held` tells; a signal handler may add some meanwhile."""
+        while len(self) != (length := held()):
+            self[:] = [None] * length
+
     def __iter__(self) -> Iterator[Task]:
         return iter(self._walk())
 

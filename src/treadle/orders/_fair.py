@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Mapping
 from functools import partial
+from itertools import chain
 from math import inf
 from typing import Any, Literal, TypeVar, cast
 
@@ -147,7 +148,7 @@ class Fair(Own):
         self.looks_at = frozenset[Look]({"key"}) | first.looks_at
         self._sound = any(self._make is kind for kind in _NAMED.values())
         self._counts = self._max_running.bounds  # whether it knows which tasks run
-        self._tasks = Counted(lambda: [task for flow in self._flows.values() for task in flow.waiting])
+        self._tasks = Counted(lambda: chain.from_iterable([flow.waiting for flow in list(self._flows.values())]))
         self._flows: dict[KeySlot, _Flow] = {}  # that have tasks waiting, or counted as running, and a few others
         self._spare = [_Flow(first)]  # a few that are free for any key
         self._ready: deque[_Flow] = deque()  # that have tasks waiting and may run one; the first has its turn
@@ -172,6 +173,8 @@ class Fair(Own):
         flow.key = key
         flow.weight = self._weights.get(key, self._weight_of_others) if self._weights else self._weight_of_others
         flow.most_running = self._max_running[key]
+        if key in self._flows:  # a signal handler was faster
+            return self._flows[key]
         self._flows[key] = flow
         return flow
 
@@ -214,7 +217,7 @@ class Fair(Own):
         """Return a task of the key that has most waiting, or of the newcomer's, if that is full."""
         flow = self._flows.get(key_slot_of(newcomer))
         if flow is None or not self.full(newcomer, 0):
-            flow = max(self._flows.values(), key=lambda flow: len(flow.waiting), default=None)
+            flow = max(list(self._flows.values()), key=lambda flow: len(flow.waiting), default=None)
         if flow is None or not flow.waiting:
             raise IndexError("no task waits")
         return flow.order.evict(newcomer) if flow.inner is None else RareHandles(flow.inner).victim(newcomer)
@@ -234,17 +237,24 @@ class Fair(Own):
         self._count()
 
     def _count(self) -> None:
-        self._tasks[:] = [None] * sum(len(flow.waiting) for flow in self._flows.values())
+        self._tasks.recount(lambda: sum([len(flow.waiting) for flow in list(self._flows.values())]))
 
     def _mend(self) -> None:
-        for flow in self._flows.values():
+        for flow in list(self._flows.values()):
             if flow.inner is not None:
                 RareHandles(flow.inner).mend()
-            flow.running = sum(its is flow for its in self._taken.values())
+            flow.running = sum(its is flow for its in list(self._taken.values()))
         self._count()
-        known = [flow for flow in self._ready if self._flows.get(flow.key) is flow]
-        listed = dict.fromkeys(flow for flow in (*known, *self._flows.values()) if self._may_run_one(flow))
-        for flow in self._flows.values():
+        self._list_anew()
+        while len(self._ready) != sum(map(self._may_run_one, list(self._flows.values()))):
+            self._list_anew()  # a signal handler has put some meanwhile
+
+    def _list_anew(self) -> None:
+        """Find anew which keys have tasks that may run."""
+        known = [flow for flow in list(self._ready) if self._flows.get(flow.key) is flow]
+        flows = list(self._flows.values())
+        listed = dict.fromkeys(flow for flow in (*known, *flows) if self._may_run_one(flow))
+        for flow in flows:
             flow.listed = flow in listed
         self._ready.clear()
         self._ready.extend(listed)
@@ -261,6 +271,8 @@ class Fair(Own):
                 self._forget(flow)
 
     def _forget(self, flow: _Flow) -> None:
+        if flow.waiting or flow.running:  # a signal handler has put one just now
+            return
         del self._flows[flow.key]
         if len(self._spare) < SPARE:
             self._spare.append(flow)
@@ -298,10 +310,10 @@ class Fair(Own):
         flow = self._flows.get(key_slot_of(task))
         if flow is None or flow.running < flow.most_running:
             return []
-        return [taken for taken, its_flow in self._taken.items() if its_flow is flow]
+        return [taken for taken, its_flow in list(self._taken.items()) if its_flow is flow]
 
     def __repr__(self) -> str:
-        keys = sum(1 for flow in self._flows.values() if flow.waiting)
+        keys = sum(1 for flow in list(self._flows.values()) if flow.waiting)
         return f"Fair({len(self._tasks)} waiting, of {counted(keys, 'key')})"
 
 

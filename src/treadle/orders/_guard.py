@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from treadle._base.words import counted, pass_on, type_name
@@ -39,6 +41,8 @@ class Guard(Own):
 
     At the first call that raises, gives out what was not in it, or leaves the order with more or fewer tasks than the
     books have, the pool is broken: from then on the order is asked nothing, and the books say which tasks there are.
+
+    It is called by one at a time: what a signal handler, or a finalizer, wants amid a call is done when that is over.
     """
 
     _tasks: dict[Task, Task]  # that the order holds
@@ -48,7 +52,9 @@ class Guard(Own):
         self._pool = pool
         self._tasks = {}
         self._failed = False
-        self._calls = 0  # that are under way, each inside the one before: of a signal handler, or a destructor
+        self._amid = False  # whether a call is under way
+        self._inbox: deque[Task] = deque()  # tasks that are in the books, and were put meanwhile
+        self._later: deque[tuple[str, Callable[[], object]]] = deque()  # what else was left meanwhile
 
     def _idle(self) -> tuple[object, ...]:
         return tuple(getattr(Guard, name) for name in HOOKS if hook_of(self._order, name) is None)
@@ -64,15 +70,15 @@ class Guard(Own):
         Raises:
             PoolBroken: the order failed; `task` is not in it.
         """
-        self._add("put", self._order.put, task)
+        self._enter("put", self._order.put, task)
 
     def put_again(self, task: Task, /) -> None:
         """Add a task that is to go on later; as `put`."""
-        self._add("put_again", self._order.put_again, task)
+        self._enter("put_again", self._order.put_again, task)
 
     def put_first(self, task: Task, /) -> None:
         """Add a task that was taken before its time; as `put`."""
-        self._add("put_first", self._order.put_first, task)
+        self._enter("put_first", self._order.put_first, task)
 
     def _give(self, hands: Hands, /) -> None:
         """Move the next task into `hands`; None if the order failed."""
@@ -107,23 +113,27 @@ class Guard(Own):
 
     def purge(self, keep: Callable[[Task], bool], /) -> None:
         """Drop every task that `keep` refuses, whether the order fails at it or not."""
-        for task in [task for task in self._tasks if not keep(task)]:
-            del self._tasks[task]
-        if self._failed:
-            return
-        self._calls += 1
+        self._amid = True
         try:
-            self._order.purge(self._tasks.__contains__)
-            self._compare()
+            for task in list(self._tasks):
+                if not keep(task):
+                    del self._tasks[task]
+            if not self._failed:
+                self._order.purge(self._tasks.__contains__)
+                self._compare()
         except BaseException as error:
             self._fail("purge", error)
         finally:
-            self._calls -= 1
+            self._end()
 
-    def _add(self, name: str, put: Callable[[Task], object], task: Task) -> None:
+    def _enter(self, name: str, put: Callable[[Task], object], task: Task) -> None:
         if self._failed:
             raise self._pool.why_broken()
-        self._calls += 1
+        if self._amid:
+            self._tasks[task] = task
+            self._inbox.append(task)
+            return
+        self._amid = True
         try:
             self._tasks[task] = task
             put(task)
@@ -133,7 +143,27 @@ class Guard(Own):
             self._fail(name, error)
             raise self._pool.why_broken() from error
         finally:
-            self._calls -= 1
+            self._end()
+
+    def _end(self) -> None:
+        """End a call: do what was left to be done then, and let others call the order again."""
+        while self._inbox or self._later:
+            call: Callable[[], object]
+            if self._inbox:
+                name, call = "put", partial(self._order.put, self._inbox[0])
+                del self._inbox[0]
+            else:
+                name, call = self._later[0]
+                del self._later[0]
+            try:
+                if not self._failed:  # else the books have the task, and it fails with the others
+                    call()
+            except BaseException as error:
+                self._fail(name, error)
+        self._amid = False
+
+    def _mend(self) -> None:
+        self._end()
 
     def _give_out(self, name: str, ask: Callable[[], Iterable[Task]], claim: Callable[[Task], object]) -> None:
         """Let those have the tasks that the order gives out who `claim` them: themselves, whatever equals them.
@@ -142,7 +172,16 @@ class Guard(Own):
         """
         if self._failed:
             raise self._pool.why_broken()
-        self._calls += 1
+        self._amid = True
+        try:
+            out = self._given_out(name, ask)
+            for found in out:
+                claim(found)
+                del self._tasks[found]
+        finally:
+            self._end()
+
+    def _given_out(self, name: str, ask: Callable[[], Iterable[Task]]) -> dict[Task, None]:
         try:
             out: dict[Task, None] = {}
             for task in ask():
@@ -154,11 +193,7 @@ class Guard(Own):
         except BaseException as error:
             self._fail(name, error)
             raise self._pool.why_broken() from error
-        finally:
-            self._calls -= 1
-        for found in out:
-            claim(found)
-            del self._tasks[found]
+        return out
 
     def _take_one(self) -> tuple[Task]:
         return (self._order.take(),)
@@ -170,20 +205,31 @@ class Guard(Own):
             return ()
 
     def _compare(self, less: int = 0) -> None:
-        """See that the order holds what the books have, but for `less`; unless another call is amid a change."""
-        held = len(self._tasks) - less
-        if self._calls == 1 and not self._failed and len(self._order) != held:
-            raise RuntimeError(f"its length is {len(self._order)}, and it should hold {counted(held, 'task')}")
+        """See that the order holds what the books have, but for `less`, and for what is to be put."""
+        while True:
+            left = len(self._inbox)
+            held, due = len(self._order), len(self._tasks) - less - left
+            if left == len(self._inbox):  # nothing has come as they were counted
+                break
+        if not self._failed and held != due:
+            raise RuntimeError(f"its length is {held}, and it should hold {counted(due, 'task')}")
 
     # -- what only asks -------------------------------------------------------------------------------------------
 
     def ready(self) -> bool:
-        """Return whether there is a task that may be taken."""
+        """Return whether there is a task that may be taken; amid a call whether there may be one."""
+        if self._amid:
+            return bool(self._tasks)
+        self._amid = True
         try:  # spelled out, as it is asked several times for every task
             return not self._failed and bool(self._order.ready())
         except BaseException as error:
             self._fail("ready", error)
             return False
+        finally:
+            self._amid = False
+            if self._inbox or self._later:
+                self._end()
 
     @property
     def standing(self) -> bool:
@@ -217,14 +263,21 @@ class Guard(Own):
         self._ask("threads", lambda: setattr(self._order, "threads", threads), None)
 
     def _ask(self, name: str, question: Callable[[], T], otherwise: T) -> T:
-        """Return what the order says; `otherwise` if it has failed."""
+        """Return what the order says; `otherwise` if it has failed, or amid a call."""
         if self._failed:
             return otherwise
+        if self._amid:
+            if name in ("ended", "threads"):
+                self._later.append((name, question))
+            return otherwise
+        self._amid = True
         try:
             return question()
         except BaseException as error:
             self._fail(name, error)
             return otherwise
+        finally:
+            self._end()
 
     def _fail(self, name: str, error: BaseException) -> None:
         if not self._failed:

@@ -56,8 +56,8 @@ class Order(ABC):
     """Holds a pool's waiting tasks, and says which is next. Subclass it for an order of your own.
 
     An order has no lock: every call is made with the pool's lock held. So none may block, or call the pool or its
-    futures, and an order serves one pool only. In the middle of a call it may be called again by the same thread, from
-    a signal handler or a destructor that submits.
+    futures, and an order serves one pool only. Nor is it called in the middle of a call: what a signal handler, or a
+    destructor, submits there is put when that is over.
 
     It holds what was put until that is taken, evicted, stale or purged. Tasks that were cancelled or run elsewhere stay
     in it as well: the pool knows them when they are taken, and has them purged when they are many.
@@ -202,6 +202,9 @@ class Own(Order):
 
     An exception may come between any two lines that call something (see `treadle._base.locks`). So a task that leaves
     is in somebody's hands before it leaves, and what follows from where the tasks are can be found anew.
+
+    So may a signal handler, or a finalizer, that puts a task, and takes none out: what it gives up is left as a
+    tombstone.
     """
 
     _tasks: Any
@@ -246,17 +249,20 @@ class Own(Order):
 
     def _purge(self, line: deque[Any], keep: Callable[[Any], bool]) -> None:
         """Drop what `keep` refuses from a deque, so that at any time each of the others is in it."""
-        unseen = len(line)
+        unseen, left = len(line), 0
         self._purged, self._unseen = line, unseen
         while unseen and line:
             task = line[0]
             kept = keep(task)
             # No exception comes between these lines.
             self._unseen = unseen = unseen - 1
-            if line and line[0] is task:  # a signal handler may have taken it away just now
+            if line and line[0] is task:
                 del line[0]
                 if kept:
                     line += [task]
+                    left += 1
+        if len(line) > left:  # what a signal handler has put meanwhile came last
+            line.rotate(left - len(line))
 
     def _mend_purge(self) -> None:
         """After an exception: put those back in their order that a purge has not come to."""
@@ -305,7 +311,8 @@ def put_in_place(tasks: deque[Any], task: Any) -> None:
     clock is too coarse to tell, those are known by their rate.
     """
     place, time = 0, task.submitted
-    for other in tasks:
+    while place < len(tasks):  # a signal handler may add some, at the other end
+        other = tasks[place]
         tied = other.submitted == time and getattr(other, "_rate", None) is not None
         if not tied and other.submitted >= time:
             break

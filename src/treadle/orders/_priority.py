@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from heapq import heapify, heappop, heappush, heapreplace
+from itertools import chain
 from typing import Any
 
 from treadle._base import checks
@@ -43,7 +44,9 @@ class Priority(Own):
         # A heap: of each level that is not empty, when its head is due, its priority negated, and itself. Where there
         # is but one, nobody asks when it is due, and it may say anything.
         self._ready = self._heads = list[tuple[float, int, deque[Any]]]()
-        self._tasks = Counted(lambda: [task for level in self._levels.values() for task in level])
+        self._tasks = Counted(lambda: chain.from_iterable(list(self._levels.values())))
+        self._amid = False  # whether the heap is being changed
+        self._missed = False  # whether a signal handler has begun a level meanwhile, which is not in the heap
 
     def put(self, task: Task, /) -> None:
         """Add a task."""
@@ -55,11 +58,17 @@ class Priority(Own):
             level = self._levels.setdefault(priority, deque())
         level.append(task)
         if level[0] is task:
-            heads = self._heads
+            if self._amid:
+                self._missed = True
+                return
+            self._amid, heads = True, self._heads
             if len(heads) == 1:
                 _, negated, other = heads[0]
                 heads[0] = (submitted_at(other[0]) + negated * self._age, negated, other)
             heappush(heads, (submitted_at(task) - priority * self._age, -priority, level))
+            self._amid = False
+            if self._missed:
+                self._set_up()
 
     def put_first(self, task: Task, /) -> None:
         """Add a task that was taken before its time: it is due when it was."""
@@ -77,7 +86,12 @@ class Priority(Own):
         if not level:
             heappop(heads)
         elif len(heads) > 1:
-            heapreplace(heads, (submitted_at(level[0]) + negated * self._age, negated, level))
+            self._amid = True
+            if heads[0][2] is level:  # else a signal handler has begun another one, just now
+                heapreplace(heads, (submitted_at(level[0]) + negated * self._age, negated, level))
+            self._amid = False
+            if self._missed:
+                self._set_up()
 
     def _victim(self, newcomer: Task) -> Task:
         """Return, of the least urgent tasks, the one that came first."""
@@ -94,23 +108,28 @@ class Priority(Own):
 
     def purge(self, keep: Callable[[Task], bool], /) -> None:
         """Drop every task that `keep` refuses."""
+        self._amid = True
         for level in list(self._levels.values()):
             self._purge(level, keep)
         self._mend()
 
     def _mend(self) -> None:
         self._mend_purge()
-        self._tasks[:] = [None] * sum(map(len, self._levels.values()))
+        self._tasks.recount(lambda: sum(map(len, list(self._levels.values()))))
         self._set_up()
 
     def _set_up(self) -> None:
         """Find the heads anew."""
-        self._heads[:] = [
-            (submitted_at(level[0]) - priority * self._age, -priority, level)
-            for priority, level in self._levels.items()
-            if level
-        ]
-        heapify(self._heads)
+        self._amid = self._missed = True
+        while self._missed:
+            self._missed = False
+            self._heads[:] = [
+                (submitted_at(level[0]) - priority * self._age, -priority, level)
+                for priority, level in list(self._levels.items())
+                if level
+            ]
+            heapify(self._heads)
+        self._amid = False
 
     def __repr__(self) -> str:
         return f"Priority(age={self._age:g}, {len(self._tasks)} waiting)"
