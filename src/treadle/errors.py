@@ -348,6 +348,9 @@ class WorkerLost(TreadleError):
 class PoolDeadlock(TreadleError, RuntimeError):
     """A wait that could never end: every thread that could end it is itself waiting.
 
+    So is that of a signal handler, or of a finalizer, that comes amid another call of the pool: until that goes on,
+    no thread of the pool does.
+
     Attributes:
         pools: the names of the pools whose threads wait for each other.
         targets: what was waited for: names of tasks, and of what else threads may bring.

@@ -12,9 +12,10 @@ import logging
 from _thread import allocate_lock
 from collections import deque
 from collections.abc import Callable
+from operator import methodcaller
 from threading import Condition, RLock
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
-from weakref import WeakMethod, ref
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
+from weakref import ref
 
 from treadle._base.words import log
 
@@ -31,7 +32,6 @@ __all__ = [
     "new_lock",
     "open_latch",
     "unheld",
-    "when_let_go",
 ]
 
 _log = logging.getLogger("treadle")
@@ -39,27 +39,18 @@ _log = logging.getLogger("treadle")
 P = ParamSpec("P")
 T = TypeVar("T")
 
-Method = WeakMethod[Callable[[], Any]]
-
-# All that `new_lock` has made, and what `when_let_go` is to call. Adding, taking out and copying are atomic.
-_locks: dict[ref[RLock], Method | None] = {}
+_locks: set[ref[RLock]] = set()  # adding, discarding and copying are atomic
 deferred: deque[Callable[[], object]] = deque()  # appending and taking are atomic; who spells `locked` out looks here
+
+# Whether this thread holds the lock, or that of a condition; in C, for each section asks. Conditions rely on it too.
+is_held: Callable[[RLock | Condition], bool] = methodcaller("_is_owned")
 
 
 def new_lock() -> RLock:
     """Return a lock under which nothing of the user's may run, as a destructor would: see `defer`."""
     lock = RLock()
-    _locks[ref(lock, _forget)] = None
+    _locks.add(ref(lock, _locks.discard))
     return lock
-
-
-def _forget(reference: ref[RLock]) -> None:
-    _locks.pop(reference, None)
-
-
-def when_let_go(lock: RLock, call: Callable[[], object]) -> None:
-    """Have `call`, a bound method, which does not keep its object, called where `unheld` has let go of `lock`."""
-    _locks[ref(lock)] = WeakMethod(call)
 
 
 def unheld(wait: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -67,22 +58,19 @@ def unheld(wait: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
 
     For a signal handler or a finalizer that has come amid a section, and waits for threads that want its lock.
     """
-    held = [(lock, method) for reference, method in list(_locks.items()) if (lock := reference()) and is_held(lock)]
+    held = [lock for reference in list(_locks) if (lock := reference()) is not None and is_held(lock)]
     if not held:
         return wait(*args, **kwargs)
     times = [0] * len(held)  # that each was let go; where an exception comes amid that, whoever goes on looks anew
     try:
-        for place, (lock, _) in enumerate(held):
+        for place, lock in enumerate(held):
             while is_held(lock):
                 lock.release()
                 times[place] += 1
-        for _, method in held:
-            call = None if method is None else method()
-            if call is not None:
-                call()
+        make_deferred_calls()  # what was done amid the sections has left some, to be made where they are over
         return wait(*args, **kwargs)
     finally:
-        again = {lock: more for (lock, _), more in zip(held, times, strict=True) if more}
+        again = {lock: more for lock, more in zip(held, times, strict=True) if more}
         _take_again(list(again))
         for lock, more in again.items():
             for _ in range(more - 1):
@@ -115,8 +103,7 @@ def defer(call: Callable[[], object]) -> None:
 
 def make_deferred_calls() -> None:
     """Make the calls that were deferred, unless this thread holds a lock; log what they raise, which is nobody's."""
-    locks = [reference() for reference in list(_locks)]
-    if any(lock is not None and is_held(lock) for lock in locks):
+    if any(lock is not None and is_held(lock) for lock in [reference() for reference in list(_locks)]):
         return  # whoever lets it go looks again
     while deferred:
         try:
@@ -127,11 +114,6 @@ def make_deferred_calls() -> None:
             call()
         except Exception as error:
             log(_log, logging.ERROR, "what a destructor has left to be called failed", error=error)
-
-
-def is_held(lock: RLock | Condition) -> bool:
-    """Return whether this thread holds the lock, or that of a condition."""
-    return lock._is_owned()  # type: ignore[union-attr,no-any-return]  # threading.Condition relies on it too
 
 
 def locked(lock: RLock | Condition, section: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

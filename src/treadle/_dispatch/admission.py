@@ -92,19 +92,21 @@ class Admission:
         """
         queue = self._queue
         if queue.standing or not self.has_room(task):
-            queue.claim_stale(claims)
+            if not self._state.inside:
+                queue.claim_stale(claims)
             if not self.has_room(task):
                 return self._when_full(task, when_full, on_loop=on_loop, inside=inside, claims=claims)
         return Verdict.ENTER
 
     def _when_full(self, task: Task, when_full: str, *, on_loop: bool, inside: bool, claims: Claims) -> Verdict:
         if when_full == "discard_oldest":
-            return Verdict.ENTER if self._queue.claim_victim(task, claims) else Verdict.REFUSE
+            discard = self._queue.claim_victim_inside if self._state.inside else self._queue.claim_victim
+            return Verdict.ENTER if discard(task, claims) else Verdict.REFUSE
         if when_full == "reject":
             return Verdict.REFUSE
         if when_full == "later":  # its caller goes on, and does not run it
             return Verdict.WAIT
-        if on_loop:
+        if on_loop or self._state.inside:
             return Verdict.ENTER_BEYOND
         return Verdict.RUN_HERE if inside or when_full == "caller_runs" else Verdict.WAIT
 
@@ -113,7 +115,7 @@ class Admission:
         queue = self._queue
         if self._is_roomy(task, 0):
             return True
-        if queue.tombstones:
+        if queue.tombstones and not self._state.inside:
             queue.purge()
             self._state.attention = True  # they are to be let go
         if queue.is_full_for(task):
@@ -147,7 +149,10 @@ class Admission:
         waiting = queue.waiting()
         if not self.waiting or waiting >= self.limit + free:
             return None
-        for task in self.waiting:
+        if queue.holds is None and not queue.may_be_full:
+            for task in self.waiting:  # no copy, as there may be many
+                return task
+        for task in list(self.waiting):
             held = waiting >= self.limit and queue.holds is not None and queue.holds(task)
             if not held and not queue.is_full_for(task):
                 return task
@@ -156,10 +161,11 @@ class Admission:
     def let_go(self, task: Task) -> None:
         """Let the caller of `task` wait no longer."""
         # No exception comes before the call, which is the last of them.
-        latch = self.waiting[task].latch
-        del self.waiting[task]
-        if latch is not None:
-            latch.release()
+        if task in self.waiting:
+            latch = self.waiting[task].latch
+            del self.waiting[task]
+            if latch is not None:
+                latch.release()
 
     def tell_taker(self) -> None:
         """Let a stranger go on who waits for a task."""
@@ -170,5 +176,7 @@ class Admission:
 
     def mend(self) -> None:
         """After an exception that came between any two lines: let those go whose tasks are in, or claimed."""
-        for task in [task for task in self.waiting if task._state != "PENDING" or task in self._queue.tasks]:
-            self.let_go(task)
+        held = set(self._queue.tasks) if self.waiting else ()
+        for task in list(self.waiting):
+            if task._state != "PENDING" or task in held:
+                self.let_go(task)

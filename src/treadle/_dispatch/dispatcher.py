@@ -34,6 +34,11 @@ about to take, what an event loop submits, and what goes on later; a task that w
 with a reason. No user's code runs while the lock is held, but an order of the user's own: no call, no logging, no
 destructor, no hash of a key; no thread is started. An exception that comes between any two lines loses nothing: what is
 claimed is in somebody's hands, where the next who comes finds it; what else was half done is found anew (`_mend`).
+
+A signal handler, or a finalizer that the garbage collector runs, may call amid a section of its own thread. It is told
+what is so: its task is in, or refused; what it cancels is cancelled. But it waits for no room, starts no thread, and
+takes nothing from where the section that it came amid may look for it: what follows from it is found when that is over
+(`_after_visit`).
 """
 
 from __future__ import annotations
@@ -50,15 +55,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, Protocol, TypeVar,
 
 from treadle._base import clock
 from treadle._base.late import Late
-from treadle._base.locks import (
-    closed_latch,
-    deferred,
-    is_held,
-    locked,
-    make_deferred_calls,
-    open_latch,
-    when_let_go,
-)
+from treadle._base.locks import closed_latch, defer, deferred, is_held, locked, make_deferred_calls, open_latch
 from treadle._base.timer import run_user_code
 from treadle._base.words import log, log_first
 from treadle._dispatch import deadlock
@@ -99,7 +96,7 @@ from treadle._tasks.scoped import (
     wait_for_rate,
     want,
 )
-from treadle.errors import PatchedTooLate, PoolBroken, PoolClosed, PoolFull, WorkerLost
+from treadle.errors import PatchedTooLate, PoolBroken, PoolClosed, PoolDeadlock, PoolFull, WorkerLost
 from treadle.orders import Order
 from treadle.orders._guard import guarded
 
@@ -132,6 +129,10 @@ BARE = NoContext()
 BEYOND = (
     "pool %r is full; an event loop must not wait for room, so what its thread submits is taken beyond the bound; "
     "await pool.run(...) instead, or hold a semaphore around to_thread"
+)
+BEYOND_AMID = (
+    "pool %r is full; a signal handler, or a finalizer, that comes amid another call of the pool cannot wait for room, "
+    "so what it submits is taken beyond the bound; submit by a view whose policy is another one"
 )
 
 
@@ -213,7 +214,6 @@ class Dispatcher:
         self.limit = limit
         self.maps: dict[Input, None] = {}  # of which every item is to run, and not all was read; the oldest first
         self.pool: ref[Any] | None = None  # the user's handle; None: one that no user has
-        when_let_go(self.lock, self.attend)
         self._make_room()
 
     # -- asking -----------------------------------------------------------------------------------------------------
@@ -306,7 +306,8 @@ class Dispatcher:
             if not (self._may_enter_plainly() and self._do(self._enter_plainly, task)):
                 verdict = self._admit(task, when_full, on_loop=on_loop)
             if verdict is Verdict.ENTER_BEYOND:
-                log_first(self.told, BEYOND, _log, logging.WARNING, BEYOND, self.name)
+                message = BEYOND if on_loop else BEYOND_AMID
+                defer(partial(log_first, self.told, message, _log, logging.WARNING, message, self.name))
             elif verdict is Verdict.RUN_HERE:
                 self.run_here(task)
             elif verdict is Verdict.WAIT:
@@ -489,7 +490,9 @@ class Dispatcher:
     def _wait_for_room(self, task: Task, timeout: float | None) -> None:
         """Block until `task` is in, or refused; raise why, also when `timeout` seconds have passed."""
         submitter = self.admission.waiting.get(task)
-        if submitter is None:  # it is in already
+        if submitter is None:  # it is in already, or the pool was closed meanwhile
+            if self.state.claimed.get(task) is REFUSED:
+                raise self._why_no_more()
             return
         latch, worker = cast("LockType", submitter.latch), current_worker()
         scope, caller, error, full = current(), task_here(), None, None
@@ -524,16 +527,17 @@ class Dispatcher:
 
     def _give_up_waiting(self, claims: Claims, task: Task, error: PoolFull) -> None:
         if task in self.admission.waiting:
-            claims.add(task, error)
+            claims.add_waiting(task, error)
             self.admission.let_go(task)
 
     def _stop_waiting(
         self, task: Task, error: BaseException | None, waited: float = 0.0
     ) -> Callable[[], PoolFull] | None:
         """Claim a task that waits for room, for its caller to refuse; the lock is held. None: too late, it is in."""
-        if task not in self.admission.waiting:
-            return None
         full = self.admission.full(task, waited)
+        # No exception comes between these lines.
+        if task not in self.admission.waiting or task._state is not PENDING:
+            return None
         self.admission.waiting[task].refusal = error
         self.state.claimed[task] = REFUSED
         task._state = RUNNING
@@ -638,7 +642,7 @@ class Dispatcher:
         return task, self.state.closed is not None
 
     def _take_out(self, token: object) -> Task | None:
-        task = self.queue.first()
+        task = None if self.state.inside else self.queue.first()
         if task is None:
             return None
         self.queue.take_out(task, token)
@@ -715,6 +719,8 @@ class Dispatcher:
             try:
                 if self._do(self._watch, future, latch):
                     return True
+                if timeout is None and is_held(self.lock):  # a signal handler's, amid a section that others wait for
+                    raise PoolDeadlock([self.name], [future.name])
                 if scope is None:
                     return deadlock.wait(latch, worker, targets, timeout) or future.done()
                 with scope.waking(partial(self._do, self._unwatch, future, latch)):
@@ -762,12 +768,14 @@ class Dispatcher:
                 want(task)
             return False
         self._take_in_hand(task)
-        if task in self.admission.waiting:
+        if task in self.admission.waiting and task._state is PENDING:
             task._state = RUNNING
             self.admission.let_go(task)
-        else:
-            self.queue.leave(task, RUNNING)
+        elif self.queue.leave(task, RUNNING):
             self._tidy(task)
+        else:  # it was cancelled just now
+            self._put_down(task)
+            return False
         return True
 
     def _give_back(self, task: Task) -> None:
@@ -881,30 +889,33 @@ class Dispatcher:
 
     def withdraw(self, task: Task, state: str) -> None:
         """Give a pending task another state, for it is cancelled or settled by hand; the lock is held."""
-        loud = not isinstance(task, InternalTask)
+        counts = None if isinstance(task, InternalTask) else self.state.counts
         try:
-            if task in self.admission.waiting:
-                self.state.counts.cancelled += loud
+            if task in self.admission.waiting and task._state is PENDING:
+                if counts is not None:
+                    counts.cancelled += 1
                 task._state = state
                 self.admission.let_go(task)
             else:
-                try:
-                    self.queue.leave(task, state)
-                finally:
-                    self.state.counts.cancelled += loud and task._state is state
+                self.queue.leave(task, state, counts)
         except BaseException:  # Ctrl-C: before anybody else sees it
             self._mend()
             raise
 
     def withdrawn(self, task: Task) -> None:
         """Use the room that a task has left."""
+        if is_held(self.lock):  # this is amid another section
+            self._do(self._tidy, task)
+            return
         pending = self.admission.waiting or self.queue.debris or self.queue.is_crowded() or self.entrance.growing
         if pending or isinstance(task, ScopedTask):  # which was throttled, perhaps
             self._do(self._tidy, task)
             self.follow_up()
 
-    def _tidy(self, task: Task) -> None:
+    def _tidy(self, task: Task | None = None) -> None:
         """After a task has left out of its turn, purge the tombstones if they are many, and use its room."""
+        if self.state.inside:
+            return
         queue = self.queue
         if queue.is_crowded() or (queue.tombstones and queue.may_be_full and self.admission.waiting):
             queue.purge(task)
@@ -967,14 +978,17 @@ class Dispatcher:
 
     def _let_in(self, free: int = 0) -> None:
         admission = self.admission
+        if self.state.inside:
+            return
         while admission.waiting and (task := admission.next_submitter(free)) is not None:
             wait_anew(task)
             try:
                 self.queue.put(task)
             except PoolBroken as error:  # its caller is told, not who made the room
-                admission.waiting[task].refusal = error
-                self.state.claimed[task] = REFUSED
-                task._state = RUNNING
+                if task in admission.waiting and task._state is PENDING:
+                    admission.waiting[task].refusal = error
+                    self.state.claimed[task] = REFUSED
+                    task._state = RUNNING
             admission.let_go(task)
 
     def after_claim(self) -> None:
@@ -1018,6 +1032,8 @@ class Dispatcher:
                 workers.recount()
                 return task
             self.entrance.idle.append(worker)
+            if queue.ready:  # a finalizer has submitted since the look
+                workers.wake_one()
         return None
 
     def _lets_go(self, worker: Worker) -> bool:
@@ -1446,24 +1462,24 @@ class Dispatcher:
     def _claim_all(self, claims: Claims, why: str) -> None:
         """Claim all that waits, to be ended; the lock is held."""
         for task in self.queue.everything_here():
-            if task._state is PENDING:
-                claims.add(task, why)
-        self.queue.forget_all_throttled()
-        self.queue.purge()
+            if claims.add_waiting(task, why):
+                self.queue.forget_throttled(task)
+        if not self.state.inside:
+            self.queue.forget_all_throttled()
+            self.queue.purge()
         self._look_for_debris()
 
     def _refuse_all(self, claims: Claims, why: Callable[[], Exception]) -> None:
         """Turn away the callers that wait for room, each with an error of its own; the lock is held."""
-        waiting = self.admission.waiting
-        while waiting:
-            task = next(iter(waiting))
-            submitter = waiting[task]
+        for task, submitter in list(self.admission.waiting.items()):
             if submitter.latch is None:
-                claims.add(task, "turned away")
+                claims.add_waiting(task, "turned away")
             else:
-                submitter.refusal = why()
-                self.state.claimed[task] = REFUSED
-                task._state = RUNNING
+                refusal = why()
+                if task._state is PENDING:
+                    submitter.refusal = refusal
+                    self.state.claimed[task] = REFUSED
+                    task._state = RUNNING
             self.admission.let_go(task)
 
     def read_maps(self, deadline: float | None = None, *, wait: bool) -> None:
@@ -1599,6 +1615,8 @@ class Dispatcher:
     def _do(self, section: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Return `section(*args)`, called with the lock held. What an exception has cut in two there is put right."""
         held, lock = None, self.lock  # as in `locked`, spelled out, for a frame less
+        if is_held(lock):
+            return self._do_inside(section, *args, **kwargs)
         try:
             lock.acquire()
             held = True
@@ -1626,6 +1644,37 @@ class Dispatcher:
             self.attend()
         return result
 
+    def _do_inside(self, section: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """As `_do`, amid another section, for a signal handler or a finalizer."""
+        state = self.state
+        outer, state.inside = state.inside, True
+        try:
+            return section(*args, **kwargs)
+        except BaseException:
+            deferred.append(partial(self._do, self._mend))
+            raise
+        finally:
+            state.inside = outer
+            if not state.visited:
+                state.visited = True
+                deferred.append(self._after_visits)
+
+    def _after_visits(self) -> None:
+        """Find out what follows from what was done amid a section, which is over."""
+        self._do_and_end(self._after_visit)
+
+    def _after_visit(self, claims: Claims) -> None:
+        state = self.state
+        state.visited = False
+        self.queue.mend()
+        self.admission.mend()
+        if state.closed is not None:  # for what came after the look at that
+            self._close(claims, state.closed, state.dropping)
+        self.workers.recount()
+        self._tidy()
+        self._see_to_it()
+        state.attention = True
+
     def _do_and_end(self, section: Callable[..., T], *args: Any, log_only: bool = False) -> T:
         """Return `section(claims, *args)`, called likewise; then end what it has claimed, whatever it raised."""
         claims = self.state.claims()
@@ -1644,6 +1693,8 @@ class Dispatcher:
 
     def _mend(self) -> None:
         """Find anew what follows from the tasks' states and places, and see that somebody comes; the lock is held."""
+        if self.state.inside:  # that is done when the section is over that this is amid
+            return
         self.queue.mend()
         self.workers.mend()
         self.admission.mend()

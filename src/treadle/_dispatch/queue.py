@@ -14,7 +14,7 @@ from treadle._tasks.future import PENDING, RUNNING, key_slot_of
 from treadle.orders._order import RareHandles, handles_of, hook_of
 
 if TYPE_CHECKING:
-    from treadle._dispatch.state import Claims, Task
+    from treadle._dispatch.state import Claims, Counts, Task
     from treadle.orders._order import Hands, Own
 
 __all__ = ["TaskQueue"]
@@ -28,6 +28,10 @@ class TaskQueue:
     Every method is called with the pool's lock held, calls nobody but the order, and returns facts. A task changes its
     state and its place together, in lines that no exception can come between (see `treadle._base.locks`). What follows
     from both, such as how many tombstones there are, is found anew after one that came elsewhere (`mend`).
+
+    Nor can a signal handler or a finalizer come between these, which may call the pool amid any section: it adds tasks,
+    and leaves those that are over as tombstones. So what is iterated over is copied by one call of C's, and a task is
+    looked at anew just before it is changed.
     """
 
     __slots__ = (
@@ -122,7 +126,8 @@ class TaskQueue:
     def put_back(self, task: Task) -> None:
         """Have a task wait again that was claimed, and is to go on later; raise what the order raises."""
         self.order.put_again(task)
-        task._state = PENDING
+        if task._state is RUNNING:
+            task._state = PENDING
 
     def bury(self, tombstone: Task) -> None:
         """Count out a task that was given out, and is dead; it is let go of with no lock held."""
@@ -139,22 +144,31 @@ class TaskQueue:
 
     # -- out of its turn --------------------------------------------------------------------------------------------
 
-    def leave(self, task: Task, state: str) -> None:
-        """Give a task that waits another state: it is cancelled, or run out of its turn."""
-        if task in self.throttled:
-            slot = key_slot_of(task)
-            # No exception comes between these lines; as `_unthrottle`, which would be a call.
-            task._state = state
+    def leave(self, task: Task, state: str, counts: Counts | None = None) -> bool:
+        """Give a task that waits another state: it is cancelled, or run out of its turn; False if it is done.
+
+        Args:
+            task: the task.
+            state: its new state.
+            counts: where it is counted as cancelled; None: nowhere.
+        """
+        slot = key_slot_of(task)
+        # No exception comes between these lines.
+        if task._state is not PENDING and task._state is not RUNNING:
+            return False
+        task._state = state
+        if counts is not None:
+            counts.cancelled += 1
+        if task in self.throttled:  # as `_unthrottle`, which would be a call
             del self.throttled[task]
             self._keys[slot] -= 1
             if not self._keys[slot]:
                 del self._keys[slot]
-        elif task in self.out:
-            task._state = state
-            del self.out[task]
-        else:
-            task._state = state
+        elif task not in self.out:
             self.tombstones += 1
+        if task in self.out:
+            del self.out[task]
+        return True
 
     def give_back(self, task: Task) -> None:
         """Have a task wait again that was claimed out of its turn, and has not begun."""
@@ -182,8 +196,9 @@ class TaskQueue:
 
     def take_out(self, task: Task, token: object) -> None:
         """Take a pending task away; it waits for whoever has `token`."""
+        throttled = task in self.throttled
         self.out[task] = token
-        if task in self.throttled:
+        if throttled:
             self._unthrottle(task)
         else:
             self.purge(task)
@@ -204,9 +219,7 @@ class TaskQueue:
         """Return what `shed` is to call with each task that the order gives up."""
 
         def claim(task: Task) -> None:
-            if task._state is PENDING:
-                claims.add(task, "too_old")
-            else:
+            if not claims.add_waiting(task, "too_old"):
                 self.bury(task)
 
         return claim
@@ -216,20 +229,29 @@ class TaskQueue:
         try:
             while self.tasks and not (self.is_full_for(newcomer) and self._beside(newcomer)):
                 task = cast("Task", self._rare.victim(newcomer))
-                alive = task._state is PENDING
-                if alive:
-                    claims.add(task, "discarded")
+                alive = claims.add_waiting(task, "discarded")
                 self._rare.drop(task)
                 if alive:
                     return True
                 self.bury(task)
         except IndexError:
             pass
-        of_key = self._beside(newcomer) > 0
-        for task in self.throttled:
-            if not of_key or key_slot_of(task) is key_slot_of(newcomer):
-                claims.add(task, "discarded")
-                self._unthrottle(task)
+        slot = key_slot_of(newcomer) if self._beside(newcomer) else None
+        return self._claim_one(list(self.throttled), slot, claims)
+
+    def claim_victim_inside(self, newcomer: Task, claims: Claims) -> bool:
+        """As `claim_victim`, in the midst of another section: what is discarded stays where it is, and is dead."""
+        slot = key_slot_of(newcomer) if self.is_full_for(newcomer) else None
+        return self._claim_one(self.everything_here(), slot, claims)
+
+    def _claim_one(self, tasks: list[Task], slot: object, claims: Claims) -> bool:
+        """Claim the first that waits of `tasks`, or of those with that key, to be discarded; False: there is none."""
+        for task in tasks:
+            if (slot is None or key_slot_of(task) is slot) and claims.add_waiting(task, "discarded"):
+                if task in self.throttled:
+                    self._unthrottle(task)
+                else:
+                    self.tombstones += 1
                 return True
         return False
 
@@ -248,21 +270,22 @@ class TaskQueue:
     def resume(self, task: Task) -> None:
         """Put a task in the order that was throttled, or claimed, and may begin now; raise what the order raises."""
         self.order.put_first(task)
-        if task in self.throttled:
-            self._unthrottle(task)
-        task._state = PENDING
+        self._unthrottle(task)
+        if task._state is RUNNING:
+            task._state = PENDING
 
     def _unthrottle(self, task: Task) -> None:
+        """Let go of a task, if it is throttled."""
         slot = key_slot_of(task)
-        del self.throttled[task]
-        self._keys[slot] -= 1
-        if not self._keys[slot]:
-            del self._keys[slot]
+        if task in self.throttled:
+            del self.throttled[task]
+            self._keys[slot] -= 1
+            if not self._keys[slot]:
+                del self._keys[slot]
 
     def forget_throttled(self, task: Task) -> None:
         """Let go of a throttled task that was claimed."""
-        if task in self.throttled:
-            self._unthrottle(task)
+        self._unthrottle(task)
 
     def forget_all_throttled(self) -> None:
         """Let go of all that are throttled, which were claimed."""
@@ -274,11 +297,12 @@ class TaskQueue:
     def mend(self) -> None:
         """Find anew what follows from the tasks' states and places."""
         self._rare.mend()
-        gone = [task for task in self.throttled if task._state != PENDING or task in self.tasks]
-        self.debris += gone
-        for task in gone:
-            self._unthrottle(task)
-        self.tombstones = sum(task._state != PENDING for task in self.tasks)
+        held = set(self.tasks) if self.throttled else ()
+        for task in list(self.throttled):
+            if task._state != PENDING or task in held:
+                self.debris += [task]
+                self._unthrottle(task)
+        self.tombstones = sum(task._state != PENDING for task in list(self.tasks))
 
     def clear(self) -> None:
         """Forget all."""

@@ -52,11 +52,13 @@ class State:
         "closed",
         "counts",
         "dropping",
+        "inside",
         "lock",
         "name",
         "observers",
         "order_failed",
         "told",
+        "visited",
     )
 
     def __init__(self, name: str, observers: tuple[Observer, ...]) -> None:
@@ -70,6 +72,8 @@ class State:
         self.broken: PoolBroken | None = None
         self.claimed: dict[Task, str | float | BaseException] = {}  # tasks that somebody is about to end, and why
         self.order_failed: str | None = None  # where; until that is dealt with
+        self.inside = False  # whether a section is amid another one of its thread
+        self.visited = False  # whether one was, and what follows from that is to be found anew
         self.attention = False  # somebody has left undone what cannot be done while the lock is held
         self.told: dict[object, object] = {}  # what was logged of it, see `treadle._base.words.log_first`
 
@@ -126,8 +130,17 @@ class Claims:
             why: "too_old" or "discarded": it is shed. "closed" or "broken", or an error: it is cancelled. "turned away"
                 or PoolFull: it is rejected, and its caller does not sleep, but awaits it.
         """
+        self._add(task, why, waiting=False)
+
+    def add_waiting(self, task: Task, why: str | float | BaseException) -> bool:
+        """As `add`, for a task that waits; False if it does not any more."""
+        return self._add(task, why, waiting=True)
+
+    def _add(self, task: Task, why: str | float | BaseException, *, waiting: bool) -> bool:
         full, loud = isinstance(why, PoolFull), not isinstance(task, InternalTask)
         # No exception comes between these lines.
+        if waiting and task._state is not PENDING:
+            return False
         self._all[task] = why
         self.mine += [task]
         if loud:
@@ -140,3 +153,4 @@ class Claims:
                 counts.cancelled += 1
         if task._state is PENDING:
             task._state = RUNNING
+        return True

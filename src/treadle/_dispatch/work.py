@@ -197,6 +197,7 @@ def _serve(dispatcher: Dispatcher, worker: Worker) -> None:
             elif woken:
                 woken = entrance.waking = False
                 worker.begun = True
+                slow = entrance.growing and len(entrance.tasks) > 1  # two may have relied on this one to be idle
                 handed = worker.task is not None
             if waiters is not None and waiters.callbacks:
                 worker.calling = True  # claim nothing while callbacks run: who knows how long, and whom they wait for

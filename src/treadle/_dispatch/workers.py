@@ -197,9 +197,10 @@ class Workers:
         self.recount()
         idle = self.entrance.idle
         for _ in range(min(len(idle), len(self.present) - max_workers)):
-            worker = idle[0]  # idle longest
-            del idle[0]
-            worker.wakeup.release()
+            if idle:  # a signal handler may have woken some
+                worker = idle[0]  # idle longest
+                del idle[0]
+                worker.wakeup.release()
 
     def recount(self) -> None:
         """Find out whether there may be more workers, or should be fewer."""

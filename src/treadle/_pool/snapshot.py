@@ -35,7 +35,7 @@ def _copy_of(dispatcher: Dispatcher) -> Callable[[], PoolSnapshot]:
     state, counts, queue = dispatcher.state, dispatcher.state.counts, dispatcher.queue
     present = dispatcher.workers.everybody_to_come()
     tasks = queue.everything_here()
-    looks, waiting = _look_at(dispatcher), queue.waiting()
+    looks, waiting = _look_at(dispatcher), sum(task._state is PENDING for task in tasks)
     told = waiting - sum(isinstance(task, InternalTask) and task._state is PENDING for task in tasks)
     told += sum(not isinstance(task, InternalTask) for task in queue.out)
     ended = counts.ended + sum(worker.ended for worker in present)

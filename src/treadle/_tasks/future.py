@@ -374,7 +374,7 @@ class Future(_base.Future[T]):
         if state == CANCELLED:
             self._state = CANCELLED_AND_NOTIFIED
         self._withdraw(RUNNING)
-        return state
+        return self._state if state == PENDING and self.done() else state  # a signal handler may have cancelled it
 
     def set_result(self, result: T) -> None:
         """Settle the future with `result`. A pool in which it waits lets go of it; if it runs, what it returns is lost.
@@ -443,9 +443,9 @@ class Future(_base.Future[T]):
             self._end_early(SETTLED)
             return True
         self._result, self._exception = result, error
-        if not self._withdraw(FINISHED):
+        if not self._withdraw(FINISHED) and not self.done():
             self._state = FINISHED
-        return True
+        return self._state == FINISHED  # unless a signal handler has cancelled it, just now
 
     def _after_settling(self, before: list[str]) -> None:
         """Tell that it is done, whose state was `before`; it may be called again."""
