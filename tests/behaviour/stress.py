@@ -17,11 +17,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from behaviour import handovers
+from behaviour import handlers, handovers
 from behaviour.books import Audit, random_program
 from behaviour.schedules import LONG, Play, random_schedule
 from behaviour.sweep import SCENES, WORKERS, Instants, run, run_in_workers
 
+MOST = 1000  # instants of an operation at which a handler comes
 SERVE_EVERY = 20  # schedules of the pool to one of the server, which takes longer
 
 
@@ -46,6 +47,25 @@ def sweep_all() -> int:
         threading.excepthook, sys.unraisablehook = threading.__excepthook__, sys.__unraisablehook__
 
 
+def visit(name: str, run: Callable[[int | None, handlers.Deed], handlers.Visits], number: int) -> int:
+    """Do one deed or another at the instants of one operation; return at how many."""
+    faulthandler.dump_traceback_later(20 * LONG, exit=True)
+    visits = list(handlers.chosen(run(None, handlers.look).count, MOST, number))
+    for at, deed in visits:
+        run(at, deed)
+    print(f"{name}: {len(visits)} instants", flush=True)
+    return len(visits)
+
+
+def visit_all() -> int:
+    """Have a signal handler, or a finalizer, call the pool at the instants of every operation."""
+    runs = {f"{name}, visited": partial(handlers.run, *it) for name, it in handlers.VISITED.items()}
+    runs |= {
+        f"{name}, visited in threads": partial(handlers.run_in_workers, *it) for name, it in handlers.WORKERS.items()
+    }
+    return sum(visit(name, run, number) for number, (name, run) in enumerate(runs.items()))
+
+
 def main() -> int:
     """Play one schedule after another until the time is over."""
     seconds = float(sys.argv[1]) if len(sys.argv) > 1 else 300.0
@@ -54,6 +74,7 @@ def main() -> int:
     print(f"first seed {seed}, for {seconds:g} s, Python {sys.version.split()[0]}", flush=True)
     before = set(threading.enumerate())
     print(f"{sweep_all()} instants, nothing was lost", flush=True)
+    print(f"{visit_all()} instants of handlers, nothing was lost", flush=True)
     end, played = time.monotonic() + seconds, 0
     while time.monotonic() < end:
         faulthandler.dump_traceback_later(4 * LONG, exit=True)

@@ -1,0 +1,509 @@
+"""A sweep: the pool is called at every instant at which CPython could call a signal handler, or a finalizer, in it.
+
+A handler runs in the main thread, and a finalizer that the garbage collector calls in any, where a call of C's returns,
+where a function begins, and where a loop begins anew (see `treadle._base.locks`): so it may come amid a section of the
+very lock that the pool takes. An operation is run as often as there are such instants in it, with a deed at one after
+the other, and after each run everything has to be as it should: see `Visited.check`.
+"""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError, InvalidStateError
+from contextlib import contextmanager, suppress
+from types import FrameType
+from typing import Any
+
+from behaviour.sweep import (
+    HOUSE,
+    PATIENCE,
+    Operation,
+    Scene,
+    cancel_later,
+    cancel_second,
+    close_map,
+    end,
+    enter_later,
+    four,
+    group,
+    inside,
+    leave_map,
+    mapping,
+    request_cancel,
+    resized,
+    settle,
+    submit,
+    submitting,
+)
+from orders.lifo import Lifo
+from treadle import Rate
+from treadle.errors import PoolClosed, PoolFull, TreadleError
+from treadle.orders import Adaptive, Fair, Fifo, Priority
+
+Deed = Callable[["Visited"], object]
+
+
+class Visited(Scene):
+    """A scene in which a handler comes; and what that has done."""
+
+    def __init__(self, **options: Any) -> None:
+        order = options.get("order")
+        if callable(order):
+            options["order"] = order()
+        super().__init__(**options)
+        self.lenient = True  # a task that is refused may have run: the handler lets others in meanwhile
+        self.maps: list[Any] = []
+        self.noted: dict[int, int] = {}  # how often each callback was called
+        self.faults: list[BaseException] = []
+        self.fresh = itertools.count()
+
+    def view(self, **options: Any) -> Any:
+        """Return what submits with these options, as far as the pool's order looks at them."""
+        looks_at = self.pool._task_dispatcher.order.looks_at
+        return self.pool.options(
+            **{name: value for name, value in options.items() if name not in ("key", "priority") or name in looks_at}
+        )
+
+    def visit(self, deed: Deed) -> None:
+        """Be the handler."""
+        try:
+            deed(self)
+        except (PoolFull, PoolClosed):
+            pass
+        except BaseException as error:
+            self.faults.append(error)
+
+    def submit_new(self, **options: Any) -> None:
+        """Submit one more task."""
+        self.submit(f"new {next(self.fresh)}", self.view(**options))
+
+    def open(self) -> list[Any]:
+        """Return the futures of the tasks that have not ended."""
+        return [future for future in list(self.futures.values()) if not future.done()]
+
+    def check(self) -> None:
+        """See that all that was accepted has ended as it should, and that the pool's books are true."""
+        for fault in self.faults:
+            raise fault
+        dispatcher = self.pool._task_dispatcher
+        dispatcher.lock.acquire()
+        try:
+            self._check_books()
+        finally:
+            dispatcher.lock.release()
+        self.gate.set()
+        for results in self.maps:
+            with suppress(CancelledError, TreadleError):
+                assert list(results) == [0, 1, 2], "a map has lost items"
+        super().check()
+        for name, future in self.futures.items():
+            if not future.cancelled() and future.exception(0) is None and future.result(0) == name:
+                assert name in self.ran, f"{name} has not run"
+        assert not self.noted or set(self.noted.values()) == {1}, f"callbacks were called {self.noted} times"
+        dispatcher.lock.acquire()
+        try:
+            self._check_books()
+            queue = dispatcher.queue
+            left = (queue.everything(), dispatcher.admission.waiting, dispatcher.state.claimed, queue._keys)
+            assert not any(left), left
+        finally:
+            dispatcher.lock.release()
+
+    def _check_books(self) -> None:
+        """See that what follows from where the tasks are is so; the lock is held."""
+        queue = self.pool._task_dispatcher.queue
+        tasks = list(queue.tasks)
+        assert len(tasks) == len(queue.tasks), f"{len(queue.tasks)} are counted, and there are {len(tasks)}"
+        assert len(set(tasks)) == len(tasks), "a task waits twice"
+        dead = sum(task._state != "PENDING" for task in tasks)
+        assert queue.tombstones == dead, f"{queue.tombstones} tombstones are counted, and there are {dead}"
+        assert not any(task in tasks for task in queue.throttled), "a throttled task is in the order"
+
+
+class Visits:
+    """Counts the instants that a thread comes by, and does a deed at one of them."""
+
+    def __init__(self, at: int | None, deed: Deed) -> None:
+        self.count = 0
+        self._numbers = itertools.count(1)  # one for all threads
+        self.at = at  # None: at none
+        self.deed = deed
+        self.scene: Visited | None = None
+        self.where = ""
+        self._lines: dict[FrameType, int] = {}
+        self._visiting = threading.Lock()
+
+    def profile(self, frame: FrameType, event: str, argument: Any) -> None:
+        """See what a profile function is shown: a function that begins, and a call of C's that returns."""
+        if event == "call" or event == "c_return":
+            self._come_by(frame, event, argument)
+
+    def trace(self, frame: FrameType, event: str, argument: Any) -> Any:
+        """See what a trace function is shown: a loop that begins anew."""
+        if not frame.f_code.co_filename.startswith(HOUSE):
+            return None
+        if event == "line":
+            before, self._lines[frame] = self._lines.get(frame, 0), frame.f_lineno
+            if frame.f_lineno <= before:
+                self._come_by(frame, "loop", argument)
+        elif event == "return":
+            self._lines.pop(frame, None)
+        return self.trace
+
+    def _come_by(self, frame: FrameType, event: str, argument: Any) -> None:
+        if not frame.f_code.co_filename.startswith(HOUSE) or self.scene is None:
+            return
+        thread = threading.current_thread()
+        if thread is not threading.main_thread() and not thread.name.startswith("swept-"):
+            return
+        self.count = number = next(self._numbers)
+        if number == self.at:
+            name = frame.f_code.co_filename.removeprefix(HOUSE)
+            self.where = f"{name}:{frame.f_lineno} {frame.f_code.co_name}, {event}"
+            sys.setprofile(None)
+            sys.settrace(None)
+            with self._visiting:
+                if self.at is not None:
+                    self.scene.visit(self.deed)
+
+    def end(self) -> None:
+        """Do the deed no more; wait for one that is being done."""
+        with self._visiting:
+            self.at = None
+
+    @contextmanager
+    def here(self) -> Iterator[None]:
+        """Look in this thread."""
+        sys.settrace(self.trace)
+        sys.setprofile(self.profile)
+        try:
+            yield
+        finally:
+            sys.setprofile(None)
+            sys.settrace(None)
+
+    @contextmanager
+    def elsewhere(self) -> Iterator[None]:
+        """Look in the threads that are started."""
+        threading.settrace(self.trace)
+        threading.setprofile(self.profile)
+        try:
+            yield
+        finally:
+            threading.setprofile(None)
+            threading.settrace(None)
+
+
+# -- deeds ------------------------------------------------------------------------------------------------------------
+
+
+def plain(scene: Visited) -> None:
+    """Submit a task by the pool's own policy."""
+    scene.gate.set()  # there may be no room
+    scene.submit_new()
+
+
+def keyed(scene: Visited) -> None:
+    """Submit tasks of two keys and two priorities."""
+    scene.submit_new(when_full="reject", key="another", priority=7)
+    scene.submit_new(when_full="reject", key="key", priority=-7)
+
+
+def with_deadline(scene: Visited) -> None:
+    """Submit a task with a deadline, and a rate."""
+    scene.submit_new(when_full="reject", deadline=60.0, rate=Rate(1e6))
+
+
+def discard(scene: Visited) -> None:
+    """Submit a task for which another one is given up."""
+    scene.submit_new(when_full="discard_oldest")
+
+
+def cancel_last(scene: Visited) -> None:
+    """Cancel the task that was submitted last."""
+    for future in scene.open()[-1:]:
+        future.cancel()
+
+
+def cancel_all(scene: Visited) -> None:
+    """Cancel all that waits."""
+    for future in scene.open():
+        future.cancel()
+
+
+def replace_all(scene: Visited) -> None:
+    """Cancel all that waits, and submit as many others."""
+    many = scene.open()
+    for future in many:
+        future.cancel()
+    for _ in many:
+        scene.submit_new(when_full="reject")
+
+
+def start_map(scene: Visited) -> None:
+    """Begin a map."""
+    scene.gate.set()
+    scene.maps.append(scene.pool.map(int, range(3)))
+
+
+def grow(scene: Visited) -> None:
+    """Have more threads."""
+    scene.pool.resize(3)
+
+
+def shrink(scene: Visited) -> None:
+    """Have fewer threads."""
+    scene.pool.resize(1)
+
+
+def look(scene: Visited) -> None:
+    """Take a snapshot."""
+    now = scene.pool.snapshot()
+    assert min(now.waiting, now.blocked, now.finished, now.cancelled, now.submitted) >= 0, now
+    scene.pool.stacks()
+
+
+def shut_down(scene: Visited) -> None:
+    """Take no more tasks."""
+    scene.pool.shutdown(wait=False)
+
+
+def shut_down_and_cancel(scene: Visited) -> None:
+    """Take no more tasks, and cancel those that wait."""
+    scene.pool.shutdown(wait=False, cancel_futures=True)
+
+
+def ask_to_stop(scene: Visited) -> None:
+    """Cancel all that waits, and ask what runs to stop."""
+    for future in scene.open():
+        future.request_cancel()
+
+
+def add_callback(scene: Visited) -> None:
+    """Have something called when each task is done."""
+    for future in list(scene.futures.values()):
+        number = len(scene.noted)
+        scene.noted[number] = 0
+
+        def note(_: object, number: int = number) -> None:
+            scene.noted[number] += 1
+
+        future.add_done_callback(note)
+
+
+DEEDS: tuple[Deed, ...] = (
+    plain,
+    keyed,
+    with_deadline,
+    discard,
+    cancel_last,
+    cancel_all,
+    replace_all,
+    start_map,
+    grow,
+    shrink,
+    look,
+    shut_down,
+    shut_down_and_cancel,
+    ask_to_stop,
+    add_callback,
+)
+
+# -- scenes -----------------------------------------------------------------------------------------------------------
+
+
+def opening(call: Operation) -> Operation:
+    """Return an operation at whose beginning another thread is about to open the gate."""
+
+    def operation(scene: Scene) -> None:
+        threading.Timer(0.001, scene.gate.set).start()
+        call(scene)
+
+    return operation
+
+
+def rounds(scene: Scene) -> None:
+    """Submit several tasks, cancel every other, and submit more."""
+    for number in range(4):
+        scene.submit(f"task {number}", scene.view(key=number % 2, priority=number % 3))  # type: ignore[attr-defined]
+    for number in range(0, 4, 2):
+        scene.futures[f"task {number}"].cancel()
+    scene.submit("last")
+
+
+def cancel_waiting(scene: Scene) -> None:
+    """Cancel all that waits."""
+    for name, future in list(scene.futures.items()):
+        if name != "holder":
+            future.cancel()
+
+
+def cancel_and_submit(scene: Scene) -> None:
+    """Have tombstones, and then a full pool."""
+    for name, future in list(scene.futures.items()):
+        if name == "waiting 1":
+            future.cancel()
+    for number in range(2):
+        scene.submit(f"task {number}", scene.view(when_full="discard_oldest"))  # type: ignore[attr-defined]
+
+
+def make(kind: str = "free", waiting: int = 5, **options: Any) -> Callable[[], Visited]:
+    """Return what makes a scene: "free", "busy" or "crowded"."""
+
+    def made() -> Visited:
+        scene = Visited(**options)
+        if kind == "rested":
+            scene.pool.submit(abs, -1).result(PATIENCE)
+        elif kind != "free":
+            scene.busy()
+        if kind == "crowded":
+            for number in range(waiting):
+                scene.submit(f"waiting {number}", scene.view(key=number % 3, priority=number % 2))
+        return scene
+
+    return made
+
+
+def throttled() -> Visited:
+    """Return a scene in which tasks wait for their rate."""
+    scene, tick = Visited(rate=Rate(50)), threading.Event()
+    for name in ("one", "two", "three"):
+        scene.submit(name)
+    while len(scene.pool._task_dispatcher.queue.throttled) < 2 and not scene.futures["two"].done():
+        tick.wait(0.0001)
+    return scene
+
+
+def standing() -> Adaptive:
+    """Return an adaptive order that stands at once."""
+    return Adaptive(target=0.0, interval=0.0)
+
+
+def bounded() -> Fair:
+    """Return a fair order with every bound."""
+    return Fair({"key": 2}, max_running=1, max_waiting=3)
+
+
+def fair_by_priority() -> Fair:
+    """Return a fair order, of each key by priority."""
+    return Fair(order="priority")
+
+
+def fair_of_others() -> Fair:
+    """Return a fair order of orders that are not treadle's."""
+    return Fair(order=Lifo)
+
+
+ORDERS: dict[str, Callable[[], Any]] = {
+    "fifo": Fifo,
+    "priority": Priority,
+    "fair": Fair,
+    "fair by priority": fair_by_priority,
+    "fair with bounds": bounded,
+    "adaptive": Adaptive,
+    "adaptive that stands": standing,
+    "of the user's": Lifo,
+    "fair of the user's": fair_of_others,
+}
+
+VISITED: dict[str, tuple[Callable[[], Visited], Operation]] = {
+    **{f"rounds, {name}": (make("busy", order=order), rounds) for name, order in ORDERS.items()},
+    **{
+        f"cancel of many, {name}": (make("crowded", 70, order=order), cancel_waiting)
+        for name, order in ORDERS.items()
+        if name in ("fifo", "priority", "fair", "of the user's")
+    },
+    **{
+        f"discard, {name}": (make("crowded", 3, order=order, queue_size=3), cancel_and_submit)
+        for name, order in ORDERS.items()
+    },
+    **{
+        f"shutdown that cancels, {name}": (
+            make("crowded", 3, order=order),
+            lambda scene: scene.pool.shutdown(wait=False, cancel_futures=True),
+        )
+        for name, order in ORDERS.items()
+    },
+    "submit to a full pool, block": (make("crowded", 1, queue_size=1), opening(submit)),
+    "submit to a full pool, caller_runs": (make("crowded", 1, queue_size=1, when_full="caller_runs"), submit),
+    "submit with a deadline": (make("busy"), submitting(deadline=60.0)),
+    "submit at a rate": (make("busy", rate=Rate(1e6)), submit),
+    "submit that starts a thread": (make(max_workers=2), submit),
+    "submit that starts another thread": (make("busy", max_workers=2), submit),
+    "submit to an idle pool": (make("rested"), submit),
+    "submit later that waits for room": (make("crowded", 1, queue_size=1), enter_later),
+    "cancel of a task that waits for room": (make("crowded", 1, queue_size=1), cancel_later),
+    "cancel at a rate": (throttled, cancel_second),
+    "request_cancel": (make("busy"), request_cancel),
+    "set_result": (make("busy"), settle),
+    "group": (make(max_workers=2), group),
+    "map": (make(max_workers=2), mapping()),
+    "map that is closed": (make(max_workers=2), close_map),
+    "map that is left": (make(max_workers=2), leave_map),
+    "shutdown that waits": (make("crowded", 2), opening(lambda scene: scene.pool.shutdown())),
+    "resize": (make("crowded", 3), resized(3, 1)),
+    "snapshot": (make("crowded", 3), lambda scene: scene.pool.snapshot()),
+}
+
+WORKERS: dict[str, tuple[Callable[[], Visited], Operation]] = {
+    **{f"rounds, {name}": (make(order=order, max_workers=2), rounds) for name, order in ORDERS.items()},
+    "four": (make(), four),
+    "four at a rate": (make(rate=Rate(1000)), four),
+    "with a full queue": (make(queue_size=1), four),
+    "group": (make(max_workers=2), group),
+    "map": (make(max_workers=2), mapping(timeout=PATIENCE)),
+    "map inside": (make(max_workers=2), inside(mapping())),
+    "submit inside": (make(max_workers=2), inside(submit)),
+    "shutdown": (make(max_workers=2), end),
+}
+
+
+def chosen(total: int, most: int, first: int) -> Iterator[tuple[int, Deed]]:
+    """Give at most so many of `total` instants, evenly spread, and a deed for each: by turns, from `first` on."""
+    step = max(1, -(-total // most))
+    deeds = itertools.cycle(DEEDS[first % len(DEEDS) :] + DEEDS[: first % len(DEEDS)])
+    return zip(range(1 + first % step, total + 1, step), deeds, strict=False)
+
+
+# -- the sweep --------------------------------------------------------------------------------------------------------
+
+
+def run(make: Callable[[], Visited], operation: Operation, at: int | None, deed: Deed) -> Visits:
+    """Run one operation with a deed at the instant `at` of this thread, and check what came of it."""
+    if at is None:
+        gc.collect()  # as in the other sweep
+    visits = Visits(at, deed)
+    try:
+        scene = visits.scene = make()
+        with visits.here(), suppress(CancelledError, InvalidStateError, TreadleError, ExceptionGroup):
+            operation(scene)
+        scene.check()
+    except BaseException as error:
+        error.add_note(f"{deed.__name__} at instant {at}: {visits.where}")
+        raise
+    return visits
+
+
+def run_in_workers(make: Callable[[], Visited], operation: Operation, at: int | None, deed: Deed) -> Visits:
+    """Run one operation with a deed at the instant `at` of one of the pool's threads, and check what came of it."""
+    if at is None:
+        gc.collect()
+    visits = Visits(at, deed)
+    try:
+        with visits.elsewhere():
+            scene = visits.scene = make()
+            with suppress(CancelledError, TreadleError, ExceptionGroup):
+                operation(scene)
+            for future in list(scene.futures.values()):
+                with suppress(CancelledError):
+                    future.exception(PATIENCE)
+        visits.end()
+        scene.check()
+    except BaseException as error:
+        error.add_note(f"{deed.__name__} at instant {at}: {visits.where}")
+        raise
+    return visits
