@@ -136,6 +136,8 @@ class Visits:
         self.where = ""
         self._lines: dict[FrameType, int] = {}
         self._visiting = threading.Lock()
+        # CPython 3.11 lets go of a trace function that ends itself, and calls it once more.
+        self._tracer, self._profiler = self.trace, self.profile
 
     def profile(self, frame: FrameType, event: str, argument: Any) -> None:
         """See what a profile function is shown: a function that begins, and a call of C's that returns."""
@@ -152,7 +154,7 @@ class Visits:
                 self._come_by(frame, "loop", argument)
         elif event == "return":
             self._lines.pop(frame, None)
-        return self.trace
+        return self._tracer
 
     def _come_by(self, frame: FrameType, event: str, argument: Any) -> None:
         if not frame.f_code.co_filename.startswith(HOUSE) or self.scene is None:
@@ -178,8 +180,8 @@ class Visits:
     @contextmanager
     def here(self) -> Iterator[None]:
         """Look in this thread."""
-        sys.settrace(self.trace)
-        sys.setprofile(self.profile)
+        sys.settrace(self._tracer)
+        sys.setprofile(self._profiler)
         try:
             yield
         finally:
@@ -189,8 +191,8 @@ class Visits:
     @contextmanager
     def elsewhere(self) -> Iterator[None]:
         """Look in the threads that are started."""
-        threading.settrace(self.trace)
-        threading.setprofile(self.profile)
+        threading.settrace(self._tracer)
+        threading.setprofile(self._profiler)
         try:
             yield
         finally:
@@ -453,7 +455,7 @@ WORKERS: dict[str, tuple[Callable[[], Visited], Operation]] = {
     **{f"rounds, {name}": (make(order=order, max_workers=2), rounds) for name, order in ORDERS.items()},
     "four": (make(), four),
     "four at a rate": (make(rate=Rate(1000)), four),
-    "with a full queue": (make(queue_size=1), four),
+    "with a full queue": (make(queue_size=1, when_full="caller_runs"), four),
     "group": (make(max_workers=2), group),
     "map": (make(max_workers=2), mapping(timeout=PATIENCE)),
     "map inside": (make(max_workers=2), inside(mapping())),
