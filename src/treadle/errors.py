@@ -348,8 +348,8 @@ class WorkerLost(TreadleError):
 class PoolDeadlock(TreadleError, RuntimeError):
     """A wait that could never end: every thread that could end it is itself waiting.
 
-    So is that of a signal handler, or of a finalizer, that comes amid another call of the pool: until that goes on,
-    no thread of the pool does.
+    So is that of a signal handler, or of a finalizer, for a task, where it comes amid another call of the pool: until
+    that goes on, no thread of the pool does. It is refused after half a second.
 
     Attributes:
         pools: the names of the pools whose threads wait for each other.
@@ -362,7 +362,7 @@ class PoolDeadlock(TreadleError, RuntimeError):
         where = f", in {', '.join(map(repr, self.pools))}," if self.pools else ""
         super().__init__(
             f"deadlock: waiting for {', '.join(self.targets)} could never end, because every thread that could end "
-            f"it{where} waits too; wait with a timeout, or not from inside a task"
+            f"it{where} waits too; wait with a timeout, or not from inside a task or a signal handler"
         )
 
 

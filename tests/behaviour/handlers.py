@@ -41,7 +41,7 @@ from behaviour.sweep import (
 )
 from orders.lifo import Lifo
 from treadle import Rate
-from treadle.errors import PoolClosed, PoolFull, TreadleError
+from treadle.errors import PoolClosed, PoolDeadlock, PoolFull, TreadleError
 from treadle.orders import Adaptive, Fair, Fifo, Priority
 
 Deed = Callable[["Visited"], object]
@@ -74,6 +74,9 @@ class Visited(Scene):
             deed(self)
         except (PoolFull, PoolClosed):
             pass
+        except PoolDeadlock as error:  # it may not wait amid a call of an order that is written in Python
+            if self.pool._task_dispatcher.queue.line is not None:
+                self.faults.append(error)
         except BaseException as error:
             self.faults.append(error)
 
@@ -279,6 +282,18 @@ def shut_down_and_cancel(scene: Visited) -> None:
     scene.pool.shutdown(wait=False, cancel_futures=True)
 
 
+def shut_down_and_wait(scene: Visited) -> None:
+    """Take no more tasks, and wait until those that were accepted have ended."""
+    scene.gate.set()
+    scene.pool.shutdown()
+
+
+def shut_down_cancel_and_wait(scene: Visited) -> None:
+    """Cancel those that wait, and wait for the others."""
+    scene.gate.set()
+    scene.pool.shutdown(cancel_futures=True)
+
+
 def ask_to_stop(scene: Visited) -> None:
     """Cancel all that waits, and ask what runs to stop."""
     for future in scene.open():
@@ -311,6 +326,8 @@ DEEDS: tuple[Deed, ...] = (
     look,
     shut_down,
     shut_down_and_cancel,
+    shut_down_and_wait,
+    shut_down_cancel_and_wait,
     ask_to_stop,
     add_callback,
 )

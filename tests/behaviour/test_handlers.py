@@ -89,7 +89,7 @@ def test_an_order_of_the_users_is_not_called_amid_a_call() -> None:
     assert pool.snapshot().waiting == 0
 
 
-def test_a_wait_amid_a_call_of_the_pool_is_refused() -> None:
+def test_a_wait_amid_a_call_of_the_users_order_is_refused() -> None:
     """The others wait for that call, and so for the handler."""
     order = Interrupted()
     pool, gate = busy_pool(order)

@@ -64,18 +64,23 @@ def test_a_signal_handler_may_submit_in_the_middle_of_anything() -> None:
     assert done.stdout.strip() == "ended True", done.stderr
 
 
-def test_a_signal_handler_may_wait_for_results_in_the_middle_of_anything() -> None:
+def test_a_signal_handler_that_asks_for_a_result_in_the_middle_of_anything_does_not_hang() -> None:
+    """It gets it, or is told that it would never come."""
     done = run("""
         import faulthandler, signal, time
         from treadle import Pool
+        from treadle.errors import PoolDeadlock
         faulthandler.dump_traceback_later(90, exit=True)
-        pool, came, waits = Pool(2), 0, False
+        pool, came, refused, waits = Pool(2), 0, 0, False
         def handler(*_):
-            global came, waits
+            global came, refused, waits
             if not waits:
                 waits = True
-                assert pool.submit(abs, -1).result(60) == pool.submit(abs, -1).result() == 1
-                assert list(pool.map(abs, [-1, -2])) == [1, 2]
+                for ask in (lambda: pool.submit(abs, -1).result(), lambda: list(pool.map(abs, [-1, -2]))):
+                    try:
+                        assert ask() in (1, [1, 2])
+                    except PoolDeadlock:
+                        refused += 1
                 came, waits = came + 1, False
         signal.signal(signal.SIGALRM, handler)
         signal.setitimer(signal.ITIMER_REAL, 0.0005, 0.0017)
@@ -90,7 +95,7 @@ def test_a_signal_handler_may_wait_for_results_in_the_middle_of_anything() -> No
         pool.shutdown()
         now = pool.snapshot()
         assert now.submitted == now.finished + now.cancelled, now
-        print("ended", came > 10)
+        print("ended", came > 2)
     """)
     assert done.stdout.strip() == "ended True", done.stderr
 
@@ -115,6 +120,7 @@ def test_a_signal_handler_may_shut_the_pool_down_and_wait_in_the_middle_of_a_sub
             except PoolClosed:
                 pass
             assert last is None or last.done()
+            assert pool.shutdown(timeout=60) == ()  # of a thread that was started amid it
             now = pool.snapshot()
             assert not now.threads and now.submitted == now.finished + now.cancelled, now
         print("ended")

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from operator import methodcaller
 from threading import Condition, RLock
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
-from weakref import ref
+from weakref import WeakMethod, ref
 
 from treadle._base.words import log
 
@@ -23,9 +23,11 @@ if TYPE_CHECKING:
     from _thread import LockType
 
 __all__ = [
+    "at_waits",
     "closed_latch",
     "defer",
     "deferred",
+    "holds_any",
     "is_held",
     "locked",
     "make_deferred_calls",
@@ -39,7 +41,10 @@ _log = logging.getLogger("treadle")
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_locks: set[ref[RLock]] = set()  # adding, discarding and copying are atomic
+Methods = tuple[WeakMethod[Callable[[], object]], WeakMethod[Callable[[], object]]]
+
+# All that `new_lock` has made, and what `at_waits` is to call. Adding, taking out and copying are atomic.
+_locks: dict[ref[RLock], Methods | None] = {}
 deferred: deque[Callable[[], object]] = deque()  # appending and taking are atomic; who spells `locked` out looks here
 
 # Whether this thread holds the lock, or that of a condition; in C, for each section asks. Conditions rely on it too.
@@ -49,8 +54,23 @@ is_held: Callable[[RLock | Condition], bool] = methodcaller("_is_owned")
 def new_lock() -> RLock:
     """Return a lock under which nothing of the user's may run, as a destructor would: see `defer`."""
     lock = RLock()
-    _locks.add(ref(lock, _locks.discard))
+    _locks[ref(lock, _forget)] = None
     return lock
+
+
+def _forget(reference: ref[RLock]) -> None:
+    _locks.pop(reference, None)
+
+
+def at_waits(lock: RLock, before: Callable[[], object], after: Callable[[], object]) -> None:
+    """Have `before` called where `unheld` is about to let go of `lock`, and `after` when it has it again; it is held.
+
+    Args:
+        lock: of `new_lock`.
+        before: a bound method, which does not keep its object. It may raise why there must be no wait.
+        after: likewise; it must not raise.
+    """
+    _locks[ref(lock)] = WeakMethod(before), WeakMethod(after)
 
 
 def unheld(wait: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -58,23 +78,30 @@ def unheld(wait: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
 
     For a signal handler or a finalizer that has come amid a section, and waits for threads that want its lock.
     """
-    held = [lock for reference in list(_locks) if (lock := reference()) is not None and is_held(lock)]
+    locks = [(reference(), methods) for reference, methods in list(_locks.items())]
+    held = {lock: methods for lock, methods in locks if lock is not None and is_held(lock)}
     if not held:
         return wait(*args, **kwargs)
-    times = [0] * len(held)  # that each was let go; where an exception comes amid that, whoever goes on looks anew
+    before, after = ([method() for methods in held.values() if methods for method in [methods[n]]] for n in (0, 1))
+    times = dict.fromkeys(held, 0)  # that each was let go; after an exception amid that, whoever goes on looks anew
     try:
-        for place, lock in enumerate(held):
+        for call in before:
+            if call is not None:
+                call()
+        for lock in held:
             while is_held(lock):
                 lock.release()
-                times[place] += 1
-        make_deferred_calls()  # what was done amid the sections has left some, to be made where they are over
+                times[lock] += 1
+        make_deferred_calls()
         return wait(*args, **kwargs)
     finally:
-        again = {lock: more for lock, more in zip(held, times, strict=True) if more}
-        _take_again(list(again))
-        for lock, more in again.items():
+        _take_again([lock for lock, more in times.items() if more])
+        for lock, more in times.items():
             for _ in range(more - 1):
                 lock.acquire()
+        for call in after:
+            if call is not None:
+                call()
 
 
 def _take_again(locks: list[RLock]) -> None:
@@ -103,7 +130,7 @@ def defer(call: Callable[[], object]) -> None:
 
 def make_deferred_calls() -> None:
     """Make the calls that were deferred, unless this thread holds a lock; log what they raise, which is nobody's."""
-    if any(lock is not None and is_held(lock) for lock in [reference() for reference in list(_locks)]):
+    if holds_any():
         return  # whoever lets it go looks again
     while deferred:
         try:
@@ -114,6 +141,12 @@ def make_deferred_calls() -> None:
             call()
         except Exception as error:
             log(_log, logging.ERROR, "what a destructor has left to be called failed", error=error)
+
+
+def holds_any() -> bool:
+    """Return whether this thread holds any of the locks that `new_lock` has made."""
+    locks = [reference() for reference in list(_locks)]
+    return any(lock is not None and is_held(lock) for lock in locks)
 
 
 def locked(lock: RLock | Condition, section: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

@@ -30,7 +30,7 @@ from functools import partial
 from threading import TIMEOUT_MAX, Thread, current_thread
 from typing import TYPE_CHECKING, Any, Protocol
 
-from treadle._base.locks import locked, new_lock, unheld
+from treadle._base.locks import holds_any, locked, new_lock
 from treadle._base.words import log_first
 from treadle._dispatch.worker import Worker, current_worker
 from treadle._tasks.future import PENDING, RUNNING, Future, owner_of
@@ -49,9 +49,9 @@ MESSAGE = (
     "for further tasks of its pool this is logged at DEBUG level"
 )
 
-# Seconds after which a wait looks whether it has come amid a section, as in a signal handler, whose lock those want
-# that it waits for: to look before every wait would cost more.
-SOON = 0.05
+# Seconds after which a wait looks whether it has come amid a section, or as a thread is about to be started: as in a
+# signal handler, for which that waits. To look before every wait would cost more.
+SOON = 0.5
 
 Task = Future[Any]
 
@@ -126,9 +126,9 @@ def wait(
         PoolDeadlock: it could never open.
     """
     if timeout is not None:
-        return _sleep(gate, min(max(timeout, 0.0), TIMEOUT_MAX))
+        return gate.acquire(True, min(max(timeout, 0.0), TIMEOUT_MAX))
     if targets is None or (worker is None and not HERE.errands and not HERE.tasks):  # as is_awaited(), at less cost
-        return gate.acquire(True, SOON) or unheld(gate.acquire)
+        return _sleep(gate, targets)
     thread = current_thread()
     waiter, tasks = (thread, HERE.tasks) if worker is None else (worker, worker.stack())
     mine = _Wait(targets, every, [*tasks, *HERE.errands])
@@ -137,7 +137,7 @@ def wait(
             try:
                 rescue = _enter(waiter, mine)
                 if rescue is None:
-                    return gate.acquire(True, SOON) or unheld(gate.acquire)
+                    return _sleep(gate, targets)
             finally:
                 _waits.pop(waiter, None)  # atomic; and gone already in a forked child
             owner = owner_of(rescue)
@@ -148,10 +148,15 @@ def wait(
         rescue = mine = targets = tasks = None  # type: ignore[assignment]
 
 
-def _sleep(gate: Gate, timeout: float) -> bool:
-    if timeout <= SOON:
-        return gate.acquire(True, timeout)
-    return gate.acquire(True, SOON) or unheld(gate.acquire, True, timeout - SOON)
+def _sleep(gate: Gate, targets: Targets | None) -> bool:
+    """Sleep at `gate` until it opens, unless this comes amid what its opening may depend on."""
+    if gate.acquire(True, SOON):
+        return True
+    starting = HERE.starting
+    if holds_any() or (starting is not None and starting.thread.ident is None):
+        waited = [] if targets is None else [target for target in targets() if isinstance(target, Future)]
+        raise PoolDeadlock(sorted({owner_of(task).name for task in waited}), [_name_of(task) for task in waited])
+    return gate.acquire()
 
 
 def hold() -> None:

@@ -55,7 +55,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, Protocol, TypeVar,
 
 from treadle._base import clock
 from treadle._base.late import Late
-from treadle._base.locks import closed_latch, defer, deferred, is_held, locked, make_deferred_calls, open_latch
+from treadle._base.locks import (
+    at_waits,
+    closed_latch,
+    defer,
+    deferred,
+    is_held,
+    locked,
+    make_deferred_calls,
+    open_latch,
+)
 from treadle._base.timer import run_user_code
 from treadle._base.words import log, log_first
 from treadle._dispatch import deadlock
@@ -212,6 +221,7 @@ class Dispatcher:
         self.workers = Workers(self.entrance, max_workers, min_workers)
         self.admission = Admission(self.state, self.queue, self.workers, queue_size)
         self.limit = limit
+        at_waits(self.lock, self._leave_amid, self._note_visit)
         self.maps: dict[Input, None] = {}  # of which every item is to run, and not all was read; the oldest first
         self.pool: ref[Any] | None = None  # the user's handle; None: one that no user has
         self._make_room()
@@ -334,8 +344,8 @@ class Dispatcher:
         if not self._may_enter_plainly():
             return False
         try:
-            self.queue.put(task)
             task._state = PENDING  # that of a map is not, until here
+            self.queue.put(task)
             self.workers.wake_one()
         except BaseException:  # Ctrl-C: before anybody else can claim it
             self._take_back(task)
@@ -445,7 +455,7 @@ class Dispatcher:
             if started is not False and admission.wants_thread(task):
                 return Verdict.START_THREAD
             if isinstance(started, Worker) and not self.entrance.tasks and self.workers.is_free(started):
-                self._hand_over(task, started)
+                self._hand_over(claims, task, started)
             else:
                 self._put(task)
         elif verdict is Verdict.RUN_HERE:
@@ -461,22 +471,25 @@ class Dispatcher:
 
     def _put(self, task: Task) -> None:
         """Put a task in the order, and see that a worker comes for it; the lock is held."""
+        task._state = PENDING  # that of a map is not, until here
         self.queue.put(task)
-        task._state = PENDING  # that of a map is not, until here, so that nobody cancels or claims it before
         self._see_to_it()
         self.admission.tell_taker()
 
-    def _hand_over(self, task: Task, worker: Worker) -> None:
+    def _hand_over(self, claims: Claims, task: Task, worker: Worker) -> None:
         """Have the worker that was started for a task claim it: so it has begun when its submit returns.
 
         It comes by the order, which may hold it back, and is to know of it.
         """
-        self.queue.put(task)
         task._state = PENDING  # as in `_put`
+        self.queue.put(task)
         if self.queue.claim_next(worker) is None:  # it is held back, or the order has failed
             self._see_to_it()
-        else:
+        elif self.workers.is_known(worker):
             self.workers.wake(worker)
+        else:  # it has left, for a signal handler has waited for that just now
+            self.put_back(claims, task, True)
+            worker.task = None
 
     def _see_to_it(self) -> None:
         """See that somebody comes for the tasks that wait, as far as no thread is to be started; the lock is held."""
@@ -623,7 +636,7 @@ class Dispatcher:
 
     def _is_in_hands(self, task: Task) -> bool:
         """Return whether a worker has `task`; the lock is held."""
-        return any(task in worker.stack() for worker in self.workers.present)
+        return any(task in worker.stack() for worker in list(self.workers.present))
 
     # -- tasks that others take from the queue ----------------------------------------------------------------------
 
@@ -719,8 +732,6 @@ class Dispatcher:
             try:
                 if self._do(self._watch, future, latch):
                     return True
-                if timeout is None and is_held(self.lock):  # a signal handler's, amid a section that others wait for
-                    raise PoolDeadlock([self.name], [future.name])
                 if scope is None:
                     return deadlock.wait(latch, worker, targets, timeout) or future.done()
                 with scope.waking(partial(self._do, self._unwatch, future, latch)):
@@ -1074,7 +1085,7 @@ class Dispatcher:
 
     def _keep_unclaimed(self, task: Task, worker: Worker) -> bool:
         if task._state is not PENDING:  # perhaps another thread has it, for it was put back before
-            return any(task in other.stack() for other in self.workers.present if other is not worker)
+            return any(task in other.stack() for other in list(self.workers.present) if other is not worker)
         if not self.queue.has(task):
             if self.queue.observe_end is not None:  # the order has given it out
                 self.queue.observe_end(task)
@@ -1270,6 +1281,7 @@ class Dispatcher:
             self.state.attention = True
             return None
         worker = Worker(self, partial(self.setup.main, self), self.exited, self.setup.prefix)
+        before, HERE.starting = HERE.starting, worker
         try:
             if not self._do(self._take_seat, worker, expected):
                 del worker.thread  # never to be started, it would lead back to the worker
@@ -1284,6 +1296,8 @@ class Dispatcher:
                 if not needed or (self.workers.present and not beside_others):
                     return None
             raise
+        finally:
+            HERE.starting = before
         return worker
 
     def _take_seat(self, worker: Worker, expected: int) -> bool:
@@ -1566,13 +1580,13 @@ class Dispatcher:
 
     def everything(self) -> list[Task]:
         """Return all tasks that the pool has, wherever they are; the lock is held."""
-        running = [task for worker in self.workers.present for task in (worker.last, *worker.stack())]
+        running = [task for worker in list(self.workers.present) for task in (worker.last, *worker.stack())]
         everywhere = (*running, *self.queue.everything(), *self.admission.waiting, *self.state.claimed)
         return list(dict.fromkeys(task for task in everywhere if task is not None))
 
     def undone(self) -> list[Task]:
         """Return the tasks that run here, or wait for that; the lock is held."""
-        running = [task for worker in self.workers.present for task in worker.stack()]
+        running = [task for worker in list(self.workers.present) for task in worker.stack()]
         return [*running, *self.queue.everything_here(), *self.state.claimed]
 
     def start_afresh(self) -> Inheritance:
@@ -1588,7 +1602,7 @@ class Dispatcher:
             task._state = RUNNING
         self.maps = {}
         if self.queue.observe_end is not None:
-            for task in [task for worker in self.workers.present for task in worker.stack()]:
+            for task in [task for worker in list(self.workers.present) for task in worker.stack()]:
                 self.queue.observe_end(task)
         self.queue.clear()
         for container in (self.admission.waiting, self.admission.takers, self.state.claimed):
@@ -1655,9 +1669,24 @@ class Dispatcher:
             raise
         finally:
             state.inside = outer
-            if not state.visited:
-                state.visited = True
-                deferred.append(self._after_visits)
+            self._note_visit()
+
+    def _note_visit(self) -> None:
+        """See that what follows from what is done amid a section is found out once that is over."""
+        if not self.state.visited:
+            self.state.visited = True
+            deferred.append(self._after_visits)
+
+    def _leave_amid(self) -> None:
+        """Put right what others are to see who come amid a section, as long as who came amid it waits for them.
+
+        Raises:
+            PoolDeadlock: they must not, for the order is written in Python, and may be amid a change.
+        """
+        if self.queue.line is None:
+            raise PoolDeadlock([self.name], [f"thread {worker.thread.name}" for worker in self.workers.everybody()])
+        self._mend()
+        self._note_visit()
 
     def _after_visits(self) -> None:
         """Find out what follows from what was done amid a section, which is over."""

@@ -98,11 +98,11 @@ class Workers:
 
     def coming(self) -> int:
         """Return how many workers are about to look for a task: they are coming up, or on their way."""
-        return len(self.seats) + sum(worker.task is None for worker in self.present)
+        return len(self.seats) + sum(worker.task is None for worker in list(self.present))
 
     def busy(self) -> int:
         """Return how many workers have a task that they cannot be called back from."""
-        return sum(worker.task is not None for worker in self.present) - len(self.idle_tasks.running)
+        return sum(worker.task is not None for worker in list(self.present)) - len(self.idle_tasks.running)
 
     def free(self) -> int:
         """Return how many tasks could be taken at once."""
@@ -110,7 +110,7 @@ class Workers:
 
     def all_among(self, stuck: Container[object]) -> bool:
         """Return whether no more workers may come, and all there are, are in `stuck`."""
-        return len(self.present) >= self.max_workers and all(worker in stuck for worker in self.present)
+        return len(self.present) >= self.max_workers and all(worker in stuck for worker in list(self.present))
 
     # -- coming -----------------------------------------------------------------------------------------------------
 

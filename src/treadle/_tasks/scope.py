@@ -298,6 +298,7 @@ class _Here(threading.local):
     """What runs in this thread."""
 
     worker: Any = None  # treadle._dispatch.worker.Worker, if it is one's thread
+    starting: Any = None  # another one, whose thread is being started here
     tasks: tuple[Any, ...] = ()  # those that run in a thread of nobody's, by the caller itself; the innermost last
     # While the input is read of maps that they have accepted: the dispatchers of pools, and the doors of their views.
     reading: tuple[Any, ...] = ()

@@ -28,8 +28,9 @@ class Fifo(Own):
 
     def _give(self, hands: Hands, /) -> None:
         """Move the task that has waited longest into `hands`."""
-        hands.task = self._tasks[0]
-        del self._tasks[0]
+        if self._tasks:  # since the look, a signal handler may have waited for those that take them
+            hands.task = self._tasks[0]
+            del self._tasks[0]
 
     def put_first(self, task: Task, /) -> None:
         """Add a task that was taken before its time: before those that came after it."""
