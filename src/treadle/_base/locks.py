@@ -78,8 +78,9 @@ def unheld(wait: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
 
     For a signal handler or a finalizer that has come amid a section, and waits for threads that want its lock.
     """
-    locks = [(reference(), methods) for reference, methods in list(_locks.items())]
-    held = {lock: methods for lock, methods in locks if lock is not None and is_held(lock)}
+    # The copies are of keys, for which nothing is allocated one by one: there a lock could be destroyed.
+    locks = [(reference(), reference) for reference in list(_locks)]
+    held = {lock: _locks[reference] for lock, reference in locks if lock is not None and is_held(lock)}
     if not held:
         return wait(*args, **kwargs)
     before, after = ([method() for methods in held.values() if methods for method in [methods[n]]] for n in (0, 1))

@@ -10,7 +10,17 @@ from types import BuiltinFunctionType, ModuleType
 
 from treadle.errors import PatchedTooLate
 
-__all__ = ["DAEMON", "GREENLETS", "Thread", "at_end_of", "check_unpatched", "made_anew", "new_thread", "start_thread"]
+__all__ = [
+    "DAEMON",
+    "GREENLETS",
+    "Thread",
+    "at_end_of",
+    "check_unpatched",
+    "has_ended",
+    "made_anew",
+    "new_thread",
+    "start_thread",
+]
 
 DAEMON = getattr(threading, "_daemon_threads_allowed", lambda: True)()
 """Whether threads are daemons: not in an isolated sub-interpreter, which has none: see the lifecycle of pools."""
@@ -55,6 +65,7 @@ class Thread(threading.Thread):
     """
 
     over: Callable[[], object] | None = None
+    ended = False
 
     def _bootstrap(self) -> None:
         """Do what the new thread does, all of it: private, and so in every version of Python."""
@@ -62,15 +73,17 @@ class Thread(threading.Thread):
         try:
             super()._bootstrap()  # type: ignore[misc]
         finally:
-            if over is not None:
-                try:
+            try:
+                if over is not None:
                     over()
-                except BaseException:  # it is killed here, perhaps as that begins
+            except BaseException:  # it is killed here, perhaps as that begins
+                if over is not None:
                     over()
-                    raise
-                finally:
-                    over = None  # frames outside of a traceback are kept with it
-                    vars(self).pop("_target", None)  # as `run` does; it may not have come to that
+                raise
+            finally:
+                self.ended = True
+                over = None  # frames outside of a traceback are kept with it
+                vars(self).pop("_target", None)  # as `run` does; it may not have come to that
 
 
 def new_thread(target: Callable[[], object], name: str) -> threading.Thread:
@@ -80,14 +93,26 @@ def new_thread(target: Callable[[], object], name: str) -> threading.Thread:
         PatchedTooLate: see `check_unpatched`.
     """
     check_unpatched()
-    kind = Thread if threading.Thread is Thread.__base__ else threading.Thread  # of a debugger's, say
+    # Not in the place of a debugger's, say; and eventlet, whose greenlets nobody kills, knows but the plain one.
+    kind = Thread if threading.Thread is Thread.__base__ and not GREENLETS else threading.Thread
     if sys.version_info >= (3, 14):  # there a free-threaded build would give it a copy of its starter's
         return kind(target=target, name=name, daemon=DAEMON, context=Context())
     return kind(target=target, name=name, daemon=DAEMON)
 
 
+def has_ended(thread: threading.Thread) -> bool:
+    """Whether a thread that was started has ended, or is about to.
+
+    Python 3.11 takes one for dead, and does not wait for it, whose `join` Ctrl-C has interrupted, and which goes on.
+    """
+    return thread.ended if isinstance(thread, Thread) else not thread.is_alive()
+
+
 def at_end_of(thread: threading.Thread, over: Callable[[], object]) -> None:
-    """Have `over` called in a thread as it ends, in whichever way, and perhaps twice; not in one of a debugger's."""
+    """Have `over` called in a thread as it ends, in whichever way, and perhaps twice.
+
+    Not in one of a debugger's, nor in a greenlet.
+    """
     if isinstance(thread, Thread):
         thread.over = over
 

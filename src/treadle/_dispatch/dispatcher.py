@@ -65,6 +65,7 @@ from treadle._base.locks import (
     make_deferred_calls,
     open_latch,
 )
+from treadle._base.threads import has_ended
 from treadle._base.timer import run_user_code
 from treadle._base.words import log, log_first
 from treadle._dispatch import deadlock
@@ -1371,7 +1372,7 @@ class Dispatcher:
     def count_out_the_dead(self) -> None:
         """Count out workers whose threads have ended, and could not do so, for they were killed over and over."""
         for worker in self._do(self.workers.everybody):
-            if not (worker.gone or worker.thread.is_alive()):
+            if has_ended(worker.thread) and not worker.gone:
                 self.exited(worker)
 
     def _exited(self, claims: Claims, worker: Worker) -> Thread | None:
@@ -1485,7 +1486,10 @@ class Dispatcher:
 
     def _refuse_all(self, claims: Claims, why: Callable[[], Exception]) -> None:
         """Turn away the callers that wait for room, each with an error of its own; the lock is held."""
-        for task, submitter in list(self.admission.waiting.items()):
+        for task in list(self.admission.waiting):
+            submitter = self.admission.waiting.get(task)
+            if submitter is None:
+                continue
             if submitter.latch is None:
                 claims.add_waiting(task, "turned away")
             else:

@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any
 
 from treadle._base import clock
 from treadle._base.fork import at_fork, at_last
-from treadle._base.locks import locked, make_deferred_calls, unheld
-from treadle._base.threads import DAEMON
+from treadle._base.locks import closed_latch, locked, make_deferred_calls, unheld
+from treadle._base.threads import DAEMON, has_ended
 from treadle._base.words import log
 from treadle._dispatch import deadlock
 from treadle._dispatch.state import AT_EXIT
@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 __all__ = ["after_fork", "before_exit", "exiting", "join", "register"]
 
 _log = logging.getLogger("treadle")
+
+A_MOMENT = 0.01  # seconds between two looks at a thread that nobody can wait for
 
 Bound = Any  # a bound method without arguments
 Method = weakref.WeakMethod[Bound]
@@ -139,6 +141,8 @@ def _join(dispatcher: Dispatcher, timeout: float | None) -> bool:
             if not _join_one(thread, deadline):
                 return False
         dispatcher.count_out_the_dead()
+        if not all(map(has_ended, threads)):  # of one that is taken for dead
+            closed_latch().acquire(True, A_MOMENT)
         if deadline is not None and clock.now() > deadline:
             return not _threads_to_join(dispatcher)
 
@@ -262,7 +266,7 @@ def _after_fork_in_child() -> None:
     the pools. A name is the user's to tell, and destructors are.
     """
     inherited = [dispatcher.start_afresh() for dispatcher in _forking]
-    forgetting = _alive([forget for whose, (_, forget) in list(_leavers.items()) if whose not in _orphans])
+    forgetting = _alive([_leavers[whose][1] for whose in list(_leavers) if whose not in _orphans])
     _leavers.clear()
     pools = _let_go()  # the same locks as before: this thread may be a worker, or in the middle of a section
     rate.let_go()

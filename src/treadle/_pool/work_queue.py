@@ -108,7 +108,8 @@ class WorkQueue:
                 if task is not None:
                     return WorkItem(task, *_call_of(task), token)
             except BaseException:  # Ctrl-C: nobody has it
-                for task in [task for task, its in list(self._dispatcher.queue.out.items()) if its is token]:
+                out = self._dispatcher.queue.out
+                for task in [task for task in list(out) if out.get(task) is token]:
                     task.cancel()
                 raise
             if closed and block and deadline is None:

@@ -310,7 +310,7 @@ class Fair(Own):
         flow = self._flows.get(key_slot_of(task))
         if flow is None or flow.running < flow.most_running:
             return []
-        return [taken for taken, its_flow in list(self._taken.items()) if its_flow is flow]
+        return [taken for taken in list(self._taken) if self._taken.get(taken) is flow]
 
     def __repr__(self) -> str:
         keys = sum(1 for flow in list(self._flows.values()) if flow.waiting)

@@ -226,6 +226,8 @@ class Own(Order):
 
     def take(self) -> Any:
         """Remove and return the task to run next."""
+        if not self._tasks:
+            raise IndexError("no task waits")
         hands = _Hands()
         self._give(hands)
         return hands.task

@@ -125,8 +125,8 @@ class Priority(Own):
             self._missed = False
             self._heads[:] = [
                 (submitted_at(level[0]) - priority * self._age, -priority, level)
-                for priority, level in list(self._levels.items())
-                if level
+                for priority in list(self._levels)
+                if (level := self._levels[priority])
             ]
             heapify(self._heads)
         self._amid = False
