@@ -429,6 +429,7 @@ def test_no_fork_comes_between_the_moments_a_bell_leaves_the_heap_and_is_noted_a
             return bell
         timer.TIMERS._changed = threading.Condition(Lock(threading.Lock()))
         timer.heappop = slow
+        later = timer.TIMERS.call_at(clock.now() + 60, int)  # it has the thread started, for which that lock is taken
         bell = timer.TIMERS.call_at(clock.now(), int)
         assert popped.wait(20)
         def child():
