@@ -66,7 +66,7 @@ def test_a_task_is_run_once_whoever_is_faster() -> None:
     assert sorted(ran) == list(range(500))
 
 
-begin = Dispatcher.begin
+claim = Dispatcher.claim
 
 
 class Watched:
@@ -331,7 +331,7 @@ def test_a_submit_that_ctrl_c_ends_when_its_thread_has_the_task_leaves_its_key_f
 
     with Pool(1, order=Fair(max_running=1)) as pool:
         view, gate = pool.options(key="k"), threading.Event()
-        monkeypatch.setattr(Dispatcher, "begin", lambda self, worker: gate.wait(30) and begin(self, worker))
+        monkeypatch.setattr(Dispatcher, "claim", lambda self, worker: gate.wait(30) and claim(self, worker))
         monkeypatch.setattr(Workers, "expect_no_more", interrupted)
         with pytest.raises(KeyboardInterrupt):
             view.submit(ran.append, 1)

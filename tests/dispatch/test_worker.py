@@ -15,6 +15,7 @@ import pytest
 
 from treadle import Future, Pool
 from treadle._base import threads
+from treadle._dispatch.state import Claims, State
 from treadle._dispatch.worker import Worker, current_worker, lent_here, tasks_here
 from treadle._tasks.owner import Unowned
 from treadle.errors import PatchedTooLate
@@ -24,7 +25,7 @@ PATIENCE = 30.0
 
 def worker_of(main: Callable[[Worker], object], exited: Callable[[Worker], object] = lambda worker: None) -> Worker:
     """Return a worker of no pool, whose thread does `main`, and has not been started."""
-    return Worker(Unowned(), main, exited, "scripted")
+    return Worker(Unowned(), Claims(State("scripted", ())), main, exited, "scripted")
 
 
 def test_a_task_knows_its_worker_and_others_have_none() -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 from _thread import allocate_lock
-from collections import deque
 from collections.abc import Callable
 from operator import methodcaller
 from threading import Condition, RLock
@@ -45,7 +44,7 @@ Methods = tuple[WeakMethod[Callable[[], object]], WeakMethod[Callable[[], object
 
 # All that `new_lock` has made, and what `at_waits` is to call. Adding, taking out and copying are atomic.
 _locks: dict[ref[RLock], Methods | None] = {}
-deferred: deque[Callable[[], object]] = deque()  # appending and taking are atomic; who spells `locked` out looks here
+deferred: list[Callable[[], object]] = []  # appending and taking are atomic; who spells `locked` out looks here
 
 # Whether this thread holds the lock, or that of a condition; in C, for each section asks. Conditions rely on it too.
 is_held: Callable[[RLock | Condition], bool] = methodcaller("_is_owned")
@@ -135,7 +134,7 @@ def make_deferred_calls() -> None:
         return  # whoever lets it go looks again
     while deferred:
         try:
-            call = deferred.popleft()
+            call = deferred.pop(0)
         except IndexError:  # another thread was faster
             return
         try:
@@ -156,10 +155,9 @@ def locked(lock: RLock | Condition, section: Callable[P, T], *args: P.args, **kw
     It is let go as often as it was taken here: who holds it already, as a signal handler may in whose midst of a
     section this is called, holds it still.
     """
-    held = None  # whether it is; None: it is being taken
+    held = True  # or about to be
     try:
         lock.acquire()
-        held = True
         result = section(*args, **kwargs)
         held = False
         lock.release()
@@ -168,7 +166,7 @@ def locked(lock: RLock | Condition, section: Callable[P, T], *args: P.args, **kw
         # and so has none of it. Nor has one whose wait at a condition, or at `unheld`, was cut in two. That is not
         # asked, for another exception may come as it is answered.
         try:
-            if held is not False:
+            if held:
                 lock.release()
         except RuntimeError:
             pass

@@ -136,6 +136,10 @@ T = TypeVar("T")
 
 BARE = NoContext()
 
+SINGLE_DIGIT = (
+    2**30 - 1
+)  # the highest integer of one digit: what compares as fast as can be; submit() does for each task
+
 BEYOND = (
     "pool %r is full; an event loop must not wait for room, so what its thread submits is taken beyond the bound; "
     "await pool.run(...) instead, or hold a semaphore around to_thread"
@@ -558,20 +562,16 @@ class Dispatcher:
         self.admission.let_go(task)
         return full
 
-    def take_back_submitted(self, task: Task, error: BaseException, held: bool | None) -> None:
-        """As `take_back`, for a section that is spelled out: whether the lock is `held` (None: it was being taken)."""
+    def take_back_submitted(self, task: Task, error: BaseException, held: bool) -> None:
+        """As `take_back`, for a section that is spelled out: whether the lock is `held`, or was about to be."""
         try:
-            if held is not False and is_held(self.lock):
+            if held and is_held(self.lock):
                 self._mend()  # before anybody else sees it, or can claim the task
                 self._take_back(task)
         finally:
             try:
-                if held is not False:
-                    self.lock.release()
-            except RuntimeError:  # as in `locked`
-                pass
+                self.mend(held)
             finally:
-                locked(self.lock, self._mend)
                 self.take_back(task, error)
 
     def take_back(self, task: Task, error: BaseException) -> None:
@@ -1015,11 +1015,39 @@ class Dispatcher:
         self._make_room()
         self.after_claim()
 
+    def claim(self, worker: Worker) -> Task | None:
+        """As `claim_or_rest`, for a worker that has come up, was woken, or comes back; no lock is held."""
+        return self._do(self._claim, worker)
+
+    def _claim(self, worker: Worker) -> Task | None:
+        entrance, queue = self.entrance, self.queue
+        if worker.idles:
+            entrance.waking = False
+            if entrance.growing and len(entrance.tasks) > 1:  # two may have relied on this one to be idle
+                self.state.attention = True
+        worker.begun, worker.idles = True, False
+        if worker.task is not None:  # it was handed over
+            self.after_claim()
+            return worker.task
+        if queue.shed is not None and queue.ready:
+            queue.shed(queue.claimer_of_stale(worker.claims))
+            if worker.claims.mine:
+                self.after_shedding()
+                return None
+        return self.claim_or_rest(worker)
+
     def claim_after(self, worker: Worker) -> Task | None:
-        """As `claim_or_rest`, after the worker has taken a tombstone, or the order has failed; the lock is held."""
+        """As `claim_or_rest`, after the worker has taken a tombstone, or the order has failed; the lock is held.
+
+        If tasks were too old, which are claimed to be ended, none is claimed to be run.
+        """
         tombstone: Task | None = worker.task
         if tombstone is not None:
             self.queue.bury(tombstone)
+            worker.task = None
+        if worker.claims.mine:
+            self.after_shedding()
+            return None
         return self.claim_or_rest(worker)
 
     def claim_or_rest(self, worker: Worker) -> Task | None:
@@ -1027,7 +1055,7 @@ class Dispatcher:
         workers, queue, state = self.workers, self.queue, self.state
         worker.task = None
         if workers.surplus and self._lets_go(worker):
-            worker.resting = False
+            worker.idles, worker.resting = True, False
             self.after_claim()
             return None
         self._let_in(free=1)
@@ -1037,12 +1065,13 @@ class Dispatcher:
             return task
         wanted = state.closed is None or bool(worker.expected) or bool(queue.throttled)
         worker.resting = wanted and state.broken is None and worker in workers.present
+        if worker.resting and workers.idle_tasks.waiting:
+            task = workers.idle_tasks.take(worker)
+            workers.recount()
+            return task
+        worker.idles = True
         if worker.resting:
             worker.begun = False
-            if workers.idle_tasks.waiting:
-                task = workers.idle_tasks.take(worker)
-                workers.recount()
-                return task
             self.entrance.idle.append(worker)
             if queue.ready:  # a finalizer has submitted since the look
                 workers.wake_one()
@@ -1281,7 +1310,7 @@ class Dispatcher:
         if is_held(self.lock):
             self.state.attention = True
             return None
-        worker = Worker(self, partial(self.setup.main, self), self.exited, self.setup.prefix)
+        worker = Worker(self, self.state.claims(), partial(self.setup.main, self), self.exited, self.setup.prefix)
         before, HERE.starting = HERE.starting, worker
         try:
             if not self._do(self._take_seat, worker, expected):
@@ -1331,14 +1360,6 @@ class Dispatcher:
             return False
         self._remove(worker)
         return True
-
-    def begin(self, worker: Worker) -> Task | None:
-        """Return the first task of `worker`, which has come up; as `claim_or_rest`."""
-        return self._do(self._begin, worker)
-
-    def _begin(self, worker: Worker) -> Task | None:
-        worker.begun = True
-        return worker.task if worker.task is not None else self.claim_or_rest(worker)
 
     def hand_nothing_over(self, worker: Worker) -> None:
         """See that nobody hands a task over any more to a worker whose thread was killed."""
@@ -1632,29 +1653,23 @@ class Dispatcher:
 
     def _do(self, section: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Return `section(*args)`, called with the lock held. What an exception has cut in two there is put right."""
-        held, lock = None, self.lock  # as in `locked`, spelled out, for a frame less
+        held, lock = True, self.lock  # as in `locked`, spelled out, for a frame less
         if is_held(lock):
             return self._do_inside(section, *args, **kwargs)
         try:
             lock.acquire()
-            held = True
             result = section(*args, **kwargs)
             held = False
             lock.release()
         except BaseException:
             try:
-                if held is not False and is_held(lock):
-                    self._mend()  # before anybody else sees it
+                self.mend(held)
+            except BaseException:  # another one
+                self.mend(held)
+                raise
             finally:
-                try:
-                    if held is not False:
-                        lock.release()
-                except RuntimeError:
-                    pass
-                finally:
-                    locked(lock, self._mend)  # another one may have come as that was put right
-                    if self.state.attention:
-                        self.attend()
+                if self.state.attention:
+                    self.attend()
             raise
         if deferred:
             make_deferred_calls()
@@ -1720,9 +1735,23 @@ class Dispatcher:
                 self.end_claimed(claims, log_only=True)
                 raise
 
-    def mend(self) -> None:
-        """As `_do`, where a section is spelled out: put right what an exception has cut in two; the lock is held."""
-        self._mend()
+    def mend(self, held: bool) -> None:
+        """As `_do`, where a section is spelled out: put right what an exception has cut in two. May be called again.
+
+        Args:
+            held: whether the lock is, or was about to be.
+        """
+        try:
+            if held and is_held(self.lock):
+                self._mend()  # before anybody else sees it
+        finally:
+            try:
+                if held:
+                    self.lock.release()
+            except RuntimeError:  # as in `locked`
+                pass
+            finally:
+                locked(self.lock, self._mend)  # another one may have come as that was put right
 
     def _mend(self) -> None:
         """Find anew what follows from the tasks' states and places, and see that somebody comes; the lock is held."""
@@ -1741,7 +1770,7 @@ class Dispatcher:
         state, queue, admission = self.state, self.queue, self.admission
         special = state.closed is not None or state.broken is not None or queue.standing or admission.takers
         plain = not (special or state.observers or queue.may_be_full)
-        self.entrance.room = admission.limit - len(queue.throttled) if plain else -1
+        self.entrance.room = min(admission.limit, SINGLE_DIGIT) - len(queue.throttled) if plain else -1
 
     def follow_up(self) -> None:
         """Do what the last section has left to be done, unless this is the midst of another one."""

@@ -9,10 +9,11 @@ one task and claims the next in one section, which also halves the locking.
 from __future__ import annotations
 
 import logging
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from treadle._base import clock
-from treadle._base.locks import deferred, is_held, locked, make_deferred_calls
+from treadle._base.locks import deferred, make_deferred_calls
 from treadle._base.words import log, show, traceback_of, type_name
 from treadle._dispatch.worker import Worker
 from treadle._tasks.call import NoContext
@@ -25,11 +26,18 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from treadle._dispatch.dispatcher import Dispatcher
+    from treadle._dispatch.state import Task
 
 __all__ = ["work"]
 
 _log = logging.getLogger("treadle")
 _standard_log = logging.getLogger("concurrent.futures")
+
+
+class NONE:
+    """In the place of a task: the order has failed, or what waited in it was too old."""
+
+    _state = FINISHED
 
 
 def work(dispatcher: Dispatcher, worker: Worker) -> None:
@@ -74,8 +82,7 @@ def _leave_nothing(dispatcher: Dispatcher, worker: Worker, reason: BaseException
                 log(_log, logging.ERROR, "a callback of task %s raised", task.name, error=error)
                 finish(task)  # or it was killed once more, and there are others
     worker.task = worker.last = None
-    if worker.claims is not None:
-        dispatcher.end_claimed(worker.claims, log_only=True)
+    dispatcher.end_claimed(worker.claims, log_only=True)
 
 
 # -- set up, and left -------------------------------------------------------------------------------------------------
@@ -140,120 +147,120 @@ def _leave_lifespan(dispatcher: Dispatcher, worker: Worker, reason: BaseExceptio
 
 
 def _serve(dispatcher: Dispatcher, worker: Worker) -> None:
-    """Settle, claim, run, over and over."""
-    acquire, release, lock = dispatcher.lock.acquire, dispatcher.lock.release, dispatcher.lock
-    state, queue, workers, entrance = dispatcher.state, dispatcher.queue, dispatcher.workers, dispatcher.entrance
-    ready, give, line, idle = queue.ready, queue.give, queue.line, entrance.idle
-    submitters, shed, claims = dispatcher.admission.waiting, queue.shed, state.claims()
-    worker.claims = claims
-    claim_stale = queue.claimer_of_stale(claims)
-    observed = queue.observe_end is not None or dispatcher.limit is not None
-    now, plain, lent = clock.now, not state.observers, worker.lent
-    task, waiters = dispatcher.begin(worker), None
-    again, slow, rest = False, True, task is None
-    woken = handed = False
+    """Run a task; settle it and claim the next; over and over."""
+    acquire, release, state = dispatcher.lock.acquire, dispatcher.lock.release, dispatcher.state
+    queue, workers, submitters = dispatcher.queue, dispatcher.workers, dispatcher.admission.waiting
+    ready, give, line, shed = queue.ready, queue.give, queue.line, queue.shed
+    drop = bool if line is None else line.popleft  # called with the task in hand: an exception may come as it returns
+    claims, claim_stale = worker.claims, queue.claimer_of_stale(worker.claims)
+    observe = None
+    if queue.observe_end is not None or dispatcher.limit is not None:
+        observe = dispatcher.observe_end
+    now, run = clock.now, None
+    if worker.lent is not None or state.observers:
+        run = partial(_run, dispatcher, worker)
+    task: Any = None
+    waiters = None
+    rare = False  # whether the last section has left more to be done than is usual
     while True:
-        if slow:
-            slow = False
-            dispatcher.follow_up()
-        if rest:
-            rest = False
+        if task is None:
             done = worker.last = None  # an idle worker holds no task
-            if not _rest(dispatcher, worker):
+            task = _next(dispatcher, worker)
+            if task is None:
                 return
-            task, woken = None, True
         done = worker.last = task  # is run, not settled; the last reference to the one before goes here, unlocked
-        if done is not None:
-            worker.since = now()
-            try:
-                if lent is not None and not isinstance(context_of(done), NoContext):
-                    done._context = lent.to(context_of(done))
-                again = done._invoke() if plain else dispatcher.run(done)
-            except BaseException:  # the thread is killed
-                if not isinstance(done, InternalTask):
-                    lost = context_of(done) is not None  # or it has run
-                    worker.ended += 1
-                    worker.failed += lost or getattr(done, "_exception", None) is not None
-                raise
-        held = None  # whether the lock is; None: it is being taken (see `treadle._base.locks.locked`)
+        worker.since = now()
+        try:
+            again = done._invoke() if run is None else run(done)
+        except BaseException:  # the thread is killed
+            if not isinstance(done, InternalTask):
+                lost = context_of(done) is not None  # or it has run
+                worker.ended += 1
+                worker.failed += lost or getattr(done, "_exception", None) is not None
+            raise
+        held = True  # or about to be (see `treadle._base.locks.locked`)
         try:
             acquire()
-            held = True
-            if done is not None:
+            if again:
+                rare = True
+                dispatcher.put_back(claims, done)
+            else:
                 waiters = done._awaited_by
-                if again:
-                    waiters = None
-                    dispatcher.put_back(claims, done)
-                else:
-                    if waiters is None or waiters.condition is None:
-                        done._state = FINISHED
-                    if type(done) is Future or not isinstance(done, InternalTask):  # the first for speed
-                        worker.ended += 1  # as it is replaced below: a snapshot counts it once
-                        if done._exception is not None:
-                            worker.failed += 1
-                    if observed:
-                        dispatcher.observe_end(done, worker)
-                        dispatcher.after_claim()
-            elif woken:
-                woken = entrance.waking = False
-                worker.begun = True
-                slow = entrance.growing and len(entrance.tasks) > 1  # two may have relied on this one to be idle
-                handed = worker.task is not None
+                if waiters is None or waiters.condition is None:
+                    done._state = FINISHED
+                if type(done) is Future or not isinstance(done, InternalTask):  # the first for speed
+                    worker.ended += 1  # as it is replaced below: a snapshot counts it once
+                    if done._exception is not None:
+                        worker.failed += 1
+                if observe is not None:
+                    observe(done, worker)
+                    dispatcher.after_claim()
+                    rare = state.attention
             if waiters is not None and waiters.callbacks:
                 worker.calling = True  # claim nothing while callbacks run: who knows how long, and whom they wait for
-            elif handed:
-                task, handed = worker.task, False
-                dispatcher.after_claim()
-            elif shed is not None and ready and (shed(claim_stale) or claims.mine):
-                task = worker.task = None
-                dispatcher.after_shedding()
-            elif ready and not workers.surplus and not state.attention:
-                if line is None:
-                    give(worker)
-                    task = worker.task
-                else:  # as `Fifo._give`, spelled out because this is the path of every task
+            elif ready and not workers.surplus:
+                if line is not None:  # as `Fifo._give`, spelled out because this is the path of every task
                     worker.task = task = line[0]
-                    del line[0]
-                if task is not None and task._state is PENDING:
-                    task._state = RUNNING
-                    if submitters or (idle and not entrance.waking):
-                        dispatcher.after_claim()
                 else:
-                    task, slow = dispatcher.claim_after(worker), True
-                    rest = task is None
+                    worker.task = None
+                    if shed is None or not (shed(claim_stale) or claims.mine):
+                        give(worker)
+                    task = worker.task or NONE
+                if task._state is PENDING:
+                    task._state = RUNNING
+                    drop()
+                    if submitters:
+                        dispatcher.after_claim()
+                        rare = rare or state.attention
+                else:
+                    drop()
+                    task, rare = dispatcher.claim_after(worker), True
             else:
-                task, slow = dispatcher.claim_or_rest(worker), True
-                rest = task is None
+                task, rare = dispatcher.claim_or_rest(worker), True
             held = False
             release()
-        except BaseException:  # as in Dispatcher._do
+        except BaseException:
             try:
-                if held is not False and is_held(lock):
-                    dispatcher.mend()
-            finally:
-                try:
-                    if held is not False:
-                        release()
-                except RuntimeError:
-                    pass
-                finally:
-                    locked(lock, dispatcher.mend)
+                dispatcher.mend(held)
+            except BaseException:  # it is killed once more
+                dispatcher.mend(held)
             raise
         if waiters is not None:
-            _deliver(dispatcher, worker, done)
             waiters = None
+            _deliver(dispatcher, worker, done)
             if worker.calling:
                 worker.calling = False
                 task = worker.task = None
-                continue
-        if again:
-            again = False
-            if isinstance(done, ScopedTask):
+        if rare:
+            rare = False
+            if again and isinstance(done, ScopedTask):
                 wait_for_rate(done)
-        if claims.mine:
-            dispatcher.end_claimed(claims)
+            if claims.mine:
+                dispatcher.end_claimed(claims)
+            dispatcher.follow_up()
         if deferred:
             make_deferred_calls()
+
+
+def _run(dispatcher: Dispatcher, worker: Worker, task: Task) -> bool:
+    """Run a task in what the thread was set up with, and tell the observers; return as `Future._invoke`."""
+    try:
+        if worker.lent is not None and not isinstance(context_of(task), NoContext):
+            task._context = worker.lent.to(context_of(task))
+        return dispatcher.run(task)
+    finally:
+        del task  # the traceback leads to this frame: no cycle through it
+
+
+def _next(dispatcher: Dispatcher, worker: Worker) -> Task | None:
+    """Return the next task, once there is one, and sleep till then; None: it is time to leave."""
+    while not worker.idles or _rest(dispatcher, worker):
+        task = dispatcher.claim(worker)
+        if task is not None:
+            return task
+        if worker.claims.mine:  # they were too old
+            dispatcher.end_claimed(worker.claims)
+    return None
 
 
 def _deliver(dispatcher: Dispatcher, worker: Worker, done: Any) -> None:

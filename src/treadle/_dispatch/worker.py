@@ -27,9 +27,9 @@ Task = Future[Any]
 class Worker:
     """One thread of a pool, and what it has in its hands.
 
-    The pool's lock guards `begun`, `resting`, `cancelled` and `number`; the thread alone writes the rest, and snapshots
-    read it as it is. Whoever claims a task for it, or ends it, notes that here before anything else, so that a thread
-    that is killed between any two lines loses nothing.
+    The pool's lock guards `begun`, `idles`, `resting`, `cancelled` and `number`; the thread alone writes the rest, and
+    snapshots read it as it is. Whoever claims a task for it, or ends it, notes that here before anything else, so that
+    a thread that is killed between any two lines loses nothing.
     """
 
     __slots__ = (
@@ -41,6 +41,7 @@ class Worker:
         "expected",
         "failed",
         "gone",
+        "idles",
         "last",
         "lent",
         "lifespan",
@@ -55,16 +56,22 @@ class Worker:
     )
 
     def __init__(
-        self, owner: Owner[Any], main: Callable[[Worker], object], exited: Callable[[Worker], object], prefix: str
+        self,
+        owner: Owner[Any],
+        claims: Claims,
+        main: Callable[[Worker], object],
+        exited: Callable[[Worker], object],
+        prefix: str,
     ) -> None:
         self.owner = owner
+        self.claims = claims  # what it has claimed to be ended, and has not ended yet
         self.number = 0  # among the pool's threads, once it has a seat
         self.wakeup = closed_latch()  # opened to wake it from idleness
-        self.resting = False  # whether it fell idle, or found no reason to stay
+        self.idles = False  # whether there was no task for it at its last look
+        self.resting = False  # whether it is to wait for one then; or it has found no reason to stay
         self.cancelled = False  # whether it is to leave at once, if ever its thread comes up
         self.expected = 0  # the thread that has started it for a task, and has not let that in; 0: none
         self.gone = False  # whether it was counted out, at its end
-        self.claims: Claims | None = None  # what it has claimed to be ended, and has not ended yet
         self.begun = False  # whether it has come for the task that was handed over to it
         self.task: Task | None = None
         self.last: Task | None = None  # the one before, while it is settled

@@ -111,12 +111,12 @@ class Submitter:
         task._context = context
         task._submitted = now()
         task._options = self._task_options
-        held = None  # whether the lock is; None: it is being taken (see `treadle._base.locks.locked`)
+        held = True  # whether the lock is, or is about to be (see `treadle._base.locks.locked`)
         try:
             entrance.acquire()
-            held = True
-            waiting = len(entrance.tasks)
-            if waiting < entrance.room and (not entrance.growing or waiting < len(entrance.idle)):
+            if len(entrance.tasks) < entrance.room and (
+                not entrance.growing or len(entrance.tasks) < len(entrance.idle)
+            ):
                 entrance.put(task)
                 if entrance.idle and not entrance.waking:  # as Workers.wake_one
                     worker = entrance.idle[-1]

@@ -648,7 +648,7 @@ class Future(_base.Future[T]):
             self._fn = fn.__qualname__
         else:
             self._keep_name()
-        self = context = fn = args = None  # type: ignore[assignment]  # tracebacks hold this frame: no cycle
+        del self, context, fn, args  # tracebacks hold this frame: no cycle
         return False
 
     def _finish(self) -> None:
