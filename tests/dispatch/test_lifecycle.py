@@ -19,6 +19,7 @@ from treadle._dispatch import lifecycle
 from treadle._dispatch.dispatcher import Dispatcher
 from treadle._dispatch.state import Claims
 from treadle._dispatch.worker import Worker
+from treadle._dispatch.workers import Workers
 
 fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
 
@@ -424,6 +425,31 @@ def test_shutdown_counts_out_a_thread_that_was_killed_whenever_it_tried_to(
     assert pool.shutdown(timeout=timeout) == ()
     assert waiting.result(0) == 1
     assert pool.snapshot().threads == 0
+
+
+def test_a_finalizer_in_a_thread_that_ends_may_shut_the_pool_down(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next thread to end waits for this one, which would wait for that."""
+    free, first, threads = Workers.free, list[Thread](), list[Thread]()
+    pool, leaves = Pool(2), threading.Barrier(2)
+
+    def finalize(self: Workers) -> int:
+        if not first:
+            first.append(threading.current_thread())
+            pool.shutdown()
+        return free(self)
+
+    def task() -> None:
+        leaves.wait(30)
+        threads.append(threading.current_thread())
+
+    for future in [pool.submit(task) for _ in range(2)]:
+        future.result(30)
+    monkeypatch.setattr(Workers, "free", finalize)  # as called by a thread that was counted out
+    assert pool.shutdown(timeout=30) == ()
+    for thread in threads:
+        thread.join(30)
+        assert not thread.is_alive()
+    assert first[0] in threads
 
 
 def test_shutdown_looks_at_its_time_though_threads_come_and_go(monkeypatch: pytest.MonkeyPatch) -> None:

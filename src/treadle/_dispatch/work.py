@@ -51,7 +51,7 @@ def work(dispatcher: Dispatcher, worker: Worker) -> None:
         reason = error
         log(_log, logging.CRITICAL, "worker %s of pool %r was killed", worker.thread.name, dispatcher.name, error=error)
     finally:
-        HERE.worker = None
+        HERE.worker, HERE.leaving = None, dispatcher.state  # for finalizers: the next to leave waits for this thread
         try:
             _leave_nothing(dispatcher, worker, reason)
         except BaseException:  # it is killed once more

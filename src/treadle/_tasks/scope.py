@@ -298,13 +298,13 @@ class _Here(threading.local):
     """What runs in this thread."""
 
     worker: Any = None  # treadle._dispatch.worker.Worker, if it is one's thread
+    leaving: Any = None  # the treadle._dispatch.state.State of the pool whose worker it was, and is no more
     starting: Any = None  # another one, whose thread is being started here
     tasks: tuple[Any, ...] = ()  # those that run in a thread of nobody's, by the caller itself; the innermost last
     # While the input is read of maps that they have accepted: the dispatchers of pools, and the doors of their views.
     reading: tuple[Any, ...] = ()
-    errands: tuple[
-        Any, ...
-    ] = ()  # treadle._dispatch.deadlock.Errand: what others may wait for that the thread is to bring
+    # treadle._dispatch.deadlock.Errand: what others may wait for that the thread is to bring.
+    errands: tuple[Any, ...] = ()
 
 
 HERE = _Here()
