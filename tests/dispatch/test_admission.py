@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 import traceback
 from collections.abc import Iterator
 from contextlib import nullcontext
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -404,6 +406,44 @@ def test_an_event_loop_never_waits_for_room_and_the_log_says_so_once(caplog: pyt
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert "pool 'narrow' is full" in caplog.text
     assert "beyond the bound" in caplog.text
+
+
+def test_threads_wait_for_nobody_to_learn_that_no_loop_runs() -> None:
+    """A lock that all threads want would be everybody's bottleneck without the GIL, and may be taken in a child."""
+    resource = pytest.importorskip("resource")
+    threads, times = 4, 10_000
+    start = threading.Barrier(threads)
+
+    def look() -> None:
+        start.wait(30)
+        for _ in range(times):
+            assert dispatcher_module.running_loop() is None
+
+    # Who wants a lock that is taken there gives the processor away, up to 40 times.
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
+    lookers = [threading.Thread(target=look) for _ in range(threads)]
+    for each in lookers:
+        each.start()
+    for each in lookers:
+        each.join(60)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw - before < threads * times
+
+
+def test_no_loop_runs_where_asyncio_is_being_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "asyncio.events", ModuleType("asyncio.events"))
+    with Pool(1) as pool:
+        assert pool.submit(abs, -3).result(30) == 3
+
+
+def test_no_loop_runs_where_asyncio_was_taken_out_just_now(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Losing(dict[str, ModuleType]):
+        def __contains__(self, name: object) -> bool:
+            return super().__contains__(name) or name == "asyncio.events"
+
+    without = Losing(sys.modules)
+    del without["asyncio.events"]
+    monkeypatch.setattr(sys, "modules", without)
+    assert dispatcher_module.running_loop() is None
 
 
 @pytest.mark.parametrize("policy", ["block", "caller_runs"])

@@ -152,8 +152,12 @@ BEYOND_AMID = (
 
 def running_loop() -> object:
     """Return the event loop that runs in this thread, if any."""
-    asyncio = sys.modules.get("asyncio.events")  # where nobody has imported it, no loop runs
-    return None if asyncio is None else asyncio._get_running_loop()
+    # Where nobody has imported asyncio, none runs. Without the GIL `get` would take the dictionary's lock, which all
+    # threads would wait for; and CPython 3.13 may fork while one of them has it, so that the child waits for ever.
+    try:
+        return sys.modules["asyncio.events"]._get_running_loop() if "asyncio.events" in sys.modules else None
+    except (KeyError, AttributeError):  # it was taken out just now, or is being imported
+        return None
 
 
 class Input(Protocol):
