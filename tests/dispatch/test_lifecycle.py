@@ -10,16 +10,20 @@ import sys
 import textwrap
 import threading
 import weakref
+from contextlib import suppress
 from threading import Thread
+from typing import Any
 
 import pytest
 
 from treadle import Pool
+from treadle._base.locks import closed_latch
 from treadle._dispatch import lifecycle
 from treadle._dispatch.dispatcher import Dispatcher
 from treadle._dispatch.state import Claims
 from treadle._dispatch.worker import Worker
 from treadle._dispatch.workers import Workers
+from treadle.errors import PoolClosed
 
 fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
 
@@ -43,6 +47,53 @@ def test_what_was_accepted_is_run_before_the_interpreter_exits() -> None:
             pool.submit(print, n)
     """)
     assert (done.returncode, done.stdout.split(), done.stderr) == (0, ["0", "1", "2"], "")
+
+
+def test_who_waits_for_the_end_waits_for_a_thread_that_another_one_is_starting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the timers' thread does for a map whose results nobody takes: what was accepted would run after the end."""
+    began, gate, ran = (threading.Event() for _ in range(3))
+    start, pool = Thread.start, Pool(1, name="slow")
+
+    def slowly(thread: Thread) -> None:
+        if thread.name.startswith("slow"):
+            began.set()
+            assert gate.wait(30)
+        start(thread)
+
+    def submit() -> None:
+        with suppress(PoolClosed):  # it may come too late by then
+            pool.submit(int)
+
+    def open_gate() -> Any:
+        gate.set()
+        return closed_latch()
+
+    monkeypatch.setattr(Thread, "start", slowly)
+    monkeypatch.setattr(lifecycle, "closed_latch", open_gate)
+    other = Thread(target=submit)
+    other.start()
+    try:
+        assert began.wait(30)
+        pool.submit(ran.set)
+        assert pool.shutdown(timeout=30) == ()
+        assert ran.is_set()
+    finally:
+        gate.set()
+        other.join(30)
+
+
+def test_who_starts_a_thread_does_not_wait_for_it_to_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a signal handler would that comes amid that: the thread comes up when it has returned."""
+    start, pool = Thread.start, Pool(1, name="slow")
+
+    def handled(thread: Thread) -> None:
+        if thread.name.startswith("slow"):
+            pool.shutdown()
+        start(thread)
+
+    monkeypatch.setattr(Thread, "start", handled)
+    with pytest.raises(PoolClosed):
+        pool.submit(int)
 
 
 def test_threads_that_outlive_the_main_one_may_still_submit() -> None:
@@ -459,10 +510,10 @@ def test_shutdown_looks_at_its_time_though_threads_come_and_go(monkeypatch: pyte
     ended.join(30)
     pool, found = Pool(1), []
 
-    def find(dispatcher: Dispatcher) -> list[Thread]:
+    def find(dispatcher: Dispatcher) -> tuple[list[Thread], bool]:
         found.append(ended)
         assert len(found) < 100_000
-        return [ended]
+        return [ended], False
 
     monkeypatch.setattr(lifecycle, "_threads_to_join", find)
     pool.shutdown(wait=False)

@@ -134,28 +134,33 @@ def _workers(dispatcher: Dispatcher) -> list[Worker]:
 def _join(dispatcher: Dispatcher, timeout: float | None) -> bool:
     deadline = None if timeout is None else clock.now() + timeout
     while True:
-        threads = _threads_to_join(dispatcher)
-        if not threads:
+        threads, coming = _threads_to_join(dispatcher)
+        if not threads and not coming:
             return True
         for thread in threads:
             if not _join_one(thread, deadline):
                 return False
         dispatcher.count_out_the_dead()
-        if not all(map(has_ended, threads)):  # of one that is taken for dead
+        if coming or not all(map(has_ended, threads)):  # of one that is taken for dead
             closed_latch().acquire(True, A_MOMENT)
         if deadline is not None and clock.now() > deadline:
-            return not _threads_to_join(dispatcher)
+            return not any(_threads_to_join(dispatcher))
 
 
-def _threads_to_join(dispatcher: Dispatcher) -> list[Thread]:
-    """Return the threads of a pool; or the last that left, as long as it has not ended."""
-    threads, departed = locked(dispatcher.lock, dispatcher.workers.threads)
+def _threads_to_join(dispatcher: Dispatcher) -> tuple[list[Thread], bool]:
+    """Return the threads of a pool; or the last that left, as long as it has not ended. And whether more may come."""
+    (threads, departed), coming = locked(dispatcher.lock, _look_at_threads, dispatcher)
     if threads or departed is None:
-        return threads
+        return threads, coming
     if departed.is_alive():
-        return [departed]
+        return [departed], coming
     dispatcher.workers.departed = None  # a pool that has ended keeps no thread
-    return []
+    return [], coming
+
+
+def _look_at_threads(dispatcher: Dispatcher) -> tuple[tuple[list[Thread], Thread | None], bool]:
+    """In one section: between two looks the last one that is being started may have come up."""
+    return dispatcher.workers.threads(), dispatcher.workers.is_started_elsewhere()
 
 
 def _join_one(thread: Thread, deadline: float | None) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
 from treadle._base import clock
@@ -50,6 +51,7 @@ class Worker:
         "owner",
         "resting",
         "since",
+        "starter",
         "task",
         "thread",
         "wakeup",
@@ -66,6 +68,7 @@ class Worker:
         self.owner = owner
         self.claims = claims  # what it has claimed to be ended, and has not ended yet
         self.number = 0  # among the pool's threads, once it has a seat
+        self.starter = get_ident()  # the thread that starts it
         self.wakeup = closed_latch()  # opened to wake it from idleness
         self.idles = False  # whether there was no task for it at its last look
         self.resting = False  # whether it is to wait for one then; or it has found no reason to stay

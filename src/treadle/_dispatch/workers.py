@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Container
+from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
 from treadle._dispatch.idle import IdleTasks
@@ -79,6 +80,10 @@ class Workers:
     def threads(self) -> tuple[list[Thread], Thread | None]:
         """Return their threads, and the last one that left; whoever has these lets them go with no lock held."""
         return [worker.thread for worker in self.everybody()], self.departed
+
+    def is_started_elsewhere(self) -> bool:
+        """Return whether another thread is starting one, for whose end nobody can wait yet."""
+        return any(worker.starter != get_ident() for worker in self.seats)
 
     def may_grow(self) -> bool:
         """Return whether one more thread may be started."""
