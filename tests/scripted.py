@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from treadle._dispatch.dispatcher import Dispatcher
 
-__all__ = ["ScriptedLock"]
+__all__ = ["ScriptedLock", "nothing"]
 
 
 def nothing() -> None:

@@ -8,6 +8,7 @@ the other, and after each run everything has to be as it should: see `Visited.ch
 
 from __future__ import annotations
 
+import ast
 import gc
 import itertools
 import sys
@@ -15,6 +16,8 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, InvalidStateError
 from contextlib import contextmanager, suppress
+from functools import cache
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -45,6 +48,8 @@ from treadle.errors import PoolClosed, PoolDeadlock, PoolFull, TreadleError
 from treadle.orders import Adaptive, Fair, Fifo, Priority
 
 Deed = Callable[["Visited"], object]
+
+AFTER_A_TEST = "loop, after its test"
 
 
 class Visited(Scene):
@@ -127,17 +132,28 @@ class Visited(Scene):
         assert not any(task in tasks for task in queue.throttled), "a throttled task is in the order"
 
 
+@cache
+def whiles_of(file: str) -> set[int]:
+    """Return the lines at which loops of a file begin that test something.
+
+    Until CPython 3.14 the test stands at their end as well, before the jump at which a handler is called.
+    """
+    tree = ast.parse(Path(file).read_text(encoding="utf-8"))
+    return {node.lineno for node in ast.walk(tree) if isinstance(node, ast.While)}
+
+
 class Visits:
     """Counts the instants that a thread comes by, and does a deed at one of them."""
 
-    def __init__(self, at: int | None, deed: Deed) -> None:
+    def __init__(self, at: int | None, deed: Deed, only: str = "") -> None:
         self.count = 0
+        self.only = only  # what is an instant; "": all are
         self._numbers = itertools.count(1)  # one for all threads
         self.at = at  # None: at none
         self.deed = deed
         self.scene: Visited | None = None
         self.where = ""
-        self._lines: dict[FrameType, int] = {}
+        self._lines: dict[FrameType, tuple[int, bool]] = {}  # where each is, and whether it has jumped back there
         self._visiting = threading.Lock()
         # CPython 3.11 lets go of a trace function that ends itself, and calls it once more.
         self._tracer, self._profiler = self.trace, self.profile
@@ -152,15 +168,18 @@ class Visits:
         if not frame.f_code.co_filename.startswith(HOUSE):
             return None
         if event == "line":
-            before, self._lines[frame] = self._lines.get(frame, 0), frame.f_lineno
-            if frame.f_lineno <= before:
+            (before, again), now = self._lines.get(frame, (0, False)), frame.f_lineno
+            self._lines[frame] = now, now <= before
+            if now <= before:
                 self._come_by(frame, "loop", argument)
+            elif again and before in whiles_of(frame.f_code.co_filename):
+                self._come_by(frame, AFTER_A_TEST, argument)
         elif event == "return":
             self._lines.pop(frame, None)
         return self._tracer
 
     def _come_by(self, frame: FrameType, event: str, argument: Any) -> None:
-        if not frame.f_code.co_filename.startswith(HOUSE) or self.scene is None:
+        if not frame.f_code.co_filename.startswith(HOUSE) or self.scene is None or self.only not in ("", event):
             return
         thread = threading.current_thread()
         if thread is not threading.main_thread() and not thread.name.startswith("swept-"):
@@ -361,6 +380,17 @@ def cancel_waiting(scene: Scene) -> None:
             future.cancel()
 
 
+def wait_for_result(scene: Scene) -> None:
+    """Wait for the result of a task that waits."""
+    scene.futures["waiting 0"].result(PATIENCE)
+
+
+def watch_all(scene: Scene) -> None:
+    """Have something called when each task is done, and something else again."""
+    for _ in range(2):
+        add_callback(scene)  # type: ignore[arg-type]  # it is one that is visited
+
+
 def cancel_and_submit(scene: Scene) -> None:
     """Have tombstones, and then a full pool."""
     for name, future in list(scene.futures.items()):
@@ -371,12 +401,18 @@ def cancel_and_submit(scene: Scene) -> None:
 
 
 def make(kind: str = "free", waiting: int = 5, **options: Any) -> Callable[[], Visited]:
-    """Return what makes a scene: "free", "busy" or "crowded"."""
+    """Return what makes a scene: "free", "rested", "idle", "busy" or "crowded"."""
 
     def made() -> Visited:
         scene = Visited(**options)
         if kind == "rested":
             scene.pool.submit(abs, -1).result(PATIENCE)
+        elif kind == "idle":
+            both = threading.Barrier(3)
+            for _ in range(2):
+                scene.pool.submit(both.wait, PATIENCE)
+            both.wait(PATIENCE)
+            until_idle(scene)
         elif kind != "free":
             scene.busy()
         if kind == "crowded":
@@ -385,6 +421,13 @@ def make(kind: str = "free", waiting: int = 5, **options: Any) -> Callable[[], V
         return scene
 
     return made
+
+
+def until_idle(scene: Visited) -> None:
+    """Wait until every thread of the pool has nothing to do."""
+    workers, tick = scene.pool._task_dispatcher.workers, threading.Event()
+    while len(workers.entrance.idle) < len(workers.present):
+        tick.wait(0.0001)
 
 
 def throttled() -> Visited:
@@ -459,11 +502,14 @@ VISITED: dict[str, tuple[Callable[[], Visited], Operation]] = {
     "cancel at a rate": (throttled, cancel_second),
     "request_cancel": (make("busy"), request_cancel),
     "set_result": (make("busy"), settle),
+    "result": (make("crowded", 1), opening(wait_for_result)),
+    "add_done_callback": (make("crowded", 2), watch_all),
     "group": (make(max_workers=2), group),
     "map": (make(max_workers=2), mapping()),
     "map that is closed": (make(max_workers=2), close_map),
     "map that is left": (make(max_workers=2), leave_map),
     "shutdown that waits": (make("crowded", 2), opening(lambda scene: scene.pool.shutdown())),
+    "shutdown of idle threads": (make("idle", max_workers=2), lambda scene: scene.pool.shutdown(wait=False)),
     "resize": (make("crowded", 3), resized(3, 1)),
     "snapshot": (make("crowded", 3), lambda scene: scene.pool.snapshot()),
 }
@@ -491,11 +537,11 @@ def chosen(total: int, most: int, first: int) -> Iterator[tuple[int, Deed]]:
 # -- the sweep --------------------------------------------------------------------------------------------------------
 
 
-def run(make: Callable[[], Visited], operation: Operation, at: int | None, deed: Deed) -> Visits:
+def run(make: Callable[[], Visited], operation: Operation, at: int | None, deed: Deed, only: str = "") -> Visits:
     """Run one operation with a deed at the instant `at` of this thread, and check what came of it."""
     if at is None:
         gc.collect()  # as in the other sweep
-    visits = Visits(at, deed)
+    visits = Visits(at, deed, only)
     try:
         scene = visits.scene = make()
         with visits.here(), suppress(CancelledError, InvalidStateError, TreadleError, ExceptionGroup):

@@ -11,7 +11,18 @@ from collections.abc import Callable
 
 import pytest
 
-from behaviour.handlers import DEEDS, VISITED, WORKERS, chosen, run, run_in_workers
+from behaviour.handlers import (
+    AFTER_A_TEST,
+    DEEDS,
+    VISITED,
+    WORKERS,
+    Deed,
+    chosen,
+    run,
+    run_in_workers,
+    shut_down,
+    shut_down_and_wait,
+)
 from behaviour.sweep import PATIENCE
 from orders.lifo import Lifo
 from treadle import Pool
@@ -27,6 +38,13 @@ def test_a_signal_handler_may_call_the_pool_at_any_instant(name: str) -> None:
     total = run(make, operation, None, DEEDS[0]).count
     for at, deed in chosen(total, SLICE, number):
         run(make, operation, at, deed)
+
+
+@pytest.mark.parametrize("deed", [shut_down, shut_down_and_wait])
+@pytest.mark.parametrize("name", ["discard, fifo", "shutdown of idle threads"])
+def test_a_signal_handler_may_take_away_what_a_loop_has_just_found(name: str, deed: Deed) -> None:
+    for at in range(1, run(*VISITED[name], None, deed, AFTER_A_TEST).count + 1):
+        run(*VISITED[name], at, deed, AFTER_A_TEST)
 
 
 @pytest.mark.parametrize("name", WORKERS)

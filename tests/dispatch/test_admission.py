@@ -9,15 +9,17 @@ import traceback
 from collections.abc import Iterator
 from contextlib import nullcontext
 from types import ModuleType
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 from blocked import until_blocked
+from scripted import ScriptedLock, nothing
 from treadle import Future, Pool, deadline
 from treadle._base.locks import is_held
+from treadle._dispatch import deadlock
 from treadle._dispatch import dispatcher as dispatcher_module
-from treadle._dispatch.admission import WaitingSubmitter
+from treadle._dispatch.admission import Admission, WaitingSubmitter
 from treadle._dispatch.dispatcher import Dispatcher
 from treadle._pool.submit import WhenFull
 from treadle._tasks.scope import SCOPE
@@ -134,6 +136,40 @@ def test_shutdown_turns_away_whoever_waits_for_room(blocked: Blocked) -> None:
     thread.join(30)
     assert len(errors) == 1
     assert all(not future.cancelled() for future in blocked.waiting), "what was admitted is still run"
+
+
+@pytest.mark.parametrize("policy", get_args(WhenFull))
+def test_a_submit_amid_which_a_signal_handler_shuts_the_pool_down_says_so(
+    policy: WhenFull, blocked: Blocked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    has_room = Admission.has_room
+
+    def visited(admission: Admission, task: Future[Any]) -> bool:
+        monkeypatch.undo()
+        blocked.pool.shutdown(wait=False, cancel_futures=True)
+        return has_room(admission, task)
+
+    monkeypatch.setattr(Admission, "has_room", visited)
+    with pytest.raises(PoolClosed):
+        blocked.pool.options(when_full=policy).submit(int)
+
+
+def test_shutdown_turns_away_a_caller_whose_time_has_just_passed(
+    blocked: Blocked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock = ScriptedLock(blocked.pool._task_dispatcher)
+
+    def shut_down() -> None:
+        lock.before = nothing
+        blocked.pool.shutdown(wait=False)
+
+    def wait(*_: object) -> bool:
+        lock.before = shut_down
+        return False
+
+    monkeypatch.setattr(deadlock, "wait", wait)
+    with pytest.raises(PoolClosed):
+        blocked.pool.options(block_timeout=30).submit(int)
 
 
 def test_a_task_whose_caller_was_turned_away_cannot_be_cancelled_out_of_the_queue(blocked: Blocked) -> None:

@@ -9,6 +9,7 @@ import weakref
 from _thread import allocate_lock
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import CancelledError
 from typing import Any
 
 import pytest
@@ -20,7 +21,7 @@ from treadle._dispatch import dispatcher as dispatcher_module
 from treadle._dispatch.dispatcher import Dispatcher
 from treadle._dispatch.worker import Worker
 from treadle._dispatch.workers import Workers
-from treadle._tasks.future import RUNNING
+from treadle._tasks.future import RUNNING, waiters_of
 from treadle._tasks.rate import Bucket
 from treadle._tasks.scoped import ScopedTask
 from treadle.errors import DeadlineExceeded
@@ -211,6 +212,25 @@ class Sleepless:
 
     def release(self) -> None:
         self.lock.release()
+
+
+def test_who_asks_for_a_result_that_a_signal_handler_cancels_does_not_sleep(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Pool(1) as pool:
+        gate = hold(pool)
+        try:
+            waiting = pool.submit(int)
+
+            def cancelled_first(future: Future[Any]) -> Any:
+                monkeypatch.setattr(dispatcher_module, "waiters_of", waiters_of)
+                assert waiting.cancel()
+                return waiters_of(future)
+
+            monkeypatch.setattr(dispatcher_module, "waiters_of", cancelled_first)
+            monkeypatch.setattr(dispatcher_module, "allocate_lock", Sleepless)
+            with pytest.raises(CancelledError):
+                waiting.result()
+        finally:
+            gate.set()
 
 
 def test_who_asks_for_a_result_that_comes_meanwhile_does_not_sleep(monkeypatch: pytest.MonkeyPatch) -> None:

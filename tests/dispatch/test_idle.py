@@ -9,7 +9,7 @@ import pytest
 
 from treadle import Pool
 from treadle._dispatch.dispatcher import Dispatcher
-from treadle._dispatch.idle import IdleTask
+from treadle._dispatch.idle import IdleTask, IdleTasks
 from treadle.errors import PoolClosed, PoolFull, WorkerLost
 from treadle.events import Observer, TaskEvent
 
@@ -41,6 +41,12 @@ class Post(IdleTask):
         self.told.set()
 
 
+class Hands:
+    """Somebody who takes tasks."""
+
+    task: object = None
+
+
 def test_a_worker_with_nothing_else_to_do_does_it_and_it_takes_no_room() -> None:
     with Pool(2, queue_size=1, when_full="reject") as pool:
         post = Post(pool._task_dispatcher)
@@ -50,6 +56,14 @@ def test_a_worker_with_nothing_else_to_do_does_it_and_it_takes_no_room() -> None
         for _ in range(20):
             assert pool.submit(abs, -1).result(PATIENCE) == 1
         assert post.preemptions == 0  # the other thread was free, or could be started
+
+
+def test_nobody_is_taken_or_preempted_where_a_signal_handler_was_faster() -> None:
+    idle_tasks, hands = IdleTasks(), Hands()
+    assert idle_tasks.take(hands) is None
+    idle_tasks.preempt_one()
+    assert not idle_tasks.running
+    assert hands.task is None
 
 
 def test_it_is_preempted_once_when_a_task_waits_that_nobody_is_free_for() -> None:

@@ -20,3 +20,17 @@ def test_tasks_come_out_in_the_order_they_came() -> None:
     order.take()
     with pytest.raises(IndexError):
         order.take()
+
+
+def test_a_victim_that_was_taken_before_it_is_dropped_takes_nobody_with_it() -> None:
+    """A signal handler may wait just then for those that take tasks."""
+    order = Fifo()
+    tasks: list[Future[None]] = [Future() for _ in range(2)]
+    for task in tasks:
+        order.put(task)
+    victim = order._victim(Future())
+    assert order.take() is victim
+    order._drop(victim)
+    assert list(order._tasks) == tasks[1:]
+    assert order.take() is tasks[1]
+    order._drop(victim)

@@ -15,6 +15,7 @@ import pytest
 
 import treadle
 from treadle import Pool, Rate, TaskGroup
+from treadle._dispatch.queue import TaskQueue
 from treadle._pool import work_queue as workqueue
 from treadle._pool.work_queue import WorkItem, WorkQueue
 from treadle.errors import PoolClosed
@@ -60,6 +61,24 @@ def taken(held: Held) -> WorkItem:
     item = held.queue.get_nowait()
     assert item is not None
     return item
+
+
+def test_who_waits_for_a_task_is_told_of_one_that_a_signal_handler_submits_just_now(
+    hold: Callable[..., Held], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held, waiting = hold(), TaskQueue.waiting
+
+    def visited(queue: TaskQueue) -> int:
+        found = waiting(queue)
+        monkeypatch.undo()
+        held.pool.submit(abs, -3)
+        return found
+
+    monkeypatch.setattr(TaskQueue, "waiting", visited)
+    item = held.queue.get(timeout=PATIENCE)
+    assert item is not None
+    assert item.fn(*item.args) == 3
+    item.future.cancel()
 
 
 ORDERS = ["fifo", "priority", "fair", "adaptive"]

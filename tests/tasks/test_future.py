@@ -18,6 +18,8 @@ import pytest
 
 import treadle
 from treadle import Future, Pool
+from treadle._tasks import future as future_module
+from treadle._tasks.waiters import Waiters
 from treadle.errors import DeadlineExceeded, Shed
 
 
@@ -52,6 +54,48 @@ def held() -> Iterator[Held]:
     yield made
     made.gate.set()
     made.pool.shutdown()
+
+
+@pytest.mark.parametrize("deed", ["cancel", "request_cancel", "set_result", "add_done_callback"])
+def test_a_callback_is_called_once_whatever_a_signal_handler_does_as_it_is_added(
+    deed: str, held: Held, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+
+    def made() -> Waiters:
+        monkeypatch.undo()
+        if deed == "add_done_callback":
+            held.waiting.add_done_callback(lambda _: calls.append("the handler's"))
+        else:
+            getattr(held.waiting, deed)(*([-1] if deed == "set_result" else []))
+        return Waiters()
+
+    monkeypatch.setattr(future_module, "Waiters", made)
+    held.waiting.add_done_callback(lambda _: calls.append("ours"))
+    held.gate.set()
+    held.pool.shutdown()
+    assert sorted(calls) == (["ours", "the handler's"] if deed == "add_done_callback" else ["ours"])
+
+
+@pytest.mark.parametrize("made", ["ColdFields", "Condition", "Scope"])
+def test_what_few_futures_have_is_made_once_if_a_signal_handler_is_faster(
+    made: str, held: Held, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make, future = getattr(future_module, made), held.waiting
+    look: dict[str, Callable[[], object]] = {
+        "ColdFields": future._get_cold,
+        "Condition": future._get_condition,
+        "Scope": future._own_scope,
+    }
+    first: list[object] = []
+
+    def meanwhile(*arguments: object) -> object:
+        monkeypatch.undo()
+        first.append(look[made]())
+        return make(*arguments)
+
+    monkeypatch.setattr(future_module, made, meanwhile)
+    assert look[made]() is first[0]
 
 
 def test_a_future_is_one_of_the_standard_librarys_and_lighter() -> None:

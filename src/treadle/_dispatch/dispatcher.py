@@ -80,6 +80,7 @@ from treadle._tasks.call import NoContext
 from treadle._tasks.contexts import taken
 from treadle._tasks.future import (
     CANCELLED_AND_NOTIFIED,
+    DONE,
     PENDING,
     RUNNING,
     InternalTask,
@@ -461,6 +462,9 @@ class Dispatcher:
                 self._make_room()
                 self._let_in()
             self._look_for_debris()
+            refusal = admission.refusal(task, self)  # anew, for a signal handler may have shut the pool down meanwhile
+            if refusal is not None:
+                return refusal
         if verdict is Verdict.ENTER or verdict is Verdict.ENTER_BEYOND:
             # Asked anew, for the one that was started comes for what others have let in meanwhile, relying on it.
             if started is not False and admission.wants_thread(task):
@@ -530,7 +534,10 @@ class Dispatcher:
             error = submitter.refusal
             if not came and error is None:
                 full = self._do(self._stop_waiting, task, None, timeout or 0.0)
-                error = None if full is None else (None if scope is None else scope.over(caller)) or full()
+                if full is None:  # it is in, or refused, just now
+                    error = submitter.refusal
+                else:
+                    error = (None if scope is None else scope.over(caller)) or full()
             if error is not None:
                 raise error
         finally:  # as in `enter`, and of what is raised here
@@ -712,11 +719,9 @@ class Dispatcher:
             self._do(self._unwatch_queue, latch)
 
     def _watch_queue(self, latch: LockType) -> bool:
-        if self.queue.waiting() or self.state.closed is not None:
-            return False
-        self.admission.takers.append(latch)
+        self.admission.takers.append(latch)  # before the look: a signal handler may submit just after that
         self._make_room()  # for none: in the plain way nobody is told of a task
-        return True
+        return not self.queue.waiting() and self.state.closed is None
 
     def _unwatch_queue(self, latch: LockType) -> None:
         if latch in self.admission.takers:
@@ -752,10 +757,12 @@ class Dispatcher:
 
     def _watch(self, future: Task, latch: LockType) -> bool:
         """Have `latch` opened when `future` is done; return whether it is. The lock is held."""
-        if not future.done():
-            waiters_of(future).latches.append(latch)
-            return False
-        return True
+        waiters = waiters_of(future)
+        # No exception comes between these lines, nor a signal handler, which may settle it.
+        if future._state in DONE:
+            return True
+        waiters.latches += [latch]
+        return False
 
     def _unwatch(self, future: Task, latch: LockType) -> None:
         """Let nobody wait at `latch` for `future` any more; the lock is held."""
@@ -1074,7 +1081,8 @@ class Dispatcher:
         if worker.resting and workers.idle_tasks.waiting:
             task = workers.idle_tasks.take(worker)
             workers.recount()
-            return task
+            if task is not None:
+                return task
         worker.idles = True
         if worker.resting:
             worker.begun = False

@@ -68,8 +68,10 @@ class IdleTasks:
         self.waiting: deque[IdleTask] = deque()  # that nobody does
         self.running: list[IdleTask] = []  # that workers do, and that were not preempted
 
-    def take(self, hands: Hands) -> IdleTask:
-        """Claim the next one, into `hands`."""
+    def take(self, hands: Hands) -> IdleTask | None:
+        """Claim the next one, into `hands`; None if there is none."""
+        if not self.waiting:
+            return None
         task = self.waiting[0]
         hands.task = task
         del self.waiting[0]
@@ -78,10 +80,11 @@ class IdleTasks:
         return task
 
     def preempt_one(self) -> None:
-        """Preempt the one that began last."""
-        task = self.running[-1]
-        del self.running[-1]
-        task.preempt()
+        """Preempt the one that began last, if there is one still."""
+        if self.running:
+            task = self.running[-1]
+            del self.running[-1]
+            task.preempt()
 
     def is_over(self, task: IdleTask) -> None:
         """Note that a worker does `task` no more, or can be called back from it no more."""

@@ -183,9 +183,10 @@ class Workers:
         """Wake every idle worker, to find out that it is time to leave."""
         idle = self.entrance.idle
         while idle:
-            worker = idle[-1]
-            del idle[-1]
-            worker.wakeup.release()
+            if idle:  # still: a signal handler that wakes some may come as this loops
+                worker = idle[-1]
+                del idle[-1]
+                worker.wakeup.release()
 
     def preempt_all(self) -> None:
         """Call every worker back from its idle task, and forget those that nobody does."""

@@ -241,9 +241,15 @@ class Future(_base.Future[T]):
             self._fn = name_of(self._fn)
 
     def _get_cold(self) -> ColdFields:
-        if not hasattr(self, "_cold"):
-            self._cold = ColdFields()
-        return self._cold
+        try:
+            return self._cold
+        except AttributeError:
+            cold = ColdFields()
+        try:  # again, as in `_get_waiters`
+            return self._cold
+        except AttributeError:
+            self._cold = cold
+            return cold
 
     def _wait(self, timeout: float | None) -> Future[T]:
         """Block until it is done, and return as `final_of`."""
@@ -325,7 +331,9 @@ class Future(_base.Future[T]):
     def _make_scope(self) -> Scope:
         cold = self._get_cold()
         if cold.scope is None:
-            cold.scope = Scope(self._inherited())
+            scope = Scope(self._inherited())
+            if cold.scope is None:  # as in `_get_waiters`
+                cold.scope = scope
         return cold.scope
 
     def _inherited(self) -> Scope | None:
@@ -407,9 +415,11 @@ class Future(_base.Future[T]):
             run_callbacks(self, [fn])
 
     def _add_callback(self, fn: Callable[[Future[T]], object]) -> bool:
-        if self.done():
+        waiters = self._get_waiters()
+        # No exception comes between these lines, nor a signal handler, which may settle it.
+        if self._state in DONE:
             return False
-        self._get_waiters().callbacks.append(fn)
+        waiters.callbacks += [fn]
         return True
 
     def _settle(self, result: Any, error: BaseException | None) -> None:
@@ -472,7 +482,9 @@ class Future(_base.Future[T]):
         """Return the condition, made if there was none; the lock is held."""
         waiters = self._get_waiters()
         if waiters.condition is None:
-            waiters.condition = Condition()
+            condition = Condition()
+            if waiters.condition is None:  # as in `_get_waiters`
+                waiters.condition = condition
         return waiters.condition
 
     def _leave_to_others(self, *, cancelled: bool) -> None:
@@ -685,7 +697,9 @@ class Future(_base.Future[T]):
     def _get_waiters(self) -> Waiters:
         """Return the waiters, made if there were none; the lock is held."""
         if self._awaited_by is None:
-            self._awaited_by = Waiters()
+            waiters = Waiters()
+            if self._awaited_by is None:  # still, and no signal handler was faster
+                self._awaited_by = waiters
         return self._awaited_by
 
     if not TYPE_CHECKING:  # to type checkers they are the attributes that the base class has, which others expect

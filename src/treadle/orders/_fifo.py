@@ -40,7 +40,8 @@ class Fifo(Own):
         return self._tasks[0]
 
     def _drop(self, victim: Task) -> None:
-        del self._tasks[0]
+        if self._tasks and self._tasks[0] is victim:  # as in `_give`
+            del self._tasks[0]
 
     def purge(self, keep: Callable[[Task], bool], /) -> None:
         """Drop every task that `keep` refuses."""

@@ -253,7 +253,9 @@ class Own(Order):
         """Drop what `keep` refuses from a deque, so that at any time each of the others is in it."""
         unseen, left = len(line), 0
         self._purged, self._unseen = line, unseen
-        while unseen and line:
+        while unseen:
+            if not line:  # looked at here: a signal handler that waits for those that take them may come as this loops
+                break
             task = line[0]
             kept = keep(task)
             # No exception comes between these lines.
