@@ -18,6 +18,7 @@ from concurrent.futures import CancelledError, InvalidStateError
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
+from queue import Empty
 from types import FrameType
 from typing import Any
 
@@ -72,6 +73,10 @@ class Visited(Scene):
         return self.pool.options(
             **{name: value for name, value in options.items() if name not in ("key", "priority") or name in looks_at}
         )
+
+    def way_in(self, number: int) -> Any:
+        """As in any scene: by turns with one key, and one priority, or another."""
+        return self.view(key=number % 3, priority=number % 2)
 
     def visit(self, deed: Deed) -> None:
         """Be the handler."""
@@ -391,6 +396,14 @@ def watch_all(scene: Scene) -> None:
         add_callback(scene)  # type: ignore[arg-type]  # it is one that is visited
 
 
+def take_out(scene: Scene) -> None:
+    """Be a stranger who takes a task out of its turn, and cancels it."""
+    with suppress(Empty):
+        item = scene.pool._work_queue.get_nowait()
+        if item is not None:
+            item.future.cancel()
+
+
 def cancel_and_submit(scene: Scene) -> None:
     """Have tombstones, and then a full pool."""
     for name, future in list(scene.futures.items()):
@@ -413,11 +426,10 @@ def make(kind: str = "free", waiting: int = 5, **options: Any) -> Callable[[], V
                 scene.pool.submit(both.wait, PATIENCE)
             both.wait(PATIENCE)
             until_idle(scene)
-        elif kind != "free":
+        elif kind == "busy":
             scene.busy()
-        if kind == "crowded":
-            for number in range(waiting):
-                scene.submit(f"waiting {number}", scene.view(key=number % 3, priority=number % 2))
+        elif kind == "crowded":
+            scene.crowd(waiting)
         return scene
 
     return made
@@ -500,6 +512,8 @@ VISITED: dict[str, tuple[Callable[[], Visited], Operation]] = {
     "submit later that waits for room": (make("crowded", 1, queue_size=1), enter_later),
     "cancel of a task that waits for room": (make("crowded", 1, queue_size=1), cancel_later),
     "cancel at a rate": (throttled, cancel_second),
+    "take out": (make("crowded", 2), take_out),
+    "take out at a rate": (throttled, take_out),
     "request_cancel": (make("busy"), request_cancel),
     "set_result": (make("busy"), settle),
     "result": (make("crowded", 1), opening(wait_for_result)),

@@ -149,6 +149,17 @@ class Scene:
         assert self.began.wait(PATIENCE)
         return self
 
+    def crowd(self, waiting: int) -> Scene:
+        """Have the pool busy, and tasks waiting."""
+        self.busy()
+        for number in range(waiting):
+            self.submit(f"waiting {number}", self.way_in(number))
+        return self
+
+    def way_in(self, number: int) -> Any:
+        """Return what the task of that number is submitted to, of those that wait."""
+        return self.pool
+
     def submit(self, name: str, to: Any = None) -> None:
         """Submit a task; note whether it was refused."""
         self.refused.add(name)
@@ -261,13 +272,7 @@ def rested(**options: Any) -> Make:
 def crowded(waiting: int = 5, **options: Any) -> Make:
     """Return what makes a scene whose pool is busy, and has tasks waiting."""
 
-    def make() -> Scene:
-        scene = Scene(**options).busy()
-        for number in range(waiting):
-            scene.submit(f"waiting {number}")
-        return scene
-
-    return make
+    return lambda: Scene(**options).crowd(waiting)
 
 
 def throttled() -> Make:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -17,6 +18,7 @@ from behaviour.handlers import (
     VISITED,
     WORKERS,
     Deed,
+    Visits,
     chosen,
     run,
     run_in_workers,
@@ -32,12 +34,16 @@ from treadle.orders import Task
 SLICE = 8  # instants of each operation
 
 
+def visit(visits: Callable[..., Visits], scenes: dict[str, Any], name: str) -> None:
+    """Do one deed or another at some instants of one operation."""
+    total = visits(*scenes[name], None, DEEDS[0]).count
+    for at, deed in chosen(total, SLICE, list(scenes).index(name)):
+        visits(*scenes[name], at, deed)
+
+
 @pytest.mark.parametrize("name", VISITED)
 def test_a_signal_handler_may_call_the_pool_at_any_instant(name: str) -> None:
-    (make, operation), number = VISITED[name], list(VISITED).index(name)
-    total = run(make, operation, None, DEEDS[0]).count
-    for at, deed in chosen(total, SLICE, number):
-        run(make, operation, at, deed)
+    visit(run, VISITED, name)
 
 
 @pytest.mark.parametrize("deed", [shut_down, shut_down_and_wait])
@@ -49,10 +55,7 @@ def test_a_signal_handler_may_take_away_what_a_loop_has_just_found(name: str, de
 
 @pytest.mark.parametrize("name", WORKERS)
 def test_a_finalizer_may_call_the_pool_at_any_instant_of_its_threads(name: str) -> None:
-    (make, operation), number = WORKERS[name], list(WORKERS).index(name)
-    total = run_in_workers(make, operation, None, DEEDS[0]).count
-    for at, deed in chosen(total, SLICE, number):
-        run_in_workers(make, operation, at, deed)
+    visit(run_in_workers, WORKERS, name)
 
 
 class Interrupted(Lifo):

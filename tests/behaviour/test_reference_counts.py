@@ -386,7 +386,6 @@ def run_until_told(began: threading.Event) -> None:
     began.set()
     while True:
         treadle.checkpoint()
-        time.sleep(0.001)
 
 
 def sleep_until_told(began: threading.Event) -> None:

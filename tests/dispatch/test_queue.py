@@ -277,3 +277,17 @@ def test_a_closed_pool_lets_every_thread_go_when_the_last_task_that_waited_for_i
     finally:
         with dispatcher.lock:
             dispatcher.workers.wake_all()
+
+
+def test_a_task_that_a_signal_handler_has_ended_is_not_taken_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether it is cancelled before, or a worker that is waited for takes it as the tombstones are purged."""
+    queue, tasks = made()
+    assert queue.leave(tasks[0], CANCELLED_AND_NOTIFIED)
+    assert not queue.take_out(tasks[0], object())
+
+    def run_meanwhile(leaving: Future[int]) -> None:
+        leaving._state = FINISHED
+
+    monkeypatch.setattr(TaskQueue, "purge", lambda _, leaving: run_meanwhile(leaving))
+    assert not queue.take_out(tasks[1], object())
+    assert not queue.out

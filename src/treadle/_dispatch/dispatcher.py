@@ -669,10 +669,12 @@ class Dispatcher:
         return task, self.state.closed is not None
 
     def _take_out(self, token: object) -> Task | None:
-        task = None if self.state.inside else self.queue.first()
+        if self.state.inside:
+            return None
+        while (task := self.queue.first()) is not None and not self.queue.take_out(task, token):
+            pass  # a signal handler has cancelled it just now
         if task is None:
             return None
-        self.queue.take_out(task, token)
         self._look_for_debris()
         self._make_room()
         self._let_in()

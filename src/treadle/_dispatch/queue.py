@@ -164,10 +164,10 @@ class TaskQueue:
             self._keys[slot] -= 1
             if not self._keys[slot]:
                 del self._keys[slot]
-        elif task not in self.out:
-            self.tombstones += 1
-        if task in self.out:
+        elif task in self.out:
             del self.out[task]
+        else:
+            self.tombstones += 1
         return True
 
     def give_back(self, task: Task) -> None:
@@ -194,14 +194,24 @@ class TaskQueue:
         """Return a task that waits in the order or is throttled, though its turn has not come, if there is one."""
         return next((task for task in self.everything_here() if task._state == PENDING), None)
 
-    def take_out(self, task: Task, token: object) -> None:
-        """Take a pending task away; it waits for whoever has `token`."""
-        throttled = task in self.throttled
+    def take_out(self, task: Task, token: object) -> bool:
+        """Take a pending task away; it waits for whoever has `token`. False: it does not wait any more."""
+        slot = key_slot_of(task)
+        # No exception comes between these lines: it is throttled, or out.
+        if task._state != PENDING:
+            return False
         self.out[task] = token
-        if throttled:
-            self._unthrottle(task)
+        if task in self.throttled:  # as `_unthrottle`, which would be a call
+            del self.throttled[task]
+            self._keys[slot] -= 1
+            if not self._keys[slot]:
+                del self._keys[slot]
         else:
             self.purge(task)
+            if task._state != PENDING and task in self.out:  # a signal handler has waited for those that run it
+                del self.out[task]
+                return False
+        return True
 
     def everything_here(self) -> list[Task]:
         """Return all that waits but for what strangers have taken out, and tombstones."""
