@@ -198,8 +198,6 @@ class TaskQueue:
         """Take a pending task away; it waits for whoever has `token`. False: it does not wait any more."""
         slot = key_slot_of(task)
         # No exception comes between these lines: it is throttled, or out.
-        if task._state != PENDING:
-            return False
         self.out[task] = token
         if task in self.throttled:  # as `_unthrottle`, which would be a call
             del self.throttled[task]
@@ -208,7 +206,7 @@ class TaskQueue:
                 del self._keys[slot]
         else:
             self.purge(task)
-            if task._state != PENDING and task in self.out:  # a signal handler has waited for those that run it
+            if task._state != PENDING and task in self.out:  # a signal handler has ended it
                 del self.out[task]
                 return False
         return True
