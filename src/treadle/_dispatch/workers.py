@@ -82,8 +82,8 @@ class Workers:
         return [worker.thread for worker in self.everybody()], self.departed
 
     def is_started_elsewhere(self) -> bool:
-        """Return whether another thread is starting one, for whose end nobody can wait yet."""
-        return any(worker.starter != get_ident() for worker in self.seats)
+        """Return whether another thread is starting one, other than this, for whose end nobody can wait yet."""
+        return any(get_ident() not in (worker.starter, worker.thread.ident) for worker in self.seats)
 
     def may_grow(self) -> bool:
         """Return whether one more thread may be started."""
