@@ -288,11 +288,11 @@ class Dispatcher:
         return worker is not None and worker.owner is self and worker is not self.workers.stray
 
     def is_inside(self) -> bool:
-        """Return whether this thread is one of the pool's workers, was one, and is ending, or runs one of its tasks."""
+        """Return whether this thread is one of the pool's, from its first line to its last, or runs one of its tasks."""
         worker = current_worker()
         if worker is not None and worker.owner is self:
             return self.is_ours()
-        if worker is None and HERE.leaving is self.state:
+        if worker is None and (HERE.leaving is self.state or self._do(self.workers.has_here)):
             return True
         return any(owner_of(task) is self for task in (HERE.tasks if worker is None else worker.stack()))
 

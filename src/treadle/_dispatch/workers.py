@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Container
-from threading import get_ident
+from threading import current_thread, get_ident
 from typing import TYPE_CHECKING, Any
 
 from treadle._dispatch.idle import IdleTasks
@@ -80,6 +80,10 @@ class Workers:
     def threads(self) -> tuple[list[Thread], Thread | None]:
         """Return their threads, and the last one that left; whoever has these lets them go with no lock held."""
         return [worker.thread for worker in self.everybody()], self.departed
+
+    def has_here(self) -> bool:
+        """Return whether this thread is that of a worker, which may be about to begin."""
+        return any(worker.thread is current_thread() for worker in (*self.seats, *self.everybody()))
 
     def is_started_elsewhere(self) -> bool:
         """Return whether another thread is starting one, other than this, for whose end nobody can wait yet."""
