@@ -207,6 +207,7 @@ class Visits:
     @contextmanager
     def here(self) -> Iterator[None]:
         """Look in this thread."""
+        gc.disable()  # before Python 3.12 it may run where anything is allocated, which is here at every line
         sys.settrace(self._tracer)
         sys.setprofile(self._profiler)
         try:
@@ -214,10 +215,12 @@ class Visits:
         finally:
             sys.setprofile(None)
             sys.settrace(None)
+            gc.enable()
 
     @contextmanager
     def elsewhere(self) -> Iterator[None]:
         """Look in the threads that are started."""
+        gc.disable()  # before Python 3.12 it may run where anything is allocated, which is here at every line
         threading.settrace(self._tracer)
         threading.setprofile(self._profiler)
         try:
@@ -225,6 +228,7 @@ class Visits:
         finally:
             threading.setprofile(None)
             threading.settrace(None)
+            gc.enable()
 
 
 # -- deeds ------------------------------------------------------------------------------------------------------------

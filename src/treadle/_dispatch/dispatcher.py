@@ -288,7 +288,7 @@ class Dispatcher:
         return worker is not None and worker.owner is self and worker is not self.workers.stray
 
     def is_inside(self) -> bool:
-        """Return whether this thread is one of the pool's, from its first line to its last, or runs one of its tasks."""
+        """Return whether this thread is one of the pool's, from its first line to its last, or runs a task of it."""
         worker = current_worker()
         if worker is not None and worker.owner is self:
             return self.is_ours()
