@@ -13,6 +13,7 @@ import gc
 import itertools
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, InvalidStateError
 from contextlib import contextmanager, suppress
@@ -45,6 +46,7 @@ from behaviour.sweep import (
 )
 from orders.lifo import Lifo
 from treadle import Rate
+from treadle._dispatch.dispatcher import Dispatcher
 from treadle.errors import PoolClosed, PoolDeadlock, PoolFull, TreadleError
 from treadle.orders import Adaptive, Fair, Fifo, Priority
 
@@ -102,12 +104,8 @@ class Visited(Scene):
         """See that all that was accepted has ended as it should, and that the pool's books are true."""
         for fault in self.faults:
             raise fault
-        dispatcher = self.pool._task_dispatcher
-        dispatcher.lock.acquire()
-        try:
+        with self._settled():
             self._check_books()
-        finally:
-            dispatcher.lock.release()
         self.gate.set()
         for results in self.maps:
             with suppress(CancelledError, TreadleError):
@@ -117,12 +115,25 @@ class Visited(Scene):
             if not future.cancelled() and future.exception(0) is None and future.result(0) == name:
                 assert name in self.ran, f"{name} has not run"
         assert not self.noted or set(self.noted.values()) == {1}, f"callbacks were called {self.noted} times"
-        dispatcher.lock.acquire()
-        try:
+        with self._settled() as dispatcher:
             self._check_books()
             queue = dispatcher.queue
             left = (queue.everything(), dispatcher.admission.waiting, dispatcher.state.claimed, queue._keys)
             assert not any(left), left
+
+    @contextmanager
+    def _settled(self) -> Iterator[Dispatcher]:
+        """Hold the pool's lock, at a moment when nothing is left to be found out of what was done amid a section."""
+        dispatcher, tick = self.pool._task_dispatcher, threading.Event()
+        end = time.monotonic() + PATIENCE
+        dispatcher.lock.acquire()
+        try:
+            while dispatcher.state.visited and time.monotonic() < end:  # whoever let go of the lock is about to
+                dispatcher.lock.release()
+                tick.wait(0.001)
+                dispatcher.lock.acquire()
+            assert not dispatcher.state.visited, "nobody has found out what follows from what was done amid a section"
+            yield dispatcher
         finally:
             dispatcher.lock.release()
 
