@@ -123,19 +123,20 @@ class Visited(Scene):
 
     @contextmanager
     def _settled(self) -> Iterator[Dispatcher]:
-        """Hold the pool's lock, at a moment when nothing is left to be found out of what was done amid a section."""
+        """Hold the pool's lock, at a moment when nobody is about to do what is left to be done without it."""
         dispatcher, tick = self.pool._task_dispatcher, threading.Event()
-        end = time.monotonic() + PATIENCE
+        state, end = dispatcher.state, time.monotonic() + PATIENCE
         dispatcher.lock.acquire()
         try:
-            while dispatcher.state.visited and time.monotonic() < end:  # whoever let go of the lock is about to
+            while state.visited or any(task.done() for task in state.claimed):
                 dispatcher.lock.release()
+                assert time.monotonic() < end, "nobody has done what was left to be done"
                 tick.wait(0.001)
                 dispatcher.lock.acquire()
-            assert not dispatcher.state.visited, "nobody has found out what follows from what was done amid a section"
             yield dispatcher
         finally:
-            dispatcher.lock.release()
+            with suppress(RuntimeError):  # it was not taken again
+                dispatcher.lock.release()
 
     def _check_books(self) -> None:
         """See that what follows from where the tasks are is so; the lock is held."""
