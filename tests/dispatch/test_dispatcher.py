@@ -18,6 +18,7 @@ from scripted import ScriptedLock
 from treadle import Future, Pool, Rate, deadline
 from treadle._base.timer import run_later
 from treadle._dispatch import dispatcher as dispatcher_module
+from treadle._dispatch import work
 from treadle._dispatch.dispatcher import Dispatcher
 from treadle._dispatch.worker import Worker
 from treadle._dispatch.workers import Workers
@@ -67,7 +68,7 @@ def test_a_task_is_run_once_whoever_is_faster() -> None:
     assert sorted(ran) == list(range(500))
 
 
-claim = Dispatcher.claim
+set_up = work._set_up
 
 
 class Watched:
@@ -351,7 +352,7 @@ def test_a_submit_that_ctrl_c_ends_when_its_thread_has_the_task_leaves_its_key_f
 
     with Pool(1, order=Fair(max_running=1)) as pool:
         view, gate = pool.options(key="k"), threading.Event()
-        monkeypatch.setattr(Dispatcher, "claim", lambda self, worker: gate.wait(30) and claim(self, worker))
+        monkeypatch.setattr(work, "_set_up", lambda *args: gate.wait(30) and set_up(*args))
         monkeypatch.setattr(Workers, "expect_no_more", interrupted)
         with pytest.raises(KeyboardInterrupt):
             view.submit(ran.append, 1)

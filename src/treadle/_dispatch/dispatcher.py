@@ -1020,7 +1020,8 @@ class Dispatcher:
 
     def after_claim(self) -> None:
         """Use the room that a claim has made, and wake the next worker if tasks remain; the lock is held."""
-        self._let_in()
+        if self.admission.waiting:
+            self._let_in()
         if self.queue.ready:
             self.workers.wake_one()
 
@@ -1030,26 +1031,18 @@ class Dispatcher:
         self._make_room()
         self.after_claim()
 
-    def claim(self, worker: Worker) -> Task | None:
-        """As `claim_or_rest`, for a worker that has come up, was woken, or comes back; no lock is held."""
-        return self._do(self._claim, worker)
-
-    def _claim(self, worker: Worker) -> Task | None:
-        entrance, queue = self.entrance, self.queue
+    def come(self, worker: Worker) -> bool:
+        """Note that a worker which has no task comes for one; return whether it was given one. The lock is held."""
+        entrance = self.entrance
         if worker.idles:
             entrance.waking = False
             if entrance.growing and len(entrance.tasks) > 1:  # two may have relied on this one to be idle
                 self.state.attention = True
         worker.begun, worker.idles = True, False
-        if worker.task is not None:  # it was handed over
-            self.after_claim()
-            return worker.task
-        if queue.shed is not None and queue.ready:
-            queue.shed(queue.claimer_of_stale(worker.claims))
-            if worker.claims.mine:
-                self.after_shedding()
-                return None
-        return self.claim_or_rest(worker)
+        if worker.task is None:
+            return False
+        self.after_claim()
+        return True
 
     def claim_after(self, worker: Worker) -> Task | None:
         """As `claim_or_rest`, after the worker has taken a tombstone, or the order has failed; the lock is held.
@@ -1073,7 +1066,8 @@ class Dispatcher:
             worker.idles, worker.resting = True, False
             self.after_claim()
             return None
-        self._let_in(free=1)
+        if self.admission.waiting:
+            self._let_in(free=1)
         task = queue.claim_next(worker)
         if task is not None:
             self.after_claim()

@@ -160,28 +160,45 @@ def _serve(dispatcher: Dispatcher, worker: Worker) -> None:
     if worker.lent is not None or state.observers:
         run = partial(_run, dispatcher, worker)
     task: Any = None
+    done: Any = None
     waiters = None
-    rare = False  # whether the last section has left more to be done than is usual
+    again = rare = False  # whether the task is to go on later; whether more is left to be done than is usual
     while True:
-        if task is None:
-            done = worker.last = None  # an idle worker holds no task
-            task = _next(dispatcher, worker)
-            if task is None:
-                return
+        if rare:
+            rare = False
+            if again and isinstance(done, ScopedTask):
+                wait_for_rate(done)
+            if claims.mine:
+                dispatcher.end_claimed(claims)
+            if state.attention or queue.debris:
+                dispatcher.attend()
+        if deferred:
+            make_deferred_calls()
         done = worker.last = task  # is run, not settled; the last reference to the one before goes here, unlocked
-        worker.since = now()
-        try:
-            again = done._invoke() if run is None else run(done)
-        except BaseException:  # the thread is killed
-            if not isinstance(done, InternalTask):
-                lost = context_of(done) is not None  # or it has run
-                worker.ended += 1
-                worker.failed += lost or getattr(done, "_exception", None) is not None
-            raise
+        if done is None:
+            again = False
+            if worker.idles and not _rest(dispatcher, worker):
+                return
+        else:
+            worker.since = now()
+            try:
+                again = done._invoke() if run is None else run(done)
+            except BaseException:  # the thread is killed
+                if not isinstance(done, InternalTask):
+                    lost = context_of(done) is not None  # or it has run
+                    worker.ended += 1
+                    worker.failed += lost or getattr(done, "_exception", None) is not None
+                raise
         held = True  # or about to be (see `treadle._base.locks.locked`)
         try:
             acquire()
-            if again:
+            if done is None:
+                rare = True
+                if dispatcher.come(worker):
+                    task, held = worker.task, False
+                    release()
+                    continue
+            elif again:
                 rare = True
                 dispatcher.put_back(claims, done)
             else:
@@ -209,9 +226,9 @@ def _serve(dispatcher: Dispatcher, worker: Worker) -> None:
                 if task._state is PENDING:
                     task._state = RUNNING
                     drop()
-                    if submitters:
+                    if submitters or rare:
                         dispatcher.after_claim()
-                        rare = rare or state.attention
+                        rare = True
                 else:
                     drop()
                     task, rare = dispatcher.claim_after(worker), True
@@ -231,15 +248,6 @@ def _serve(dispatcher: Dispatcher, worker: Worker) -> None:
             if worker.calling:
                 worker.calling = False
                 task = worker.task = None
-        if rare:
-            rare = False
-            if again and isinstance(done, ScopedTask):
-                wait_for_rate(done)
-            if claims.mine:
-                dispatcher.end_claimed(claims)
-            dispatcher.follow_up()
-        if deferred:
-            make_deferred_calls()
 
 
 def _run(dispatcher: Dispatcher, worker: Worker, task: Task) -> bool:
@@ -250,17 +258,6 @@ def _run(dispatcher: Dispatcher, worker: Worker, task: Task) -> bool:
         return dispatcher.run(task)
     finally:
         del task  # the traceback leads to this frame: no cycle through it
-
-
-def _next(dispatcher: Dispatcher, worker: Worker) -> Task | None:
-    """Return the next task, once there is one, and sleep till then; None: it is time to leave."""
-    while not worker.idles or _rest(dispatcher, worker):
-        task = dispatcher.claim(worker)
-        if task is not None:
-            return task
-        if worker.claims.mine:  # they were too old
-            dispatcher.end_claimed(worker.claims)
-    return None
 
 
 def _deliver(dispatcher: Dispatcher, worker: Worker, done: Any) -> None:
