@@ -564,3 +564,28 @@ def test_ctrl_c_in_the_middle_of_an_order_reaches_the_program_and_every_future_e
         held.pool.submit(int)
     held.gate.set()
     check_broken(held.pool, futures, logs, KeyboardInterrupt)
+
+
+def test_an_order_is_told_of_each_task_that_it_has_given_that_it_runs_no_more_though_it_was_cancelled() -> None:
+    """Or one that counts those that run would wait for it for ever."""
+
+    class Counting(Lifo):
+        def __init__(self) -> None:
+            super().__init__()
+            self.running = list[Task]()
+
+        def take(self) -> Task:
+            self.running.append(super().take())
+            return self.running[-1]
+
+        def ended(self, task: Task, /) -> None:
+            self.running.remove(task)
+
+    order, gate = Counting(), threading.Event()
+    with Pool(1, order=order) as pool:
+        pool.submit(gate.wait, PATIENCE)
+        cancelled, *others = [pool.submit(abs, -number) for number in range(3)]
+        assert cancelled.cancel()
+        gate.set()
+        assert [other.result(PATIENCE) for other in others] == [1, 2]
+    assert order.running == []

@@ -1051,7 +1051,7 @@ class Dispatcher:
         """
         tombstone: Task | None = worker.task
         if tombstone is not None:
-            self.queue.bury(tombstone)
+            self.queue.bury_given(tombstone)
             worker.task = None
         if worker.claims.mine:
             self.after_shedding()

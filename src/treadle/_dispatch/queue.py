@@ -119,7 +119,7 @@ class TaskQueue:
             if task._state is PENDING:
                 task._state = RUNNING
                 return task
-            self.bury(task)
+            self.bury_given(task)
             hands.task = None
         return None
 
@@ -128,6 +128,12 @@ class TaskQueue:
         self.order.put_again(task)
         if task._state is RUNNING:
             task._state = PENDING
+
+    def bury_given(self, tombstone: Task) -> None:
+        """As `bury`; and tell the order, which may have taken it for alive: a handler has cancelled it just then."""
+        if self.observe_end is not None:
+            self.observe_end(tombstone)
+        self.bury(tombstone)
 
     def bury(self, tombstone: Task) -> None:
         """Count out a task that was given out, and is dead; it is let go of with no lock held."""

@@ -151,7 +151,7 @@ class Order(ABC):
         return ()
 
     def ended(self, task: Task, /) -> None:  # noqa: B027  # it may be overridden, and need not
-        """Note that a task that was taken has run, or is about to be put back. Nothing."""
+        """Note that a task that was taken has run, does not run, or is about to be put back. Nothing."""
 
 
 class Hands(Protocol):
