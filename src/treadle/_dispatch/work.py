@@ -34,12 +34,6 @@ _log = logging.getLogger("treadle")
 _standard_log = logging.getLogger("concurrent.futures")
 
 
-class NONE:
-    """In the place of a task: the order has failed, or what waited in it was too old."""
-
-    _state = FINISHED
-
-
 def work(dispatcher: Dispatcher, worker: Worker) -> None:
     """Be a worker, in its thread."""
     reason: BaseException | None = None
@@ -151,7 +145,6 @@ def _serve(dispatcher: Dispatcher, worker: Worker) -> None:
     acquire, release, state = dispatcher.lock.acquire, dispatcher.lock.release, dispatcher.state
     queue, workers, submitters = dispatcher.queue, dispatcher.workers, dispatcher.admission.waiting
     ready, give, line, shed = queue.ready, queue.give, queue.line, queue.shed
-    drop = bool if line is None else line.popleft  # called with the task in hand: an exception may come as it returns
     claims, claim_stale = worker.claims, queue.claimer_of_stale(worker.claims)
     observe = None
     if queue.observe_end is not None or dispatcher.limit is not None:
@@ -215,25 +208,31 @@ def _serve(dispatcher: Dispatcher, worker: Worker) -> None:
                     rare = state.attention
             if waiters is not None and waiters.callbacks:
                 worker.calling = True  # claim nothing while callbacks run: who knows how long, and whom they wait for
-            elif ready and not workers.surplus:
-                if line is not None:  # as `Fifo._give`, spelled out because this is the path of every task
-                    worker.task = task = line[0]
-                else:
-                    worker.task = None
-                    if shed is None or not (shed(claim_stale) or claims.mine):
-                        give(worker)
-                    task = worker.task or NONE
+            elif not ready or workers.surplus:
+                task, rare = dispatcher.claim_or_rest(worker), True
+            elif line is not None:  # as `Fifo._give`, spelled out because this is the path of every task
+                worker.task = task = line[0]
                 if task._state is PENDING:
                     task._state = RUNNING
-                    drop()
+                    line.popleft()  # with the task in hand: an exception may come as it returns
                     if submitters or rare:
                         dispatcher.after_claim()
                         rare = True
                 else:
-                    drop()
-                    task, rare = dispatcher.claim_after(worker), True
+                    task, rare = dispatcher.claim_or_rest(worker), True
+            elif shed is not None and (shed(claim_stale) or claims.mine):
+                worker.task = None
+                task, rare = dispatcher.claim_after(worker), True
             else:
-                task, rare = dispatcher.claim_or_rest(worker), True
+                give(worker)
+                task = worker.task
+                if task is not None and task._state is PENDING:
+                    task._state = RUNNING
+                    if submitters or rare:
+                        dispatcher.after_claim()
+                        rare = True
+                else:
+                    task, rare = dispatcher.claim_after(worker), True
             held = False
             release()
         except BaseException:

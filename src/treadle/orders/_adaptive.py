@@ -112,8 +112,10 @@ class Adaptive(Own):
         now = clock.now()
         latest = now - self._target
         if not self._standing:
-            others_late = len(tasks) > self._apart and submitted_at(tasks[self._apart]) < latest
-            if not self._stands(now, late=others_late):
+            if len(tasks) <= self._apart or submitted_at(tasks[self._apart]) >= latest:
+                self._late_since = None
+                return
+            if not self._stands(now):
                 return
             tasks.rotate(-self._apart)  # to the new end, where tasks run first from now on
             self._apart = 0
@@ -138,11 +140,9 @@ class Adaptive(Own):
         if not self._tasks:
             self._relax()
 
-    def _stands(self, now: float, *, late: bool) -> bool:
-        """Find out whether the queue stands, at a look that found its head late or not."""
-        if not late:
-            self._late_since = None
-        elif self._late_since is None:
+    def _stands(self, now: float) -> bool:
+        """Find out whether the queue stands, at a look that found its head late."""
+        if self._late_since is None:
             self._late_since = now
         else:
             again = now - self._stood_until < RECENT * self._interval

@@ -38,6 +38,7 @@ class _Flow:
         "give",
         "inner",
         "key",
+        "line",
         "listed",
         "most_running",
         "order",
@@ -58,11 +59,12 @@ class _Flow:
         self.waiting: Any
         self.put: Callable[[Any], object]
         self.give: Callable[[Any], object]
+        self.line: Any = None  # what is given from its left end, if that is all there is to it
         if inner is None:
             self.waiting, self.put, self.give = order, order.put, partial(_give_of, order)
         else:
             handles = handles_of(inner)
-            self.waiting, self.put, self.give = handles.tasks, handles.put, handles.give
+            self.waiting, self.put, self.give, self.line = handles.tasks, handles.put, handles.give, handles.line
         self.credit: float = 0  # tasks that it may still run in this round, less than one of them left over
         self.listed = False  # among those that have tasks waiting and may run one
         self.running = 0  # of its tasks, that were taken; counted only where `max_running` is set
@@ -196,8 +198,14 @@ class Fair(Own):
     def _give(self, hands: Hands, /) -> None:
         """Move the next task of the key whose turn it is into `hands`."""
         flow = self._ready[0]
-        flow.give(hands)
-        task: Future[Any] = hands.task
+        line = flow.line
+        task: Future[Any]
+        if line:  # as `Fifo._give`, for a frame less
+            hands.task = task = line[0]
+            del line[0]
+        else:
+            flow.give(hands)
+            task = hands.task
         del self._tasks[-1]
         if task._state is PENDING:  # others were run elsewhere, or cancelled, and take no turn
             flow.credit -= 1
