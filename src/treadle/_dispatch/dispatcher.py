@@ -74,7 +74,7 @@ from treadle._dispatch.idle import IdleTask
 from treadle._dispatch.queue import TaskQueue
 from treadle._dispatch.shedding import shed_error
 from treadle._dispatch.state import AT_EXIT, INLINE, REFUSED, Claims, State, Task
-from treadle._dispatch.worker import ThreadSetup, Worker, current_worker, lent_here
+from treadle._dispatch.worker import FREE, ThreadSetup, Worker, current_worker, lent_here
 from treadle._dispatch.workers import Entrance, Workers
 from treadle._tasks.call import NoContext
 from treadle._tasks.contexts import taken
@@ -641,7 +641,7 @@ class Dispatcher:
     def _was_handed_over(self, task: Task) -> bool:
         """Take `task` from the worker that it was handed over to, if that has not come for it; the lock is held."""
         for worker in self.workers.everybody_to_come():
-            if worker.task is task and not worker.begun and not task.done():
+            if worker.task is task and worker.phase in FREE and not task.done():
                 worker.task = None
                 if self.queue.observe_end is not None:
                     self.queue.observe_end(task)
@@ -1034,11 +1034,11 @@ class Dispatcher:
     def come(self, worker: Worker) -> bool:
         """Note that a worker which has no task comes for one; return whether it was given one. The lock is held."""
         entrance = self.entrance
-        if worker.idles:
+        if worker.phase == "idle":
             entrance.waking = False
             if entrance.growing and len(entrance.tasks) > 1:  # two may have relied on this one to be idle
                 self.state.attention = True
-        worker.begun, worker.idles = True, False
+        worker.phase = "busy"
         if worker.task is None:
             return False
         self.after_claim()
@@ -1063,7 +1063,7 @@ class Dispatcher:
         workers, queue, state = self.workers, self.queue, self.state
         worker.task = None
         if workers.surplus and self._lets_go(worker):
-            worker.idles, worker.resting = True, False
+            worker.phase = "leaving"
             self.after_claim()
             return None
         if self.admission.waiting:
@@ -1073,15 +1073,14 @@ class Dispatcher:
             self.after_claim()
             return task
         wanted = state.closed is None or bool(worker.expected) or bool(queue.throttled)
-        worker.resting = wanted and state.broken is None and worker in workers.present
-        if worker.resting and workers.idle_tasks.waiting:
+        stays = wanted and state.broken is None and worker in workers.present
+        if stays and workers.idle_tasks.waiting:
             task = workers.idle_tasks.take(worker)
             workers.recount()
             if task is not None:
                 return task
-        worker.idles = True
-        if worker.resting:
-            worker.begun = False
+        worker.phase = "idle" if stays else "leaving"
+        if stays:
             self.entrance.idle.append(worker)
             if queue.ready:  # a finalizer has submitted since the look
                 workers.wake_one()
@@ -1376,7 +1375,7 @@ class Dispatcher:
         self._do(self._hand_nothing_over, worker)
 
     def _hand_nothing_over(self, worker: Worker) -> None:
-        worker.begun = True
+        worker.phase = "leaving"
 
     def begin_to_leave(self, worker: Worker) -> None:
         """Count out a worker that has a lifespan to leave, which may take long."""

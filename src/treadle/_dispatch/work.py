@@ -170,7 +170,7 @@ def _serve(dispatcher: Dispatcher, worker: Worker) -> None:
         done = worker.last = task  # is run, not settled; the last reference to the one before goes here, unlocked
         if done is None:
             again = False
-            if worker.idles and not _rest(dispatcher, worker):
+            if worker.phase == "leaving" or (worker.phase == "idle" and not _rest(dispatcher, worker)):
                 return
         else:
             worker.since = now()
@@ -273,8 +273,6 @@ def _deliver(dispatcher: Dispatcher, worker: Worker, done: Any) -> None:
 
 def _rest(dispatcher: Dispatcher, worker: Worker) -> bool:
     """Sleep until there is work. False: it is time to leave."""
-    if not worker.resting:
-        return False
     timeout = dispatcher.setup.idle_timeout
     if timeout is None or worker.expected:  # or a submit that has started it could find it gone
         timeout = -1.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from threading import get_ident
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from treadle._base import clock
 from treadle._base.locks import closed_latch
@@ -20,21 +20,25 @@ if TYPE_CHECKING:
     from treadle._tasks.contexts import Lent
     from treadle._tasks.owner import Owner
 
-__all__ = ["ThreadSetup", "Worker", "current_worker", "lent_here", "tasks_here"]
+__all__ = ["FREE", "Phase", "ThreadSetup", "Worker", "current_worker", "lent_here", "tasks_here"]
 
 Task = Future[Any]
+
+Phase = Literal["coming", "busy", "idle", "leaving"]
+
+FREE: tuple[Phase, Phase] = ("coming", "idle")
+"""The phases in which a task may be handed over to a worker, for which it has not come yet."""
 
 
 class Worker:
     """One thread of a pool, and what it has in its hands.
 
-    The pool's lock guards `begun`, `idles`, `resting`, `cancelled` and `number`; the thread alone writes the rest, and
-    snapshots read it as it is. Whoever claims a task for it, or ends it, notes that here before anything else, so that
-    a thread that is killed between any two lines loses nothing.
+    The pool's lock guards `phase`, `cancelled` and `number`; the thread alone writes the rest, and snapshots read it as
+    it is. Whoever claims a task for it, or ends it, notes that here before anything else, so that a thread that is
+    killed between any two lines loses nothing.
     """
 
     __slots__ = (
-        "begun",
         "calling",
         "cancelled",
         "claims",
@@ -42,14 +46,13 @@ class Worker:
         "expected",
         "failed",
         "gone",
-        "idles",
         "last",
         "lent",
         "lifespan",
         "number",
         "outer",
         "owner",
-        "resting",
+        "phase",
         "since",
         "starter",
         "task",
@@ -70,12 +73,10 @@ class Worker:
         self.number = 0  # among the pool's threads, once it has a seat
         self.starter = get_ident()  # the thread that starts it
         self.wakeup = closed_latch()  # opened to wake it from idleness
-        self.idles = False  # whether there was no task for it at its last look
-        self.resting = False  # whether it is to wait for one then; or it has found no reason to stay
+        self.phase: Phase = "coming"  # until it comes for its first task; "idle" and "leaving", as there is none for it
         self.cancelled = False  # whether it is to leave at once, if ever its thread comes up
         self.expected = 0  # the thread that has started it for a task, and has not let that in; 0: none
         self.gone = False  # whether it was counted out, at its end
-        self.begun = False  # whether it has come for the task that was handed over to it
         self.task: Task | None = None
         self.last: Task | None = None  # the one before, while it is settled
         self.lent: Lent | None = None  # what the initializer has set in the thread's context

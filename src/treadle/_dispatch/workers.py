@@ -7,7 +7,7 @@ from threading import current_thread, get_ident
 from typing import TYPE_CHECKING, Any
 
 from treadle._dispatch.idle import IdleTasks
-from treadle._dispatch.worker import Worker, current_worker
+from treadle._dispatch.worker import FREE, Worker, current_worker
 
 if TYPE_CHECKING:
     from threading import RLock, Thread
@@ -103,7 +103,7 @@ class Workers:
 
     def is_free(self, worker: Worker) -> bool:
         """Return whether a task may be handed over to `worker`, which was started for it."""
-        return self.is_known(worker) and not worker.begun and worker.task is None
+        return self.is_known(worker) and worker.phase in FREE and worker.task is None
 
     def coming(self) -> int:
         """Return how many workers are about to look for a task: they are coming up, or on their way."""
@@ -265,7 +265,7 @@ class Workers:
         worker = current_worker()
         self.stray = worker if worker is not None and worker.owner is owner else None
         if self.stray is not None:
-            self.stray.resting = False
+            self.stray.phase = "leaving"
         self.idle_tasks.clear()
         self.entrance.waking, self.departed = False, None
         self.recount()
