@@ -163,8 +163,12 @@ class Scene:
     def submit(self, name: str, to: Any = None) -> None:
         """Submit a task; note whether it was refused."""
         self.refused.add(name)
-        future = (to or self.pool).submit(self.task, name)
-        self.futures[name] = future
+        try:
+            self.futures[name] = (to or self.pool).submit(self.task, name)
+        except BaseException:
+            if self.gate.is_set():  # by a timer, on a busy machine: it may have begun before
+                self.refused.discard(name)
+            raise
         self.refused.discard(name)
 
     def check(self) -> None:
