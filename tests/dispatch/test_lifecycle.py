@@ -503,6 +503,25 @@ def test_a_finalizer_in_a_thread_that_ends_may_shut_the_pool_down(monkeypatch: p
     assert first[0] in threads
 
 
+def test_a_finalizer_in_the_first_line_of_a_thread_may_shut_the_pool_down() -> None:
+    """It would wait for itself."""
+    pool, left, tick = Pool(1), list[object](), threading.Event()
+    setup = pool._task_dispatcher.setup
+    main = setup.main
+
+    def finalize(dispatcher: Dispatcher, worker: Worker) -> None:
+        while worker not in dispatcher.workers.present:  # whoever has started it is about to count it in
+            tick.wait(0.001)
+        left.append(pool.shutdown())
+        main(dispatcher, worker)
+
+    setup.main = finalize
+    with suppress(PoolClosed):  # that may come first
+        assert pool.submit(abs, -1).result(30) == 1
+    assert pool.shutdown(timeout=30) == ()
+    assert len(left) == 1, "it has raised"
+
+
 def test_shutdown_looks_at_its_time_though_threads_come_and_go(monkeypatch: pytest.MonkeyPatch) -> None:
     """Here one that has ended is found each time, as if others had been killed meanwhile."""
     ended = threading.Thread(target=int)

@@ -137,9 +137,7 @@ T = TypeVar("T")
 
 BARE = NoContext()
 
-SINGLE_DIGIT = (
-    2**30 - 1
-)  # the highest integer of one digit: what compares as fast as can be; submit() does for each task
+SINGLE_DIGIT = 2**30 - 1  # the highest integer of one digit: such compare fastest, and submit() compares for each task
 
 BEYOND = (
     "pool %r is full; an event loop must not wait for room, so what its thread submits is taken beyond the bound; "

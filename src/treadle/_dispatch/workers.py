@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Container
-from threading import current_thread, get_ident
+from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
+from treadle._base.threads import has_ended
 from treadle._dispatch.idle import IdleTasks
 from treadle._dispatch.worker import FREE, Worker, current_worker
 
@@ -83,11 +84,13 @@ class Workers:
 
     def has_here(self) -> bool:
         """Return whether this thread is that of a worker, which may be about to begin."""
-        return any(worker.thread is current_thread() for worker in (*self.seats, *self.everybody()))
+        # Not `current_thread`, which makes a thread none of Python's known, and takes a lock of Python's for that.
+        threads = [worker.thread for worker in (*self.seats, *self.everybody())]
+        return any(thread.ident == get_ident() and not has_ended(thread) for thread in threads)
 
     def is_started_elsewhere(self) -> bool:
         """Return whether another thread is starting one, other than this, for whose end nobody can wait yet."""
-        return any(get_ident() not in (worker.starter, worker.thread.ident) for worker in self.seats)
+        return any(get_ident() not in (worker.starter, worker.thread.ident) for worker in list(self.seats))
 
     def may_grow(self) -> bool:
         """Return whether one more thread may be started."""
