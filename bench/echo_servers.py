@@ -184,7 +184,7 @@ def serve_go(options: argparse.Namespace) -> None:
 def serve_treadle(options: argparse.Namespace) -> None:
     """treadle: a function for each message; --processes shares the socket among several."""
     from treadle.server import Limits, Messages, Server
-    from treadle.server._listen import open_listeners
+    from treadle.server._accept.listen import open_listeners
     from treadle.server._processes import serve_in_processes
 
     limits = Limits(

@@ -28,7 +28,7 @@ from certificates import Authority
 from treadle._base.timer import TIMERS
 from treadle._dispatch import deadlock, lifecycle
 from treadle.server import Certificates
-from treadle.server._watchdog import Sample, Watchdog
+from treadle.server._serving.watchdog import Sample, Watchdog
 
 if TYPE_CHECKING:
     from treadle._dispatch.dispatcher import Dispatcher

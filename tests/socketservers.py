@@ -13,9 +13,9 @@ from time import monotonic
 from typing import Any
 
 from treadle import Pool
-from treadle.server._lot import Lot
-from treadle.server._parking import Parking
-from treadle.server._socketserver import PoolMixIn
+from treadle.server._socketserver.mixin import PoolMixIn
+from treadle.server._socketserver.parking import Parking
+from treadle.server._socketserver.requests import RequestManager
 
 __all__ = [
     "ANYWHERE",
@@ -116,9 +116,9 @@ def until(condition: Callable[[], object]) -> None:
         threading.Event().wait(0.001)
 
 
-def lot_of(server: Any) -> Lot:
+def lot_of(server: Any) -> RequestManager:
     """Return what keeps a server's requests."""
-    lot: Lot = server._PoolMixIn__lot
+    lot: RequestManager = server._PoolMixIn__lot
     return lot
 
 

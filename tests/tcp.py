@@ -9,7 +9,7 @@ from time import monotonic, sleep
 from typing import Any
 
 from treadle.server import Server
-from treadle.server._lane import Lane, Lead
+from treadle.server._serving.driver import Lane, Lead
 
 PATIENCE = 30.0  # seconds after which a test that waits for the other side has failed
 

@@ -18,7 +18,7 @@ import pytest
 from certificates import Authority
 from tcp import PATIENCE, lane_of, receive, receive_all
 from treadle.server import Certificates, CloseConnection, Connection, Limits, Lines, Messages, Peer, Server, Session
-from treadle.server._listen import Listener
+from treadle.server._accept.listen import Listener
 
 BIG = b"x" * 20_000_000
 

@@ -39,7 +39,7 @@ def echo(line: bytes, peer: Peer) -> bytes:
 def test_a_poller_that_is_closed_under_its_leader_ends_the_server(
     lanes: int, which: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("treadle.server._fleet._lanes_wanted", lambda dispatcher: lanes)
+    monkeypatch.setattr("treadle.server._group._lanes_wanted", lambda dispatcher: lanes)
     with Server(Messages(echo, Lines()), "127.0.0.1:0", max_workers=2 * lanes) as server:
         assert server._fleet is not None
         with client(server) as one, client(server) as two:

@@ -15,8 +15,8 @@ from certificates import Authority
 from tcp import PATIENCE, ask, client, lane_of, receive, receive_all
 from treadle import Pool
 from treadle.server import Connection, Limits, Lines, Messages, Peer, Server, Session
-from treadle.server._connection import CHUNK
-from treadle.server._handling import AT_ONCE
+from treadle.server._serving.handlers import AT_ONCE
+from treadle.server._transport.connection import CHUNK
 
 
 def echo(line: bytes, peer: Peer) -> bytes:

@@ -17,7 +17,7 @@ SERVERS = f"""
 import http.client, logging, multiprocessing, socket, socketserver, ssl, subprocess
 from treadle import Pool
 from treadle.server import *
-from treadle.server._listen import open_listeners
+from treadle.server._accept.listen import open_listeners
 from treadle.server._processes import serve_in_processes
 
 logging.basicConfig(format="%(message)s")

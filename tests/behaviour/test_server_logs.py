@@ -25,7 +25,7 @@ from tcp import PATIENCE, ask, client, receive, receive_all
 from treadle import Pool
 from treadle._cli.status import status_view
 from treadle.server import Certificates, Connection, Limits, Lines, Messages, Peer, Server, Session
-from treadle.server._listen import Listener, open_listeners
+from treadle.server._accept.listen import Listener, open_listeners
 
 JUNK = b"GET / HTTP/1.0\r\n\r\n"
 
@@ -314,7 +314,7 @@ def test_a_filter_that_raises_costs_a_server_with_certificates_nothing(bad: Bad,
 
 
 def test_a_filter_that_raises_costs_a_server_s_other_lanes_nothing(bad: Bad, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("treadle.server._fleet._lanes_wanted", lambda dispatcher: 2)
+    monkeypatch.setattr("treadle.server._group._lanes_wanted", lambda dispatcher: 2)
     with serving(max_message=10, max_workers=4) as server:
         for _ in range(2):
             assert send(server, bytes(100)) == b""

@@ -138,7 +138,7 @@ def test_what_a_handler_keeps_with_a_client_goes_with_it(
     kind: str, lanes: int, authority: Authority, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also the last client's, whose entries in the timers are not due for a while, and when nobody comes after it."""
-    monkeypatch.setattr("treadle.server._fleet._lanes_wanted", lambda dispatcher: lanes)
+    monkeypatch.setattr("treadle.server._group._lanes_wanted", lambda dispatcher: lanes)
     monkeypatch.setattr(logging.getLogger("treadle.server"), "disabled", True)  # pytest keeps what is logged
     server, visit, things = served(kind, authority)
     with server:

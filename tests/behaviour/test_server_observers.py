@@ -34,8 +34,8 @@ from treadle.server import (
     Server,
     Session,
 )
-from treadle.server._fleet import Fleet
-from treadle.server._handling import PAROLE
+from treadle.server._group import EventLoopGroup
+from treadle.server._serving.handlers import PAROLE
 
 
 class Log(Observer):
@@ -676,7 +676,7 @@ def test_a_leader_that_accepts_tells_of_who_is_turned_away_at_the_end() -> None:
     log = Log()
     limits = Limits(max_connections=1, at_max_connections="evict_idle")
     with Server(Messages(shout, Lines()), "127.0.0.1:0", limits=limits, observers=[log]) as server:
-        fleet: Fleet | None = server._fleet
+        fleet: EventLoopGroup | None = server._fleet
         assert fleet is not None
         acceptor, done = fleet.acceptors[0], threading.Event()
         one, other = socket.socketpair()

@@ -24,7 +24,7 @@ from treadle.server import (
     Server,
     Session,
 )
-from treadle.server._poller import WRITE
+from treadle.server._loop.poller import WRITE
 
 GONE = r"reset|[Bb]roken pipe|abort"
 MANY = 40  # hostile clients: more than any pool here has threads

@@ -19,8 +19,8 @@ from certificates import Authority
 from tcp import PATIENCE, ask, client, receive, receive_all
 from treadle._base import clock
 from treadle.server import Connection, Limits, Lines, Messages, Peer, Server, Session
-from treadle.server import _lane as lanes
-from treadle.server import _service as service
+from treadle.server._serving import driver as lanes
+from treadle.server._transport import io as service
 
 LIMIT = 60.0  # seconds of each limit under test: it comes by a leap only
 
@@ -305,11 +305,11 @@ def test_messages_that_wait_for_their_turn_are_no_sign_of_an_idle_client(leaps: 
             leaps.leap()
         return line + b"\n"
 
-    burst = b"".join(b"%d\n" % number for number in range(1000))
+    throttle = b"".join(b"%d\n" % number for number in range(1000))
     limits = Limits(idle_timeout=LIMIT)
     with Server(Messages(handle, Lines()), "127.0.0.1:0", max_workers=2, limits=limits) as server:
         with talking(server, None) as sock:
-            assert ask(sock, burst) == burst
+            assert ask(sock, throttle) == throttle
 
 
 def test_who_has_spoken_is_not_evicted_for_being_idle(leaps: Leaps) -> None:

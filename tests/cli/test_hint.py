@@ -14,7 +14,7 @@ import pytest
 from certificates import Authority
 from programs import PATIENCE, TREADLE, Program
 from treadle._cli.hint import hello_to
-from treadle.server._listen import Listener, open_listeners
+from treadle.server._accept.listen import Listener, open_listeners
 
 
 def pasted(line: str) -> str:

@@ -50,7 +50,7 @@ sys.exit(main())
 """
 
 
-@pytest.mark.parametrize("module", ["click", "treadle.server._lot", "app"])
+@pytest.mark.parametrize("module", ["click", "treadle.server._socketserver.requests", "app"])
 def test_ctrl_c_while_it_starts_ends_it_without_a_word(module: str) -> None:
     """While its own modules are imported, and while the user's is."""
     assert run(sys.executable, "-c", INTERRUPTED_AT.format(module=module)) == (130, "", "")

@@ -23,7 +23,7 @@ from treadle._cli.commands import commands
 from treadle._cli.echo import echo
 from treadle._cli.tcp import tcp
 from treadle.server import Limits
-from treadle.server._listen import Listener
+from treadle.server._accept.listen import Listener
 
 DOCS = Path(__file__).parents[2] / "docs"
 BY_CODE_ONLY = {"max_unsent", "min_rate_grace", "linger_timeout", "max_linger_bytes"}  # few need them

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 from fuzz.framings import cut
 from fuzz.parts import LARGEST, Client
 from treadle.server import Limits, Raw
-from treadle.server._connection import CHUNK, ClientConnection, Phase
-from treadle.server._poller import READ, WRITE
+from treadle.server._loop.poller import READ, WRITE
+from treadle.server._transport.connection import CHUNK, ClientConnection, Phase
 
 if TYPE_CHECKING:
     from fuzz.pollers import FakeListener, FakePoller
     from fuzz.stage import Stage
     from fuzz.wire import Net
-    from treadle.server._fleet import Fleet
+    from treadle.server._group import EventLoopGroup
 
 __all__ = ["Judge"]
 
@@ -43,7 +43,7 @@ class Judge:
     session: bool
     moody: bool
     over: bool
-    fleet: Fleet
+    fleet: EventLoopGroup
     listener: FakeListener
     clients: list[Client]
 

@@ -6,7 +6,7 @@ import random
 from typing import TYPE_CHECKING, Any
 
 from treadle.server import LengthPrefix, Limits, Lines, Raw
-from treadle.server._connection import ClientConnection
+from treadle.server._transport.connection import ClientConnection
 
 if TYPE_CHECKING:
     from fuzz.wire import Wire

@@ -16,9 +16,9 @@ from unittest import mock
 
 from treadle._base import clock
 from treadle.server import Limits, Lines, Messages, Peer, Server
-from treadle.server import _lane as lanes
-from treadle.server._listen import Listener
-from treadle.server._poller import SelectorPoller, new_poller
+from treadle.server._accept.listen import Listener
+from treadle.server._loop.poller import SelectorPoller, new_poller
+from treadle.server._serving import driver as lanes
 
 __all__ = ["Storm", "play"]
 

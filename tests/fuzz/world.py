@@ -23,11 +23,11 @@ from fuzz.stage import Stage, StageLock, StageMail
 from fuzz.wire import Net, Wire
 from treadle._base import clock
 from treadle.server import CloseConnection, Messages, Session
-from treadle.server import _connection as connections
-from treadle.server import _fleet as fleets
-from treadle.server import _lane as lanes
-from treadle.server import _service as services
-from treadle.server import _watchdog as watchdogs
+from treadle.server import _group as fleets
+from treadle.server._serving import driver as lanes
+from treadle.server._serving import watchdog as watchdogs
+from treadle.server._transport import connection as connections
+from treadle.server._transport import io as services
 
 __all__ = ["World", "play"]
 
@@ -89,7 +89,7 @@ class World(Judge):
         self.large_answers = dice.choice([0.0, 0.1, 0.5])
         self.clients: list[Client] = []
         self.numbers = itertools.count(1)
-        self.fleet: fleets.Fleet
+        self.fleet: fleets.EventLoopGroup
         self.listener = FakeListener(self.net, secure=self.secure)
         self.over = False
         self.ended_at_pool = False
@@ -350,7 +350,7 @@ class World(Judge):
         protocol: Any = Messages(self.handle, framing, greeting=self.greeting)
         if self.session:
             protocol = Session(self.converse, speaks_first=self.dice.random() < 0.5)
-        self.fleet = fleets.Fleet(protocol, self.limits, self.hands, self.end_of_fleet)  # type: ignore[arg-type]
+        self.fleet = fleets.EventLoopGroup(protocol, self.limits, self.hands, self.end_of_fleet)  # type: ignore[arg-type]
         for lane in self.fleet.lanes:
             plain = lane.service.left
             lane.service.left = partial(self.left, plain)

@@ -9,8 +9,8 @@ import pytest
 
 from tcp import PATIENCE, ask, client, lane_of, receive_all
 from treadle.server import Limits, Messages, Server
-from treadle.server import _fleet as fleets
-from treadle.server._connection import ClientConnection
+from treadle.server import _group as fleets
+from treadle.server._transport.connection import ClientConnection
 
 
 def test_the_longest_idle_are_evicted_first_and_a_search_serves_several() -> None:

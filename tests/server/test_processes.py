@@ -29,7 +29,7 @@ from pathlib import Path
 logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(message)s")
 from treadle.server import Lines, Messages, Server
 from treadle.server import _processes as processes
-from treadle.server._listen import open_listeners
+from treadle.server._accept.listen import open_listeners
 from treadle.server._processes import serve_in_processes
 from treadle.server._signals import LOST, Signals
 

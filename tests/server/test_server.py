@@ -40,7 +40,7 @@ from treadle.server import (
     Server,
     Session,
 )
-from treadle.server._listen import open_listeners
+from treadle.server._accept.listen import open_listeners
 
 
 def checking() -> ssl.SSLContext:
@@ -316,7 +316,7 @@ def test_a_leader_that_is_stuck_in_a_log_handler_does_not_keep_stop(
     lanes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its clients are cut and counted, and nobody can connect any more, though it closes nothing itself."""
-    monkeypatch.setattr("treadle.server._fleet._lanes_wanted", lambda dispatcher: lanes)
+    monkeypatch.setattr("treadle.server._group._lanes_wanted", lambda dispatcher: lanes)
     server = Server(Messages(shout, Lines()), "127.0.0.1:0", max_workers=2 * lanes, limits=Limits(max_message=10))
     with stuck("makes no message", server.start()) as handler, client(server) as bad, client(server) as idle:
         assert ask(idle, b"x\n") == b"X\n"

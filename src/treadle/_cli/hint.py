@@ -5,11 +5,11 @@ from __future__ import annotations
 from shlex import quote
 from typing import TYPE_CHECKING, Any
 
-from treadle.server._framing import Delimiter, LengthPrefix
-from treadle.server._hosts import host_of
+from treadle.server._protocols.framing import Delimiter, LengthPrefix
+from treadle.server._transport.peer import host_of
 
 if TYPE_CHECKING:
-    from treadle.server._listen import Listener
+    from treadle.server._accept.listen import Listener
 
 __all__ = ["hello_in", "hello_to", "near"]
 

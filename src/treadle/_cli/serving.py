@@ -23,10 +23,10 @@ from treadle._cli.values import NONE, BindTo, Count, Escaped, PerSecond, Seconds
 from treadle._pool.pool import Pool
 from treadle.errors import BindError
 from treadle.server import Certificates, Limits, Server, ServerSnapshot
-from treadle.server._listen import Bind, Listener, open_listeners
+from treadle.server._accept.listen import Bind, Listener, open_listeners
+from treadle.server._accept.proxy import Proxies
 from treadle.server._processes import serve_in_processes
-from treadle.server._protocol import Protocol
-from treadle.server._proxy import Proxies
+from treadle.server._protocols.protocol import Protocol
 
 __all__ = ["GROUPS", "serve", "serving_options"]
 

@@ -15,8 +15,8 @@ from treadle._cli.config import ConfiguredCommand, Needed, spelled
 from treadle._cli.serving import GROUPS, serve, serving_options
 from treadle._cli.values import FramingNamed
 from treadle.server import Messages, Session
-from treadle.server._framing import Framing
-from treadle.server._protocol import Protocol
+from treadle.server._protocols.framing import Framing
+from treadle.server._protocols.protocol import Protocol
 
 __all__ = ["tcp"]
 

@@ -10,9 +10,9 @@ from typing import Any
 import click
 
 from treadle.server import Delimiter, LengthPrefix, Lines, Raw
-from treadle.server._framing import MAX_PREFIX, Framing
-from treadle.server._listen import Bind, parse_bind
-from treadle.server._proxy import Proxies
+from treadle.server._accept.listen import Bind, parse_bind
+from treadle.server._accept.proxy import Proxies
+from treadle.server._protocols.framing import MAX_PREFIX, Framing
 
 __all__ = [
     "NONE",

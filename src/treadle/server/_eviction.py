@@ -9,8 +9,8 @@ from operator import itemgetter
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from treadle.server._connection import ClientConnection
-    from treadle.server._lane import Lane
+    from treadle.server._serving.driver import Lane
+    from treadle.server._transport.connection import ClientConnection
 
 __all__ = ["Eviction"]
 

@@ -18,11 +18,11 @@ from math import inf
 from types import FrameType
 
 from treadle._base.clock import now
+from treadle._base.teller import Teller
 from treadle._base.words import log
-from treadle.server._listen import Listener
+from treadle.server._accept.listen import Listener
 from treadle.server._orphans import has_children
 from treadle.server._signals import CHILD, HANGUP, HUNG_UP, ORDERS, Signals, reason
-from treadle.server._teller import Teller
 
 __all__ = ["serve_in_processes"]
 

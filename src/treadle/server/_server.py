@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from treadle._base import checks, clock
+from treadle._base.teller import Teller
 from treadle._base.threads import start_thread
 from treadle._base.words import counted, log
 from treadle._dispatch import lifecycle
@@ -23,16 +24,15 @@ from treadle._pool.pool import Pool
 from treadle._pool.snapshot import names_of, report_leaving, undone
 from treadle._pool.submit import dispatcher_of
 from treadle.errors import BindError
-from treadle.server._fleet import Fleet
-from treadle.server._limits import Limits
-from treadle.server._listen import Bindable, each_bind, open_listeners
-from treadle.server._observer import Observer, server_observers_in
+from treadle.server._accept.listen import Bindable, each_bind, open_listeners
+from treadle.server._accept.proxy import Proxies
+from treadle.server._group import EventLoopGroup
 from treadle.server._orphans import Orphans
-from treadle.server._protocol import Protocol
-from treadle.server._proxy import Proxies
+from treadle.server._protocols.protocol import Protocol
 from treadle.server._signals import CHILD, GONE, HANGUP, HUNG_UP, LOST, ORDERS, Signals, reason
 from treadle.server._snapshot import ServerSnapshot, snapshot_of
-from treadle.server._teller import Teller
+from treadle.server._transport.limits import Limits
+from treadle.server._transport.observing.observer import Observer, server_observers_in
 
 __all__ = ["Server"]
 
@@ -123,7 +123,7 @@ class Server:
         # until it wants the next. If it raises, that is logged, and it is not called again.
         self._watch: Callable[[ServerSnapshot], float] | None = None
         self._look_at = 0.0  # when it wants the next
-        self._fleet: Fleet | None = None  # until it was started
+        self._fleet: EventLoopGroup | None = None  # until it was started
         self._process: int | None = None  # that it was started in
         self._starter: int | None = None  # the thread that is about to start it
         self._signals: Signals | None = None  # while `run` is under way
@@ -177,7 +177,7 @@ class Server:
         """Return what to log of the beginning."""
         return "serving %s on %s", self.protocol.name, str(self)
 
-    def _launch(self) -> Fleet:
+    def _launch(self) -> EventLoopGroup:
         home, when_full = dispatcher_of(self._pool), self._pool._task_when_full
         with home.lock:
             home.check_open()
@@ -185,7 +185,7 @@ class Server:
         listeners = open_listeners(self._bind)
         try:
             ways = (self._proxies, self._deaf, self._break, self._observers)
-            fleet = Fleet(self.protocol, self.limits, home, self._over, when_full, *ways)
+            fleet = EventLoopGroup(self.protocol, self.limits, home, self._over, when_full, *ways)
             fleet.start(listeners, context)
         except BaseException:
             for listener in listeners:

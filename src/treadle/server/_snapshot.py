@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from treadle.events import PoolSnapshot
-from treadle.server._fleet import Fleet
+from treadle.server._group import EventLoopGroup
 
 __all__ = ["ServerSnapshot", "snapshot_of"]
 
@@ -55,7 +55,7 @@ class ServerSnapshot:
     pool: PoolSnapshot
 
 
-def snapshot_of(name: str, state: str, fleet: Fleet | None, pool: PoolSnapshot) -> ServerSnapshot:
+def snapshot_of(name: str, state: str, fleet: EventLoopGroup | None, pool: PoolSnapshot) -> ServerSnapshot:
     """Return what a server does now; `fleet` is None before it was started."""
     acceptors = [] if fleet is None else fleet.acceptors
     lanes = [] if fleet is None else fleet.lanes

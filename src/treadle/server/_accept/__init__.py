@@ -1,0 +1,1 @@
+"""How clients come in: listeners, limits, trusted proxies, certificates."""

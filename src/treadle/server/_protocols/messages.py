@@ -1,0 +1,96 @@
+"""Messages: a plain function called for each message."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar, overload
+
+from treadle._base import checks
+from treadle._tasks.call import name_of
+from treadle.server._protocols.framing import Decoder, Framing, Raw
+from treadle.server._protocols.protocol import Answer
+from treadle.server._transport.connection import Peer
+from treadle.server._transport.limits import Limits
+
+__all__ = ["CloseConnection", "Messages"]
+
+M = TypeVar("M")
+
+
+class CloseConnection(Exception):
+    """Raised by a handler, or a framing, to end the connection after `answer` is sent. No failure, and not logged.
+
+    Args:
+        answer: the last bytes for the peer.
+    """
+
+    def __init__(self, answer: bytes | bytearray | memoryview = b"") -> None:
+        if not isinstance(answer, (bytes, bytearray, memoryview)):
+            raise TypeError(f"answer={answer!r} is {type(answer).__name__}; allowed: bytes")
+        self.answer = bytes(answer)
+        super().__init__(self.answer)  # which can be pickled
+
+
+class Messages(Generic[M]):
+    """Call `handler(message, peer)` for every message, and send what it returns.
+
+    The handler is an ordinary function and may block. Messages of one connection are handled one after another, in
+    their order, and answered in it; those of different connections at the same time, on as many threads as the server
+    has. So the handler must be safe to call from several threads.
+
+    Args:
+        handler: takes the message, `bytes` without what frames it (or what a framing of your own cuts), and the `Peer`;
+            returns bytes (a bytearray, a memoryview) to send as they are, or None. CloseConnection, raised, ends the
+            connection after a last answer. Any other exception closes that connection only, and is logged with the
+            peer, the number of the message, and the traceback: once in ten seconds for each line that raises it.
+        framing: where a message ends: Raw(), Lines(), Delimiter(b"..."), LengthPrefix(4), or an object like them.
+        greeting: sent to each client as soon as it has come in (and has ended the TLS handshake).
+
+    Raises:
+        TypeError: an argument is of the wrong type; `handler` is async, a class, or cannot be called so.
+    """
+
+    converse = None
+    speaks_first = False
+
+    @overload
+    def __init__(
+        self: Messages[bytes], handler: Callable[[bytes, Peer], Answer], framing: None = None, *, greeting: bytes = ...
+    ) -> None: ...
+    @overload
+    def __init__(self, handler: Callable[[M, Peer], Answer], framing: Framing[M], *, greeting: bytes = ...) -> None: ...
+    def __init__(
+        self, handler: Callable[[Any, Peer], Answer], framing: Framing[Any] | None = None, *, greeting: bytes = b""
+    ) -> None:
+        if _makes_objects(handler):
+            raise TypeError(
+                f"handler={handler!r} is a class, and its objects are no bytes; pass a function or a method"
+            )
+        checks.handler("handler", handler, "message", "peer", instead="Session(...), with the command --session")
+        if framing is None:
+            framing = Raw()
+        if isinstance(framing, type) or not callable(getattr(framing, "decoder", None)):
+            raise TypeError(f"framing={framing!r} is no framing; allowed: an object like Raw() or Lines()")
+        if not isinstance(greeting, bytes):
+            raise TypeError(f"greeting={greeting!r} is {type(greeting).__name__}; allowed: bytes")
+        self.handle = handler
+        self.framing: Framing[Any] = framing
+        self.greeting = greeting
+        self.name = name_of(handler)
+
+    def decoder(self, limits: Limits) -> Decoder[M]:
+        """Return what makes one connection's bytes into messages."""
+        decoder: Decoder[M] = self.framing.decoder(limits.max_message)
+        return decoder
+
+    def __repr__(self) -> str:
+        return f"Messages({self.name}, {self.framing!r})"
+
+
+def _makes_objects(handler: object) -> bool:
+    """Whether `handler` is a class, a call of which gives an object of it that is no bytes."""
+    if not isinstance(handler, type):
+        return False
+    made: object = handler.__new__
+    plain = made is object.__new__ and type(handler).__call__ is type.__call__
+    return plain and not issubclass(handler, (bytes, bytearray, memoryview))

@@ -1,0 +1,43 @@
+"""Protocol: what turns bytes into calls, and all that differs between servers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+from typing import Protocol as _Protocol
+
+if TYPE_CHECKING:
+    from treadle.server._protocols.framing import Decoder
+    from treadle.server._transport.connection import ClientConnection, Peer
+    from treadle.server._transport.limits import Limits
+
+__all__ = ["Answer", "Protocol"]
+
+Answer = bytes | bytearray | memoryview | None  # of a handler; None: nothing is sent
+
+
+class Protocol(_Protocol):
+    """What a server asks of a protocol. Every method may be called from many threads at once."""
+
+    @property
+    def name(self) -> str:
+        """What logs and snapshots call the handler."""
+
+    @property
+    def greeting(self) -> bytes:
+        """What each client is sent when it has come in."""
+
+    @property
+    def speaks_first(self) -> bool:
+        """Whether a conversation begins before the client has sent anything."""
+
+    def decoder(self, limits: Limits) -> Decoder[Any]:
+        """Return what cuts one connection's bytes into messages."""
+
+    @property
+    def handle(self) -> Callable[[Any, Peer], Answer]:
+        """Return the answer to a message; it may block."""
+
+    @property
+    def converse(self) -> Callable[[ClientConnection, Limits], None] | None:
+        """Serve a connection to its end, blocking; None: it is served message by message, by `handle`."""

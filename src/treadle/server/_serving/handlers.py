@@ -1,0 +1,439 @@
+"""Handlers: how handlers are run, in whose thread, and what happens when one fails.
+
+Inline, by the leader, as long as handlers are quick. As an errand, a task of the pool, once a connection's handler has
+been slow, or while nobody leads who may run handlers.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any, cast
+
+from treadle._base import clock
+from treadle._base.log_throttle import LogThrottle, LogThrottles, kind_of
+from treadle._base.words import all_of, log
+from treadle._tasks.call import NoContext
+from treadle._tasks.future import Future
+from treadle._tasks.options import TaskOptions
+from treadle._tasks.scope import SCOPE, Scope
+from treadle.errors import DeadlineExceeded, MessageTooLong, PoolFull, TreadleError
+from treadle.server._loop.poller import READ
+from treadle.server._protocols.messages import CloseConnection
+from treadle.server._transport.causes import CUT, DROPPED
+from treadle.server._transport.connection import ClientConnection, Peer, hang_up
+from treadle.server._transport.observing.record import Arrival, Record
+
+if TYPE_CHECKING:
+    from treadle.server._protocols.protocol import Protocol
+    from treadle.server._serving.driver import Lane, Lead
+    from treadle.server._transport.limits import Limits
+
+__all__ = ["HandlerTask", "Handlers"]
+
+_log = logging.getLogger("treadle.server")
+
+SLOW = 0.001  # seconds in a handler that make a connection a slow one: what the watchdog would notice too
+PAROLE = 8  # quick messages in a row after which a slow connection is handled inline again; a guess
+QUICK = 0.0001  # seconds in a handler, on average, that are not worth a hand-over, which takes about as long
+AT_ONCE = 64  # messages of one connection that are handled before the others have their turn; a guess
+
+
+BARE = NoContext()
+
+
+class HandlerTask(Future[Any]):
+    """The task of handling what waits in one connection."""
+
+    __slots__ = ("conn", "handling", "why")
+
+    def __init__(self, handling: Handlers, conn: ClientConnection) -> None:
+        super().__init__()
+        if handling.keyed:
+            self._options = TaskOptions(key=conn.peer.host)
+        self._owner = handling.lane.dispatcher
+        self._context = BARE
+        self._submitted = conn.active or clock.now()
+        self.handling = handling
+        self.conn = conn
+        self.why: BaseException | None = None  # it will not be run
+
+    def _name_for(self, fn: Any) -> str:
+        return self.handling.name
+
+    def _invoke(self) -> bool:
+        self._result = self._exception = None
+        if self.conn.record is not None:
+            cold = getattr(self, "_cold", None)  # there is one if the pool has observers
+            self.conn.record.task_id = None if cold is None else cold.serial or None
+        try:
+            again = self.handling.follow(self.conn)
+        except BaseException:  # a fault of ours, or the thread is killed
+            self.handling.dropped(self.conn, None)
+            raise
+        if not again:
+            self._context = None
+        return again
+
+    def _refuse(self, error: BaseException) -> None:
+        """The pool has not taken it."""
+        self.why = error
+        super()._refuse(error)
+
+    def _abandon(self, why: BaseException | None) -> None:
+        """The pool gives it up; no lock is held."""
+        self.why = why
+        super()._abandon(why)
+        self.handling.lapse(self.conn)
+
+    def _drop(self, error: BaseException) -> None:
+        """The pool sheds it; no lock is held, so that this thread can say so itself."""
+        self.why = error
+        if self.handling.limits.reject_messages_with is not None:
+            self._context = None
+            self.handling.refuse(self.conn, self.handling.limits.reject_messages_with, error)
+        super()._drop(error)
+        self.handling.lapse(self.conn)
+
+    def _forget_call(self) -> None:
+        """It will not be run: the pool refused or dropped it."""
+        if self._context is not None:
+            self._context = None
+            self.handling.dropped(self.conn, self.why)
+
+
+class Handlers:
+    """Runs the handlers of one lane's connections."""
+
+    slow_pace = SLOW
+
+    def __init__(
+        self,
+        lane: Lane,
+        protocol: Protocol,
+        limits: Limits,
+        throttles: LogThrottles,
+        when_full: str = "block",
+        *,
+        observed: bool = False,
+    ) -> None:
+        self.lane = lane
+        self.protocol = protocol
+        self.timeout = limits.handler_timeout
+        self.call: Callable[[ClientConnection, Any], Any] = self.call_observed if observed else self.call_handler
+        self.handle: Callable[[Any, Any], Any] = protocol.handle if self.timeout is None else self.handle_in_time
+        self.policy = when_full if when_full in ("reject", "discard_oldest") else "block"  # it never runs in the leader
+        self.keyed = "key" in lane.dispatcher.order.looks_at
+        self.converse = protocol.converse
+        self.name = protocol.name
+        self.limits = limits
+        self.max_unsent = limits.max_unsent
+        self.inline = protocol.converse is None  # whether the leader may run it
+        self.plain = self.inline and not observed  # whether it may do so in the short way
+        # Changed with the lane's lock held:
+        self.deposals = 0  # messages that the leader has begun with, and lost the lead over
+        self.followed = 0  # messages that tasks of the pool have begun with
+        self.failures = 0
+        self.rejected = 0  # messages that the pool would not handle
+        self.pace = SLOW  # seconds in a handler, of late, while all messages go to the pool
+        self.throttles = throttles
+        self.drops, self.refusals, self.talks = LogThrottle(), LogThrottle(), LogThrottle()
+
+    def call_handler(self, conn: ClientConnection, message: Any) -> Any:
+        """Run the handler on one message; return its answer."""
+        conn.number += 1
+        try:
+            return conn.run(self.handle, message, conn.peer)
+        except BaseException as error:
+            return self.failed(conn, error)
+
+    def call_observed(self, conn: ClientConnection, arrival: Arrival) -> Any:
+        """Do so, and note what observers are to be told, once it is answered."""
+        record = cast(Record, conn.record)
+        answer = self.call_handler(conn, record.begin(arrival, handed_over=conn.busy))
+        record.end(answer)
+        return answer
+
+    def handle_in_time(self, message: Any, peer: Peer) -> Any:
+        """Run the handler on one message, under its deadline."""
+        token = SCOPE.set(Scope(None, self.timeout))
+        try:
+            return self.protocol.handle(message, peer)
+        finally:
+            SCOPE.reset(token)
+
+    def failed(self, conn: ClientConnection, error: BaseException) -> bytes | None:
+        """The handler raised: close this connection only. Return what is to be answered still."""
+        conn.closing = True
+        if isinstance(error, CloseConnection):
+            return error.answer
+        if conn.record is not None:
+            conn.record.fail(error)
+        if self.timeout is not None and isinstance(error, DeadlineExceeded):
+            conn.give_up("handler_timeout")
+            return None
+        if self.converse is not None and isinstance(error, MessageTooLong):  # a client's fault, that Session has found
+            self.lane.service.tell_unfit(conn, error)
+            return None
+        if self.lane.orphaned and isinstance(error, SystemExit):
+            return None  # a forked child is done, which is no failure
+        with self.lane.lock:
+            self.failures += 1
+        throttle = self.throttles.of("handler", *kind_of(error))
+        if throttle.begins():
+            said = "%s: handler %s failed on message %d%s"
+            log(_log, logging.ERROR, said, str(conn.peer), self.name, conn.number, throttle.rest, error=error)
+        return None
+
+    def answer(self, conn: ClientConnection, answer: Any) -> None:
+        """Send what the handler returned; if that cannot be sent, it is a failure of it."""
+        try:
+            if answer is not None and memoryview(answer).nbytes:  # what is false, but no bytes, is no empty answer
+                conn.write(answer)
+        except Exception:  # whatever an object of the user's does when it is asked for its bytes
+            kind = type(answer).__name__
+            self.failed(conn, TypeError(f"handler {self.name} returned {kind}; allowed: bytes, or None for no answer"))
+
+    # -- the leader's way -----------------------------------------------------------------------------------------
+
+    def work(self, conn: ClientConnection, lead: Lead) -> bool:
+        """Handle what waits in `conn`, inline; False if the lead was lost. Answers are sent together."""
+        lane, slot, waiting = self.lane, lead.slot, conn.waiting
+        answers: list[bytes] = []
+        size = 0
+        for _ in range(min(len(waiting), AT_ONCE)):
+            message = waiting.popleft()
+            lane.turns += 1
+            slot.append(conn)
+            if lane.asleep:
+                lane.rouse()
+            answer = self.call(conn, message)
+            if not _take(slot):
+                self.answer_all(conn, answers)
+                self.deposed(conn, answer, lead)
+                return False
+            if answer is not None:
+                answers.append(answer if type(answer) is bytes else _own(answer))
+                size += _size_of(answer, self.max_unsent + 1)
+            if conn.closing or size > self.max_unsent:
+                break
+        self.answer_all(conn, answers)
+        return conn.record is None or self.tell(conn, conn.record, lead)
+
+    def tell(self, conn: ClientConnection, record: Record, lead: Lead) -> bool:
+        """Tell observers, who may block, of the messages that were answered; False if the lead was lost over it."""
+        lane = self.lane
+        lane.turns += 1
+        lane.shakes += 1
+        lead.slot.append(conn)
+        if lane.asleep:
+            lane.rouse()
+        record.tell_run(conn.error)
+        if _take(lead.slot):
+            return True
+        with lane.lock:  # until the watchdog has let go of it
+            lead.lost = None
+        conn.handled = 0.0
+        conn.slow = PAROLE
+        self.go_on(conn)
+        return False
+
+    def answer_all(self, conn: ClientConnection, answers: list[bytes]) -> None:
+        """Send what several messages were answered with."""
+        try:
+            answers = [b"".join(answers)] if len(answers) > 1 else answers
+        except Exception:
+            pass  # the last one is no bytes, see `_size_of`; those before it are sent
+        for answer in answers:
+            self.answer(conn, answer)
+
+    def delegate(self, conn: ClientConnection) -> None:
+        """Hand what waits in `conn` to the pool, which may make it wait, and so stops reading from it."""
+        conn.calm = False
+        conn.busy = True
+        conn.handled = 0.0
+        if conn.record is not None and self.converse is not None:
+            conn.record.expect()
+        errand = HandlerTask(self, conn)
+        try:
+            self.lane.dispatcher.enter_later(errand, self.policy)
+            if self.converse is not None:
+                self.tell_if_all_talk()
+        except PoolFull:
+            pass  # it was refused, see `dropped`
+        except (TreadleError, RuntimeError) as error:
+            if self.drops.begins():
+                said = "%s: connections are cut, for the pool takes no messages: %s%s"
+                log(_log, logging.ERROR, said, self.lane.name, error, self.drops.rest)
+
+    def tell_if_all_talk(self) -> None:
+        """Say that every thread is in a conversation, so that clients which wait for one do not look forgotten."""
+        dispatcher = self.lane.dispatcher
+        if not dispatcher.free_threads() and self.talks.begins():
+            most = dispatcher.workers.max_workers
+            said = "%s: %s taken by conversations, so others wait%s"
+            log(_log, logging.WARNING, said, self.lane.name, all_of(most, "thread"), self.talks.rest)
+
+    def dropped(self, conn: ClientConnection, why: BaseException | None) -> None:
+        """The pool will not handle what waits in `conn`. The pool's lock may be held."""
+        dispatcher = self.lane.dispatcher
+        if conn.record is not None:
+            conn.record.refusal = why
+        if self.limits.reject_messages_with is None or dispatcher.closed is not None or dispatcher.broken is not None:
+            self.give_back(conn, partial(self.lane.service.give_up, conn, DROPPED))
+        else:
+            self.give_back(conn, partial(self.refuse, conn, self.limits.reject_messages_with, why))
+
+    def lapse(self, conn: ClientConnection) -> None:
+        """Tell observers of what is left in `conn`, if nobody leads any more, who would go on. No lock is held."""
+        if conn.record is not None and self.lane.over:
+            conn.record.lapse(conn, CUT)
+
+    def refuse(self, conn: ClientConnection, refusal: bytes, why: BaseException | None) -> None:
+        """Tell a client, for each message that waits, that it will not be handled. For the thread that has `conn`."""
+        if self.refusals.begins():
+            said = "%s: messages are rejected, for the pool has no room for them in time%s"
+            log(_log, logging.WARNING, said, self.lane.name, self.refusals.rest)
+        room = (self.max_unsent - conn.unsent) // max(1, len(refusal))  # for more, it has to take these first
+        count = min(len(conn.waiting), max(1, room)) if self.converse is None else 1
+        with self.lane.lock:
+            self.rejected += count
+        conn.number += count
+        conn.write(refusal * count)
+        if conn.record is not None:
+            conn.record.refuse(conn, count, why)
+        elif self.converse is None:
+            for _ in range(count):
+                conn.waiting.popleft()
+        conn.closing = conn.closing or self.converse is not None  # a conversation that never began
+        self.release(conn)
+
+    def watched_again(self, conn: ClientConnection) -> bool:
+        """Have the poller tell of what `conn` sends; False if it cannot. The lane's lock is held."""
+        try:
+            self.lane.service.watch_for(conn, READ)
+        except OSError as error:
+            conn.give_up(error)
+            return False
+        return True
+
+    def give_back(self, conn: ClientConnection, job: Callable[[], object]) -> None:
+        """Have the leader do `job`, after which `conn` is its own again; if nobody leads any more, close it."""
+        with self.lane.lock:
+            if not self.lane.over:
+                self.lane.post(job)
+                return
+        hang_up(conn.sock)  # nobody else will
+
+    # -- the way of other threads ---------------------------------------------------------------------------------
+
+    def deposed(self, conn: ClientConnection, answer: Any, lead: Lead) -> None:
+        """The handler took so long that the lead is lost; `conn` is this thread's, and nothing else is."""
+        with self.lane.lock:  # until the watchdog has let go of it
+            lead.lost = None
+            self.deposals += 1
+        conn.handled = 0.0
+        conn.slow = PAROLE
+        self.answer(conn, answer)
+        if conn.record is not None:
+            conn.record.depose()
+            conn.record.tell_run(conn.error)
+        self.go_on(conn)
+
+    def go_on(self, conn: ClientConnection) -> None:
+        """Have what waits in `conn` handled, or give it back, after the lead was lost over it."""
+        if conn.waiting and self.may_go_on(conn):
+            self.delegate(conn)
+        else:
+            self.release(conn)
+
+    def follow(self, conn: ClientConnection) -> bool:
+        """Handle what waits in `conn`; return whether others wait for the thread, and some of it is left."""
+        if self.converse is not None:
+            self.hold(conn, self.converse)
+            return False
+        while conn.waiting:
+            message = conn.waiting.popleft()
+            with self.lane.lock:
+                self.followed += 1
+            began = conn.handled = clock.now()
+            answer = self.call(conn, message)
+            conn.handled = 0.0
+            self.judge(conn, clock.now() - began)
+            self.answer(conn, answer)
+            if conn.record is not None:
+                conn.record.tell_run(conn.error)
+            if not self.may_go_on(conn):
+                break
+            if conn.waiting and self.lane.dispatcher.has_more:
+                return True
+        self.release(conn)
+        return False
+
+    def hold(self, conn: ClientConnection, converse: Callable[[ClientConnection, Limits], None]) -> None:
+        """Let the protocol have `conn` to its end."""
+        conn.number += 1
+        with self.lane.lock:
+            self.followed += 1
+        record = conn.record
+        if record is not None:
+            record.begin(record.conversation.popleft(), handed_over=True)
+        try:
+            converse(conn, self.limits)
+        except BaseException as error:
+            self.failed(conn, error)
+        if record is not None:
+            record.end()
+            record.tell_run(conn.error)
+        self.release(conn)
+
+    def judge(self, conn: ClientConnection, took: float) -> None:
+        """Learn from how long a message took."""
+        conn.slow = PAROLE if took > SLOW else max(0, conn.slow - 1)
+        if self.lane.spread:
+            self.pace += (took - self.pace) / PAROLE
+            if self.pace < QUICK:
+                self.lane.spread = False
+
+    def may_go_on(self, conn: ClientConnection) -> bool:
+        """Whether the next message may be handled now."""
+        return not (conn.closing or conn.error or conn.unsent > self.max_unsent)
+
+    def release(self, conn: ClientConnection) -> None:
+        """Give `conn` back to the leader, who need not be told if it is to do nothing but read."""
+        lane = self.lane
+        conn.active = clock.now()
+        if conn.begun:  # nothing was read meanwhile, and that was not the client's fault
+            conn.begun, conn.received = conn.active, 0
+        plain = not (conn.closing or conn.error or conn.out or conn.waiting or conn.ended or conn.last or conn.secure)
+        plain = plain and conn.farewell is None
+        with lane.lock:
+            if plain and not lane.draining and not lane.over and self.watched_again(conn):
+                conn.calm = self.plain and not conn.slow and not conn.begun
+                conn.busy = False
+                return
+        self.give_back(conn, partial(lane.service.take_back, conn))
+        self.lapse(conn)
+
+
+def _own(answer: Any) -> Any:
+    """Return a copy of an answer that the handler may change before it is sent; one that is no bytes, as it is."""
+    try:
+        return memoryview(answer).tobytes()
+    except Exception:  # it is no bytes, or a view that was released, or whatever an object of the user's raises
+        return answer
+
+
+def _size_of(answer: Any, otherwise: int) -> int:
+    """Return the length of an answer; `otherwise` if it is none, or of a kind that is to be sent by itself."""
+    return len(answer) if isinstance(answer, (bytes, bytearray)) else otherwise  # a memoryview's is in items, not bytes
+
+
+def _take(slot: list[ClientConnection]) -> bool:
+    """Take the connection out of the slot; False: the watchdog has, and with it the lead."""
+    try:
+        slot.pop()
+    except IndexError:
+        return False
+    return True

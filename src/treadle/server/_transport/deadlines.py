@@ -1,0 +1,78 @@
+"""Deadlines: until when a connection may stay as it is, and by which limit."""
+
+from __future__ import annotations
+
+from math import inf
+from typing import TYPE_CHECKING
+
+from treadle.server._transport.connection import ClientConnection, Phase
+from treadle.server._transport.transfer_limit import NEVER, TransferLimit
+
+if TYPE_CHECKING:
+    from treadle.server._transport.limits import Limits
+
+__all__ = ["GRACE", "Deadlines"]
+
+GRACE = 1.0  # seconds that a connection without a message yet is given when the server stops; a guess
+LAST_RESORT = 3600.0  # seconds between two looks at a connection when nothing is limited
+
+
+class Deadlines:
+    """The limits of time, for one server.
+
+    Every phase has one of its own, counted from when the phase began, so that no client gains time by sending a byte
+    now and then. While a handler runs there is only its own, and that does not stop it.
+    """
+
+    def __init__(self, limits: Limits) -> None:
+        self.handshake = limits.handshake_timeout
+        self.handler = limits.handler_timeout
+        self.idle = limits.idle_timeout
+        self.age = limits.max_age
+        self.linger = limits.linger_timeout
+        self.reading = TransferLimit("read", limits.read_timeout, limits.min_read_rate, limits.min_rate_grace)
+        self.writing = TransferLimit("write", limits.write_timeout, limits.min_write_rate, limits.min_rate_grace)
+        self.drained_at = inf  # when the server began to stop
+
+    def period(self) -> float:
+        """Return the shortest time in which any of them can come: every connection is looked at as often as that."""
+        times = [LAST_RESORT, self.handshake, self.handler, self.idle, self.age]
+        for pace in (self.reading, self.writing):
+            times += [pace.timeout, None if pace.rate is None else pace.grace]
+        return min(time for time in times if time is not None)
+
+    def of(self, conn: ClientConnection) -> tuple[float, str]:
+        """Return when `conn` is to be cut as things are, and why."""
+        if conn.busy and conn.error is not None:
+            return NEVER  # it was cut, and its thread will see that
+        if conn.phase is Phase.HEADER:
+            stopped = max(self.drained_at, conn.since) + GRACE
+            return min((conn.since + self.handshake, "handshake_timeout"), (stopped, "the server stops"))
+        if conn.phase is Phase.SHAKING:
+            stopped = inf if conn.busy else max(self.drained_at, conn.active) + GRACE
+            return min((conn.since + self.handshake, "handshake_timeout"), (stopped, "the server stops"))
+        if conn.phase is Phase.LINGERING:
+            return conn.since + self.linger, "linger_timeout"
+        if conn.busy:
+            return self.of_busy(conn)
+        if conn.out:
+            return self.writing.end(conn.out_since, conn.sent)
+        if conn.begun:
+            return self.reading.end(conn.begun, conn.received)
+        return min(
+            (inf if self.idle is None else conn.active + self.idle, "idle_timeout"),
+            (inf if self.age is None else conn.since + self.age, "max_age"),
+            (max(self.drained_at, conn.active) + GRACE, "the server stops"),
+        )
+
+    def aged(self, conn: ClientConnection, now: float) -> bool:
+        """Whether `conn` is to be closed when nothing is under way in it."""
+        return self.age is not None and conn.since + self.age <= now and conn.phase is Phase.OPEN
+
+    def of_busy(self, conn: ClientConnection) -> tuple[float, str]:
+        """The same for one whose handler runs in another thread."""
+        if conn.lull:
+            return max(self.drained_at, conn.lull) + GRACE, "the server stops"
+        if self.handler is None or not conn.handled:
+            return NEVER
+        return conn.handled + self.handler, "handler_timeout"

@@ -1,0 +1,262 @@
+"""Record: what observers are to be told of one connection, kept from its first byte to its last.
+
+Only the connections of a server with observers have one. It stands between the connection and its socket, to count
+bytes, and between the framing and the connection, to note when each message came; so nobody else pays for it.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections import deque
+from collections.abc import Iterator
+from contextlib import suppress
+from itertools import islice
+from threading import current_thread
+from typing import TYPE_CHECKING, Any, cast
+
+from treadle._base import clock
+from treadle.server._transport.causes import cause_of
+from treadle.server._transport.observing.observer import ConnectionEvent, MessageEvent
+
+if TYPE_CHECKING:
+    from treadle.server._protocols.framing import Decoder
+    from treadle.server._transport.connection import ClientConnection, Peer
+    from treadle.server._transport.observing.observer import Observers
+
+__all__ = ["Arrival", "Record", "TimedDecoder"]
+
+
+class Arrival:
+    """A message that has come, and what became of it so far."""
+
+    __slots__ = (
+        "begun_ns",
+        "bytes_in",
+        "bytes_out",
+        "complete_ns",
+        "error",
+        "first_byte_ns",
+        "handed_over",
+        "message",
+        "returned_ns",
+        "task_id",
+        "thread",
+    )
+
+    def __init__(self, message: Any, first_byte_ns: int, complete_ns: int) -> None:
+        self.message = message
+        self.first_byte_ns = first_byte_ns
+        self.complete_ns = complete_ns
+        self.begun_ns: int | None = None
+        self.returned_ns: int | None = None
+        self.thread: str | None = None
+        self.handed_over = False
+        self.task_id: int | None = None
+        self.bytes_in = _size_of(message)
+        self.bytes_out = 0
+        self.error: BaseException | None = None
+
+
+class Record:
+    """What is to be told of one connection. For the thread that has the connection, but for `lapse`.
+
+    Args:
+        observers: who is told.
+        converses: whether the connection is one conversation, and not cut into messages.
+    """
+
+    __slots__ = (
+        "_recv",
+        "_send",
+        "bytes_in",
+        "bytes_out",
+        "connected_ns",
+        "conversation",
+        "converses",
+        "introduced",
+        "messages",
+        "observers",
+        "peer",
+        "read_ns",
+        "refusal",
+        "run",
+        "task_id",
+    )
+
+    def __init__(self, observers: Observers, peer: Peer, *, converses: bool = False) -> None:
+        self.observers = observers
+        self.peer = peer
+        self.converses = converses
+        self.connected_ns = self.read_ns = clock.now_ns()  # the latter: when something was read last
+        self.introduced = False  # observers know of it
+        self.messages = self.bytes_in = self.bytes_out = 0
+        self.conversation: deque[Arrival] = deque()  # that is to begin, at most one
+        self.run: deque[Arrival] = deque()  # messages whose handler was called, and that were not told of
+        self.task_id: int | None = None  # of the task that has the connection
+        self.refusal: BaseException | None = None  # why the pool would not have its messages
+
+    def attach(self, conn: ClientConnection) -> None:
+        """Stand between `conn` and its socket, and its framing."""
+        self._recv, conn.recv = conn.recv, self.recv
+        self._send, conn.send = conn.send, self.send
+        if not self.converses:
+            conn.decoder = cast("Decoder[Any]", TimedDecoder(conn.decoder, self))
+        conn.record = self
+
+    def recv(self, most: int) -> bytes:
+        """Read, and count."""
+        data = self._recv(most)
+        self.read_ns = clock.now_ns()
+        self.bytes_in += len(data)
+        return data
+
+    def send(self, data: Any) -> int:
+        """Send, and count."""
+        sent = self._send(data)
+        self.bytes_out += sent
+        return sent
+
+    # -- the connection -------------------------------------------------------------------------------------------
+
+    def connected(self) -> None:
+        """The client was let in."""
+        self.introduced = True
+        self._tell("connected", self.connected_ns)
+
+    def rejected(self, reason: str) -> None:
+        """The client was turned away."""
+        self._tell("rejected", clock.now_ns(), reason)
+
+    def closed(self, reason: str) -> None:
+        """The connection is over, for `reason`, in words; "": in order."""
+        if not self.introduced:  # a proxy has left before it said for whom it came
+            self.connected()
+        self._tell(
+            "closed", clock.now_ns(), cause_of(reason) if reason else None, self.messages, self.bytes_in, self.bytes_out
+        )
+
+    def _tell(self, what: str, time_ns: int, reason: str | None = None, *counts: int) -> None:
+        thread, handler = current_thread().name, self.observers.handler
+        event = ConnectionEvent(handler, self.peer, time_ns, thread, self.connected_ns, reason, *counts)
+        self.observers.tell(what, event)
+
+    # -- its messages ---------------------------------------------------------------------------------------------
+
+    def expect(self) -> None:
+        """A conversation is to begin."""
+        self.conversation.append(Arrival(b"", self.read_ns, self.read_ns))
+
+    def begin(self, arrival: Arrival, *, handed_over: bool) -> Any:
+        """Return the message, for its handler is called now."""
+        message, arrival.message = arrival.message, None
+        arrival.handed_over = handed_over
+        arrival.task_id = self.task_id if handed_over else None
+        arrival.thread = current_thread().name
+        self.run.append(arrival)
+        arrival.begun_ns = clock.now_ns()
+        return message
+
+    def end(self, answer: Any = None) -> None:
+        """The handler of the last message has returned `answer`, or raised."""
+        arrival = self.run[-1]
+        arrival.returned_ns = clock.now_ns()
+        arrival.bytes_out = _size_of(answer)
+
+    def fail(self, error: BaseException) -> None:
+        """The handler of the last message has raised `error`, or what it returned cannot be sent."""
+        if self.run and self.run[-1].error is None:
+            self.run[-1].error = error
+
+    def depose(self) -> None:
+        """The lead was lost over the last message."""
+        self.run[-1].handed_over = True
+
+    def tell_run(self, error: str | None) -> None:
+        """Tell of the messages that were run; and answered, but for an `error`: why the connection is broken."""
+        for arrival in _taken_from(self.run):
+            if error is not None and arrival.error is None:
+                arrival.error = _aborted(error)
+            self._tell_message(arrival)
+
+    def refuse(self, conn: ClientConnection, count: int, why: BaseException | None) -> None:
+        """Take out, and tell of, `count` messages of `conn` that wait: the pool has refused them."""
+        self.refusal = None  # it is none of what comes after them
+        for arrival in islice(_taken_from(self.conversation if self.converses else conn.waiting), count):
+            arrival.error = why
+            self._tell_message(arrival)
+
+    def lapse(self, conn: ClientConnection, why: str) -> None:
+        """Tell of all that was not told of yet: the connection is over. Safe from any thread, also from two at once."""
+        self.tell_run(conn.error or why)
+        for arrival in _taken_from(self.conversation if self.converses else conn.waiting):
+            arrival.error = self.refusal or _aborted(conn.error or why)
+            self._tell_message(arrival)
+
+    def _tell_message(self, arrival: Arrival) -> None:
+        arrival.message = None
+        self.messages += 1
+        event = MessageEvent(
+            self.observers.handler,
+            self.peer,
+            arrival.first_byte_ns,
+            arrival.complete_ns,
+            arrival.begun_ns,
+            arrival.returned_ns,
+            clock.now_ns(),
+            arrival.thread or current_thread().name,
+            arrival.handed_over,
+            arrival.task_id,
+            self.bytes_in if self.converses else arrival.bytes_in,
+            self.bytes_out if self.converses else arrival.bytes_out,
+            arrival.error,
+        )
+        self.observers.tell("handled", event)
+
+
+class TimedDecoder:
+    """A connection's decoder whose messages are Arrivals. For one thread at a time."""
+
+    def __init__(self, decoder: Decoder[Any], record: Record) -> None:
+        self.decoder = decoder
+        self.record = record
+        self.first_byte_ns = 0  # of the message that is not complete; 0: none has begun
+
+    @property
+    def held(self) -> int:
+        """Bytes of the message that is not complete yet."""
+        return self.decoder.held
+
+    def feed(self, data: bytes) -> Iterator[Arrival]:
+        """Take what arrived; give the messages that are complete with it."""
+        read_ns = self.record.read_ns
+        first_byte_ns = self.first_byte_ns or read_ns
+        for message in self.decoder.feed(data):
+            yield Arrival(message, first_byte_ns, read_ns)
+            first_byte_ns = read_ns
+        self.first_byte_ns = first_byte_ns if self.decoder.held else 0
+
+    def finish(self) -> Iterator[Arrival]:
+        """Give what counts as a message though the peer has ended the stream after it."""
+        for message in self.decoder.finish():
+            yield Arrival(message, self.first_byte_ns or self.record.read_ns, self.record.read_ns)
+
+
+def _taken_from(arrivals: deque[Any]) -> Iterator[Arrival]:
+    """Take them out one by one; whoever takes one, nobody else does."""
+    with suppress(IndexError):
+        while True:
+            yield arrivals.popleft()
+
+
+def _aborted(why: str) -> ConnectionAbortedError:
+    return ConnectionAbortedError(errno.ECONNABORTED, why or "the connection was closed")
+
+
+def _size_of(message: Any) -> int:
+    """Return the bytes of a message, or an answer; 0 if it is none, or nothing that has bytes."""
+    if type(message) is bytes:
+        return len(message)
+    try:
+        return memoryview(message).nbytes
+    except Exception:
+        return 0

@@ -1,0 +1,163 @@
+"""Record: what is noted of a connection's bytes and messages, and told of each of them once."""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections.abc import Iterator
+from contextvars import Context
+from typing import Any
+
+import pytest
+
+from treadle.server import Lines, MessageEvent, Observer, Peer
+from treadle.server._transport.connection import ClientConnection
+from treadle.server._transport.observing import record as module
+from treadle.server._transport.observing.observer import Observers
+from treadle.server._transport.observing.record import Arrival, Record, TimedDecoder
+
+
+class Keeps(Observer):
+    def __init__(self) -> None:
+        self.events: list[MessageEvent] = []
+
+    def handled(self, event: MessageEvent) -> None:
+        self.events.append(event)
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.time = 100
+
+    def now_ns(self) -> int:
+        self.time += 1
+        return self.time
+
+
+@pytest.fixture
+def keeps() -> Keeps:
+    return Keeps()
+
+
+@pytest.fixture
+def ends(keeps: Keeps, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[ClientConnection, Record, socket.socket]]:
+    monkeypatch.setattr(module, "clock", Clock())
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        conn = ClientConnection(ours, Peer("", ours), Lines().decoder(100), Context(), 0.0)
+        record = Record(Observers("handle", [keeps]), conn.peer)
+        record.attach(conn)
+        yield conn, record, theirs
+
+
+def arrivals_of(conn: ClientConnection, data: bytes) -> list[Arrival]:
+    found: Any = conn.decoder.feed(data)
+    return list(found)
+
+
+def test_bytes_are_counted_both_ways(ends: tuple[ClientConnection, Record, socket.socket]) -> None:
+    conn, record, theirs = ends
+    theirs.sendall(b"hello")
+    assert conn.recv(100) == b"hello"
+    conn.write(b"hi")
+    assert theirs.recv(100) == b"hi"
+    assert (record.bytes_in, record.bytes_out) == (5, 2)
+
+
+def test_a_message_begins_with_the_read_of_its_first_byte_and_is_complete_with_that_of_its_last(
+    ends: tuple[ClientConnection, Record, socket.socket],
+) -> None:
+    conn, record, _ = ends
+    record.read_ns = 1
+    assert not arrivals_of(conn, b"on")
+    assert conn.decoder.held == 2
+    record.read_ns = 2
+    one, two = arrivals_of(conn, b"e\ntwo\nthr")
+    record.read_ns = 3
+    (three,) = arrivals_of(conn, b"ee\n")
+    record.read_ns = 4
+    (four,) = arrivals_of(conn, b"four\n")
+    record.read_ns = 5
+    assert not arrivals_of(conn, b"five")
+    record.read_ns = 6
+    found: Any = conn.decoder.finish()
+    (five,) = found
+    times = [(arrival.message, arrival.first_byte_ns, arrival.complete_ns) for arrival in (one, two, three, four, five)]
+    assert times == [(b"one", 1, 2), (b"two", 2, 2), (b"three", 2, 3), (b"four", 4, 4), (b"five", 5, 6)]
+
+
+def test_messages_before_an_error_of_the_framing_are_kept() -> None:
+    class Fails:
+        held = 0
+
+        def feed(self, data: bytes) -> Iterator[bytes]:
+            yield data
+            raise ValueError("mine")
+
+    record = Record(Observers("handle", []), Peer("", None))  # type: ignore[arg-type]
+    found = TimedDecoder(Fails(), record).feed(b"x")  # type: ignore[arg-type]
+    assert next(found).message == b"x"
+    with pytest.raises(ValueError, match="mine"):
+        next(found)
+
+
+@pytest.mark.parametrize(
+    ("message", "size"), [(b"abc", 3), (bytearray(4), 4), (memoryview(b"abcd").cast("I"), 4), (None, 0), ([1, 2], 0)]
+)
+def test_the_size_of_a_message_is_that_of_its_bytes(message: Any, size: int) -> None:
+    assert Arrival(message, 1, 1).bytes_in == size
+
+
+def test_what_is_over_is_told_of_once_in_order(
+    ends: tuple[ClientConnection, Record, socket.socket], keeps: Keeps
+) -> None:
+    conn, record, _ = ends
+    conn.waiting.extend(arrivals_of(conn, b"one\ntwo\n"))
+    assert record.begin(conn.waiting.popleft(), handed_over=False) == b"one"  # and its thread is killed
+    conn.error = "mine"
+    record.lapse(conn, "another")
+    record.lapse(conn, "another")
+    one, two = keeps.events
+    assert (one.begun_ns is None, two.begun_ns is None) == (False, True)
+    assert one.returned_ns is None
+    assert [str(event.error) for event in keeps.events] == [f"[Errno {errno.ECONNABORTED}] mine"] * 2
+    assert not conn.waiting
+
+
+def test_what_the_pool_has_dropped_is_told_with_its_error(
+    ends: tuple[ClientConnection, Record, socket.socket], keeps: Keeps
+) -> None:
+    conn, record, _ = ends
+    conn.waiting.extend(arrivals_of(conn, b"one\ntwo\nthree\n"))
+    full, closed = ValueError("full"), ValueError("closed")
+    record.refuse(conn, 2, full)
+    record.refusal = closed
+    record.lapse(conn, "another")
+    assert [event.error for event in keeps.events] == [full, full, closed]
+
+
+def test_what_the_pool_has_dropped_is_no_reason_for_what_comes_later(
+    ends: tuple[ClientConnection, Record, socket.socket], keeps: Keeps
+) -> None:
+    conn, record, _ = ends
+    conn.waiting.extend(arrivals_of(conn, b"one\ntwo\n"))
+    record.refusal = full = ValueError("full")
+    record.refuse(conn, 1, full)
+    record.lapse(conn, "gone")
+    assert [str(event.error) for event in keeps.events] == ["full", f"[Errno {errno.ECONNABORTED}] gone"]
+
+
+def test_the_first_error_of_a_message_is_the_one_that_is_told(
+    ends: tuple[ClientConnection, Record, socket.socket], keeps: Keeps
+) -> None:
+    conn, record, _ = ends
+    first = ValueError("first")
+    record.fail(first)  # of none
+    (arrival,) = arrivals_of(conn, b"one\n")
+    record.begin(arrival, handed_over=False)
+    record.fail(first)
+    record.fail(ValueError("second"))
+    record.end(b"answer")
+    record.tell_run("cut")
+    (event,) = keeps.events
+    assert (event.error, event.bytes_out) == (first, 6)

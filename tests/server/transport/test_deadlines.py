@@ -1,0 +1,95 @@
+"""Deadlines: which limit holds in which phase. That they are kept is shown by tests/behaviour/test_server_rules.py."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from contextvars import Context
+from math import inf
+
+import pytest
+
+from treadle.server import Limits, Lines, Peer
+from treadle.server._transport.connection import ClientConnection, Phase
+from treadle.server._transport.deadlines import GRACE, LAST_RESORT, Deadlines
+
+
+@pytest.fixture
+def conn() -> Iterator[ClientConnection]:
+    """A connection that came at 100.0."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        yield ClientConnection(ours, Peer("", ours), Lines().decoder(100), Context(), 100.0)
+
+
+LIMITS = Limits(handshake_timeout=1, read_timeout=2, write_timeout=3, idle_timeout=4, max_age=500, linger_timeout=6)
+
+
+def test_each_phase_has_its_own(conn: ClientConnection) -> None:
+    deadlines = Deadlines(LIMITS)
+    assert deadlines.of(conn) == (104.0, "idle_timeout")
+    conn.phase = Phase.HEADER
+    assert deadlines.of(conn) == (101.0, "handshake_timeout")
+    conn.phase = Phase.SHAKING
+    assert deadlines.of(conn) == (101.0, "handshake_timeout")
+    conn.phase = Phase.LINGERING
+    assert deadlines.of(conn) == (106.0, "linger_timeout")
+    conn.phase = Phase.OPEN
+    conn.begun = 101.5
+    assert deadlines.of(conn) == (103.5, "read_timeout")
+    conn.keep(memoryview(b"x"))
+    conn.out_since = 102.0
+    assert deadlines.of(conn) == (105.0, "write_timeout")
+    conn.busy = True
+    assert deadlines.of(conn)[0] == inf
+
+
+def test_between_messages_the_nearest_holds(conn: ClientConnection) -> None:
+    deadlines = Deadlines(LIMITS)
+    conn.active = 599.0
+    assert deadlines.of(conn) == (600.0, "max_age")
+    conn.active, deadlines.drained_at = 597.0, 598.0
+    assert deadlines.of(conn) == (598.0 + GRACE, "the server stops")
+    conn.active, deadlines.drained_at = 598.5, 598.0  # it came, or said something, since the server began to stop
+    assert deadlines.of(conn) == (598.5 + GRACE, "the server stops")
+
+
+@pytest.mark.parametrize("phase", [Phase.HEADER, Phase.SHAKING])
+def test_what_comes_before_is_not_awaited_longer_than_a_first_message_when_the_server_stops(
+    conn: ClientConnection, phase: Phase
+) -> None:
+    deadlines = Deadlines(Limits(handshake_timeout=50))
+    conn.phase = phase
+    assert deadlines.of(conn) == (150.0, "handshake_timeout")
+    deadlines.drained_at = 120.0
+    assert deadlines.of(conn) == (120.0 + GRACE, "the server stops")
+
+
+def test_a_handshake_that_goes_on_has_its_time_when_the_server_stops(conn: ClientConnection) -> None:
+    deadlines = Deadlines(Limits(handshake_timeout=50))
+    conn.phase, conn.active, deadlines.drained_at = Phase.SHAKING, 125.0, 120.0
+    assert deadlines.of(conn) == (125.0 + GRACE, "the server stops")
+    conn.busy = True  # a thread computes it
+    assert deadlines.of(conn) == (150.0, "handshake_timeout")
+
+
+def test_without_limits_there_is_none(conn: ClientConnection) -> None:
+    unlimited = Limits(read_timeout=None, write_timeout=None, idle_timeout=None)
+    deadlines = Deadlines(unlimited)
+    assert deadlines.of(conn)[0] == inf
+    conn.begun = 1.0
+    assert deadlines.of(conn)[0] == inf
+
+
+@pytest.mark.parametrize(
+    ("limits", "period"),
+    [
+        (LIMITS, 1.0),
+        (Limits(handshake_timeout=60, read_timeout=None, write_timeout=None, idle_timeout=None), 60.0),
+        (Limits(min_read_rate=10, min_rate_grace=0.5), 0.5),
+        (Limits(min_rate_grace=0.5), 10.0),
+        (Limits(handshake_timeout=99999, read_timeout=None, write_timeout=None, idle_timeout=None), LAST_RESORT),
+    ],
+)
+def test_a_connection_is_looked_at_as_often_as_the_shortest_limit(limits: Limits, period: float) -> None:
+    assert Deadlines(limits).period() == period

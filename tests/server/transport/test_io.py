@@ -1,0 +1,467 @@
+"""ConnectionIO: reading, sending and closing in the middle of things. The rules it keeps are in tests/behaviour."""
+
+from __future__ import annotations
+
+import array
+import ctypes
+import socket
+import struct
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack
+from contextvars import ContextVar
+from typing import Any
+
+import pytest
+
+from certificates import Authority
+from socketservers import until
+from tcp import PATIENCE, ask, client, lane_of, receive, receive_all
+from treadle.errors import MessageTooLong
+from treadle.server import (
+    CloseConnection,
+    Delimiter,
+    LengthPrefix,
+    Limits,
+    Lines,
+    Messages,
+    Observer,
+    Peer,
+    Raw,
+    Server,
+)
+from treadle.server._serving.handlers import Handlers
+from treadle.server._transport.connection import CHUNK, ClientConnection
+from treadle.server._transport.io import ConnectionIO
+
+RESET = struct.pack("ii", 1, 0)
+
+
+def settled(server: Server) -> None:
+    """Wait until the leader has done what it was about."""
+    done = threading.Event()
+    lane_of(server).post(done.set)
+    assert done.wait(PATIENCE)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"bytes",
+        bytearray(b"bytes"),
+        memoryview(b"bytes"),
+        memoryview(array.array("H", [1, 2])),
+        ctypes.c_uint32(7),  # which has no length
+        b"",
+        None,
+    ],
+)
+def test_answers_may_be_anything_like_bytes(answer: Any) -> None:
+    size = 0 if answer is None else memoryview(answer).nbytes
+    with Server(Messages(lambda line, peer: answer, Lines()), "127.0.0.1:0", max_workers=1) as server:
+        with client(server) as sock:
+            assert ask(sock, b"1\n", size) == bytes(answer or b"")
+            assert ask(sock, b"2\n3\n", 2 * size) == bytes(answer or b"") * 2
+            sock.shutdown(socket.SHUT_WR)
+            assert receive_all(sock) == b""
+
+
+def test_a_large_answer_arrives_whole_and_in_order_behind_a_slow_reader() -> None:
+    parts = [bytes([number]) * 300_000 for number in range(20)]
+    server = Server(Messages(lambda line, peer: parts[int(line)], Lines()), "127.0.0.1:0", max_workers=1)
+    with server, client(server) as sock:
+        sock.sendall(b"".join(b"%d\n" % number for number in range(20)))
+        for part in parts:
+            assert receive(sock, len(part)) == part
+
+
+def test_what_waits_for_a_client_is_bounded_by_the_buffer_and_one_answer() -> None:
+    answer = b"x" * 100_000
+    most: list[int] = []
+
+    def handle(line: bytes, peer: Peer) -> bytes:
+        most.extend(conn.unsent for conn in lane_of(server).connections())
+        return answer
+
+    limits = Limits(max_unsent=150_000)
+    with Server(Messages(handle, Lines()), "127.0.0.1:0", max_workers=1, limits=limits) as server:
+        with client(server) as sock:
+            sock.sendall(b"\n" * 500)
+            assert receive(sock, 500 * len(answer)) == 500 * answer
+    assert max(most) <= 150_000
+
+
+@pytest.mark.parametrize("moment", ["before", "while", "after"])
+def test_a_client_that_resets_around_its_answer_harms_nobody(moment: str, caplog: pytest.LogCaptureFixture) -> None:
+    inside, gate = threading.Event(), threading.Event()
+
+    def handle(line: bytes, peer: Peer) -> bytes:
+        if line == b"reset":
+            inside.set()
+            assert gate.wait(PATIENCE)
+            return b"x" * (8 << 20)
+        return line + b"\n"
+
+    with Server(Messages(handle, Lines()), "127.0.0.1:0", max_workers=2) as server, client(server) as other:
+        with client(server) as sock:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+            sock.sendall(b"reset\nand more\n")
+            assert inside.wait(PATIENCE)
+            if moment != "before":
+                gate.set()
+            if moment == "while":
+                assert receive(sock, 100_000)
+            if moment == "after":
+                assert len(receive(sock, 8 << 20)) == 8 << 20
+        gate.set()
+        assert ask(other, b"hello\n") == b"hello\n"
+        while server.snapshot().connections > 1:
+            settled(server)
+    assert not caplog.records
+
+
+def test_an_answer_to_a_client_that_reads_no_more_ends_its_connection() -> None:
+    with Server(Messages(lambda line, peer: b"x" * 1_000_000, Lines()), "127.0.0.1:0", max_workers=1) as server:
+        with client(server) as sock:
+            sock.sendall(b"\n" * 50)
+            assert receive(sock, 1)
+            sock.shutdown(socket.SHUT_RD)
+            sock.close()
+        while server.snapshot().connections:
+            settled(server)
+
+
+def test_a_framing_that_raises_closes_its_connection_only(caplog: pytest.LogCaptureFixture) -> None:
+    class Decoder:
+        held = 0
+
+        def feed(self, data: bytes) -> list[bytes]:
+            return [b"%d" % int(data)]
+
+        def finish(self) -> list[bytes]:
+            return []
+
+    class Framing:
+        def decoder(self, limit: int) -> Decoder:
+            return Decoder()
+
+    with Server(Messages(lambda data, peer: data, Framing()), "127.0.0.1:0", max_workers=1) as server:
+        with client(server) as good, client(server) as bad:
+            assert ask(good, b"12") == b"12"
+            bad.sendall(b"no number")
+            assert receive_all(bad) == b""
+            assert ask(good, b"34") == b"34"
+    assert "what it sent makes no message: invalid literal for int" in caplog.text
+
+
+def test_each_connection_has_context_variables_of_its_own() -> None:
+    user: ContextVar[bytes] = ContextVar("user", default=b"nobody")
+
+    def handle(line: bytes, peer: Peer) -> bytes:
+        before = user.get()
+        if line:
+            user.set(line)
+        return before + b"\n"
+
+    with Server(Messages(handle, Lines()), "127.0.0.1:0", max_workers=1) as server:
+        with client(server) as one, client(server) as two:
+            assert ask(one, b"alice\n", 7) == b"nobody\n"
+            assert ask(two, b"bob\n", 7) == b"nobody\n"
+            assert ask(one, b"\n", 6) == b"alice\n"
+            assert ask(two, b"\n", 4) == b"bob\n"
+
+
+@pytest.mark.parametrize("throttle", [b"A\nB\n", b"A\n"])
+def test_an_answer_is_what_the_handler_returned_whatever_it_does_with_the_object_later(throttle: bytes) -> None:
+    answer = bytearray()
+    size = 4 << 20
+
+    def handle(line: bytes, peer: Peer) -> Any:
+        answer.clear()  # a BufferError, if the answer before were still in use
+        answer.extend(line * size)
+        return answer
+
+    with Server(Messages(handle, Lines()), "127.0.0.1:0", max_workers=1) as server:
+        with client(server) as slow, client(server) as other:
+            slow.sendall(throttle)
+            settled(server)
+            assert ask(other, b"C\n", size) == b"C" * size
+            for line in throttle.split():
+                assert receive(slow, size) == line * size
+    assert server.snapshot().failures == 0
+
+
+class Words:
+    """A framing of a test's own, which ends at a word that it does not like, in one of several ways."""
+
+    held = 0
+
+    def __init__(self, error: BaseException, way: str) -> None:
+        self.error = error
+        self.way = way
+        self.bad = False
+
+    def decoder(self, limit: int) -> Words:
+        return Words(self.error, self.way)
+
+    def words(self, data: bytes) -> Iterator[bytes]:
+        for word in data.split():
+            if word == b"bad":
+                raise self.error
+            yield word
+
+    def feed(self, data: bytes) -> Any:
+        if self.way == "iterating":
+            return self.words(data)
+        if self.bad:
+            raise self.error
+        before, bad, _ = data.partition(b"bad")
+        self.bad = bool(bad)
+        if self.bad and self.way == "at once" and not before.split():
+            raise self.error
+        return before.split()
+
+    def finish(self) -> list[bytes]:
+        if self.bad:
+            raise self.error
+        return []
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+@pytest.mark.parametrize("where", ["inline", "by the pool"])
+@pytest.mark.parametrize("way", ["at once", "later", "iterating", "at the end"])
+@pytest.mark.parametrize("error", [CloseConnection(b"bye"), ValueError("no word"), SystemExit("no word")])
+def test_a_framing_that_ends_a_connection_ends_it_after_the_answers_to_what_came_before(
+    authority: Authority, caplog: pytest.LogCaptureFixture, error: BaseException, way: str, where: str, tls: bool
+) -> None:
+    if tls and way == "at the end":
+        pytest.skip("with TLS nothing can be sent after the client's end")
+    certificates = authority.certificates() if tls else None
+    protocol = Messages(lambda word, peer: word * 10_000 + b";", Words(error, way))
+    with Server(protocol, "127.0.0.1:0", max_workers=2, tls=certificates) as server, ExitStack() as stack:
+        sock = stack.enter_context(client(server))
+        if tls:
+            sock = stack.enter_context(authority.client_context().wrap_socket(sock, server_hostname="127.0.0.1"))
+        assert ask(sock, b"a", 10_001) == b"a" * 10_000 + b";"
+        if where == "by the pool":
+            assert server._fleet is not None
+            for lane in server._fleet.lanes:
+                lane.spread = True
+        words = [] if way == "at once" else [b"%d" % number for number in range(200)]
+        sock.sendall(b" ".join([*words, b"bad", *[b"unread"] * 1000]))
+        if way == "at the end":
+            socket.socket.shutdown(sock, socket.SHUT_WR)
+        said = b"bye" if isinstance(error, CloseConnection) else b""
+        expected = b"".join(word * 10_000 + b";" for word in words)
+        assert receive(sock, len(expected)) == expected
+        if way == "later":
+            sock.sendall(b"more")
+        assert receive(sock, len(said)) == said
+        assert sock.recv(1) == b""
+    assert ("makes no message: no word" in caplog.text) is (not said)
+
+
+class Numbers:
+    """Words that are numbers; one of more than `limit` digits is too long."""
+
+    held = 0
+
+    def __repr__(self) -> str:
+        return "Numbers()"
+
+    def decoder(self, limit: int) -> Numbers:
+        self.limit = limit
+        return self
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        for word in data.split():
+            if len(word) > self.limit:
+                raise MessageTooLong(self.limit)
+            yield word
+
+    def finish(self) -> list[bytes]:
+        return []
+
+
+@pytest.mark.parametrize("where", ["inline", "by the pool", "before observers"])
+@pytest.mark.parametrize(
+    ("framing", "sent"),
+    [
+        (Lines(), b"12345\r\n67\n1234567"),
+        (Lines(), b"12345\r\n67\n123456\n8\n"),
+        (Delimiter(b"--"), b"12345--67--1234567"),
+        (Delimiter(b"--"), b"12345--67--123456--8--"),
+        (LengthPrefix(1), b"\x0512345\x0267\x06"),
+        (LengthPrefix(2, "little"), b"\5\x0012345\2\x0067\6\x00123456\1\x008"),
+        (Numbers(), b"12345 67 123456 8"),
+    ],
+    ids=repr,
+)
+def test_a_message_that_is_too_long_ends_the_connection_after_the_answers_to_those_that_came_with_it(
+    framing: Any, sent: bytes, where: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """At once: the client sends nothing more, and does not end."""
+    server = Server(
+        Messages(lambda message, peer: message + b";", framing),
+        "127.0.0.1:0",
+        max_workers=2,
+        limits=Limits(max_message=5, idle_timeout=None, read_timeout=None),
+        observers=[Observer()] if where == "before observers" else [],
+    )
+    with server:
+        if where == "by the pool":
+            assert server._fleet is not None
+            for lane in server._fleet.lanes:
+                lane.spread = True
+        with client(server) as sock:
+            sock.sendall(sent)
+            assert receive_all(sock) == b"12345;67;"
+        until(lambda: server.snapshot().connections == 0)
+        assert server.snapshot().closed_by == {"max_message": 1}
+    assert caplog.text.count("makes no message: a message") == 1
+
+
+def fail(*args: object) -> bool:
+    raise RuntimeError("a fault of ours")
+
+
+@pytest.mark.usefixtures("blind_watchdog")
+@pytest.mark.parametrize(("step", "message"), [("linger", b"bye\n"), ("go_on", b"x\n" * 1000)])
+def test_a_fault_over_one_connection_ends_that_one_and_is_told_once(
+    step: str, message: bytes, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def handle(line: bytes, peer: Peer) -> bytes:
+        if line == b"bye":
+            raise CloseConnection(b"bye")
+        return line
+
+    with Server(Messages(handle, Lines()), "127.0.0.1:0", max_workers=1) as server, client(server) as other:
+        with client(server) as sock, monkeypatch.context() as patch:
+            patch.setattr(ConnectionIO, step, fail)
+            sock.sendall(message)
+            assert receive(sock, 3)
+            sock.sendall(b"more\n")
+            until(lambda: server.snapshot().connections == 1)
+        assert ask(other, b"y\n", 1) == b"y"
+        assert server.snapshot().closed_by == {"internal_error": 1}
+    assert caplog.text.count("a fault in treadle itself") == 1
+    assert "a fault of ours" in caplog.text
+
+
+@pytest.mark.parametrize("message", [b"x\n" * 3, b"half"])
+def test_a_fault_over_what_is_read_in_the_short_way_ends_that_connection_and_not_the_lead(
+    message: bytes, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Server(Messages(lambda line, peer: line, Lines()), "127.0.0.1:0", max_workers=1) as server:
+        with client(server) as sock, monkeypatch.context() as patch:
+            assert ask(sock, b"x\n", 1) == b"x"
+            patch.setattr(ConnectionIO, "proceed", fail)
+            sock.sendall(message)
+            assert receive_all(sock) == b""
+        until(lambda: server.snapshot().connections == 0)
+        assert server.snapshot().closed_by == {"internal_error": 1}
+    assert caplog.text.count("a fault in treadle itself") == 1
+
+
+def test_a_connection_is_closed_though_it_cannot_be_counted(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Server(Messages(lambda line, peer: line, Lines()), "127.0.0.1:0", max_workers=1) as server:
+        with client(server) as sock:
+            assert ask(sock, b"x\n", 1) == b"x"
+            monkeypatch.setattr(lane_of(server).service, "left", fail)
+            sock.shutdown(socket.SHUT_WR)
+            assert receive_all(sock) == b""
+    assert "a fault of ours" in caplog.text
+
+
+def test_a_fault_in_what_was_posted_keeps_nobody_from_the_rest(caplog: pytest.LogCaptureFixture) -> None:
+    with Server(Messages(lambda line, peer: line, Lines()), "127.0.0.1:0", max_workers=1) as server:
+        lane_of(server).inbox.append(fail)
+        settled(server)
+    assert "a fault of ours" in caplog.text
+
+
+def test_what_a_connection_is_closed_by_is_counted_whichever_limit_it_is_also_when_it_is_closed_gently() -> None:
+    class Wrong:
+        held = 0
+
+        def decoder(self, limit: int) -> Wrong:
+            return self
+
+        def feed(self, data: bytes) -> list[bytes]:
+            if data == b"wrong":
+                raise ValueError
+            return [data]
+
+        def finish(self) -> list[bytes]:
+            return []
+
+    def echo(data: bytes, peer: Peer) -> bytes:
+        if data == b"bye":
+            raise CloseConnection(data)
+        return data
+
+    def closed_by(framing: Any, send: bytes, stays: bool = False, **limits: Any) -> dict[str, int]:
+        with Server(Messages(echo, framing), "127.0.0.1:0", max_workers=1, limits=Limits(**limits)) as server:
+            with client(server) as sock:
+                sock.sendall(send)
+                receive_all(sock)
+                if not stays:
+                    sock.close()
+                while server.snapshot().connections:
+                    settled(server)
+            return dict(server.snapshot().closed_by)
+
+    assert closed_by(Lines(), b"x" * 20, max_message=10) == {"max_message": 1}
+    assert closed_by(Wrong(), b"wrong") == {"framing": 1}
+    assert closed_by(Lines(), b"whole\n", max_age=0.1) == {"max_age": 1}
+    assert closed_by(Raw(), b"bye") == {}
+    assert closed_by(Raw(), b"bye", stays=True, linger_timeout=0.1) == {"linger_timeout": 1}
+    assert closed_by(Lines(), b"x" * 20, stays=True, max_message=10, linger_timeout=0.1) == {"max_message": 1}
+
+
+def test_a_fault_behind_a_hand_over_leaves_the_connection_to_whom_it_was_handed(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    faulted, delegate, fault = threading.Event(), Handlers.delegate, ConnectionIO.fault
+
+    def delegates(handling: Handlers, conn: ClientConnection) -> None:
+        delegate(handling, conn)
+        fail()
+
+    def faults(service: ConnectionIO, *args: Any) -> None:
+        fault(service, *args)
+        faulted.set()
+
+    def handle(line: bytes, peer: Peer) -> bytes:
+        assert faulted.wait(PATIENCE)
+        return line
+
+    monkeypatch.setattr(Handlers, "delegate", delegates)
+    monkeypatch.setattr(ConnectionIO, "fault", faults)
+    with Server(Messages(handle, Lines()), "127.0.0.1:0", max_workers=4) as server, client(server) as sock:
+        assert server._fleet is not None
+        for lane in server._fleet.lanes:
+            lane.spread = True
+        assert ask(sock, b"x\n", 1) == b"x"
+    assert "a fault of ours" in caplog.text
+
+
+def test_no_more_is_read_from_a_client_whose_messages_still_wait() -> None:
+    """However fast it sends, no more than what was read at once is kept."""
+    size, most, count = 1024, [0], [0]
+
+    def handle(line: bytes, peer: Peer) -> bytes | None:
+        for conn in (conn for lane in fleet.lanes for conn in lane.connections()):
+            most[0] = max(most[0], len(conn.waiting))
+        count[0] += 1
+        return b"done" if line == b"end" else None
+
+    with Server(Messages(handle, Lines()), "127.0.0.1:0", max_workers=1) as server, client(server) as sock:
+        assert server._fleet is not None
+        fleet = server._fleet
+        sock.sendall((b"x" * (size - 1) + b"\n") * 4096 + b"end\n")
+        assert receive(sock, 4) == b"done"
+    assert count == [4097]
+    assert most[0] <= CHUNK // size + 1
