@@ -99,7 +99,7 @@ def blind_watchdog(monkeypatch: pytest.MonkeyPatch) -> None:
 
     The system may hold up any handler, however quick, for longer than they let one keep the others waiting.
     """
-    monkeypatch.setattr(Watchdog, "_depose", lambda self, lead: None)
+    monkeypatch.setattr(Watchdog, "_promote_new_leader", lambda self, lead: None)
     monkeypatch.setattr(Sample, "look", lambda self, lead: None)
 
 

@@ -9,7 +9,8 @@ from time import monotonic, sleep
 from typing import Any
 
 from treadle.server import Server
-from treadle.server._serving.driver import Lane, Lead
+from treadle.server._serving.driver import Driver
+from treadle.server._serving.leadership import Lead
 
 PATIENCE = 30.0  # seconds after which a test that waits for the other side has failed
 
@@ -21,35 +22,37 @@ def client(server: Server, *, to: Any = None) -> Iterator[socket.socket]:
     A thread of the pool that is on its way to lead is waited for: what came before it would be the watchdog's to read,
     who runs no handler, and whom nobody deposes.
     """
-    if server._fleet is not None:  # else the server is other processes, or is no more
-        for lane in server._fleet.lanes:
-            until_led(lane)
+    if server._group is not None:  # else the server is other processes, or is no more
+        for driver in server._group.drivers:
+            until_led(driver)
     with socket.create_connection((to or server.address)[:2], PATIENCE) as sock:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         yield sock
 
 
-def lane_of(server: Server) -> Lane:
-    """Return the first lane of a server that was started."""
-    assert server._fleet is not None
-    return server._fleet.lanes[0]
+def driver_of(server: Server) -> Driver:
+    """Return the first event loop's driver of a server that was started."""
+    assert server._group is not None
+    return server._group.drivers[0]
 
 
-def until_led(lane: Lane) -> None:
-    """Wait until somebody leads `lane` for good: a thread of the pool, or, if all are taken, the watchdog."""
+def until_led(driver: Driver) -> None:
+    """Wait until somebody leads it for good: a thread of the pool, or, if all are taken, the watchdog."""
     deadline = monotonic() + PATIENCE
-    while not _is_led(lane):
-        assert monotonic() < deadline, f"nobody comes to lead {lane.name}"
+    while not _is_led(driver):
+        assert monotonic() < deadline, f"nobody comes to lead {driver.loop.name}"
         sleep(0.001)  # why: the lead changes hands without telling anybody
 
 
-def _is_led(lane: Lane) -> bool:
-    dispatcher, workers = lane.dispatcher, lane.dispatcher.workers
-    idle = dispatcher.entrance.idle
+def _is_led(driver: Driver) -> bool:
+    leadership, dispatcher = driver.leadership, driver.leadership.dispatcher
+    workers, idle = dispatcher.workers, dispatcher.entrance.idle
     with dispatcher.lock:
-        if lane.lead is not None or lane.over or dispatcher.closed is not None or dispatcher.broken is not None:
+        if leadership.lead is not None or driver.loop.over:
             return True
-        offered = any(isinstance(task, Lead) and task.lane is lane for task in workers.idle_tasks.waiting)
+        if dispatcher.closed is not None or dispatcher.broken is not None:
+            return True
+        offered = any(isinstance(task, Lead) and task.leadership is leadership for task in workers.idle_tasks.waiting)
         return offered and all(worker.task is not None or worker in idle for worker in workers.present)
 
 

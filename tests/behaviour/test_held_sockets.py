@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from certificates import Authority
-from tcp import PATIENCE, lane_of, receive, receive_all
+from tcp import PATIENCE, driver_of, receive, receive_all
 from treadle.server import Certificates, CloseConnection, Connection, Limits, Lines, Messages, Peer, Server, Session
 from treadle.server._accept.listen import Listener
 
@@ -94,7 +94,7 @@ def closed(server: Server) -> None:
     while not server.snapshot().closed_connections:
         threading.Event().wait(0.001)
     settled = threading.Event()
-    lane_of(server).post(settled.set)
+    driver_of(server).loop.post(settled.set)
     assert settled.wait(PATIENCE)
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from programs import PATIENCE, TREADLE, Program
 from socketservers import HTTP, Hello, parking_of, until
-from tcp import ask, client, lane_of, receive_all
+from tcp import ask, client, driver_of, receive_all
 from treadle.server import Connection, Lines, Messages, Peer, Server, Session
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="it lays hands on epoll's descriptor")
@@ -39,21 +39,21 @@ def echo(line: bytes, peer: Peer) -> bytes:
 def test_a_poller_that_is_closed_under_its_leader_ends_the_server(
     lanes: int, which: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("treadle.server._group._lanes_wanted", lambda dispatcher: lanes)
+    monkeypatch.setattr("treadle.server._group._loops_wanted", lambda dispatcher: lanes)
     with Server(Messages(echo, Lines()), "127.0.0.1:0", max_workers=2 * lanes) as server:
-        assert server._fleet is not None
+        assert server._group is not None
         with client(server) as one, client(server) as two:
             for sock in (one, two):  # one in each lane
                 assert ask(sock, b"x\n") == b"x\n"
-            lane = server._fleet.lanes[which]
-            lane.post(lambda: take_away(lane.poller))
+            driver = server._group.drivers[which]
+            driver.loop.post(lambda: take_away(driver.loop.poller))
             assert receive_all(one) == receive_all(two) == b""
         until(lambda: server.snapshot().state == "stopped")
         until(lambda: SAID in caplog.text)
         with pytest.raises(ConnectionRefusedError), client(server):
             pass
         assert server.stop() == 2
-        assert not any(watchdog.thread.is_alive() for watchdog in server._fleet.watchdogs)
+        assert not any(watchdog.thread.is_alive() for watchdog in server._group.watchdogs)
     assert caplog.text.count(SAID) == len(caplog.records) == 1
 
 
@@ -67,8 +67,8 @@ def test_a_poller_that_is_closed_under_its_caretaker_ends_the_server(caplog: pyt
     with Server(Session(talk), "127.0.0.1:0", max_workers=1) as server, client(server) as sock:
         sock.sendall(b"x")
         assert began.wait(PATIENCE)
-        lane = lane_of(server)
-        lane.post(lambda: take_away(lane.poller))
+        driver = driver_of(server)
+        driver.loop.post(lambda: take_away(driver.loop.poller))
         until(lambda: server.snapshot().state == "stopped")
         assert receive_all(sock) == b""
         gate.set()

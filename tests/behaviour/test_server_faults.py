@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from certificates import Authority
-from tcp import PATIENCE, ask, client, lane_of, receive, receive_all
+from tcp import PATIENCE, ask, client, driver_of, receive, receive_all
 from treadle import Pool
 from treadle.server import Connection, Limits, Lines, Messages, Peer, Server, Session
 from treadle.server._serving.handlers import AT_ONCE
@@ -43,13 +43,13 @@ def test_a_client_that_pipelines_without_end_is_read_from_only_when_its_messages
         most = max(most, len(conn.waiting))
 
     with Server(Messages(handle, Lines()), "127.0.0.1:0", max_workers=1) as server, client(server) as sock:
-        wait_until(lambda: lane_of(server).connections())
-        (conn,) = lane_of(server).connections()
+        wait_until(lambda: driver_of(server).io.connections())
+        (conn,) = driver_of(server).io.connections()
         for _ in range(20):
             sock.sendall(b"\n" * CHUNK)
         wait_until(lambda: server.snapshot().messages == 20 * CHUNK)
         assert most < CHUNK
-        assert not lane_of(server).ready
+        assert not driver_of(server).loop.ready
 
 
 def test_others_have_their_turn_between_the_messages_of_one() -> None:
@@ -59,12 +59,12 @@ def test_others_have_their_turn_between_the_messages_of_one() -> None:
         if not order:
             other.sendall(b"other\n")
         if len(order) == AT_ONCE and b"other" not in order:  # on a busy machine ten thousand are over in no time
-            wait_until(lambda: lane_of(server).dispatcher.has_more)
+            wait_until(lambda: driver_of(server).leadership.dispatcher.has_more)
         order.append(line)
 
     with Server(Messages(handle, Lines()), "127.0.0.1:0", max_workers=1) as server:
         with client(server) as sock, client(server) as other:
-            wait_until(lambda: len(lane_of(server).connections()) == 2)
+            wait_until(lambda: len(driver_of(server).io.connections()) == 2)
             sock.sendall(b"one\n" * 10_000)
             wait_until(lambda: len(order) == 10_001)
             assert order.index(b"other") <= 3 * AT_ONCE
@@ -84,12 +84,12 @@ def test_refusals_are_bounded_for_a_client_that_does_not_take_them() -> None:
     with pool, server, client(server) as busy, client(server) as flood:
         busy.sendall(b"x\n")
         assert inside.wait(PATIENCE)
-        wait_until(lambda: lane_of(server).lead is None)  # the watchdog leads, and no thread is free
+        wait_until(lambda: driver_of(server).leadership.lead is None)  # the watchdog leads, and no thread is free
         count = 50_000
         flood.sendall(b"\n" * count)
-        wait_until(lambda: any(conn.unsent for conn in lane_of(server).connections()))
+        wait_until(lambda: any(conn.unsent for conn in driver_of(server).io.connections()))
         for _ in range(100):
-            most = max(conn.unsent for conn in lane_of(server).connections())
+            most = max(conn.unsent for conn in driver_of(server).io.connections())
             assert most <= server.limits.max_unsent + len(refusal)
         assert receive(flood, count * len(refusal)) == refusal * count  # each is refused when it can be told
         assert server.snapshot().rejected_messages == count
@@ -108,8 +108,8 @@ def test_a_client_that_sends_on_while_its_handler_runs_costs_nothing() -> None:
         sock.sendall(b"1\n")
         assert inside.wait(PATIENCE)
         sock.sendall(b"2\n")
-        wait_until(lambda: lane_of(server).lead is not None)
-        (conn,) = lane_of(server).connections()
+        wait_until(lambda: driver_of(server).leadership.lead is not None)
+        (conn,) = driver_of(server).io.connections()
         wait_until(lambda: not conn.watched)  # or its bytes would wake the leader again and again
         gate.set()
         assert receive(sock, 4) == b"1\n2\n"
@@ -124,7 +124,7 @@ def test_half_a_message_behind_a_whole_one_is_finished_by_a_stop() -> None:
         assert ask(sock, b"one\ntw", 4) == b"one\n"
         stopper = threading.Thread(target=server.stop, args=(PATIENCE,))
         stopper.start()
-        wait_until(lambda: lane_of(server).draining and not lane_of(server).ready)
+        wait_until(lambda: driver_of(server).loop.draining and not driver_of(server).loop.ready)
         assert ask(sock, b"o\n", 4) == b"two\n"
         assert receive_all(sock) == b""
     stopper.join(PATIENCE)
@@ -153,7 +153,7 @@ def test_a_client_is_not_charged_with_the_time_that_its_handler_takes() -> None:
     with Server(Messages(handle, Lines()), "127.0.0.1:0", max_workers=2) as server, client(server) as sock:
         sock.sendall(b"slow\nhal")
         assert inside.wait(PATIENCE)
-        (conn,) = lane_of(server).connections()
+        (conn,) = driver_of(server).io.connections()
         began = conn.begun
         assert began
         wait_until(lambda: conn.busy)  # another thread leads
@@ -169,8 +169,8 @@ def test_a_client_is_not_charged_with_the_time_in_which_it_is_not_read_from() ->
     with Server(Messages(lambda line, peer: big, Lines()), "127.0.0.1:0", max_workers=1) as server:
         with client(server) as sock:
             sock.sendall(b"big\nhal")
-            wait_until(lambda: any(conn.out for conn in lane_of(server).connections()))
-            (conn,) = lane_of(server).connections()
+            wait_until(lambda: any(conn.out for conn in driver_of(server).io.connections()))
+            (conn,) = driver_of(server).io.connections()
             began = conn.begun
             assert began
             assert receive(sock, len(big)) == big
@@ -193,11 +193,11 @@ def test_a_message_behind_one_that_is_handled_when_the_server_stops_is_answered(
     with client(server) as sock:
         sock.sendall(b"first\n")
         assert inside.wait(PATIENCE)
-        wait_until(lambda: lane_of(server).connections()[0].busy)
+        wait_until(lambda: driver_of(server).io.connections()[0].busy)
         sock.sendall(b"second\n")
         stopper = threading.Thread(target=server.stop, args=(PATIENCE,))
         stopper.start()
-        wait_until(lambda: lane_of(server).draining)
+        wait_until(lambda: driver_of(server).loop.draining)
         gate.set()
         assert receive_all(sock) == b"first\nsecond\n"
     stopper.join(PATIENCE)
@@ -246,7 +246,7 @@ def test_a_connection_that_is_cut_under_its_handler_stays_secure(authority: Auth
     with client(server) as plain, strict(authority, plain) as sock:
         sock.sendall(b"hello\n")
         assert talks.wait(PATIENCE)
-        (conn,) = lane_of(server).connections()
+        (conn,) = driver_of(server).io.connections()
         stopper = threading.Thread(target=server.stop, args=(0.0,))
         stopper.start()
         wait_until(lambda: conn.error)
@@ -278,7 +278,7 @@ def test_a_handshake_that_takes_too_long_is_not_closed_under_its_thread(authorit
         failed = threading.Thread(target=fail_to_shake_hands, args=(authority, plain))
         failed.start()
         assert inside.wait(PATIENCE)
-        (conn,) = lane_of(server).connections()
+        (conn,) = driver_of(server).io.connections()
         wait_until(lambda: conn.error)
         assert conn.sock.fileno() == conn.fd
         gate.set()
@@ -305,7 +305,7 @@ def test_a_handshake_that_lost_the_lead_leaves_no_handler_deadline_behind(author
 
     def let_go() -> None:
         assert inside.wait(PATIENCE)
-        wait_until(lambda: any(conn.handled for conn in lane_of(server).connections()))
+        wait_until(lambda: any(conn.handled for conn in driver_of(server).io.connections()))
         gate.set()
 
     helper = threading.Thread(target=let_go)
@@ -314,7 +314,7 @@ def test_a_handshake_that_lost_the_lead_leaves_no_handler_deadline_behind(author
         with strict(authority, plain) as sock:
             assert ask(sock, b"x\n") == b"x\n"
             helper.join(PATIENCE)
-            assert [conn.handled for conn in lane_of(server).connections()] == [0.0]
+            assert [conn.handled for conn in driver_of(server).io.connections()] == [0.0]
 
 
 class HalfClosing:

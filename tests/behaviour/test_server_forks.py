@@ -107,9 +107,9 @@ def test_the_child_of_a_handler_serves_nobody_and_ends_with_it(
             return Server(protocol, HOST, max_workers=16, **options)
         def handle(line, peer):
             if b"block" in line:
-                lane = server._fleet.lanes[0]
+                driver = server._group.drivers[0]
                 for _ in range(2000):
-                    if lane.lead is None or not lane.lead.slot:
+                    if driver.leadership.lead is None or not driver.leadership.lead.slot:
                         break
                     SOON.wait(0.01)
             if b"fork" in line and forked():
@@ -235,8 +235,8 @@ def test_a_child_of_another_thread_goes_on_with_its_own_program(tmp_path: Path) 
         with Server(Messages(handle, Lines()), "unix:" + path, pool=pool) as server:
             with connect(server.address) as idle:
                 assert int(ask(idle, b"who")) == ME
-                fleet = server._fleet
-                with fleet.lanes[0].lock, fleet._lock, fleet.gate._lock, server._changed:
+                group = server._group
+                with group.drivers[0].loop.lock, group._lock, group.limiter._lock, server._changed:
                     status = fork(child)
                 print(status, os.path.exists(path), int(ask(idle, b"who")) == ME, who(server.address) == {{ME}})
             print(server.stop())

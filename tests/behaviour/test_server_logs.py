@@ -73,7 +73,7 @@ def serving(protocol: Any = None, bind: Any = "127.0.0.1:0", **options: Any) -> 
         if options.get("tls") is None and protocol is None:
             with client(server) as sock:
                 assert ask(sock, b"well\n") == b"WELL\n"
-        watchdogs = server._fleet.watchdogs if server._fleet is not None else []
+        watchdogs = server._group.watchdogs if server._group is not None else []
         assert all(watchdog.thread.is_alive() for watchdog in watchdogs)
         server.stop(PATIENCE)
     assert not any(watchdog.thread.is_alive() for watchdog in watchdogs)
@@ -170,7 +170,7 @@ def deaf() -> None:
     with serving(Messages(shout, Lines()), bind=[listener]) as server, client(server) as sock:
         assert ask(sock, b"x\n") == b"X\n"
         listener.sock.shutdown(socket.SHUT_RDWR)
-        until(lambda: all(acceptor.closed for acceptor in server._fleet.acceptors))  # type: ignore[union-attr]  # started
+        until(lambda: all(acceptor.closed for acceptor in server._group.acceptors))  # type: ignore[union-attr]  # started
         assert ask(sock, b"y\n") == b"Y\n"
 
 
@@ -314,7 +314,7 @@ def test_a_filter_that_raises_costs_a_server_with_certificates_nothing(bad: Bad,
 
 
 def test_a_filter_that_raises_costs_a_server_s_other_lanes_nothing(bad: Bad, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("treadle.server._group._lanes_wanted", lambda dispatcher: 2)
+    monkeypatch.setattr("treadle.server._group._loops_wanted", lambda dispatcher: 2)
     with serving(max_message=10, max_workers=4) as server:
         for _ in range(2):
             assert send(server, bytes(100)) == b""

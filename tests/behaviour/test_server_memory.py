@@ -138,7 +138,7 @@ def test_what_a_handler_keeps_with_a_client_goes_with_it(
     kind: str, lanes: int, authority: Authority, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also the last client's, whose entries in the timers are not due for a while, and when nobody comes after it."""
-    monkeypatch.setattr("treadle.server._group._lanes_wanted", lambda dispatcher: lanes)
+    monkeypatch.setattr("treadle.server._group._loops_wanted", lambda dispatcher: lanes)
     monkeypatch.setattr(logging.getLogger("treadle.server"), "disabled", True)  # pytest keeps what is logged
     server, visit, things = served(kind, authority)
     with server:
@@ -168,8 +168,8 @@ def test_an_answer_is_let_go_of_while_the_next_client_s_handler_blocks() -> None
     with Server(Messages(handle, Lines()), "127.0.0.1:0", max_workers=3) as server:
         with client(server) as one, client(server) as two:
             assert ask(one, b"a\n") + ask(two, b"b\n") == b"a\nb\n"
-            assert server._fleet is not None
-            server._fleet.lanes[0].post(hold)
+            assert server._group is not None
+            server._group.drivers[0].loop.post(hold)
             assert holding.wait(PATIENCE)
             one.sendall(b"x\n")
             two.sendall(b"block\n")

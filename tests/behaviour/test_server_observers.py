@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from certificates import Authority
-from tcp import PATIENCE, ask, client, lane_of, receive, receive_all
+from tcp import PATIENCE, ask, client, driver_of, receive, receive_all
 from treadle import Pool, events
 from treadle.errors import DeadlineExceeded, MessageTooLong, PoolFull, Shed
 from treadle.server import (
@@ -129,7 +129,7 @@ def test_a_message_is_told_once_with_its_sizes_and_a_connection_with_the_sums() 
     with observed(Messages(shout, Lines())) as (server, log):
         with client(server) as sock:
             sock.sendall(b"on")
-            until(lambda: [conn.held for conn in lane_of(server).connections()] == [2])
+            until(lambda: [conn.held for conn in driver_of(server).io.connections()] == [2])
             assert ask(sock, b"e\nthree\n", 10) == b"ONE\nTHREE\n"
             address = sock.getsockname()
         (closed,) = log.wait("closed")
@@ -147,11 +147,11 @@ def test_a_message_is_told_once_with_its_sizes_and_a_connection_with_the_sums() 
 
 def depose(server: Server) -> None:
     """Take the lead away from whoever is in a handler."""
-    lane = lane_of(server)
-    lead = lane.lead
+    driver = driver_of(server)
+    lead = driver.leadership.lead
     assert lead is not None
-    assert lane.depose(lead)
-    lane.rouse()
+    assert driver.leadership.promote_new_leader(lead)
+    driver.leadership.wake_watchdog()
 
 
 @pytest.mark.usefixtures("blind_watchdog")
@@ -202,14 +202,14 @@ def test_what_a_handler_raises_is_told_and_what_waited_behind_it_was_never_begun
 def slow(server: Server) -> None:
     """Have the pool handle what comes next."""
     done = threading.Event()
-    lane = lane_of(server)
+    driver = driver_of(server)
 
     def mark() -> None:
-        for conn in lane.connections():
+        for conn in driver.io.connections():
             conn.slow, conn.calm = PAROLE, False
         done.set()
 
-    lane.post(mark)
+    driver.loop.post(mark)
     assert done.wait(PATIENCE)
 
 
@@ -436,8 +436,8 @@ def test_a_client_behind_a_proxy_is_told_under_its_own_address() -> None:
 
 def test_a_client_without_a_descriptor_left_for_it_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
     with observed(Messages(shout, Lines())) as (server, log):
-        assert server._fleet is not None
-        acceptor = server._fleet.acceptors[0]
+        assert server._group is not None
+        acceptor = server._group.acceptors[0]
         done = threading.Event()
 
         def out_of_files() -> None:
@@ -447,7 +447,7 @@ def test_a_client_without_a_descriptor_left_for_it_is_rejected(monkeypatch: pyte
         with monkeypatch.context() as patch:
             patch.setattr(acceptor, "attend", lambda event: None)
             with client(server) as sock:
-                lane_of(server).post(out_of_files)
+                driver_of(server).loop.post(out_of_files)
                 assert done.wait(PATIENCE)
                 assert receive_all(sock) == b""
         (event,) = log.of("rejected")
@@ -676,9 +676,9 @@ def test_a_leader_that_accepts_tells_of_who_is_turned_away_at_the_end() -> None:
     log = Log()
     limits = Limits(max_connections=1, at_max_connections="evict_idle")
     with Server(Messages(shout, Lines()), "127.0.0.1:0", limits=limits, observers=[log]) as server:
-        fleet: EventLoopGroup | None = server._fleet
-        assert fleet is not None
-        acceptor, done = fleet.acceptors[0], threading.Event()
+        group: EventLoopGroup | None = server._group
+        assert group is not None
+        acceptor, done = group.acceptors[0], threading.Event()
         one, other = socket.socketpair()
 
         def turn_away() -> None:
@@ -688,7 +688,7 @@ def test_a_leader_that_accepts_tells_of_who_is_turned_away_at_the_end() -> None:
             done.set()
 
         with one, other:
-            lane_of(server).post(turn_away)
+            driver_of(server).loop.post(turn_away)
             assert done.wait(PATIENCE)
         (event,) = log.of("rejected")
         assert (event.reason, event.peer.host) == ("drain_timeout", "192.0.2.1")

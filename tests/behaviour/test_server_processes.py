@@ -166,7 +166,7 @@ def handle(line, peer):
     return b"%d\\n" % os.path.exists(f"/proc/{pid}")
 
 def ask():
-    while server._fleet is None or not server._fleet.watchdogs:
+    while server._group is None or not server._group.watchdogs:
         time.sleep(0.01)  # why: `run` holds the main thread, and tells nobody that it serves
     with socket.create_connection(server.address, 40) as sock:
         sock.sendall(b"x\\n")

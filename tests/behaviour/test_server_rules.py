@@ -11,7 +11,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from tcp import PATIENCE, ask, client, lane_of, receive, receive_all, until_led
+from tcp import PATIENCE, ask, client, driver_of, receive, receive_all, until_led
 from treadle.server import (
     CloseConnection,
     Connection,
@@ -72,7 +72,7 @@ def test_rule_1_half_messages_hold_no_thread() -> None:
         healthy = stack.enter_context(client(server))
         for _ in range(10):
             assert ask(healthy, b"hello\n") == b"hello\n"
-        wait_until(lambda: sum(bool(conn.decoder.held) for conn in lane_of(server).connections()) == MANY)
+        wait_until(lambda: sum(bool(conn.decoder.held) for conn in driver_of(server).io.connections()) == MANY)
         assert server.snapshot().pool.threads == 1
         for sock in hostile:
             assert ask(sock, b"!\n", 13) == b"half a line!\n"
@@ -197,7 +197,7 @@ def test_rule_2_one_entry_of_the_timers_for_each_connection() -> None:
             for sock in socks:
                 sock.sendall(b"a\nhalf")
                 assert ask(sock, b"\n", 7) == b"a\nhalf\n"
-        assert len(lane_of(server).timers.heap) == 10
+        assert len(driver_of(server).loop.timers.heap) == 10
 
 
 # -- 3. nothing is forgotten in a buffer ---------------------------------------------------------------------------
@@ -221,7 +221,7 @@ def test_rule_4_a_descriptor_is_not_closed_under_a_handler() -> None:
     statuses: list[os.stat_result] = []
 
     def handle(data: bytes, peer: Peer) -> bytes:
-        (conn,) = [conn for conn in lane_of(server).connections() if conn.peer is peer]
+        (conn,) = [conn for conn in driver_of(server).io.connections() if conn.peer is peer]
         statuses.append(os.fstat(conn.fd))
         inside.set()
         assert gate.wait(PATIENCE)
@@ -376,7 +376,7 @@ def test_rule_8_clients_that_never_read_hold_no_thread_and_are_read_from_no_more
                 assert ask(healthy, b"hello\n") == b"hello\n"
         assert b"next" not in handled
         # And nothing but their readiness is waited for, or the leader would be told for ever that there is more.
-        stuck = [conn for conn in lane_of(server).connections() if conn.out]
+        stuck = [conn for conn in driver_of(server).io.connections() if conn.out]
         assert [conn.watched for conn in stuck] == [WRITE] * len(hostile)
         for sock in hostile:  # who reads in the end gets all of it
             assert ask(sock, b"", len(big) + 5) == big + b"next\n"
@@ -394,7 +394,7 @@ def test_rule_8_a_slow_handler_is_not_called_for_a_client_that_does_not_read() -
     with Server(Messages(handle, Lines()), "127.0.0.1:0", max_workers=2) as server, client(server) as sock:
         assert ask(sock, b"slow\n") == b"slow\n"
         sock.sendall(b"big\nnext\n")
-        wait_until(lambda: any(conn.out and not conn.busy for conn in lane_of(server).connections()))
+        wait_until(lambda: any(conn.out and not conn.busy for conn in driver_of(server).io.connections()))
         assert handled == [b"slow", b"big"]
         assert ask(sock, b"", len(big) + 5) == big + b"next\n"
 
@@ -417,7 +417,7 @@ def test_rule_9_stop_finishes_what_was_begun() -> None:
         assert inside.wait(PATIENCE)
         assert ask(idle, b"x\n") == b"x\n"
         half.sendall(b"begun ")
-        wait_until(lambda: any(conn.begun for conn in lane_of(server).connections()))
+        wait_until(lambda: any(conn.begun for conn in driver_of(server).io.connections()))
         stopper = threading.Thread(target=server.stop)
         stopper.start()
         assert receive_all(idle) == b""
@@ -439,8 +439,8 @@ def test_rule_9_stop_empties_the_kernels_queue_first() -> None:
         assert gate.wait(PATIENCE)
 
     server = lines().start()
-    until_led(lane_of(server))
-    lane_of(server).post(block)  # so that nobody accepts
+    until_led(driver_of(server))
+    driver_of(server).loop.post(block)  # so that nobody accepts
     assert inside.wait(PATIENCE)
     with ExitStack() as stack:
         socks = [stack.enter_context(client(server)) for _ in range(50)]
@@ -460,7 +460,7 @@ def test_rule_9_stop_empties_the_kernels_queue_first() -> None:
 def test_rule_9_what_is_not_done_in_time_is_cut_and_said(caplog: pytest.LogCaptureFixture) -> None:
     with lines() as server, client(server) as half:
         half.sendall(b"half")
-        wait_until(lambda: any(conn.begun for conn in lane_of(server).connections()))
+        wait_until(lambda: any(conn.begun for conn in driver_of(server).io.connections()))
         assert server.stop(0.1) == 1
         assert receive_all(half) == b""
     assert "1 connection was not done in time, and cut" in caplog.text

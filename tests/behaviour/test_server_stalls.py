@@ -19,7 +19,7 @@ from certificates import Authority
 from tcp import PATIENCE, ask, client, receive, receive_all
 from treadle._base import clock
 from treadle.server import Connection, Limits, Lines, Messages, Peer, Server, Session
-from treadle.server._serving import driver as lanes
+from treadle.server._serving import driver as drivers
 from treadle.server._transport import io as service
 
 LIMIT = 60.0  # seconds of each limit under test: it comes by a leap only
@@ -31,7 +31,7 @@ class Leaps:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.ahead = 0.0
         monkeypatch.setattr(clock, "now", self.now)
-        monkeypatch.setattr(lanes, "clock", self.now)
+        monkeypatch.setattr(drivers, "clock", self.now)
 
     def now(self) -> float:
         return monotonic() + self.ahead
@@ -48,7 +48,7 @@ def leaps(monkeypatch: pytest.MonkeyPatch) -> Leaps:
 @contextmanager
 def stall(server: Server, leaps: Leaps) -> Iterator[None]:
     """Serve nothing meanwhile, and come back when every limit is over."""
-    assert server._fleet is not None
+    assert server._group is not None
     held, gate = threading.Semaphore(0), threading.Event()
 
     def hold() -> None:
@@ -56,9 +56,9 @@ def stall(server: Server, leaps: Leaps) -> Iterator[None]:
         assert gate.wait(PATIENCE)
 
     settle(server)  # what was begun is done, in turns before this one
-    for lane in server._fleet.lanes:
-        lane.post(hold)
-    for _ in server._fleet.lanes:
+    for driver in server._group.drivers:
+        driver.loop.post(hold)
+    for _ in server._group.drivers:
         assert held.acquire(timeout=PATIENCE)
     try:
         yield
@@ -69,10 +69,10 @@ def stall(server: Server, leaps: Leaps) -> Iterator[None]:
 
 def settle(server: Server) -> None:
     """Let every lane have two turns."""
-    assert server._fleet is not None
-    for lane in [*server._fleet.lanes] * 2:
+    assert server._group is not None
+    for driver in [*server._group.drivers] * 2:
         done = threading.Event()
-        lane.post(done.set)
+        driver.loop.post(done.set)
         assert done.wait(PATIENCE)
 
 
@@ -132,7 +132,7 @@ def test_a_message_whose_rest_came_in_time_is_served_and_one_that_drips_on_is_cu
     """Also one that takes many reads, as with TLS, where each gives one record."""
     if not tls:
         monkeypatch.setattr(service, "CHUNK", 1000)
-        monkeypatch.setattr(lanes, "CHUNK", 1000)
+        monkeypatch.setattr(drivers, "CHUNK", 1000)
     rest = b"x" * 50_000 + b"\n"
     with lines(authority.certificates() if tls else None, **limits) as server, ExitStack() as stack:
         sock, drip = [stack.enter_context(talking(server, authority if tls else None)) for _ in range(2)]
@@ -164,13 +164,13 @@ def test_who_has_sent_all_that_the_kernel_holds_has_its_time_for_the_rest(
         assert ask(sock, b"end\n", 50_008) == b"half" + b"x" * 50_000 + b"end\n"
 
 
-def all_lanes(server: Server) -> list[lanes.Lane]:
-    assert server._fleet is not None
-    return server._fleet.lanes
+def all_drivers(server: Server) -> list[drivers.Driver]:
+    assert server._group is not None
+    return server._group.drivers
 
 
 def connections(server: Server) -> list[Any]:
-    return [conn for lane in all_lanes(server) for conn in lane.connections()]
+    return [conn for driver in all_drivers(server) for conn in driver.io.connections()]
 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
@@ -346,7 +346,7 @@ def test_the_first_message_of_a_client_counts_though_the_server_stops_and_its_gr
             settle(server)
         stopper = threading.Thread(target=server.stop, args=(1e6,))
         stopper.start()
-        while not all(lane.draining for lane in all_lanes(server)):
+        while not all(driver.loop.draining for driver in all_drivers(server)):
             settle(server)
         settle(server)
         with stall(server, leaps):

@@ -43,7 +43,7 @@ class Judge:
     session: bool
     moody: bool
     over: bool
-    fleet: EventLoopGroup
+    group: EventLoopGroup
     listener: FakeListener
     clients: list[Client]
 
@@ -58,11 +58,11 @@ class Judge:
         """Nobody can go on before `seconds` have passed: is anything left undone?"""
         if seconds < SHORT or self.over:
             return
-        for lane in self.fleet.lanes:
-            for conn in lane.connections():
-                self.check_not_stuck(lane, conn)
+        for driver in self.group.drivers:
+            for conn in driver.io.connections():
+                self.check_not_stuck(driver, conn)
 
-    def check_not_stuck(self, lane: Any, conn: ClientConnection) -> None:
+    def check_not_stuck(self, driver: Any, conn: ClientConnection) -> None:
         """Fail if a connection has something to do, and nobody knows."""
         wire: Any = conn.sock
         if conn.busy or conn.phase is not Phase.OPEN:
@@ -79,20 +79,20 @@ class Judge:
         if self.stage.failure is not None:
             return
         self.turns += 1
-        lane = next(lane for lane in self.fleet.lanes if id(lane.poller) == id(poller))
-        if lane.over or lane.lock.locked():  # somebody is in the middle of it
+        driver = next(driver for driver in self.group.drivers if id(driver.loop.poller) == id(poller))
+        if driver.loop.over or driver.loop.lock.locked():  # somebody is in the middle of it
             return
         try:
-            for fd, conn in list(lane.sources.items()):
+            for fd, conn in list(driver.loop.sources.items()):
                 if type(conn) is ClientConnection:
-                    self.check_connection(lane, poller, fd, conn)
+                    self.check_connection(driver, poller, fd, conn)
             for fd in poller.watched:
-                assert fd in lane.sources, f"{fd} is watched, and nobody's"
-            assert self.fleet.gate.connections <= self.limits.max_connections, "too many connections"
+                assert fd in driver.loop.sources, f"{fd} is watched, and nobody's"
+            assert self.group.limiter.connections <= self.limits.max_connections, "too many connections"
         except AssertionError as error:
             self.stage.tear(f"{error}; after {self.turns} turns")
 
-    def check_connection(self, lane: Any, poller: FakePoller, fd: int, conn: ClientConnection) -> None:
+    def check_connection(self, driver: Any, poller: FakePoller, fd: int, conn: ClientConnection) -> None:
         """Look at one connection that the lane knows."""
         wire: Any = conn.sock
         said = f"{wire} {conn.phase.name} watched={conn.watched} busy={conn.busy} calm={conn.calm} due={conn.due}"
@@ -101,31 +101,36 @@ class Judge:
         assert not wire.closed, said
         assert (poller.watched.get(fd) or 0) == conn.watched, f"{said}: the poller watches for {poller.watched.get(fd)}"
         assert conn.due < inf, f"{said}: no timer"
-        assert any(entry[2] is conn and entry[0] == conn.due for entry in lane.timers.heap), f"{said}: not in the heap"
+        assert any(entry[2] is conn and entry[0] == conn.due for entry in driver.loop.timers.heap), (
+            f"{said}: not in the heap"
+        )
         assert conn.unsent <= self.limits.max_unsent + LARGEST + 3, f"{said}: {conn.unsent} bytes to send"
         if conn.busy or conn.out:
             self.overdue.pop(conn, None)
-            self.not_read[conn] = lane.now
+            self.not_read[conn] = driver.loop.now
         if conn.busy:
             return
         assert conn.unsent == sum(map(len, conn.out)), said
-        assert conn.watched or conn in lane.ready, f"{said}: forgotten"
+        assert conn.watched or conn in driver.loop.ready, f"{said}: forgotten"
         assert conn.decoder.held <= self.limits.max_message + CHUNK, f"{said}: {conn.decoder.held} bytes held"
-        if conn.phase is Phase.OPEN and not conn.out and conn not in lane.ready:
+        if conn.phase is Phase.OPEN and not conn.out and conn not in driver.loop.ready:
             assert conn.watched == conn.wait_in, f"{said}: to read it waits for {conn.wait_in}"
         if conn.calm:
             assert conn.phase is Phase.OPEN, said
             assert conn.watched == READ, said
             assert not any((conn.out, conn.waiting, conn.closing, conn.error, conn.secure)), said
-        end, why = lane.keeper.deadlines.of(conn)
-        if end > lane.now:
+        end, why = driver.reaper.deadlines.of(conn)
+        if end > driver.loop.now:
             self.overdue.pop(conn, None)
         else:  # a busy connection that came back, for one, is found so at the next look
             # Who loses the lead amid others' turns leaves the rest to the next one, who has a period of its own for it.
-            if self.overdue.setdefault(conn, (why, lane.lead, lane.now))[:2] != (why, lane.lead):
-                self.overdue[conn] = (why, lane.lead, lane.now)
-            late = lane.now - self.overdue[conn][2]
-            assert late <= lane.timers.period or why == "max_age", f"{said}: {why} should have come {late} s ago"
+            if self.overdue.setdefault(conn, (why, driver.leadership.lead, driver.loop.now))[:2] != (
+                why,
+                driver.leadership.lead,
+            ):
+                self.overdue[conn] = (why, driver.leadership.lead, driver.loop.now)
+            late = driver.loop.now - self.overdue[conn][2]
+            assert late <= driver.loop.timers.period or why == "max_age", f"{said}: {why} should have come {late} s ago"
 
     def gone_already(self, plain: Callable[[Exception], str], error: Exception) -> str:
         """A client cannot be taken in."""
@@ -151,24 +156,24 @@ class Judge:
         if least is not None and passed < least - 1e-6 and self.jumped < (conn.begun or conn.active):
             self.stage.tear(f"{conn.sock} is cut by {why} {passed} s after the server could read it")
         client.conn = conn
-        client.while_draining = any(lane.draining for lane in self.fleet.lanes)
+        client.while_draining = any(driver.loop.draining for driver in self.group.drivers)
         plain(conn, why)
 
     def check_the_end(self) -> None:
         """Look at what is left, and at each client's part."""
-        fleet = self.fleet
-        assert fleet.acceptors[0].reserve == -1
+        group = self.group
+        assert group.acceptors[0].reserve == -1
         assert not self.net.open, f"left open: {list(self.net.open.values())}"
         assert not self.net.pollers
         for wire in self.listener.handed_out:
             assert wire.closed == 1, f"{wire} was closed {wire.closed} times"
-        for lane in fleet.lanes:
-            assert not lane.connections() or fleet.cut, f"known to the end: {lane.connections()}"
-            for conn in lane.connections():
+        for driver in group.drivers:
+            assert not driver.io.connections() or group.tally.cut, f"known to the end: {driver.io.connections()}"
+            for conn in driver.io.connections():
                 assert conn.busy, f"{conn} is left, and not busy"
-        assert not fleet.gate.connections, f"{fleet.gate.connections} are counted still"
+        assert not group.limiter.connections, f"{group.limiter.connections} are counted still"
         closed = self.unwelcome + sum(len(client.why) for client in self.clients)
-        assert fleet.closed == closed, f"{fleet.closed} were counted, and {closed} are over"
+        assert group.tally.closed == closed, f"{group.tally.closed} were counted, and {closed} are over"
         for client in self.clients:
             try:
                 self.check_client(client)

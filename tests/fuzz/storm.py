@@ -17,8 +17,10 @@ from unittest import mock
 from treadle._base import clock
 from treadle.server import Limits, Lines, Messages, Peer, Server
 from treadle.server._accept.listen import Listener
+from treadle.server._loop import event_loop as loops
 from treadle.server._loop.poller import SelectorPoller, new_poller
-from treadle.server._serving import driver as lanes
+from treadle.server._serving import driver as drivers
+from treadle.server._serving import leadership as leaderships
 
 __all__ = ["Storm", "play"]
 
@@ -216,10 +218,12 @@ class Storm:
             return plain() + self.offset
 
         with ExitStack() as stack:
-            stack.enter_context(mock.patch.object(lanes, "new_poller", self.poller))
+            stack.enter_context(mock.patch.object(loops, "new_poller", self.poller))
             if self.jumps:
                 stack.enter_context(mock.patch.object(clock, "now", later))
-                stack.enter_context(mock.patch.object(lanes, "clock", later))
+                stack.enter_context(mock.patch.object(loops, "clock", later))
+                stack.enter_context(mock.patch.object(drivers, "clock", later))
+                stack.enter_context(mock.patch.object(leaderships, "clock", later))
             stack.enter_context(mock.patch.object(logger, "propagate", False))
             logger.addHandler(log)
             stack.callback(logger.removeHandler, log)

@@ -23,8 +23,10 @@ from fuzz.stage import Stage, StageLock, StageMail
 from fuzz.wire import Net, Wire
 from treadle._base import clock
 from treadle.server import CloseConnection, Messages, Session
-from treadle.server import _group as fleets
-from treadle.server._serving import driver as lanes
+from treadle.server import _group as groups
+from treadle.server._loop import event_loop as loops
+from treadle.server._serving import driver as drivers
+from treadle.server._serving import leadership as leaderships
 from treadle.server._serving import watchdog as watchdogs
 from treadle.server._transport import connection as connections
 from treadle.server._transport import io as services
@@ -89,7 +91,7 @@ class World(Judge):
         self.large_answers = dice.choice([0.0, 0.1, 0.5])
         self.clients: list[Client] = []
         self.numbers = itertools.count(1)
-        self.fleet: fleets.EventLoopGroup
+        self.group: groups.EventLoopGroup
         self.listener = FakeListener(self.net, secure=self.secure)
         self.over = False
         self.ended_at_pool = False
@@ -200,8 +202,8 @@ class World(Judge):
         if dice.random() < 0.6:
             self.let_all_end()
         for _ in range(dice.choice([1, 1, 2])):
-            first = self.fleet.lanes[0]
-            first.post(partial(self.fleet.drain, stage.now + dice.choice([0.0, 0.1, 5.0])))
+            first = self.group.drivers[0].loop
+            first.post(partial(self.group.drain, stage.now + dice.choice([0.0, 0.1, 5.0])))
             for _ in range(dice.choice([0, 5, 30])):
                 dice.choice(acts)()
                 stage.step()
@@ -328,18 +330,20 @@ class World(Judge):
         count = dice.choice([1, 1, 1, 2, 3])
         return [
             (clock, "now", now),
-            (lanes, "clock", now),
+            (loops, "clock", now),
+            (drivers, "clock", now),
+            (leaderships, "clock", now),
             (watchdogs, "now", now),
-            (lanes, "thread_clock", lambda: 1),
+            (leaderships, "thread_clock", lambda: 1),
             (watchdogs, "read_clock", lambda clock: stage.now * dice.choice([0.0, 1.0])),
             (watchdogs, "start_thread", start_thread),
-            (lanes, "new_poller", lambda: FakePoller(self.net, self.about_to_poll)),
-            (lanes, "Lock", lambda: StageLock(stage)),
-            (lanes, "allocate_lock", lambda: StageMail(stage)),
+            (loops, "new_poller", lambda: FakePoller(self.net, self.about_to_poll)),
+            (loops, "Lock", lambda: StageLock(stage)),
+            (leaderships, "allocate_lock", lambda: StageMail(stage)),
             (services, "socket", system),
             (connections, "socket", system),
             (connections, "plain_of", UnderTls),
-            (fleets, "_lanes_wanted", lambda dispatcher: count),
+            (groups, "_loops_wanted", lambda dispatcher: count),
         ]
 
     def set_up(self) -> None:
@@ -350,14 +354,15 @@ class World(Judge):
         protocol: Any = Messages(self.handle, framing, greeting=self.greeting)
         if self.session:
             protocol = Session(self.converse, speaks_first=self.dice.random() < 0.5)
-        self.fleet = fleets.EventLoopGroup(protocol, self.limits, self.hands, self.end_of_fleet)  # type: ignore[arg-type]
-        for lane in self.fleet.lanes:
-            plain = lane.service.left
-            lane.service.left = partial(self.left, plain)
-        self.fleet._fault_of = partial(self.gone_already, self.fleet._fault_of)  # type: ignore[method-assign]
-        self.fleet._decoder = partial(self.new_decoder, self.fleet._decoder)  # type: ignore[method-assign]
+        self.group = groups.EventLoopGroup(protocol, self.limits, self.hands, self.end_of_fleet)  # type: ignore[arg-type]
+        for driver in self.group.drivers:
+            plain = driver.io.left
+            driver.io.left = partial(self.left, plain)
+        factory = self.group.factory
+        factory._fault_of = partial(self.gone_already, factory._fault_of)  # type: ignore[method-assign]
+        factory._decoder = partial(self.new_decoder, factory._decoder)  # type: ignore[method-assign]
         context: Any = SimpleNamespace(wrap_socket=self.wrap) if self.secure else None
-        self.fleet.start([self.listener], context)  # type: ignore[list-item]
+        self.group.start([self.listener], context)  # type: ignore[list-item]
         self.stage.add("drama", self.drama)
 
     def wrap(self, wire: Any, **options: object) -> Any:
@@ -367,8 +372,8 @@ class World(Judge):
         return wire
 
     def end_of_fleet(self) -> None:
-        """All lanes have ended."""
-        assert not self.over, "the fleet has ended twice"
+        """All event loops have ended."""
+        assert not self.over, "the group has ended twice"
         self.over = True
 
 

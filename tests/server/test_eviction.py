@@ -7,7 +7,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from tcp import PATIENCE, ask, client, lane_of, receive_all
+from tcp import PATIENCE, ask, client, driver_of, receive_all
 from treadle.server import Limits, Messages, Server
 from treadle.server import _group as fleets
 from treadle.server._transport.connection import ClientConnection
@@ -36,17 +36,17 @@ def test_when_nobody_is_idle_the_new_one_is_refused() -> None:
         with client(server) as one, client(server) as two:
             assert ask(one, b"x") == b"x"
             assert ask(two, b"x") == b"x"
-            for conn in lane_of(server).connections():
+            for conn in driver_of(server).io.connections():
                 conn.held = 1  # in mid-message
             with client(server) as three:
                 assert receive_all(three) == b"busy"
-            for conn in lane_of(server).connections():
+            for conn in driver_of(server).io.connections():
                 conn.held = 0
 
 
 def test_the_longest_idle_of_all_lanes_is_evicted(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also one that is not of the lane that accepts: its own lane closes it, and only then the newcomer is let in."""
-    monkeypatch.setattr(fleets, "_lanes_wanted", lambda dispatcher: 3)
+    monkeypatch.setattr(fleets, "_loops_wanted", lambda dispatcher: 3)
     limits = Limits(max_connections=6, at_max_connections="evict_idle")
     with Server(Messages(lambda data, peer: data), "127.0.0.1:0", max_workers=6, limits=limits) as server:
         with ExitStack() as stack:
@@ -64,7 +64,7 @@ def test_where_all_have_something_in_the_kernel_the_new_one_is_refused_however_m
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Lanes ask one another for the longest idle; nobody is asked about twice."""
-    monkeypatch.setattr(fleets, "_lanes_wanted", lambda dispatcher: 3)
+    monkeypatch.setattr(fleets, "_loops_wanted", lambda dispatcher: 3)
     limits = Limits(max_connections=6, at_max_connections="evict_idle", reject_connections_with=b"busy")
     with Server(Messages(lambda data, peer: data), "127.0.0.1:0", max_workers=6, limits=limits) as server:
         with ExitStack() as stack:

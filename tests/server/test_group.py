@@ -18,9 +18,10 @@ from socketservers import until
 from tcp import PATIENCE, ask, client, receive_all, until_led
 from treadle import Pool
 from treadle.server import Connection, Lines, Messages, Server, Session
-from treadle.server import _group as fleet
+from treadle.server import _group as group
 from treadle.server import _server as servers
-from treadle.server._protocols.framing import Framing, RawDecoder
+from treadle.server._protocols.framing import Framing
+from treadle.server._transport.decoder import RawDecoder
 
 
 def echo(line: bytes, peer: object) -> bytes:
@@ -29,24 +30,24 @@ def echo(line: bytes, peer: object) -> bytes:
 
 def test_there_is_one_leader_unless_threads_run_python_at_the_same_time() -> None:
     with Server(Messages(echo, Lines()), "127.0.0.1:0", max_workers=8) as server:
-        assert server._fleet is not None
+        assert server._group is not None
         free = not getattr(sys, "_is_gil_enabled", lambda: True)()
-        assert (len(server._fleet.lanes) > 1) is (free and len(server._fleet.lanes) > 1)
-        assert len(server._fleet.watchdogs) == len(server._fleet.lanes)
+        assert (len(server._group.drivers) > 1) is (free and len(server._group.drivers) > 1)
+        assert len(server._group.watchdogs) == len(server._group.drivers)
         if not free:
-            assert len(server._fleet.lanes) == 1
+            assert len(server._group.drivers) == 1
 
 
 @pytest.mark.parametrize("lanes", [2, 3])
 def test_connections_are_dealt_out_to_the_lanes(lanes: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fleet, "_lanes_wanted", lambda dispatcher: lanes)
+    monkeypatch.setattr(group, "_loops_wanted", lambda dispatcher: lanes)
     with Server(Messages(echo, Lines()), "127.0.0.1:0", max_workers=2 * lanes) as server, ExitStack() as stack:
         socks = [stack.enter_context(client(server)) for _ in range(2 * lanes)]
         for sock in socks:
-            throttle = b"".join(b"%d\n" % number for number in range(200))
-            assert ask(sock, throttle) == throttle
-        assert server._fleet is not None
-        assert [len(lane.connections()) for lane in server._fleet.lanes] == [2] * lanes
+            burst = b"".join(b"%d\n" % number for number in range(200))
+            assert ask(sock, burst) == burst
+        assert server._group is not None
+        assert [len(driver.io.connections()) for driver in server._group.drivers] == [2] * lanes
         assert server.snapshot().messages == 2 * lanes * 200
         assert server.snapshot().pool.threads <= 2 * lanes
 
@@ -57,8 +58,8 @@ def test_a_peer_that_is_gone_when_it_is_taken_in_is_counted_out_again(
 ) -> None:
     """That is ordinary, also where it has sent something before, which ssl has an error of its own for."""
     with Server(Messages(echo, Lines()), "127.0.0.1:0", max_workers=1) as server:
-        assert server._fleet is not None
-        server._fleet.context = Broken(kind)  # type: ignore[assignment]
+        assert server._group is not None
+        server._group.factory.context = Broken(kind)  # type: ignore[assignment]
         with client(server) as sock:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             assert sock.recv(1) == b""
@@ -133,8 +134,8 @@ def test_clients_that_are_cut_amid_a_handler_are_counted_by_what_has_cut_them_fi
         for sock in (first, second):
             sock.sendall(b"x\n")
             assert inside.acquire(timeout=PATIENCE)
-        assert server._fleet is not None
-        conns = [conn for lane in server._fleet.lanes for conn in lane.connections()]
+        assert server._group is not None
+        conns = [conn for driver in server._group.drivers for conn in driver.io.connections()]
         until(lambda: all(conn.busy for conn in conns))
         conns[0].error = "handler_timeout"  # as if that had cut it, and its handler went on nevertheless
         assert server.stop(0.0) == 2
@@ -155,8 +156,8 @@ def test_a_framing_that_fails_to_begin_closes_its_client_however_it_fails(
             with client(server) as sock:
                 assert sock.recv(1) == b""
         assert server.snapshot().connections == 0
-        assert server._fleet is not None
-        assert server._fleet.gate.connections == 0
+        assert server._group is not None
+        assert server._group.limiter.connections == 0
     assert "was killed" not in caplog.text
 
 
@@ -174,7 +175,7 @@ def test_without_a_thread_for_the_watchdog_nothing_is_left_open(monkeypatch: pyt
     def refuse(*arguments: object) -> None:
         raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr(fleet, "Watchdog", refuse)
+    monkeypatch.setattr(group, "Watchdog", refuse)
     server = Server(Messages(echo, Lines()), "127.0.0.1:0", max_workers=1)
     with pytest.raises(RuntimeError, match="can't start new thread"):
         server.start()
@@ -184,7 +185,7 @@ def test_without_a_thread_for_the_watchdog_nothing_is_left_open(monkeypatch: pyt
 def test_a_client_that_is_dealt_and_cut_because_the_leaders_are_stuck_is_counted_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(fleet, "_lanes_wanted", lambda dispatcher: 2)
+    monkeypatch.setattr(group, "_loops_wanted", lambda dispatcher: 2)
     monkeypatch.setattr(servers, "GRACE", 0.05)
     stuck, go_on = threading.Event(), threading.Event()
 
@@ -193,16 +194,16 @@ def test_a_client_that_is_dealt_and_cut_because_the_leaders_are_stuck_is_counted
         assert go_on.wait(PATIENCE)
 
     server = Server(Messages(echo, Lines()), "127.0.0.1:0", max_workers=4).start()
-    found = server._fleet
+    found = server._group
     assert found is not None
-    until_led(found.lanes[1])
-    found.lanes[1].post(wait)
+    until_led(found.drivers[1])
+    found.drivers[1].loop.post(wait)
     assert stuck.wait(PATIENCE)
     with client(server) as first, client(server) as late:  # they are dealt in turn
         assert ask(first, b"x\n") == b"x\n"
-        until(lambda: found.lanes[1].dealt == 1)
+        until(lambda: found.drivers[1].dealt == 1)
         found.abandon()
-        assert found.cut == 2
+        assert found.tally.cut == 2
         go_on.set()
         assert receive_all(late) == b""
     assert server.stop(0) == 2
@@ -212,7 +213,7 @@ def test_a_client_that_is_dealt_to_a_lane_whose_time_is_over_is_closed_once_and_
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Also one whose conversation would have begun at once."""
-    monkeypatch.setattr(fleet, "_lanes_wanted", lambda dispatcher: 2)
+    monkeypatch.setattr(group, "_loops_wanted", lambda dispatcher: 2)
     begun = []
 
     def talk(conn: Connection) -> None:
@@ -220,8 +221,8 @@ def test_a_client_that_is_dealt_to_a_lane_whose_time_is_over_is_closed_once_and_
         conn.recv()
 
     server = Server(Session(talk, speaks_first=True), "127.0.0.1:0", max_workers=4).start()
-    assert server._fleet is not None
-    server._fleet.lanes[1].emptied.set()
+    assert server._group is not None
+    server._group.drivers[1].emptied.set()
     with client(server), client(server) as late:  # they are dealt in turn
         assert receive_all(late) == b""
         assert server.snapshot().closed_by == {"drain_timeout": 1}
@@ -234,11 +235,11 @@ def test_who_is_cut_by_a_leader_that_gets_stuck_over_it_is_counted_once(monkeypa
     monkeypatch.setattr(servers, "GRACE", 0.05)
     go_on = threading.Event()
     server = Server(Messages(echo, Lines()), "127.0.0.1:0", max_workers=1).start()
-    assert server._fleet is not None
+    assert server._group is not None
     with client(server) as sock:
         assert ask(sock, b"x\n") == b"x\n"
-        for lane in server._fleet.lanes:
-            monkeypatch.setattr(lane.keeper, "cut_all", lambda why: go_on.wait(PATIENCE))
+        for driver in server._group.drivers:
+            monkeypatch.setattr(driver.reaper, "cut_all", lambda why: go_on.wait(PATIENCE))
         try:
             assert server.stop(0) == 1
         finally:
@@ -248,6 +249,6 @@ def test_who_is_cut_by_a_leader_that_gets_stuck_over_it_is_counted_once(monkeypa
 
 def test_a_signal_handler_may_look_at_a_server_whatever_it_has_interrupted() -> None:
     with Server(Messages(echo, Lines()), "127.0.0.1:0", max_workers=1) as server:
-        assert server._fleet is not None
-        with server._fleet._lock:  # as where it counts, in this thread
+        assert server._group is not None
+        with server._group._lock:  # as where it counts, in this thread
             assert server.snapshot().closed_by == {}

@@ -47,7 +47,7 @@ def handle(line, peer):
 server = Server(Messages(handle, Lines()), "127.0.0.1:0", max_workers=2)
 
 def ask():
-    while server.snapshot().state != "serving" or server._fleet is None:
+    while server.snapshot().state != "serving" or server._group is None:
         time.sleep(0.01)  # why: `run` holds the main thread, and tells nobody that it serves
     with socket.create_connection(server.address, 30) as sock:
         sock.sendall(b"x\\n")

@@ -305,8 +305,8 @@ def stuck(pattern: str, server: Server) -> Iterator[Stuck]:
         logger.removeHandler(handler)
         server.stop(0.0)
         server._pool.shutdown(timeout=PATIENCE)
-        assert server._fleet is not None
-        for watchdog in server._fleet.watchdogs:
+        assert server._group is not None
+        for watchdog in server._group.watchdogs:
             watchdog.thread.join(PATIENCE)
             assert not watchdog.thread.is_alive()
 
@@ -316,7 +316,7 @@ def test_a_leader_that_is_stuck_in_a_log_handler_does_not_keep_stop(
     lanes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its clients are cut and counted, and nobody can connect any more, though it closes nothing itself."""
-    monkeypatch.setattr("treadle.server._group._lanes_wanted", lambda dispatcher: lanes)
+    monkeypatch.setattr("treadle.server._group._loops_wanted", lambda dispatcher: lanes)
     server = Server(Messages(shout, Lines()), "127.0.0.1:0", max_workers=2 * lanes, limits=Limits(max_message=10))
     with stuck("makes no message", server.start()) as handler, client(server) as bad, client(server) as idle:
         assert ask(idle, b"x\n") == b"X\n"
@@ -667,7 +667,7 @@ def order(now):
 
 server = Server(Messages(handle), "127.0.0.1:0", max_workers=3)
 def ask():
-    while server.snapshot().state != "serving" or server._fleet is None:
+    while server.snapshot().state != "serving" or server._group is None:
         threading.Event().wait(0.01)  # why: `run` holds the main thread, and tells nobody that it serves
     import socket
     with socket.create_connection(server.address) as sock:
@@ -723,7 +723,7 @@ def test_a_command_hands_its_pool_over_and_it_ends_in_time_whatever_still_runs()
     server = Server(Messages(held), "127.0.0.1:0", pool=pool)
     runner = threading.Thread(target=lambda: cut.put(server._run(0.0, ends_pool=True)))
     runner.start()
-    until(lambda: server._fleet is not None)
+    until(lambda: server._group is not None)
     with client(server) as sock:
         sock.sendall(b"x")
         assert held.inside.wait(PATIENCE)
@@ -786,8 +786,8 @@ def test_without_a_listener_it_serves_those_who_are_connected_and_stops() -> Non
         with client(server) as sock:
             assert ask(sock, b"x") == b"x"
             listener.sock.shutdown(socket.SHUT_RDWR)
-            assert server._fleet is not None
-            until(lambda: server._fleet.acceptors[0].closed)  # type: ignore[union-attr]
+            assert server._group is not None
+            until(lambda: server._group.acceptors[0].closed)  # type: ignore[union-attr]
             assert ask(sock, b"y") == b"y"
         assert server.stop(PATIENCE) == 0
 
@@ -807,10 +807,10 @@ def test_run_ends_when_nobody_can_come_any_more(lost: str) -> None:
     server.start()
     with client(server) as sock:
         assert ask(sock, b"x") == b"x"
-        assert server._fleet is not None
+        assert server._group is not None
         if lost == "before":
             listener.sock.shutdown(socket.SHUT_RDWR)
-            until(lambda: server._fleet.acceptors[0].closed)  # type: ignore[union-attr]
+            until(lambda: server._group.acceptors[0].closed)  # type: ignore[union-attr]
             assert ask(sock, b"y") == b"y"
         runner = threading.Thread(target=run)
         runner.start()
@@ -892,8 +892,8 @@ def test_a_reload_that_makes_no_context_leaves_the_old_one_in_use(caplog: pytest
     with Server(protocol, "127.0.0.1:0", max_workers=1, tls=lambda: made[0]) as server:  # type: ignore[arg-type]
         made[0] = None
         server.reload()
-        assert server._fleet is not None
-        assert server._fleet.context is context
+        assert server._group is not None
+        assert server._group.factory.context is context
     assert "cannot be reloaded" in caplog.text
 
 

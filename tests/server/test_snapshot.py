@@ -36,15 +36,15 @@ def test_it_is_frozen() -> None:
 def test_what_closed_connections_is_told_while_it_changes() -> None:
     """In threads that run at the same time, above all."""
     with Server(Messages(echo), "127.0.0.1:0", max_workers=1) as server:
-        found, done = server._fleet, threading.Event()
+        found, done = server._group, threading.Event()
         assert found is not None
 
         def close() -> None:
             for number in range(50_000):
-                with found._lock:
-                    found.closed_by[f"limit {number % 500}"] += 1
+                with found.tally._lock:
+                    found.tally._closed_by[f"limit {number % 500}"] += 1
                     if number % 500 == 499:
-                        found.closed_by.clear()
+                        found.tally._closed_by.clear()
             done.set()
 
         closing = threading.Thread(target=close)

@@ -6,15 +6,16 @@ A protocol turns bytes into calls: `Messages` calls a function for each message,
 
 from treadle._base.public import publish as _publish
 from treadle.server._accept.tls import Certificates
-from treadle.server._protocols.framing import Decoder, Delimiter, Framing, LengthPrefix, Lines, Raw
-from treadle.server._protocols.messages import CloseConnection, Messages
+from treadle.server._protocols.framing import Delimiter, Framing, LengthPrefix, Lines, Raw
+from treadle.server._protocols.messages import Messages
 from treadle.server._protocols.session import Connection, Session
 from treadle.server._server import Server
 from treadle.server._snapshot import ServerSnapshot
 from treadle.server._socketserver.mixin import PoolMixIn
-from treadle.server._transport.connection import Peer
+from treadle.server._transport.decoder import CloseConnection, Decoder
 from treadle.server._transport.limits import Limits
 from treadle.server._transport.observing.observer import ConnectionEvent, MessageEvent, Observer
+from treadle.server._transport.peer import Peer
 
 __all__ = [
     "Certificates",

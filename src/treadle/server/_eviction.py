@@ -9,7 +9,7 @@ from operator import itemgetter
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from treadle.server._serving.driver import Lane
+    from treadle.server._serving.driver import Driver
     from treadle.server._transport.connection import ClientConnection
 
 __all__ = ["Eviction"]
@@ -18,53 +18,53 @@ SHARE = 64  # of the idle connections, one in so many is found by a search for t
 
 
 class Eviction:
-    """Finds the connection that has been idle for longest, in whichever lane, and has that lane close it.
+    """Finds the connection that has been idle for longest, in whichever event loop, and has that close it.
 
-    For the leader of the first lane, who accepts. The others' connections are not its own: what it sees of them may be
-    out of date, so their lanes look again.
+    For the leader of the first event loop, who accepts. The others' connections are not its own: what it sees of them
+    may be out of date, so they look again.
     """
 
-    def __init__(self, lanes: Sequence[Lane]) -> None:
-        self.lanes = lanes
+    def __init__(self, drivers: Sequence[Driver]) -> None:
+        self.drivers = drivers
         self._longest_idle: list[
-            tuple[float, Lane, ClientConnection]
+            tuple[float, Driver, ClientConnection]
         ] = []  # found by the last search, the longest last
 
     def evict(self, then: Callable[[], object], spared: set[ClientConnection] | None = None) -> None:
-        """Close that connection, if any is idle; then have the first lane's leader call `then`, perhaps at once.
+        """Close that connection, if any is idle; then have the first event loop's leader call `then`, perhaps at once.
 
         But for those that are `spared`, whose message was found in the kernel.
         """
         spared = set() if spared is None else spared
         while self._longest_idle or self._search(spared):
-            active, lane, conn = self._longest_idle.pop()
+            active, driver, conn = self._longest_idle.pop()
             if conn.active != active or not conn.idle():
                 continue
-            if lane is self.lanes[0]:
+            if driver is self.drivers[0]:
                 if not conn.is_silent():
                     spared.add(conn)
                     continue
-                lane.service.close(conn, "evicted")
+                driver.io.close(conn, "evicted")
                 break
-            lane.post(partial(self._evict_there, lane, conn, active, then, spared))
+            driver.loop.post(partial(self._evict_there, driver, conn, active, then, spared))
             return
         then()
 
     def _evict_there(
         self,
-        lane: Lane,
+        driver: Driver,
         conn: ClientConnection,
         active: float,
         then: Callable[[], object],
         spared: set[ClientConnection],
     ) -> None:
-        """Close `conn` if it is still idle, else look for another one. Called by the leader of `lane`."""
+        """Close `conn` if it is still idle, else look for another one. Called by the leader of `driver`."""
         if conn.active == active and conn.idle() and conn.is_silent():
-            lane.service.close(conn, "evicted")
-            self.lanes[0].post(then)
+            driver.io.close(conn, "evicted")
+            self.drivers[0].loop.post(then)
         else:  # without it: it would be found again, and again
             spared.add(conn)
-            self.lanes[0].post(partial(self.evict, then, spared))
+            self.drivers[0].loop.post(partial(self.evict, then, spared))
 
     def _search(self, spared: set[ClientConnection]) -> bool:
         """Find the longest idle; False: none is. It costs a look at each, so it is made for several evictions.
@@ -72,9 +72,9 @@ class Eviction:
         If some were `spared`, all are found, for the next may be spared as well.
         """
         idle = [
-            (conn.active, lane, conn)
-            for lane in self.lanes
-            for conn in lane.connections()
+            (conn.active, driver, conn)
+            for driver in self.drivers
+            for conn in driver.io.connections()
             if conn.idle() and conn not in spared
         ]
         most = len(idle) if spared else 1 + len(idle) // SHARE

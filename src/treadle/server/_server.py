@@ -123,7 +123,7 @@ class Server:
         # until it wants the next. If it raises, that is logged, and it is not called again.
         self._watch: Callable[[ServerSnapshot], float] | None = None
         self._look_at = 0.0  # when it wants the next
-        self._fleet: EventLoopGroup | None = None  # until it was started
+        self._group: EventLoopGroup | None = None  # until it was started
         self._process: int | None = None  # that it was started in
         self._starter: int | None = None  # the thread that is about to start it
         self._signals: Signals | None = None  # while `run` is under way
@@ -161,7 +161,7 @@ class Server:
         self._process = os.getpid()
         lifecycle.after_fork(self._forget_threads)
         try:
-            self._fleet = self._launch()
+            self._group = self._launch()
         except BaseException:
             self._over()
             self._pool_over(inf)
@@ -185,13 +185,13 @@ class Server:
         listeners = open_listeners(self._bind)
         try:
             ways = (self._proxies, self._deaf, self._break, self._observers)
-            fleet = EventLoopGroup(self.protocol, self.limits, home, self._over, when_full, *ways)
-            fleet.start(listeners, context)
+            group = EventLoopGroup(self.protocol, self.limits, home, self._over, when_full, *ways)
+            group.start(listeners, context)
         except BaseException:
             for listener in listeners:
                 listener.close()
             raise
-        return fleet
+        return group
 
     # -- ending ---------------------------------------------------------------------------------------------------
 
@@ -218,7 +218,7 @@ class Server:
         self._begin_to_stop(seconds)
         if dispatcher_of(self._pool).is_ours() or self._starter == threading.get_ident():
             return 0
-        if self._fleet is not None and self._fleet.is_ours():
+        if self._group is not None and self._group.is_ours():
             return 0
         return self._wait()
 
@@ -233,15 +233,15 @@ class Server:
             self._changed.notify_all()
         if state == "new":
             self._over()
-        elif self._fleet is not None:
-            self._fleet.lanes[0].post(partial(self._fleet.drain, deadline))
+        elif self._group is not None:
+            self._group.drivers[0].loop.post(partial(self._group.drain, deadline))
         self._wake()
 
     def _over(self) -> None:
         """Nobody is served any more; called by whoever ends it, who need not be the one that waits."""
         with self._changed:
             # First, for `run` looks at both without the lock, and is to hear signals until all has ended.
-            self._lingers = self._ends_pool and self._fleet is not None and self._deadline == inf
+            self._lingers = self._ends_pool and self._group is not None and self._deadline == inf
             self._state = "stopped"
             self._changed.notify_all()
         self._wake()
@@ -300,19 +300,19 @@ class Server:
             while (left := self._time_left()) > 0:
                 self._changed.wait(None if left == inf else left)
             in_order = self._state == "stopped"
-        fleet = self._fleet
+        group = self._group
         if not in_order:
-            if fleet is not None:
-                fleet.abandon()
+            if group is not None:
+                group.abandon()
             self._over()
         soon = clock.now() + LAST_WORDS
         end = self._deadline if self._deadline < inf else clock.now()  # then the pool has ended already
-        until = max(soon, end + GRACE) if in_order and (fleet is None or not fleet.cut) else soon
-        if fleet is not None:
-            fleet.join(until)
+        until = max(soon, end + GRACE) if in_order and (group is None or not group.tally.cut) else soon
+        if group is not None:
+            group.join(until)
         self._pool_over(until)
         self._teller.quiet(max(0.0, soon - clock.now()))
-        return 0 if fleet is None else fleet.cut
+        return 0 if group is None else group.tally.cut
 
     def _pool_over(self, until: float) -> None:
         """Close the server's own pool, and wait for its threads; handlers that still run then are left behind."""
@@ -430,9 +430,9 @@ class Server:
             try:
                 number = signals.hear(None if wait == inf else min(max(0.0, wait), LONGEST))
             except OSError as error:
-                if error.errno not in GONE or self._fleet is None:
+                if error.errno not in GONE or self._group is None:
                     raise
-                self._fleet.lost(error)
+                self._group.lost(error)
                 break
             # Whatever blocks is left to the teller: a signal is obeyed though nobody reads what is said of it.
             if number == CHILD:
@@ -491,8 +491,8 @@ class Server:
         except Exception as error:
             log(_log, logging.ERROR, "the certificates cannot be reloaded; the old ones stay in use", error=error)
             return
-        if self._fleet is not None:
-            self._fleet.context = context
+        if self._group is not None:
+            self._group.factory.context = context
         log(_log, logging.INFO, "the certificates are reloaded")
 
     # -- looking ----------------------------------------------------------------------------------------------------
@@ -507,21 +507,21 @@ class Server:
         Raises:
             RuntimeError: it was not started.
         """
-        if self._fleet is None:
+        if self._group is None:
             raise RuntimeError(f"the server has no address before start() has returned; it is {self._state}")
-        return self._fleet.listeners[0].address
+        return self._group.listeners[0].address
 
     @property
     def addresses(self) -> tuple[Any, ...]:
         """All the addresses where the server listens, each as `address`, in the order of `bind`; () before start()."""
-        return () if self._fleet is None else tuple(listener.address for listener in self._fleet.listeners)
+        return () if self._group is None else tuple(listener.address for listener in self._group.listeners)
 
     def snapshot(self) -> ServerSnapshot:
         """Return what the server does at this instant."""
-        return snapshot_of(self.protocol.name, self._state, self._fleet, self._pool.snapshot())
+        return snapshot_of(self.protocol.name, self._state, self._group, self._pool.snapshot())
 
     def __str__(self) -> str:
-        where = self._bind if self._fleet is None else self._fleet.listeners
+        where = self._bind if self._group is None else self._group.listeners
         return ", ".join(map(str, where))
 
     def __repr__(self) -> str:

@@ -55,27 +55,27 @@ class ServerSnapshot:
     pool: PoolSnapshot
 
 
-def snapshot_of(name: str, state: str, fleet: EventLoopGroup | None, pool: PoolSnapshot) -> ServerSnapshot:
-    """Return what a server does now; `fleet` is None before it was started."""
-    acceptors = [] if fleet is None else fleet.acceptors
-    lanes = [] if fleet is None else fleet.lanes
-    begun = sum(lane.turns - lane.shakes for lane in lanes)  # by leaders
-    deposals = sum(lane.handling.deposals for lane in lanes)
-    followed = sum(lane.handling.followed for lane in lanes)
+def snapshot_of(name: str, state: str, group: EventLoopGroup | None, pool: PoolSnapshot) -> ServerSnapshot:
+    """Return what a server does now; `group` is None before it was started."""
+    acceptors = [] if group is None else group.acceptors
+    handlers = [] if group is None else [driver.handlers for driver in group.drivers]
+    begun = sum(each.begun_inline() for each in handlers)
+    lost = sum(each.lost_leads for each in handlers)
+    followed = sum(each.followed for each in handlers)
+    rejected = sum(acceptor.rejected for acceptor in acceptors)
     return ServerSnapshot(
         name=name,
         state=state,
-        addresses=() if fleet is None else tuple(listener.address for listener in fleet.listeners),
-        connections=0 if fleet is None else fleet.gate.connections,
+        addresses=() if group is None else tuple(listener.address for listener in group.listeners),
+        connections=0 if group is None else group.limiter.connections,
         accepted=sum(acceptor.accepted for acceptor in acceptors),
-        rejected_connections=sum(acceptor.rejected for acceptor in acceptors)
-        + (0 if fleet is None else fleet.rejected),
-        closed_connections=0 if fleet is None else fleet.closed,
-        closed_by={} if fleet is None else fleet.causes(),
+        rejected_connections=rejected + (0 if group is None else group.tally.rejected),
+        closed_connections=0 if group is None else group.tally.closed,
+        closed_by={} if group is None else group.tally.causes(),
         messages=begun + followed,
-        handled_inline=begun - deposals,
-        handed_over=followed + deposals,
-        rejected_messages=sum(lane.handling.rejected for lane in lanes),
-        failures=sum(lane.handling.failures for lane in lanes),
+        handled_inline=begun - lost,
+        handed_over=followed + lost,
+        rejected_messages=sum(each.rejected for each in handlers),
+        failures=sum(each.failures for each in handlers),
         pool=pool,
     )

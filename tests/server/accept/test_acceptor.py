@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from socketservers import until
-from tcp import PATIENCE, ask, client, lane_of, receive_all
+from tcp import PATIENCE, ask, client, driver_of, receive_all
 from treadle.server import Certificates, Limits, Messages, Server
 from treadle.server._accept.acceptor import AT_ONCE, FIRST_PAUSE, LONGEST_PAUSE
 from treadle.server._accept.listen import Listener, open_listeners
@@ -63,8 +63,8 @@ def test_rule_5_pauses_grow_to_a_second_and_begin_anew_after_a_success() -> None
     listener = Scripted()
     with serving(listener) as server, client(server) as sock:
         assert ask(sock, b"x") == b"x"
-        assert server._fleet is not None
-        (acceptor,) = server._fleet.acceptors
+        assert server._group is not None
+        (acceptor,) = server._group.acceptors
         pauses = []
 
         def fail() -> None:
@@ -73,7 +73,7 @@ def test_rule_5_pauses_grow_to_a_second_and_begin_anew_after_a_success() -> None
                 acceptor.back_off(OSError(errno.ENOBUFS, "scripted"))
             acceptor.resume()
 
-        lane_of(server).post(fail)
+        driver_of(server).loop.post(fail)
         with client(server) as other:
             assert ask(other, b"y") == b"y"
         assert pauses == [FIRST_PAUSE, 0.1, 0.2, 0.4, 0.8, LONGEST_PAUSE, LONGEST_PAUSE]
@@ -105,8 +105,8 @@ def test_rule_5_a_client_that_left_while_it_waited_is_passed_over(number: int) -
 def test_rule_5_it_resumes_at_once_when_a_connection_leaves() -> None:
     listener = Scripted()
     with serving(listener) as server:
-        assert server._fleet is not None
-        (acceptor,) = server._fleet.acceptors
+        assert server._group is not None
+        (acceptor,) = server._group.acceptors
         with client(server) as first:
             assert ask(first, b"x") == b"x"
             acceptor.pause = 3600.0
@@ -122,15 +122,15 @@ def test_rule_5_an_error_of_the_listener_without_a_client_is_no_reason_to_spin(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     with serving(Scripted()) as server:
-        assert server._fleet is not None
-        (acceptor,) = server._fleet.acceptors
+        assert server._group is not None
+        (acceptor,) = server._group.acceptors
         watched: list[int] = []
 
         def tell_of_an_error() -> None:
             acceptor.attend(READ | ERROR)
             watched.append(acceptor.watched)
 
-        lane_of(server).post(tell_of_an_error)
+        driver_of(server).loop.post(tell_of_an_error)
         with client(server) as sock:
             assert ask(sock, b"x") == b"x"
         assert watched == [0]
@@ -152,14 +152,14 @@ def test_rule_5_the_reserve_lets_a_client_know_that_there_is_no_place() -> None:
     listener = Scripted()
     with serving(listener) as server, client(server) as first:
         assert ask(first, b"x") == b"x"
-        assert server._fleet is not None
-        (acceptor,) = server._fleet.acceptors
+        assert server._group is not None
+        (acceptor,) = server._group.acceptors
         assert acceptor.reserve >= 0
         listener.failures = [errno.EMFILE, errno.EMFILE]
         with client(server) as second:
             assert second.recv(1) == b""
         settled = threading.Event()
-        lane_of(server).post(settled.set)  # after what the leader is about
+        driver_of(server).loop.post(settled.set)  # after what the leader is about
         assert settled.wait(PATIENCE)
         assert acceptor.reserve >= 0
         assert server.snapshot().rejected_connections == 1
@@ -195,16 +195,16 @@ def test_rule_6_who_leaves_just_before_the_listener_is_paused_is_noticed() -> No
     """Else a client would wait though there is room, until another one leaves: a limit that looks like a hang."""
     with serving(Scripted(), max_connections=2) as server, client(server) as sock:
         assert ask(sock, b"x") == b"x"
-        assert server._fleet is not None
-        (acceptor,) = server._fleet.acceptors
-        full = acceptor.gate.full
+        assert server._group is not None
+        (acceptor,) = server._group.acceptors
+        full = acceptor.limiter.full
         looks: list[int] = []
 
         def full_at_the_first_look() -> bool:
             looks.append(len(looks))
             return len(looks) == 1 or full()  # the second one has left in between
 
-        acceptor.gate.full = full_at_the_first_look  # type: ignore[method-assign]
+        acceptor.limiter.full = full_at_the_first_look  # type: ignore[method-assign]
         with client(server) as other:
             assert ask(other, b"y") == b"y"
             assert len(looks) >= 2
@@ -252,12 +252,12 @@ def test_rule_9_the_end_comes_when_all_that_waited_are_served_however_many_they_
         asleep.set()
         assert held.wait(PATIENCE)
 
-    lane_of(server).post(hold)
+    driver_of(server).loop.post(hold)
     assert asleep.wait(PATIENCE)
     socks = [socket.create_connection(listener.getsockname(), PATIENCE) for _ in range(waiting)]
     stopper = threading.Thread(target=server.stop, args=(100 * PATIENCE,))
     stopper.start()
-    while not lane_of(server).inbox:  # which the stop is posted to
+    while not driver_of(server).loop.inbox:  # which the stop is posted to
         stopper.join(0.001)
     held.set()
     for sock in socks:
@@ -286,21 +286,21 @@ def test_a_listener_that_is_none_any_more_is_let_go_and_the_others_serve_on(
     how: str, kind: type[Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Else it would be tried again and again, for the poller tells of it for ever."""
-    monkeypatch.setattr("treadle.server._serving.driver.new_poller", kind)
+    monkeypatch.setattr("treadle.server._loop.event_loop.new_poller", kind)
     ours, other = open_listeners("127.0.0.1:0") + open_listeners("127.0.0.1:0")
     server = Server(Messages(echo), [ours, other], max_workers=1).start()
-    assert server._fleet is not None
-    acceptor = server._fleet.acceptors[0]
+    assert server._group is not None
+    acceptor = server._group.acceptors[0]
     with client(server, to=ours.address) as sock:
         assert ask(sock, b"x") == b"x"
         if how == "shut down":
             ours.sock.shutdown(socket.SHUT_RDWR)
         elif how == "closed":
             os.close(ours.sock.fileno())
-            lane_of(server).post(partial(acceptor.attend, 0))
+            driver_of(server).loop.post(partial(acceptor.attend, 0))
         else:
             os.dup2(sock.fileno(), ours.sock.fileno())
-            lane_of(server).post(partial(acceptor.attend, 0))
+            driver_of(server).loop.post(partial(acceptor.attend, 0))
         until(lambda: acceptor.closed)
         assert ask(sock, b"y") == b"y"
         with client(server, to=other.address) as another:
@@ -315,15 +315,15 @@ def test_a_listener_that_is_none_any_more_is_let_go_and_the_others_serve_on(
 @pytest.mark.parametrize("drain", [PATIENCE, 0.0])
 def test_a_listener_whose_number_is_anothers_by_now_takes_no_client_of_that_one(drain: float) -> None:
     server = Server(Messages(echo), "127.0.0.1:0", max_workers=1).start()
-    assert server._fleet is not None
+    assert server._group is not None
     with socket.create_server(("127.0.0.1", 0)) as other:
         other.settimeout(PATIENCE)
-        os.dup2(other.fileno(), server._fleet.acceptors[0].fd)
+        os.dup2(other.fileno(), server._group.acceptors[0].fd)
         os.set_blocking(other.fileno(), True)
         with socket.create_connection(other.getsockname()):
             assert server.stop(drain) == 0
             other.accept()[0].close()
-        os.close(server._fleet.acceptors[0].fd)
+        os.close(server._group.acceptors[0].fd)
 
 
 def test_a_listener_that_others_have_too_and_had_block_keeps_nobody() -> None:
@@ -364,17 +364,17 @@ def test_a_listener_that_was_closed_behind_our_back_takes_nobody_with_it() -> No
     done = threading.Event()
 
     def close() -> None:
-        lane.sources[acceptor.fd] = somebody
+        driver.loop.sources[acceptor.fd] = somebody
         acceptor.close()
-        found.append(lane.sources.pop(acceptor.fd))
+        found.append(driver.loop.sources.pop(acceptor.fd))
         done.set()
 
     found: list[object] = []
     with Server(Messages(lambda data, peer: data), "127.0.0.1:0", max_workers=1) as server:
-        lane, somebody = lane_of(server), object()
-        assert server._fleet is not None
-        (acceptor,) = server._fleet.acceptors
-        lane.post(close)
+        driver, somebody = driver_of(server), object()
+        assert server._group is not None
+        (acceptor,) = server._group.acceptors
+        driver.loop.post(close)
         assert done.wait(PATIENCE)
     assert found == [somebody]
 
@@ -400,7 +400,7 @@ def test_who_waits_for_room_when_the_server_stops_is_let_in_when_there_is_some(l
         stopping.start()
         first.close()
         until(lambda: server.snapshot().connections == 0)
-        lane_of(server).post(room.pop())
+        driver_of(server).loop.post(room.pop())
         assert receive_all(second) == b"y"
         second.close()
         stopping.join(PATIENCE)
@@ -425,8 +425,8 @@ def client_waits_for_room(
     protocol = Messages(lambda data, peer: data)
     listeners: Any = [Listener(sock, inherited=inherited)]
     with Server(protocol, listeners, max_workers=1, limits=limits) as server, ExitStack() as stack:
-        assert server._fleet is not None
-        server._fleet.acceptors[0].evict = room.append
+        assert server._group is not None
+        server._group.acceptors[0].evict = room.append
         first, second = (stack.enter_context(client(server)) for _ in range(2))
         assert ask(first, b"x") == b"x"
         until(lambda: bool(room))

@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 
 from certificates import Authority
-from tcp import PATIENCE, ask, client, lane_of, receive, receive_all
+from tcp import PATIENCE, ask, client, driver_of, receive, receive_all
 from treadle import Pool
 from treadle.server import Certificates, Connection, Limits, Lines, Messages, Peer, Server, Session
-from treadle.server import _group as fleet
+from treadle.server import _group as group
 from treadle.server._accept.proxy import Header
 from treadle.server._transport import deadlines as deadlines
 from treadle.server._transport import reaper as keeper
@@ -228,7 +228,7 @@ def test_after_the_first_bytes_nothing_is_looked_at_any_more() -> None:
     """A client that is not trusted soon goes the short way, as any other."""
     with serving(proxy="10.0.0.0/8") as server, client(server) as sock:
         assert ask(sock, b"a\n", 5) == b"127.0"
-        (conn,) = lane_of(server).connections()
+        (conn,) = driver_of(server).io.connections()
         assert conn.vet is None
         settled(server, lambda: conn.calm)
 
@@ -242,7 +242,7 @@ def test_a_health_check_leaves_no_line_in_the_log(
     caplog.set_level(logging.INFO)
     with serving(tls=certificates if secure else None) as server:
         with client(server) as sock:
-            settled(server, lambda: len(lane_of(server).connections()) == 1)
+            settled(server, lambda: len(driver_of(server).io.connections()) == 1)
             sock.sendall(header)
             end(sock)
         settled(server, lambda: server.snapshot().closed_connections == 1)
@@ -269,24 +269,24 @@ def test_a_header_that_does_not_come_in_time_is_cut_and_stalls_nobody(
 def test_header_and_handshake_have_one_deadline_together(certificates: Certificates) -> None:
     with serving(tls=certificates, handshake_timeout=5) as server, client(server) as sock:
         sock.sendall(LINE)
-        settled(server, lambda: [c.phase for c in lane_of(server).connections()] == [Phase.SHAKING])
-        (conn,) = lane_of(server).connections()
-        assert lane_of(server).service.deadlines.of(conn) == (conn.since + 5, "handshake_timeout")
+        settled(server, lambda: [c.phase for c in driver_of(server).io.connections()] == [Phase.SHAKING])
+        (conn,) = driver_of(server).io.connections()
+        assert driver_of(server).io.deadlines.of(conn) == (conn.since + 5, "handshake_timeout")
 
 
 def test_half_a_header_is_not_asked_for_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """What came of it is taken at once, or a level-triggered poller would tell of it for ever."""
     with serving() as server:
-        lane = lane_of(server)
+        driver = driver_of(server)
         heard: list[int] = []
-        assert lane.service.reception is not None
-        hear = lane.service.reception.hear
+        assert driver.reception is not None
+        hear = driver.reception.hear
 
         def count(conn: ClientConnection, header: Header) -> None:
             heard.append(conn.fd)
             hear(conn, header)
 
-        monkeypatch.setattr(lane.service.reception, "hear", count)
+        monkeypatch.setattr(driver.reception, "hear", count)
         with client(server) as half, client(server) as other:
             half.sendall(BLOCK[:14])
             assert ask(other, LINE + b"a\n", 18) == NAMED + b" a\n"
@@ -315,8 +315,8 @@ def test_limits_of_one_address_count_the_client_and_never_the_proxy() -> None:
         settled(server, lambda: server.snapshot().connections == 10)
         again = stack.enter_context(client(server))
         assert ask(again, line(1) + b"a\n", 14) == b"192.0.2.1:5 a\n"
-        assert server._fleet is not None
-        gate = server._fleet.gate
+        assert server._group is not None
+        gate = server._group.limiter
         assert gate._by_address == {"192.0.2.0": 2, "192.0.2.1": 2, "192.0.2.2": 2}
     assert gate._by_address == {}
     assert gate.connections == 0
@@ -343,7 +343,7 @@ def test_what_is_refused_behind_a_proxy_is_told_nothing_in_plain_text_before_tls
     with serving(tls=certificates, max_connections_per_host=1, reject_connections_with=b"enough\n") as server:
         with client(server) as first, client(server) as second:
             first.sendall(LINE)
-            settled(server, lambda: [c.phase for c in lane_of(server).connections()].count(Phase.SHAKING) == 1)
+            settled(server, lambda: [c.phase for c in driver_of(server).io.connections()].count(Phase.SHAKING) == 1)
             second.sendall(LINE)
             assert receive_all(second) == b""
             settled(server, lambda: server.snapshot().rejected_connections == 1)
@@ -420,7 +420,7 @@ def test_with_turns_for_each_address_the_client_is_the_key() -> None:
 
 @pytest.mark.parametrize("lanes", [2, 3])
 def test_each_lane_hears_its_own_headers(lanes: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fleet, "_lanes_wanted", lambda dispatcher: lanes)
+    monkeypatch.setattr(group, "_loops_wanted", lambda dispatcher: lanes)
     with serving(max_connections_per_host=1) as server, ExitStack() as stack:
         for number in range(2 * lanes):
             sock = stack.enter_context(client(server))

@@ -74,8 +74,8 @@ def lines(tls: object, **limits: object) -> Server:
 def test_rule_7_messages_are_served(authority: Authority, certificates: Certificates) -> None:
     with lines(certificates) as server, secure(server, authority.client_context()) as sock:
         assert ask(sock, b"hello\n") == b"hello\n"
-        throttle = b"".join(b"%d\n" % number for number in range(1000))
-        assert ask(sock, throttle) == throttle
+        burst = b"".join(b"%d\n" % number for number in range(1000))
+        assert ask(sock, burst) == burst
 
 
 def test_rule_7_a_big_message_is_served(authority: Authority, certificates: Certificates) -> None:
@@ -151,14 +151,14 @@ def test_rule_7_a_client_that_sends_no_tls_amid_a_connection_reads_why(
     server = Server(protocol, "127.0.0.1:0", max_workers=2, tls=certificates)
     with server, secure(server, authority.client_context()) as sock:
         assert ask(sock, b"hello\n") == b"hello\n"
-        assert server._fleet is not None
-        (conn,) = [conn for lane in server._fleet.lanes for conn in lane.connections()]
+        assert server._group is not None
+        (conn,) = [conn for driver in server._group.drivers for conn in driver.io.connections()]
         for _ in range(3):  # who sends on to a server that is gone is told of a reset, and nothing else
             socket.socket.sendall(sock, b"GET / HTTP/1.1\r\n\r\n")
             until(lambda: conn.phase in (Phase.LINGERING, Phase.CLOSED))
-            for lane in server._fleet.lanes:
+            for driver in server._group.drivers:
                 turn = threading.Event()
-                lane.post(partial(lane.post, turn.set))
+                driver.loop.post(partial(driver.loop.post, turn.set))
                 assert turn.wait(PATIENCE)
         with pytest.raises(ssl.SSLError, match=r"(?i)alert"):
             sock.recv(1)

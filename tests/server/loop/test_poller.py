@@ -270,7 +270,7 @@ def test_a_server_runs_on_each(kind: type[Any], monkeypatch: pytest.MonkeyPatch)
         return b"x" * 3_000_000 if line == b"big" else line + b"\n"
 
     monkeypatch.setattr(module, "_select", SCRIPTED)
-    monkeypatch.setattr("treadle.server._serving.driver.new_poller", kind)
+    monkeypatch.setattr("treadle.server._loop.event_loop.new_poller", kind)
     with Server(Messages(handle, Lines()), "127.0.0.1:0", max_workers=2) as server:
         with client(server) as slow, client(server) as quick:
             slow.sendall(b"slow\n")

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from treadle.errors import MessageTooLong
 from treadle.server import Delimiter, LengthPrefix, Lines, Raw
-from treadle.server._protocols.framing import Decoder, Framing, LengthPrefixDecoder
+from treadle.server._protocols.framing import Framing, LengthPrefixDecoder
+from treadle.server._transport.decoder import Decoder
 
 CUTS = st.lists(st.integers(0, 200), max_size=10)
 BYTES = st.binary(max_size=200) | st.lists(st.sampled_from(b"ab\r\n"), max_size=30).map(bytes)  # full of ends

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from treadle.server import CloseConnection, Limits, Lines, Messages, Peer, Raw
+from treadle.server import Limits, Lines, Messages, Peer, Raw
 
 
 def handle(data: bytes, peer: Peer) -> bytes:
@@ -66,10 +66,3 @@ def test_whatever_may_be_called_with_a_message_and_a_peer_is_a_handler() -> None
 def test_bad_arguments_are_named(arguments: tuple[object, ...], options: dict[str, object], words: str) -> None:
     with pytest.raises(TypeError, match=words):
         Messages(*arguments, **options)  # type: ignore[call-overload]
-
-
-def test_the_last_word_is_bytes() -> None:
-    assert CloseConnection(bytearray(b"bye")).answer == b"bye"
-    assert CloseConnection().answer == b""
-    with pytest.raises(TypeError, match="answer='bye' is str; allowed: bytes"):
-        CloseConnection("bye")  # type: ignore[arg-type]

@@ -195,10 +195,10 @@ def test_half_a_line_that_a_stop_cuts_is_no_line(when: str) -> None:
     server = serving(talk).start()
     with client(server) as sock:
         assert ask(sock, b"whole\npay 1", 6) == b"whole\n"
-        assert server._fleet is not None
-        ((lane, conn),) = [(lane, conn) for lane in server._fleet.lanes for conn in lane.connections()]
+        assert server._group is not None
+        ((driver, conn),) = [(driver, conn) for driver in server._group.drivers for conn in driver.io.connections()]
         if when == "in a lull":  # which the half line has ended too late
-            lane.post(partial(lane.keeper.cut, conn, "the server stops"))
+            driver.loop.post(partial(driver.reaper.cut, conn, "the server stops"))
             until(lambda: conn.last)
             goes_on.set()
         else:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tcp import PATIENCE, ask, client, lane_of, receive_all
+from tcp import PATIENCE, ask, client, driver_of, receive_all
 from treadle import Pool
 from treadle._base import clock
 from treadle.server import Lines, Messages, Peer, Server
@@ -42,7 +42,7 @@ def test_a_slow_connection_is_handed_over_beforehand_until_it_has_been_quick_for
 
     with Server(Messages(handle, Lines()), "127.0.0.1:0", max_workers=4) as server, client(server) as sock:
         ask(sock, b"slow\n")
-        (conn,) = lane_of(server).connections()
+        (conn,) = driver_of(server).io.connections()
         assert conn.slow == PAROLE
         for _ in range(3):
             ask(sock, b"slow\n")
@@ -80,10 +80,10 @@ def test_handlers_that_block_briefly_are_spread_over_the_threads_and_gathered_wh
         askers = [threading.Thread(target=keep_asking) for _ in range(4)]
         for asker in askers:
             asker.start()
-        lane = lane_of(server)
-        wait_for(lambda: lane.spread and len(seen) > 1)
+        driver = driver_of(server)
+        wait_for(lambda: driver.leadership.offload_all and len(seen) > 1)
         block.clear()
-        wait_for(lambda: not lane.spread)
+        wait_for(lambda: not driver.leadership.offload_all)
         done.set()
         for asker in askers:
             asker.join(PATIENCE)
@@ -112,9 +112,9 @@ def test_one_connection_with_many_messages_does_not_keep_a_thread_from_other_tas
         with client(server) as sock:
             sock.sendall(b"0\n1\n2\n3\n")
             assert inside.acquire(timeout=PATIENCE)
-            fleet = server._fleet
-            assert fleet is not None
-            wait_for(lambda: fleet.watchdogs[0].deposed)
+            group = server._group
+            assert group is not None
+            wait_for(lambda: group.watchdogs[0].promotions)
             gates[0].set()
             assert inside.acquire(timeout=PATIENCE)  # in the connection's errand now
             future = pool.submit(order.append, "task")
@@ -154,23 +154,23 @@ class Unreadable:
 
 def handed_over(server: Server) -> None:
     """Have the pool handle what comes next."""
-    assert server._fleet is not None
-    for lane in server._fleet.lanes:
-        for conn in lane.connections():
+    assert server._group is not None
+    for driver in server._group.drivers:
+        for conn in driver.io.connections():
             conn.slow, conn.calm = PAROLE, False
 
 
 def depose(server: Server) -> None:
     """Take the lead away from whoever is in a handler."""
-    assert server._fleet is not None
-    for lane in server._fleet.lanes:
-        lead = lane.lead
+    assert server._group is not None
+    for driver in server._group.drivers:
+        lead = driver.leadership.lead
         if lead is not None and lead.slot:
-            lane.depose(lead)
-            lane.rouse()
+            driver.leadership.promote_new_leader(lead)
+            driver.leadership.wake_watchdog()
 
 
-WAYS = ["inline", "in a throttle", "by the pool", "deposed"]
+WAYS = ["inline", "in a burst", "by the pool", "deposed"]
 
 
 def answered(way: str, answer: Any, caplog: pytest.LogCaptureFixture) -> tuple[bytes, int]:
@@ -235,8 +235,8 @@ def test_of_an_answer_in_items_of_several_bytes_none_is_lost() -> None:
     answer = array.array("I", [0x0A3B3B3B] * 8)
 
     def handle(line: bytes, peer: Peer) -> Any:
-        assert server._fleet is not None
-        (conn,) = (conn for lane in server._fleet.lanes for conn in lane.connections())
+        assert server._group is not None
+        (conn,) = (conn for driver in server._group.drivers for conn in driver.io.connections())
         send: Any = conn.send
         scarce: Any = lambda data: send(memoryview(data).cast("B")[:8])  # noqa: E731  # as many as it has items
         conn.send = scarce
@@ -266,8 +266,8 @@ def test_a_handler_that_keeps_failing_is_told_of_once_for_each_way_of_failing_an
         return b"%d" % int(line)
 
     with Server(Messages(handle, Lines()), "127.0.0.1:0", max_workers=8) as server:
-        for lane in server._fleet.lanes if server._fleet is not None else ():
-            lane.spread = way == "by the pool"
+        for driver in server._group.drivers if server._group is not None else ():
+            driver.leadership.offload_all = way == "by the pool"
         for _ in range(50):
             for line in (b"zero\n", b"no number\n"):
                 with client(server) as sock:
@@ -289,19 +289,19 @@ def test_the_time_of_half_a_message_begins_when_the_handler_of_the_one_before_ha
 
     with Server(Messages(handle, Lines()), "127.0.0.1:0", max_workers=2) as server, client(server) as sock:
         assert ask(sock, b"whole\nhalf", 6) == b"whole\n"
-        assert server._fleet is not None
-        (conn,) = [conn for lane in server._fleet.lanes for conn in lane.connections()]
+        assert server._group is not None
+        (conn,) = [conn for driver in server._group.drivers for conn in driver.io.connections()]
         wait_for(lambda: not conn.busy)
         assert conn.begun >= ended[0]
         assert ask(sock, b"\n", 5) == b"half\n"
 
 
 @pytest.mark.usefixtures("blind_watchdog")
-@pytest.mark.parametrize("step", ["failed", "deposed"])
+@pytest.mark.parametrize("step", ["failed", "lost_the_lead"])
 def test_a_thread_that_ends_amid_a_message_leaves_nobody_waiting(step: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def handle(line: bytes, peer: Peer) -> bytes:
         if line == b"bad":
-            if step == "deposed":
+            if step == "lost_the_lead":
                 depose(server)
             raise ValueError
         return line + b"\n"

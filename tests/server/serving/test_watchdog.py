@@ -1,4 +1,4 @@
-"""Watchdog: when it takes the lead away, and when not. How the lead moves then is in test_lane.py."""
+"""Watchdog: when it takes the lead away, and when not. How the lead moves then is in test_leadership.py."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from tcp import PATIENCE, ask, client, lane_of
+from tcp import PATIENCE, ask, client, driver_of
 from treadle.server import Messages, Peer, Server
-from treadle.server._serving import watchdog as watchdog
-from treadle.server._serving.driver import Lead
+from treadle.server._serving import watchdog
+from treadle.server._serving.leadership import Lead
 from treadle.server._serving.watchdog import INSIDE, SAMPLE, Sample, Watchdog
 
 
@@ -28,26 +28,26 @@ def test_a_leader_in_one_handler_is_deposed_and_counted() -> None:
         return data
 
     with Server(Messages(handle), "127.0.0.1:0", max_workers=2) as server, client(server) as sock:
-        assert server._fleet is not None
-        watch = server._fleet.watchdogs[0]
+        assert server._group is not None
+        watch = server._group.watchdogs[0]
         sock.sendall(b"x")
         assert inside.wait(PATIENCE)
-        while not watch.deposed:
+        while not watch.promotions:
             threading.Event().wait(0.001)
         with client(server):
             gate.set()
             assert ask(sock, b"", 1) == b"x"
-        assert watch.deposed == 1
+        assert watch.promotions == 1
 
 
 class Watched:
-    """A lane whose leader is always inside a handler, at each look in another one, or ever in the same."""
+    """An event loop and all that belongs to it. Its leader is always in a handler: in another at each look, or not."""
 
     def __init__(self, looks: int, *, busy: bool) -> None:
         self.looks, self.busy, self.turns = looks, busy, 1
         self.over = self.vacant = False
         self.lead: Any = SimpleNamespace(slot=["a connection"], clock=None)
-        self.mail = self
+        self.watchdog_wakeup = self.leadership = self.loop = self.handlers = self
 
     def acquire(self, blocking: bool, timeout: float) -> None:
         """It waits for the next look."""
@@ -56,10 +56,10 @@ class Watched:
         if not self.looks:
             self.over, self.lead = True, None
 
-    def depose(self, lead: Any) -> bool:
+    def promote_new_leader(self, lead: Any) -> bool:
         return True
 
-    def spread_out(self) -> None:
+    def offload_messages(self) -> None:
         pass
 
     def close(self) -> None:
@@ -69,34 +69,25 @@ class Watched:
 @pytest.mark.parametrize(("busy", "looks", "deposed"), [(True, 1000, 0), (False, 1, 0), (False, 2, 1)])
 def test_a_busy_leader_is_left_alone(busy: bool, looks: int, deposed: int) -> None:
     watch: Any = object.__new__(Watchdog)
-    watch.lane = Watched(looks, busy=busy)
-    watch.deposed, watch._deposed_at, watch._sample = 0, -watchdog.FEW, Sample(watch.lane)
+    watch.driver = watch.leadership = watched = Watched(looks, busy=busy)
+    watch.promotions, watch._promoted_at, watch._sample = 0, -watchdog.FEW, Sample(watched.offload_messages)
     watch._watch()
-    assert watch.deposed == deposed
-
-
-class Told:
-    """A lane that notes when it is told to spread out."""
-
-    def __init__(self) -> None:
-        self.spread = 0
-
-    def spread_out(self) -> None:
-        self.spread += 1
+    assert watch.promotions == deposed
 
 
 def sample_of(monkeypatch: object, *, inside: int, worked: float, seconds: float) -> int:
-    told, times = Told(), iter([0.0, 0.0, seconds, seconds, seconds])
+    told: list[bool] = []
+    times = iter([0.0, 0.0, seconds, seconds, seconds])
     clocks = iter([0.0, worked, worked])
     monkeypatch.setattr(watchdog, "now", lambda: next(times))  # type: ignore[attr-defined]
     monkeypatch.setattr(watchdog, "read_clock", lambda clock: next(clocks))  # type: ignore[attr-defined]
     lead = object.__new__(Lead)
     lead.clock = 1
-    sample = Sample(told)  # type: ignore[arg-type]
+    sample = Sample(lambda: told.append(True))
     for look in range(SAMPLE):
         lead.slot = [None] if look < inside else []  # type: ignore[list-item]
         sample.look(lead)
-    return told.spread
+    return len(told)
 
 
 def test_leaders_that_are_inside_handlers_and_do_not_work_are_blocked(monkeypatch: object) -> None:
@@ -108,23 +99,27 @@ def test_leaders_that_are_inside_handlers_and_do_not_work_are_blocked(monkeypatc
 
 def test_its_thread_ends_with_the_server() -> None:
     server = Server(Messages(echo), "127.0.0.1:0", max_workers=2).start()
-    assert server._fleet is not None
-    threads = [watch.thread for watch in server._fleet.watchdogs]
+    assert server._group is not None
+    threads = [watch.thread for watch in server._group.watchdogs]
     assert all(thread.is_alive() for thread in threads)
     server.stop()
     assert not any(thread.is_alive() for thread in threads)
-    assert lane_of(server).over
+    assert driver_of(server).loop.over
 
 
 @pytest.mark.parametrize(
-    ("lane", "slot"),
+    ("leadership", "slot"),
     [({"turns": 2}, []), ({}, ["a connection"]), ({"vacant": True}, []), ({"over": True}, [])],
 )
-def test_it_does_not_go_to_sleep_when_something_has_begun_meanwhile(lane: dict[str, Any], slot: list[Any]) -> None:
+def test_it_does_not_go_to_sleep_when_something_has_begun_meanwhile(
+    leadership: dict[str, Any], slot: list[Any]
+) -> None:
     """Its leader looked whether it sleeps before it said so, and will not rouse it."""
     watch: Any = object.__new__(Watchdog)
-    watch.lane = SimpleNamespace(
-        **{"turns": 1, "vacant": False, "over": False, **lane}, mail=None
+    watch.leadership = SimpleNamespace(
+        **{"turns": 1, "vacant": False, "over": False, **leadership},
+        watchdog_wakeup=None,
     )  # where it must not sleep
+    watch.driver = SimpleNamespace(loop=watch.leadership)
     assert not watch._sleep(SimpleNamespace(slot=slot), 1)
-    assert not watch.lane.asleep
+    assert not watch.leadership.watchdog_sleeps

@@ -1,4 +1,4 @@
-"""RequestManager: how many requests there may be, how long they wait, what happens when the system is out of something."""
+"""RequestManager: how many requests may be there, how long they wait, and what happens when something runs out."""
 
 from __future__ import annotations
 

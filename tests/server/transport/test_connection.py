@@ -1,4 +1,4 @@
-"""Connection and Peer: what is kept when the kernel takes no more, and what a handler sees."""
+"""ClientConnection: what is kept when the kernel takes no more."""
 
 from __future__ import annotations
 
@@ -97,28 +97,6 @@ def test_flush_tells_whether_it_got_anywhere(ends: tuple[ClientConnection, socke
     assert conn.flush()
 
 
-def test_a_peer_that_is_gone_raises_nothing_and_drops_what_is_kept(
-    ends: tuple[ClientConnection, socket.socket],
-) -> None:
-    conn, theirs = ends
-    conn.write(b"x" * 5_000_000)
-    theirs.close()
-    assert conn.flush()
-    assert conn.error is not None
-    assert (conn.unsent, list(conn.out)) == (0, [])
-    conn.write(b"more")
-    assert not conn.out
-
-
-def test_an_answer_to_a_peer_that_is_gone_raises_nothing(ends: tuple[ClientConnection, socket.socket]) -> None:
-    conn, theirs = ends
-    conn.calm = True
-    theirs.close()
-    conn.write(b"x")
-    assert conn.error is not None
-    assert (conn.calm, conn.unsent, list(conn.out)) == (False, 0, [])
-
-
 def test_an_answer_that_has_to_wait_ends_the_calm_and_is_counted_as_it_goes(
     ends: tuple[ClientConnection, socket.socket],
 ) -> None:
@@ -209,15 +187,23 @@ def test_raw_bytes_that_need_no_cutting_are_not_cut() -> None:
             assert ClientConnection(ours, peer, decoder, Context(), 0.0).feed is not None
 
 
-def test_a_peer_tells_who_it_is() -> None:
-    ours, theirs = socket.socketpair()
-    with ours, theirs:
-        four = Peer(("10.0.0.1", 5), ours)
-        assert (four.host, four.port, str(four), repr(four)) == ("10.0.0.1", 5, "10.0.0.1:5", "<Peer 10.0.0.1:5>")
-        six = Peer(("::1", 5, 0, 0), ours)
-        assert (six.host, six.port, str(six)) == ("::1", 5, "[::1]:5")
-        unix = Peer("", ours)
-        assert (unix.host, unix.port, str(unix)) == ("", 0, "a UNIX socket")
-        assert (unix.certificate, unix.alpn, unix.proxy) == (None, None, None)
-        unix.state["a"] = 1
-        assert unix.state == {"a": 1}
+def test_a_peer_that_is_gone_raises_nothing_and_drops_what_is_kept(
+    ends: tuple[ClientConnection, socket.socket],
+) -> None:
+    conn, theirs = ends
+    conn.write(b"x" * 5_000_000)
+    theirs.close()
+    assert conn.flush()
+    assert conn.error is not None
+    assert (conn.unsent, list(conn.out)) == (0, [])
+    conn.write(b"more")
+    assert not conn.out
+
+
+def test_an_answer_to_a_peer_that_is_gone_raises_nothing(ends: tuple[ClientConnection, socket.socket]) -> None:
+    conn, theirs = ends
+    conn.calm = True
+    theirs.close()
+    conn.write(b"x")
+    assert conn.error is not None
+    assert (conn.calm, conn.unsent, list(conn.out)) == (False, 0, [])

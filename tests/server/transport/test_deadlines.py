@@ -1,4 +1,4 @@
-"""Deadlines: which limit holds in which phase. That they are kept is shown by tests/behaviour/test_server_rules.py."""
+"""Deadlines: which limit holds in which phase, and when. That they are kept: tests/behaviour/test_server_rules.py."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 from treadle.server import Limits, Lines, Peer
 from treadle.server._transport.connection import ClientConnection, Phase
-from treadle.server._transport.deadlines import GRACE, LAST_RESORT, Deadlines
+from treadle.server._transport.deadlines import GRACE, LAST_RESORT, Deadlines, TransferLimit
 
 
 @pytest.fixture
@@ -93,3 +93,28 @@ def test_without_limits_there_is_none(conn: ClientConnection) -> None:
 )
 def test_a_connection_is_looked_at_as_often_as_the_shortest_limit(limits: Limits, period: float) -> None:
     assert Deadlines(limits).period() == period
+
+
+def test_without_limits_there_is_no_end() -> None:
+    limit = TransferLimit("read", None, None, 5.0)
+    assert limit.end(10.0, 0)[0] == inf
+    assert limit.left(10.0, 0, 99999.0) is None
+
+
+def test_the_timeout_counts_from_the_beginning_whatever_came() -> None:
+    limit = TransferLimit("read", 30.0, None, 5.0)
+    assert limit.end(10.0, 0) == limit.end(10.0, 1 << 30) == (40.0, "read_timeout")
+
+
+def test_the_rate_gives_more_time_for_each_byte_but_not_beyond_the_timeout() -> None:
+    limit = TransferLimit("write", 30.0, 100.0, 5.0)
+    assert limit.end(10.0, 0) == (15.0, "min_write_rate")
+    assert limit.end(10.0, 200) == (17.0, "min_write_rate")
+    assert limit.end(10.0, 1_000_000) == (40.0, "write_timeout")
+
+
+def test_what_is_left_runs_out_with_an_error_that_says_why() -> None:
+    limit = TransferLimit("read", 30.0, None, 5.0)
+    assert limit.left(10.0, 7, 15.0) == 25.0
+    with pytest.raises(TimeoutError, match="slower than read_timeout allows: 7 bytes in 30 s"):
+        limit.left(10.0, 7, 40.0)

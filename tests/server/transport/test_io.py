@@ -9,14 +9,13 @@ import struct
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
-from contextvars import ContextVar
 from typing import Any
 
 import pytest
 
 from certificates import Authority
 from socketservers import until
-from tcp import PATIENCE, ask, client, lane_of, receive, receive_all
+from tcp import PATIENCE, ask, client, driver_of, receive, receive_all
 from treadle.errors import MessageTooLong
 from treadle.server import (
     CloseConnection,
@@ -30,9 +29,6 @@ from treadle.server import (
     Raw,
     Server,
 )
-from treadle.server._serving.handlers import Handlers
-from treadle.server._transport.connection import CHUNK, ClientConnection
-from treadle.server._transport.io import ConnectionIO
 
 RESET = struct.pack("ii", 1, 0)
 
@@ -40,7 +36,7 @@ RESET = struct.pack("ii", 1, 0)
 def settled(server: Server) -> None:
     """Wait until the leader has done what it was about."""
     done = threading.Event()
-    lane_of(server).post(done.set)
+    driver_of(server).loop.post(done.set)
     assert done.wait(PATIENCE)
 
 
@@ -80,7 +76,7 @@ def test_what_waits_for_a_client_is_bounded_by_the_buffer_and_one_answer() -> No
     most: list[int] = []
 
     def handle(line: bytes, peer: Peer) -> bytes:
-        most.extend(conn.unsent for conn in lane_of(server).connections())
+        most.extend(conn.unsent for conn in driver_of(server).io.connections())
         return answer
 
     limits = Limits(max_unsent=150_000)
@@ -154,25 +150,8 @@ def test_a_framing_that_raises_closes_its_connection_only(caplog: pytest.LogCapt
     assert "what it sent makes no message: invalid literal for int" in caplog.text
 
 
-def test_each_connection_has_context_variables_of_its_own() -> None:
-    user: ContextVar[bytes] = ContextVar("user", default=b"nobody")
-
-    def handle(line: bytes, peer: Peer) -> bytes:
-        before = user.get()
-        if line:
-            user.set(line)
-        return before + b"\n"
-
-    with Server(Messages(handle, Lines()), "127.0.0.1:0", max_workers=1) as server:
-        with client(server) as one, client(server) as two:
-            assert ask(one, b"alice\n", 7) == b"nobody\n"
-            assert ask(two, b"bob\n", 7) == b"nobody\n"
-            assert ask(one, b"\n", 6) == b"alice\n"
-            assert ask(two, b"\n", 4) == b"bob\n"
-
-
-@pytest.mark.parametrize("throttle", [b"A\nB\n", b"A\n"])
-def test_an_answer_is_what_the_handler_returned_whatever_it_does_with_the_object_later(throttle: bytes) -> None:
+@pytest.mark.parametrize("burst", [b"A\nB\n", b"A\n"])
+def test_an_answer_is_what_the_handler_returned_whatever_it_does_with_the_object_later(burst: bytes) -> None:
     answer = bytearray()
     size = 4 << 20
 
@@ -183,10 +162,10 @@ def test_an_answer_is_what_the_handler_returned_whatever_it_does_with_the_object
 
     with Server(Messages(handle, Lines()), "127.0.0.1:0", max_workers=1) as server:
         with client(server) as slow, client(server) as other:
-            slow.sendall(throttle)
+            slow.sendall(burst)
             settled(server)
             assert ask(other, b"C\n", size) == b"C" * size
-            for line in throttle.split():
+            for line in burst.split():
                 assert receive(slow, size) == line * size
     assert server.snapshot().failures == 0
 
@@ -244,9 +223,9 @@ def test_a_framing_that_ends_a_connection_ends_it_after_the_answers_to_what_came
             sock = stack.enter_context(authority.client_context().wrap_socket(sock, server_hostname="127.0.0.1"))
         assert ask(sock, b"a", 10_001) == b"a" * 10_000 + b";"
         if where == "by the pool":
-            assert server._fleet is not None
-            for lane in server._fleet.lanes:
-                lane.spread = True
+            assert server._group is not None
+            for driver in server._group.drivers:
+                driver.leadership.offload_all = True
         words = [] if way == "at once" else [b"%d" % number for number in range(200)]
         sock.sendall(b" ".join([*words, b"bad", *[b"unread"] * 1000]))
         if way == "at the end":
@@ -310,9 +289,9 @@ def test_a_message_that_is_too_long_ends_the_connection_after_the_answers_to_tho
     )
     with server:
         if where == "by the pool":
-            assert server._fleet is not None
-            for lane in server._fleet.lanes:
-                lane.spread = True
+            assert server._group is not None
+            for driver in server._group.drivers:
+                driver.leadership.offload_all = True
         with client(server) as sock:
             sock.sendall(sent)
             assert receive_all(sock) == b"12345;67;"
@@ -325,60 +304,15 @@ def fail(*args: object) -> bool:
     raise RuntimeError("a fault of ours")
 
 
-@pytest.mark.usefixtures("blind_watchdog")
-@pytest.mark.parametrize(("step", "message"), [("linger", b"bye\n"), ("go_on", b"x\n" * 1000)])
-def test_a_fault_over_one_connection_ends_that_one_and_is_told_once(
-    step: str, message: bytes, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    def handle(line: bytes, peer: Peer) -> bytes:
-        if line == b"bye":
-            raise CloseConnection(b"bye")
-        return line
-
-    with Server(Messages(handle, Lines()), "127.0.0.1:0", max_workers=1) as server, client(server) as other:
-        with client(server) as sock, monkeypatch.context() as patch:
-            patch.setattr(ConnectionIO, step, fail)
-            sock.sendall(message)
-            assert receive(sock, 3)
-            sock.sendall(b"more\n")
-            until(lambda: server.snapshot().connections == 1)
-        assert ask(other, b"y\n", 1) == b"y"
-        assert server.snapshot().closed_by == {"internal_error": 1}
-    assert caplog.text.count("a fault in treadle itself") == 1
-    assert "a fault of ours" in caplog.text
-
-
-@pytest.mark.parametrize("message", [b"x\n" * 3, b"half"])
-def test_a_fault_over_what_is_read_in_the_short_way_ends_that_connection_and_not_the_lead(
-    message: bytes, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    with Server(Messages(lambda line, peer: line, Lines()), "127.0.0.1:0", max_workers=1) as server:
-        with client(server) as sock, monkeypatch.context() as patch:
-            assert ask(sock, b"x\n", 1) == b"x"
-            patch.setattr(ConnectionIO, "proceed", fail)
-            sock.sendall(message)
-            assert receive_all(sock) == b""
-        until(lambda: server.snapshot().connections == 0)
-        assert server.snapshot().closed_by == {"internal_error": 1}
-    assert caplog.text.count("a fault in treadle itself") == 1
-
-
 def test_a_connection_is_closed_though_it_cannot_be_counted(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     with Server(Messages(lambda line, peer: line, Lines()), "127.0.0.1:0", max_workers=1) as server:
         with client(server) as sock:
             assert ask(sock, b"x\n", 1) == b"x"
-            monkeypatch.setattr(lane_of(server).service, "left", fail)
+            monkeypatch.setattr(driver_of(server).io, "left", fail)
             sock.shutdown(socket.SHUT_WR)
             assert receive_all(sock) == b""
-    assert "a fault of ours" in caplog.text
-
-
-def test_a_fault_in_what_was_posted_keeps_nobody_from_the_rest(caplog: pytest.LogCaptureFixture) -> None:
-    with Server(Messages(lambda line, peer: line, Lines()), "127.0.0.1:0", max_workers=1) as server:
-        lane_of(server).inbox.append(fail)
-        settled(server)
     assert "a fault of ours" in caplog.text
 
 
@@ -419,49 +353,3 @@ def test_what_a_connection_is_closed_by_is_counted_whichever_limit_it_is_also_wh
     assert closed_by(Raw(), b"bye") == {}
     assert closed_by(Raw(), b"bye", stays=True, linger_timeout=0.1) == {"linger_timeout": 1}
     assert closed_by(Lines(), b"x" * 20, stays=True, max_message=10, linger_timeout=0.1) == {"max_message": 1}
-
-
-def test_a_fault_behind_a_hand_over_leaves_the_connection_to_whom_it_was_handed(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    faulted, delegate, fault = threading.Event(), Handlers.delegate, ConnectionIO.fault
-
-    def delegates(handling: Handlers, conn: ClientConnection) -> None:
-        delegate(handling, conn)
-        fail()
-
-    def faults(service: ConnectionIO, *args: Any) -> None:
-        fault(service, *args)
-        faulted.set()
-
-    def handle(line: bytes, peer: Peer) -> bytes:
-        assert faulted.wait(PATIENCE)
-        return line
-
-    monkeypatch.setattr(Handlers, "delegate", delegates)
-    monkeypatch.setattr(ConnectionIO, "fault", faults)
-    with Server(Messages(handle, Lines()), "127.0.0.1:0", max_workers=4) as server, client(server) as sock:
-        assert server._fleet is not None
-        for lane in server._fleet.lanes:
-            lane.spread = True
-        assert ask(sock, b"x\n", 1) == b"x"
-    assert "a fault of ours" in caplog.text
-
-
-def test_no_more_is_read_from_a_client_whose_messages_still_wait() -> None:
-    """However fast it sends, no more than what was read at once is kept."""
-    size, most, count = 1024, [0], [0]
-
-    def handle(line: bytes, peer: Peer) -> bytes | None:
-        for conn in (conn for lane in fleet.lanes for conn in lane.connections()):
-            most[0] = max(most[0], len(conn.waiting))
-        count[0] += 1
-        return b"done" if line == b"end" else None
-
-    with Server(Messages(handle, Lines()), "127.0.0.1:0", max_workers=1) as server, client(server) as sock:
-        assert server._fleet is not None
-        fleet = server._fleet
-        sock.sendall((b"x" * (size - 1) + b"\n") * 4096 + b"end\n")
-        assert receive(sock, 4) == b"done"
-    assert count == [4097]
-    assert most[0] <= CHUNK // size + 1

@@ -1,4 +1,4 @@
-"""Hosts: how addresses are written."""
+"""Peer: what a handler sees of the other end, and how addresses are written."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from treadle.server._transport.peer import host_of, text_of
+from treadle.server._transport.peer import Peer, host_of, text_of
 
 
 @pytest.mark.parametrize(
@@ -34,3 +34,17 @@ def test_a_link_local_address_has_the_name_of_its_interface() -> None:
 def test_a_unix_socket_has_no_host() -> None:
     assert host_of("") == ""
     assert host_of("/run/app.sock") == ""
+
+
+def test_a_peer_tells_who_it_is() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        four = Peer(("10.0.0.1", 5), ours)
+        assert (four.host, four.port, str(four), repr(four)) == ("10.0.0.1", 5, "10.0.0.1:5", "<Peer 10.0.0.1:5>")
+        six = Peer(("::1", 5, 0, 0), ours)
+        assert (six.host, six.port, str(six)) == ("::1", 5, "[::1]:5")
+        unix = Peer("", ours)
+        assert (unix.host, unix.port, str(unix)) == ("", 0, "a UNIX socket")
+        assert (unix.certificate, unix.alpn, unix.proxy) == (None, None, None)
+        unix.state["a"] = 1
+        assert unix.state == {"a": 1}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 
-from tcp import PATIENCE, ask, client, lane_of, receive_all
+from tcp import PATIENCE, ask, client, driver_of, receive_all
 from treadle.server import Connection, Limits, Lines, Messages, Server, Session
 
 
@@ -33,7 +33,7 @@ def test_max_age_comes_for_clients_that_are_in_mid_message_at_every_look() -> No
     with Server(Messages(lambda line, peer: line + b"\n", Lines()), "127.0.0.1:0", limits=limits) as server:
         with client(server) as sock:
             assert ask(sock, b"one\nhal", 4) == b"one\n"
-            (conn,) = lane_of(server).connections()
+            (conn,) = driver_of(server).io.connections()
             never = threading.Event()
             for _ in range(int(PATIENCE / 0.01)):
                 if conn.last:

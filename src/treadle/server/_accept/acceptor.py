@@ -21,8 +21,8 @@ from treadle.server._transport.connection import hang_up
 
 if TYPE_CHECKING:
     from treadle.server._accept.listen import Listener
+    from treadle.server._loop.event_loop import EventLoop
     from treadle.server._loop.timers import Entry
-    from treadle.server._serving.driver import Lane
     from treadle.server._transport.limits import Limits
 
 __all__ = ["Acceptor"]
@@ -55,7 +55,7 @@ FOR_GOOD = {errno.EINVAL, errno.EBADF, errno.ENOTSOCK}
 
 
 class Acceptor:
-    """Accepts from one listener. For the leader of its lane alone, but for the counts.
+    """Accepts from one listener. For the leader of its event loop alone, but for the counts.
 
     It keeps one descriptor in reserve: when none is left, that one is given up for a moment to accept a client and
     close it, who would else wait for an answer that cannot come.
@@ -69,13 +69,14 @@ class Acceptor:
         rejecting: takes the socket and the address of a client that is about to be turned away, and the reason.
     """
 
+    state = None
     calm = False
 
     def __init__(
         self,
-        lane: Lane,
+        loop: EventLoop,
         listener: Listener,
-        gate: ConnectionLimiter,
+        limiter: ConnectionLimiter,
         limits: Limits,
         reject_with: bytes,
         welcome: Callable[[socket.socket, Any], object],
@@ -83,9 +84,9 @@ class Acceptor:
         emptied: Callable[[], object],
         rejecting: Callable[[socket.socket, Any, str], object] = lambda sock, address, reason: None,
     ) -> None:
-        self.lane = lane
+        self.loop = loop
         self.listener = listener
-        self.gate = gate
+        self.limiter = limiter
         self.limits = limits
         self.reject_with = reject_with
         self.welcome = welcome
@@ -103,18 +104,18 @@ class Acceptor:
         self.throttles = LogThrottles()
         self.reserve = open_reserve()
         self.fd = listener.sock.fileno()
-        lane.sources[self.fd] = self
+        loop.sources[self.fd] = self
         self.watch(READ)
 
     def watch(self, events: int) -> None:
         """Watch the listener for `events`; 0: do not."""
-        poller = self.lane.poller
+        poller = self.loop.poller
         if events and not self.watched:
             try:
                 poller.add(self.fd, events)
             except OSError as error:  # the system is out of something, such as fs.epoll.max_user_watches
                 self.failed(error)
-                self.lane.timers.hasten(self, self.lane.now + self.pause)
+                self.loop.timers.hasten(self, self.loop.now + self.pause)
                 return
         elif self.watched and not events:
             poller.remove(self.fd, self.watched)
@@ -161,7 +162,7 @@ class Acceptor:
     def go_on_later(self) -> None:
         """Attend to the listener again when there is reason to, the others having had their turn."""
         if self.emptying:  # perhaps nobody waits any more, and then the poller would never tell of it
-            self.lane.post(partial(self.attend, READ))
+            self.loop.post(partial(self.attend, READ))
         else:
             self.watch(READ)
 
@@ -170,7 +171,7 @@ class Acceptor:
         if self.evicting:
             self.watch(0)  # until they are in
             return False
-        if self.limits.at_max_connections == "pause" and self.gate.full():
+        if self.limits.at_max_connections == "pause" and self.limiter.full():
             if (throttle := self.throttles.of("full")).begins():
                 log(
                     _log,
@@ -181,9 +182,9 @@ class Acceptor:
                     throttle.rest,
                 )
             self.watch(0)  # until one leaves
-            if self.gate.full():  # still: who left before we stopped watching did not know that we wait for it
+            if self.limiter.full():  # still: who left before we stopped watching did not know that we wait for it
                 return False
-        delay = 0.0 if self.emptying else self.gate.delay()
+        delay = 0.0 if self.emptying else self.limiter.delay()
         if delay > 0:
             if (throttle := self.throttles.of("fast")).begins():
                 rate, said = self.limits.accept_rate, "%s: clients come faster than %g a second (accept_rate)%s"
@@ -196,7 +197,9 @@ class Acceptor:
         """Count a client in, or turn it away."""
         self.accepted += 1
         evicts = (
-            self.limits.at_max_connections == "evict_idle" and self.gate.full() and self.gate.crowded(address) is None
+            self.limits.at_max_connections == "evict_idle"
+            and self.limiter.full()
+            and self.limiter.crowded(address) is None
         )
         if not evicts:
             self.admit(sock, address)
@@ -218,7 +221,7 @@ class Acceptor:
 
     def admit(self, sock: socket.socket, address: Any) -> None:
         """Count a client in if there is room, else turn it away."""
-        refusal = self.gate.enter(address)
+        refusal = self.limiter.enter(address)
         if refusal is None:
             self.welcome(sock, address)
             return
@@ -285,13 +288,13 @@ class Acceptor:
     def sleep(self, seconds: float) -> None:
         """Accept nothing for `seconds`, or until a connection leaves."""
         self.watch(0)
-        self.lane.timers.hasten(self, self.lane.now + seconds)
+        self.loop.timers.hasten(self, self.loop.now + seconds)
 
     def resume(self) -> None:
         """Go on, for a connection has left, and with it what there was too little of."""
         if self.watched or self.closed:
             return
-        self.lane.timers.forget(self)
+        self.loop.timers.forget(self)
         self.go_on_later()
 
     def empty(self) -> None:
@@ -356,10 +359,10 @@ class Acceptor:
         if self.closed:
             return
         self.closed = True
-        self.lane.timers.forget(self)
-        if self.lane.sources.get(self.fd) is self:  # else somebody has closed it, and a connection has its number
+        self.loop.timers.forget(self)
+        if self.loop.sources.get(self.fd) is self:  # else somebody has closed it, and a connection has its number
             self.watch(0)
-            del self.lane.sources[self.fd]
+            del self.loop.sources[self.fd]
         self.listener.close()
         self.close_reserve()
 

@@ -34,6 +34,12 @@ class ConnectionLimiter:
         self._tokens = self._most = max(1.0, limits.accept_rate or 0.0)
         self._filled = clock.now()
 
+    def forget_threads(self) -> None:
+        """In a forked child, count anew: the connections are the parent's, and another thread may have had the lock."""
+        self._lock = Lock()
+        self.connections = 0
+        self._by_address = {}
+
     def full(self) -> bool:
         """Whether no more connections may come in before one leaves."""
         with self._lock:

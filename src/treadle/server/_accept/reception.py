@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import socket
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from treadle._base.log_throttle import LogThrottle
@@ -15,7 +16,8 @@ from treadle.server._transport.connection import BLOCKED, CHUNK, ClientConnectio
 from treadle.server._transport.limits import Limits
 
 if TYPE_CHECKING:
-    from treadle.server._serving.driver import Lane
+    from treadle.server._loop.event_loop import EventLoop
+    from treadle.server._transport.io import ConnectionIO
 
 __all__ = ["MALFORMED", "REFUSED", "UNTRUSTED", "Reception"]
 
@@ -25,17 +27,29 @@ REFUSED = "refused"  # why a connection is closed: the client that a proxy speak
 
 
 class Reception:
-    """Receives one lane's connections when a server trusts proxies. For the leader alone, but for `vet`.
+    """Receives one event loop's connections when a server trusts proxies. For the leader alone, but for `vet`.
 
     A trusted proxy's connection is nothing to anybody, TLS included, until its header is whole. Everybody else is
     served as without proxies, at once and under an address of their own; only, if what they send first is a header,
     they are closed for it. That is judged by the first bytes as they come, for nothing of an ordinary client's may be
     held back; a header in pieces escapes it, and is junk to the handler, which deceives nobody.
+
+    Args:
+        opened: called with a connection that is ready to talk.
     """
 
-    def __init__(self, lane: Lane, gate: ConnectionLimiter, limits: Limits, proxies: Proxies) -> None:
-        self.lane = lane
-        self.gate = gate
+    def __init__(
+        self,
+        io: ConnectionIO,
+        limiter: ConnectionLimiter,
+        limits: Limits,
+        proxies: Proxies,
+        opened: Callable[[ClientConnection], object],
+    ) -> None:
+        self.loop: EventLoop = io.loop
+        self.io = io
+        self.opened = opened
+        self.limiter = limiter
         self.limits = limits
         self.proxies = proxies
         self.malformed, self.untrusted, self.refusals = LogThrottle(), LogThrottle(), LogThrottle()
@@ -56,7 +70,7 @@ class Reception:
         except OSError:
             data = b""  # a reset, by which checks end that see whether anybody listens
         if not data and not header.seen:
-            self.lane.service.close(conn, "")
+            self.io.close(conn, "")
             return
         try:
             if not data:
@@ -67,10 +81,10 @@ class Reception:
         except ValueError as error:
             if self.malformed.begins():
                 log(_log, logging.WARNING, "%s: closed, for its PROXY header is not valid: %s", conn.peer, error)
-            self.lane.service.close(conn, MALFORMED)
+            self.io.close(conn, MALFORMED)
             return
         except OSError as error:
-            self.lane.service.close(conn, error.strerror or type(error).__name__)
+            self.io.close(conn, error.strerror or type(error).__name__)
             return
         if header.whole:
             self.introduce(conn, header)
@@ -79,20 +93,20 @@ class Reception:
         """Go on with a connection whose header is whole, in the client's name if it says one."""
         conn.header = None
         if header.client is not None:
-            refusal = self.gate.enter_behind(header.client)
+            refusal = self.limiter.enter_behind(header.client)
             if refusal is not None:
                 self.turn_away(conn, refusal)
                 return
             conn.peer.proxy, conn.peer.address = conn.peer.address, header.client
         if conn.record is not None:
             conn.record.connected()
-            if self.lane.orphaned:  # an observer has forked, and this is the child
+            if self.loop.orphaned:  # an observer has forked, and this is the child
                 return
         if conn.secure:
             conn.vet = self.vet  # proxies' checks often end here, and are no handshakes that failed
             conn.phase = Phase.SHAKING
         else:
-            self.lane.service.welcome(conn)
+            self.opened(conn)
 
     def turn_away(self, conn: ClientConnection, refusal: str) -> None:
         """Refuse the client that a proxy speaks for, as it would have been when it was accepted."""
@@ -106,7 +120,7 @@ class Reception:
             pass  # it is gone already, or sent nothing yet
         if conn.record is not None:
             conn.record.rejected(limit_of(refusal))
-        self.lane.service.close(conn, REFUSED)
+        self.io.close(conn, REFUSED)
 
     def look(self, conn: ClientConnection) -> bool:
         """Look at what comes before TLS has it; False: there is nothing yet, or the connection is over."""
@@ -117,10 +131,10 @@ class Reception:
         except OSError:
             data = b""
         if not data:
-            self.lane.service.close(conn, "")  # without a word; so no handshake has failed
+            self.io.close(conn, "")  # without a word; so no handshake has failed
             return False
         if not self.vet(conn, data):
-            self.lane.service.settle(conn)
+            self.io.settle(conn)
             return False
         return True
 

@@ -136,6 +136,7 @@ class Mailbox:
 
     __slots__ = ("loop",)
     state = None
+    calm = False
 
     def __init__(self, loop: EventLoop) -> None:
         self.loop = loop

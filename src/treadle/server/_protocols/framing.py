@@ -7,44 +7,19 @@ however the bytes are split, and each byte is looked at once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal, Protocol, TypeVar
 
 from treadle._base import checks
 from treadle._base.words import counted
 from treadle.errors import MessageTooLong
+from treadle.server._transport.decoder import Decoder, RawDecoder
 
-__all__ = ["Decoder", "Delimiter", "Framing", "LengthPrefix", "Lines", "Raw"]
+__all__ = ["Delimiter", "Framing", "LengthPrefix", "Lines", "Raw"]
 
 M_co = TypeVar("M_co", covariant=True)  # what a message is: bytes, unless a framing makes more of them
 
 MAX_PREFIX = 8  # bytes of a length prefix: more than memory has
-
-
-class Decoder(Protocol[M_co]):
-    """Makes one connection's bytes into messages. For one thread at a time."""
-
-    @property
-    def feed(self) -> Callable[[bytes], Iterable[M_co]]:
-        """Take what arrived; return the messages that are complete with it, or generate them one by one.
-
-        What is raised as they are generated ends the connection after the answers to those before.
-
-        Raises:
-            MessageTooLong: the next message is longer than allowed.
-            CloseConnection: the connection is to end with that answer.
-            Exception: anything else ends it so, too, without an answer, and is logged.
-        """
-
-    @property
-    def held(self) -> int:
-        """Bytes of the message that is not complete yet."""
-
-    def finish(self) -> Iterable[M_co]:
-        """Return what counts as a message though the peer has ended the stream after it.
-
-        With TLS called only after the peer's goodbye: any other end may be somebody else's.
-        """
 
 
 class Framing(Protocol[M_co]):
@@ -63,26 +38,6 @@ class Raw:
 
     def __repr__(self) -> str:
         return "Raw()"
-
-
-class RawDecoder:
-    """Passes every chunk on, in pieces of at most `limit` bytes."""
-
-    __slots__ = ("limit",)
-    held = 0
-
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
-
-    def feed(self, data: bytes) -> Sequence[bytes]:
-        """Return the chunk."""
-        if len(data) <= self.limit:
-            return (data,)
-        return [data[start : start + self.limit] for start in range(0, len(data), self.limit)]
-
-    def finish(self) -> Sequence[bytes]:
-        """Return nothing: nothing is held back."""
-        return ()
 
 
 class Delimiter:

@@ -7,28 +7,15 @@ from typing import Any, Generic, TypeVar, overload
 
 from treadle._base import checks
 from treadle._tasks.call import name_of
-from treadle.server._protocols.framing import Decoder, Framing, Raw
+from treadle.server._protocols.framing import Framing, Raw
 from treadle.server._protocols.protocol import Answer
-from treadle.server._transport.connection import Peer
+from treadle.server._transport.decoder import Decoder
 from treadle.server._transport.limits import Limits
+from treadle.server._transport.peer import Peer
 
-__all__ = ["CloseConnection", "Messages"]
+__all__ = ["Messages"]
 
 M = TypeVar("M")
-
-
-class CloseConnection(Exception):
-    """Raised by a handler, or a framing, to end the connection after `answer` is sent. No failure, and not logged.
-
-    Args:
-        answer: the last bytes for the peer.
-    """
-
-    def __init__(self, answer: bytes | bytearray | memoryview = b"") -> None:
-        if not isinstance(answer, (bytes, bytearray, memoryview)):
-            raise TypeError(f"answer={answer!r} is {type(answer).__name__}; allowed: bytes")
-        self.answer = bytes(answer)
-        super().__init__(self.answer)  # which can be pickled
 
 
 class Messages(Generic[M]):

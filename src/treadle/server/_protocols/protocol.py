@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 from typing import Protocol as _Protocol
 
 if TYPE_CHECKING:
-    from treadle.server._protocols.framing import Decoder
-    from treadle.server._transport.connection import ClientConnection, Peer
+    from treadle.server._transport.connection import ClientConnection
+    from treadle.server._transport.decoder import Decoder
     from treadle.server._transport.limits import Limits
+    from treadle.server._transport.peer import Peer
 
 __all__ = ["Answer", "Protocol"]
 

@@ -13,15 +13,15 @@ from treadle._base import checks, clock
 from treadle._base.words import counted
 from treadle._tasks.call import name_of
 from treadle.errors import MessageTooLong
-from treadle.server._protocols.framing import Decoder, RawDecoder
-from treadle.server._protocols.messages import CloseConnection
 from treadle.server._transport.causes import CUT_SHORT
 from treadle.server._transport.connection import BLOCKED, RECORD, is_ragged
+from treadle.server._transport.deadlines import JAM, STALL, TransferLimit
+from treadle.server._transport.decoder import CloseConnection, Decoder, RawDecoder
 from treadle.server._transport.limits import Limits
-from treadle.server._transport.transfer_limit import JAM, STALL, TransferLimit
 
 if TYPE_CHECKING:
-    from treadle.server._transport.connection import ClientConnection, Peer
+    from treadle.server._transport.connection import ClientConnection
+    from treadle.server._transport.peer import Peer
 
 __all__ = ["Connection", "Session"]
 

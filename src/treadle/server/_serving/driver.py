@@ -1,427 +1,483 @@
-"""Lane: a set of connections, and who leads it.
+"""Driver: what a leader does, turn after turn: it alone knows the event loop, the connections' bytes and the handlers.
 
-One thread at a time is the leader: it polls, accepts, reads, and runs handlers inline, which costs no hand-off and no
-system call beyond `recv` and `send`. If a handler blocks, the lead moves on and the handler's thread keeps nothing but
-its own connection. Who may lead:
-
-    a worker of the pool, on an idle task (Lead)      when it has nothing else to do; it runs handlers inline
-    the watchdog, as caretaker                        when every worker has: it runs no handler, messages become tasks
-
-How the lead moves:
-
-    caretaker -> worker    a worker takes up the Lead; the caretaker lets go after its present turn
-    worker -> caretaker    the pool preempts the worker, because a task waits; it lets go after its present turn
-    worker -> caretaker    the watchdog takes the lead away from a worker that is stuck in a handler
-
-Only the last is a race. The leader puts its connection into the one place of `slot` before the handler, and takes it
-out after; the watchdog takes it out to take the lead away. Whoever gets it has won: `pop` is atomic, on every build. A
-leader that lost is told by its failing `pop`; it waits for the watchdog to be done with the connection (`lock`), and
-from then on owns that connection and nothing else. The rest of its batch is dropped: the pollers are level-triggered,
-so the next leader is told again.
+`run` is the path of every message, for a worker that leads; `turn` is that of the watchdog, the fallback leader, which
+runs no handler. Who leads, and how the lead is lost, is told in `leadership`.
 """
 
 from __future__ import annotations
 
 import logging
-from _thread import allocate_lock
-from collections import deque
-from collections.abc import Callable
-from contextlib import suppress
+import ssl
+from collections.abc import Callable, Sequence
 from functools import partial
-from threading import Event, Lock
-from typing import TYPE_CHECKING, Any, Protocol
+from threading import Event
+from typing import TYPE_CHECKING, Any
 
 from treadle._base.clock import now as clock
-from treadle._base.clock import thread_clock
 from treadle._base.words import log
-from treadle._dispatch.idle import IdleTask
 from treadle._dispatch.worker import lent_here
-from treadle.server._loop.poller import READ, Poller, new_poller, renew_waker
-from treadle.server._loop.timers import Timers
-from treadle.server._transport.causes import CUT, KILLED
-from treadle.server._transport.connection import CHUNK, ClientConnection
+from treadle.server._loop.event_loop import EventLoop
+from treadle.server._loop.poller import READ, WRITE
+from treadle.server._serving.handlers import Handlers, can_be_sent
+from treadle.server._serving.leadership import Lead, Leadership, take
+from treadle.server._transport.causes import CUT, FAULT, KILLED, NO_HANDSHAKE
+from treadle.server._transport.connection import BLOCKED, CHUNK, RECORD, ClientConnection, Phase
+from treadle.server._transport.io import ConnectionIO, reason_of
+from treadle.server._transport.reaper import Reaper
 
 if TYPE_CHECKING:
+    from treadle._base.log_throttle import LogThrottles
     from treadle._dispatch.dispatcher import Dispatcher
-    from treadle.server._serving.handlers import Handlers
-    from treadle.server._transport.io import ConnectionIO
-    from treadle.server._transport.reaper import Reaper
+    from treadle.server._accept.reception import Reception
+    from treadle.server._protocols.protocol import Protocol
+    from treadle.server._transport.deadlines import Deadlines
+    from treadle.server._transport.limits import Limits
 
-__all__ = ["Lane", "Lead", "Source"]
+__all__ = ["Driver"]
 
-LONGEST = 3600.0  # seconds of one poll, at most; any finite number would do
+PATIENCE = 0.005  # seconds that a fallback leader waits for a worker that was woken, before it serves itself; a guess
 
 _log = logging.getLogger("treadle.server")
 
 
-class Source(Protocol):
-    """What the poller watches beside connections: the waker, and listeners."""
+class Driver:
+    """One event loop of a server, with its connections, its handlers, and who leads it.
 
-    calm: bool  # False
+    For the leader alone, but for what is marked.
 
-    def attend(self, event: int) -> None:
-        """It is ready; called by the leader."""
+    Args:
+        name: what logs call it.
+        when_full: what happens to messages that the pool has no room for.
+        left: called with a connection that is about to be closed, and why.
+        broken: called when the poller is of no more use; ends the loop.
+        observed: whether connections have Records.
 
-
-class Lead(IdleTask):
-    """One worker's spell of leading."""
-
-    __slots__ = ("clock", "lane", "lost", "preempted", "slot")
-
-    def __init__(self, lane: Lane) -> None:
-        super().__init__(lane.dispatcher)
-        self.lane = lane
-        self.slot: list[ClientConnection] = []  # the connection whose handler runs, and nothing else
-        self.lost: ClientConnection | None = None  # with which it was deposed, until its thread has noticed
-        self.preempted = False
-        self.clock: int | None = None  # of the processor time that its thread uses
-
-    def _name_for(self, fn: Any) -> str:
-        running = self.slot or self.lost is not None
-        return self.lane.handling.name if running else f"lead of {self.lane.name}"
-
-    def preempt(self) -> None:
-        """Make `run_idle` return soon."""
-        self.preempted = True
-        self.lane.poller.wake()
-
-    def run_idle(self) -> None:
-        """Lead, until preempted or deposed."""
-        self.lane.take_the_lead(self)
-
-
-class Lane:
-    """Connections, a poller, timers, and the lead over them. The leader alone touches what is not marked otherwise."""
+    Attributes:
+        reception: where connections begin when the server trusts proxies; None: it trusts none.
+        dealt: connections that are on their way to it; guarded by the loop's lock.
+        emptied: it drains, and no connection is left.
+    """
 
     __slots__ = (
-        "asleep",
-        "baton",
-        "broken",
         "dealt",
-        "dispatcher",
-        "draining",
         "emptied",
-        "handling",
-        "heir",
-        "inbox",
-        "keeper",
-        "lead",
-        "lock",
-        "mail",
-        "name",
-        "now",
-        "orphaned",
-        "over",
-        "poller",
-        "ready",
-        "service",
-        "shakes",
-        "sources",
-        "spread",
-        "timers",
-        "turns",
-        "vacant",
+        "handlers",
+        "io",
+        "leadership",
+        "limits",
+        "loop",
+        "protocol",
+        "reaper",
+        "reception",
+        "throttles",
     )
 
-    handling: Handlers
-    keeper: Reaper
-    service: ConnectionIO
-    broken: Callable[[Exception], object]  # called when the poller is of no more use; ends the lane
+    def __init__(
+        self,
+        name: str,
+        protocol: Protocol,
+        dispatcher: Dispatcher,
+        limits: Limits,
+        deadlines: Deadlines,
+        left: Callable[[Driver, ClientConnection, str], object],
+        broken: Callable[[Exception], object],
+        throttles: LogThrottles,
+        when_full: str = "block",
+        *,
+        observed: bool = False,
+    ) -> None:
+        self.protocol = protocol
+        self.limits = limits
+        self.throttles = throttles
+        self.loop = loop = EventLoop(name, deadlines.period(), broken)
+        self.leadership = Leadership(loop, dispatcher, protocol.name)
+        plain = protocol.converse is None and not observed
+        self.io = ConnectionIO(loop, limits, deadlines, partial(left, self), throttles, inline=plain)
+        self.handlers = Handlers(self.leadership, self.io, protocol, limits, throttles, when_full, observed=observed)
+        self.reaper = Reaper(self.io)
+        self.reception: Reception | None = None
+        self.dealt = 0
+        self.emptied = Event()
+        self.leadership.run, self.leadership.killed = self.run, self.killed
 
-    def __init__(self, name: str, dispatcher: Dispatcher, period: float) -> None:
-        self.name = name
-        self.dispatcher = dispatcher
-        self.poller: Poller = new_poller()
-        self.timers = Timers(period)
-        self.sources: dict[int, Any] = {}  # by descriptor: connections, and Sources
-        self.ready: dict[
-            ClientConnection, None
-        ] = {}  # to go on with though the poller has nothing to tell of them; in order
-        self.now = clock()  # of this turn
-        self.turns = 0  # times that something was begun that may block, by the leader; the watchdog reads it
-        self.shakes = 0  # of them, steps of TLS handshakes, and calls of observers; the others are messages
-        # From any thread: `inbox` is appended to, then the poller is woken.
-        self.inbox: deque[Callable[[], object]] = deque()
-        self.lock = Lock()  # guards who owns a connection, and what follows
-        self.lead: Lead | None = None  # of the worker that leads; None: the watchdog does, or is about to
-        self.heir: Lead | None = None  # of a worker that waits to lead
-        self.baton = allocate_lock()  # released once for the heir
-        self.baton.acquire()
-        self.vacant = True  # nobody leads, and the watchdog is told so
-        self.over = False
-        self.orphaned = False  # this is a forked child, and the lane is the parent's
-        self.dealt = 0  # connections that are on their way to it
-        self.draining = False
-        # Between the leader and the watchdog, each written before the other side is looked at.
-        self.asleep = False  # the watchdog sleeps until it is roused
-        self.mail = allocate_lock()  # released to rouse it
-        self.mail.acquire()
-        self.spread = False  # handlers block in general: all messages go to the pool; set by the watchdog
-        self.emptied = Event()  # draining, and no connection is left
-        self.sources[self.poller.waker.fd] = Mailbox(self)
-
-    # -- leading --------------------------------------------------------------------------------------------------
-
-    def take_the_lead(self, lead: Lead) -> None:
-        """Wait for the caretaker to let go, lead, and see that somebody leads afterwards. Called by a worker."""
-        lead.clock = thread_clock()
-        with self.lock:
-            if self.over or self.heir is not None or self.lead is not None:
-                return
-            self.heir = lead
-        self.poller.wake()
-        self.rouse()
-        self.baton.acquire()
-        try:
-            if not self.over:
-                self.run(lead)
-        except BaseException:  # a fault of ours, or the thread is killed
-            conn = lead.slot.pop() if lead.slot else lead.lost
-            if conn is not None:
-                self.post(partial(self.service.give_up, conn, KILLED))
-            raise
-        finally:
-            with self.lock:
-                if self.lead is lead:
-                    self.lead = None
-                    self.vacant = True
-            self.rouse()
+    # -- leading ------------------------------------------------------------------------------------------------------
 
     def run(self, lead: Lead) -> None:
-        """Poll, read, run handlers, write: until `lead` is preempted or deposed. The path of every message."""
-        poll, get, timers, ready = self.poller.poll, self.sources.get, self.timers, self.ready
-        push, pop, handle = lead.slot.append, lead.slot.pop, self.handling.handle
-        handling, service, keeper, chunk = self.handling, self.service, self.keeper, CHUNK
-        lent = lent_here(self.dispatcher)
+        """Poll, read, run handlers, write: until `lead` is preempted or lost. The path of every message."""
+        loop, leadership = self.loop, self.leadership
+        poll, get, timers, ready = loop.poller.poll, loop.sources.get, loop.timers, loop.ready
+        push, pop, handle = lead.slot.append, lead.slot.pop, self.handlers.handle
+        handlers, io, chunk = self.handlers, self.io, CHUNK
+        lent = lent_here(leadership.dispatcher)
         messages: Any
         while not lead.preempted:
             try:
-                events = poll(self.patience())
+                events = poll(loop.patience())
             except (OSError, ValueError) as error:  # somebody has closed it behind our back, and it would fail for ever
-                self.broken(error)
+                loop.broken(error)
                 return
             now = clock()
             if now >= timers.next:
-                keeper.expire(now)
-            self.now = now
-            plain, turns = 0 if self.spread else READ, self.turns
+                self.reaper.expire(now)
+            loop.now = now
+            plain, turns = 0 if leadership.offload_all else READ, leadership.turns
             for fd, event in events:
                 conn = get(fd)
                 if conn is None:
                     continue
                 if event != plain or not conn.calm:
-                    if not service.attend(conn, event, lead):
+                    if not self.on_event(conn, event, lead):
                         return
-                    turns = self.turns
+                    turns = leadership.turns
                     continue
                 try:
                     message = data = conn.recv(chunk)
                 except OSError as error:
-                    service.unreadable(conn, error)
+                    io.unreadable(conn, error)
                     continue
                 if conn.feed is not None or not data:
-                    messages = service.cut(conn, data)
+                    messages = io.cut(conn, data)
                     if len(messages) != 1 or conn.held or not data:
-                        if not service.received(conn, data, messages, lead):
+                        if not self.received(conn, data, messages, lead):
                             return
-                        turns = self.turns
+                        turns = leadership.turns
                         continue
                     message = messages[0]
                 conn.active = now
                 conn.number += 1
-                self.turns = turns = turns + 1
+                leadership.turns = turns = turns + 1
                 push(conn)
-                if self.asleep:
-                    self.rouse()
+                if leadership.watchdog_sleeps:
+                    leadership.wake_watchdog()
                 try:
                     if lent is None:
                         answer = conn.context.run(handle, message, conn.peer)
                     else:
                         answer = lent.run(conn.context, handle, message, conn.peer)
                 except BaseException as error:
-                    answer = handling.failed(conn, error)
+                    answer = handlers.failed(conn, error)
                 try:
                     pop()
                 except IndexError:
-                    handling.deposed(conn, answer, lead)
+                    handlers.lost_the_lead(conn, answer, lead)
                     return
                 try:
                     if answer:
                         size = len(answer) if type(answer) is bytes else memoryview(answer).nbytes
                         if (sent := conn.send(answer)) != size:
-                            service.keep(conn, answer, sent)
+                            io.keep(conn, answer, sent)
                     elif answer is not None:
-                        handling.answer(conn, answer)  # nothing to send, or nothing that can be sent
+                        handlers.answer(conn, answer)  # nothing to send, or nothing that can be sent
                 except Exception as error:
-                    service.unsent(conn, answer, error)
+                    self.unsent(conn, answer, error)
                 answer = None  # or it would be kept while the next handler runs,
                 if conn.closing:
-                    service.settle(conn)
+                    io.settle(conn)
             conn = message = data = messages = None  # and these until somebody sends something
-            if ready and not service.serve_ready(lead):
+            if ready and not self.serve_ready(lead):
                 return
 
-    def patience(self) -> float:
-        """Return the seconds until there is something to do though the poller has nothing to tell."""
-        wait = self.timers.next - self.now
-        return 0.0 if self.ready or wait < 0.0 else wait if wait < LONGEST else LONGEST
-
     def turn(self) -> None:
-        """Poll once, and do what there is to do, but for handlers: the caretaker's turn."""
-        service = self.service
+        """Poll once, and do what there is to do, but for handlers: the fallback leader's turn."""
+        loop = self.loop
         try:
-            events = self.poller.poll(self.patience())
+            events = loop.poller.poll(loop.patience())
         except (OSError, ValueError) as error:  # as in `run`
-            self.broken(error)
+            loop.broken(error)
             return
         now = clock()
-        if now >= self.timers.next:
-            self.keeper.expire(now)
-        self.now = now
+        if now >= loop.timers.next:
+            self.reaper.expire(now)
+        loop.now = now
         for fd, event in events:
-            conn = self.sources.get(fd)
+            conn = loop.sources.get(fd)
             if conn is not None:
-                service.attend(conn, event, None)
-        if self.ready:
-            service.serve_ready(None)
+                self.on_event(conn, event, None)
+        if loop.ready:
+            self.serve_ready(None)
 
-    # -- the watchdog's side --------------------------------------------------------------------------------------
-
-    def caretake(self) -> None:
-        """Lead without running handlers, until a worker takes over or the lane is over. Called by the watchdog."""
-        if self.offer_lead():
-            self.mail.acquire(True, PATIENCE)  # a worker is on its way, and would run inline what we make tasks of
-        while not self.over and not self.let_go():
+    def lead_as_fallback(self) -> None:
+        """Lead without running handlers, until a worker takes over or the loop is over. Called by the watchdog."""
+        leadership = self.leadership
+        if leadership.offer():  # a worker is on its way, and would run inline what we make tasks of
+            leadership.watchdog_wakeup.acquire(True, PATIENCE)
+        while not self.loop.over and not leadership.hand_off():
             try:
                 self.turn()
             except Exception as error:
-                log(_log, logging.ERROR, "%s: a fault in treadle itself; serving goes on", self.name, error=error)
+                self.loop.tell_fault(error)
 
-    def offer_lead(self) -> bool:
-        """Let the next worker that has nothing else to do lead; return whether one is on its way."""
+    def killed(self, conn: ClientConnection) -> None:
+        """The thread that led, and had `conn`, is killed, or ended by a fault of ours. Called by it."""
+        self.loop.post(partial(self.io.give_up, conn, KILLED))
+
+    # -- coming in ----------------------------------------------------------------------------------------------------
+
+    def register(self, conn: ClientConnection) -> None:
+        """Begin to look after a connection that was accepted."""
+        loop = self.loop
+        loop.sources[conn.fd] = conn
+        if self.reception is not None:
+            self.reception.receive(conn)
+        loop.timers.look_at(conn, self.io.deadlines.of(conn)[0], loop.now)
+        if conn.record is not None and conn.phase is not Phase.HEADER:
+            conn.record.connected()
+            if loop.orphaned:  # an observer has forked, and this is the child
+                return
+        if conn.phase is Phase.OPEN:
+            self.opened(conn)
+        else:
+            self.io.watch(conn, READ)
+
+    def opened(self, conn: ClientConnection) -> None:
+        """Greet a connection that is ready to talk."""
+        conn.phase = Phase.OPEN
+        conn.active = self.loop.now
+        protocol = self.handlers.protocol
+        if protocol.greeting:
+            conn.write(protocol.greeting)
+        if protocol.speaks_first:
+            self.handlers.delegate(conn)
+        else:
+            self.io.settle(conn)
+
+    # -- events -------------------------------------------------------------------------------------------------------
+
+    def on_event(self, source: Any, event: int, lead: Lead | None) -> bool:
+        """Do what `event` asks for; False: the lead was lost. What goes wrong with one connection ends that one."""
         try:
-            return self.dispatcher.add_idle(Lead(self))
-        except RuntimeError:  # the pool is closed: connections can be closed orderly, and no handler runs
-            return False
-
-    def let_go(self) -> bool:
-        """Hand the lead to the worker that waits for it; False if none does."""
-        with self.lock:
-            if self.heir is None:
-                return False
-            self.lead, self.heir = self.heir, None
-            self.baton.release()
+            return self.do(source, event, lead)
+        except Exception as error:
+            self.fault(source, lead, error)
             return True
 
-    def depose(self, lead: Lead) -> bool:
-        """Take the lead away from a worker that is in a handler; False if it is not in one any more."""
-        with self.lock:
-            try:
-                conn = lead.slot.pop()
-            except IndexError:
-                return False
-            lead.lost = conn
-            conn.handled = clock()
-            conn.busy = True
-            conn.calm = False
-            self.lead = None
-            self.vacant = True
-        self.dispatcher.idle_is_over(lead)
+    def do(self, source: Any, event: int, lead: Lead | None) -> bool:
+        """Do what `event` asks for; False: the lead was lost."""
+        if type(source) is not ClientConnection:
+            source.attend(event)
+            return True
+        conn = source
+        if conn.busy and not self.io.has_back(conn):
+            return True
+        if conn in self.loop.ready:  # it has its turn there, after which it may be read from again
+            return True
+        if conn.phase is Phase.OPEN and not conn.out and not conn.closing:
+            return self.read(conn, lead)
+        if conn.phase is Phase.SHAKING:
+            if conn.vet is not None and self.reception is not None and not self.reception.look(conn):
+                return True
+            return self.shake_hands(conn, lead)
+        if conn.header is not None and self.reception is not None:
+            self.reception.hear(conn, conn.header)
+            return True
+        if conn.phase is Phase.LINGERING:
+            self.io.linger(conn)
+            return True
+        # What the event says is not trusted: it may be meant for a connection that was closed in this very turn, and
+        # whose descriptor is this one's now. If the peer is gone, sending says so.
+        conn.flush()
+        self.io.settle(conn)
         return True
 
-    def spread_out(self) -> None:
-        """Have every message handled by the pool, for handlers block in general."""
-        self.handling.pace = self.handling.slow_pace
-        self.spread = True
+    def fault(self, source: Any, lead: Lead | None, error: Exception) -> None:
+        """A fault in treadle itself, or in what it stands on: else the poller would tell of it again and again."""
+        if lead is not None and (lead.slot or lead.lost is not None):
+            raise error  # it is in the middle of a handler, and the lead goes with it
+        log(_log, logging.ERROR, "%s: a fault in treadle itself; serving goes on", self.loop.name, error=error)
+        if type(source) is ClientConnection and not source.busy:
+            self.io.close(source, FAULT)
 
-    # -- from any thread ------------------------------------------------------------------------------------------
+    # -- reading ------------------------------------------------------------------------------------------------------
 
-    def rouse(self) -> None:
-        """Wake the watchdog."""
-        self.asleep = False
+    def read(self, conn: ClientConnection, lead: Lead | None) -> bool:
+        """Read what has come, and have it handled; False: the lead was lost."""
+        conn.wait_in, conn.looked = READ, True
         try:
-            self.mail.release()
-        except RuntimeError:
-            pass  # it is awake, or about to be
+            data = self.io.read_all(conn) if conn.secure else conn.recv(CHUNK)
+        except OSError as error:
+            self.io.unreadable(conn, error)
+            return True
+        if conn.vet is not None and not conn.vet(conn, data):
+            self.io.settle(conn)
+            return True
+        return self.received(conn, data, self.io.cut(conn, data), lead)
 
-    def post(self, job: Callable[[], object]) -> None:
-        """Have the leader call `job`, which must not block. Safe with any lock held."""
-        self.inbox.append(job)
-        self.poller.wake()
+    def received(self, conn: ClientConnection, data: bytes, messages: Sequence[Any], lead: Lead | None) -> bool:
+        """Have handled what was read; False: the lead was lost. As `on_event` does, it ends what goes wrong."""
+        try:
+            return self.take_in(conn, data, messages, lead)
+        except Exception as error:
+            self.fault(conn, lead, error)
+            return True
 
-    def end(self) -> None:
-        """Stop leading, for good. Connections should be closed before."""
-        with self.lock:
-            self.over = True
-            lead, heir, self.heir = self.lead, self.heir, None
-        if heir is not None:
-            self.baton.release()
-        if lead is not None:
-            lead.preempt()
-        self.poller.wake()
-        self.rouse()
+    def take_in(self, conn: ClientConnection, data: bytes, messages: Sequence[Any], lead: Lead | None) -> bool:
+        """Note what was read, and have it handled; False: the lead was lost."""
+        now = self.loop.now
+        conn.active = now
+        if not data:
+            conn.ended = True
+        if messages:
+            conn.begun, conn.received = 0.0, 0
+            conn.waiting.extend(messages)
+        if conn.held:
+            conn.begun = conn.begun or now
+            conn.received += len(data)
+        return self.proceed(conn, lead)
+
+    def proceed(self, conn: ClientConnection, lead: Lead | None) -> bool:
+        """Handle what waits in `conn`, here or elsewhere; False: the lead was lost."""
+        handling = self.handlers
+        if conn.waiting and not conn.unsent > self.limits.max_unsent:
+            if lead is None or conn.slow or self.leadership.offload_all or not handling.inline:
+                handling.delegate(conn)
+                return True
+            if not handling.work(conn, lead):
+                return False
+        self.io.settle(conn)
+        return True
+
+    def serve_ready(self, lead: Lead | None) -> bool:
+        """Go on, once, with each connection that has something left to do; False: the lead was lost."""
+        ready = self.loop.ready
+        for conn in list(ready):
+            del ready[conn]
+            try:
+                on = self.go_on(conn, lead)
+            except Exception as error:
+                self.fault(conn, lead, error)
+                continue
+            if not on:
+                return False
+        return True
+
+    def go_on(self, conn: ClientConnection, lead: Lead | None) -> bool:
+        """Do what is left to do in a connection; False: the lead was lost."""
+        if conn.late:
+            return self.look(conn, lead)
+        if conn.busy or conn.phase is not Phase.OPEN:
+            return True
+        return self.proceed(conn, lead) if conn.waiting else self.read(conn, lead)
+
+    # -- handshakes ---------------------------------------------------------------------------------------------------
+
+    def shake_hands(self, conn: ClientConnection, lead: Lead | None) -> bool:
+        """Go on with the TLS handshake, which computes for a while; False if the lead was lost over it."""
+        slot: list[ClientConnection] = lead.slot if lead is not None else []
+        self.leadership.begin(slot, conn)
+        error: Exception | None = None
+        try:
+            conn.sock.do_handshake()  # type: ignore[attr-defined]  # an SSLSocket
+        except Exception as caught:
+            error = caught.with_traceback(None)  # which would hold this frame, and that the error, and so the client
+        if not take(slot):
+            self.io.give_back(conn, lambda: self.shaken(conn, error))
+            return False
+        self.shaken(conn, error)
+        return True
+
+    def shaken(self, conn: ClientConnection, error: Exception | None) -> None:
+        """Take note of what came of a step of the handshake."""
+        conn.busy, conn.handled = False, 0.0
+        if conn.phase is not Phase.SHAKING:
+            return  # cut in the meantime
+        conn.active = self.loop.now
+        if conn.error is not None:
+            self.io.close(conn, conn.error)
+        elif error is None:
+            self.opened(conn)
+        elif isinstance(error, ssl.SSLWantWriteError):
+            self.io.watch(conn, WRITE)
+        elif isinstance(error, BLOCKED):
+            self.io.watch(conn, READ)
+        else:
+            throttle = self.throttles.of("handshake", *reason_of(error))
+            if throttle.begins():
+                log(_log, logging.WARNING, "%s: TLS handshake failed: %s%s", conn.peer, error, throttle.rest)
+            conn.why = NO_HANDSHAKE
+            self.io.part(conn)  # so that the alert, which says why, is not lost to a reset
+
+    # -- looking once more --------------------------------------------------------------------------------------------
+
+    def look(self, conn: ClientConnection, lead: Lead | None) -> bool:
+        """Go on with a connection whose time is over, as if it were not, and have it judged; False: the lead was lost.
+
+        What is in the kernel now counts as come in time, and nothing else, so that dripping bytes gains no time.
+        """
+        conn.late = False
+        if conn.busy or conn.phase is Phase.CLOSED:
+            return True
+        on = True
+        if conn.phase is Phase.HEADER:
+            on = self.on_event(conn, conn.watched, lead)  # and what TLS has sent behind it
+        if conn.phase is Phase.SHAKING:
+            on = self.shake_on(conn, lead)
+        elif conn.waiting and not conn.out:  # it was us who did not go on
+            self.io.excuse(conn)
+            on = self.proceed(conn, lead)
+        else:
+            received, sent = conn.received, conn.sent
+            on = self.on_event(conn, conn.watched, lead)
+            left = conn.unread() if on and self.io.is_late(conn) else 0
+            while on and left > 0 and self.io.is_late(conn):
+                before = conn.received
+                on = self.read(conn, lead)
+                if conn.received <= before:
+                    break
+                left -= conn.received - before + (RECORD if conn.secure else 0)
+            if on and conn.stalled:
+                self.io.make_up(conn, received, sent)
+        if on:
+            self.reaper.judge(conn)
+        return on
+
+    def shake_on(self, conn: ClientConnection, lead: Lead | None) -> bool:
+        """Go on with a handshake whose time is over; False if the lead was lost over it.
+
+        Who has been silent only because its hello was not answered has its time for the rest. A handshake has few such
+        steps, so nobody gains more than that by them.
+        """
+        active, hello = conn.active, conn.has_hello()
+        on = self.on_event(conn, READ, lead)
+        if on and conn.phase is Phase.SHAKING:
+            if hello:
+                conn.since = self.loop.now
+            else:
+                conn.active = active
+        return on
+
+    # -- sending ------------------------------------------------------------------------------------------------------
+
+    def unsent(self, conn: ClientConnection, answer: Any, error: Exception) -> None:
+        """An answer could not be sent."""
+        if not isinstance(error, OSError) or not can_be_sent(answer):
+            self.handlers.answer(conn, answer)  # says what is wrong with it
+        elif isinstance(error, BLOCKED):
+            self.io.keep(conn, answer, 0)
+            return
+        else:
+            conn.give_up(error)
+        self.io.settle(conn)
+
+    # -- the end ------------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
         """Let everything go, once nobody leads any more: what is left belongs to handlers that still run."""
-        while self.inbox:
-            self.run_posted()
-        for conn in self.connections():
+        while self.loop.inbox:
+            self.loop.run_posted()
+        for conn in self.io.connections():
             if conn.busy:  # cut, and closed by its handler when that is done, of which nobody is told any more
-                self.service.left(conn, conn.error or CUT)
+                self.io.left(conn, conn.error or CUT)
             else:  # it was the leader's, who was stuck when all were cut, see `EventLoopGroup.abandon`
-                self.service.abort(conn, CUT)
-        self.poller.close()
-
-    def run_posted(self) -> None:
-        """Run what was posted so far."""
-        for _ in range(len(self.inbox)):
-            try:
-                self.inbox.popleft()()
-            except Exception as error:  # the others are not to be forgotten over it
-                log(_log, logging.ERROR, "%s: a fault in treadle itself; serving goes on", self.name, error=error)
+                self.io.abort(conn, CUT)
+        self.loop.close()
 
     def forget_threads(self) -> None:
-        """In a forked child, be over: what is left of the lane here, its descriptors, is closed, and nothing else.
+        """In a forked child, be over: what is left here, its descriptors, is closed, and nothing else.
 
         The poller and the connections are the parent's as well, so nobody may be unregistered, shut down or answered.
-        The thread that has forked may come back here from a handler. It finds that it is deposed, and its connection
-        broken, and so leaves.
         """
-        self.lock = Lock()  # another thread may have had the old one
-        self.over = self.orphaned = True
-        lead, self.lead, self.heir = self.lead, None, None
-        if lead is not None:
-            lead.preempted = True
-            lead.slot.clear()
-        self.inbox.clear()
-        for conn in self.connections():
+        connections = self.io.connections()
+        self.leadership.forget_threads()
+        for conn in connections:
             conn.abandon()
-        self.sources.clear()
-        with suppress(OSError):  # a kqueue is not inherited
-            self.poller.close()
-
-    def connections(self) -> list[ClientConnection]:
-        """Return the connections of this instant."""
-        return [source for source in list(self.sources.values()) if type(source) is ClientConnection]
-
-
-PATIENCE = 0.005  # seconds that a caretaker waits for a worker that was woken, before it serves itself; a guess
-
-
-class Mailbox:
-    """The waker, as something the poller watches: it runs what was posted."""
-
-    __slots__ = ("lane",)
-    calm = False
-
-    def __init__(self, lane: Lane) -> None:
-        self.lane = lane
-
-    def attend(self, event: int) -> None:
-        """Run what was posted."""
-        lane = self.lane
-        if not lane.poller.waker.clear():
-            del lane.sources[lane.poller.waker.fd]
-            renew_waker(lane.poller)
-            lane.sources[lane.poller.waker.fd] = self
-        lane.run_posted()  # also what was posted to the waker before this one
+        self.loop.forget_threads()

@@ -20,17 +20,20 @@ from treadle._tasks.options import TaskOptions
 from treadle._tasks.scope import SCOPE, Scope
 from treadle.errors import DeadlineExceeded, MessageTooLong, PoolFull, TreadleError
 from treadle.server._loop.poller import READ
-from treadle.server._protocols.messages import CloseConnection
+from treadle.server._serving.leadership import take
 from treadle.server._transport.causes import CUT, DROPPED
-from treadle.server._transport.connection import ClientConnection, Peer, hang_up
+from treadle.server._transport.connection import ClientConnection
+from treadle.server._transport.decoder import CloseConnection
 from treadle.server._transport.observing.record import Arrival, Record
+from treadle.server._transport.peer import Peer
 
 if TYPE_CHECKING:
     from treadle.server._protocols.protocol import Protocol
-    from treadle.server._serving.driver import Lane, Lead
+    from treadle.server._serving.leadership import Lead, Leadership
+    from treadle.server._transport.io import ConnectionIO
     from treadle.server._transport.limits import Limits
 
-__all__ = ["HandlerTask", "Handlers"]
+__all__ = ["HandlerTask", "Handlers", "can_be_sent"]
 
 _log = logging.getLogger("treadle.server")
 
@@ -46,21 +49,21 @@ BARE = NoContext()
 class HandlerTask(Future[Any]):
     """The task of handling what waits in one connection."""
 
-    __slots__ = ("conn", "handling", "why")
+    __slots__ = ("conn", "handlers", "why")
 
-    def __init__(self, handling: Handlers, conn: ClientConnection) -> None:
+    def __init__(self, handlers: Handlers, conn: ClientConnection) -> None:
         super().__init__()
-        if handling.keyed:
+        if handlers.keyed:
             self._options = TaskOptions(key=conn.peer.host)
-        self._owner = handling.lane.dispatcher
+        self._owner = handlers.leadership.dispatcher
         self._context = BARE
         self._submitted = conn.active or clock.now()
-        self.handling = handling
+        self.handlers = handlers
         self.conn = conn
         self.why: BaseException | None = None  # it will not be run
 
     def _name_for(self, fn: Any) -> str:
-        return self.handling.name
+        return self.handlers.name
 
     def _invoke(self) -> bool:
         self._result = self._exception = None
@@ -68,9 +71,9 @@ class HandlerTask(Future[Any]):
             cold = getattr(self, "_cold", None)  # there is one if the pool has observers
             self.conn.record.task_id = None if cold is None else cold.serial or None
         try:
-            again = self.handling.follow(self.conn)
+            again = self.handlers.follow(self.conn)
         except BaseException:  # a fault of ours, or the thread is killed
-            self.handling.dropped(self.conn, None)
+            self.handlers.dropped(self.conn, None)
             raise
         if not again:
             self._context = None
@@ -85,32 +88,33 @@ class HandlerTask(Future[Any]):
         """The pool gives it up; no lock is held."""
         self.why = why
         super()._abandon(why)
-        self.handling.lapse(self.conn)
+        self.handlers.lapse(self.conn)
 
     def _drop(self, error: BaseException) -> None:
         """The pool sheds it; no lock is held, so that this thread can say so itself."""
         self.why = error
-        if self.handling.limits.reject_messages_with is not None:
+        if self.handlers.limits.reject_messages_with is not None:
             self._context = None
-            self.handling.refuse(self.conn, self.handling.limits.reject_messages_with, error)
+            self.handlers.refuse(self.conn, self.handlers.limits.reject_messages_with, error)
         super()._drop(error)
-        self.handling.lapse(self.conn)
+        self.handlers.lapse(self.conn)
 
     def _forget_call(self) -> None:
         """It will not be run: the pool refused or dropped it."""
         if self._context is not None:
             self._context = None
-            self.handling.dropped(self.conn, self.why)
+            self.handlers.dropped(self.conn, self.why)
 
 
 class Handlers:
-    """Runs the handlers of one lane's connections."""
+    """Runs the handlers of one event loop's connections."""
 
     slow_pace = SLOW
 
     def __init__(
         self,
-        lane: Lane,
+        leadership: Leadership,
+        io: ConnectionIO,
         protocol: Protocol,
         limits: Limits,
         throttles: LogThrottles,
@@ -118,27 +122,33 @@ class Handlers:
         *,
         observed: bool = False,
     ) -> None:
-        self.lane = lane
+        self.leadership = leadership
+        self.loop = leadership.loop
+        self.io = io
         self.protocol = protocol
         self.timeout = limits.handler_timeout
         self.call: Callable[[ClientConnection, Any], Any] = self.call_observed if observed else self.call_handler
         self.handle: Callable[[Any, Any], Any] = protocol.handle if self.timeout is None else self.handle_in_time
         self.policy = when_full if when_full in ("reject", "discard_oldest") else "block"  # it never runs in the leader
-        self.keyed = "key" in lane.dispatcher.order.looks_at
+        self.keyed = "key" in leadership.dispatcher.order.looks_at
         self.converse = protocol.converse
         self.name = protocol.name
         self.limits = limits
         self.max_unsent = limits.max_unsent
         self.inline = protocol.converse is None  # whether the leader may run it
         self.plain = self.inline and not observed  # whether it may do so in the short way
-        # Changed with the lane's lock held:
-        self.deposals = 0  # messages that the leader has begun with, and lost the lead over
+        # Changed with the loop's lock held:
+        self.lost_leads = 0  # messages that the leader has begun with, and lost the lead over
         self.followed = 0  # messages that tasks of the pool have begun with
         self.failures = 0
         self.rejected = 0  # messages that the pool would not handle
         self.pace = SLOW  # seconds in a handler, of late, while all messages go to the pool
         self.throttles = throttles
         self.drops, self.refusals, self.talks = LogThrottle(), LogThrottle(), LogThrottle()
+
+    def begun_inline(self) -> int:
+        """Return how many messages leaders have begun with. From any thread."""
+        return self.leadership.turns - self.leadership.steps
 
     def call_handler(self, conn: ClientConnection, message: Any) -> Any:
         """Run the handler on one message; return its answer."""
@@ -174,11 +184,11 @@ class Handlers:
             conn.give_up("handler_timeout")
             return None
         if self.converse is not None and isinstance(error, MessageTooLong):  # a client's fault, that Session has found
-            self.lane.service.tell_unfit(conn, error)
+            self.io.tell_unfit(conn, error)
             return None
-        if self.lane.orphaned and isinstance(error, SystemExit):
+        if self.loop.orphaned and isinstance(error, SystemExit):
             return None  # a forked child is done, which is no failure
-        with self.lane.lock:
+        with self.loop.lock:
             self.failures += 1
         throttle = self.throttles.of("handler", *kind_of(error))
         if throttle.begins():
@@ -199,19 +209,19 @@ class Handlers:
 
     def work(self, conn: ClientConnection, lead: Lead) -> bool:
         """Handle what waits in `conn`, inline; False if the lead was lost. Answers are sent together."""
-        lane, slot, waiting = self.lane, lead.slot, conn.waiting
+        leadership, slot, waiting = self.leadership, lead.slot, conn.waiting
         answers: list[bytes] = []
         size = 0
         for _ in range(min(len(waiting), AT_ONCE)):
             message = waiting.popleft()
-            lane.turns += 1
+            leadership.turns += 1
             slot.append(conn)
-            if lane.asleep:
-                lane.rouse()
+            if leadership.watchdog_sleeps:
+                leadership.wake_watchdog()
             answer = self.call(conn, message)
-            if not _take(slot):
+            if not take(slot):
                 self.answer_all(conn, answers)
-                self.deposed(conn, answer, lead)
+                self.lost_the_lead(conn, answer, lead)
                 return False
             if answer is not None:
                 answers.append(answer if type(answer) is bytes else _own(answer))
@@ -223,17 +233,11 @@ class Handlers:
 
     def tell(self, conn: ClientConnection, record: Record, lead: Lead) -> bool:
         """Tell observers, who may block, of the messages that were answered; False if the lead was lost over it."""
-        lane = self.lane
-        lane.turns += 1
-        lane.shakes += 1
-        lead.slot.append(conn)
-        if lane.asleep:
-            lane.rouse()
+        self.leadership.begin(lead.slot, conn)
         record.tell_run(conn.error)
-        if _take(lead.slot):
+        if take(lead.slot):
             return True
-        with lane.lock:  # until the watchdog has let go of it
-            lead.lost = None
+        self.leadership.accept_loss(lead)
         conn.handled = 0.0
         conn.slow = PAROLE
         self.go_on(conn)
@@ -257,7 +261,7 @@ class Handlers:
             conn.record.expect()
         errand = HandlerTask(self, conn)
         try:
-            self.lane.dispatcher.enter_later(errand, self.policy)
+            self.leadership.dispatcher.enter_later(errand, self.policy)
             if self.converse is not None:
                 self.tell_if_all_talk()
         except PoolFull:
@@ -265,39 +269,39 @@ class Handlers:
         except (TreadleError, RuntimeError) as error:
             if self.drops.begins():
                 said = "%s: connections are cut, for the pool takes no messages: %s%s"
-                log(_log, logging.ERROR, said, self.lane.name, error, self.drops.rest)
+                log(_log, logging.ERROR, said, self.loop.name, error, self.drops.rest)
 
     def tell_if_all_talk(self) -> None:
         """Say that every thread is in a conversation, so that clients which wait for one do not look forgotten."""
-        dispatcher = self.lane.dispatcher
+        dispatcher = self.leadership.dispatcher
         if not dispatcher.free_threads() and self.talks.begins():
             most = dispatcher.workers.max_workers
             said = "%s: %s taken by conversations, so others wait%s"
-            log(_log, logging.WARNING, said, self.lane.name, all_of(most, "thread"), self.talks.rest)
+            log(_log, logging.WARNING, said, self.loop.name, all_of(most, "thread"), self.talks.rest)
 
     def dropped(self, conn: ClientConnection, why: BaseException | None) -> None:
         """The pool will not handle what waits in `conn`. The pool's lock may be held."""
-        dispatcher = self.lane.dispatcher
+        dispatcher = self.leadership.dispatcher
         if conn.record is not None:
             conn.record.refusal = why
         if self.limits.reject_messages_with is None or dispatcher.closed is not None or dispatcher.broken is not None:
-            self.give_back(conn, partial(self.lane.service.give_up, conn, DROPPED))
+            self.io.give_back(conn, partial(self.io.give_up, conn, DROPPED))
         else:
-            self.give_back(conn, partial(self.refuse, conn, self.limits.reject_messages_with, why))
+            self.io.give_back(conn, partial(self.refuse, conn, self.limits.reject_messages_with, why))
 
     def lapse(self, conn: ClientConnection) -> None:
         """Tell observers of what is left in `conn`, if nobody leads any more, who would go on. No lock is held."""
-        if conn.record is not None and self.lane.over:
+        if conn.record is not None and self.loop.over:
             conn.record.lapse(conn, CUT)
 
     def refuse(self, conn: ClientConnection, refusal: bytes, why: BaseException | None) -> None:
         """Tell a client, for each message that waits, that it will not be handled. For the thread that has `conn`."""
         if self.refusals.begins():
             said = "%s: messages are rejected, for the pool has no room for them in time%s"
-            log(_log, logging.WARNING, said, self.lane.name, self.refusals.rest)
+            log(_log, logging.WARNING, said, self.loop.name, self.refusals.rest)
         room = (self.max_unsent - conn.unsent) // max(1, len(refusal))  # for more, it has to take these first
         count = min(len(conn.waiting), max(1, room)) if self.converse is None else 1
-        with self.lane.lock:
+        with self.loop.lock:
             self.rejected += count
         conn.number += count
         conn.write(refusal * count)
@@ -310,29 +314,21 @@ class Handlers:
         self.release(conn)
 
     def watched_again(self, conn: ClientConnection) -> bool:
-        """Have the poller tell of what `conn` sends; False if it cannot. The lane's lock is held."""
+        """Have the poller tell of what `conn` sends; False if it cannot. The loop's lock is held."""
         try:
-            self.lane.service.watch_for(conn, READ)
+            self.io.watch_for(conn, READ)
         except OSError as error:
             conn.give_up(error)
             return False
         return True
 
-    def give_back(self, conn: ClientConnection, job: Callable[[], object]) -> None:
-        """Have the leader do `job`, after which `conn` is its own again; if nobody leads any more, close it."""
-        with self.lane.lock:
-            if not self.lane.over:
-                self.lane.post(job)
-                return
-        hang_up(conn.sock)  # nobody else will
-
     # -- the way of other threads ---------------------------------------------------------------------------------
 
-    def deposed(self, conn: ClientConnection, answer: Any, lead: Lead) -> None:
+    def lost_the_lead(self, conn: ClientConnection, answer: Any, lead: Lead) -> None:
         """The handler took so long that the lead is lost; `conn` is this thread's, and nothing else is."""
-        with self.lane.lock:  # until the watchdog has let go of it
-            lead.lost = None
-            self.deposals += 1
+        self.leadership.accept_loss(lead)
+        with self.loop.lock:
+            self.lost_leads += 1
         conn.handled = 0.0
         conn.slow = PAROLE
         self.answer(conn, answer)
@@ -355,7 +351,7 @@ class Handlers:
             return False
         while conn.waiting:
             message = conn.waiting.popleft()
-            with self.lane.lock:
+            with self.loop.lock:
                 self.followed += 1
             began = conn.handled = clock.now()
             answer = self.call(conn, message)
@@ -366,7 +362,7 @@ class Handlers:
                 conn.record.tell_run(conn.error)
             if not self.may_go_on(conn):
                 break
-            if conn.waiting and self.lane.dispatcher.has_more:
+            if conn.waiting and self.leadership.dispatcher.has_more:
                 return True
         self.release(conn)
         return False
@@ -374,7 +370,7 @@ class Handlers:
     def hold(self, conn: ClientConnection, converse: Callable[[ClientConnection, Limits], None]) -> None:
         """Let the protocol have `conn` to its end."""
         conn.number += 1
-        with self.lane.lock:
+        with self.loop.lock:
             self.followed += 1
         record = conn.record
         if record is not None:
@@ -388,13 +384,18 @@ class Handlers:
             record.tell_run(conn.error)
         self.release(conn)
 
+    def offload_messages(self) -> None:
+        """Have the pool handle every message, for handlers block in general."""
+        self.pace = self.slow_pace
+        self.leadership.offload_all = True
+
     def judge(self, conn: ClientConnection, took: float) -> None:
         """Learn from how long a message took."""
         conn.slow = PAROLE if took > SLOW else max(0, conn.slow - 1)
-        if self.lane.spread:
+        if self.leadership.offload_all:
             self.pace += (took - self.pace) / PAROLE
             if self.pace < QUICK:
-                self.lane.spread = False
+                self.leadership.offload_all = False
 
     def may_go_on(self, conn: ClientConnection) -> bool:
         """Whether the next message may be handled now."""
@@ -402,18 +403,18 @@ class Handlers:
 
     def release(self, conn: ClientConnection) -> None:
         """Give `conn` back to the leader, who need not be told if it is to do nothing but read."""
-        lane = self.lane
+        loop = self.loop
         conn.active = clock.now()
         if conn.begun:  # nothing was read meanwhile, and that was not the client's fault
             conn.begun, conn.received = conn.active, 0
         plain = not (conn.closing or conn.error or conn.out or conn.waiting or conn.ended or conn.last or conn.secure)
         plain = plain and conn.farewell is None
-        with lane.lock:
-            if plain and not lane.draining and not lane.over and self.watched_again(conn):
+        with loop.lock:
+            if plain and not loop.draining and not loop.over and self.watched_again(conn):
                 conn.calm = self.plain and not conn.slow and not conn.begun
                 conn.busy = False
                 return
-        self.give_back(conn, partial(lane.service.take_back, conn))
+        self.io.give_back(conn, partial(self.io.take_back, conn))
         self.lapse(conn)
 
 
@@ -430,10 +431,10 @@ def _size_of(answer: Any, otherwise: int) -> int:
     return len(answer) if isinstance(answer, (bytes, bytearray)) else otherwise  # a memoryview's is in items, not bytes
 
 
-def _take(slot: list[ClientConnection]) -> bool:
-    """Take the connection out of the slot; False: the watchdog has, and with it the lead."""
+def can_be_sent(answer: Any) -> bool:
+    """Whether an answer is bytes, or like them: if not, the error is of its own making."""
     try:
-        slot.pop()
-    except IndexError:
+        memoryview(answer)
+    except Exception:
         return False
     return True

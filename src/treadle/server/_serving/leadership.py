@@ -146,11 +146,11 @@ class Leadership:
                     self.vacant = True
             self.wake_watchdog()
 
-    def begin(self, lead: Lead, conn: ClientConnection) -> None:
+    def begin(self, slot: list[ClientConnection], conn: ClientConnection) -> None:
         """Begin with something of `conn` that may block, and is no message; `take` tells whether the lead was lost."""
         self.turns += 1
         self.steps += 1
-        lead.slot.append(conn)
+        slot.append(conn)
         if self.watchdog_sleeps:
             self.wake_watchdog()
 

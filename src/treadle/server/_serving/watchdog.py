@@ -15,6 +15,7 @@ and from then on all messages go to the pool, until they turn out to be quick.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from threading import Thread
 from typing import TYPE_CHECKING
 
@@ -22,7 +23,8 @@ from treadle._base.clock import now, read_clock
 from treadle._base.threads import start_thread
 
 if TYPE_CHECKING:
-    from treadle.server._serving.driver import Lane, Lead
+    from treadle.server._serving.driver import Driver
+    from treadle.server._serving.leadership import Lead
 
 __all__ = ["Watchdog"]
 
@@ -38,29 +40,30 @@ FEW = 16  # messages between two leaders that were deposed: fewer, and handlers 
 
 
 class Watchdog:
-    """Watches over one lane's leader. Its thread ends when the lane is over."""
+    """Watches over one event loop's leader. Its thread ends when the loop is over."""
 
-    def __init__(self, lane: Lane, name: str) -> None:
-        self.lane = lane
-        self.deposed = 0  # leaders
-        self._deposed_at = -FEW  # at which count of messages, the last one
-        self._sample = Sample(lane)
+    def __init__(self, driver: Driver, name: str) -> None:
+        self.driver = driver
+        self.leadership = driver.leadership
+        self.promotions = 0  # of new leaders, for the old one was stuck
+        self._promoted_at = -FEW  # at which count of messages, the last one
+        self._sample = Sample(driver.handlers.offload_messages)
         self.thread: Thread = start_thread(self._watch, name)
 
     def _watch(self) -> None:
-        lane = self.lane
+        leadership, loop = self.leadership, self.driver.loop
         seen, quiet, slow_at, confirms = -1, 0, now(), False
-        while not lane.over:
-            if lane.vacant:
-                with lane.lock:
-                    lane.vacant = False
-                lane.caretake()
+        while not loop.over:
+            if leadership.vacant:
+                with loop.lock:
+                    leadership.vacant = False
+                self.driver.lead_as_fallback()
                 slow_at = now()
                 continue
-            lead, turns = lane.lead, lane.turns
+            lead, turns = leadership.lead, leadership.turns
             inside = lead is not None and bool(lead.slot)
             if lead is not None and inside and turns == seen:
-                self._depose(lead)
+                self._promote_new_leader(lead)
             elif turns == seen:
                 quiet += 1
                 if quiet > DROWSY and self._sleep(lead, turns):
@@ -73,37 +76,37 @@ class Watchdog:
             seen = turns
             confirms = inside and not confirms  # who was inside is looked at again soon, once
             seldom = min(max(LOOK, (now() - slow_at) * SHARE), SELDOM)
-            lane.mail.acquire(True, LOOK if confirms else seldom)
-        while lane.lead is not None:  # on its way out
-            lane.mail.acquire(True, LAST_LOOK)
-        lane.close()
+            leadership.watchdog_wakeup.acquire(True, LOOK if confirms else seldom)
+        while leadership.lead is not None:  # on its way out
+            leadership.watchdog_wakeup.acquire(True, LAST_LOOK)
+        self.driver.close()
 
-    def _depose(self, lead: Lead) -> None:
-        lane = self.lane
-        if not lane.depose(lead):
+    def _promote_new_leader(self, lead: Lead) -> None:
+        leadership = self.leadership
+        if not leadership.promote_new_leader(lead):
             return
-        self.deposed += 1
-        if lane.turns - self._deposed_at < FEW:
-            lane.spread_out()
-        self._deposed_at = lane.turns
+        self.promotions += 1
+        if leadership.turns - self._promoted_at < FEW:
+            self.driver.handlers.offload_messages()
+        self._promoted_at = leadership.turns
 
     def _sleep(self, lead: Lead | None, turns: int) -> bool:
         """Sleep until roused; False: no, something is going on."""
-        lane = self.lane
-        lane.asleep = True
+        leadership = self.leadership
+        leadership.watchdog_sleeps = True
         # First written, then looked: so either we see that a handler has begun, or its leader sees that we sleep.
-        if lane.turns != turns or (lead is not None and lead.slot) or lane.vacant or lane.over:
-            lane.asleep = False
+        if leadership.turns != turns or (lead is not None and lead.slot) or leadership.vacant or self.driver.loop.over:
+            leadership.watchdog_sleeps = False
             return False
-        lane.mail.acquire()
+        leadership.watchdog_wakeup.acquire()
         return True
 
 
 class Sample:
-    """Tells from what the leader was seen doing whether handlers block in general."""
+    """Tells from what the leader was seen doing whether handlers block in general; calls `found` if they do."""
 
-    def __init__(self, lane: Lane) -> None:
-        self.lane = lane
+    def __init__(self, found: Callable[[], object]) -> None:
+        self.found = found
         self._restart(None)
 
     def _restart(self, lead: Lead | None) -> None:
@@ -123,7 +126,7 @@ class Sample:
         before, after = self._worked, _worked(lead)
         blocked = before is not None and after is not None and after - before < AT_WORK * (now() - self._since)
         if blocked and self._inside > INSIDE * SAMPLE:
-            self.lane.spread_out()
+            self.found()
         self._restart(lead)
 
 

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from treadle._dispatch.worker import current_worker
 from treadle.server._loop.poller import READ
-from treadle.server._protocols.framing import RawDecoder
-from treadle.server._transport.peer import host_of, text_of
+from treadle.server._transport.decoder import RawDecoder
+from treadle.server._transport.peer import Peer
 
 if TYPE_CHECKING:
     from treadle.server._accept.proxy import Header
     from treadle.server._loop.timers import Entry
-    from treadle.server._protocols.framing import Decoder
+    from treadle.server._transport.decoder import Decoder
     from treadle.server._transport.observing.record import Record
 
 __all__ = [
@@ -29,7 +29,6 @@ __all__ = [
     "CHUNK",
     "RECORD",
     "ClientConnection",
-    "Peer",
     "Phase",
     "hang_up",
     "is_ragged",
@@ -58,73 +57,11 @@ class Phase(Enum):
     CLOSED = "closed"
 
 
-class Peer:
-    """Who is at the other end of a connection. One object a connection, so `state` is a place to keep things.
-
-    Attributes:
-        address: as the socket module gives it: (host, port) for IPv4, (host, port, flow, scope) for IPv6; "" for UNIX.
-        proxy: the address of the trusted proxy that said so; None: the peer is connected to us itself, or the proxy has
-            not said who its client is, and `address` is its own.
-        state: a dictionary for the handler's own use; messages of one connection are never handled at the same time.
-    """
-
-    __slots__ = ("_sock", "_state", "address", "proxy")
-
-    def __init__(self, address: Any, sock: socket.socket) -> None:
-        self.address = address
-        self.proxy: Any = None
-        self._sock = sock
-        self._state: dict[Any, Any] | None = None
-
-    @property
-    def state(self) -> dict[Any, Any]:
-        """A dictionary that lives as long as the connection."""
-        if self._state is None:
-            self._state = {}
-        return self._state
-
-    @property
-    def host(self) -> str:
-        """The peer's IP address, an IPv4 client's as such also at [::], a link-local one as fe80::1%eth0; UNIX: ""."""
-        return host_of(self.address)
-
-    @property
-    def port(self) -> int:
-        """The peer's port; 0 for a UNIX socket."""
-        return int(self.address[1]) if isinstance(self.address, tuple) else 0
-
-    @property
-    def certificate(self) -> dict[str, Any] | None:
-        """What the client's TLS certificate says, as `ssl.SSLSocket.getpeercert` has it; None without one.
-
-        Also None once the TLS stream is over: look at it while the connection is open.
-        """
-        if not isinstance(self._sock, ssl.SSLSocket):
-            return None
-        try:
-            return self._sock.getpeercert() or None
-        except (AttributeError, OSError, ValueError):  # the first: after its goodbye, the socket has no TLS any more
-            return None
-
-    @property
-    def alpn(self) -> str | None:
-        """The protocol that was agreed on in the TLS handshake; None without one."""
-        return self._sock.selected_alpn_protocol() if isinstance(self._sock, ssl.SSLSocket) else None
-
-    def __str__(self) -> str:
-        if not isinstance(self.address, tuple):
-            return "a UNIX socket"
-        return text_of(self.address)
-
-    def __repr__(self) -> str:
-        return f"<Peer {self}>"
-
-
 class ClientConnection:
     """One client's socket, what was read from it and not handled, and what is to be sent.
 
     It belongs to one thread at a time: the leader, unless `busy`, when it belongs to the thread that runs its handler.
-    Fields marked [lock] are changed with the lane's lock held.
+    Fields marked [lock] are changed with the loop's lock held.
     """
 
     __slots__ = (
@@ -229,6 +166,12 @@ class ClientConnection:
         self.begun = 0.0  # when the message that is not complete began; 0: there is none
         self.held = 0  # bytes of it that the decoder holds back
         self.received = 0  # bytes of it
+
+    def observe(self, record: Record) -> None:
+        """Have `record` stand between this and its socket, and its decoder."""
+        self.recv, self.send = record.count(self.recv, self.send)
+        self.decoder = record.timed(self.decoder)
+        self.record = record
 
     def run(self, fn: Callable[..., T], *args: Any) -> T:
         """Call the user's `fn` with the connection's context variables; what it has not set, its thread has."""
@@ -372,6 +315,12 @@ class ClientConnection:
         self.decoder = None  # type: ignore[assignment]  # see ConnectionIO.cut: a framing that has forked is not to go on
         self.give_up("the process forked")
         self.sock.close()
+
+    def taken_over(self, now: float) -> None:
+        """Another thread has it, the one that was the leader. The loop's lock is held."""
+        self.handled = now
+        self.busy = True
+        self.calm = False
 
     def attend(self, event: int) -> None:
         """Never called: the leader attends to connections itself."""

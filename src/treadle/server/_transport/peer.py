@@ -1,12 +1,75 @@
-"""Hosts: how the addresses that the socket module gives are written."""
+"""Peer: who is at the other end of a connection, and how addresses are written."""
 
 from __future__ import annotations
 
 import socket
+import ssl
 from ipaddress import IPv6Address
 from typing import Any
 
-__all__ = ["host_of", "text_of"]
+__all__ = ["Peer", "host_of", "text_of"]
+
+
+class Peer:
+    """Who is at the other end of a connection. One object a connection, so `state` is a place to keep things.
+
+    Attributes:
+        address: as the socket module gives it: (host, port) for IPv4, (host, port, flow, scope) for IPv6; "" for UNIX.
+        proxy: the address of the trusted proxy that said so; None: the peer is connected to us itself, or the proxy has
+            not said who its client is, and `address` is its own.
+        state: a dictionary for the handler's own use; messages of one connection are never handled at the same time.
+    """
+
+    __slots__ = ("_sock", "_state", "address", "proxy")
+
+    def __init__(self, address: Any, sock: socket.socket) -> None:
+        self.address = address
+        self.proxy: Any = None
+        self._sock = sock
+        self._state: dict[Any, Any] | None = None
+
+    @property
+    def state(self) -> dict[Any, Any]:
+        """A dictionary that lives as long as the connection."""
+        if self._state is None:
+            self._state = {}
+        return self._state
+
+    @property
+    def host(self) -> str:
+        """The peer's IP address, an IPv4 client's as such also at [::], a link-local one as fe80::1%eth0; UNIX: ""."""
+        return host_of(self.address)
+
+    @property
+    def port(self) -> int:
+        """The peer's port; 0 for a UNIX socket."""
+        return int(self.address[1]) if isinstance(self.address, tuple) else 0
+
+    @property
+    def certificate(self) -> dict[str, Any] | None:
+        """What the client's TLS certificate says, as `ssl.SSLSocket.getpeercert` has it; None without one.
+
+        Also None once the TLS stream is over: look at it while the connection is open.
+        """
+        if not isinstance(self._sock, ssl.SSLSocket):
+            return None
+        try:
+            return self._sock.getpeercert() or None
+        except (AttributeError, OSError, ValueError):  # the first: after its goodbye, the socket has no TLS any more
+            return None
+
+    @property
+    def alpn(self) -> str | None:
+        """The protocol that was agreed on in the TLS handshake; None without one."""
+        return self._sock.selected_alpn_protocol() if isinstance(self._sock, ssl.SSLSocket) else None
+
+    def __str__(self) -> str:
+        if not isinstance(self.address, tuple):
+            return "a UNIX socket"
+        return text_of(self.address)
+
+    def __repr__(self) -> str:
+        return f"<Peer {self}>"
 
 
 def host_of(address: Any) -> str:

@@ -7,11 +7,11 @@ from math import inf
 from typing import TYPE_CHECKING
 
 from treadle.server._transport.connection import ClientConnection, Phase
-from treadle.server._transport.deadlines import GRACE, Deadlines
-from treadle.server._transport.transfer_limit import STALL
+from treadle.server._transport.deadlines import GRACE, STALL
 
 if TYPE_CHECKING:
-    from treadle.server._serving.driver import Lane
+    from treadle.server._loop.event_loop import EventLoop
+    from treadle.server._transport.io import ConnectionIO
 
 __all__ = ["Reaper"]
 
@@ -19,22 +19,23 @@ AT_LEAST = 0.001  # seconds until something is looked at again that was due just
 
 
 class Reaper:
-    """Ends one lane's connections. For the leader alone."""
+    """Ends one event loop's connections. For the leader alone."""
 
-    def __init__(self, lane: Lane, deadlines: Deadlines) -> None:
-        self.lane = lane
-        self.deadlines = deadlines
+    def __init__(self, io: ConnectionIO) -> None:
+        self.loop: EventLoop = io.loop
+        self.io = io
+        self.deadlines = io.deadlines
 
     def expire(self, now: float) -> None:
-        """Look at everything whose time has come; the lane's `now` is still that of the turn before.
+        """Look at everything whose time has come; the loop's `now` is still that of the turn before.
 
         A client is not cut before its socket was looked at once more, with the others that have something left to do:
         what it sent in time may be in the kernel, for a stall of ours (a handler that keeps the interpreter's lock, a
         process that was stopped) is not its fault.
         """
-        before, self.lane.now = self.lane.now, now
-        stalled = now - self.lane.timers.next > STALL
-        for timed in self.lane.timers.expired(now):
+        before, self.loop.now = self.loop.now, now
+        stalled = now - self.loop.timers.next > STALL
+        for timed in self.loop.timers.expired(now):
             if type(timed) is not ClientConnection:
                 timed.attend(0)  # a listener that paused, or an alarm
                 continue
@@ -48,64 +49,63 @@ class Reaper:
                 end = max(self.deadlines.of(timed)[0], now + AT_LEAST)
             elif end <= now:
                 timed.late, timed.stalled, timed.calm = True, stalled, False
-                self.lane.ready[timed] = None
+                self.loop.ready[timed] = None
                 end = inf  # its judge says when
-            if self.lane.draining:
+            if self.loop.draining:
                 end = min(end, now + GRACE)  # conversations come to a pause without our being told
             if timed.phase is not Phase.CLOSED and timed.due == inf:  # else it was hastened just now
-                self.lane.timers.look_at(timed, end, now)
+                self.loop.timers.look_at(timed, end, now)
 
     def judge(self, conn: ClientConnection) -> None:
         """Cut a connection that was looked at, if its time is over nevertheless."""
-        now = self.lane.now
+        now = self.loop.now
         end, why = self.deadlines.of(conn)
         if end <= now:
             self.cut(conn, why)
             end = max(self.deadlines.of(conn)[0], now + AT_LEAST)
         if conn.phase is not Phase.CLOSED:
-            self.lane.timers.hasten(conn, end)
+            self.loop.timers.hasten(conn, end)
 
     def cut(self, conn: ClientConnection, why: str) -> None:
         """End a connection whose time is over."""
-        service = self.lane.service
         if conn.busy and why == "the server stops":  # a conversation that waits for its client's next message
             conn.last = True
             conn.shut_down(socket.SHUT_RD)  # so that it sees the end of it, as if the client had left
         elif conn.busy:
-            self.disown(conn, why)
+            self.abort_busy(conn, why)
         elif conn.phase in (Phase.HEADER, Phase.SHAKING):
-            service.close(conn, "" if why == "the server stops" else why)
+            self.io.close(conn, "" if why == "the server stops" else why)
         elif why in ("max_age", "the server stops"):
             conn.last = True
-            service.settle(conn)
+            self.io.settle(conn)
         elif conn.out:
-            service.abort(conn, why)
+            self.io.abort(conn, why)
         else:
-            service.close(conn, conn.why or why)
+            self.io.close(conn, conn.why or why)
 
-    def disown(self, conn: ClientConnection, why: str) -> None:
+    def abort_busy(self, conn: ClientConnection, why: str) -> None:
         """Cut a connection that another thread has; it is closed when that gives it back."""
         conn.error = conn.error or why  # first, so that a handler can tell this end; all else is the other thread's
         conn.shut_down(socket.SHUT_RDWR)  # the client knows at once, and the handler when it reads or writes
 
     def drain(self) -> None:
         """Read what has come so far, have it handled, and close each connection when nothing is under way in it."""
-        lane = self.lane
-        with lane.lock:
-            lane.draining = True
-        self.deadlines.drained_at = min(self.deadlines.drained_at, lane.now)
-        for conn in lane.connections():
+        loop = self.loop
+        with loop.lock:
+            loop.draining = True
+        self.deadlines.drained_at = min(self.deadlines.drained_at, loop.now)
+        for conn in self.io.connections():
             conn.calm = conn.looked = False
-            lane.timers.hasten(conn, lane.now + GRACE)
+            loop.timers.hasten(conn, loop.now + GRACE)
             if conn.phase is Phase.OPEN and not conn.busy and not conn.out:
-                lane.ready[conn] = None
+                loop.ready[conn] = None
 
     def cut_all(self, why: str) -> int:
         """Cut every connection, also those whose handler runs; return how many there were."""
-        left = self.lane.connections()
+        left = self.io.connections()
         for conn in left:
             if conn.busy:
-                self.disown(conn, why)
+                self.abort_busy(conn, why)
             else:
-                self.lane.service.abort(conn, why)
+                self.io.abort(conn, why)
         return len(left)

@@ -46,7 +46,7 @@ def ends(keeps: Keeps, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Client
     with ours, theirs:
         conn = ClientConnection(ours, Peer("", ours), Lines().decoder(100), Context(), 0.0)
         record = Record(Observers("handle", [keeps]), conn.peer)
-        record.attach(conn)
+        conn.observe(record)
         yield conn, record, theirs
 
 

@@ -11,7 +11,7 @@ from treadle._base.words import log_first, pass_on, show
 from treadle._tasks.observers import observers_like
 
 if TYPE_CHECKING:
-    from treadle.server._transport.connection import Peer
+    from treadle.server._transport.peer import Peer
 
 __all__ = ["ConnectionEvent", "MessageEvent", "Observer", "Observers", "server_observers_in"]
 

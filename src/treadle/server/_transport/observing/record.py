@@ -8,20 +8,21 @@ from __future__ import annotations
 
 import errno
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from itertools import islice
 from threading import current_thread
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from treadle._base import clock
 from treadle.server._transport.causes import cause_of
 from treadle.server._transport.observing.observer import ConnectionEvent, MessageEvent
 
 if TYPE_CHECKING:
-    from treadle.server._protocols.framing import Decoder
-    from treadle.server._transport.connection import ClientConnection, Peer
+    from treadle.server._transport.connection import ClientConnection
+    from treadle.server._transport.decoder import Decoder
     from treadle.server._transport.observing.observer import Observers
+    from treadle.server._transport.peer import Peer
 
 __all__ = ["Arrival", "Record", "TimedDecoder"]
 
@@ -95,13 +96,16 @@ class Record:
         self.task_id: int | None = None  # of the task that has the connection
         self.refusal: BaseException | None = None  # why the pool would not have its messages
 
-    def attach(self, conn: ClientConnection) -> None:
-        """Stand between `conn` and its socket, and its framing."""
-        self._recv, conn.recv = conn.recv, self.recv
-        self._send, conn.send = conn.send, self.send
-        if not self.converses:
-            conn.decoder = cast("Decoder[Any]", TimedDecoder(conn.decoder, self))
-        conn.record = self
+    def count(
+        self, recv: Callable[[int], bytes], send: Callable[[Any], int]
+    ) -> tuple[Callable[[int], bytes], Callable[[Any], int]]:
+        """Return what to read and send with, so that bytes are counted."""
+        self._recv, self._send = recv, send
+        return self.recv, self.send
+
+    def timed(self, decoder: Decoder[Any]) -> Decoder[Any]:
+        """Return a decoder whose messages are Arrivals, where messages are cut."""
+        return decoder if self.converses else TimedDecoder(decoder, self)
 
     def recv(self, most: int) -> bytes:
         """Read, and count."""

@@ -1,0 +1,70 @@
+"""Decoder: what makes one client's bytes into messages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol, TypeVar
+
+__all__ = ["CloseConnection", "Decoder", "RawDecoder"]
+
+M_co = TypeVar("M_co", covariant=True)
+
+
+class CloseConnection(Exception):
+    """Raised by a handler, or a framing, to end the connection after `answer` is sent. No failure, and not logged.
+
+    Args:
+        answer: the last bytes for the peer.
+    """
+
+    def __init__(self, answer: bytes | bytearray | memoryview = b"") -> None:
+        if not isinstance(answer, (bytes, bytearray, memoryview)):
+            raise TypeError(f"answer={answer!r} is {type(answer).__name__}; allowed: bytes")
+        self.answer = bytes(answer)
+        super().__init__(self.answer)  # which can be pickled
+
+
+class Decoder(Protocol[M_co]):
+    """Makes one connection's bytes into messages. For one thread at a time."""
+
+    @property
+    def feed(self) -> Callable[[bytes], Iterable[M_co]]:
+        """Take what arrived; return the messages that are complete with it, or generate them one by one.
+
+        What is raised as they are generated ends the connection after the answers to those before.
+
+        Raises:
+            MessageTooLong: the next message is longer than allowed.
+            CloseConnection: the connection is to end with that answer.
+            Exception: anything else ends it so, too, without an answer, and is logged.
+        """
+
+    @property
+    def held(self) -> int:
+        """Bytes of the message that is not complete yet."""
+
+    def finish(self) -> Iterable[M_co]:
+        """Return what counts as a message though the peer has ended the stream after it.
+
+        With TLS called only after the peer's goodbye: any other end may be somebody else's.
+        """
+
+
+class RawDecoder:
+    """Passes every chunk on, in pieces of at most `limit` bytes."""
+
+    __slots__ = ("limit",)
+    held = 0
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+
+    def feed(self, data: bytes) -> Sequence[bytes]:
+        """Return the chunk."""
+        if len(data) <= self.limit:
+            return (data,)
+        return [data[start : start + self.limit] for start in range(0, len(data), self.limit)]
+
+    def finish(self) -> Sequence[bytes]:
+        """Return nothing: nothing is held back."""
+        return ()
