@@ -40,7 +40,7 @@ def test_a_client_that_pipelines_without_end_is_read_from_only_when_its_messages
 
     def handle(line: bytes, peer: Peer) -> None:
         nonlocal most
-        most = max(most, len(conn.waiting))
+        most = max(most, len(conn.intake.waiting))
 
     with Server(Messages(handle, Lines()), "127.0.0.1:0", max_workers=1) as server, client(server) as sock:
         wait_until(lambda: driver_of(server).io.connections())
@@ -87,9 +87,9 @@ def test_refusals_are_bounded_for_a_client_that_does_not_take_them() -> None:
         wait_until(lambda: driver_of(server).leadership.lead is None)  # the watchdog leads, and no thread is free
         count = 50_000
         flood.sendall(b"\n" * count)
-        wait_until(lambda: any(conn.unsent for conn in driver_of(server).io.connections()))
+        wait_until(lambda: any(conn.outbox.unsent for conn in driver_of(server).io.connections()))
         for _ in range(100):
-            most = max(conn.unsent for conn in driver_of(server).io.connections())
+            most = max(conn.outbox.unsent for conn in driver_of(server).io.connections())
             assert most <= server.limits.max_unsent + len(refusal)
         assert receive(flood, count * len(refusal)) == refusal * count  # each is refused when it can be told
         assert server.snapshot().rejected_messages == count
@@ -154,13 +154,13 @@ def test_a_client_is_not_charged_with_the_time_that_its_handler_takes() -> None:
         sock.sendall(b"slow\nhal")
         assert inside.wait(PATIENCE)
         (conn,) = driver_of(server).io.connections()
-        began = conn.begun
+        began = conn.intake.begun
         assert began
         wait_until(lambda: conn.busy)  # another thread leads
         gate.set()
         assert receive(sock, 5) == b"slow\n"
         wait_until(lambda: not conn.busy)
-        assert conn.begun > began  # read_timeout counts from when the server could read again
+        assert conn.intake.begun > began  # read_timeout counts from when the server could read again
         assert ask(sock, b"f\n", 5) == b"half\n"
 
 
@@ -169,13 +169,13 @@ def test_a_client_is_not_charged_with_the_time_in_which_it_is_not_read_from() ->
     with Server(Messages(lambda line, peer: big, Lines()), "127.0.0.1:0", max_workers=1) as server:
         with client(server) as sock:
             sock.sendall(b"big\nhal")
-            wait_until(lambda: any(conn.out for conn in driver_of(server).io.connections()))
+            wait_until(lambda: any(conn.outbox.pieces for conn in driver_of(server).io.connections()))
             (conn,) = driver_of(server).io.connections()
-            began = conn.begun
+            began = conn.intake.begun
             assert began
             assert receive(sock, len(big)) == big
-            wait_until(lambda: not conn.out and conn.watched == 1)
-            assert conn.begun > began
+            wait_until(lambda: not conn.outbox.pieces and conn.watched == 1)
+            assert conn.intake.begun > began
 
 
 # -- the end of a server --------------------------------------------------------------------------------------------
@@ -249,7 +249,7 @@ def test_a_connection_that_is_cut_under_its_handler_stays_secure(authority: Auth
         (conn,) = driver_of(server).io.connections()
         stopper = threading.Thread(target=server.stop, args=(0.0,))
         stopper.start()
-        wait_until(lambda: conn.error)
+        wait_until(lambda: conn.ending.error)
         gate.set()
         stopper.join(PATIENCE)
     wait_until(lambda: len(outcome) == 2)
@@ -279,7 +279,7 @@ def test_a_handshake_that_takes_too_long_is_not_closed_under_its_thread(authorit
         failed.start()
         assert inside.wait(PATIENCE)
         (conn,) = driver_of(server).io.connections()
-        wait_until(lambda: conn.error)
+        wait_until(lambda: conn.ending.error)
         assert conn.sock.fileno() == conn.fd
         gate.set()
         failed.join(PATIENCE)
@@ -305,7 +305,7 @@ def test_a_handshake_that_lost_the_lead_leaves_no_handler_deadline_behind(author
 
     def let_go() -> None:
         assert inside.wait(PATIENCE)
-        wait_until(lambda: any(conn.handled for conn in driver_of(server).io.connections()))
+        wait_until(lambda: any(conn.timing.handled for conn in driver_of(server).io.connections()))
         gate.set()
 
     helper = threading.Thread(target=let_go)
@@ -314,7 +314,7 @@ def test_a_handshake_that_lost_the_lead_leaves_no_handler_deadline_behind(author
         with strict(authority, plain) as sock:
             assert ask(sock, b"x\n") == b"x\n"
             helper.join(PATIENCE)
-            assert [conn.handled for conn in driver_of(server).io.connections()] == [0.0]
+            assert [conn.timing.handled for conn in driver_of(server).io.connections()] == [0.0]
 
 
 class HalfClosing:

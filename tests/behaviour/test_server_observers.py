@@ -35,7 +35,7 @@ from treadle.server import (
     Session,
 )
 from treadle.server._group import EventLoopGroup
-from treadle.server._serving.handlers import PAROLE
+from treadle.server._serving.handlers import PROBATION
 
 
 class Log(Observer):
@@ -129,7 +129,7 @@ def test_a_message_is_told_once_with_its_sizes_and_a_connection_with_the_sums() 
     with observed(Messages(shout, Lines())) as (server, log):
         with client(server) as sock:
             sock.sendall(b"on")
-            until(lambda: [conn.held for conn in driver_of(server).io.connections()] == [2])
+            until(lambda: [conn.intake.held for conn in driver_of(server).io.connections()] == [2])
             assert ask(sock, b"e\nthree\n", 10) == b"ONE\nTHREE\n"
             address = sock.getsockname()
         (closed,) = log.wait("closed")
@@ -206,7 +206,8 @@ def slow(server: Server) -> None:
 
     def mark() -> None:
         for conn in driver.io.connections():
-            conn.slow, conn.calm = PAROLE, False
+            conn.timing.probation = PROBATION
+            conn.look_closely()
         done.set()
 
     driver.loop.post(mark)

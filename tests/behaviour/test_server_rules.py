@@ -72,7 +72,7 @@ def test_rule_1_half_messages_hold_no_thread() -> None:
         healthy = stack.enter_context(client(server))
         for _ in range(10):
             assert ask(healthy, b"hello\n") == b"hello\n"
-        wait_until(lambda: sum(bool(conn.decoder.held) for conn in driver_of(server).io.connections()) == MANY)
+        wait_until(lambda: sum(bool(conn.intake.decoder.held) for conn in driver_of(server).io.connections()) == MANY)
         assert server.snapshot().pool.threads == 1
         for sock in hostile:
             assert ask(sock, b"!\n", 13) == b"half a line!\n"
@@ -376,7 +376,7 @@ def test_rule_8_clients_that_never_read_hold_no_thread_and_are_read_from_no_more
                 assert ask(healthy, b"hello\n") == b"hello\n"
         assert b"next" not in handled
         # And nothing but their readiness is waited for, or the leader would be told for ever that there is more.
-        stuck = [conn for conn in driver_of(server).io.connections() if conn.out]
+        stuck = [conn for conn in driver_of(server).io.connections() if conn.outbox.pieces]
         assert [conn.watched for conn in stuck] == [WRITE] * len(hostile)
         for sock in hostile:  # who reads in the end gets all of it
             assert ask(sock, b"", len(big) + 5) == big + b"next\n"
@@ -394,7 +394,7 @@ def test_rule_8_a_slow_handler_is_not_called_for_a_client_that_does_not_read() -
     with Server(Messages(handle, Lines()), "127.0.0.1:0", max_workers=2) as server, client(server) as sock:
         assert ask(sock, b"slow\n") == b"slow\n"
         sock.sendall(b"big\nnext\n")
-        wait_until(lambda: any(conn.out and not conn.busy for conn in driver_of(server).io.connections()))
+        wait_until(lambda: any(conn.outbox.pieces and not conn.busy for conn in driver_of(server).io.connections()))
         assert handled == [b"slow", b"big"]
         assert ask(sock, b"", len(big) + 5) == big + b"next\n"
 
@@ -417,7 +417,7 @@ def test_rule_9_stop_finishes_what_was_begun() -> None:
         assert inside.wait(PATIENCE)
         assert ask(idle, b"x\n") == b"x\n"
         half.sendall(b"begun ")
-        wait_until(lambda: any(conn.begun for conn in driver_of(server).io.connections()))
+        wait_until(lambda: any(conn.intake.begun for conn in driver_of(server).io.connections()))
         stopper = threading.Thread(target=server.stop)
         stopper.start()
         assert receive_all(idle) == b""
@@ -460,7 +460,7 @@ def test_rule_9_stop_empties_the_kernels_queue_first() -> None:
 def test_rule_9_what_is_not_done_in_time_is_cut_and_said(caplog: pytest.LogCaptureFixture) -> None:
     with lines() as server, client(server) as half:
         half.sendall(b"half")
-        wait_until(lambda: any(conn.begun for conn in driver_of(server).io.connections()))
+        wait_until(lambda: any(conn.intake.begun for conn in driver_of(server).io.connections()))
         assert server.stop(0.1) == 1
         assert receive_all(half) == b""
     assert "1 connection was not done in time, and cut" in caplog.text

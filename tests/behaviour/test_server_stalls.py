@@ -138,7 +138,7 @@ def test_a_message_whose_rest_came_in_time_is_served_and_one_that_drips_on_is_cu
         sock, drip = [stack.enter_context(talking(server, authority if tls else None)) for _ in range(2)]
         sock.sendall(b"half")
         drip.sendall(b"d")
-        while not all(conn.begun for conn in connections(server)):
+        while not all(conn.intake.begun for conn in connections(server)):
             settle(server)
         with stall(server, leaps):
             sock.sendall(rest)
@@ -156,7 +156,7 @@ def test_who_has_sent_all_that_the_kernel_holds_has_its_time_for_the_rest(
     trust = authority if tls else None
     with lines(authority.certificates() if tls else None, **limits) as server, talking(server, trust) as sock:
         sock.sendall(b"half")
-        while not connections(server)[0].begun:
+        while not connections(server)[0].intake.begun:
             settle(server)
         with stall(server, leaps):
             sock.sendall(b"x" * 50_000)
@@ -214,7 +214,7 @@ def test_a_handshake_goes_on_whose_hello_came_in_time_behind_a_proxys_header(
     with server, client(server) as plain, client(server) as late:
         plain.sendall(header[:9])
         late.sendall(header[:9])
-        while not all(conn.header is not None and conn.header.seen for conn in connections(server)) or (
+        while not all(conn.intake.header is not None and conn.intake.header.seen for conn in connections(server)) or (
             len(connections(server)) < 2
         ):
             settle(server)

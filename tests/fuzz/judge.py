@@ -10,7 +10,8 @@ from fuzz.framings import cut
 from fuzz.parts import LARGEST, Client
 from treadle.server import Limits, Raw
 from treadle.server._loop.poller import READ, WRITE
-from treadle.server._transport.connection import CHUNK, ClientConnection, Phase
+from treadle.server._transport.connection import CHUNK, ClientConnection
+from treadle.server._transport.state import State
 
 if TYPE_CHECKING:
     from fuzz.pollers import FakeListener, FakePoller
@@ -65,13 +66,15 @@ class Judge:
     def check_not_stuck(self, driver: Any, conn: ClientConnection) -> None:
         """Fail if a connection has something to do, and nobody knows."""
         wire: Any = conn.sock
-        if conn.busy or conn.phase is not Phase.OPEN:
+        if conn.busy or conn.state is not State.OPEN:
             return
         waits_for_room = conn.watched & WRITE and not wire.readiness() & WRITE
-        something = wire.incoming or conn.waiting or conn.out or (conn.secure and wire.plain) or wire.eof
+        something = (
+            wire.incoming or conn.intake.waiting or conn.outbox.pieces or (conn.secure and wire.plain) or wire.eof
+        )
         assert waits_for_room or not something, (
-            f"{wire} is stuck: {len(wire.incoming)} to read, {len(conn.waiting)} to handle, {conn.unsent} to send,"
-            f" watched for {conn.watched}; {self.stage.scene()}"
+            f"{wire} is stuck: {len(wire.incoming)} to read, {len(conn.intake.waiting)} to handle, "
+            f"{conn.outbox.unsent} to send, watched for {conn.watched}; {self.stage.scene()}"
         )
 
     def about_to_poll(self, poller: FakePoller) -> None:
@@ -93,32 +96,34 @@ class Judge:
             self.stage.tear(f"{error}; after {self.turns} turns")
 
     def check_connection(self, driver: Any, poller: FakePoller, fd: int, conn: ClientConnection) -> None:
-        """Look at one connection that the lane knows."""
+        """Look at one connection that the event loop knows."""
         wire: Any = conn.sock
-        said = f"{wire} {conn.phase.name} watched={conn.watched} busy={conn.busy} calm={conn.calm} due={conn.due}"
+        said = f"{wire} {conn.state.name} watched={conn.watched} due={conn.due}"
         assert fd == conn.fd == wire.fd, said
-        assert conn.phase is not Phase.CLOSED, said
+        assert conn.state is not State.CLOSED, said
         assert not wire.closed, said
         assert (poller.watched.get(fd) or 0) == conn.watched, f"{said}: the poller watches for {poller.watched.get(fd)}"
         assert conn.due < inf, f"{said}: no timer"
         assert any(entry[2] is conn and entry[0] == conn.due for entry in driver.loop.timers.heap), (
             f"{said}: not in the heap"
         )
-        assert conn.unsent <= self.limits.max_unsent + LARGEST + 3, f"{said}: {conn.unsent} bytes to send"
-        if conn.busy or conn.out:
+        assert conn.outbox.unsent <= self.limits.max_unsent + LARGEST + 3, f"{said}: {conn.outbox.unsent} bytes to send"
+        if conn.busy or conn.outbox.pieces:
             self.overdue.pop(conn, None)
             self.not_read[conn] = driver.loop.now
         if conn.busy:
             return
-        assert conn.unsent == sum(map(len, conn.out)), said
+        assert conn.outbox.unsent == sum(map(len, conn.outbox.pieces)), said
         assert conn.watched or conn in driver.loop.ready, f"{said}: forgotten"
-        assert conn.decoder.held <= self.limits.max_message + CHUNK, f"{said}: {conn.decoder.held} bytes held"
-        if conn.phase is Phase.OPEN and not conn.out and conn not in driver.loop.ready:
-            assert conn.watched == conn.wait_in, f"{said}: to read it waits for {conn.wait_in}"
-        if conn.calm:
-            assert conn.phase is Phase.OPEN, said
+        assert conn.intake.decoder.held <= self.limits.max_message + CHUNK, (
+            f"{said}: {conn.intake.decoder.held} bytes held"
+        )
+        if conn.is_open and not conn.outbox.pieces and conn not in driver.loop.ready:
+            assert conn.watched == conn.intake.wait_in, f"{said}: to read it waits for {conn.intake.wait_in}"
+        if conn.state is State.READY:
             assert conn.watched == READ, said
-            assert not any((conn.out, conn.waiting, conn.closing, conn.error, conn.secure)), said
+            assert not any((conn.outbox.pieces, conn.intake.waiting, conn.secure)), said
+            assert not any((conn.ending.closing, conn.ending.error)), said
         end, why = driver.reaper.deadlines.of(conn)
         if end > driver.loop.now:
             self.overdue.pop(conn, None)
@@ -153,7 +158,7 @@ class Judge:
         if self.session and conn.number:  # that was the conversation's own time, in which the server does not read
             least = None
         passed = self.stage.now - self.not_read.get(conn, 0.0)
-        if least is not None and passed < least - 1e-6 and self.jumped < (conn.begun or conn.active):
+        if least is not None and passed < least - 1e-6 and self.jumped < (conn.intake.begun or conn.active):
             self.stage.tear(f"{conn.sock} is cut by {why} {passed} s after the server could read it")
         client.conn = conn
         client.while_draining = any(driver.loop.draining for driver in self.group.drivers)

@@ -37,11 +37,11 @@ def test_when_nobody_is_idle_the_new_one_is_refused() -> None:
             assert ask(one, b"x") == b"x"
             assert ask(two, b"x") == b"x"
             for conn in driver_of(server).io.connections():
-                conn.held = 1  # in mid-message
+                conn.intake.held = 1  # in mid-message
             with client(server) as three:
                 assert receive_all(three) == b"busy"
             for conn in driver_of(server).io.connections():
-                conn.held = 0
+                conn.intake.held = 0
 
 
 def test_the_longest_idle_of_all_lanes_is_evicted(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -137,7 +137,7 @@ def test_clients_that_are_cut_amid_a_handler_are_counted_by_what_has_cut_them_fi
         assert server._group is not None
         conns = [conn for driver in server._group.drivers for conn in driver.io.connections()]
         until(lambda: all(conn.busy for conn in conns))
-        conns[0].error = "handler_timeout"  # as if that had cut it, and its handler went on nevertheless
+        conns[0].ending.error = "handler_timeout"  # as if that had cut it, and its handler went on nevertheless
         assert server.stop(0.0) == 2
         seen = server.snapshot()
         gate.set()

@@ -171,7 +171,7 @@ class EventLoopGroup:
         self.limiter.leave(conn.peer.address, behind=conn.peer.proxy is not None)
         self.tally.add_closed(why)
         if why:
-            self.tally.tell_cut(conn.peer, why, in_header=conn.header is not None)
+            self.tally.tell_cut(conn.peer, why, in_header=conn.intake.header is not None)
         if conn.record is not None and why != REFUSED:
             conn.record.closed(why)
         for acceptor in self.acceptors:

@@ -22,7 +22,8 @@ from treadle.server import _group as group
 from treadle.server._accept.proxy import Header
 from treadle.server._transport import deadlines as deadlines
 from treadle.server._transport import reaper as keeper
-from treadle.server._transport.connection import ClientConnection, Phase
+from treadle.server._transport.connection import ClientConnection
+from treadle.server._transport.state import State
 
 LINE = b"PROXY TCP4 192.0.2.7 192.0.2.1 56324 443\r\n"
 SIGNATURE = b"\r\n\r\n\0\r\nQUIT\n"
@@ -229,8 +230,8 @@ def test_after_the_first_bytes_nothing_is_looked_at_any_more() -> None:
     with serving(proxy="10.0.0.0/8") as server, client(server) as sock:
         assert ask(sock, b"a\n", 5) == b"127.0"
         (conn,) = driver_of(server).io.connections()
-        assert conn.vet is None
-        settled(server, lambda: conn.calm)
+        assert conn.intake.vet is None
+        settled(server, lambda: conn.state is State.READY)
 
 
 @pytest.mark.parametrize("secure", [False, True])
@@ -269,9 +270,9 @@ def test_a_header_that_does_not_come_in_time_is_cut_and_stalls_nobody(
 def test_header_and_handshake_have_one_deadline_together(certificates: Certificates) -> None:
     with serving(tls=certificates, handshake_timeout=5) as server, client(server) as sock:
         sock.sendall(LINE)
-        settled(server, lambda: [c.phase for c in driver_of(server).io.connections()] == [Phase.SHAKING])
+        settled(server, lambda: [c.state for c in driver_of(server).io.connections()] == [State.HANDSHAKE])
         (conn,) = driver_of(server).io.connections()
-        assert driver_of(server).io.deadlines.of(conn) == (conn.since + 5, "handshake_timeout")
+        assert driver_of(server).io.deadlines.of(conn) == (conn.timing.since + 5, "handshake_timeout")
 
 
 def test_half_a_header_is_not_asked_for_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -343,7 +344,7 @@ def test_what_is_refused_behind_a_proxy_is_told_nothing_in_plain_text_before_tls
     with serving(tls=certificates, max_connections_per_host=1, reject_connections_with=b"enough\n") as server:
         with client(server) as first, client(server) as second:
             first.sendall(LINE)
-            settled(server, lambda: [c.phase for c in driver_of(server).io.connections()].count(Phase.SHAKING) == 1)
+            settled(server, lambda: [c.state for c in driver_of(server).io.connections()].count(State.HANDSHAKE) == 1)
             second.sendall(LINE)
             assert receive_all(second) == b""
             settled(server, lambda: server.snapshot().rejected_connections == 1)

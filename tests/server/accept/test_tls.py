@@ -34,7 +34,7 @@ from treadle.server import (
     Server,
     Session,
 )
-from treadle.server._transport.connection import Phase
+from treadle.server._transport.state import State
 
 
 @contextmanager
@@ -155,7 +155,7 @@ def test_rule_7_a_client_that_sends_no_tls_amid_a_connection_reads_why(
         (conn,) = [conn for driver in server._group.drivers for conn in driver.io.connections()]
         for _ in range(3):  # who sends on to a server that is gone is told of a reset, and nothing else
             socket.socket.sendall(sock, b"GET / HTTP/1.1\r\n\r\n")
-            until(lambda: conn.phase in (Phase.LINGERING, Phase.CLOSED))
+            until(lambda: conn.state in (State.LINGERING, State.CLOSED))
             for driver in server._group.drivers:
                 turn = threading.Event()
                 driver.loop.post(partial(driver.loop.post, turn.set))

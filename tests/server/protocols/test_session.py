@@ -199,7 +199,7 @@ def test_half_a_line_that_a_stop_cuts_is_no_line(when: str) -> None:
         ((driver, conn),) = [(driver, conn) for driver in server._group.drivers for conn in driver.io.connections()]
         if when == "in a lull":  # which the half line has ended too late
             driver.loop.post(partial(driver.reaper.cut, conn, "the server stops"))
-            until(lambda: conn.last)
+            until(lambda: conn.ending.last)
             goes_on.set()
         else:
             goes_on.set()

@@ -185,7 +185,7 @@ def test_no_more_is_read_from_a_client_whose_messages_still_wait() -> None:
 
     def handle(line: bytes, peer: Peer) -> bytes | None:
         for conn in (conn for driver in group.drivers for conn in driver.io.connections()):
-            most[0] = max(most[0], len(conn.waiting))
+            most[0] = max(most[0], len(conn.intake.waiting))
         count[0] += 1
         return b"done" if line == b"end" else None
 

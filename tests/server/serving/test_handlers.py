@@ -14,7 +14,7 @@ from tcp import PATIENCE, ask, client, driver_of, receive_all
 from treadle import Pool
 from treadle._base import clock
 from treadle.server import Lines, Messages, Peer, Server
-from treadle.server._serving.handlers import PAROLE, Handlers
+from treadle.server._serving.handlers import PROBATION, Handlers
 
 
 def names_itself(line: bytes, peer: Peer) -> bytes:
@@ -43,15 +43,15 @@ def test_a_slow_connection_is_handed_over_beforehand_until_it_has_been_quick_for
     with Server(Messages(handle, Lines()), "127.0.0.1:0", max_workers=4) as server, client(server) as sock:
         ask(sock, b"slow\n")
         (conn,) = driver_of(server).io.connections()
-        assert conn.slow == PAROLE
+        assert conn.timing.probation == PROBATION
         for _ in range(3):
             ask(sock, b"slow\n")
         before = server.snapshot().handed_over
-        for _ in range(PAROLE):
+        for _ in range(PROBATION):
             ask(sock, b"quick\n")
         after = server.snapshot().handed_over
-        assert after - before == PAROLE
-        while conn.slow:  # a quick one that the system has held up counts as slow
+        assert after - before == PROBATION
+        while conn.timing.probation:  # a quick one that the system has held up counts as slow
             ask(sock, b"quick\n")
         handed_over = server.snapshot().handed_over
         for _ in range(20):
@@ -157,7 +157,8 @@ def handed_over(server: Server) -> None:
     assert server._group is not None
     for driver in server._group.drivers:
         for conn in driver.io.connections():
-            conn.slow, conn.calm = PAROLE, False
+            conn.timing.probation = PROBATION
+            conn.look_closely()
 
 
 def depose(server: Server) -> None:
@@ -292,7 +293,7 @@ def test_the_time_of_half_a_message_begins_when_the_handler_of_the_one_before_ha
         assert server._group is not None
         (conn,) = [conn for driver in server._group.drivers for conn in driver.io.connections()]
         wait_for(lambda: not conn.busy)
-        assert conn.begun >= ended[0]
+        assert conn.intake.begun >= ended[0]
         assert ask(sock, b"\n", 5) == b"half\n"
 
 

@@ -13,7 +13,8 @@ from math import inf
 import pytest
 
 from treadle.server import Lines, Peer, Raw
-from treadle.server._transport.connection import CHUNK, PIECE, ClientConnection, Phase
+from treadle.server._transport.connection import CHUNK, PIECE, ClientConnection
+from treadle.server._transport.state import State
 
 
 @pytest.fixture
@@ -33,7 +34,7 @@ def drained(conn: ClientConnection, theirs: socket.socket) -> bytes:
         try:
             data += theirs.recv(1 << 20)
         except BlockingIOError:
-            if not conn.out:
+            if not conn.outbox.pieces:
                 return data
 
 
@@ -65,14 +66,14 @@ def test_of_a_large_answer_over_tls_it_is_known_how_much_was_taken(
     conn.secure, conn.send = True, tls.send
     answer = os.urandom(5 * PIECE + 7)
     conn.write(answer)
-    assert conn.unsent == 2 * PIECE + 7
+    assert conn.outbox.unsent == 2 * PIECE + 7
     conn.write(b"next")
-    tls.room, conn.sent = PIECE, 0
+    tls.room, conn.outbox.sent = PIECE, 0
     assert conn.flush()
-    assert (conn.sent, conn.unsent) == (PIECE, PIECE + 11)
+    assert (conn.outbox.sent, conn.outbox.unsent) == (PIECE, PIECE + 11)
     tls.room = 2 * PIECE
     assert conn.flush()
-    assert not conn.out
+    assert not conn.outbox.pieces
     assert tls.sent == answer + b"next"
 
 
@@ -83,9 +84,9 @@ def test_what_the_kernel_does_not_take_is_kept_in_order_and_counted(
     parts = [os.urandom(300_000) for _ in range(5)]
     for part in parts:
         conn.write(part)
-    assert 0 < conn.unsent == sum(map(len, conn.out)) < 1_500_000
+    assert 0 < conn.outbox.unsent == sum(map(len, conn.outbox.pieces)) < 1_500_000
     assert drained(conn, theirs) == b"".join(parts)
-    assert conn.unsent == 0
+    assert conn.outbox.unsent == 0
 
 
 def test_flush_tells_whether_it_got_anywhere(ends: tuple[ClientConnection, socket.socket]) -> None:
@@ -97,21 +98,18 @@ def test_flush_tells_whether_it_got_anywhere(ends: tuple[ClientConnection, socke
     assert conn.flush()
 
 
-def test_an_answer_that_has_to_wait_ends_the_calm_and_is_counted_as_it_goes(
-    ends: tuple[ClientConnection, socket.socket],
-) -> None:
+def test_an_answer_that_has_to_wait_is_counted_as_it_goes(ends: tuple[ClientConnection, socket.socket]) -> None:
     conn, theirs = ends
-    conn.calm = True
     conn.write(b"short")
-    assert (conn.calm, conn.unsent, conn.sent) == (True, 0, 0)
+    assert (conn.outbox.unsent, conn.outbox.sent) == (0, 0)
     conn.write(b"x" * 5_000_000)
-    kept = conn.unsent
-    assert not conn.calm
+    kept = conn.outbox.unsent
+    assert kept
     theirs.recv(1 << 20)
     conn.flush()
-    assert 0 < conn.sent == kept - conn.unsent
+    assert 0 < conn.outbox.sent == kept - conn.outbox.unsent
     drained(conn, theirs)
-    assert (conn.sent, conn.unsent) == (kept, 0)
+    assert (conn.outbox.sent, conn.outbox.unsent) == (kept, 0)
 
 
 def test_after_a_fault_nothing_is_sent_any_more(ends: tuple[ClientConnection, socket.socket]) -> None:
@@ -120,7 +118,7 @@ def test_after_a_fault_nothing_is_sent_any_more(ends: tuple[ClientConnection, so
     conn.give_up("scripted")
     conn.give_up(OSError(5, "the first reason stays"))
     conn.write(b"more")
-    assert conn.error == "scripted"
+    assert conn.ending.error == "scripted"
     with pytest.raises(BlockingIOError):
         theirs.recv(1)
 
@@ -132,7 +130,7 @@ def test_an_answer_waits_whole_when_the_kernel_takes_nothing(ends: tuple[ClientC
         while True:
             before += conn.send(b"x")
     conn.write(b"late")
-    assert (conn.unsent, [bytes(view) for view in conn.out]) == (4, [b"late"])
+    assert (conn.outbox.unsent, [bytes(view) for view in conn.outbox.pieces]) == (4, [b"late"])
     assert drained(conn, theirs) == b"x" * before + b"late"
 
 
@@ -148,33 +146,39 @@ def test_the_reason_for_giving_up_is_kept_in_words(
     ends: tuple[ClientConnection, socket.socket], error: OSError | str, words: str
 ) -> None:
     conn, _ = ends
-    conn.keep(memoryview(b"x"))
-    conn.calm = True
+    conn.outbox.add(memoryview(b"x"))
     conn.give_up(error)
-    assert (conn.error, conn.calm, conn.unsent, len(conn.out)) == (words, False, 0, 0)
+    assert (conn.ending.error, conn.outbox.unsent, len(conn.outbox.pieces)) == (words, 0, 0)
 
 
 def test_a_new_one_owes_nothing_and_came_now() -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
         conn = ClientConnection(ours, Peer("", ours), Raw().decoder(1), Context(), 7.0)
-        assert (conn.fd, conn.phase, conn.since, conn.active, conn.due) == (ours.fileno(), Phase.OPEN, 7.0, 7.0, inf)
-        assert (conn.watched, conn.slow, conn.number, conn.unsent, conn.sent, conn.received) == (0,) * 6
-        assert not any((conn.calm, conn.busy, conn.ended, conn.closing, conn.last, conn.begun, conn.error))
+        assert (conn.fd, conn.state) == (ours.fileno(), State.OPEN)
+        assert (conn.timing.since, conn.active, conn.due) == (7.0, 7.0, inf)
+        assert (conn.watched, conn.timing.probation, conn.number) == (0, 0, 0)
+        assert (conn.outbox.unsent, conn.outbox.sent, conn.intake.received) == (0, 0, 0)
+        assert not any((conn.busy, conn.intake.ended, conn.intake.begun))
+        assert not any((conn.ending.closing, conn.ending.last, conn.ending.error))
 
 
 def test_it_is_idle_only_if_nothing_is_under_way(ends: tuple[ClientConnection, socket.socket]) -> None:
     conn, _ = ends
     assert conn.idle()
-    for name, value, back in (("busy", True, False), ("held", 1, 0), ("phase", Phase.CLOSING, Phase.OPEN)):
-        setattr(conn, name, value)
-        assert not conn.idle()
-        setattr(conn, name, back)
-    conn.keep(memoryview(b"answer"))
+    conn.intake.held = 1
     assert not conn.idle()
-    conn.out.clear()
+    conn.intake.held = 0
+    for state in set(State) - {State.READY, State.OPEN}:
+        conn.state = state
+        assert not conn.idle()
+    conn.state = State.READY
     assert conn.idle()
-    conn.waiting.append(b"message")
+    conn.outbox.add(memoryview(b"answer"))
+    assert not conn.idle()
+    conn.outbox.pieces.clear()
+    assert conn.idle()
+    conn.intake.waiting.append(b"message")
     assert not conn.idle()
 
 
@@ -182,9 +186,9 @@ def test_raw_bytes_that_need_no_cutting_are_not_cut() -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
         peer = Peer("", ours)
-        assert ClientConnection(ours, peer, Raw().decoder(CHUNK), Context(), 0.0).feed is None
+        assert ClientConnection(ours, peer, Raw().decoder(CHUNK), Context(), 0.0).cuts is False
         for decoder in (Raw().decoder(CHUNK - 1), Lines().decoder(CHUNK)):
-            assert ClientConnection(ours, peer, decoder, Context(), 0.0).feed is not None
+            assert ClientConnection(ours, peer, decoder, Context(), 0.0).cuts is True
 
 
 def test_a_peer_that_is_gone_raises_nothing_and_drops_what_is_kept(
@@ -194,16 +198,15 @@ def test_a_peer_that_is_gone_raises_nothing_and_drops_what_is_kept(
     conn.write(b"x" * 5_000_000)
     theirs.close()
     assert conn.flush()
-    assert conn.error is not None
-    assert (conn.unsent, list(conn.out)) == (0, [])
+    assert conn.ending.error is not None
+    assert (conn.outbox.unsent, list(conn.outbox.pieces)) == (0, [])
     conn.write(b"more")
-    assert not conn.out
+    assert not conn.outbox.pieces
 
 
 def test_an_answer_to_a_peer_that_is_gone_raises_nothing(ends: tuple[ClientConnection, socket.socket]) -> None:
     conn, theirs = ends
-    conn.calm = True
     theirs.close()
     conn.write(b"x")
-    assert conn.error is not None
-    assert (conn.calm, conn.unsent, list(conn.out)) == (False, 0, [])
+    assert conn.ending.error is not None
+    assert (conn.outbox.unsent, list(conn.outbox.pieces)) == (0, [])

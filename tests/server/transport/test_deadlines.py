@@ -10,8 +10,9 @@ from math import inf
 import pytest
 
 from treadle.server import Limits, Lines, Peer
-from treadle.server._transport.connection import ClientConnection, Phase
+from treadle.server._transport.connection import ClientConnection
 from treadle.server._transport.deadlines import GRACE, LAST_RESORT, Deadlines, TransferLimit
+from treadle.server._transport.state import State
 
 
 @pytest.fixture
@@ -28,19 +29,19 @@ LIMITS = Limits(handshake_timeout=1, read_timeout=2, write_timeout=3, idle_timeo
 def test_each_phase_has_its_own(conn: ClientConnection) -> None:
     deadlines = Deadlines(LIMITS)
     assert deadlines.of(conn) == (104.0, "idle_timeout")
-    conn.phase = Phase.HEADER
+    conn.state = State.HEADER
     assert deadlines.of(conn) == (101.0, "handshake_timeout")
-    conn.phase = Phase.SHAKING
+    conn.state = State.HANDSHAKE
     assert deadlines.of(conn) == (101.0, "handshake_timeout")
-    conn.phase = Phase.LINGERING
+    conn.state = State.LINGERING
     assert deadlines.of(conn) == (106.0, "linger_timeout")
-    conn.phase = Phase.OPEN
-    conn.begun = 101.5
+    conn.state = State.OPEN
+    conn.intake.begun = 101.5
     assert deadlines.of(conn) == (103.5, "read_timeout")
-    conn.keep(memoryview(b"x"))
-    conn.out_since = 102.0
+    conn.outbox.add(memoryview(b"x"))
+    conn.outbox.since = 102.0
     assert deadlines.of(conn) == (105.0, "write_timeout")
-    conn.busy = True
+    conn.state = State.BUSY
     assert deadlines.of(conn)[0] == inf
 
 
@@ -54,12 +55,12 @@ def test_between_messages_the_nearest_holds(conn: ClientConnection) -> None:
     assert deadlines.of(conn) == (598.5 + GRACE, "the server stops")
 
 
-@pytest.mark.parametrize("phase", [Phase.HEADER, Phase.SHAKING])
+@pytest.mark.parametrize("state", [State.HEADER, State.HANDSHAKE])
 def test_what_comes_before_is_not_awaited_longer_than_a_first_message_when_the_server_stops(
-    conn: ClientConnection, phase: Phase
+    conn: ClientConnection, state: State
 ) -> None:
     deadlines = Deadlines(Limits(handshake_timeout=50))
-    conn.phase = phase
+    conn.state = state
     assert deadlines.of(conn) == (150.0, "handshake_timeout")
     deadlines.drained_at = 120.0
     assert deadlines.of(conn) == (120.0 + GRACE, "the server stops")
@@ -67,9 +68,9 @@ def test_what_comes_before_is_not_awaited_longer_than_a_first_message_when_the_s
 
 def test_a_handshake_that_goes_on_has_its_time_when_the_server_stops(conn: ClientConnection) -> None:
     deadlines = Deadlines(Limits(handshake_timeout=50))
-    conn.phase, conn.active, deadlines.drained_at = Phase.SHAKING, 125.0, 120.0
+    conn.state, conn.active, deadlines.drained_at = State.HANDSHAKE, 125.0, 120.0
     assert deadlines.of(conn) == (125.0 + GRACE, "the server stops")
-    conn.busy = True  # a thread computes it
+    conn.state = State.HANDSHAKE_BUSY  # a thread computes it
     assert deadlines.of(conn) == (150.0, "handshake_timeout")
 
 
@@ -77,7 +78,7 @@ def test_without_limits_there_is_none(conn: ClientConnection) -> None:
     unlimited = Limits(read_timeout=None, write_timeout=None, idle_timeout=None)
     deadlines = Deadlines(unlimited)
     assert deadlines.of(conn)[0] == inf
-    conn.begun = 1.0
+    conn.intake.begun = 1.0
     assert deadlines.of(conn)[0] == inf
 
 

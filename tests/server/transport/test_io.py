@@ -76,7 +76,7 @@ def test_what_waits_for_a_client_is_bounded_by_the_buffer_and_one_answer() -> No
     most: list[int] = []
 
     def handle(line: bytes, peer: Peer) -> bytes:
-        most.extend(conn.unsent for conn in driver_of(server).io.connections())
+        most.extend(conn.outbox.unsent for conn in driver_of(server).io.connections())
         return answer
 
     limits = Limits(max_unsent=150_000)

@@ -36,9 +36,9 @@ def test_max_age_comes_for_clients_that_are_in_mid_message_at_every_look() -> No
             (conn,) = driver_of(server).io.connections()
             never = threading.Event()
             for _ in range(int(PATIENCE / 0.01)):
-                if conn.last:
+                if conn.ending.last:
                     break
                 never.wait(0.01)
-            assert conn.last
+            assert conn.ending.last
             assert ask(sock, b"f\n", 5) == b"half\n"
             assert receive_all(sock) == b""

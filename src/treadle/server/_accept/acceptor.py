@@ -70,7 +70,6 @@ class Acceptor:
     """
 
     state = None
-    calm = False
 
     def __init__(
         self,

@@ -12,8 +12,9 @@ from treadle._base.words import counted, log
 from treadle.server._accept.limiter import ConnectionLimiter, limit_of
 from treadle.server._accept.proxy import MOST, Header, Proxies, begins_with_header
 from treadle.server._transport.causes import MALFORMED, UNTRUSTED
-from treadle.server._transport.connection import BLOCKED, CHUNK, ClientConnection, Phase
+from treadle.server._transport.connection import BLOCKED, CHUNK, ClientConnection
 from treadle.server._transport.limits import Limits
+from treadle.server._transport.state import State
 
 if TYPE_CHECKING:
     from treadle.server._loop.event_loop import EventLoop
@@ -57,9 +58,9 @@ class Reception:
     def receive(self, conn: ClientConnection) -> None:
         """Decide whether a connection that was just accepted has to begin with a header."""
         if conn.peer.address in self.proxies:
-            conn.phase, conn.header = Phase.HEADER, Header()
+            conn.state, conn.intake.header = State.HEADER, Header()
         else:
-            conn.vet = self.vet
+            conn.intake.vet = self.vet
 
     def hear(self, conn: ClientConnection, header: Header) -> None:
         """Read what has come of the header, and not a byte more: TLS, or a Session, reads the rest from the socket."""
@@ -91,7 +92,7 @@ class Reception:
 
     def introduce(self, conn: ClientConnection, header: Header) -> None:
         """Go on with a connection whose header is whole, in the client's name if it says one."""
-        conn.header = None
+        conn.intake.header = None
         if header.client is not None:
             refusal = self.limiter.enter_behind(header.client)
             if refusal is not None:
@@ -103,8 +104,8 @@ class Reception:
             if self.loop.orphaned:  # an observer has forked, and this is the child
                 return
         if conn.secure:
-            conn.vet = self.vet  # proxies' checks often end here, and are no handshakes that failed
-            conn.phase = Phase.SHAKING
+            conn.intake.vet = self.vet  # proxies' checks often end here, and are no handshakes that failed
+            conn.enter(State.HANDSHAKE)
         else:
             self.opened(conn)
 
@@ -140,7 +141,7 @@ class Reception:
 
     def vet(self, conn: ClientConnection, data: bytes) -> bool:
         """Return whether `conn`, which sent `data` first, may go on. Called by the thread that has `conn`."""
-        conn.vet = None
+        conn.intake.vet = None
         peer = conn.peer
         if not begins_with_header(data) or peer.proxy is not None or peer.address in self.proxies:
             return True

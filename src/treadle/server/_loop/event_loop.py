@@ -136,7 +136,6 @@ class Mailbox:
 
     __slots__ = ("loop",)
     state = None
-    calm = False
 
     def __init__(self, loop: EventLoop) -> None:
         self.loop = loop

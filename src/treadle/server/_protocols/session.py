@@ -69,7 +69,7 @@ class Session:
         try:
             connection.run(self.handler, conversation)
         except MessageTooLong:
-            connection.why = "max_message"
+            connection.ending.why = "max_message"
             raise
         except CloseConnection as closing:
             conversation._say_last(closing.answer)
@@ -79,12 +79,12 @@ class Session:
             if connection.record is not None:
                 connection.record.fail(error)
             if isinstance(error, ssl.SSLError):  # of which an alert has told it, that is not to be lost to a reset
-                connection.why = connection.why or conversation._why
+                connection.ending.why = connection.ending.why or conversation._why
             elif isinstance(error, OSError):  # the client was late, or left: no fault of the handler's
-                connection.error = connection.error or conversation._why
+                connection.ending.error = connection.ending.error or conversation._why
         finally:
             conversation._gone = None  # its traceback holds the conversation
-            connection.closing = True
+            connection.ending.closing = True
             connection.unblock()
 
     def __repr__(self) -> str:
@@ -109,8 +109,8 @@ class Connection:
         self._most = limits.max_message
         self._reading = TransferLimit("read", limits.read_timeout, limits.min_read_rate, limits.min_rate_grace)
         self._writing = TransferLimit("write", limits.write_timeout, limits.min_write_rate, limits.min_rate_grace)
-        self._rest = bytearray(b"".join(connection.waiting))  # read, and not taken
-        connection.waiting.clear()
+        self._rest = bytearray(b"".join(connection.intake.waiting))  # read, and not taken
+        connection.intake.waiting.clear()
         self._closed = False
         self._cut_short = False  # it was not the client who has ended it, as far as can be told
         self._pulled = 0.0  # when a message that was late was looked for in the kernel last
@@ -222,7 +222,7 @@ class Connection:
 
         What the client still sends can be read until then, but not with TLS, where this is the end of both directions.
         """
-        self._connection.closing = True
+        self._connection.ending.closing = True
         if not self._closed:
             self._closed = True
             self._connection.unblock()
@@ -254,7 +254,7 @@ class Connection:
         try:
             if since is None:
                 sock.settimeout(self._idle)
-                connection.lull = clock.now()  # a server that stops ends it
+                connection.timing.lull = clock.now()  # a server that stops ends it
             else:
                 sock.settimeout(self._reading.left(since, len(self._rest), clock.now()))
             data = self._receive(most)
@@ -265,7 +265,7 @@ class Connection:
             self._note(error, "idle_timeout" if since is None else self._reading.end(since, len(self._rest))[1])
             raise
         finally:
-            connection.lull = 0.0
+            connection.timing.lull = 0.0
         return self._vetted(data)
 
     def _receive(self, most: int) -> bytes:
@@ -278,19 +278,19 @@ class Connection:
                 raise
             self._cut_short = True
             if self._rest:
-                connection.why = connection.why or CUT_SHORT
+                connection.ending.why = connection.ending.why or CUT_SHORT
             return b""
-        if not data and (connection.error is not None or connection.last):  # the server has cut it
+        if not data and (connection.ending.error is not None or connection.ending.last):  # the server has cut it
             self._cut_short = True
         return data
 
     def _vetted(self, data: bytes) -> bytes:
         """Return what was read, unless the client may not go on after that."""
         connection = self._connection
-        if connection.vet is None or connection.vet(connection, data):
+        if connection.intake.vet is None or connection.intake.vet(connection, data):
             return data
         connection.shut_down(socket.SHUT_RDWR)
-        self._gone = ConnectionAbortedError(errno.ECONNABORTED, connection.error)
+        self._gone = ConnectionAbortedError(errno.ECONNABORTED, connection.ending.error)
         raise self._gone
 
     def _pull(self, most: int, since: float | None) -> bytes | None:

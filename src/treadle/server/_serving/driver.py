@@ -21,9 +21,10 @@ from treadle.server._loop.poller import READ, WRITE
 from treadle.server._serving.handlers import Handlers, can_be_sent
 from treadle.server._serving.leadership import Lead, Leadership, take
 from treadle.server._transport.causes import CUT, FAULT, KILLED, NO_HANDSHAKE
-from treadle.server._transport.connection import BLOCKED, CHUNK, RECORD, ClientConnection, Phase
+from treadle.server._transport.connection import BLOCKED, CHUNK, RECORD, ClientConnection
 from treadle.server._transport.io import ConnectionIO, reason_of
 from treadle.server._transport.reaper import Reaper
+from treadle.server._transport.state import State
 
 if TYPE_CHECKING:
     from treadle._base.log_throttle import LogThrottles
@@ -107,7 +108,7 @@ class Driver:
         loop, leadership = self.loop, self.leadership
         poll, get, timers, ready = loop.poller.poll, loop.sources.get, loop.timers, loop.ready
         push, pop, handle = lead.slot.append, lead.slot.pop, self.handlers.handle
-        handlers, io, chunk = self.handlers, self.io, CHUNK
+        handlers, io, chunk, short = self.handlers, self.io, CHUNK, State.READY
         lent = lent_here(leadership.dispatcher)
         messages: Any
         while not lead.preempted:
@@ -125,7 +126,7 @@ class Driver:
                 conn = get(fd)
                 if conn is None:
                     continue
-                if event != plain or not conn.calm:
+                if event != plain or conn.state is not short:
                     if not self.on_event(conn, event, lead):
                         return
                     turns = leadership.turns
@@ -135,9 +136,9 @@ class Driver:
                 except OSError as error:
                     io.unreadable(conn, error)
                     continue
-                if conn.feed is not None or not data:
+                if conn.cuts or not data:
                     messages = io.cut(conn, data)
-                    if len(messages) != 1 or conn.held or not data:
+                    if len(messages) != 1 or conn.intake.held or not data:
                         if not self.received(conn, data, messages, lead):
                             return
                         turns = leadership.turns
@@ -168,10 +169,12 @@ class Driver:
                             io.keep(conn, answer, sent)
                     elif answer is not None:
                         handlers.answer(conn, answer)  # nothing to send, or nothing that can be sent
+                        if conn.outbox.pieces or conn.ending.error is not None:
+                            io.settle(conn)
                 except Exception as error:
                     self.unsent(conn, answer, error)
                 answer = None  # or it would be kept while the next handler runs,
-                if conn.closing:
+                if conn.ending.closing:
                     io.settle(conn)
             conn = message = data = messages = None  # and these until somebody sends something
             if ready and not self.serve_ready(lead):
@@ -220,18 +223,19 @@ class Driver:
         if self.reception is not None:
             self.reception.receive(conn)
         loop.timers.look_at(conn, self.io.deadlines.of(conn)[0], loop.now)
-        if conn.record is not None and conn.phase is not Phase.HEADER:
+        if conn.record is not None and conn.state is not State.HEADER:
             conn.record.connected()
             if loop.orphaned:  # an observer has forked, and this is the child
                 return
-        if conn.phase is Phase.OPEN:
+        if conn.state is State.OPEN:
             self.opened(conn)
         else:
             self.io.watch(conn, READ)
 
     def opened(self, conn: ClientConnection) -> None:
         """Greet a connection that is ready to talk."""
-        conn.phase = Phase.OPEN
+        if conn.state is not State.OPEN:
+            conn.enter(State.OPEN)
         conn.active = self.loop.now
         protocol = self.handlers.protocol
         if protocol.greeting:
@@ -261,16 +265,16 @@ class Driver:
             return True
         if conn in self.loop.ready:  # it has its turn there, after which it may be read from again
             return True
-        if conn.phase is Phase.OPEN and not conn.out and not conn.closing:
+        if conn.is_open and not conn.outbox.pieces and not conn.ending.closing:
             return self.read(conn, lead)
-        if conn.phase is Phase.SHAKING:
-            if conn.vet is not None and self.reception is not None and not self.reception.look(conn):
+        if conn.state is State.HANDSHAKE:
+            if conn.intake.vet is not None and self.reception is not None and not self.reception.look(conn):
                 return True
             return self.shake_hands(conn, lead)
-        if conn.header is not None and self.reception is not None:
-            self.reception.hear(conn, conn.header)
+        if conn.intake.header is not None and self.reception is not None:
+            self.reception.hear(conn, conn.intake.header)
             return True
-        if conn.phase is Phase.LINGERING:
+        if conn.state is State.LINGERING:
             self.io.linger(conn)
             return True
         # What the event says is not trusted: it may be meant for a connection that was closed in this very turn, and
@@ -291,13 +295,13 @@ class Driver:
 
     def read(self, conn: ClientConnection, lead: Lead | None) -> bool:
         """Read what has come, and have it handled; False: the lead was lost."""
-        conn.wait_in, conn.looked = READ, True
+        conn.intake.wait_in, conn.ending.looked = READ, True
         try:
             data = self.io.read_all(conn) if conn.secure else conn.recv(CHUNK)
         except OSError as error:
             self.io.unreadable(conn, error)
             return True
-        if conn.vet is not None and not conn.vet(conn, data):
+        if conn.intake.vet is not None and not conn.intake.vet(conn, data):
             self.io.settle(conn)
             return True
         return self.received(conn, data, self.io.cut(conn, data), lead)
@@ -315,20 +319,20 @@ class Driver:
         now = self.loop.now
         conn.active = now
         if not data:
-            conn.ended = True
+            conn.intake.ended = True
         if messages:
-            conn.begun, conn.received = 0.0, 0
-            conn.waiting.extend(messages)
-        if conn.held:
-            conn.begun = conn.begun or now
-            conn.received += len(data)
+            conn.intake.begun, conn.intake.received = 0.0, 0
+            conn.intake.waiting.extend(messages)
+        if conn.intake.held:
+            conn.intake.begun = conn.intake.begun or now
+            conn.intake.received += len(data)
         return self.proceed(conn, lead)
 
     def proceed(self, conn: ClientConnection, lead: Lead | None) -> bool:
         """Handle what waits in `conn`, here or elsewhere; False: the lead was lost."""
         handling = self.handlers
-        if conn.waiting and not conn.unsent > self.limits.max_unsent:
-            if lead is None or conn.slow or self.leadership.offload_all or not handling.inline:
+        if conn.intake.waiting and not conn.outbox.unsent > self.limits.max_unsent:
+            if lead is None or conn.timing.probation or self.leadership.offload_all or not handling.inline:
                 handling.delegate(conn)
                 return True
             if not handling.work(conn, lead):
@@ -352,11 +356,11 @@ class Driver:
 
     def go_on(self, conn: ClientConnection, lead: Lead | None) -> bool:
         """Do what is left to do in a connection; False: the lead was lost."""
-        if conn.late:
+        if conn.timing.late:
             return self.look(conn, lead)
-        if conn.busy or conn.phase is not Phase.OPEN:
+        if conn.state not in (State.READY, State.OPEN):
             return True
-        return self.proceed(conn, lead) if conn.waiting else self.read(conn, lead)
+        return self.proceed(conn, lead) if conn.intake.waiting else self.read(conn, lead)
 
     # -- handshakes ---------------------------------------------------------------------------------------------------
 
@@ -377,12 +381,12 @@ class Driver:
 
     def shaken(self, conn: ClientConnection, error: Exception | None) -> None:
         """Take note of what came of a step of the handshake."""
-        conn.busy, conn.handled = False, 0.0
-        if conn.phase is not Phase.SHAKING:
+        conn.hand_back()
+        if conn.state is not State.HANDSHAKE:
             return  # cut in the meantime
         conn.active = self.loop.now
-        if conn.error is not None:
-            self.io.close(conn, conn.error)
+        if conn.ending.error is not None:
+            self.io.close(conn, conn.ending.error)
         elif error is None:
             self.opened(conn)
         elif isinstance(error, ssl.SSLWantWriteError):
@@ -393,7 +397,7 @@ class Driver:
             throttle = self.throttles.of("handshake", *reason_of(error))
             if throttle.begins():
                 log(_log, logging.WARNING, "%s: TLS handshake failed: %s%s", conn.peer, error, throttle.rest)
-            conn.why = NO_HANDSHAKE
+            conn.ending.why = NO_HANDSHAKE
             self.io.part(conn)  # so that the alert, which says why, is not lost to a reset
 
     # -- looking once more --------------------------------------------------------------------------------------------
@@ -403,28 +407,28 @@ class Driver:
 
         What is in the kernel now counts as come in time, and nothing else, so that dripping bytes gains no time.
         """
-        conn.late = False
-        if conn.busy or conn.phase is Phase.CLOSED:
+        conn.timing.late = False
+        if conn.busy or conn.state is State.CLOSED:
             return True
         on = True
-        if conn.phase is Phase.HEADER:
+        if conn.state is State.HEADER:
             on = self.on_event(conn, conn.watched, lead)  # and what TLS has sent behind it
-        if conn.phase is Phase.SHAKING:
+        if conn.state is State.HANDSHAKE:
             on = self.shake_on(conn, lead)
-        elif conn.waiting and not conn.out:  # it was us who did not go on
+        elif conn.intake.waiting and not conn.outbox.pieces:  # it was us who did not go on
             self.io.excuse(conn)
             on = self.proceed(conn, lead)
         else:
-            received, sent = conn.received, conn.sent
+            received, sent = conn.intake.received, conn.outbox.sent
             on = self.on_event(conn, conn.watched, lead)
             left = conn.unread() if on and self.io.is_late(conn) else 0
             while on and left > 0 and self.io.is_late(conn):
-                before = conn.received
+                before = conn.intake.received
                 on = self.read(conn, lead)
-                if conn.received <= before:
+                if conn.intake.received <= before:
                     break
-                left -= conn.received - before + (RECORD if conn.secure else 0)
-            if on and conn.stalled:
+                left -= conn.intake.received - before + (RECORD if conn.secure else 0)
+            if on and conn.timing.stalled:
                 self.io.make_up(conn, received, sent)
         if on:
             self.reaper.judge(conn)
@@ -438,9 +442,9 @@ class Driver:
         """
         active, hello = conn.active, conn.has_hello()
         on = self.on_event(conn, READ, lead)
-        if on and conn.phase is Phase.SHAKING:
+        if on and conn.state is State.HANDSHAKE:
             if hello:
-                conn.since = self.loop.now
+                conn.timing.since = self.loop.now
             else:
                 conn.active = active
         return on
@@ -466,7 +470,7 @@ class Driver:
             self.loop.run_posted()
         for conn in self.io.connections():
             if conn.busy:  # cut, and closed by its handler when that is done, of which nobody is told any more
-                self.io.left(conn, conn.error or CUT)
+                self.io.left(conn, conn.ending.error or CUT)
             else:  # it was the leader's, who was stuck when all were cut, see `EventLoopGroup.abandon`
                 self.io.abort(conn, CUT)
         self.loop.close()

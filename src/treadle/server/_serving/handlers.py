@@ -26,6 +26,7 @@ from treadle.server._transport.connection import ClientConnection
 from treadle.server._transport.decoder import CloseConnection
 from treadle.server._transport.observing.record import Arrival, Record
 from treadle.server._transport.peer import Peer
+from treadle.server._transport.state import State
 
 if TYPE_CHECKING:
     from treadle.server._protocols.protocol import Protocol
@@ -38,7 +39,7 @@ __all__ = ["HandlerTask", "Handlers", "can_be_sent"]
 _log = logging.getLogger("treadle.server")
 
 SLOW = 0.001  # seconds in a handler that make a connection a slow one: what the watchdog would notice too
-PAROLE = 8  # quick messages in a row after which a slow connection is handled inline again; a guess
+PROBATION = 8  # quick messages in a row after which a slow connection is handled inline again; a guess
 QUICK = 0.0001  # seconds in a handler, on average, that are not worth a hand-over, which takes about as long
 AT_ONCE = 64  # messages of one connection that are handled before the others have their turn; a guess
 
@@ -175,7 +176,7 @@ class Handlers:
 
     def failed(self, conn: ClientConnection, error: BaseException) -> bytes | None:
         """The handler raised: close this connection only. Return what is to be answered still."""
-        conn.closing = True
+        conn.ending.closing = True
         if isinstance(error, CloseConnection):
             return error.answer
         if conn.record is not None:
@@ -209,7 +210,7 @@ class Handlers:
 
     def work(self, conn: ClientConnection, lead: Lead) -> bool:
         """Handle what waits in `conn`, inline; False if the lead was lost. Answers are sent together."""
-        leadership, slot, waiting = self.leadership, lead.slot, conn.waiting
+        leadership, slot, waiting = self.leadership, lead.slot, conn.intake.waiting
         answers: list[bytes] = []
         size = 0
         for _ in range(min(len(waiting), AT_ONCE)):
@@ -226,7 +227,7 @@ class Handlers:
             if answer is not None:
                 answers.append(answer if type(answer) is bytes else _own(answer))
                 size += _size_of(answer, self.max_unsent + 1)
-            if conn.closing or size > self.max_unsent:
+            if conn.ending.closing or size > self.max_unsent:
                 break
         self.answer_all(conn, answers)
         return conn.record is None or self.tell(conn, conn.record, lead)
@@ -234,12 +235,12 @@ class Handlers:
     def tell(self, conn: ClientConnection, record: Record, lead: Lead) -> bool:
         """Tell observers, who may block, of the messages that were answered; False if the lead was lost over it."""
         self.leadership.begin(lead.slot, conn)
-        record.tell_run(conn.error)
+        record.tell_run(conn.ending.error)
         if take(lead.slot):
             return True
         self.leadership.accept_loss(lead)
-        conn.handled = 0.0
-        conn.slow = PAROLE
+        conn.timing.handled = 0.0
+        conn.timing.probation = PROBATION
         self.go_on(conn)
         return False
 
@@ -254,9 +255,9 @@ class Handlers:
 
     def delegate(self, conn: ClientConnection) -> None:
         """Hand what waits in `conn` to the pool, which may make it wait, and so stops reading from it."""
-        conn.calm = False
-        conn.busy = True
-        conn.handled = 0.0
+        if conn.state is not State.BUSY:
+            conn.enter(State.BUSY)
+        conn.timing.handled = 0.0
         if conn.record is not None and self.converse is not None:
             conn.record.expect()
         errand = HandlerTask(self, conn)
@@ -299,8 +300,8 @@ class Handlers:
         if self.refusals.begins():
             said = "%s: messages are rejected, for the pool has no room for them in time%s"
             log(_log, logging.WARNING, said, self.loop.name, self.refusals.rest)
-        room = (self.max_unsent - conn.unsent) // max(1, len(refusal))  # for more, it has to take these first
-        count = min(len(conn.waiting), max(1, room)) if self.converse is None else 1
+        room = (self.max_unsent - conn.outbox.unsent) // max(1, len(refusal))  # for more, it has to take these first
+        count = min(len(conn.intake.waiting), max(1, room)) if self.converse is None else 1
         with self.loop.lock:
             self.rejected += count
         conn.number += count
@@ -309,8 +310,8 @@ class Handlers:
             conn.record.refuse(conn, count, why)
         elif self.converse is None:
             for _ in range(count):
-                conn.waiting.popleft()
-        conn.closing = conn.closing or self.converse is not None  # a conversation that never began
+                conn.intake.waiting.popleft()
+        conn.ending.closing = conn.ending.closing or self.converse is not None  # a conversation that never began
         self.release(conn)
 
     def watched_again(self, conn: ClientConnection) -> bool:
@@ -329,17 +330,17 @@ class Handlers:
         self.leadership.accept_loss(lead)
         with self.loop.lock:
             self.lost_leads += 1
-        conn.handled = 0.0
-        conn.slow = PAROLE
+        conn.timing.handled = 0.0
+        conn.timing.probation = PROBATION
         self.answer(conn, answer)
         if conn.record is not None:
             conn.record.depose()
-            conn.record.tell_run(conn.error)
+            conn.record.tell_run(conn.ending.error)
         self.go_on(conn)
 
     def go_on(self, conn: ClientConnection) -> None:
         """Have what waits in `conn` handled, or give it back, after the lead was lost over it."""
-        if conn.waiting and self.may_go_on(conn):
+        if conn.intake.waiting and self.may_go_on(conn):
             self.delegate(conn)
         else:
             self.release(conn)
@@ -349,20 +350,20 @@ class Handlers:
         if self.converse is not None:
             self.hold(conn, self.converse)
             return False
-        while conn.waiting:
-            message = conn.waiting.popleft()
+        while conn.intake.waiting:
+            message = conn.intake.waiting.popleft()
             with self.loop.lock:
                 self.followed += 1
-            began = conn.handled = clock.now()
+            began = conn.timing.handled = clock.now()
             answer = self.call(conn, message)
-            conn.handled = 0.0
+            conn.timing.handled = 0.0
             self.judge(conn, clock.now() - began)
             self.answer(conn, answer)
             if conn.record is not None:
-                conn.record.tell_run(conn.error)
+                conn.record.tell_run(conn.ending.error)
             if not self.may_go_on(conn):
                 break
-            if conn.waiting and self.leadership.dispatcher.has_more:
+            if conn.intake.waiting and self.leadership.dispatcher.has_more:
                 return True
         self.release(conn)
         return False
@@ -381,7 +382,7 @@ class Handlers:
             self.failed(conn, error)
         if record is not None:
             record.end()
-            record.tell_run(conn.error)
+            record.tell_run(conn.ending.error)
         self.release(conn)
 
     def offload_messages(self) -> None:
@@ -391,28 +392,26 @@ class Handlers:
 
     def judge(self, conn: ClientConnection, took: float) -> None:
         """Learn from how long a message took."""
-        conn.slow = PAROLE if took > SLOW else max(0, conn.slow - 1)
+        conn.timing.probation = PROBATION if took > SLOW else max(0, conn.timing.probation - 1)
         if self.leadership.offload_all:
-            self.pace += (took - self.pace) / PAROLE
+            self.pace += (took - self.pace) / PROBATION
             if self.pace < QUICK:
                 self.leadership.offload_all = False
 
     def may_go_on(self, conn: ClientConnection) -> bool:
         """Whether the next message may be handled now."""
-        return not (conn.closing or conn.error or conn.unsent > self.max_unsent)
+        return not (conn.ending.closing or conn.ending.error or conn.outbox.unsent > self.max_unsent)
 
     def release(self, conn: ClientConnection) -> None:
         """Give `conn` back to the leader, who need not be told if it is to do nothing but read."""
         loop = self.loop
         conn.active = clock.now()
-        if conn.begun:  # nothing was read meanwhile, and that was not the client's fault
-            conn.begun, conn.received = conn.active, 0
-        plain = not (conn.closing or conn.error or conn.out or conn.waiting or conn.ended or conn.last or conn.secure)
-        plain = plain and conn.farewell is None
+        conn.intake.restart(conn.active)  # nothing was read meanwhile, and that was not the client's fault
+        plain = conn.is_only_to_be_read()
         with loop.lock:
             if plain and not loop.draining and not loop.over and self.watched_again(conn):
-                conn.calm = self.plain and not conn.slow and not conn.begun
-                conn.busy = False
+                short = self.plain and not conn.timing.probation and not conn.intake.begun
+                conn.state = State.READY if short else State.OPEN
                 return
         self.io.give_back(conn, partial(self.io.take_back, conn))
         self.lapse(conn)

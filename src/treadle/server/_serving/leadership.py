@@ -185,7 +185,7 @@ class Leadership:
             except IndexError:
                 return False
             lead.lost = conn
-            conn.taken_over(clock())
+            conn.take_over(clock())
             self.lead = None
             self.vacant = True
         self.dispatcher.idle_is_over(lead)

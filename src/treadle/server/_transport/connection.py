@@ -1,25 +1,24 @@
-"""Connection: one client, as the server sees it; and Peer, as its handlers do."""
+"""ClientConnection: one client, as the server sees it."""
 
 from __future__ import annotations
 
 import socket
 import ssl
 import struct
-from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from contextvars import Context
-from enum import Enum
 from math import inf
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from treadle._dispatch.worker import current_worker
-from treadle.server._loop.poller import READ
 from treadle.server._transport.decoder import RawDecoder
+from treadle.server._transport.intake import Intake
+from treadle.server._transport.outbox import Outbox
 from treadle.server._transport.peer import Peer
+from treadle.server._transport.state import State
 
 if TYPE_CHECKING:
-    from treadle.server._accept.proxy import Header
     from treadle.server._loop.timers import Entry
     from treadle.server._transport.decoder import Decoder
     from treadle.server._transport.observing.record import Record
@@ -29,7 +28,6 @@ __all__ = [
     "CHUNK",
     "RECORD",
     "ClientConnection",
-    "Phase",
     "hang_up",
     "is_ragged",
     "plain_of",
@@ -46,131 +44,163 @@ RESET = struct.pack("ii", 1, 0)  # SO_LINGER with no time: the kernel forgets wh
 BLOCKED = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 
-class Phase(Enum):
-    """Where a connection stands. It only ever moves down this list."""
+class Ending:
+    """What has been decided about a connection's end.
 
-    HEADER = "PROXY header"  # of a trusted proxy, which says who the client is
-    SHAKING = "TLS handshake"
-    OPEN = "open"
-    CLOSING = "closing"  # what is answered is still being sent; nothing is read
-    LINGERING = "lingering"  # all is sent, and our half closed; what the peer still sends is thrown away
-    CLOSED = "closed"
+    Attributes:
+        error: why it is broken beyond use; None: it is not. The leader may set it at any time, to end a connection that
+            another thread has; else it is for the thread that has it, as `closing` is.
+        why: by which limit or fault it is closed, though that is done gently; "": by none.
+        closing: it is to be closed when what is answered is sent.
+        last: it is to be closed after the message at hand. For the leader alone, as `looked` is.
+        looked: it was read from since the server began to stop, or since it was too old.
+    """
+
+    __slots__ = ("closing", "error", "last", "looked", "why")
+
+    def __init__(self) -> None:
+        self.error: str | None = None
+        self.why = ""
+        self.closing = False
+        self.last = False
+        self.looked = True
+
+
+class Timing:
+    """What the deadlines of a connection are counted from, beside what it sends and is sent.
+
+    Attributes:
+        since: when it came, or began to linger.
+        handled: when its handler began that runs in another thread than the leader's; 0: none does.
+        lull: since when a conversation in another thread waits for the client's next message; 0: it does not.
+        late: its time is over; to be looked at once more before it is judged.
+        stalled: so late were we ourselves that we did not run by then.
+        probation: messages to come that are handed over before they run, for its handler has been slow.
+    """
+
+    __slots__ = ("handled", "late", "lull", "probation", "since", "stalled")
+
+    def __init__(self, now: float) -> None:
+        self.since = now
+        self.handled = 0.0
+        self.lull = 0.0
+        self.late = False
+        self.stalled = False
+        self.probation = 0
 
 
 class ClientConnection:
-    """One client's socket, what was read from it and not handled, and what is to be sent.
+    """One client: its socket, what came and was not handled, what is to be sent, and where it stands.
 
-    It belongs to one thread at a time: the leader, unless `busy`, when it belongs to the thread that runs its handler.
-    Fields marked [lock] are changed with the loop's lock held.
+    It belongs to one thread at a time: the leader, unless it is `busy`, when it belongs to the thread that runs its
+    handler. Fields marked [lock] are changed with the loop's lock held.
     """
 
     __slots__ = (
         "active",
-        "begun",
-        "busy",
-        "calm",
-        "closing",
         "context",
-        "decoder",
+        "cuts",
         "due",
-        "ended",
+        "ending",
         "entry",
-        "error",
-        "farewell",
         "fd",
-        "feed",
-        "handled",
-        "header",
-        "held",
-        "last",
-        "late",
-        "looked",
-        "lull",
+        "intake",
         "number",
-        "out",
-        "out_since",
+        "outbox",
         "peer",
-        "phase",
-        "plain",
-        "received",
         "record",
         "recv",
         "secure",
         "send",
-        "sent",
-        "since",
-        "slow",
         "sock",
-        "stalled",
-        "unsent",
-        "vet",
-        "wait_in",
-        "waiting",
+        "state",
+        "timing",
         "watched",
-        "why",
     )
-
-    feed: Callable[[bytes], Any] | None
-    entry: Entry | None
 
     def __init__(self, sock: socket.socket, peer: Peer, decoder: Decoder[Any], context: Context, now: float) -> None:
         self.sock = sock
         self.fd = sock.fileno()
         self.recv: Callable[[int], bytes] = sock.recv
         self.send: Callable[[Any], int] = sock.send
-        self.peer = peer
-        self.decoder = decoder
-        self.feed = (
-            None if type(decoder) is RawDecoder and decoder.limit >= CHUNK else decoder.feed
-        )  # None: nothing to cut
-        self.context = context  # the handler's context variables: each connection has its own
         self.secure = isinstance(sock, ssl.SSLSocket)
-        self.plain = plain_of(sock)
-        self.phase = Phase.SHAKING if self.secure else Phase.OPEN
-        # Whether the leader may take the short way: open, plain, nobody's but the leader's, nothing waiting anywhere,
-        # and its handler not slow lately.
-        self.calm = False
-        self.busy = False  # [lock] another thread than the leader has it
-        self.watched = 0  # [lock] for what the poller watches it; 0: the poller does not know it
-        self.wait_in = READ  # what TLS waits for before it can go on reading
-        self.slow = 0  # messages to come that are handed over beforehand
-        self.number = 0  # messages so far
-        self.waiting: deque[Any] = deque()  # messages that were read and not handled; with a record, as Arrivals
-        self.ended = False  # the peer will send no more
-        self.farewell: bytes | None = None  # the last bytes, for the client sends what makes no message; None: go on
-        self.closing = False  # to be closed when what is answered is sent
-        self.last = False  # to be closed after the message at hand, for it is too old
-        self.late = False  # its time is over; to be looked at once more before it is judged
-        self.stalled = False  # so late were we ourselves that we did not run by then
-        self.looked = True  # read from since the server began to stop, or since it was too old
-        self.error: str | None = None  # why it is broken beyond use
-        self.header: Header | None = None  # of a trusted proxy, as far as it came
-        self.vet: Callable[[ClientConnection, bytes], bool] | None = (
-            None  # tells by its first bytes whether it may go on
-        )
-        self.record: Record | None = None  # what observers are to be told; None: there are none
-        self.why = ""  # by which limit or fault it is closed, though that is done gently; "": by none
-        # What is answered and not sent.
-        self.out: deque[memoryview] = deque()
-        self.unsent = 0  # bytes
-        self.out_since = 0.0
-        self.sent = 0  # bytes of it, so far
-        # For the timers.
-        self.due, self.entry = inf, None
-        self.since = now
+        self.peer = peer
+        self.context = context  # the handler's context variables: each connection has its own
+        self.cuts = not (type(decoder) is RawDecoder and decoder.limit >= CHUNK)  # whether what is read has to be cut
+        self.state = State.HANDSHAKE if self.secure else State.OPEN  # [lock] to and from a busy one
+        self.ending = Ending()
+        self.intake = Intake(decoder)
+        self.outbox = Outbox()
+        self.timing = Timing(now)
         self.active = now  # when it last gave a sign of life
-        self.handled = 0.0  # when its handler began that runs in another thread than the leader's; 0: none does
-        self.lull = (
-            0.0  # since when a conversation in another thread waits for the client's next message; 0: it does not
-        )
-        self.begun = 0.0  # when the message that is not complete began; 0: there is none
-        self.held = 0  # bytes of it that the decoder holds back
-        self.received = 0  # bytes of it
+        self.number = 0  # messages so far
+        self.watched = 0  # [lock] for what the poller watches it; 0: the poller does not know it
+        self.record: Record | None = None  # what observers are to be told; None: there are none
+        self.due = inf  # see Timers
+        self.entry: Entry | None = None
+
+    # -- where it stands ------------------------------------------------------------------------------------------
+
+    @property
+    def busy(self) -> bool:
+        """Whether another thread than the leader has it."""
+        return self.state is State.BUSY or self.state is State.HANDSHAKE_BUSY
+
+    @property
+    def is_open(self) -> bool:
+        """Whether messages are exchanged."""
+        return self.state in (State.READY, State.OPEN, State.BUSY)
+
+    def enter(self, state: State) -> None:
+        """Go on to `state`.
+
+        Raises:
+            RuntimeError: it cannot from where it stands, see MOVES; this is a fault in treadle itself.
+        """
+        if state not in self.state.moves:
+            raise RuntimeError(f"{self!r} cannot become {state.value!r}")
+        self.state = state
+
+    def look_closely(self) -> None:
+        """Have its next message not take the short way. For the leader that has it, or may have it back."""
+        if self.state is State.READY:
+            self.state = State.OPEN
+
+    def take_over(self, now: float) -> None:
+        """Another thread has it now, which was the leader. The loop's lock is held."""
+        self.timing.handled = now
+        self.state = State.HANDSHAKE_BUSY if self.state is State.HANDSHAKE else State.BUSY
+
+    def hand_back(self) -> None:
+        """The leader has it again, or, if it has not lost it, as before."""
+        self.timing.handled = 0.0
+        if self.state is State.BUSY:
+            self.state = State.OPEN
+        elif self.state is State.HANDSHAKE_BUSY:
+            self.state = State.HANDSHAKE
+
+    def is_only_to_be_read(self) -> bool:
+        """Whether nothing else is left to do, for the thread that gives it back."""
+        intake, ending = self.intake, self.ending
+        ends = ending.closing or ending.error or ending.last or intake.ended or intake.farewell is not None
+        return not (ends or self.outbox.pieces or intake.waiting or self.secure)
+
+    def idle(self) -> bool:
+        """Whether nothing is under way, as far as we know: what may be closed without loss."""
+        intake = self.intake
+        return self.state in (State.READY, State.OPEN) and not (intake.waiting or self.outbox.pieces or intake.held)
+
+    # -- what comes and goes --------------------------------------------------------------------------------------
+
+    @property
+    def plain(self) -> socket.socket:
+        """The socket under TLS."""
+        return plain_of(self.sock)
 
     def observe(self, record: Record) -> None:
         """Have `record` stand between this and its socket, and its decoder."""
         self.recv, self.send = record.count(self.recv, self.send)
-        self.decoder = record.timed(self.decoder)
+        self.intake.decoder = record.timed(self.intake.decoder)
         self.record = record
 
     def run(self, fn: Callable[..., T], *args: Any) -> T:
@@ -184,14 +214,15 @@ class ClientConnection:
         """Send `answer` behind all before it; keep what the kernel does not take. It never blocks or raises OSError."""
         view = memoryview(answer)
         view = view.cast("B") if view.c_contiguous else memoryview(view.tobytes())
-        if self.error is not None:
+        if self.ending.error is not None:
             return
+        outbox = self.outbox
         if self.secure and len(view) > PIECE:
-            self.keep(view)
-            if len(self.out) == 1:
+            outbox.add(view)
+            if len(outbox.pieces) == 1:
                 self.flush()
             return
-        if not self.out:
+        if not outbox.pieces:
             try:
                 sent = self.send(view)
             except BLOCKED:
@@ -202,36 +233,19 @@ class ClientConnection:
             if sent == len(view):
                 return
             view = view[sent:]
-        self.keep(view)
-
-    def keep(self, view: memoryview) -> None:
-        """Note that `view` is still to be sent. What the handler may change by then is copied."""
-        self.calm = False
-        self.out.append(view if type(view.obj) is bytes else memoryview(view.tobytes()))
-        self.unsent += len(view)
+        outbox.add(view)
 
     def flush(self) -> bool:
         """Send what the kernel takes; return whether it took something, or all that there is."""
-        before = self.unsent
-        while self.out:
-            view = self.out[0]
-            piece = view[:PIECE] if self.secure else view
-            try:
-                sent = self.send(piece)
-            except BLOCKED:
-                break
-            except OSError as error:
-                self.give_up(error)
-                return True
-            self.unsent -= sent
-            self.sent += sent
-            if sent == len(view):
-                self.out.popleft()
-                continue
-            self.out[0] = view[sent:]
-            if sent < len(piece):
-                break
-        return self.unsent < before or not before
+        before = self.outbox.unsent
+        try:
+            self.outbox.send(self.send, PIECE if self.secure else None)
+        except BLOCKED:
+            pass
+        except OSError as error:
+            self.give_up(error)
+            return True
+        return self.outbox.unsent < before or not before
 
     def unread(self, most: int = KERNEL) -> int:
         """Return how many bytes, `most` at most, have come and were not read. The socket must not block.
@@ -247,12 +261,12 @@ class ClientConnection:
         """Count from `now` what began at `since` or later: we did not run in between, as it turns out."""
         if self.active >= since:
             self.active = now
-        if self.begun >= since:
-            self.begun, self.received = now, 0
-        if self.out_since >= since:
-            self.out_since, self.sent = now, 0
-        if self.since >= since and self.phase is not Phase.OPEN:
-            self.since = now
+        if self.intake.begun >= since:
+            self.intake.restart(now)
+        if self.outbox.since >= since:
+            self.outbox.since, self.outbox.sent = now, 0
+        if self.timing.since >= since and not self.is_open:
+            self.timing.since = now
 
     def shut_down(self, how: int) -> bool:
         """Shut the socket down, one way or both, from any thread; False: the peer was faster.
@@ -304,38 +318,27 @@ class ClientConnection:
 
     def give_up(self, error: OSError | str) -> None:
         """Note that the connection is of no more use."""
-        self.error = self.error or (error if isinstance(error, str) else error.strerror or type(error).__name__)
-        self.calm = False
-        self.out.clear()
-        self.unsent = 0
+        said = error if isinstance(error, str) else error.strerror or type(error).__name__
+        self.ending.error = self.ending.error or said
+        self.outbox.clear()
 
     def abandon(self) -> None:
         """In a forked child, close this copy, and have whoever still uses it find it broken; the client is not told."""
-        self.phase = Phase.CLOSED
-        self.decoder = None  # type: ignore[assignment]  # see ConnectionIO.cut: a framing that has forked is not to go on
+        self.state = State.CLOSED
+        self.intake.decoder = None  # type: ignore[assignment]  # see ConnectionIO.cut: a framing that has forked must not go on
         self.give_up("the process forked")
         self.sock.close()
-
-    def taken_over(self, now: float) -> None:
-        """Another thread has it, the one that was the leader. The loop's lock is held."""
-        self.handled = now
-        self.busy = True
-        self.calm = False
 
     def attend(self, event: int) -> None:
         """Never called: the leader attends to connections itself."""
         raise NotImplementedError
-
-    def idle(self) -> bool:
-        """Whether nothing is under way, as far as we know: what may be closed without loss."""
-        return not (self.busy or self.waiting or self.out or self.held) and self.phase is Phase.OPEN
 
     def is_silent(self) -> bool:
         """Whether nothing has come that was not read. For the leader that has it."""
         return not (self.unread(1) or (self.secure and self.sock.pending()))  # type: ignore[attr-defined]  # an SSLSocket
 
     def __repr__(self) -> str:
-        return f"<ClientConnection {self.peer} {self.phase.value}>"
+        return f"<ClientConnection {self.peer} {self.state.value}>"
 
 
 def is_ragged(error: OSError) -> bool:

@@ -6,7 +6,8 @@ from math import inf
 from typing import TYPE_CHECKING
 
 from treadle._base.words import counted
-from treadle.server._transport.connection import ClientConnection, Phase
+from treadle.server._transport.connection import ClientConnection
+from treadle.server._transport.state import State
 
 if TYPE_CHECKING:
     from treadle.server._transport.limits import Limits
@@ -90,36 +91,36 @@ class Deadlines:
 
     def of(self, conn: ClientConnection) -> tuple[float, str]:
         """Return when `conn` is to be cut as things are, and why."""
-        if conn.busy and conn.error is not None:
+        if conn.busy and conn.ending.error is not None:
             return NEVER  # it was cut, and its thread will see that
-        if conn.phase is Phase.HEADER:
-            stopped = max(self.drained_at, conn.since) + GRACE
-            return min((conn.since + self.handshake, "handshake_timeout"), (stopped, "the server stops"))
-        if conn.phase is Phase.SHAKING:
+        if conn.state is State.HEADER:
+            stopped = max(self.drained_at, conn.timing.since) + GRACE
+            return min((conn.timing.since + self.handshake, "handshake_timeout"), (stopped, "the server stops"))
+        if conn.state in (State.HANDSHAKE, State.HANDSHAKE_BUSY):
             stopped = inf if conn.busy else max(self.drained_at, conn.active) + GRACE
-            return min((conn.since + self.handshake, "handshake_timeout"), (stopped, "the server stops"))
-        if conn.phase is Phase.LINGERING:
-            return conn.since + self.linger, "linger_timeout"
+            return min((conn.timing.since + self.handshake, "handshake_timeout"), (stopped, "the server stops"))
+        if conn.state is State.LINGERING:
+            return conn.timing.since + self.linger, "linger_timeout"
         if conn.busy:
             return self.of_busy(conn)
-        if conn.out:
-            return self.writing.end(conn.out_since, conn.sent)
-        if conn.begun:
-            return self.reading.end(conn.begun, conn.received)
+        if conn.outbox.pieces:
+            return self.writing.end(conn.outbox.since, conn.outbox.sent)
+        if conn.intake.begun:
+            return self.reading.end(conn.intake.begun, conn.intake.received)
         return min(
             (inf if self.idle is None else conn.active + self.idle, "idle_timeout"),
-            (inf if self.age is None else conn.since + self.age, "max_age"),
+            (inf if self.age is None else conn.timing.since + self.age, "max_age"),
             (max(self.drained_at, conn.active) + GRACE, "the server stops"),
         )
 
     def aged(self, conn: ClientConnection, now: float) -> bool:
         """Whether `conn` is to be closed when nothing is under way in it."""
-        return self.age is not None and conn.since + self.age <= now and conn.phase is Phase.OPEN
+        return self.age is not None and conn.timing.since + self.age <= now and conn.is_open
 
     def of_busy(self, conn: ClientConnection) -> tuple[float, str]:
         """The same for one whose handler runs in another thread."""
-        if conn.lull:
-            return max(self.drained_at, conn.lull) + GRACE, "the server stops"
-        if self.handler is None or not conn.handled:
+        if conn.timing.lull:
+            return max(self.drained_at, conn.timing.lull) + GRACE, "the server stops"
+        if self.handler is None or not conn.timing.handled:
             return NEVER
-        return conn.handled + self.handler, "handler_timeout"
+        return conn.timing.handled + self.handler, "handler_timeout"

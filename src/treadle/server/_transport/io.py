@@ -18,9 +18,10 @@ from treadle._base.words import counted, log
 from treadle.errors import MessageTooLong
 from treadle.server._loop.poller import READ, WRITE
 from treadle.server._transport.causes import CUT_SHORT
-from treadle.server._transport.connection import BLOCKED, CHUNK, ClientConnection, Phase, hang_up, is_ragged
+from treadle.server._transport.connection import BLOCKED, CHUNK, ClientConnection, hang_up, is_ragged
 from treadle.server._transport.deadlines import GRACE, JAM, Deadlines
 from treadle.server._transport.decoder import CloseConnection
+from treadle.server._transport.state import State
 
 if TYPE_CHECKING:
     from treadle._base.log_throttle import LogThrottles
@@ -71,7 +72,7 @@ class ConnectionIO:
         """
         messages: Sequence[Any] = ()
         try:
-            found = conn.decoder.feed(data) if data else conn.decoder.finish()
+            found = conn.intake.decoder.feed(data) if data else conn.intake.decoder.finish()
             kind = type(found)
             if kind is list or kind is tuple:
                 messages = found  # type: ignore[assignment]  # cast() would be a call
@@ -79,17 +80,17 @@ class ConnectionIO:
                 messages = whole = []
                 for message in found:  # one by one, so that those before an error are kept
                     whole.append(message)
-            conn.held = conn.decoder.held
+            conn.intake.held = conn.intake.decoder.held
             return messages
         except CloseConnection as closing:
-            conn.farewell = closing.answer
+            conn.intake.farewell = closing.answer
         except BaseException as error:  # MessageTooLong, or whatever a framing of the user's does, as with handlers
-            conn.farewell = b""
-            conn.why = "max_message" if isinstance(error, MessageTooLong) else "framing"
+            conn.intake.farewell = b""
+            conn.ending.why = "max_message" if isinstance(error, MessageTooLong) else "framing"
             self.tell_unfit(conn, error)
-        conn.begun, conn.held = 0.0, 0
+        conn.intake.begun, conn.intake.held = 0.0, 0
         if not self.loop.orphaned:  # else the framing has forked, and the parent handles them
-            conn.waiting.extend(messages)
+            conn.intake.waiting.extend(messages)
         return ()
 
     def tell_unfit(self, conn: ClientConnection, error: BaseException) -> None:
@@ -113,14 +114,14 @@ class ConnectionIO:
                 except OSError:  # what was read is not lost over it; an error that stays is raised by the next read
                     break
         except ssl.SSLWantWriteError:
-            conn.wait_in = WRITE
+            conn.intake.wait_in = WRITE
             raise
         return data
 
     def unreadable(self, conn: ClientConnection, error: OSError) -> None:
         """Reading failed."""
         if isinstance(error, BLOCKED):
-            if conn.wait_in != READ or not conn.calm:
+            if conn.intake.wait_in != READ or conn.state is not State.READY:
                 self.settle(conn)
             return
         if is_ragged(error):
@@ -128,7 +129,7 @@ class ConnectionIO:
             return
         conn.give_up(error)
         if isinstance(error, ssl.SSLError):  # of which an alert has told it
-            conn.why = conn.error or ""
+            conn.ending.why = conn.ending.error or ""
             self.part(conn)
         else:
             self.settle(conn)
@@ -139,20 +140,23 @@ class ConnectionIO:
         So it ends no message: what the framing holds back is dropped. When that is nothing, it is an end like others,
         for many clients leave so.
         """
-        conn.ended = True
-        if conn.held:
-            conn.why = CUT_SHORT
+        conn.intake.ended = True
+        if conn.intake.held:
+            conn.ending.why = CUT_SHORT
             throttle = self.throttles.of(CUT_SHORT)
             if throttle.begins():
-                what = counted(conn.held, "byte of half a message is", "bytes, which may be half a message, are")
+                what = counted(conn.intake.held, "byte of half a message is", "bytes, which may be half a message, are")
                 said = "%s: its last %s dropped, for it ended without TLS's goodbye (close_notify)%s"
                 log(_log, logging.WARNING, said, conn.peer, what, throttle.rest)
         self.settle(conn)
 
     def is_late(self, conn: ClientConnection) -> bool:
         """Whether a message is to be read from `conn`, and should have been by now."""
-        half = conn.begun and conn.phase is Phase.OPEN and not (conn.busy or conn.waiting or conn.out or conn.closing)
-        return bool(half) and self.deadlines.of(conn)[0] <= self.loop.now
+        if conn.state not in (State.READY, State.OPEN) or not conn.intake.begun:
+            return False
+        if conn.intake.waiting or conn.outbox.pieces or conn.ending.closing:
+            return False
+        return self.deadlines.of(conn)[0] <= self.loop.now
 
     def make_up(self, conn: ClientConnection, received: int, sent: int) -> None:
         """Count the time of a transfer from now on that a stall of ours kept waiting: the client went on meanwhile.
@@ -160,17 +164,16 @@ class ConnectionIO:
         As far as it could, for the kernel holds only so much for us. `received` and `sent` are of before it was looked
         at. A client that only drips has filled no buffer of the kernel's, and one that takes nothing has emptied none.
         """
-        if conn.out:
-            if conn.sent > sent:
-                conn.out_since, conn.sent = self.loop.now, 0
-        elif self.is_late(conn) and conn.received - received >= JAM:
+        if conn.outbox.pieces:
+            if conn.outbox.sent > sent:
+                conn.outbox.since, conn.outbox.sent = self.loop.now, 0
+        elif self.is_late(conn) and conn.intake.received - received >= JAM:
             self.excuse(conn)
 
     def excuse(self, conn: ClientConnection) -> None:
         """Count the time of `conn` from now on."""
         conn.active = self.loop.now
-        if conn.begun:
-            conn.begun, conn.received = self.loop.now, 0
+        conn.intake.restart(self.loop.now)
 
     # -- deciding -----------------------------------------------------------------------------------------------------
 
@@ -178,70 +181,77 @@ class ConnectionIO:
         """Send later what is left of an answer of which `sent` bytes are gone."""
         rest = memoryview(answer).cast("B")[sent:]
         if rest:
-            conn.keep(rest)
+            conn.outbox.add(rest)
             self.settle(conn)
 
     def settle(self, conn: ClientConnection) -> None:
         """Decide what a connection waits for next, or that it is over."""
-        phase = conn.phase
-        if phase is Phase.CLOSED or phase is Phase.LINGERING:
+        state, ending, intake = conn.state, conn.ending, conn.intake
+        if state is State.CLOSED or state is State.LINGERING:
             return
-        conn.calm = False
-        if conn.farewell is not None and not (conn.waiting or conn.closing):
-            conn.closing = True
-            conn.write(conn.farewell)
-        if conn.error is not None:
-            self.close(conn, conn.error)
+        conn.look_closely()
+        if intake.farewell is not None and not (intake.waiting or ending.closing):
+            ending.closing = True
+            conn.write(intake.farewell)
+        if conn.ending.error is not None:
+            self.close(conn, conn.ending.error)
             return
-        if conn.out:
+        if conn.outbox.pieces:
             self.sending(conn)
-        elif conn.out_since:  # the client has taken its answers; from here on its own messages are timed again
-            conn.out_since = 0.0
+        elif conn.outbox.since:  # the client has taken its answers; from here on its own messages are timed again
+            conn.outbox.since = 0.0
             self.excuse(conn)
-        if phase is Phase.CLOSING or conn.closing or (conn.ended and not conn.waiting):
+        if state is State.CLOSING or ending.closing or (intake.ended and not intake.waiting):
             self.finish(conn)
         elif conn.idle() and self.is_over(conn):
-            if conn.looked:
+            if conn.ending.looked:
                 if self.deadlines.aged(conn, self.loop.now):
-                    conn.why = "max_age"
+                    conn.ending.why = "max_age"
                 self.finish(conn)
             else:  # what had come by then is answered, also behind a message that was under way
                 self.loop.ready[conn] = None
-        elif conn.out:
+        elif conn.outbox.pieces:
             self.watch(conn, WRITE)
-        elif conn.waiting or (conn.secure and conn.sock.pending()):  # type: ignore[attr-defined]  # an SSLSocket
+        elif conn.intake.waiting or (conn.secure and conn.sock.pending()):  # type: ignore[attr-defined]  # an SSLSocket
             self.loop.ready[conn] = None
         else:
-            self.watch(conn, conn.wait_in)
-            conn.calm = not (conn.secure or conn.slow or conn.begun or conn.busy or conn.vet or self.loop.draining)
-            conn.calm = conn.calm and self.inline
+            self.watch(conn, conn.intake.wait_in)
+            if self.may_be_ready(conn):
+                conn.enter(State.READY)
+
+    def may_be_ready(self, conn: ClientConnection) -> bool:
+        """Whether the next message of a connection for which nothing is left to do may take the short way."""
+        if not self.inline or conn.secure or self.loop.draining or conn.state is not State.OPEN:
+            return False
+        return not (conn.timing.probation or conn.intake.begun or conn.intake.vet)
 
     def sending(self, conn: ClientConnection) -> None:
         """Begin to time an answer that is to be sent later."""
-        if not conn.out_since:
-            conn.out_since, conn.sent = self.loop.now, 0
+        if not conn.outbox.since:
+            conn.outbox.since, conn.outbox.sent = self.loop.now, 0
             self.loop.timers.hasten(conn, self.deadlines.of(conn)[0])
 
     def is_over(self, conn: ClientConnection) -> bool:
         """Whether a connection that is idle is to be closed: it is too old, or the server stops."""
-        if conn.last or not self.loop.draining:
-            return conn.last
+        if conn.ending.last or not self.loop.draining:
+            return conn.ending.last
         return conn.number > 0 or self.loop.now >= max(self.deadlines.drained_at, conn.active) + GRACE
 
     def finish(self, conn: ClientConnection) -> None:
         """Close a connection as gently as may be: after what is answered is sent."""
         if conn.record is not None:
-            conn.record.lapse(conn, conn.why)
-        conn.waiting.clear()
-        conn.begun = 0.0
-        if conn.out:
-            conn.phase = Phase.CLOSING
+            conn.record.lapse(conn, conn.ending.why)
+        conn.intake.waiting.clear()
+        conn.intake.begun = 0.0
+        if conn.outbox.pieces:
+            if conn.state is not State.CLOSING:
+                conn.enter(State.CLOSING)
             self.watch(conn, WRITE)
             return
         conn.say_goodbye()
-        answered = conn.number or conn.received or conn.farewell
+        answered = conn.number or conn.intake.received or conn.intake.farewell
         unspoken = self.loop.draining and not answered  # there is no answer to be lost
-        if conn.ended or unspoken:
+        if conn.intake.ended or unspoken:
             self.close(conn, "")
             return
         self.part(conn)
@@ -252,9 +262,9 @@ class ConnectionIO:
         A close while bytes of the peer's are unread would have the kernel send RST, and take back what was answered. So
         our half is closed, and the end of the peer's awaited.
         """
-        conn.phase = Phase.LINGERING
-        conn.received = 0
-        conn.since = self.loop.now
+        conn.enter(State.LINGERING)
+        conn.intake.received = 0
+        conn.timing.since = self.loop.now
         if not conn.shut_down(socket.SHUT_WR):
             self.close(conn, "")
             return
@@ -269,32 +279,31 @@ class ConnectionIO:
             return
         except OSError:
             data = b""
-        conn.ended = not data
-        conn.received += len(data)
+        conn.intake.ended = not data
+        conn.intake.received += len(data)
         if not data:
             self.close(conn, "")
-        elif conn.received > self.limits.max_linger_bytes:
-            self.close(conn, conn.why or "max_linger_bytes")
+        elif conn.intake.received > self.limits.max_linger_bytes:
+            self.close(conn, conn.ending.why or "max_linger_bytes")
 
     def close(self, conn: ClientConnection, why: str) -> None:
         """Close, and forget; `why` is "" for an orderly end. The only place where a connection's socket is closed."""
         loop = self.loop
-        if conn.phase is Phase.CLOSED:
+        if conn.state is State.CLOSED:
             return
-        over = conn.phase is Phase.LINGERING and conn.ended  # both sides have said so
-        conn.phase = Phase.CLOSED
-        conn.calm = False
+        over = conn.state is State.LINGERING and conn.intake.ended  # both sides have said so
+        conn.enter(State.CLOSED)
         if conn.watched:
             loop.poller.remove(conn.fd, conn.watched)
             conn.watched = 0
         del loop.sources[conn.fd]
         loop.timers.forget(conn)
-        conn.out.clear()
+        conn.outbox.pieces.clear()
         if conn.record is not None:
-            conn.record.lapse(conn, why or conn.why)
-        conn.waiting.clear()
+            conn.record.lapse(conn, why or conn.ending.why)
+        conn.intake.waiting.clear()
         try:
-            self.left(conn, why or conn.why)  # before the client can know that it is over
+            self.left(conn, why or conn.ending.why)  # before the client can know that it is over
         finally:
             if over:
                 with suppress(OSError):  # somebody has closed it behind our back
@@ -315,7 +324,7 @@ class ConnectionIO:
             self.watch_for(conn, events)
         except OSError as error:  # the system is out of something, such as fs.epoll.max_user_watches
             conn.give_up(error)
-            self.close(conn, conn.error or "")
+            self.close(conn, conn.ending.error or "")
 
     def watch_for(self, conn: ClientConnection, events: int) -> None:
         """Do it, for the leader, or for the thread that gives `conn` back and holds the loop's lock.
@@ -345,14 +354,14 @@ class ConnectionIO:
 
     def take_back(self, conn: ClientConnection) -> None:
         """Take a connection over from another thread, which has left something to do in it."""
-        conn.busy = False
-        if conn.phase is Phase.OPEN and conn.out:
+        conn.hand_back()
+        if conn.is_open and conn.outbox.pieces:
             conn.flush()
         self.settle(conn)
 
     def give_up(self, conn: ClientConnection, why: str) -> None:
         """Take a connection over from a thread, or a task, that will not go on with it."""
-        conn.busy = False
+        conn.hand_back()
         conn.give_up(why)
         self.settle(conn)
 

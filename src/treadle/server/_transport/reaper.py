@@ -6,8 +6,9 @@ import socket
 from math import inf
 from typing import TYPE_CHECKING
 
-from treadle.server._transport.connection import ClientConnection, Phase
+from treadle.server._transport.connection import ClientConnection
 from treadle.server._transport.deadlines import GRACE, STALL
+from treadle.server._transport.state import State
 
 if TYPE_CHECKING:
     from treadle.server._loop.event_loop import EventLoop
@@ -41,19 +42,21 @@ class Reaper:
                 continue
             if stalled and not timed.busy:  # who was served in the turn before may have been so just now
                 timed.begin_again(before, now)
-            if not (timed.last or timed.busy) and self.deadlines.aged(timed, now):
-                timed.last, timed.looked, timed.calm = True, False, False
+            if not (timed.ending.last or timed.busy) and self.deadlines.aged(timed, now):
+                timed.ending.last, timed.ending.looked = True, False
+                timed.look_closely()
             end, why = self.deadlines.of(timed)
             if end <= now and timed.busy:
                 self.cut(timed, why)
                 end = max(self.deadlines.of(timed)[0], now + AT_LEAST)
             elif end <= now:
-                timed.late, timed.stalled, timed.calm = True, stalled, False
+                timed.timing.late, timed.timing.stalled = True, stalled
+                timed.look_closely()
                 self.loop.ready[timed] = None
                 end = inf  # its judge says when
             if self.loop.draining:
                 end = min(end, now + GRACE)  # conversations come to a pause without our being told
-            if timed.phase is not Phase.CLOSED and timed.due == inf:  # else it was hastened just now
+            if timed.state is not State.CLOSED and timed.due == inf:  # else it was hastened just now
                 self.loop.timers.look_at(timed, end, now)
 
     def judge(self, conn: ClientConnection) -> None:
@@ -63,29 +66,30 @@ class Reaper:
         if end <= now:
             self.cut(conn, why)
             end = max(self.deadlines.of(conn)[0], now + AT_LEAST)
-        if conn.phase is not Phase.CLOSED:
+        if conn.state is not State.CLOSED:
             self.loop.timers.hasten(conn, end)
 
     def cut(self, conn: ClientConnection, why: str) -> None:
         """End a connection whose time is over."""
         if conn.busy and why == "the server stops":  # a conversation that waits for its client's next message
-            conn.last = True
+            conn.ending.last = True
             conn.shut_down(socket.SHUT_RD)  # so that it sees the end of it, as if the client had left
         elif conn.busy:
             self.abort_busy(conn, why)
-        elif conn.phase in (Phase.HEADER, Phase.SHAKING):
+        elif conn.state in (State.HEADER, State.HANDSHAKE):
             self.io.close(conn, "" if why == "the server stops" else why)
         elif why in ("max_age", "the server stops"):
-            conn.last = True
+            conn.ending.last = True
             self.io.settle(conn)
-        elif conn.out:
+        elif conn.outbox.pieces:
             self.io.abort(conn, why)
         else:
-            self.io.close(conn, conn.why or why)
+            self.io.close(conn, conn.ending.why or why)
 
     def abort_busy(self, conn: ClientConnection, why: str) -> None:
         """Cut a connection that another thread has; it is closed when that gives it back."""
-        conn.error = conn.error or why  # first, so that a handler can tell this end; all else is the other thread's
+        ending = conn.ending
+        ending.error = ending.error or why  # first, so that a handler can tell this end; all else is the other thread's
         conn.shut_down(socket.SHUT_RDWR)  # the client knows at once, and the handler when it reads or writes
 
     def drain(self) -> None:
@@ -95,9 +99,10 @@ class Reaper:
             loop.draining = True
         self.deadlines.drained_at = min(self.deadlines.drained_at, loop.now)
         for conn in self.io.connections():
-            conn.calm = conn.looked = False
+            conn.ending.looked = False
+            conn.look_closely()
             loop.timers.hasten(conn, loop.now + GRACE)
-            if conn.phase is Phase.OPEN and not conn.busy and not conn.out:
+            if conn.state is State.OPEN and not conn.outbox.pieces:
                 loop.ready[conn] = None
 
     def cut_all(self, why: str) -> int:

@@ -51,7 +51,7 @@ def ends(keeps: Keeps, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Client
 
 
 def arrivals_of(conn: ClientConnection, data: bytes) -> list[Arrival]:
-    found: Any = conn.decoder.feed(data)
+    found: Any = conn.intake.decoder.feed(data)
     return list(found)
 
 
@@ -70,7 +70,7 @@ def test_a_message_begins_with_the_read_of_its_first_byte_and_is_complete_with_t
     conn, record, _ = ends
     record.read_ns = 1
     assert not arrivals_of(conn, b"on")
-    assert conn.decoder.held == 2
+    assert conn.intake.decoder.held == 2
     record.read_ns = 2
     one, two = arrivals_of(conn, b"e\ntwo\nthr")
     record.read_ns = 3
@@ -80,7 +80,7 @@ def test_a_message_begins_with_the_read_of_its_first_byte_and_is_complete_with_t
     record.read_ns = 5
     assert not arrivals_of(conn, b"five")
     record.read_ns = 6
-    found: Any = conn.decoder.finish()
+    found: Any = conn.intake.decoder.finish()
     (five,) = found
     times = [(arrival.message, arrival.first_byte_ns, arrival.complete_ns) for arrival in (one, two, three, four, five)]
     assert times == [(b"one", 1, 2), (b"two", 2, 2), (b"three", 2, 3), (b"four", 4, 4), (b"five", 5, 6)]
@@ -112,23 +112,23 @@ def test_what_is_over_is_told_of_once_in_order(
     ends: tuple[ClientConnection, Record, socket.socket], keeps: Keeps
 ) -> None:
     conn, record, _ = ends
-    conn.waiting.extend(arrivals_of(conn, b"one\ntwo\n"))
-    assert record.begin(conn.waiting.popleft(), handed_over=False) == b"one"  # and its thread is killed
-    conn.error = "mine"
+    conn.intake.waiting.extend(arrivals_of(conn, b"one\ntwo\n"))
+    assert record.begin(conn.intake.waiting.popleft(), handed_over=False) == b"one"  # and its thread is killed
+    conn.ending.error = "mine"
     record.lapse(conn, "another")
     record.lapse(conn, "another")
     one, two = keeps.events
     assert (one.begun_ns is None, two.begun_ns is None) == (False, True)
     assert one.returned_ns is None
     assert [str(event.error) for event in keeps.events] == [f"[Errno {errno.ECONNABORTED}] mine"] * 2
-    assert not conn.waiting
+    assert not conn.intake.waiting
 
 
 def test_what_the_pool_has_dropped_is_told_with_its_error(
     ends: tuple[ClientConnection, Record, socket.socket], keeps: Keeps
 ) -> None:
     conn, record, _ = ends
-    conn.waiting.extend(arrivals_of(conn, b"one\ntwo\nthree\n"))
+    conn.intake.waiting.extend(arrivals_of(conn, b"one\ntwo\nthree\n"))
     full, closed = ValueError("full"), ValueError("closed")
     record.refuse(conn, 2, full)
     record.refusal = closed
@@ -140,7 +140,7 @@ def test_what_the_pool_has_dropped_is_no_reason_for_what_comes_later(
     ends: tuple[ClientConnection, Record, socket.socket], keeps: Keeps
 ) -> None:
     conn, record, _ = ends
-    conn.waiting.extend(arrivals_of(conn, b"one\ntwo\n"))
+    conn.intake.waiting.extend(arrivals_of(conn, b"one\ntwo\n"))
     record.refusal = full = ValueError("full")
     record.refuse(conn, 1, full)
     record.lapse(conn, "gone")

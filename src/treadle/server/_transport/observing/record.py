@@ -185,15 +185,15 @@ class Record:
     def refuse(self, conn: ClientConnection, count: int, why: BaseException | None) -> None:
         """Take out, and tell of, `count` messages of `conn` that wait: the pool has refused them."""
         self.refusal = None  # it is none of what comes after them
-        for arrival in islice(_taken_from(self.conversation if self.converses else conn.waiting), count):
+        for arrival in islice(_taken_from(self.conversation if self.converses else conn.intake.waiting), count):
             arrival.error = why
             self._tell_message(arrival)
 
     def lapse(self, conn: ClientConnection, why: str) -> None:
         """Tell of all that was not told of yet: the connection is over. Safe from any thread, also from two at once."""
-        self.tell_run(conn.error or why)
-        for arrival in _taken_from(self.conversation if self.converses else conn.waiting):
-            arrival.error = self.refusal or _aborted(conn.error or why)
+        self.tell_run(conn.ending.error or why)
+        for arrival in _taken_from(self.conversation if self.converses else conn.intake.waiting):
+            arrival.error = self.refusal or _aborted(conn.ending.error or why)
             self._tell_message(arrival)
 
     def _tell_message(self, arrival: Arrival) -> None:

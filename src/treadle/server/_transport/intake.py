@@ -1,0 +1,50 @@
+"""Intake: what a client has sent and nobody has handled."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from treadle.server._loop.poller import READ
+
+if TYPE_CHECKING:
+    from treadle.server._transport.decoder import Decoder
+
+__all__ = ["Intake"]
+
+
+class Intake:
+    """What came from one client. For the thread that has its connection.
+
+    Attributes:
+        decoder: what makes bytes into messages.
+        waiting: messages that were read and not handled; as Arrivals, where there are observers.
+        held: bytes that the decoder holds back, of the message that is not complete.
+        begun: when that message began; 0: there is none.
+        received: bytes of it.
+        ended: the peer will send no more.
+        wait_in: what TLS waits for before it can go on reading: READ, or WRITE.
+        farewell: the last bytes for a client that has sent what makes no message; None: go on.
+        header: of a trusted proxy, as far as it came; None: none is awaited.
+        vet: tells by a connection, and its first bytes, whether it may go on; None: it may.
+    """
+
+    __slots__ = ("begun", "decoder", "ended", "farewell", "header", "held", "received", "vet", "wait_in", "waiting")
+
+    def __init__(self, decoder: Decoder[Any]) -> None:
+        self.decoder = decoder
+        self.waiting: deque[Any] = deque()
+        self.held = 0
+        self.begun = 0.0
+        self.received = 0
+        self.ended = False
+        self.wait_in = READ
+        self.farewell: bytes | None = None
+        self.header: Any = None
+        self.vet: Callable[[Any, bytes], bool] | None = None
+
+    def restart(self, now: float) -> None:
+        """Count the time of the message that has begun, if one has, from `now` on."""
+        if self.begun:
+            self.begun, self.received = now, 0

@@ -1,0 +1,24 @@
+"""Intake: what a new one holds, and what restarting counts anew."""
+
+from __future__ import annotations
+
+from treadle.server import Lines
+from treadle.server._loop.poller import READ
+from treadle.server._transport.intake import Intake
+
+
+def test_a_new_one_has_nothing_and_waits_to_read() -> None:
+    intake = Intake(Lines().decoder(100))
+    assert (intake.held, intake.received, intake.begun, intake.wait_in) == (0, 0, 0.0, READ)
+    assert not intake.waiting
+    assert intake.farewell is None
+    assert intake.vet is None
+
+
+def test_only_a_message_that_has_begun_counts_anew() -> None:
+    intake = Intake(Lines().decoder(100))
+    intake.restart(5.0)
+    assert intake.begun == 0.0
+    intake.begun, intake.received = 3.0, 7
+    intake.restart(5.0)
+    assert (intake.begun, intake.received) == (5.0, 0)
