@@ -103,7 +103,7 @@ def test_a_path_in_a_flag_or_a_file_may_hold_what_separates_addresses_in_a_varia
 
 INTERRUPTED_SPEAKER = """
 import os, signal, click
-from treadle._cli.once import Once
+from treadle.server._once import Once
 from treadle._cli.serving import _be_a_child
 class Wrong(click.ClickException):
     exit_code = 78

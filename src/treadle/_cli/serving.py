@@ -17,7 +17,6 @@ from treadle._cli.config import Derived, spelled
 from treadle._cli.descriptors import reserve_descriptors
 from treadle._cli.hint import hello_in, hello_to, near
 from treadle._cli.leaving import Leaving
-from treadle._cli.once import Once
 from treadle._cli.status import Status, View, complain, say, status_view
 from treadle._cli.values import NONE, BindTo, Count, Escaped, PerSecond, Seconds, Trusted
 from treadle._pool.pool import Pool
@@ -25,6 +24,7 @@ from treadle.errors import BindError
 from treadle.server import Certificates, Limits, Server, ServerSnapshot
 from treadle.server._accept.listen import Bind, Listener, open_listeners
 from treadle.server._accept.proxy import Proxies
+from treadle.server._once import Once
 from treadle.server._processes import serve_in_processes
 from treadle.server._protocols.protocol import Protocol
 

@@ -18,9 +18,9 @@ from math import inf
 from types import FrameType
 
 from treadle._base.clock import now
-from treadle._base.teller import Teller
 from treadle._base.words import log
 from treadle.server._accept.listen import Listener
+from treadle.server._loop.teller import Teller
 from treadle.server._orphans import has_children
 from treadle.server._signals import CHILD, HANGUP, HUNG_UP, ORDERS, Signals, reason
 

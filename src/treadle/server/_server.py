@@ -15,7 +15,6 @@ from types import TracebackType
 from typing import Any, Self
 
 from treadle._base import checks, clock
-from treadle._base.teller import Teller
 from treadle._base.threads import start_thread
 from treadle._base.words import counted, log
 from treadle._dispatch import lifecycle
@@ -27,6 +26,7 @@ from treadle.errors import BindError
 from treadle.server._accept.listen import Bindable, each_bind, open_listeners
 from treadle.server._accept.proxy import Proxies
 from treadle.server._group import EventLoopGroup
+from treadle.server._loop.teller import Teller
 from treadle.server._orphans import Orphans
 from treadle.server._protocols.protocol import Protocol
 from treadle.server._signals import CHILD, GONE, HANGUP, HUNG_UP, LOST, ORDERS, Signals, reason

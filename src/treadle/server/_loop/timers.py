@@ -1,4 +1,4 @@
-"""Timers: one heap for all connections of a lane.
+"""Timers: one heap for all connections of an event loop.
 
 Each connection has one entry, and arming one of its deadlines is writing an attribute. That works because every
 connection is looked at once a `period`, the shortest time-out there is: whatever was armed since then is not due yet.

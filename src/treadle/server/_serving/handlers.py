@@ -1,6 +1,6 @@
 """Handlers: how handlers are run, in whose thread, and what happens when one fails.
 
-Inline, by the leader, as long as handlers are quick. As an errand, a task of the pool, once a connection's handler has
+Inline, by the leader, as long as handlers are quick. As a task of the pool, once a connection's handler has
 been slow, or while nobody leads who may run handlers.
 """
 
@@ -12,7 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from treadle._base import clock
-from treadle._base.log_throttle import LogThrottle, LogThrottles, kind_of
+from treadle._base.log_throttle import LogThrottles, kind_of
 from treadle._base.words import all_of, log
 from treadle._tasks.call import NoContext
 from treadle._tasks.future import Future
@@ -145,7 +145,6 @@ class Handlers:
         self.rejected = 0  # messages that the pool would not handle
         self.pace = SLOW  # seconds in a handler, of late, while all messages go to the pool
         self.throttles = throttles
-        self.drops, self.refusals, self.talks = LogThrottle(), LogThrottle(), LogThrottle()
 
     def begun_inline(self) -> int:
         """Return how many messages leaders have begun with. From any thread."""
@@ -260,25 +259,26 @@ class Handlers:
         conn.timing.handled = 0.0
         if conn.record is not None and self.converse is not None:
             conn.record.expect()
-        errand = HandlerTask(self, conn)
+        task = HandlerTask(self, conn)
         try:
-            self.leadership.dispatcher.enter_later(errand, self.policy)
+            self.leadership.dispatcher.enter_later(task, self.policy)
             if self.converse is not None:
                 self.tell_if_all_talk()
         except PoolFull:
             pass  # it was refused, see `dropped`
         except (TreadleError, RuntimeError) as error:
-            if self.drops.begins():
+            throttle = self.throttles.of("drop")
+            if throttle.begins():
                 said = "%s: connections are cut, for the pool takes no messages: %s%s"
-                log(_log, logging.ERROR, said, self.loop.name, error, self.drops.rest)
+                log(_log, logging.ERROR, said, self.loop.name, error, throttle.rest)
 
     def tell_if_all_talk(self) -> None:
         """Say that every thread is in a conversation, so that clients which wait for one do not look forgotten."""
         dispatcher = self.leadership.dispatcher
-        if not dispatcher.free_threads() and self.talks.begins():
+        if not dispatcher.free_threads() and (throttle := self.throttles.of("talk")).begins():
             most = dispatcher.workers.max_workers
             said = "%s: %s taken by conversations, so others wait%s"
-            log(_log, logging.WARNING, said, self.loop.name, all_of(most, "thread"), self.talks.rest)
+            log(_log, logging.WARNING, said, self.loop.name, all_of(most, "thread"), throttle.rest)
 
     def dropped(self, conn: ClientConnection, why: BaseException | None) -> None:
         """The pool will not handle what waits in `conn`. The pool's lock may be held."""
@@ -293,13 +293,14 @@ class Handlers:
     def lapse(self, conn: ClientConnection) -> None:
         """Tell observers of what is left in `conn`, if nobody leads any more, who would go on. No lock is held."""
         if conn.record is not None and self.loop.over:
-            conn.record.lapse(conn, CUT)
+            conn.record.lapse(conn.intake.waiting, conn.ending.error or CUT)
 
     def refuse(self, conn: ClientConnection, refusal: bytes, why: BaseException | None) -> None:
         """Tell a client, for each message that waits, that it will not be handled. For the thread that has `conn`."""
-        if self.refusals.begins():
+        throttle = self.throttles.of("refusal")
+        if throttle.begins():
             said = "%s: messages are rejected, for the pool has no room for them in time%s"
-            log(_log, logging.WARNING, said, self.loop.name, self.refusals.rest)
+            log(_log, logging.WARNING, said, self.loop.name, throttle.rest)
         room = (self.max_unsent - conn.outbox.unsent) // max(1, len(refusal))  # for more, it has to take these first
         count = min(len(conn.intake.waiting), max(1, room)) if self.converse is None else 1
         with self.loop.lock:
@@ -307,7 +308,7 @@ class Handlers:
         conn.number += count
         conn.write(refusal * count)
         if conn.record is not None:
-            conn.record.refuse(conn, count, why)
+            conn.record.refuse(conn.intake.waiting, count, why)
         elif self.converse is None:
             for _ in range(count):
                 conn.intake.waiting.popleft()
@@ -334,7 +335,7 @@ class Handlers:
         conn.timing.probation = PROBATION
         self.answer(conn, answer)
         if conn.record is not None:
-            conn.record.depose()
+            conn.record.lose_lead()
             conn.record.tell_run(conn.ending.error)
         self.go_on(conn)
 

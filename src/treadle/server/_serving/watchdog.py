@@ -31,12 +31,12 @@ __all__ = ["Watchdog"]
 LOOK = 0.001  # seconds between two looks, and so about how long one handler may hold up the others
 SELDOM = 0.005  # the same, at most, while all is quick: looks at 1 ms take 5 % of an echo server, these 2 % (measured)
 SHARE = 0.01  # of the time since a handler was slow, that is waited before the next look
-LAST_LOOK = 0.1  # seconds between two looks at a leader that is leaving, who rouses us
+LAST_LOOK = 0.1  # seconds between two looks at a leader that is leaving, who wakes us
 DROWSY = 50  # looks without a message before it sleeps; a guess
 SAMPLE = 32  # looks that are judged together; a guess
 INSIDE = 0.7  # of a sample: so often was the leader inside a handler ...
 AT_WORK = 0.5  # ... while it used less than this share of a processor: handlers block
-FEW = 16  # messages between two leaders that were deposed: fewer, and handlers block in general; a guess
+FEW = 16  # messages between two leaders that lost the lead: fewer, and handlers block in general; a guess
 
 
 class Watchdog:
@@ -91,7 +91,7 @@ class Watchdog:
         self._promoted_at = leadership.turns
 
     def _sleep(self, lead: Lead | None, turns: int) -> bool:
-        """Sleep until roused; False: no, something is going on."""
+        """Sleep until woken; False: no, something is going on."""
         leadership = self.leadership
         leadership.watchdog_sleeps = True
         # First written, then looked: so either we see that a handler has begun, or its leader sees that we sleep.

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any, cast
 
 from treadle._base import checks, clock
 from treadle._base.log_throttle import LogThrottles
-from treadle._base.teller import Teller
 from treadle._base.words import all_of, counted, log
 from treadle._dispatch import lifecycle
 from treadle._pool.pool import Pool
 from treadle._pool.submit import dispatcher_of
 from treadle.errors import PoolClosed
+from treadle.server._loop.teller import Teller
 from treadle.server._socketserver.parking import Parking, ended
 from treadle.server._socketserver.request import Request, can_wait, current_visit
 from treadle.server._transport.io import reason_of

@@ -240,7 +240,7 @@ class ConnectionIO:
     def finish(self, conn: ClientConnection) -> None:
         """Close a connection as gently as may be: after what is answered is sent."""
         if conn.record is not None:
-            conn.record.lapse(conn, conn.ending.why)
+            conn.record.lapse(conn.intake.waiting, conn.ending.error or conn.ending.why)
         conn.intake.waiting.clear()
         conn.intake.begun = 0.0
         if conn.outbox.pieces:
@@ -300,7 +300,7 @@ class ConnectionIO:
         loop.timers.forget(conn)
         conn.outbox.pieces.clear()
         if conn.record is not None:
-            conn.record.lapse(conn, why or conn.ending.why)
+            conn.record.lapse(conn.intake.waiting, conn.ending.error or why or conn.ending.why)
         conn.intake.waiting.clear()
         try:
             self.left(conn, why or conn.ending.why)  # before the client can know that it is over

@@ -115,8 +115,8 @@ def test_what_is_over_is_told_of_once_in_order(
     conn.intake.waiting.extend(arrivals_of(conn, b"one\ntwo\n"))
     assert record.begin(conn.intake.waiting.popleft(), handed_over=False) == b"one"  # and its thread is killed
     conn.ending.error = "mine"
-    record.lapse(conn, "another")
-    record.lapse(conn, "another")
+    record.lapse(conn.intake.waiting, "another")
+    record.lapse(conn.intake.waiting, "another")
     one, two = keeps.events
     assert (one.begun_ns is None, two.begun_ns is None) == (False, True)
     assert one.returned_ns is None
@@ -130,9 +130,9 @@ def test_what_the_pool_has_dropped_is_told_with_its_error(
     conn, record, _ = ends
     conn.intake.waiting.extend(arrivals_of(conn, b"one\ntwo\nthree\n"))
     full, closed = ValueError("full"), ValueError("closed")
-    record.refuse(conn, 2, full)
+    record.refuse(conn.intake.waiting, 2, full)
     record.refusal = closed
-    record.lapse(conn, "another")
+    record.lapse(conn.intake.waiting, "another")
     assert [event.error for event in keeps.events] == [full, full, closed]
 
 
@@ -142,8 +142,8 @@ def test_what_the_pool_has_dropped_is_no_reason_for_what_comes_later(
     conn, record, _ = ends
     conn.intake.waiting.extend(arrivals_of(conn, b"one\ntwo\n"))
     record.refusal = full = ValueError("full")
-    record.refuse(conn, 1, full)
-    record.lapse(conn, "gone")
+    record.refuse(conn.intake.waiting, 1, full)
+    record.lapse(conn.intake.waiting, "gone")
     assert [str(event.error) for event in keeps.events] == ["full", f"[Errno {errno.ECONNABORTED}] gone"]
 
 

@@ -19,7 +19,6 @@ from treadle.server._transport.causes import cause_of
 from treadle.server._transport.observing.observer import ConnectionEvent, MessageEvent
 
 if TYPE_CHECKING:
-    from treadle.server._transport.connection import ClientConnection
     from treadle.server._transport.decoder import Decoder
     from treadle.server._transport.observing.observer import Observers
     from treadle.server._transport.peer import Peer
@@ -171,7 +170,7 @@ class Record:
         if self.run and self.run[-1].error is None:
             self.run[-1].error = error
 
-    def depose(self) -> None:
+    def lose_lead(self) -> None:
         """The lead was lost over the last message."""
         self.run[-1].handed_over = True
 
@@ -182,18 +181,18 @@ class Record:
                 arrival.error = _aborted(error)
             self._tell_message(arrival)
 
-    def refuse(self, conn: ClientConnection, count: int, why: BaseException | None) -> None:
-        """Take out, and tell of, `count` messages of `conn` that wait: the pool has refused them."""
+    def refuse(self, waiting: deque[Any], count: int, why: BaseException | None) -> None:
+        """Take out, and tell of, `count` of the messages that wait: the pool has refused them."""
         self.refusal = None  # it is none of what comes after them
-        for arrival in islice(_taken_from(self.conversation if self.converses else conn.intake.waiting), count):
+        for arrival in islice(_taken_from(self.conversation if self.converses else waiting), count):
             arrival.error = why
             self._tell_message(arrival)
 
-    def lapse(self, conn: ClientConnection, why: str) -> None:
+    def lapse(self, waiting: deque[Any], why: str) -> None:
         """Tell of all that was not told of yet: the connection is over. Safe from any thread, also from two at once."""
-        self.tell_run(conn.ending.error or why)
-        for arrival in _taken_from(self.conversation if self.converses else conn.intake.waiting):
-            arrival.error = self.refusal or _aborted(conn.ending.error or why)
+        self.tell_run(why)
+        for arrival in _taken_from(self.conversation if self.converses else waiting):
+            arrival.error = self.refusal or _aborted(why)
             self._tell_message(arrival)
 
     def _tell_message(self, arrival: Arrival) -> None:

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from treadle._cli.once import Once
+from treadle.server._once import Once
 
 if sys.platform == "win32":
     pytest.skip("there are no forked processes on Windows", allow_module_level=True)

@@ -8,8 +8,8 @@ from functools import partial
 import pytest
 
 from tcp import PATIENCE
-from treadle._base import teller as module
-from treadle._base.teller import MOST, Teller
+from treadle.server._loop import teller as module
+from treadle.server._loop.teller import MOST, Teller
 
 
 def test_things_are_said_in_their_order_and_in_another_thread() -> None:
