@@ -29,6 +29,7 @@ CHUNKS = "multiprocessing passes items in chunks by itself; treadle.Pool where c
 UNITS = {"tasks/s": "Tasks a second", "items/s": "Items a second", "µs": "Microseconds", "bytes": "Bytes"}
 SERVERS = {
     "treadle": "treadle.Server",
+    "loop": "A bare loop, one thread",
     "socketserver": "socketserver.ThreadingTCPServer",
     "pool": "ThreadPoolExecutor, 128 threads",
     "go": "Go, 1 core",

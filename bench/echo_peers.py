@@ -24,6 +24,7 @@ PATIENCE = 120.0  # seconds that a server may take to begin; Go compiles first
 OURS = "treadle"
 PACKAGES = {"treadle": "treadle", "uvloop": "uvloop", "gevent": "gevent"}  # whose versions are recorded
 LABELS = {
+    "loop": "a bare loop, one thread",
     "socketserver": "ThreadingTCPServer",
     "pool": "ThreadPoolExecutor(128)",
     "go": "Go net, GOMAXPROCS=1",

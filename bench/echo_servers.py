@@ -14,6 +14,7 @@ import argparse
 import asyncio
 import os
 import resource
+import select
 import shutil
 import socket
 import socketserver
@@ -119,6 +120,38 @@ def serve_uvloop(options: argparse.Namespace) -> None:
     uvloop = module("uvloop")
     loop = uvloop.new_event_loop()
     loop.run_until_complete(_loop(options))
+
+
+def serve_loop(options: argparse.Namespace) -> None:
+    """A bare loop, the limit of pure Python: one thread that polls, reads and writes, and must never block."""
+    read = (lambda client, size: echo_slowly(os.read(client, size))) if options.slow else os.read
+    poller, unsent, readable, writable = select.epoll(), dict[int, bytes](), select.EPOLLIN, select.EPOLLOUT
+    with socket.create_server((HOST, options.port), backlog=BACKLOG) as listener:
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # Linux gives it to each that is accepted
+        door, poll, write = listener.fileno(), poller.poll, os.write
+        poller.register(door, readable)
+        serving(listener.getsockname()[1])
+        while True:
+            for client, event in poll():
+                if client == door:
+                    client = listener.accept()[0].detach()
+                    os.set_blocking(client, False)
+                    poller.register(client, readable)
+                    continue
+                try:
+                    data = unsent.pop(client) if event & writable else read(client, CHUNK)
+                    sent = write(client, data)
+                except BlockingIOError:
+                    sent = 0
+                except OSError:
+                    data = b""  # the client has gone
+                if not data:
+                    os.close(client)
+                elif sent < len(data):
+                    unsent[client] = data[sent:]
+                    poller.modify(client, writable)
+                elif event & writable:
+                    poller.modify(client, readable)
 
 
 def serve_gevent(options: argparse.Namespace) -> None:
@@ -232,6 +265,7 @@ SERVERS: dict[str, Callable[[argparse.Namespace], None]] = {
     "treadle": serve_treadle,
     "uvloop": serve_uvloop,
     "asyncio": serve_asyncio,
+    "loop": serve_loop,
     "gevent": serve_gevent,
     "socketserver": serve_socketserver,
     "pool": serve_pool,

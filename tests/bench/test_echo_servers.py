@@ -7,13 +7,16 @@ import socket
 import ssl
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
+from select import select
 from types import ModuleType
 
 import pytest
 
 Import = Callable[[str], ModuleType]
-NAMES = ("treadle", "uvloop", "asyncio", "gevent", "socketserver", "pool", "go")
+NAMES = ("treadle", "uvloop", "asyncio", "loop", "gevent", "socketserver", "pool", "go")
 PATIENCE = 60.0
+STUCK = 0.3  # seconds in which nothing more can be sent
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the benchmark is for Linux only")
 
@@ -43,6 +46,30 @@ def test_each_server_echoes(bench: Import, name: str, flags: tuple[str, ...]) ->
         pytest.skip(f"{name}: {reason}")
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
+
+
+@pytest.mark.parametrize("flags", [(), ("--slow",)])
+def test_the_bare_loop_keeps_what_a_client_does_not_take_yet_and_others_are_served(
+    bench: Import, flags: tuple[str, ...]
+) -> None:
+    """So much is sent before anything is read that the server cannot send it on; it must not wait for that."""
+    with bench("echo_peers").serving("loop", *flags) as server, ExitStack() as stack:
+        address = ("127.0.0.1", server.port)
+        deaf, other = (stack.enter_context(socket.create_connection(address, PATIENCE)) for _ in range(2))
+        deaf.setblocking(False)
+        sent = bytearray()
+        while select([], [deaf], [], STUCK)[1]:
+            piece = os.urandom(1 << 16)
+            sent += piece[: deaf.send(piece)]
+        assert exchange(other, b"hello") == b"hello"
+        deaf.settimeout(PATIENCE)
+        got = bytearray()
+        while len(got) < len(sent) and (more := deaf.recv(1 << 16)):
+            got += more
+        assert got == sent
+        assert exchange(deaf, b"hello") == b"hello"
+        deaf.close()
+        assert exchange(other, b"hello") == b"hello"
 
 
 def test_treadle_serves_lines(bench: Import) -> None:
