@@ -24,13 +24,19 @@ from load import LoadFailed, NoClients, compiled
 
 RESULTS = Path(__file__).parent / "results"
 ROUNDS = 5
+ALL = "all"  # the word for variants
 UNAVAILABLE = 69  # the exit status where there can be no clients; EX_UNAVAILABLE of sysexits.h
 
 
 def options_from(arguments: Sequence[str] | None, names: Sequence[str]) -> argparse.Namespace:
     """Return what the command line asks for."""
     parser = argparse.ArgumentParser(prog="bench/echo.py", description=__doc__.split("\n")[0])
-    parser.add_argument("scenarios", nargs="*", metavar="SCENARIO", help=f"only these, of: {' '.join(names)}")
+    parser.add_argument(
+        "scenarios",
+        nargs="*",
+        metavar="SCENARIO",
+        help=f"only these, of: {' '.join(names)}; with the word {ALL} also the variants of these, or of all",
+    )
     parser.add_argument("--rounds", type=int, help=f"rounds at most, for medians (default {ROUNDS}; quick: 1)")
     parser.add_argument("--seconds", type=float, help="measured of each server in a round (default 1; quick: 0.1)")
     parser.add_argument("--peers", type=lambda text: text.split(","), help=f"only these, of: {','.join(NAMES)}")
@@ -38,7 +44,7 @@ def options_from(arguments: Sequence[str] | None, names: Sequence[str]) -> argpa
     parser.add_argument("--no-targets", action="store_true", help="exit with status 0 even if a target is missed")
     parser.add_argument("--output", type=Path, help=f"where to write (default {RESULTS}; quick: nowhere)")
     options = parser.parse_args(arguments)
-    if unknown := set(options.scenarios) - set(names):
+    if unknown := set(options.scenarios) - {*names, ALL}:
         parser.error(f"unknown scenario {', '.join(sorted(unknown))}; there are: {' '.join(names)}")
     if unknown := set(options.peers or ()) - set(NAMES):
         parser.error(f"unknown peer {', '.join(sorted(unknown))}; there are: {','.join(NAMES)}")
@@ -53,6 +59,14 @@ def options_from(arguments: Sequence[str] | None, names: Sequence[str]) -> argpa
     if options.output is None and not options.quick:
         options.output = RESULTS
     return options
+
+
+def chosen(everything: Sequence[Scenario], words: Sequence[str]) -> list[Scenario]:
+    """Return the scenarios of these names, or all; variants only if they are named, or the word is among the names."""
+    named = set(words) - {ALL}
+    if ALL in words:
+        return [one for one in everything if not named or not named.isdisjoint((one.name, one.variant_of))]
+    return [one for one in everything if (one.name in named if named else one.variant_of is None)]
 
 
 def run(scenario: Scenario, peers: Sequence[str], rounds: int, settings: Settings) -> Outcome:
@@ -101,9 +115,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(f"{report.python_name()}, {settings.connections} connections, {surroundings['processors']} processors")
     print(f"medians of at most {options.rounds} rounds of {settings.seconds:g} s, each server in a process of its own")
     print(report.busy(surroundings))
-    for scenario in everything:
+    for scenario in chosen(everything, options.scenarios):
         peers = [peer for peer in scenario.peers if peer in (options.peers or NAMES)]
-        if peers and (scenario.name in options.scenarios or not options.scenarios):
+        if peers:
             outcomes.append(run(scenario, peers, options.rounds, settings))
             print(echo_report.table(outcomes[-1]), end="\n\n", flush=True)
     print(echo_report.summary(outcomes))

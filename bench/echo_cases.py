@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any
 
 from echo_peers import NAMES, OURS, Running, serving
-from echo_servers import Unavailable
+from echo_servers import SLEEP, Unavailable
 from load import Clients, cache
 
 Values = dict[str, float]
@@ -30,6 +30,7 @@ TRIED = 10  # the part of the clients that come and go that does so before memor
 SLICES = 4  # of the time that each server is measured in a round: what slows the machine for a second slows all
 ROUNDS = 3  # where treadle is compared with itself
 ONE_LEADER, TWO_LEADERS = 2, 4  # threads of a server: it has a leader for each core, and for every two of its threads
+LONGER = 5  # times the usual seconds, where some messages take 100 ms: some hundreds of these come back
 GIL = bool(getattr(sys, "_is_gil_enabled", lambda: True)())
 WITHOUT_THREADS = ("treadle", "uvloop", "asyncio", "gevent", "go")  # the others have a thread for each connection
 
@@ -96,6 +97,7 @@ class Scenario:
         goals: what is promised.
         rounds: at most so many.
         slices: how many times each is measured in a round, in turn.
+        variant_of: the scenario of which this is another, which is measured only where it is asked for.
     """
 
     name: str
@@ -105,6 +107,44 @@ class Scenario:
     goals: Sequence[Goal] = ()
     rounds: int | None = None
     slices: int = 1
+    variant_of: str | None = None
+
+
+@dataclass(frozen=True)
+class Mix:
+    """Messages of several routes, some of which sleep, and the server that they come to.
+
+    Attributes:
+        name, title: of the scenario.
+        quick: the route whose messages are not to wait; some "v" sleep too, and are "v_sleeps" here.
+        weights: of so many messages in all, how many are of each route.
+        threads, queue_size: of the server; None: its default.
+    """
+
+    name: str
+    title: str
+    quick: str
+    weights: dict[str, float]
+    threads: int = 8
+    queue_size: int | None = None
+
+    @property
+    def sleeping(self) -> str | None:
+        """The messages that sleep 100 ms, if there are any."""
+        return next((route for route in ("s", "v_sleeps") if route in self.weights), None)
+
+
+MIXES = (
+    Mix("routes", "1 message in 20 sleeps 100 ms: the others", "q", {"q": 19, "s": 1}),
+    Mix("routes_fifth", "1 message in 5 sleeps 100 ms: the others", "q", {"q": 4, "s": 1}),
+    Mix("routes_levels", "Of 16 messages 5 sleep 5 ms, and one 100 ms: the others", "q", {"q": 10, "m": 5, "s": 1}),
+    Mix("routes_m", "All messages sleep 5 ms", "m", {"m": 1}),
+    Mix("routes_v", "1 message in 50 of the same route sleeps 100 ms: the others", "v", {"v": 49, "v_sleeps": 1}),
+    Mix("routes_two", "1 message in 20 sleeps 100 ms, 2 threads: the others", "q", {"q": 19, "s": 1}, threads=2),
+    Mix(
+        "routes_queue", "1 message in 20 sleeps 100 ms, queue_size=8: the others", "q", {"q": 19, "s": 1}, queue_size=8
+    ),
+)
 
 
 def busy(server: Running, settings: Settings, **options: float) -> dict[str, Any]:
@@ -135,8 +175,12 @@ def afresh(measure: Callable[[str, Settings], Values], peer: str, settings: Sett
 
 def _tail(found: dict[str, Any]) -> Values:
     """The 99th percentile and the longest, in milliseconds; the whole time that was measured, if no reply came."""
-    rest, whole = found["rest"], found["seconds"] * 1e6
-    return {"p99": rest.get("p99_us", whole) / 1000, "max": rest.get("max_us", whole) / 1000}
+    return _times(found, "rest", "p99", "max")
+
+
+def _times(found: dict[str, Any], which: str, *names: str) -> Values:
+    """Percentiles of some replies, as `_tail` has them."""
+    return {name: found[which].get(f"{name}_us", found["seconds"] * 1e6) / 1000 for name in names}
 
 
 def slow(peer: str, settings: Settings) -> Values:
@@ -147,6 +191,23 @@ def slow(peer: str, settings: Settings) -> Values:
     rest = found["rest"]
     kept = rest["per_second"] / alone["rest"]["per_second"]
     return {"rate": rest["per_second"], "kept": kept, "slow": found["slow"]["per_second"], **_tail(found)}
+
+
+def routes(mix: Mix, peer: str, settings: Settings) -> Values:
+    """Messages of several routes: how long the quick take beside those that sleep, and how many of each a second."""
+    queue = [] if mix.queue_size is None else ["--queue-size", str(mix.queue_size)]
+    longer = {"seconds": LONGER * settings.seconds, "warmup": LONGER * settings.warmup}
+    with serving(peer, "--routes", "--threads", str(mix.threads), *queue) as server:
+        found = busy(server, settings, **longer, **mix.weights)
+    values = {"rate": found[mix.quick]["per_second"], **_times(found, mix.quick, "p50", "p99", "p999", "max")}
+    if "m" in mix.weights.keys() - {mix.quick}:
+        values |= {"m": found["m"]["per_second"]}
+        values |= {f"m_{name}": value for name, value in _times(found, "m", "p50", "p99").items()}
+    if mix.sleeping is not None:
+        slow = found[mix.sleeping]["per_second"]
+        values |= {"slow": slow, "slow_p50": _times(found, mix.sleeping, "p50")["p50"]}
+        values |= {"slow_kept": slow * SLEEP / mix.threads}
+    return values
 
 
 def idle(peer: str, settings: Settings) -> Values:
@@ -247,6 +308,7 @@ def scenarios() -> list[Scenario]:
     return [
         *(_throughput(name, size) for name, size in SIZES.items()),
         _slow(),
+        *map(_routes, MIXES),
         _idle(),
         _churn(),
         _processes(),
@@ -280,6 +342,20 @@ def _slow() -> Scenario:
         NAMES,
         goals,
         ROUNDS,
+    )
+
+
+def _routes(mix: Mix) -> Scenario:
+    """The quick are judged where a route is always quick; the slow where there is one of them, and threads enough."""
+    goals = []
+    if mix.quick == "q":
+        goals.append(Goal("p99", "p99 of the quick, milliseconds", most=2.0))
+    if mix.weights.keys() == {"q", "s"} and mix.threads == 8:
+        goals.append(Goal("slow_kept", "the slow/s to 8 threads' 80/s", least=0.8))
+    measure = partial(afresh, partial(routes, mix))
+    first = MIXES[0].name
+    return Scenario(
+        mix.name, mix.title, measure, (OURS,), goals, ROUNDS, variant_of=first if mix.name != first else None
     )
 
 

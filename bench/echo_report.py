@@ -17,8 +17,14 @@ from echo_peers import LABELS, OURS, PACKAGES
 FORMS = {
     "cpu": "{:.1f} µs CPU",
     "kept": "keeps {:.2f}x",
+    "p50": "p50 {:,.2f} ms",
     "p99": "p99 {:,.2f} ms",
+    "p999": "p99.9 {:,.2f} ms",
+    "m": "those of 5 ms {:,.0f}/s",
+    "m_p50": "p50 {:,.0f} ms",
+    "m_p99": "p99 {:,.0f} ms",
     "slow": "slow ones {:,.0f}/s",
+    "slow_p50": "p50 {:,.0f} ms",
     "memory": "{:,.1f} MiB",
     "threads": "{:+.0f} threads",
     "descriptors": "{:+.0f} descriptors",
@@ -124,16 +130,16 @@ def status(outcomes: Iterable[Outcome], *, forgiving: bool) -> int:
 
 def summary(outcomes: Iterable[Outcome]) -> str:
     """Return a line for each target: what was measured, the target, the verdict, and the rounds' extremes."""
-    lines = [f"{'treadle':46}{'measured':>10}{'target':>12}{'':8}rounds"]
+    lines = [f"{'treadle':50}{'measured':>10}{'target':>12}{'':8}rounds"]
     for outcome in outcomes:
         for goal in outcome.scenario.goals:
             measured = outcome.measured(goal)
-            name = f"  {outcome.scenario.name:11}{goal.what}"
+            name = f"  {outcome.scenario.name:15}{goal.what}"
             if measured is None:
-                lines.append(f"{name:46}{'-':>10}{goal!s:>12}")
+                lines.append(f"{name:50}{'-':>10}{goal!s:>12}")
                 continue
             low, high = outcome.spread(goal)
-            lines.append(f"{name:46}{measured:10.2f}{goal!s:>12}  {verdict(outcome, goal):6}({low:.2f} to {high:.2f})")
+            lines.append(f"{name:50}{measured:10.2f}{goal!s:>12}  {verdict(outcome, goal):6}({low:.2f} to {high:.2f})")
     return "\n".join(lines)
 
 
@@ -148,7 +154,8 @@ def record(outcome: Outcome, surroundings: dict[str, Any]) -> dict[str, Any]:
     """Return all that was measured, as JSON takes it.
 
     `ratios` say how many times the peer's median treadle's is. In `samples` rates are replies a second, `cpu`
-    microseconds, `p50`, `p99` and `max` milliseconds, memory MiB, `kept` a part of the rate without what disturbs.
+    microseconds, `p50`, `p99`, `p999` and `max` milliseconds, memory MiB, `kept` a part of the rate without what
+    disturbs, `slow_kept` a part of what all threads can do.
     """
     names = best_first(outcome)
     ratios = {peer: outcome.ratio(peer) for peer in names}

@@ -4,8 +4,9 @@
 
 prints `serving on 127.0.0.1:PORT` and serves until it is terminated. With --slow a handler sleeps 100 ms, as a slow
 query would, when its data begins with S: in the callback itself where there are callbacks, for that is where a blocking
-call is, and in the way that its documentation wants where a library patches sleep. A server that cannot be had here
-says why on standard error, and ends with status 69.
+call is, and in the way that its documentation wants where a library patches sleep. With --routes the first word of a
+line says how long treadle's handler sleeps. A server that cannot be had here says why on standard error, and ends with
+status 69.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from typing import Any
 
 HOST = "127.0.0.1"
 SLEEP = 0.1  # seconds in a slow handler
+SLEEPS = {b"m": 0.005, b"s": SLEEP}  # seconds in the handler of a route; of others it returns at once
 CHUNK = 64 * 1024  # bytes that are read at a time, where the peer leaves that to us
 BACKLOG = 4096
 POOL_THREADS = 128
@@ -65,6 +67,15 @@ def echo_slowly(data: bytes) -> bytes:
     if data[:1] == b"S":
         time.sleep(SLEEP)
     return data
+
+
+def echo_by_route(line: bytes) -> bytes:
+    """The handler that takes as long as the first word says: its route. If S comes next, it sleeps whatever that is."""
+    route, _, rest = line.partition(b" ")
+    seconds = SLEEP if rest[:1] == b"S" else SLEEPS.get(route)
+    if seconds is not None:
+        time.sleep(seconds)
+    return line + b"\n"
 
 
 def compute(data: bytes) -> bytes:
@@ -216,6 +227,7 @@ def serve_go(options: argparse.Namespace) -> None:
 
 def serve_treadle(options: argparse.Namespace) -> None:
     """treadle: a function for each message; --processes shares the socket among several."""
+    from treadle import Pool
     from treadle.server import Limits, Messages, Server
     from treadle.server._accept.listen import open_listeners
     from treadle.server._processes import serve_in_processes
@@ -231,8 +243,11 @@ def serve_treadle(options: argparse.Namespace) -> None:
     serving(listeners[0].address[1])
 
     def run(listeners: Sequence[Any], lifeline: int | None = None) -> int:
-        server = Server(protocol, listeners, max_workers=options.threads, limits=limits, tls=tls)
-        return server._run(1, lifeline=lifeline)
+        if options.queue_size is None:
+            server = Server(protocol, listeners, max_workers=options.threads, limits=limits, tls=tls)
+            return server._run(1, lifeline=lifeline)
+        pool = Pool(options.threads, queue_size=options.queue_size)
+        return Server(protocol, listeners, pool=pool, limits=limits, tls=tls)._run(1, lifeline=lifeline, ends_pool=True)
 
     if options.processes > 1:
         sys.exit(serve_in_processes(options.processes, listeners, run, drain_timeout=1.0))
@@ -243,6 +258,8 @@ def treadle_protocol(options: argparse.Namespace, messages: Callable[..., Any]) 
     """Return the protocol for raw bytes, or for lines."""
     from treadle.server import Lines, Raw
 
+    if options.routes:
+        return messages(lambda data, peer: echo_by_route(data), Lines())
     if options.lines:
         return messages(lambda data, peer: data + b"\n", Lines())
     if options.slow:
@@ -280,9 +297,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--port", type=int, default=0, help="(default: any that is free)")
     parser.add_argument("--slow", action="store_true", help="sleep 100 ms when data begins with S")
     parser.add_argument("--lines", action="store_true", help="treadle: messages are lines, not what comes")
+    parser.add_argument("--routes", action="store_true", help="treadle: lines, whose first word says how long it takes")
     parser.add_argument("--work", action="store_true", help="treadle: the handler computes")
     parser.add_argument("--cert", help="serve TLS; a PEM file with certificate and key")
     parser.add_argument("--threads", type=int, default=8, help="treadle: max_workers (default %(default)s)")
+    parser.add_argument("--queue-size", type=int, help="treadle: connections that wait for a thread (its default)")
     parser.add_argument("--processes", type=int, default=1, help="treadle: processes; go: GOMAXPROCS")
     parser.add_argument("--timeout", type=float, default=30.0, help="treadle: seconds to read, write, shake hands")
     options = parser.parse_args(arguments)

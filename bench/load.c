@@ -5,6 +5,9 @@
  * Each client sends a message, awaits the whole echo, compares it byte for byte, and sends the next. Only replies that
  * came back whole, and right, in the measured time count. The result is one JSON object on standard output; what goes
  * wrong is one line on standard error, and status 1. `load --help` lists the options.
+ *
+ * With weights of routes each busy client draws the route of its next message by them: the first word of a line, which
+ * tells the server how long it takes. Replies are timed route by route. What is drawn is the same in every run.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -37,10 +40,17 @@ enum {
 static const double STUCK = 0.2; /* seconds without progress, and the client is stuck */
 enum kind { FAST, SLOW, IDLE, STALLED, DEAF, SILENT, KINDS };
 static const char *NAMES[KINDS] = {"rest", "slow", "idle", "stalled", "deaf", "silent"};
+/* What a message is. A fast client's are plain, a slow client's begin with S, unless all busy clients draw theirs: a
+ * route is the word that a line begins with; one that sleeps now and then is drawn as two, of which one says S next. */
+enum route { PLAIN, CAPITAL, Q, M, S, V, V_SLEEPS, ROUTES };
+static const struct { const char *name, *begins; } ROUTE[ROUTES] = {
+    {"rest", ""}, {"slow", "S"}, {"q", "q "}, {"m", "m "}, {"s", "s "}, {"v", "v "}, {"v_sleeps", "v S"},
+};
 
 struct client {
     int fd;
     enum kind kind;
+    enum route route; /* of the message under way */
     void *tls;
     unsigned number, messages; /* of the client; sent by it */
     size_t sent, got;          /* of the message under way */
@@ -59,17 +69,18 @@ struct usage {
 };
 
 static struct {
-    int port, count[KINDS], lines, tls, churn, watched;
+    int port, count[KINDS], weight[ROUTES], lines, tls, churn, watched;
     pid_t pids[WATCHED];
     size_t size;
     double seconds, warmup, until_cut;
 } options = {.size = 64, .seconds = 2.0, .warmup = 0.5};
 
-static char *texts[2][VARIANTS]; /* messages of fast clients, and of slow ones */
+static char *texts[ROUTES][VARIANTS];
+static unsigned weights; /* of all routes together; 0: none is drawn */
 static char *deaf_text;
 static char *buffer;
 static int poller;
-static struct times times[2];
+static struct times times[ROUTES];
 static struct { int closed; double first, last; } cut[KINDS];
 
 static void fail(const char *format, ...) {
@@ -168,27 +179,42 @@ static void print_usage(const char *name, struct usage usage) {
 
 /* ---- Clients. ---- */
 
-static char *make_text(size_t size, char first) {
+static char *make_text(size_t size, const char *first) {
     static unsigned state = 12345;
     char *text = malloc(size);
     if (!text) fail("no memory");
     for (size_t i = 0; i < size; i++) text[i] = (char)('a' + ((state = state * 1103515245u + 12345u) >> 16) % 26);
     if (options.lines) text[size - 1] = '\n';
-    if (first) text[0] = first;
+    memcpy(text, first, strlen(first));
     return text;
 }
 
 static void make_texts(void) {
-    for (int variant = 0; variant < VARIANTS; variant++) {
-        texts[0][variant] = make_text(options.size, 0);
-        texts[1][variant] = make_text(options.size, 'S');
-    }
-    deaf_text = make_text(DEAF_SIZE, 0);
+    for (int route = 0; route < (weights ? ROUTES : Q); route++)
+        for (int variant = 0; variant < VARIANTS; variant++)
+            texts[route][variant] = make_text(options.size, ROUTE[route].begins);
+    deaf_text = make_text(DEAF_SIZE, "");
+}
+
+/* Return the route of a client's first message: with weights that which returns at once, for a client may only warm. */
+static enum route first_route(enum kind kind) {
+    return weights ? Q : kind == SLOW ? CAPITAL : PLAIN;
+}
+
+/* Return a route by the weights, by xorshift with a fixed seed. */
+static enum route drawn(void) {
+    static uint32_t state = 2463534242u;
+    state ^= state << 13;
+    state ^= state >> 17;
+    state ^= state << 5;
+    int at = (int)(state % weights), route = Q;
+    while (at >= options.weight[route]) at -= options.weight[route++];
+    return (enum route)route;
 }
 
 /* Return the message that a client has to send, or to get back. */
 static const char *text_of(const struct client *client) {
-    return texts[client->kind == SLOW][(client->number + client->messages) % VARIANTS];
+    return texts[client->route][(client->number + client->messages) % VARIANTS];
 }
 
 static int connected(unsigned number, int room) {
@@ -213,6 +239,7 @@ static int connected(unsigned number, int room) {
 /* Connect, and finish the TLS handshake if there is one; the socket still blocks. */
 static struct client opened(unsigned number, enum kind kind) {
     struct client client = {.fd = connected(number, kind == DEAF ? 4096 : 0), .kind = kind, .number = number};
+    client.route = first_route(kind);
     if (options.tls && kind != SILENT) {
         client.tls = tls_new(context);
         tls_set_fd(client.tls, client.fd);
@@ -270,13 +297,14 @@ static void push(struct client *client) {
 }
 
 static void next(struct client *client) {
+    if (weights) client->route = drawn();
     client->since = now();
     client->sent = client->got = 0;
     push(client);
 }
 
 static void note(struct client *client, double at) {
-    struct times *list = &times[client->kind == SLOW];
+    struct times *list = &times[client->route];
     if (list->count == list->room) {
         list->room = list->room ? 2 * list->room : 1 << 16;
         list->values = realloc(list->values, list->room * sizeof *list->values);
@@ -372,8 +400,9 @@ static void print_times(const char *name, struct times *list, double seconds) {
     qsort(list->values, list->count, sizeof *list->values, by_value);
     printf(", \"%s\": {\"replies\": %zu, \"per_second\": %.1f", name, list->count, (double)list->count / seconds);
     if (list->count)
-        printf(", \"p50_us\": %.1f, \"p99_us\": %.1f, \"max_us\": %.1f", list->values[list->count / 2],
-               list->values[list->count * 99 / 100], list->values[list->count - 1]);
+        printf(", \"p50_us\": %.1f, \"p99_us\": %.1f, \"p999_us\": %.1f, \"max_us\": %.1f",
+               list->values[list->count / 2], list->values[list->count * 99 / 100],
+               list->values[list->count * 999 / 1000], list->values[list->count - 1]);
     printf("}");
 }
 
@@ -429,12 +458,17 @@ static void measure(void) {
     serve_until(start + options.seconds, start, 0);
     double seconds = now() - start;
     struct usage after = usage_now();
-    struct times measured[2] = {times[0], times[1]};
+    struct times measured[ROUTES];
+    memcpy(measured, times, sizeof times);
     if (options.until_cut > 0) serve_until(start + options.until_cut, 1e300, 1);
     printf("{\"size\": %zu, \"connections\": %d, \"seconds\": %.4f", options.size,
            options.count[FAST] + options.count[SLOW], seconds);
-    print_times("rest", &measured[0], seconds);
-    if (options.count[SLOW]) print_times("slow", &measured[1], seconds);
+    size_t replies = 0;
+    for (int route = 0; route < ROUTES; route++) {
+        replies += measured[route].count;
+        if (route == PLAIN ? !weights : route == CAPITAL ? options.count[SLOW] : options.weight[route])
+            print_times(ROUTE[route].name, &measured[route], seconds);
+    }
     for (int kind = IDLE; kind < KINDS; kind++) print_cut(kind);
     if (options.watched) {
         printf(", ");
@@ -443,7 +477,6 @@ static void measure(void) {
         print_usage("before", before);
         printf(", ");
         print_usage("after", after);
-        size_t replies = measured[0].count + measured[1].count;
         if (replies) printf(", \"cpu_us_per_reply\": %.3f", (after.cpu - before.cpu) * 1e6 / (double)replies);
     }
     printf("}\n");
@@ -453,6 +486,9 @@ static const char HELP[] =
     "usage: load [OPTION VALUE]... PORT\n"
     "  --connections N  busy clients (default 64)\n"
     "  --slow N         of them, those whose messages begin with S; reported apart (0)\n"
+    "  --q N --m N --s N --v N --v-sleeps N\n"
+    "                   messages are lines that begin with one of these words; of so many in all, how many with each,\n"
+    "                   on average; --v-sleeps: the word is v, and S comes next; reported apart (0)\n"
     "  --size BYTES     of a message (64)\n"
     "  --seconds S      that are measured (2)\n"
     "  --warmup S       that are not, before (0.5)\n"
@@ -476,6 +512,11 @@ static void set(const char *name, const char *text) {
     else if (!strcmp(name, "--stalled")) options.count[STALLED] = (int)value;
     else if (!strcmp(name, "--deaf")) options.count[DEAF] = (int)value;
     else if (!strcmp(name, "--silent")) options.count[SILENT] = (int)value;
+    else if (!strcmp(name, "--q")) options.weight[Q] = (int)value;
+    else if (!strcmp(name, "--m")) options.weight[M] = (int)value;
+    else if (!strcmp(name, "--s")) options.weight[S] = (int)value;
+    else if (!strcmp(name, "--v")) options.weight[V] = (int)value;
+    else if (!strcmp(name, "--v-sleeps")) options.weight[V_SLEEPS] = (int)value;
     else if (!strcmp(name, "--size")) options.size = (size_t)value;
     else if (!strcmp(name, "--seconds")) options.seconds = value;
     else if (!strcmp(name, "--warmup")) options.warmup = value;
@@ -493,7 +534,10 @@ int main(int count, char **words) {
     int at = 1;
     for (; at + 1 < count; at += 2) set(words[at], words[at + 1]);
     if (at != count - 1 || (options.port = atoi(words[at])) <= 0) fail("no port; see --help");
-    if (options.size < 2) fail("--size has to be 2 or more");
+    for (int route = Q; route < ROUTES; route++) weights += (unsigned)options.weight[route];
+    if (weights && options.count[SLOW]) fail("--slow is for clients that draw no routes");
+    if (weights) options.lines = 1;
+    if (options.size < (weights ? 4 : 2)) fail("--size has to be %d or more", weights ? 4 : 2);
     options.count[FAST] -= options.count[SLOW];
     if (options.count[FAST] < 0) fail("more slow clients than clients");
     signal(SIGPIPE, SIG_IGN);

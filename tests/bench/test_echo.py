@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 from xml.etree import ElementTree
 
@@ -18,7 +18,8 @@ import pytest
 
 Import = Callable[[str], ModuleType]
 PROGRAM = str(Path(__file__).parents[2] / "bench" / "echo.py")
-NAMES = ["echo_64", "echo_1k", "echo_10k", "echo_100k", "slow", "idle", "churn", "processes"]
+ROUTES = ["routes", "routes_fifth", "routes_levels", "routes_m", "routes_v", "routes_two", "routes_queue"]
+NAMES = ["echo_64", "echo_1k", "echo_10k", "echo_100k", "slow", *ROUTES, "idle", "churn", "processes"]
 if not getattr(sys, "_is_gil_enabled", lambda: True)():
     NAMES.append("cores")
 NAMES += ["stalled", "deaf", "silent"]
@@ -90,6 +91,23 @@ def test_options(bench: Import) -> None:
     assert (options.rounds, options.peers) == (3, ["go", "treadle"])
 
 
+@pytest.mark.parametrize(
+    ("words", "names"),
+    [
+        ([], [name for name in NAMES if name not in ROUTES[1:]]),
+        (["all"], NAMES),
+        (["routes"], ["routes"]),
+        (["routes", "all"], ROUTES),
+        (["slow", "all"], ["slow"]),
+        (["routes_two", "idle"], ["routes_two", "idle"]),
+    ],
+)
+def test_variants_are_measured_only_where_they_are_asked_for(bench: Import, words: list[str], names: list[str]) -> None:
+    echo = bench("echo")
+    options = echo.options_from(words, NAMES)
+    assert [scenario.name for scenario in echo.chosen(echo.scenarios(), options.scenarios)] == names
+
+
 def test_without_clients_nothing_is_measured_and_the_reason_is_told(
     bench: Import, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -111,6 +129,10 @@ def test_targets(bench: Import) -> None:
     assert goals["echo_1k"] == goals["echo_10k"] == [*several, "cpu/uvloop <= 1x"]
     assert goals["echo_100k"] == ["rate/uvloop >= 1x", "cpu/uvloop <= 1x"]
     assert goals["slow"] == ["kept/None >= 0.75x", "p99/None <= 3"]
+    quick, slow = "p99/None <= 2", "slow_kept/None >= 0.8"
+    assert goals["routes"] == goals["routes_fifth"] == goals["routes_queue"] == [quick, slow]
+    assert goals["routes_levels"] == goals["routes_two"] == [quick]
+    assert goals["routes_m"] == goals["routes_v"] == []
     assert goals["idle"] == ["kept/None >= 0.9x", "memory/None <= 100", "threads/None <= 0"]
     assert goals["churn"] == ["memory/None <= 1", "descriptors/None <= 0", "threads/None <= 0"]
     assert goals["stalled"] == ["kept/None >= 0.9x", "left/None <= 0", "late/None <= 1"]
@@ -275,6 +297,64 @@ def test_a_round_of_slices_has_every_server_at_once_and_measures_them_in_turn(be
     assert turns == ["treadle", "pool", "pool", "treadle"]
     assert {peer: len(samples) for peer, samples in outcome.samples.items()} == {"treadle": 2, "pool": 2}
     assert outcome.absent == {"go": "no go compiler"}
+
+
+def test_routes_are_told_apart(bench: Import, monkeypatch: pytest.MonkeyPatch) -> None:
+    cases, flags, asked = bench("echo_cases"), list[str](), dict[str, float]()
+    found = {
+        "seconds": 5.0,
+        "q": {"per_second": 900.0, "p50_us": 100.0, "p99_us": 200.0, "p999_us": 300.0, "max_us": 400.0},
+        "m": {"per_second": 450.0, "p50_us": 5500.0, "p99_us": 6500.0, "p999_us": 7500.0, "max_us": 8500.0},
+        "s": {"per_second": 0.0, "replies": 0},
+    }
+
+    def load(**options: float) -> dict[str, Any]:
+        asked.update(options)
+        return found
+
+    @contextmanager
+    def serving(*words: str) -> Iterator[Any]:
+        flags.extend(words)
+        yield SimpleNamespace(load=load)
+
+    monkeypatch.setattr(cases, "serving", serving)
+    mix = cases.Mix("some", "Some", "q", {"q": 10, "m": 5, "s": 1}, threads=4, queue_size=3)
+    quick = {"rate": 900.0, "p50": 0.1, "p99": 0.2, "p999": 0.3, "max": 0.4}
+    medium = {"m": 450.0, "m_p50": 5.5, "m_p99": 6.5}
+    none_came_back = {"slow": 0.0, "slow_p50": 5000.0, "slow_kept": 0.0}
+    assert cases.routes(mix, "treadle", cases.Settings()) == quick | medium | none_came_back
+    assert flags == ["treadle", "--routes", "--threads", "4", "--queue-size", "3"]
+    assert asked == {"connections": 64, "seconds": 5.0, "warmup": 1.0, "q": 10, "m": 5, "s": 1}
+    found["s"] = {"per_second": 30.0, "replies": 150, "p50_us": 120_000.0}
+    medium = {"rate": 450.0, "p50": 5.5, "p99": 6.5, "p999": 7.5, "max": 8.5}
+    slow = {"slow": 30.0, "slow_p50": 120.0, "slow_kept": 0.75}
+    mix = replace(mix, quick="m", weights={"m": 5, "s": 1})
+    assert cases.routes(mix, "treadle", cases.Settings()) == medium | slow
+
+
+@pytest.mark.usefixtures("with_clients")
+def test_a_mix_of_all_routes_is_measured(bench: Import) -> None:
+    cases = bench("echo_cases")
+    mix = cases.Mix("some", "Some", "v", {"v": 20, "v_sleeps": 1, "m": 4}, queue_size=8)
+    values = cases.routes(mix, "treadle", cases.QUICK)
+    assert values["rate"] > 0
+    assert values["slow_p50"] >= 100
+    assert values["m_p50"] >= 5
+
+
+@pytest.mark.usefixtures("with_clients")
+def test_routes_run_and_are_written(tmp_path: Path) -> None:
+    status, output, errors = run("--quick", "--output", str(tmp_path), "routes")
+    assert (status, errors) == (0, "")
+    (path,) = tmp_path.iterdir()  # there is nothing to compare, and no chart
+    record = json.loads(path.read_text(encoding="utf-8"))
+    assert record["scenario"] == "routes"
+    assert {"rate", "p50", "p99", "p999", "slow", "slow_p50", "slow_kept"} <= set(record["values"]["treadle"])
+    assert [target["what"] for target in record["targets"]] == [
+        "p99 of the quick, milliseconds",
+        "the slow/s to 8 threads' 80/s",
+    ]
+    assert record["title"] in output
 
 
 @pytest.mark.usefixtures("with_clients")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socketserver
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import ModuleType
@@ -62,7 +63,7 @@ def test_replies_are_counted_and_timed(load: ModuleType, size: int) -> None:
     assert found["connections"] == 4
     assert rest["replies"] > 0
     assert rest["per_second"] == pytest.approx(rest["replies"] / found["seconds"], rel=0.01)
-    assert 0 < rest["p50_us"] <= rest["p99_us"] <= rest["max_us"]
+    assert 0 < rest["p50_us"] <= rest["p99_us"] <= rest["p999_us"] <= rest["max_us"]
     assert "slow" not in found
     assert found["after"]["cpu_seconds"] > found["before"]["cpu_seconds"]
     spent = found["after"]["cpu_seconds"] - found["before"]["cpu_seconds"]
@@ -89,6 +90,60 @@ def test_only_the_messages_of_slow_clients_begin_with_s_and_they_are_counted_apa
                 break
     assert found["rest"] == {"replies": 0, "per_second": 0.0}
     assert begun.count(b"S") >= found["slow"]["replies"] > 0
+
+
+def test_routes_are_drawn_by_their_weights_and_counted_apart(load: ModuleType) -> None:
+    seen: list[bytes] = []
+
+    def answer(data: bytes) -> bytes:
+        seen.append(data)
+        return data
+
+    with server(answer) as port:
+        for seconds in (0.1, 1, 10):  # longer where the machine is busy
+            seen.clear()
+            found = load.load(port, connections=3, size=20, q=6, m=2, v=1, v_sleeps=1, seconds=seconds, warmup=0)
+            if len(seen) > 1000:
+                break
+    assert {(line[-1:], line.count(b"\n"), len(line)) for line in seen} == {(b"\n", 1, 20)}
+    begun = [line[:3] if line[2:3] == b"S" else line[:2] for line in seen]
+    assert set(begun) == {b"q ", b"m ", b"v ", b"v S"}
+    for begins, route, share in ((b"q ", "q", 0.6), (b"m ", "m", 0.2), (b"v ", "v", 0.1), (b"v S", "v_sleeps", 0.1)):
+        assert begun.count(begins) / len(begun) == pytest.approx(share, abs=0.06)
+        assert begun.count(begins) >= found[route]["replies"] > 0
+    assert not {"rest", "slow", "s"} & set(found)
+
+
+def test_the_client_that_warms_a_server_sends_what_returns_at_once(load: ModuleType) -> None:
+    seen: list[bytes] = []
+
+    def answer(data: bytes) -> bytes:
+        seen.append(data[:2])
+        return data
+
+    with server(answer) as port:
+        load.load(port, connections=1, s=1, seconds=0.05, warmup=0)
+    assert seen[:10] == [b"q "] * 10
+    assert set(seen[10:]) <= {b"s "}
+
+
+def test_a_reply_is_timed_with_those_of_its_route(load: ModuleType) -> None:
+    """Whatever comes between: what takes long is counted where it belongs, and nothing that is faster with it."""
+
+    def answer(data: bytes) -> bytes:
+        if data[:2] == b"s ":
+            time.sleep(0.02)
+        return data
+
+    with server(answer) as port:
+        for seconds in (0.5, 5, 50):  # longer where the machine is busy
+            found = load.load(port, [os.getpid()], connections=4, q=1, s=1, seconds=seconds, warmup=0)
+            if found["s"]["replies"] > 3:
+                break
+    assert found["s"]["p50_us"] >= 20_000
+    spent = found["after"]["cpu_seconds"] - found["before"]["cpu_seconds"]
+    replies = found["q"]["replies"] + found["s"]["replies"]
+    assert found["cpu_us_per_reply"] == pytest.approx(spent / replies * 1e6, rel=0.01)
 
 
 def test_lines_end_in_a_newline(load: ModuleType) -> None:
@@ -190,7 +245,10 @@ def test_who_never_reads_sends_until_nothing_more_goes(load: ModuleType) -> None
     assert sum(sizes) > 2 * (1 << 14)
 
 
-@pytest.mark.parametrize("options", [{"size": 1}, {"sized": 3}, {"slow": 65}, {"seconds": -1}])
+@pytest.mark.parametrize(
+    "options",
+    [{"size": 1}, {"sized": 3}, {"slow": 65}, {"seconds": -1}, {"q": 1, "slow": 1}, {"q": 1, "size": 3}, {"q": -1}],
+)
 def test_options_that_make_no_sense_are_refused(load: ModuleType, options: dict[str, float]) -> None:
     with server() as port, pytest.raises(load.LoadFailed):
         load.load(port, **options)
