@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Iterable
 from itertools import combinations, pairwise
 from typing import Any
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from treadle.errors import MessageTooLong
 from treadle.server import Delimiter, LengthPrefix, Lines, Raw
 from treadle.server._protocols.framing import Framing, LengthPrefixDecoder
-from treadle.server._transport.decoder import Decoder
+from treadle.server._transport.decoder import MOST, Decoder
 
 CUTS = st.lists(st.integers(0, 200), max_size=10)
 BYTES = st.binary(max_size=200) | st.lists(st.sampled_from(b"ab\r\n"), max_size=30).map(bytes)  # full of ends
@@ -150,9 +151,9 @@ def test_half_a_message_is_not_looked_at_again_before_it_is_whole(monkeypatch: p
     """Or a long message in small pieces would cost its square."""
     looks, cut = list[int](), LengthPrefixDecoder.cut
 
-    def counted(decoder: LengthPrefixDecoder, data: bytes) -> Iterable[bytes]:
-        looks.append(len(data))
-        return cut(decoder, data)
+    def counted(decoder: LengthPrefixDecoder, data: bytes, start: int) -> tuple[Iterable[bytes], int]:
+        looks.append(len(data) - start)
+        return cut(decoder, data, start)
 
     monkeypatch.setattr(LengthPrefixDecoder, "cut", counted)
     data = LengthPrefix(2).pack(b"x" * 100)
@@ -193,3 +194,40 @@ def test_a_last_line_may_lack_its_end_but_not_be_too_long() -> None:
 def test_bad_arguments_are_named(make: object, error: type[Exception], words: str) -> None:
     with pytest.raises(error, match=words):
         make()  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(
+    ("framing", "data", "message"),
+    [
+        (Lines(), b"x\r\n" * 20_000, b"x"),
+        (Delimiter(b"--"), b"x--" * 20_000, b"x"),
+        (LengthPrefix(1), b"\1x" * 20_000, b"x"),
+        (LengthPrefix(1), b"\0" * 20_000, b""),
+        (Raw(), b"x" * 20_000, b"x"),
+    ],
+)
+def test_many_messages_are_cut_a_few_at_a_time(framing: Framing[bytes], data: bytes, message: bytes) -> None:
+    """Each takes forty bytes and more, and a client that sends them may not read for long."""
+    decoder = framing.decoder(1)
+    found = iter(decoder.feed(data))
+    tracemalloc.start()
+    try:
+        first = [next(found) for _ in range(MOST)]
+        taken, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert taken < 200_000, "more was cut than is taken, and bytes of one letter cost nothing"
+    assert first + list(found) == [message] * 20_000
+    assert decoder.held == 0
+    assert list(decoder.feed(data[: len(data) // 20_000])) == [message]
+
+
+@pytest.mark.parametrize("framing", [Lines(), Delimiter(b"--"), LengthPrefix(1)])
+def test_what_is_too_long_among_many_is_told_after_those_before_it(framing: Framing[bytes]) -> None:
+    one, long = {
+        Lines: (b"x\n", b"toolong\n"), Delimiter: (b"x--", b"toolong--"), LengthPrefix: (b"\1x", b"\7toolong"),
+    }[type(framing)]  # fmt: skip
+    found = iter(framing.decoder(5).feed(one * 5000 + long + one))
+    assert [next(found) for _ in range(5000)] == [b"x"] * 5000
+    with pytest.raises(MessageTooLong):
+        next(found)

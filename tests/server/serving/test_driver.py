@@ -20,8 +20,9 @@ from treadle.server import (
     Peer,
     Server,
 )
+from treadle.server._serving import driver as drivers
 from treadle.server._serving.driver import Driver
-from treadle.server._serving.handlers import Handlers
+from treadle.server._serving.handlers import TURN, Handlers
 from treadle.server._transport.connection import CHUNK, ClientConnection
 from treadle.server._transport.io import ConnectionIO
 
@@ -245,3 +246,33 @@ def test_the_socket_of_a_handler_that_outlives_the_server_is_its_own_to_the_end(
         finally:
             gate.set()
         until(lambda: conn.sock.fileno() < 0)
+
+
+def test_a_turn_of_those_with_a_backlog_ends_in_time_and_goes_on_where_it_ended(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """However many they are, a client that comes anew waits for no more than a turn of theirs."""
+    times, served = iter([0.0, TURN / 2, TURN * 2, *[5.0] * 9]), list[str]()
+
+    def go_on(driver: Driver, conn: Any, lead: object) -> bool:
+        served.append(conn)
+        driver.loop.ready[conn] = None  # it has more
+        return True
+
+    with Server(Messages(lambda data, peer: data), "127.0.0.1:0", max_workers=1) as server:
+        driver = driver_of(server)
+        done = threading.Event()
+
+        def serve() -> None:
+            with monkeypatch.context() as patch:
+                patch.setattr(Driver, "go_on", go_on)
+                patch.setattr(drivers, "clock", lambda: next(times))
+                driver.loop.ready.update(dict.fromkeys("abcd"))
+                driver.serve_ready(None)
+                driver.serve_ready(None)
+            driver.loop.ready.clear()
+            done.set()
+
+        driver.loop.post(serve)
+        assert done.wait(PATIENCE)
+    assert served == ["a", "b", "c", "d", "a", "b"]

@@ -29,6 +29,7 @@ from treadle.server import (
     Raw,
     Server,
 )
+from treadle.server._transport.decoder import MOST
 
 RESET = struct.pack("ii", 1, 0)
 
@@ -353,3 +354,34 @@ def test_what_a_connection_is_closed_by_is_counted_whichever_limit_it_is_also_wh
     assert closed_by(Raw(), b"bye") == {}
     assert closed_by(Raw(), b"bye", stays=True, linger_timeout=0.1) == {"linger_timeout": 1}
     assert closed_by(Lines(), b"x" * 20, stays=True, max_message=10, linger_timeout=0.1) == {"max_message": 1}
+
+
+@pytest.mark.parametrize(
+    ("framing", "message"), [(Lines(), b"x\n"), (LengthPrefix(1), b"\1x"), (Raw(), b"x")], ids=lambda value: repr(value)
+)
+def test_a_client_that_sends_many_small_messages_is_given_memory_for_few_of_them(framing: Any, message: bytes) -> None:
+    """And is answered all of them, in order, whoever handles them, and however often the lead is lost over it."""
+    inside, go_on, count = threading.Event(), threading.Event(), 30_000
+    numbers = iter(range(10**9))
+
+    def handle(data: bytes, peer: Peer) -> bytes:
+        if not inside.is_set():
+            inside.set()
+            assert go_on.wait(PATIENCE)
+        return b"%d." % next(numbers)
+
+    with Server(Messages(handle, framing), "127.0.0.1:0", max_workers=2, limits=Limits(max_message=1)) as server:
+        with client(server) as sock:
+            sock.sendall(message * count)
+            assert inside.wait(PATIENCE)
+            until(lambda: driver_of(server).leadership.lead is not None)
+            with client(server) as other:  # whoever leads now has come so far
+                go_on.set()
+                assert ask(other, message, 1)
+            (conn,) = (conn for each in (server._group,) if each for driver in each.drivers
+                       for conn in driver.io.connections() if conn.peer.port == sock.getsockname()[1])  # fmt: skip
+            assert len(conn.intake.waiting) <= 2 * MOST
+            sock.shutdown(socket.SHUT_WR)
+            answers = receive_all(sock).split(b".")[:-1]
+    assert len(answers) == count
+    assert [int(answer) for answer in answers] == sorted(map(int, answers))

@@ -1,8 +1,8 @@
 """Framings: where one message ends and the next begins.
 
 A framing is the rule, shared by all connections; `decoder` makes one connection's Decoder, which is fed what arrives
-and gives back whole messages. What it holds back is never more than the message limit and what was read at once,
-however the bytes are split, and each byte is looked at once.
+and gives back whole messages, or generates them if they are many. What it holds back is never more than the message
+limit and what was read at once, however the bytes are split, and each byte is looked at once.
 """
 
 from __future__ import annotations
@@ -13,12 +13,15 @@ from typing import Literal, Protocol, TypeVar
 from treadle._base import checks
 from treadle._base.words import counted
 from treadle.errors import MessageTooLong
-from treadle.server._transport.decoder import Decoder, RawDecoder
+from treadle.server._transport.decoder import MOST, Decoder, RawDecoder
 
 __all__ = ["Delimiter", "Framing", "LengthPrefix", "Lines", "Raw"]
 
 M_co = TypeVar("M_co", covariant=True)  # what a message is: bytes, unless a framing makes more of them
 
+SLICE = (
+    1 << 12
+)  # bytes that are cut at once when they hold many messages, and each of these may be of one byte; a guess
 MAX_PREFIX = 8  # bytes of a length prefix: more than memory has
 
 
@@ -83,9 +86,20 @@ class DelimiterDecoder:
         return len(self.rest)
 
     def feed(self, data: bytes) -> Iterable[bytes]:
-        """Return the messages that are complete with `data`."""
+        """Return the messages that are complete with `data`; if they are many, generate them."""
         if self.too_long:
             raise MessageTooLong(self.limit)
+        if len(data) > SLICE and data.count(self.delimiter) > MOST:
+            return self.gradually(data)
+        return self.take(data)
+
+    def gradually(self, data: bytes) -> Iterator[bytes]:
+        """Generate the messages that are complete with `data`, cutting a slice of it at a time."""
+        for start in range(0, len(data), SLICE):
+            yield from self.take(data[start : start + SLICE])
+
+    def take(self, data: bytes) -> Iterable[bytes]:
+        """Return the messages that are complete with `data`."""
         if self.rest:
             messages = self.complete(data)
         else:
@@ -233,13 +247,22 @@ class LengthPrefixDecoder:
                 return ()
             data = bytes(self.rest)
             self.rest = bytearray()
-        return self.cut(data)
+        messages, start = self.cut(data, 0)
+        return messages if start < 0 else self.gradually(messages, data, start)
 
-    def cut(self, data: bytes) -> Iterable[bytes]:
-        """Return the messages at the front of `data`, and hold back what follows them."""
+    def gradually(self, messages: Iterable[bytes], data: bytes, start: int) -> Iterator[bytes]:
+        """Generate `messages`, and then those in `data` from `start` on."""
+        while True:
+            yield from messages
+            if start < 0:
+                return
+            messages, start = self.cut(data, start)
+
+    def cut(self, data: bytes, start: int) -> tuple[Iterable[bytes], int]:
+        """Return some messages of `data` from `start` on, and where to go on; -1: nowhere, for the rest is held."""
         size, order = self.framing.size, self.framing.byteorder
         messages: list[bytes] = []
-        start, have = 0, len(data)
+        have = len(data)
         self.need = size
         while have - start >= size:
             length = int.from_bytes(data[start : start + size], "big" if order == "big" else "little")
@@ -247,16 +270,18 @@ class LengthPrefixDecoder:
                 self.too_long = length
                 if not messages:
                     raise MessageTooLong(self.limit, length)
-                return raising_after(messages, self.limit, length)
+                return raising_after(messages, self.limit, length), -1
             end = start + size + length
             if end > have:
                 self.need = size + length
                 break
             messages.append(data[start + size : end])
             start = end
+            if len(messages) == MOST:
+                return messages, start
         if start < have:
             self.rest += data[start:]
-        return messages
+        return messages, -1
 
     def finish(self) -> Sequence[bytes]:
         """Return nothing: half a message is none."""

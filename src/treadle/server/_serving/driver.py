@@ -18,7 +18,7 @@ from treadle._base.words import log
 from treadle._dispatch.worker import lent_here
 from treadle.server._loop.event_loop import EventLoop
 from treadle.server._loop.poller import READ, WRITE
-from treadle.server._serving.handlers import Handlers, can_be_sent
+from treadle.server._serving.handlers import TURN, Handlers, can_be_sent
 from treadle.server._serving.leadership import Lead, Leadership, take
 from treadle.server._transport.causes import CUT, FAULT, KILLED, NO_HANDSHAKE
 from treadle.server._transport.connection import BLOCKED, CHUNK, RECORD, ClientConnection
@@ -341,9 +341,14 @@ class Driver:
         return True
 
     def serve_ready(self, lead: Lead | None) -> bool:
-        """Go on, once, with each connection that has something left to do; False: the lead was lost."""
-        ready = self.loop.ready
-        for conn in list(ready):
+        """Go on with connections that have something left to do, each once; False: the lead was lost.
+
+        Not for longer than a turn may take: those of whom the poller tells wait for it. Who has had one is last again.
+        """
+        ready, until = self.loop.ready, clock() + TURN
+        for number, conn in enumerate(list(ready)):
+            if number and clock() > until:
+                break
             del ready[conn]
             try:
                 on = self.go_on(conn, lead)

@@ -34,13 +34,14 @@ if TYPE_CHECKING:
     from treadle.server._transport.io import ConnectionIO
     from treadle.server._transport.limits import Limits
 
-__all__ = ["HandlerTask", "Handlers", "can_be_sent"]
+__all__ = ["TURN", "HandlerTask", "Handlers", "can_be_sent"]
 
 _log = logging.getLogger("treadle.server")
 
 SLOW = 0.001  # seconds in a handler that make a connection a slow one: what the watchdog would notice too
 PROBATION = 8  # quick messages in a row after which a slow connection is handled inline again; a guess
 QUICK = 0.0001  # seconds in a handler, on average, that are not worth a hand-over, which takes about as long
+TURN = 0.005  # seconds after which the others have their turn, though less was handled; a guess
 AT_ONCE = 64  # messages of one connection that are handled before the others have their turn; a guess
 
 
@@ -212,7 +213,10 @@ class Handlers:
         leadership, slot, waiting = self.leadership, lead.slot, conn.intake.waiting
         answers: list[bytes] = []
         size = 0
-        for _ in range(min(len(waiting), AT_ONCE)):
+        until = clock.now() + TURN
+        for number in range(min(len(waiting), AT_ONCE)):
+            if number % 8 == 7 and clock.now() > until:
+                break
             message = waiting.popleft()
             leadership.turns += 1
             slot.append(conn)
@@ -229,6 +233,7 @@ class Handlers:
             if conn.ending.closing or size > self.max_unsent:
                 break
         self.answer_all(conn, answers)
+        self.io.has_waiting(conn)
         return conn.record is None or self.tell(conn, conn.record, lead)
 
     def tell(self, conn: ClientConnection, record: Record, lead: Lead) -> bool:
@@ -341,7 +346,7 @@ class Handlers:
 
     def go_on(self, conn: ClientConnection) -> None:
         """Have what waits in `conn` handled, or give it back, after the lead was lost over it."""
-        if conn.intake.waiting and self.may_go_on(conn):
+        if self.io.has_waiting(conn) and self.may_go_on(conn):
             self.delegate(conn)
         else:
             self.release(conn)
@@ -351,7 +356,7 @@ class Handlers:
         if self.converse is not None:
             self.hold(conn, self.converse)
             return False
-        while conn.intake.waiting:
+        while self.io.has_waiting(conn):
             message = conn.intake.waiting.popleft()
             with self.loop.lock:
                 self.followed += 1
@@ -364,7 +369,7 @@ class Handlers:
                 conn.record.tell_run(conn.ending.error)
             if not self.may_go_on(conn):
                 break
-            if conn.intake.waiting and self.leadership.dispatcher.has_more:
+            if self.io.has_waiting(conn) and self.leadership.dispatcher.has_more:
                 return True
         self.release(conn)
         return False
@@ -407,6 +412,7 @@ class Handlers:
         """Give `conn` back to the leader, who need not be told if it is to do nothing but read."""
         loop = self.loop
         conn.active = clock.now()
+        self.io.has_waiting(conn)
         conn.intake.restart(conn.active)  # nothing was read meanwhile, and that was not the client's fault
         plain = conn.is_only_to_be_read()
         with loop.lock:

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol, TypeVar
 
-__all__ = ["CloseConnection", "Decoder", "RawDecoder"]
+__all__ = ["MOST", "CloseConnection", "Decoder", "RawDecoder"]
 
+# Messages that are cut at once, at most, where they are generated; the rest is kept as it came, for a message of two
+# bytes takes forty. A guess.
+MOST = 64
 M_co = TypeVar("M_co", covariant=True)
 
 
@@ -31,7 +34,9 @@ class Decoder(Protocol[M_co]):
     def feed(self) -> Callable[[bytes], Iterable[M_co]]:
         """Take what arrived; return the messages that are complete with it, or generate them one by one.
 
-        What is raised as they are generated ends the connection after the answers to those before.
+        What is generated is asked for some at a time, as the messages before are handled; so a client that sends many
+        small ones is given memory for few of them. It is called again when all have been taken. What is raised as they
+        are generated ends the connection after the answers to those before.
 
         Raises:
             MessageTooLong: the next message is longer than allowed.
@@ -59,11 +64,12 @@ class RawDecoder:
     def __init__(self, limit: int) -> None:
         self.limit = limit
 
-    def feed(self, data: bytes) -> Sequence[bytes]:
-        """Return the chunk."""
+    def feed(self, data: bytes) -> Iterable[bytes]:
+        """Return the chunk, or its pieces; if they are many, generate them."""
         if len(data) <= self.limit:
             return (data,)
-        return [data[start : start + self.limit] for start in range(0, len(data), self.limit)]
+        pieces = (data[start : start + self.limit] for start in range(0, len(data), self.limit))
+        return pieces if len(data) > self.limit * MOST else list(pieces)
 
     def finish(self) -> Sequence[bytes]:
         """Return nothing: nothing is held back."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from treadle.server._loop.poller import READ
@@ -20,6 +20,8 @@ class Intake:
     Attributes:
         decoder: what makes bytes into messages.
         waiting: messages that were read and not handled; as Arrivals, where there are observers.
+        more: generates those behind them, of what was read; None: there are none. While there are, `waiting` is
+            empty only while somebody handles the last of it.
         held: bytes that the decoder holds back, of the message that is not complete.
         begun: when that message began; 0: there is none.
         received: bytes of it.
@@ -30,11 +32,24 @@ class Intake:
         vet: tells by a connection, and its first bytes, whether it may go on; None: it may.
     """
 
-    __slots__ = ("begun", "decoder", "ended", "farewell", "header", "held", "received", "vet", "wait_in", "waiting")
+    __slots__ = (
+        "begun",
+        "decoder",
+        "ended",
+        "farewell",
+        "header",
+        "held",
+        "more",
+        "received",
+        "vet",
+        "wait_in",
+        "waiting",
+    )
 
     def __init__(self, decoder: Decoder[Any]) -> None:
         self.decoder = decoder
         self.waiting: deque[Any] = deque()
+        self.more: Iterator[Any] | None = None
         self.held = 0
         self.begun = 0.0
         self.received = 0
@@ -43,6 +58,11 @@ class Intake:
         self.farewell: bytes | None = None
         self.header: Any = None
         self.vet: Callable[[Any, bytes], bool] | None = None
+
+    def drop(self) -> None:
+        """Handle nothing more of it."""
+        self.waiting.clear()
+        self.more = None
 
     def restart(self, now: float) -> None:
         """Count the time of the message that has begun, if one has, from `now` on."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import socket
 import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,7 @@ from treadle.server._loop.poller import READ, WRITE
 from treadle.server._transport.causes import CUT_SHORT
 from treadle.server._transport.connection import BLOCKED, CHUNK, ClientConnection, hang_up, is_ragged
 from treadle.server._transport.deadlines import GRACE, JAM, Deadlines
-from treadle.server._transport.decoder import CloseConnection
+from treadle.server._transport.decoder import MOST, CloseConnection
 from treadle.server._transport.state import State
 
 if TYPE_CHECKING:
@@ -66,31 +66,61 @@ class ConnectionIO:
     # -- reading ------------------------------------------------------------------------------------------------------
 
     def cut(self, conn: ClientConnection, data: bytes) -> Sequence[Any]:
-        """Return the messages that are complete with `data`, or with the end, b"".
+        """Return the messages that are complete with `data`, or with the end, b""; of many, the first.
 
         A framing that fails, or raises CloseConnection, closes it after what came before is answered, which waits then.
         """
+        intake = conn.intake
         messages: Sequence[Any] = ()
         try:
-            found = conn.intake.decoder.feed(data) if data else conn.intake.decoder.finish()
+            found = intake.decoder.feed(data) if data else intake.decoder.finish()
             kind = type(found)
             if kind is list or kind is tuple:
                 messages = found  # type: ignore[assignment]  # cast() would be a call
-            else:
-                messages = whole = []
-                for message in found:  # one by one, so that those before an error are kept
-                    whole.append(message)
-            conn.intake.held = conn.intake.decoder.held
-            return messages
-        except CloseConnection as closing:
-            conn.intake.farewell = closing.answer
+                intake.held = intake.decoder.held
+                return messages
+            intake.more, intake.held = iter(found), 0
         except BaseException as error:  # MessageTooLong, or whatever a framing of the user's does, as with handlers
-            conn.intake.farewell = b""
+            return self.unfit(conn, error, messages)
+        return self.cut_more(conn, intake.more)
+
+    def cut_more(self, conn: ClientConnection, more: Iterator[Any]) -> Sequence[Any]:
+        """Return the next messages of what was read, MOST at the most."""
+        intake, messages = conn.intake, []
+        intake.more = None
+        try:
+            for message in more:  # one by one, so that those before an error are kept
+                messages.append(message)
+                if len(messages) == MOST:
+                    intake.more = more
+                    break
+            else:
+                intake.held = intake.decoder.held
+        except BaseException as error:
+            return self.unfit(conn, error, messages)
+        return messages
+
+    def has_waiting(self, conn: ClientConnection) -> bool:
+        """Whether messages of `conn` wait; cuts more of what was read if need be. For the thread that has it."""
+        intake = conn.intake
+        if not intake.waiting and intake.more is not None and not self.loop.orphaned:
+            intake.waiting.extend(self.cut_more(conn, intake.more))
+            if intake.held:
+                intake.begun, intake.received = self.loop.now, intake.held
+        return bool(intake.waiting)
+
+    def unfit(self, conn: ClientConnection, error: BaseException, before: Sequence[Any]) -> Sequence[Any]:
+        """What `conn` sent makes no message: it is closed after what came `before`, which waits then. Return none."""
+        intake = conn.intake
+        if isinstance(error, CloseConnection):
+            intake.farewell = error.answer
+        else:
+            intake.farewell = b""
             conn.ending.why = "max_message" if isinstance(error, MessageTooLong) else "framing"
             self.tell_unfit(conn, error)
-        conn.intake.begun, conn.intake.held = 0.0, 0
+        intake.begun, intake.held = 0.0, 0
         if not self.loop.orphaned:  # else the framing has forked, and the parent handles them
-            conn.intake.waiting.extend(messages)
+            intake.waiting.extend(before)
         return ()
 
     def tell_unfit(self, conn: ClientConnection, error: BaseException) -> None:
@@ -241,7 +271,7 @@ class ConnectionIO:
         """Close a connection as gently as may be: after what is answered is sent."""
         if conn.record is not None:
             conn.record.lapse(conn.intake.waiting, conn.ending.error or conn.ending.why)
-        conn.intake.waiting.clear()
+        conn.intake.drop()
         conn.intake.begun = 0.0
         if conn.outbox.pieces:
             if conn.state is not State.CLOSING:
@@ -301,7 +331,7 @@ class ConnectionIO:
         conn.outbox.pieces.clear()
         if conn.record is not None:
             conn.record.lapse(conn.intake.waiting, conn.ending.error or why or conn.ending.why)
-        conn.intake.waiting.clear()
+        conn.intake.drop()
         try:
             self.left(conn, why or conn.ending.why)  # before the client can know that it is over
         finally:

@@ -114,8 +114,7 @@ def test_what_is_over_is_told_of_once_in_order(
     conn, record, _ = ends
     conn.intake.waiting.extend(arrivals_of(conn, b"one\ntwo\n"))
     assert record.begin(conn.intake.waiting.popleft(), handed_over=False) == b"one"  # and its thread is killed
-    conn.ending.error = "mine"
-    record.lapse(conn.intake.waiting, "another")
+    record.lapse(conn.intake.waiting, "mine")
     record.lapse(conn.intake.waiting, "another")
     one, two = keeps.events
     assert (one.begun_ns is None, two.begun_ns is None) == (False, True)
