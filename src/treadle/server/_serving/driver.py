@@ -7,7 +7,6 @@ runs no handler. Who leads, and how the lead is lost, is told in `leadership`.
 from __future__ import annotations
 
 import logging
-import ssl
 from collections.abc import Callable, Sequence
 from functools import partial
 from threading import Event
@@ -17,12 +16,13 @@ from treadle._base.clock import now as clock
 from treadle._base.words import log
 from treadle._dispatch.worker import lent_here
 from treadle.server._loop.event_loop import EventLoop
-from treadle.server._loop.poller import READ, WRITE
+from treadle.server._loop.poller import READ
 from treadle.server._serving.handlers import TURN, Handlers, can_be_sent
-from treadle.server._serving.leadership import Lead, Leadership, take
-from treadle.server._transport.causes import CUT, FAULT, KILLED, NO_HANDSHAKE
+from treadle.server._serving.handshakes import Handshakes
+from treadle.server._serving.leadership import Lead, Leadership
+from treadle.server._transport.causes import CUT, FAULT, KILLED
 from treadle.server._transport.connection import BLOCKED, CHUNK, RECORD, ClientConnection
-from treadle.server._transport.io import ConnectionIO, reason_of
+from treadle.server._transport.io import ConnectionIO
 from treadle.server._transport.reaper import Reaper
 from treadle.server._transport.state import State
 
@@ -63,14 +63,12 @@ class Driver:
         "dealt",
         "emptied",
         "handlers",
+        "handshakes",
         "io",
         "leadership",
-        "limits",
         "loop",
-        "protocol",
         "reaper",
         "reception",
-        "throttles",
     )
 
     def __init__(
@@ -87,15 +85,13 @@ class Driver:
         *,
         observed: bool = False,
     ) -> None:
-        self.protocol = protocol
-        self.limits = limits
-        self.throttles = throttles
         self.loop = loop = EventLoop(name, deadlines.period(), broken)
         self.leadership = Leadership(loop, dispatcher, protocol.name)
         plain = protocol.converse is None and not observed
         self.io = ConnectionIO(loop, limits, deadlines, partial(left, self), throttles, inline=plain)
         self.handlers = Handlers(self.leadership, self.io, protocol, limits, throttles, when_full, observed=observed)
         self.reaper = Reaper(self.io)
+        self.handshakes = Handshakes(self.handlers, self.reaper, self.opened)
         self.reception: Reception | None = None
         self.dealt = 0
         self.emptied = Event()
@@ -270,7 +266,7 @@ class Driver:
         if conn.state is State.HANDSHAKE:
             if conn.intake.vet is not None and self.reception is not None and not self.reception.look(conn):
                 return True
-            return self.shake_hands(conn, lead)
+            return self.handshakes.step(conn, lead)
         if conn.intake.header is not None and self.reception is not None:
             self.reception.hear(conn, conn.intake.header)
             return True
@@ -331,7 +327,7 @@ class Driver:
     def proceed(self, conn: ClientConnection, lead: Lead | None) -> bool:
         """Handle what waits in `conn`, here or elsewhere; False: the lead was lost."""
         handling = self.handlers
-        if conn.intake.waiting and not conn.outbox.unsent > self.limits.max_unsent:
+        if conn.intake.waiting and not conn.outbox.unsent > self.handlers.max_unsent:
             if lead is None or conn.timing.probation or self.leadership.offload_all or not handling.inline:
                 handling.delegate(conn)
                 return True
@@ -366,44 +362,6 @@ class Driver:
         if conn.state not in (State.READY, State.OPEN):
             return True
         return self.proceed(conn, lead) if conn.intake.waiting else self.read(conn, lead)
-
-    # -- handshakes ---------------------------------------------------------------------------------------------------
-
-    def shake_hands(self, conn: ClientConnection, lead: Lead | None) -> bool:
-        """Go on with the TLS handshake, which computes for a while; False if the lead was lost over it."""
-        slot: list[ClientConnection] = lead.slot if lead is not None else []
-        self.leadership.begin(slot, conn)
-        error: Exception | None = None
-        try:
-            conn.sock.do_handshake()  # type: ignore[attr-defined]  # an SSLSocket
-        except Exception as caught:
-            error = caught.with_traceback(None)  # which would hold this frame, and that the error, and so the client
-        if not take(slot):
-            self.io.give_back(conn, lambda: self.shaken(conn, error))
-            return False
-        self.shaken(conn, error)
-        return True
-
-    def shaken(self, conn: ClientConnection, error: Exception | None) -> None:
-        """Take note of what came of a step of the handshake."""
-        conn.hand_back()
-        if conn.state is not State.HANDSHAKE:
-            return  # cut in the meantime
-        conn.active = self.loop.now
-        if conn.ending.error is not None:
-            self.io.close(conn, conn.ending.error)
-        elif error is None:
-            self.opened(conn)
-        elif isinstance(error, ssl.SSLWantWriteError):
-            self.io.watch(conn, WRITE)
-        elif isinstance(error, BLOCKED):
-            self.io.watch(conn, READ)
-        else:
-            throttle = self.throttles.of("handshake", *reason_of(error))
-            if throttle.begins():
-                log(_log, logging.WARNING, "%s: TLS handshake failed: %s%s", conn.peer, error, throttle.rest)
-            conn.ending.why = NO_HANDSHAKE
-            self.io.part(conn)  # so that the alert, which says why, is not lost to a reset
 
     # -- looking once more --------------------------------------------------------------------------------------------
 
@@ -446,12 +404,11 @@ class Driver:
         steps, so nobody gains more than that by them.
         """
         active, hello = conn.active, conn.has_hello()
+        if hello:
+            conn.timing.since = self.loop.now
         on = self.on_event(conn, READ, lead)
-        if on and conn.state is State.HANDSHAKE:
-            if hello:
-                conn.timing.since = self.loop.now
-            else:
-                conn.active = active
+        if on and not hello and conn.state is State.HANDSHAKE:
+            conn.active = active
         return on
 
     # -- sending ------------------------------------------------------------------------------------------------------
