@@ -8,6 +8,7 @@ import struct
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack
+from typing import Any
 
 import pytest
 
@@ -145,13 +146,44 @@ def test_rule_2_old_connections_are_closed_between_messages() -> None:
         wait_until(lambda: server.snapshot().connections == 0)
 
 
-def test_rule_2_an_answer_has_a_deadline_however_steadily_it_is_taken() -> None:
+def taking(sock: Any, size: int, pace: float) -> int:
+    """Take `size` bytes, some every so many seconds; return how many came."""
+    taken = 0
+    while taken < size and (data := sock.recv(1 << 18)):
+        taken += len(data)
+        threading.Event().wait(pace)
+    return taken
+
+
+@pytest.mark.parametrize("talks", [False, True])
+def test_rule_2_an_answer_has_as_long_as_it_takes_if_it_is_taken_steadily(talks: bool) -> None:
+    """A download over a slow line is in order: it is cut when it stands still, or is slower than the least rate."""
+    size = 16 << 20
+    big = b"x" * size
+
+    def talk(conn: Connection) -> None:
+        conn.recv()
+        conn.sendall(big)
+
+    protocol: Any = Session(talk) if talks else Messages(lambda data, peer: big)
+    limits = Limits(write_timeout=0.5, min_rate_grace=0.1)
+    with Server(protocol, "127.0.0.1:0", max_workers=1, limits=limits) as server, client(server) as sock:
+        sock.sendall(b"go")
+        assert taking(sock, size, 0.03) == size  # two seconds, in all
+        assert server.snapshot().closed_by == {}
+
+
+@pytest.mark.parametrize("talks", [False, True])
+def test_rule_2_an_answer_that_is_not_taken_has_a_deadline(talks: bool) -> None:
+    def talk(conn: Connection) -> None:
+        conn.recv()
+        conn.sendall(big)
+
     big = b"x" * (16 << 20)
-    server = Server(Messages(lambda data, peer: big), "127.0.0.1:0", max_workers=1, limits=Limits(write_timeout=0.3))
+    protocol: Any = Session(talk) if talks else Messages(lambda data, peer: big)
+    server = Server(protocol, "127.0.0.1:0", max_workers=1, limits=Limits(write_timeout=0.3))
     with server, client(server) as sock:
         sock.sendall(b"go")
-        with pytest.raises(OSError, match=GONE):
-            for_ever(lambda: sock.recv(1000))
         wait_until(lambda: server.snapshot().closed_by == {"write_timeout": 1})
 
 

@@ -343,6 +343,7 @@ class World(Judge):
             (services, "socket", system),
             (connections, "socket", system),
             (connections, "plain_of", UnderTls),
+            (connections, "unacknowledged", lambda sock: 0),
             (groups, "_loops_wanted", lambda dispatcher: count),
         ]
 

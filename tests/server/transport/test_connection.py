@@ -68,9 +68,9 @@ def test_of_a_large_answer_over_tls_it_is_known_how_much_was_taken(
     conn.write(answer)
     assert conn.outbox.unsent == 2 * PIECE + 7
     conn.write(b"next")
-    tls.room, conn.outbox.sent = PIECE, 0
+    tls.room, conn.outbox.transfer.sent = PIECE, 0
     assert conn.flush()
-    assert (conn.outbox.sent, conn.outbox.unsent) == (PIECE, PIECE + 11)
+    assert (conn.outbox.transfer.sent, conn.outbox.unsent) == (PIECE, PIECE + 11)
     tls.room = 2 * PIECE
     assert conn.flush()
     assert not conn.outbox.pieces
@@ -101,15 +101,15 @@ def test_flush_tells_whether_it_got_anywhere(ends: tuple[ClientConnection, socke
 def test_an_answer_that_has_to_wait_is_counted_as_it_goes(ends: tuple[ClientConnection, socket.socket]) -> None:
     conn, theirs = ends
     conn.write(b"short")
-    assert (conn.outbox.unsent, conn.outbox.sent) == (0, 0)
+    assert (conn.outbox.unsent, conn.outbox.transfer.sent) == (0, 0)
     conn.write(b"x" * 5_000_000)
     kept = conn.outbox.unsent
     assert kept
     theirs.recv(1 << 20)
     conn.flush()
-    assert 0 < conn.outbox.sent == kept - conn.outbox.unsent
+    assert 0 < conn.outbox.transfer.sent == kept - conn.outbox.unsent
     drained(conn, theirs)
-    assert (conn.outbox.sent, conn.outbox.unsent) == (kept, 0)
+    assert (conn.outbox.transfer.sent, conn.outbox.unsent) == (kept, 0)
 
 
 def test_after_a_fault_nothing_is_sent_any_more(ends: tuple[ClientConnection, socket.socket]) -> None:
@@ -158,7 +158,7 @@ def test_a_new_one_owes_nothing_and_came_now() -> None:
         assert (conn.fd, conn.state) == (ours.fileno(), State.OPEN)
         assert (conn.timing.since, conn.active, conn.due) == (7.0, 7.0, inf)
         assert (conn.watched, conn.timing.probation, conn.number) == (0, 0, 0)
-        assert (conn.outbox.unsent, conn.outbox.sent, conn.intake.received) == (0, 0, 0)
+        assert (conn.outbox.unsent, conn.outbox.transfer.sent, conn.intake.received) == (0, 0, 0)
         assert not any((conn.busy, conn.intake.ended, conn.intake.begun))
         assert not any((conn.ending.closing, conn.ending.last, conn.ending.error))
 

@@ -23,6 +23,7 @@ def conn() -> Iterator[ClientConnection]:
         yield ClientConnection(ours, Peer("", ours), Lines().decoder(100), Context(), 100.0)
 
 
+UNLIMITED = dict.fromkeys(("read_timeout", "write_timeout", "idle_timeout", "min_write_rate"))
 LIMITS = Limits(handshake_timeout=1, read_timeout=2, write_timeout=3, idle_timeout=4, max_age=500, linger_timeout=6)
 
 
@@ -39,7 +40,7 @@ def test_each_phase_has_its_own(conn: ClientConnection) -> None:
     conn.intake.begun = 101.5
     assert deadlines.of(conn) == (103.5, "read_timeout")
     conn.outbox.add(memoryview(b"x"))
-    conn.outbox.since = 102.0
+    conn.outbox.transfer.begin(102.0, 0)
     assert deadlines.of(conn) == (105.0, "write_timeout")
     conn.state = State.BUSY
     assert deadlines.of(conn)[0] == inf
@@ -86,10 +87,11 @@ def test_without_limits_there_is_none(conn: ClientConnection) -> None:
     ("limits", "period"),
     [
         (LIMITS, 1.0),
-        (Limits(handshake_timeout=60, read_timeout=None, write_timeout=None, idle_timeout=None), 60.0),
+        (Limits(**UNLIMITED, handshake_timeout=60), 60.0),  # type: ignore[arg-type]
         (Limits(min_read_rate=10, min_rate_grace=0.5), 0.5),
-        (Limits(min_rate_grace=0.5), 10.0),
-        (Limits(handshake_timeout=99999, read_timeout=None, write_timeout=None, idle_timeout=None), LAST_RESORT),
+        (Limits(min_rate_grace=0.5), 0.5),
+        (Limits(min_rate_grace=0.5, min_write_rate=None), 10.0),
+        (Limits(**UNLIMITED, handshake_timeout=99999), LAST_RESORT),  # type: ignore[arg-type]
     ],
 )
 def test_a_connection_is_looked_at_as_often_as_the_shortest_limit(limits: Limits, period: float) -> None:
@@ -119,3 +121,10 @@ def test_what_is_left_runs_out_with_an_error_that_says_why() -> None:
     assert limit.left(10.0, 7, 15.0) == 25.0
     with pytest.raises(TimeoutError, match="slower than read_timeout allows: 7 bytes in 30 s"):
         limit.left(10.0, 7, 40.0)
+
+
+def test_the_time_of_what_moves_counts_from_its_last_move_and_its_rate_from_the_beginning() -> None:
+    limit = TransferLimit("write", 3.0, 100.0, 5.0)
+    assert limit.end(10.0, 5000, 12.0) == (15.0, "write_timeout")
+    assert limit.end(10.0, 100, 50.0) == (16.0, "min_write_rate")
+    assert limit.left(10.0, 5000, 13.0, 12.0) == 2.0

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import socket
+import sys
+
 import pytest
 
-from treadle.server._transport.outbox import Outbox
+from treadle.server._transport.outbox import Outbox, Transfer, unacknowledged
 
 
 class Kernel:
@@ -32,14 +35,14 @@ def test_what_is_kept_goes_in_order_and_is_counted() -> None:
     assert outbox.unsent == 11
     outbox.send(kernel.send, None)
     assert kernel.taken == b"onetwothree"
-    assert (outbox.unsent, outbox.sent, list(outbox.pieces)) == (0, 11, [])
+    assert (outbox.unsent, outbox.transfer.sent, list(outbox.pieces)) == (0, 11, [])
 
 
 def test_what_the_kernel_does_not_take_stays_and_it_is_not_asked_again() -> None:
     outbox, kernel = Outbox(), Kernel(2, 100)
     outbox.add(memoryview(b"abcdef"))
     outbox.send(kernel.send, None)
-    assert (kernel.taken, outbox.unsent, outbox.sent, kernel.offered) == (b"ab", 4, 2, [6])
+    assert (kernel.taken, outbox.unsent, outbox.transfer.sent, kernel.offered) == (b"ab", 4, 2, [6])
     assert bytes(outbox.pieces[0]) == b"cdef"
 
 
@@ -56,7 +59,7 @@ def test_a_full_kernel_is_told_and_what_went_before_is_counted() -> None:
     outbox.add(memoryview(b"def"))
     with pytest.raises(BlockingIOError):
         outbox.send(kernel.send, None)
-    assert (outbox.unsent, outbox.sent) == (3, 3)
+    assert (outbox.unsent, outbox.transfer.sent) == (3, 3)
 
 
 def test_what_the_handler_may_change_is_copied_and_bytes_are_not() -> None:
@@ -73,3 +76,28 @@ def test_what_is_cleared_is_not_sent() -> None:
     outbox.add(memoryview(b"x"))
     outbox.clear()
     assert (outbox.unsent, list(outbox.pieces)) == (0, [])
+
+
+def test_what_counts_is_what_the_client_has_taken_since_the_transfer_began() -> None:
+    transfer = Transfer()
+    transfer.begin(10.0, 1000)  # of answers before
+    transfer.sent = 5000
+    transfer.look(11.0, 6000)  # it has taken nothing
+    assert (transfer.taken, transfer.moved) == (0, 10.0)
+    transfer.look(12.0, 5500)
+    assert (transfer.taken, transfer.moved) == (500, 12.0)
+    transfer.look(13.0, 5500)
+    assert (transfer.taken, transfer.moved) == (500, 12.0)
+    transfer.begin(20.0, 5500)
+    assert (transfer.since, transfer.taken, transfer.sent, transfer.moved) == (20.0, 0, 0, 20.0)
+
+
+def test_what_a_client_has_not_read_is_unacknowledged_and_a_closed_socket_owes_nothing() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        assert unacknowledged(ours) == 0
+        ours.send(b"x" * 1000)
+        assert unacknowledged(ours) > 0 or sys.platform not in {"linux", "darwin"}
+        theirs.recv(1000)
+        assert unacknowledged(ours) == 0
+    assert unacknowledged(ours) == 0

@@ -181,33 +181,36 @@ class Connection:
         What raises here leaves the client with a part: at the end the connection is reset, so that it can tell.
 
         Raises:
-            TimeoutError: it did not in `Limits.write_timeout` seconds.
+            TimeoutError: it took nothing for `Limits.write_timeout` seconds, or less than `Limits.min_write_rate`.
             OSError: the client is gone.
             TypeError: `data` is no bytes.
         """
         if not isinstance(data, (bytes, bytearray, memoryview)):
             raise TypeError(f"data={data!r} is {type(data).__name__}; allowed: bytes")
         view, since, sent, before = memoryview(data).cast("B"), clock.now(), 0, 0
+        moved = since  # when the client has taken some of it last
         try:
             while sent < len(view):
                 try:
-                    self._sock.settimeout(self._writing.left(since, sent - before, clock.now()))
+                    self._sock.settimeout(self._writing.left(since, sent - before, clock.now(), moved))
                     sent += self._connection.send(view[sent : sent + CHUNK])
+                    moved = clock.now()
                 except TimeoutError as error:
-                    stalled = clock.now() - self._writing.end(since, sent - before)[0] > STALL
+                    stalled = clock.now() - self._writing.end(since, sent - before, moved)[0] > STALL
                     taken = self._push(view[sent:]) if _is_late(error) else 0
                     if not taken:
                         raise
                     sent += taken
+                    moved = clock.now()
                     if stalled:  # and it went on meanwhile, see ConnectionIO.make_up
-                        since, before = clock.now(), sent
+                        since, before = moved, sent
                     elif sent < len(view):
-                        self._writing.left(since, sent - before, clock.now())  # raises, if it is late nevertheless
+                        self._writing.left(since, sent - before, moved, moved)  # raises, if it is late nevertheless
         except BaseException as error:
             if not isinstance(error, ssl.SSLError):  # whose alert says why, and is not to be forgotten
                 self._connection.tear()
             if isinstance(error, OSError):
-                self._note(error, self._writing.end(since, sent - before)[1])
+                self._note(error, self._writing.end(since, sent - before, moved)[1])
             raise
 
     def _say_last(self, answer: bytes) -> None:

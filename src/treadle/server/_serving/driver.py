@@ -382,7 +382,7 @@ class Driver:
             self.io.excuse(conn)
             on = self.proceed(conn, lead)
         else:
-            received, sent = conn.intake.received, conn.outbox.sent
+            received, sent = conn.intake.received, conn.outbox.transfer.sent
             on = self.on_event(conn, conn.watched, lead)
             left = conn.unread() if on and self.io.is_late(conn) else 0
             while on and left > 0 and self.io.is_late(conn):

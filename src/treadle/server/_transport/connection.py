@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from treadle._dispatch.worker import current_worker
 from treadle.server._transport.decoder import RawDecoder
 from treadle.server._transport.intake import Intake
-from treadle.server._transport.outbox import Outbox
+from treadle.server._transport.outbox import Outbox, unacknowledged
 from treadle.server._transport.peer import Peer
 from treadle.server._transport.state import State
 
@@ -247,6 +247,14 @@ class ClientConnection:
             return True
         return self.outbox.unsent < before or not before
 
+    def begin_transfer(self, now: float) -> None:
+        """Begin to time what is to be sent, anew if need be."""
+        self.outbox.transfer.begin(now, unacknowledged(self.plain))
+
+    def look_at_transfer(self, now: float) -> None:
+        """Note how much of it the client has taken."""
+        self.outbox.transfer.look(now, unacknowledged(self.plain))
+
     def unread(self, most: int = KERNEL) -> int:
         """Return how many bytes, `most` at most, have come and were not read. The socket must not block.
 
@@ -263,8 +271,8 @@ class ClientConnection:
             self.active = now
         if self.intake.begun >= since:
             self.intake.restart(now)
-        if self.outbox.since >= since:
-            self.outbox.since, self.outbox.sent = now, 0
+        if self.outbox.transfer.since >= since:
+            self.begin_transfer(now)
         if self.timing.since >= since and not self.is_open:
             self.timing.since = now
 

@@ -29,7 +29,8 @@ class TransferLimit:
 
     Args:
         what: "read" or "write"; the limits are called after it.
-        timeout: seconds for one message, from its first byte to its last; None: no limit.
+        timeout: seconds for one message, from its first byte to its last, or, where it is told when something came
+            through last, from then on; None: no limit.
         rate: bytes a second, on average over the message; None: no limit.
         grace: seconds from its beginning in which the rate is not judged.
     """
@@ -42,20 +43,24 @@ class TransferLimit:
         self.rate = rate
         self.grace = grace
 
-    def end(self, since: float, passed: int) -> tuple[float, str]:
-        """Return the end of a transfer that began at `since`, with `passed` bytes through; and which limit sets it."""
-        timed = NEVER if self.timeout is None else (since + self.timeout, f"{self.what}_timeout")
+    def end(self, since: float, passed: int, moved: float | None = None) -> tuple[float, str]:
+        """Return the end of a transfer that began at `since`, with `passed` bytes through; and which limit sets it.
+
+        `moved` is when the last of these came through, if that is what the time counts from.
+        """
+        begun = since if moved is None else moved
+        timed = NEVER if self.timeout is None else (begun + self.timeout, f"{self.what}_timeout")
         if self.rate is None:
             return timed
         return min(timed, (since + self.grace + passed / self.rate, f"min_{self.what}_rate"))
 
-    def left(self, since: float, passed: int, now: float) -> float | None:
+    def left(self, since: float, passed: int, now: float, moved: float | None = None) -> float | None:
         """Return the seconds that are left; None: no limit.
 
         Raises:
             TimeoutError: none are.
         """
-        end, why = self.end(since, passed)
+        end, why = self.end(since, passed, moved)
         if end == inf:
             return None
         if end <= now:
@@ -104,7 +109,8 @@ class Deadlines:
         if conn.busy:
             return self.of_busy(conn)
         if conn.outbox.pieces:
-            return self.writing.end(conn.outbox.since, conn.outbox.sent)
+            transfer = conn.outbox.transfer
+            return self.writing.end(transfer.since, transfer.taken, transfer.moved)
         if conn.intake.begun:
             return self.reading.end(conn.intake.begun, conn.intake.received)
         return min(

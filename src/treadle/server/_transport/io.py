@@ -195,8 +195,8 @@ class ConnectionIO:
         at. A client that only drips has filled no buffer of the kernel's, and one that takes nothing has emptied none.
         """
         if conn.outbox.pieces:
-            if conn.outbox.sent > sent:
-                conn.outbox.since, conn.outbox.sent = self.loop.now, 0
+            if conn.outbox.transfer.sent > sent:
+                conn.begin_transfer(self.loop.now)
         elif self.is_late(conn) and conn.intake.received - received >= JAM:
             self.excuse(conn)
 
@@ -228,8 +228,10 @@ class ConnectionIO:
             return
         if conn.outbox.pieces:
             self.sending(conn)
-        elif conn.outbox.since:  # the client has taken its answers; from here on its own messages are timed again
-            conn.outbox.since = 0.0
+        elif (
+            conn.outbox.transfer.since
+        ):  # the client has taken its answers; from here on its own messages are timed again
+            conn.outbox.transfer.since = 0.0
             self.excuse(conn)
         if state is State.CLOSING or ending.closing or (intake.ended and not intake.waiting):
             self.finish(conn)
@@ -257,8 +259,8 @@ class ConnectionIO:
 
     def sending(self, conn: ClientConnection) -> None:
         """Begin to time an answer that is to be sent later."""
-        if not conn.outbox.since:
-            conn.outbox.since, conn.outbox.sent = self.loop.now, 0
+        if not conn.outbox.transfer.since:
+            conn.begin_transfer(self.loop.now)
             self.loop.timers.hasten(conn, self.deadlines.of(conn)[0])
 
     def is_over(self, conn: ClientConnection) -> bool:

@@ -37,14 +37,15 @@ class Limits:
             read from it. One answer may be longer.
         handshake_timeout: seconds, more than 0, for the TLS handshake, and a proxy's header before it, together.
         read_timeout: seconds from the first byte of a message to its last, more than 0.
-        write_timeout: seconds, more than 0, from when an answer had to wait for the client until the kernel has it all.
+        write_timeout: seconds, more than 0, in which a client must take some of what waits for it. One that takes it
+            steadily has as long as `min_write_rate` allows.
         handler_timeout: seconds, more than 0, for the handler of one message. Then its connection is cut; the handler
             runs on, for no thread can be killed, but sees it as a deadline (see `treadle.deadline`), and so do the
             tasks it submits. Not for a Session, whose handler lasts as long as the connection.
         idle_timeout: seconds between messages, more than 0.
         max_age: seconds, more than 0, after which a connection is closed when no message is under way in it.
         min_read_rate: bytes a second of a message, more than 0, on average.
-        min_write_rate: the same for what waits for the client.
+        min_write_rate: the same for what waits for the client; by default that of ASP.NET's server, Kestrel.
         min_rate_grace: seconds, more than 0, before these rates are judged.
         linger_timeout: seconds, 0 or more, that a client's end is awaited after the last answer; what it still sends is
             thrown away, so that the answer is not lost to a reset (RFC 9112, section 9.6).
@@ -69,8 +70,8 @@ class Limits:
     idle_timeout: float | None = 75.0
     max_age: float | None = None
     min_read_rate: float | None = None
-    min_write_rate: float | None = None
-    min_rate_grace: float = 5.0
+    min_write_rate: float | None = 240.0
+    min_rate_grace: float = 30.0
     linger_timeout: float = 2.0
     max_linger_bytes: int = 1 << 16
 

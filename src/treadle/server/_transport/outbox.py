@@ -1,12 +1,53 @@
-"""Outbox: what is answered and not sent."""
+"""Outbox: what is answered and not sent; and Transfer: how far that has come."""
 
 from __future__ import annotations
 
+import socket
+import struct
 from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["Outbox"]
+try:
+    import fcntl
+    import termios
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+__all__ = ["Outbox", "Transfer", "unacknowledged"]
+
+
+class Transfer:
+    """How far an answer that has to wait for its client has come, as the client takes it.
+
+    What the kernel takes is no measure of a slow client: it asks for more when a third of its buffer is free, which may
+    be a minute's worth. So bytes count when the client has acknowledged them, where the system tells.
+
+    Attributes:
+        since: when it began; 0: none is under way.
+        sent: bytes that the kernel has taken since.
+        taken: bytes that the client has taken since, when that was looked at last.
+        moved: when it had taken more than at the look before.
+    """
+
+    __slots__ = ("moved", "owed", "sent", "since", "taken")
+
+    def __init__(self) -> None:
+        self.since = self.moved = 0.0
+        self.sent = self.taken = 0
+        self.owed = 0  # bytes that the kernel had, and the client had not, when it began
+
+    def begin(self, now: float, owed: int) -> None:
+        """Begin to count, anew if need be."""
+        self.since = self.moved = now
+        self.sent = self.taken = 0
+        self.owed = owed
+
+    def look(self, now: float, owed: int) -> None:
+        """Note how far it has come: `owed` bytes are with the kernel now, and not with the client."""
+        taken = self.sent + self.owed - owed
+        if taken > self.taken:
+            self.taken, self.moved = taken, now
 
 
 class Outbox:
@@ -15,17 +56,15 @@ class Outbox:
     Attributes:
         pieces: of bytes that nobody changes any more.
         unsent: bytes of them.
-        since: when it began to hold something; 0: it is empty, as far as the leader knows.
-        sent: bytes that the kernel has taken since.
+        transfer: how far they have come.
     """
 
-    __slots__ = ("pieces", "sent", "since", "unsent")
+    __slots__ = ("pieces", "transfer", "unsent")
 
     def __init__(self) -> None:
         self.pieces: deque[memoryview] = deque()
         self.unsent = 0
-        self.since = 0.0
-        self.sent = 0
+        self.transfer = Transfer()
 
     def add(self, view: memoryview) -> None:
         """Keep what is still to be sent. What the handler may change by then is copied."""
@@ -44,7 +83,7 @@ class Outbox:
             piece = view if most is None else view[:most]
             sent = send(piece)
             self.unsent -= sent
-            self.sent += sent
+            self.transfer.sent += sent
             if sent == len(view):
                 pieces.popleft()
                 continue
@@ -56,3 +95,13 @@ class Outbox:
         """Send nothing of it."""
         self.pieces.clear()
         self.unsent = 0
+
+
+def unacknowledged(sock: socket.socket) -> int:
+    """Return how many bytes the kernel has that the client has not acknowledged; 0 where the system does not tell."""
+    try:
+        if hasattr(socket, "SO_NWRITE"):  # macOS
+            return sock.getsockopt(socket.SOL_SOCKET, socket.SO_NWRITE)
+        return int(struct.unpack("i", fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, b"\0\0\0\0"))[0])
+    except (AttributeError, OSError, ValueError):  # the first: Windows; the last: it is closed
+        return 0

@@ -62,6 +62,8 @@ class Reaper:
     def judge(self, conn: ClientConnection) -> None:
         """Cut a connection that was looked at, if its time is over nevertheless."""
         now = self.loop.now
+        if conn.outbox.pieces and not conn.busy:
+            conn.look_at_transfer(now)
         end, why = self.deadlines.of(conn)
         if end <= now:
             self.cut(conn, why)
