@@ -17,7 +17,8 @@ import pytest
 from socketservers import until
 from tcp import PATIENCE, ask, client, driver_of, receive_all
 from treadle.server import Certificates, Limits, Messages, Server
-from treadle.server._accept.acceptor import AT_ONCE, FIRST_PAUSE, LONGEST_PAUSE
+from treadle.server._accept.acceptor import AT_ONCE
+from treadle.server._accept.backoff import FIRST_PAUSE, LONGEST_PAUSE
 from treadle.server._accept.listen import Listener, open_listeners
 from treadle.server._loop.poller import READ, EpollPoller, SelectorPoller
 
@@ -69,7 +70,7 @@ def test_rule_5_pauses_grow_to_a_second_and_begin_anew_after_a_success() -> None
 
         def fail() -> None:
             for _ in range(7):
-                pauses.append(acceptor.pause)
+                pauses.append(acceptor.backoff.pause)
                 acceptor.back_off(OSError(errno.ENOBUFS, "scripted"))
             acceptor.resume()
 
@@ -77,7 +78,7 @@ def test_rule_5_pauses_grow_to_a_second_and_begin_anew_after_a_success() -> None
         with client(server) as other:
             assert ask(other, b"y") == b"y"
         assert pauses == [FIRST_PAUSE, 0.1, 0.2, 0.4, 0.8, LONGEST_PAUSE, LONGEST_PAUSE]
-        assert acceptor.pause == FIRST_PAUSE
+        assert acceptor.backoff.pause == FIRST_PAUSE
 
 
 @pytest.mark.parametrize("number", [errno.EOPNOTSUPP, errno.EIO])
@@ -109,7 +110,7 @@ def test_rule_5_it_resumes_at_once_when_a_connection_leaves() -> None:
         (acceptor,) = server._group.acceptors
         with client(server) as first:
             assert ask(first, b"x") == b"x"
-            acceptor.pause = 3600.0
+            acceptor.backoff.pause = 3600.0
             listener.failures = [errno.ENOMEM]
             with client(server) as second:
                 while listener.failures:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from treadle._base.log_throttle import LogThrottles
 from treadle._base.words import all_of, log
+from treadle.server._accept.backoff import Backoff
 from treadle.server._accept.limiter import ConnectionLimiter, limit_of
 from treadle.server._loop.poller import READ
 from treadle.server._transport.causes import CUT, cause_of
@@ -31,8 +32,6 @@ _log = logging.getLogger("treadle.server")
 
 LONGEST_QUEUE = 1 << 16  # clients that the kernel may hold; its own limit (net.core.somaxconn) is lower
 AT_ONCE = 16  # connections accepted before the others have their turn; peers take 4 to 128
-# Seconds without accepting when the system is out of something, or does what nobody foresaw; Go's and Tomcat's.
-FIRST_PAUSE, LONGEST_PAUSE = 0.05, 1.0
 OUT_OF_FILES = {errno.EMFILE, errno.ENFILE}
 # What is the matter with one client, who left or whom a firewall keeps out, and is told by accept (accept(2), Linux).
 # EOPNOTSUPP is one of these, too, but might be said of the listener: it has a pause, as what nobody foresaw has.
@@ -97,10 +96,10 @@ class Acceptor:
         self.evicting: dict[socket.socket, Any] = {}  # clients that were accepted, and wait until room is made for them
         self.emptying = False  # only those are accepted that wait already, and it is closed
         self.watched = 0
-        self.pause = FIRST_PAUSE
         self.closed = False
         self.accepted = self.rejected = 0
         self.throttles = LogThrottles()
+        self.backoff = Backoff(listener, self.throttles)
         self.reserve = open_reserve()
         self.fd = listener.sock.fileno()
         loop.sources[self.fd] = self
@@ -113,8 +112,8 @@ class Acceptor:
             try:
                 poller.add(self.fd, events)
             except OSError as error:  # the system is out of something, such as fs.epoll.max_user_watches
-                self.failed(error)
-                self.loop.timers.hasten(self, self.loop.now + self.pause)
+                self.backoff.tell(error)
+                self.loop.timers.hasten(self, self.loop.now + self.backoff.pause)
                 return
         elif self.watched and not events:
             poller.remove(self.fd, self.watched)
@@ -147,14 +146,14 @@ class Acceptor:
                     self.lost(error)
                     return
                 if error.errno not in OF_A_CLIENT:
-                    self.back_off(error, again=event == 0 and self.pause > FIRST_PAUSE)
+                    self.back_off(error, again=event == 0 and self.backoff.grown())
                     return
                 throttle = self.throttles.of("left", error.errno)  # while it waited
                 if throttle.begins():
                     said = "%s: a client left before it was accepted: %s%s"
                     log(_log, logging.INFO, said, self.listener, error.strerror, throttle.rest)
                 continue
-            self.pause = FIRST_PAUSE
+            self.backoff.reset()
             self.let_in(sock, address)
         self.go_on_later()
 
@@ -260,16 +259,8 @@ class Acceptor:
             except OSError:
                 pass  # somebody else was faster, with the descriptor
             self.reserve = open_reserve()
-        self.failed(error)
-        self.sleep(self.pause)
-        self.pause = min(self.pause * 2, LONGEST_PAUSE)
-
-    def failed(self, error: OSError) -> None:
-        """Say, once, why nothing is accepted for now."""
-        throttle = self.throttles.of("failed", error.errno)
-        if throttle.begins():
-            every, said = f"{FIRST_PAUSE:g} to {LONGEST_PAUSE:g} s", "%s: cannot accept: %s; trying again every %s%s"
-            log(_log, logging.ERROR, said, self.listener, error.strerror, every, throttle.rest)
+        self.backoff.tell(error)
+        self.sleep(self.backoff.next())
 
     def lost(self, error: OSError) -> None:
         """There is no listening socket any more: let it go, for accept would fail at once, again and again."""
