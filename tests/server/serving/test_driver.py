@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 import threading
 from collections.abc import Iterator
 from contextvars import ContextVar
@@ -12,7 +11,6 @@ import pytest
 
 from socketservers import until
 from tcp import PATIENCE, ask, client, driver_of, receive, receive_all
-from treadle.errors import MessageTooLong
 from treadle.server import (
     CloseConnection,
     Lines,
@@ -25,15 +23,6 @@ from treadle.server._serving.driver import Driver
 from treadle.server._serving.handlers import TURN, Handlers
 from treadle.server._transport.connection import CHUNK, ClientConnection
 from treadle.server._transport.io import ConnectionIO
-
-RESET = struct.pack("ii", 1, 0)
-
-
-def settled(server: Server) -> None:
-    """Wait until the leader has done what it was about."""
-    done = threading.Event()
-    driver_of(server).loop.post(done.set)
-    assert done.wait(PATIENCE)
 
 
 class Words:
@@ -69,28 +58,6 @@ class Words:
     def finish(self) -> list[bytes]:
         if self.bad:
             raise self.error
-        return []
-
-
-class Numbers:
-    """Words that are numbers; one of more than `limit` digits is too long."""
-
-    held = 0
-
-    def __repr__(self) -> str:
-        return "Numbers()"
-
-    def decoder(self, limit: int) -> Numbers:
-        self.limit = limit
-        return self
-
-    def feed(self, data: bytes) -> Iterator[bytes]:
-        for word in data.split():
-            if len(word) > self.limit:
-                raise MessageTooLong(self.limit)
-            yield word
-
-    def finish(self) -> list[bytes]:
         return []
 
 

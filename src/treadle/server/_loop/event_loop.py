@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from treadle._base.clock import now as clock
 from treadle._base.words import log
-from treadle.server._loop.poller import Poller, new_poller, renew_waker
+from treadle.server._loop.poller import READ, Poller, new_poller, renew_waker
 from treadle.server._loop.timers import Entry, Timers
 
 __all__ = ["Alarm", "EventLoop", "Source"]
@@ -82,6 +82,36 @@ class EventLoop:
         self.draining = self.over = self.orphaned = False
         self.broken = broken
         self.sources[self.poller.waker.fd] = Mailbox(self)
+
+    def add(self, fd: int, source: Any, events: int) -> None:
+        """Watch a descriptor for `source`, which is attended to when it is ready.
+
+        Raises:
+            OSError, ValueError: it is closed, or cannot be polled.
+        """
+        self.poller.add(fd, events)
+        self.sources[fd] = source
+
+    def remove(self, fd: int, events: int) -> None:
+        """Watch a descriptor, watched for `events`, no more; somebody may have closed it behind our back."""
+        del self.sources[fd]
+        with suppress(OSError):
+            self.poller.remove(fd, events)
+
+    def turn(self, until: float = inf) -> None:
+        """Wait for something to do, no longer than until the clock says `until`, and have each source do it.
+
+        For who has no order of its own, as `serving.driver` has. An error that a source raises leaves the others for
+        the next turn.
+        """
+        self.now = clock()
+        for fd, event in self.poller.poll(min(self.patience(), max(0.0, until - self.now))):
+            source = self.sources.get(fd)  # looked up now: it may have gone since `poll` returned
+            if source is not None:
+                source.attend(event or READ)
+        self.now = clock()
+        for timed in self.timers.expired(self.now):
+            timed.attend(0)
 
     def patience(self) -> float:
         """Return the seconds until there is something to do though the poller has nothing to tell."""
