@@ -6,15 +6,18 @@ import http.client
 import http.server
 import socket
 import socketserver
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from time import monotonic
 from typing import Any
 
+from certificates import Authority
 from treadle import Pool
+from treadle.server._loop.event_loop import EventLoop
 from treadle.server._socketserver.mixin import PoolMixIn
-from treadle.server._socketserver.parking import Parking
+from treadle.server._socketserver.request import Request
 from treadle.server._socketserver.requests import RequestManager
 
 __all__ = [
@@ -25,12 +28,18 @@ __all__ = [
     "UDP",
     "Echo",
     "Hello",
+    "One",
+    "OneHTTP",
     "connect",
-    "lot_of",
-    "parking_of",
+    "loop_of",
+    "manager_of",
     "pool_of",
+    "secretly",
+    "secure",
+    "secure_context",
     "serving",
     "until",
+    "waiting_of",
     "web",
 ]
 
@@ -48,6 +57,18 @@ class UDP(PoolMixIn, socketserver.UDPServer):
 
 class HTTP(PoolMixIn, http.server.HTTPServer):
     """The plain web server."""
+
+
+class One(TCP):
+    """With a thread."""
+
+    max_workers = 1
+
+
+class OneHTTP(HTTP):
+    """With a thread."""
+
+    max_workers = 1
 
 
 class Echo(socketserver.StreamRequestHandler):
@@ -108,6 +129,28 @@ def web(server: Any) -> Iterator[http.client.HTTPConnection]:
         connection.close()
 
 
+def secure_context(authority: Authority) -> ssl.SSLContext:
+    """Return what a server needs to speak TLS."""
+    files = authority.issue("127.0.0.1")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(files.certfile, files.keyfile)
+    return context
+
+
+def secure(server: Any, context: ssl.SSLContext) -> Any:
+    """Have a server speak TLS in the way that everybody uses."""
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    return server
+
+
+@contextmanager
+def secretly(server: Any, authority: Authority) -> Iterator[ssl.SSLSocket]:
+    """Connect to a server, and shake hands."""
+    with connect(server) as sock:
+        with authority.client_context().wrap_socket(sock, server_hostname="127.0.0.1") as wrapped:
+            yield wrapped
+
+
 def until(condition: Callable[[], object]) -> None:
     """Wait for what tells nobody of itself."""
     deadline = monotonic() + PATIENCE
@@ -116,21 +159,26 @@ def until(condition: Callable[[], object]) -> None:
         threading.Event().wait(0.001)
 
 
-def lot_of(server: Any) -> RequestManager:
+def manager_of(server: Any) -> RequestManager:
     """Return what keeps a server's requests."""
-    lot: RequestManager = server._PoolMixIn__lot
-    return lot
+    manager: RequestManager = server._PoolMixIn__manager
+    return manager
 
 
 def pool_of(server: Any) -> Pool:
     """Return the pool that a server uses."""
-    pool = lot_of(server).pool
+    pool = manager_of(server).pool
     assert pool is not None
     return pool
 
 
-def parking_of(server: Any) -> Parking:
-    """Return where a server's clients wait."""
-    parking = lot_of(server).parking
-    assert parking is not None
-    return parking
+def loop_of(server: Any) -> EventLoop:
+    """Return what a server's clients wait in."""
+    loop = manager_of(server).loop
+    assert loop is not None
+    return loop
+
+
+def waiting_of(server: Any) -> list[Request]:
+    """Return the requests that wait for their client without a thread."""
+    return [source for source in list(loop_of(server).sources.values()) if isinstance(source, Request)]

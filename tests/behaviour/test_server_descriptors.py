@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from programs import PATIENCE, TREADLE, Program
-from socketservers import HTTP, Hello, parking_of, until
+from socketservers import HTTP, Hello, loop_of, manager_of, until
 from tcp import ask, client, driver_of, receive_all
 from treadle.server import Connection, Lines, Messages, Peer, Server, Session
 
@@ -144,8 +144,8 @@ def test_a_pool_mix_in_whose_poller_is_closed_raises_and_can_be_closed() -> None
     server = HTTP(("127.0.0.1", 0), Hello)
     thread = threading.Thread(target=serve)
     thread.start()
-    until(lambda: parking_of(server) if server._PoolMixIn__lot.parking else None)  # type: ignore[attr-defined]  # its lot
-    take_away(parking_of(server).poller)
+    until(lambda: manager_of(server).loop)
+    take_away(loop_of(server).poller)
     with socket.create_connection(("127.0.0.1", server.server_port), PATIENCE):
         thread.join(PATIENCE)
     server.server_close()

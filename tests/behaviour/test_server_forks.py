@@ -479,13 +479,13 @@ def test_the_child_of_a_request_handler_ends_with_it_and_the_conversation_goes_o
         with Mixed(("127.0.0.1", 0), handler) as server:
             serving = threading.Thread(target=server.serve_forever)
             serving.start()
-            parked = begin(server.server_address, "")
+            waiting = begin(server.server_address, "")
             forks = begin(server.server_address, "")
             for path in "/who", "/fork", "/who":
                 assert forks(path) == ME
             for _ in range(20):
                 assert begin(server.server_address, "")("/who") == ME
-            assert parked("/who") == ME
+            assert waiting("/who") == ME
             server.drain_timeout = 0.0
             server.shutdown()
             serving.join()
@@ -567,11 +567,11 @@ def test_a_child_of_another_thread_leaves_a_socketserver_to_its_parent() -> None
             serving = threading.Thread(target=server.serve_forever)
             serving.start()
             address = server.server_address
-            with connect(address) as parked, connect(address) as busy:
+            with connect(address) as waiting, connect(address) as busy:
                 assert int(ask(busy, b"who")) == ME
-                with server._PoolMixIn__lot.lock:
+                with server._PoolMixIn__manager.lock:
                     status = fork(child)
-                print(status, int(ask(busy, b"who")) == ME, int(ask(parked, b"who")) == ME, who(address) == {ME})
+                print(status, int(ask(busy, b"who")) == ME, int(ask(waiting, b"who")) == ME, who(address) == {ME})
             server.shutdown()
             serving.join()
     """)
@@ -588,7 +588,7 @@ def test_a_child_that_is_forked_before_a_socketserver_serves_may_serve_it() -> N
         class Mixed(PoolMixIn, socketserver.TCPServer):
             pass
         with Mixed(("127.0.0.1", 0), Handler) as server:
-            with server._PoolMixIn__lot.lock:
+            with server._PoolMixIn__manager.lock:
                 pid = os.fork()
             if pid == 0:
                 server.serve_forever()

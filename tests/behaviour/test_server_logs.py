@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from certificates import Authority
-from socketservers import TCP, connect, lot_of, until
+from socketservers import TCP, connect, manager_of, until
 from socketservers import serving as serving_mixin
 from tcp import PATIENCE, ask, client, receive, receive_all
 from treadle import Pool
@@ -367,7 +367,7 @@ def test_a_filter_that_raises_costs_a_pool_mix_in_no_listener(bad: Bad) -> None:
     server = Waiting()
     server.gate.set()
     with serving_mixin(server):
-        lot = lot_of(server)
+        manager = manager_of(server)
         plain, failures = server.get_request, [OSError(errno.EMFILE, "scripted")]
 
         def get_request() -> Any:
@@ -380,7 +380,7 @@ def test_a_filter_that_raises_costs_a_pool_mix_in_no_listener(bad: Bad) -> None:
         bad.wait_for("cannot accept")
         server.socket.shutdown(socket.SHUT_RDWR)
         bad.wait_for("nobody is let in any more")
-        assert lot.owner is not None
+        assert manager.owner is not None
 
 
 def test_a_filter_that_raises_keeps_no_pool_mix_in_from_ending(bad: Bad) -> None:

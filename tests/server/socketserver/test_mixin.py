@@ -16,7 +16,21 @@ from typing import Any
 
 import pytest
 
-from socketservers import ANYWHERE, HTTP, PATIENCE, TCP, UDP, Echo, Hello, connect, lot_of, pool_of, serving, until, web
+from socketservers import (
+    ANYWHERE,
+    HTTP,
+    PATIENCE,
+    TCP,
+    UDP,
+    Echo,
+    Hello,
+    connect,
+    manager_of,
+    pool_of,
+    serving,
+    until,
+    web,
+)
 from tcp import ask, receive, receive_all
 from treadle import Pool
 from treadle.server._socketserver.mixin import PoolMixIn
@@ -383,7 +397,7 @@ def test_a_client_that_is_not_verified_is_closed() -> None:
 
     with serving(Server(ANYWHERE, Once)) as server, connect(server) as sock:
         assert receive_all(sock) == b""
-        assert not lot_of(server).visits
+        assert not manager_of(server).requests
 
 
 def test_an_exception_of_a_handler_comes_to_handle_error() -> None:

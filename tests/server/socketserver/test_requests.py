@@ -1,18 +1,14 @@
-"""RequestManager: how many requests may be there, how long they wait, and what happens when something runs out."""
+"""RequestManager: how many requests there may be, how long they wait, and what is kept of them."""
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import select
 import socket
 import socketserver
 import threading
-from collections.abc import Callable
-from contextlib import ExitStack, suppress
-from itertools import pairwise
-from pathlib import Path
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -26,16 +22,15 @@ from socketservers import (
     Echo,
     Hello,
     connect,
-    lot_of,
-    parking_of,
+    loop_of,
+    manager_of,
     serving,
     until,
+    waiting_of,
     web,
 )
 from tcp import ask, receive_all
 from treadle._base import clock
-from treadle.server._socketserver.mixin import PoolMixIn
-from treadle.server._socketserver.requests import FIRST_PAUSE, LONGEST_PAUSE
 
 
 def test_beyond_max_connections_clients_wait_for_one_to_leave(caplog: pytest.LogCaptureFixture) -> None:
@@ -44,7 +39,7 @@ def test_beyond_max_connections_clients_wait_for_one_to_leave(caplog: pytest.Log
         most = 0
 
         def verify_request(self, request: Any, client_address: Any) -> bool:
-            self.most = max(self.most, len(lot_of(self).visits) + 1)
+            self.most = max(self.most, len(manager_of(self).requests) + 1)
             return True
 
     with ExitStack() as stack:
@@ -53,7 +48,7 @@ def test_beyond_max_connections_clients_wait_for_one_to_leave(caplog: pytest.Log
         for first in (0, 3, 6):
             for client in clients[first : first + 3]:
                 assert ask(client, b"x\n") == b"x\n"
-            assert lot_of(server).full or first == 6
+            assert manager_of(server).acceptor.full or first == 6
             for client in clients[first : first + 3]:
                 client.close()
         assert server.most == 3
@@ -67,7 +62,7 @@ def test_the_only_place_is_told_of_in_the_singular(caplog: pytest.LogCaptureFixt
 
     with serving(Server(ANYWHERE, Echo)) as server, connect(server) as client:
         assert ask(client, b"x\n") == b"x\n"
-        until(lambda: lot_of(server).full)
+        until(lambda: manager_of(server).acceptor.full)
     assert "the only place is taken, so others wait (max_connections)" in caplog.text
 
 
@@ -87,162 +82,11 @@ def test_datagrams_are_bounded_like_connections() -> None:
         for _ in range(5):
             server.socket.sendto(b"x", server.server_address)
         assert entered.acquire(timeout=PATIENCE)
-        until(lambda: lot_of(server).full)
-        assert len(lot_of(server).visits) == 2
+        until(lambda: manager_of(server).acceptor.full)
+        assert len(manager_of(server).requests) == 2
         gate.set()
         for _ in range(4):
             assert entered.acquire(timeout=PATIENCE)
-
-
-UNKNOWN = [errno.EINVAL, errno.EBADF, errno.EIO]  # while the listener is as it should be
-
-
-@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, *UNKNOWN])
-def test_out_of_something_it_pauses_ever_longer_and_says_so_once(number: int, caplog: pytest.LogCaptureFixture) -> None:
-    class Server(TCP):
-        def __init__(self) -> None:
-            super().__init__(ANYWHERE, Echo)
-            self.tries: list[float] = []
-
-        def get_request(self) -> Any:
-            self.tries.append(clock.now())
-            if len(self.tries) <= 3:
-                raise OSError(number, os.strerror(number))
-            return super().get_request()
-
-    with caplog.at_level(logging.INFO, "treadle.server"):
-        with serving(Server()) as server, connect(server) as sock:
-            assert ask(sock, b"x\n") == b"x\n"
-            gaps = [later - sooner for sooner, later in pairwise(server.tries)]
-            assert [gap >= FIRST_PAUSE * 2**number for number, gap in enumerate(gaps)] == [True] * 3
-            assert lot_of(server).pause == FIRST_PAUSE  # for the next time
-    assert [(record.levelname, os.strerror(number) in record.message) for record in caplog.records] == [("ERROR", True)]
-
-
-def test_pauses_end_with_the_longest_and_when_a_client_leaves() -> None:
-    class Server(TCP):
-        out = False
-
-        def get_request(self) -> Any:
-            if self.out:
-                self.out = False
-                lot_of(self).pause = 3600.0  # longer than any test
-                raise OSError(errno.EMFILE, "Too many open files")
-            return super().get_request()
-
-    with serving(Server(ANYWHERE, Echo)) as server, connect(server) as first:
-        assert ask(first, b"x\n") == b"x\n"
-        server.out = True
-        with connect(server) as second:
-            until(lambda: lot_of(server).resume_at > clock.now() + 1800)
-            assert lot_of(server).pause == LONGEST_PAUSE
-            first.close()
-            assert ask(second, b"y\n") == b"y\n"
-
-
-# -- listeners that somebody broke --------------------------------------------------------------------------------
-
-
-class UNIX(PoolMixIn, socketserver.UnixStreamServer):
-    pass
-
-
-BREAKS: dict[str, Callable[[socket.socket], object]] = {
-    "shut down": lambda sock: sock.shutdown(socket.SHUT_RDWR),
-    "closed": lambda sock: sock.close(),
-}
-
-
-@pytest.mark.parametrize("how", BREAKS)
-@pytest.mark.parametrize("kind", [TCP, UDP, UNIX])
-def test_a_broken_listener_is_told_of_once_and_watched_no_more(
-    kind: Any, how: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    class Server(kind):  # type: ignore[misc]
-        tries = 0
-        turns = 0
-
-        def get_request(self) -> Any:
-            self.tries += 1
-            return super().get_request()
-
-        def service_actions(self) -> None:
-            self.turns += 1
-
-        def verify_request(self, request: Any, client_address: Any) -> bool:
-            assert client_address is not None
-            return True
-
-    server = Server(str(tmp_path / "socket") if kind is UNIX else ANYWHERE, Echo)
-    with serving(server, poll_interval=0.01):
-        until(lambda: server.turns)
-        with suppress(OSError):  # of datagrams it fails, and is done nevertheless
-            BREAKS[how](server.socket)
-        until(lambda: lot_of(server).deaf)
-        turns = server.turns
-        until(lambda: server.turns > turns + 3)
-        assert server.tries <= 2
-    told = [(record.levelname, "nobody is let in any more" in record.message) for record in caplog.records]
-    assert told == [("ERROR", True)]
-
-
-def test_whoever_is_in_when_the_listener_breaks_is_served_on() -> None:
-    with serving(TCP(ANYWHERE, Echo), poll_interval=0.01) as server, connect(server) as sock:
-        assert ask(sock, b"x\n") == b"x\n"
-        server.socket.shutdown(socket.SHUT_RDWR)
-        until(lambda: lot_of(server).deaf)
-        assert ask(sock, b"y\n") == b"y\n"
-
-
-@pytest.mark.parametrize("error", [ConnectionResetError(), TimeoutError(), OSError(errno.EPROTO, ""), OSError("mine")])
-def test_an_error_of_one_client_makes_no_other_wait(error: OSError, caplog: pytest.LogCaptureFixture) -> None:
-    class Server(TCP):
-        failures = 3
-
-        def get_request(self) -> Any:
-            request, address = super().get_request()
-            if self.failures:
-                self.failures -= 1
-                request.close()
-                raise error
-            return request, address
-
-    with serving(Server(ANYWHERE, Echo)) as server:
-        for _ in range(3):
-            with connect(server) as sock:
-                assert receive_all(sock) == b""
-        assert lot_of(server).resume_at == 0.0
-        with connect(server) as sock:
-            assert ask(sock, b"x\n") == b"x\n"
-    assert not caplog.records
-
-
-def test_handle_request_pauses_as_well() -> None:
-    tries: list[float] = []
-
-    class Server(TCP):
-        def get_request(self) -> Any:
-            tries.append(clock.now())
-            raise OSError(errno.EMFILE, "Too many open files")
-
-    with Server(ANYWHERE, Echo) as server, connect(server):
-        for _ in range(3):
-            server.handle_request()
-    assert [later - sooner >= FIRST_PAUSE for sooner, later in pairwise(tries)] == [True] * 2
-
-
-def test_a_client_that_left_before_it_was_accepted_harms_nobody() -> None:
-    class Server(TCP):
-        failures = 2
-
-        def get_request(self) -> Any:
-            self.failures -= 1
-            if self.failures >= 0:
-                raise ConnectionAbortedError(errno.ECONNABORTED, "Software caused connection abort")
-            return super().get_request()
-
-    with serving(Server(ANYWHERE, Echo)) as server, connect(server) as sock:
-        assert ask(sock, b"x\n") == b"x\n"
 
 
 def test_who_sends_nothing_for_idle_timeout_is_closed() -> None:
@@ -251,7 +95,7 @@ def test_who_sends_nothing_for_idle_timeout_is_closed() -> None:
 
     with serving(Server(ANYWHERE, Echo)) as server, connect(server) as sock:
         assert receive_all(sock) == b""
-        assert not parking_of(server).visits
+        assert not waiting_of(server)
 
 
 def test_a_conversation_that_is_idle_for_idle_timeout_is_finished_and_closed() -> None:
@@ -271,7 +115,7 @@ def test_a_conversation_that_is_idle_for_idle_timeout_is_finished_and_closed() -
         client.request("GET", "/")
         assert client.getresponse().read() == b"1 /"
         assert receive_all(client.sock) == b""
-        until(lambda: not lot_of(server).visits)
+        until(lambda: not manager_of(server).requests)
     assert threads == ["Server-0"]  # the user's code, so not the thread that polls for everybody
 
 
@@ -279,22 +123,23 @@ class Stalled:
     """A server that stands still while a client sends: when it goes on, it has not seen that, and it is too late."""
 
     def __init__(self, server: Any, data: bytes) -> None:
-        self.parking = parking_of(server)
+        self.server = server
         self.data = data
-        self.ready = self.parking.ready
-        self.parking.ready = self  # type: ignore[method-assign, assignment]
+        self.poller = loop_of(server).poller
+        self.poll = self.poller.poll
+        self.poller.poll = self  # type: ignore[method-assign]
         self.client: Any = None
 
-    def __call__(self, until_: float) -> Any:
-        visits = list(self.parking.visits.values())
-        if self.client is None or not visits:
-            yield from self.ready(min(until_, clock.now() + 0.001))
-            return
+    def __call__(self, timeout: float) -> list[tuple[int, int]]:
+        waiting = waiting_of(self.server)
+        if self.client is None or not waiting:
+            return self.poll(min(timeout, 0.001))
         client, self.client = self.client, None
         client.sendall(self.data)
-        assert select.select([visits[0].descriptor()], [], [], PATIENCE)[0]
-        self.parking.ready = self.ready  # type: ignore[method-assign]
-        until(lambda: clock.now() >= visits[0].due)
+        assert select.select([waiting[0].fileno()], [], [], PATIENCE)[0]
+        self.poller.poll = self.poll  # type: ignore[method-assign]
+        until(lambda: clock.now() >= waiting[0].due)
+        return []
 
 
 @pytest.mark.parametrize("before", [b"", b"GET / HTTP/1.1\r\n\r\n"], ids=["at first", "between requests"])
@@ -312,7 +157,7 @@ def test_who_was_on_time_is_served_though_the_server_was_late(before: bytes, beg
         sock.sendall(before + begun)
         until(lambda: hasattr(server, "stalled"))
         server.stalled.client = sock
-        parking_of(server).wake()
+        loop_of(server).wake()
         answer = b""
         while not answer.endswith(b"2 /" if before else b"1 /"):
             answer += sock.recv(1000) or pytest.fail(f"it was cut after {answer!r}")
@@ -329,7 +174,7 @@ def test_who_was_on_time_but_not_to_the_end_is_cut() -> None:
     with serving(Server(ANYWHERE, Hello)) as server, connect(server) as sock:
         sock.sendall(b"GET / HTTP/1.1\r\nHost")
         until(lambda: hasattr(server, "stalled"))
-        until(lambda: any(visit.head_by for visit in parking_of(server).visits.values()))
+        until(lambda: any(request.conversation.head_by for request in waiting_of(server)))
         server.stalled.client = sock
         assert receive_all(sock) == b""
 
@@ -360,8 +205,44 @@ def test_without_idle_timeout_nothing_is_timed() -> None:
 
     with serving(Server(ANYWHERE, Echo)) as server, connect(server), connect(server) as probe:
         assert ask(probe, b"x\n") == b"x\n"
-        assert len(parking_of(server).visits) == 1
-        assert not parking_of(server).timers.heap
+        assert len(waiting_of(server)) == 1
+        assert not loop_of(server).timers.heap
+
+
+def test_a_conversation_that_waits_again_has_its_new_deadline_only() -> None:
+    class Server(HTTP):
+        idle_timeout = 3600.0
+
+    with serving(Server(ANYWHERE, Hello)) as server, web(server) as client:
+        for _ in range(3):
+            client.request("GET", "/")
+            assert client.getresponse().read()
+            until(lambda: waiting_of(server))
+        timers = loop_of(server).timers
+        assert [timed for _, _, timed in timers.heap if timed is not None] == waiting_of(server)
+
+
+def test_what_ctrl_c_left_in_the_inbox_is_done_when_it_is_served_again() -> None:
+    done = threading.Event()
+
+    class Server(TCP):
+        interrupted = False
+
+        def service_actions(self) -> None:
+            if not self.interrupted:
+                self.interrupted = True
+                raise KeyboardInterrupt
+
+    with Server(ANYWHERE, Echo) as server:
+        with pytest.raises(KeyboardInterrupt):
+            server.serve_forever(0.0)
+        loop_of(server).inbox.append(done.set)  # as if it had come between the end of a wait and its turn
+        thread = threading.Thread(target=server.serve_forever, args=(3600.0,))
+        thread.start()
+        assert done.wait(PATIENCE)
+        server.shutdown()
+        thread.join(PATIENCE)
+        assert not thread.is_alive()
 
 
 def test_a_socket_closed_behind_its_back_makes_way_for_its_descriptors_next_owner() -> None:
@@ -381,9 +262,9 @@ def test_a_socket_closed_behind_its_back_makes_way_for_its_descriptors_next_owne
 
     with serving(Server(ANYWHERE, Echo)) as server, connect(server), connect(server) as sock:
         assert ask(sock, b"x\n") == b"x\n"
-        assert len(lot_of(server).visits) == 1
+        assert len(manager_of(server).requests) == 1
     with serving(Server(ANYWHERE, Echo)) as server, connect(server):
-        until(lambda: server.victim is not None and parking_of(server).visits)
+        until(lambda: server.victim is not None and waiting_of(server))
         server.victim.close()  # and nobody takes its place
 
 
@@ -412,9 +293,9 @@ def test_nothing_is_kept_of_clients_that_have_left() -> None:
             with web(server) as client:
                 client.request("GET", "/")
                 client.getresponse().read()
-        until(lambda: not lot_of(server).visits)
-        assert not parking_of(server).visits
-        assert len(parking_of(server).timers.heap) < 100
+        until(lambda: not manager_of(server).requests)
+        assert not waiting_of(server)
+        assert len(loop_of(server).timers.heap) < 100
 
 
 def test_who_is_stuck_in_a_log_handler_is_cut_off_first_and_does_not_keep_server_close() -> None:

@@ -14,11 +14,19 @@ from typing import TYPE_CHECKING, Any, Self, cast
 
 from treadle._base import checks, clock
 from treadle._pool.pool import Pool
-from treadle.server._socketserver.request import check_handler, current_visit, handle
-from treadle.server._socketserver.requests import FIRST_PAUSE, RequestManager
+from treadle.server._socketserver.keepalive import check_handler, handle
+from treadle.server._socketserver.request import current_request
+from treadle.server._socketserver.requests import RequestManager
 
 if TYPE_CHECKING:
-    Base = BaseServer
+
+    class Base(BaseServer):
+        """Has what all servers that accept have, and BaseServer does not."""
+
+        def fileno(self) -> int:
+            """Return the listener's descriptor."""
+            raise NotImplementedError
+
 else:
     Base = object
 
@@ -85,7 +93,7 @@ class PoolMixIn(Base):
     daemon_threads: bool = False
 
     # Names of its own are mangled: subclasses have the ones with a single underscore, as of BaseServer.
-    __lot: RequestManager
+    __manager: RequestManager
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Refuse a class whose other bases go before, for it would serve without the pool, and not say so.
@@ -105,24 +113,24 @@ class PoolMixIn(Base):
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         """Return a server that is not set up yet. Not in `__init__`, which subclasses may not call."""
         self = super().__new__(cls)
-        self.__lot = RequestManager(self, self.__let_in)
+        self.__manager = RequestManager(self, self.__let_in)
         return self
 
     @property
     def RequestHandlerClass(self) -> Any:
         """What makes the handler of a request."""
-        return self.__lot.handler
+        return self.__manager.handler
 
     @RequestHandlerClass.setter
     def RequestHandlerClass(self, handler: Any) -> None:
         """Take what makes the handlers."""
         check_handler(handler)
-        self.__lot.set_handler(handler)
+        self.__manager.set_handler(handler)
 
     @property
     def _threads(self) -> _Threads:
         """The threads that handle a request now, as in ThreadingMixIn."""
-        return _Threads(self.__lot.threads())
+        return _Threads(self.__manager.threads())
 
     # -- serving ----------------------------------------------------------------------------------------------------
 
@@ -144,7 +152,7 @@ class PoolMixIn(Base):
             TypeError, ValueError: an attribute is of the wrong type, or out of range.
         """
         with _not_blocking(getattr(self, "socket", None)):
-            self.__lot.serve(poll_interval)
+            self.__manager.serve(poll_interval)
 
     def shutdown(self) -> None:
         """Have `serve_forever` return, and wait until it has; at once if nobody serves.
@@ -153,28 +161,28 @@ class PoolMixIn(Base):
         not wait. If serve_forever is only about to begin, it returns at once. Clients that wait are kept until
         `server_close`, and for a later serve_forever.
         """
-        self.__lot.stop()
+        self.__manager.stop()
 
     def handle_request(self) -> None:
         """Handle one request, as in the standard library; while `max_connections` are there, wait for room first."""
-        if self.__lot.wait_for_room(self.timeout):
+        if self.__manager.wait_for_room(self.timeout):
             super().handle_request()
         else:
             self.handle_timeout()
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Handle a request on a thread of the pool, once the client has sent something."""
-        self.__lot.take(request, client_address)
+        self.__manager.take(request, client_address)
 
     def finish_request(self, request: Any, client_address: Any) -> None:
         """Make a handler, which handles the request; for an HTTP/1.1 client, the first of its requests."""
-        visit, standard = current_visit(), super().finish_request
-        if visit is None or getattr(standard, "__func__", None) is not BaseServer.finish_request:
+        current, standard = current_request(), super().finish_request
+        if current is None or getattr(standard, "__func__", None) is not BaseServer.finish_request:
             standard(request, client_address)
             return
         # What a method of the user's own does after this one would come too early if the handler waited.
         outermost = type(self).finish_request is PoolMixIn.finish_request and "finish_request" not in vars(self)
-        handle(visit, self.RequestHandlerClass, request, client_address, self, waits=outermost)
+        handle(current.conversation, self.RequestHandlerClass, request, client_address, self, waits=outermost)
 
     def _handle_request_noblock(self) -> bool:
         """Let one request in; return False if there is none."""
@@ -185,23 +193,23 @@ class PoolMixIn(Base):
             request, client_address = self.get_request()
         except OSError as error:
             if not isinstance(error, PASSING) and error.errno not in PASSING_NUMBERS:
-                self.__lot.hold_off(error)
+                self.__manager.hold_off(error)
             return False
-        if client_address is None and self.__lot.is_deaf():  # of datagrams it lets in empty ones for ever then
+        if client_address is None and self.__manager.is_deaf():  # of datagrams it lets in empty ones for ever then
             return False
-        self.__lot.pause = FIRST_PAUSE
+        self.__manager.accepted()
         if INHERITS and isinstance(request, socket.socket) and request.gettimeout() is None:
             request.setblocking(True)
         if not self.verify_request(request, client_address):
-            self.__lot.dismiss(request)
+            self.__manager.dismiss(request)
             return True
         try:
             self.process_request(request, client_address)
         except Exception:
             self.handle_error(request, client_address)
-            self.__lot.dismiss(request)
+            self.__manager.dismiss(request)
         except BaseException:
-            self.__lot.dismiss(request)
+            self.__manager.dismiss(request)
             raise
         return True
 
@@ -213,9 +221,9 @@ class PoolMixIn(Base):
         for number in range(AT_ONCE if certain else 1):
             if not self._handle_request_noblock():
                 if number == 0:  # somebody was there, or it was no client that made the listener ready
-                    self.__lot.is_deaf()
+                    self.__manager.is_deaf()
                 return
-            if self.__lot.stopping or not self.__lot.has_room():
+            if self.__manager.stopping or not self.__manager.has_room():
                 return
 
     # -- the end ----------------------------------------------------------------------------------------------------
@@ -229,18 +237,18 @@ class PoolMixIn(Base):
         Raises:
             TypeError, ValueError: `drain_timeout` is of the wrong type, or out of range.
         """
-        lot, timeout = self.__lot, checks.seconds("drain_timeout", self.drain_timeout)
+        manager, timeout = self.__manager, checks.seconds("drain_timeout", self.drain_timeout)
         deadline = None if timeout is None else clock.now() + timeout
-        lot.close(timeout)
+        manager.close(timeout)
         datagrams = getattr(self, "socket_type", None) == socket.SOCK_DGRAM
         if not datagrams:
             super().server_close()
-        waits = self.block_on_close and not self.daemon_threads and current_visit() is None
+        waits = self.block_on_close and not self.daemon_threads and current_request() is None
         if waits:
-            lot.drain(deadline)
+            manager.drain(deadline)
         if datagrams:  # handlers answer through this very socket
             super().server_close()
-        lot.close_pool(wait=waits)
+        manager.close_pool(wait=waits)
 
 
 class _Threads(list[threading.Thread]):

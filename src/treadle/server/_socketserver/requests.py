@@ -5,70 +5,80 @@ from __future__ import annotations
 import logging
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from math import inf
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, Protocol, cast
 
 from treadle._base import checks, clock
 from treadle._base.log_throttle import LogThrottles
+from treadle.server._loop.teller import Teller
 from treadle._base.words import all_of, counted, log
 from treadle._dispatch import lifecycle
 from treadle._pool.pool import Pool
 from treadle._pool.submit import dispatcher_of
 from treadle.errors import PoolClosed
-from treadle.server._loop.teller import Teller
-from treadle.server._socketserver.parking import Parking, ended
-from treadle.server._socketserver.request import Request, can_wait, current_visit
-from treadle.server._transport.io import reason_of
+from treadle.server._loop.event_loop import EventLoop
+from treadle.server._socketserver.acceptor import RequestAcceptor
+from treadle.server._socketserver.keepalive import can_wait
+from treadle.server._socketserver.request import Hooks, Request, current_request
+from treadle.server._transport.handshake import reason_of
 
-if TYPE_CHECKING:
-    from treadle.server._socketserver.mixin import PoolMixIn
-
-__all__ = ["FIRST_PAUSE", "LONGEST_PAUSE", "RequestManager"]
+__all__ = ["RequestManager", "Served"]
 
 _log = logging.getLogger("treadle.server")
 
 LAST_WORDS = 0.5  # seconds that log handlers are given to take what is said at the end
 LONGEST_POLL = 3600.0  # seconds; any, for the poller is woken when there is something to do
-FIRST_PAUSE, LONGEST_PAUSE = 0.05, 1.0  # seconds without accepting when the system is out of something; Go's, Tomcat's
+
+
+class Served(Hooks, Protocol):
+    """What the manager asks of its server; see PoolMixIn."""
+
+    max_workers: int | None
+    pool: Pool | None
+    max_connections: int
+    drain_timeout: float | None
+    daemon_threads: bool
+
+    def fileno(self) -> int:
+        """Return the listener's descriptor."""
+        raise NotImplementedError
+
+    def service_actions(self) -> None:
+        """Do what is to be done between two turns."""
 
 
 class RequestManager:
-    """Knows every request until it is over, parks those that wait, and hands those that are ready to the pool.
+    """Knows every request until it is over, waits for clients, and hands those that are ready to the pool.
 
-    The thread in `serve` is the serving thread; between two of those, `close` may take its place. Whatever comes from
-    other threads it finds in the inbox. It never waits for the pool: a request that finds no room there waits beside
-    the pool's queue, where `max_connections` bounds it.
+    The thread in `serve` is the serving thread, and runs the event loop; between two of those, `close` may take its
+    place. What other threads want of it they post. It never waits for the pool: a request that finds no room there
+    waits beside the pool's queue, where `max_connections` bounds it. (Not by a ConnectionLimiter: the requests are kept
+    here anyway, so there is nothing to count; and that limit, an attribute of the server's, may change at any time.)
 
     Args:
         let_in: accepts some requests; for the serving thread, when there are some.
     """
 
-    def __init__(self, server: PoolMixIn, let_in: Callable[[], object]) -> None:
+    def __init__(self, server: Served, let_in: Callable[[], object]) -> None:
         self.server = server
-        self.let_in = let_in
+        self.throttles = LogThrottles()
+        self.acceptor = RequestAcceptor(server, self, self.throttles, let_in)
         self.handler: Any = None  # makes the handlers; see `set_handler`
         self.converses = True  # handlers keep their threads between two messages of a client
         self.lock = threading.Lock()
-        self.changed = threading.Condition(self.lock)  # a visit is over
+        self.changed = threading.Condition(self.lock)  # a request is over
         self.idle = threading.Event()  # nobody serves
         self.idle.set()
         # Below: guarded by the lock. `owner` and `stopping` are also read, and `stopping` set, without it.
-        self.visits: set[Request] = set()
-        self.inbox: list[Request] = []
+        self.requests: set[Request] = set()
         self.owner: int | None = None  # the identifier of the serving thread
         self.stopping = False
         self.closed = False
         self.orphaned = False  # this is a forked child, and the server is the parent's
-        self.full = False  # the listener is not polled, until a visit is over
         self.pool: Pool | None = None
-        self.parking: Parking | None = None  # from when it is served first
-        # Below: for the serving thread.
-        self.resume_at = 0.0  # when to accept again, after the system was out of something
-        self.pause = FIRST_PAUSE
-        self.deaf = False  # its listener lets nobody in any more
-        self.throttles = LogThrottles()
+        self.loop: EventLoop | None = None  # from when it is served first
         lifecycle.after_fork(self._forget_threads)
 
     def set_handler(self, handler: Any) -> None:
@@ -78,75 +88,70 @@ class RequestManager:
 
     # -- from any thread --------------------------------------------------------------------------------------------
 
-    def take(self, request: Any, address: Any) -> None:
+    def take(self, sock: Any, address: Any) -> None:
         """Begin with a request.
 
         Raises:
-            PoolClosed, PoolBroken, RuntimeError: the pool runs nothing more; the request is still the caller's.
+            PoolClosed, PoolBroken, RuntimeError: the pool runs nothing more; the socket is still the caller's.
         """
-        visit = Request(self, request, address, polled=self.owner is not None)
+        request = Request(self, self.server, sock, address, polled=self.owner is not None)
         with self.lock:
             refused = self.closed
             if not refused:
-                self.visits.add(visit)
+                self.requests.add(request)
         if refused:
-            self.dismiss(request)
-        elif not visit.waits():
+            self.dismiss(sock)
+        elif not request.waits():
             try:
-                self._submit(visit)
+                self._submit(request)
             except BaseException:
-                self.forget(visit)
+                self.forget(request)
                 raise
         elif self.owner == threading.get_ident():
-            self._park(visit)
+            self._wait(request)
         else:
-            self.give_back(visit)
+            self.give_back(request)
 
-    def dismiss(self, request: Any) -> None:
-        """Close a request that does not stay; in a forked child this copy alone, for the client is the parent's."""
+    def dismiss(self, sock: Any) -> None:
+        """Close a socket that does not stay; in a forked child this copy alone, for the client is the parent's."""
         if self.orphaned:
-            Request(self, request, None, polled=False).abandon()
+            Request(self, self.server, sock, None, polled=False).abandon()
         else:
-            self.server.shutdown_request(request)
+            self.server.shutdown_request(sock)
 
-    def give_back(self, visit: Request, *, ready: bool = False) -> None:
-        """Take back a visit that waits for its client; or, if it is `ready`, for its next turn in the pool."""
-        if ready:
-            self.hand_over(visit)
-            return
+    def give_back(self, request: Request) -> None:
+        """Have a request wait for its client."""
         with self.lock:
             taken = not self.closed
             if taken:
-                self.inbox.append(visit)
-                if len(self.inbox) == 1:
-                    self._wake()
+                self._event_loop().post(partial(self._wait, request))
         if not taken:
-            visit.leave()
+            request.leave()
 
-    def hand_over(self, visit: Request) -> None:
-        """Give a visit to the pool; it is over if that takes no more."""
+    def hand_over(self, request: Request) -> None:
+        """Give a request to the pool; it is over if that takes no more."""
         try:
-            self._submit(visit)
+            self._submit(request)
         except Exception:
             try:
-                self.server.handle_error(visit.request, visit.address)
+                self.server.handle_error(request.sock, request.address)
             finally:
-                visit.leave()
+                request.leave()
 
-    def _submit(self, visit: Request) -> None:
+    def _submit(self, request: Request) -> None:
         pool = self._open_pool()
-        visit.task = task = pool.options(name=type(self.server).__name__)._task_made(visit.run, (), {})
+        request.task = task = pool.options(name=type(self.server).__name__)._task_made(request.run, (), {})
         dispatcher_of(pool).enter_later(task, "block")
-        task.add_done_callback(visit.settled)
-        if self.converses and visit.shake_by is None and isinstance(visit.request, socket.socket):
-            self._tell_if_all_talk(pool)
+        task.add_done_callback(request.settled)
+        if self.converses and request.converses():
+            self._tell_if_all_converse(pool)
 
-    def _tell_if_all_talk(self, pool: Pool) -> None:
+    def _tell_if_all_converse(self, pool: Pool) -> None:
         """Say that every thread is in a conversation, so that clients which wait for one do not look forgotten."""
-        home = dispatcher_of(pool)
-        if not home.free_threads() and (throttle := self.throttles.of("talk")).begins():
+        dispatcher = dispatcher_of(pool)
+        if not dispatcher.free_threads() and (throttle := self.throttles.of("talk")).begins():
             said = "%s: %s taken by conversations, so others wait (max_workers)%s"
-            log(_log, logging.WARNING, said, self, all_of(home.workers.max_workers, "thread"), throttle.rest)
+            log(_log, logging.WARNING, said, self, all_of(dispatcher.workers.max_workers, "thread"), throttle.rest)
 
     def _open_pool(self) -> Pool:
         with self.lock:
@@ -162,13 +167,12 @@ class RequestManager:
                     dispatcher_of(self.pool).state.abandoned = server.daemon_threads
             return self.pool
 
-    def forget(self, visit: Request) -> None:
-        """A visit is over."""
-        visit.task = None
+    def forget(self, request: Request) -> None:
+        """A request is over."""
+        request.task = None
         with self.lock:
-            self.visits.discard(visit)
-            if self.full or self.resume_at:
-                self.full, self.resume_at = False, 0.0  # what there was too little of, there is now
+            self.requests.discard(request)
+            if self.acceptor.resume():
                 self._wake()
             self.changed.notify_all()
 
@@ -176,59 +180,47 @@ class RequestManager:
         """Whether one more request may come in; if not, the serving thread is woken when one may."""
         most = checks.integer("max_connections", self.server.max_connections, least=1)
         with self.lock:
-            self.full = len(self.visits) >= most
-        if self.full and (throttle := self.throttles.of("full")).begins():
+            self.acceptor.full = full = len(self.requests) >= most
+        if full and (throttle := self.throttles.of("full")).begins():
             said = "%s: %s taken, so others wait (max_connections)%s"
             log(_log, logging.WARNING, said, self, all_of(most, "place"), throttle.rest)
-        return not self.full
+        return not full
 
     def wait_for_room(self, timeout: float | None) -> bool:
         """Block until one more request may come in; return False if it took longer than `timeout` seconds."""
+        acceptor = self.acceptor
         with self.changed:
-            if self.resume_at:
-                self.changed.wait(max(0.0, self.resume_at - clock.now()))
-                self.resume_at = 0.0
+            if acceptor.resume_at:
+                self.changed.wait(max(0.0, acceptor.resume_at - clock.now()))
+                acceptor.resume_at = 0.0
         if self.has_room():
             return True
         with self.changed:
-            return self.changed.wait_for(lambda: len(self.visits) < self.server.max_connections, timeout)
+            return self.changed.wait_for(lambda: len(self.requests) < self.server.max_connections, timeout)
+
+    def accepted(self) -> None:
+        """Somebody was let in, so the next pause is a short one again."""
+        self.acceptor.backoff.reset()
 
     def is_deaf(self) -> bool:
-        """Whether nobody can be let in any more, for somebody has closed the listener, or shut it down; say so once."""
-        if not self.deaf and not self.closed and ended(cast(Any, self.server).fileno()):
-            self.deaf = True
-            said = "%s: somebody has closed its socket, or shut it down, so nobody is let in any more"
-            log(_log, logging.ERROR, said, self)
-        return self.deaf
+        """Whether nobody can be let in any more."""
+        return self.acceptor.is_deaf()
 
     def hold_off(self, error: OSError) -> None:
-        """Accept nothing for a while, or until a visit is over: it would fail at once again."""
-        if self.orphaned or (self.owner is not None and self.is_deaf()):
-            return
-        if (throttle := self.throttles.of("accept", error.errno)).begins():
-            what, often = error.strerror or error, f"trying again every {FIRST_PAUSE:g} to {LONGEST_PAUSE:g} s"
-            log(_log, logging.ERROR, "%s: cannot accept: %s; %s%s", self, what, often, throttle.rest)
-        with self.lock:
-            self.resume_at = clock.now() + self.pause
-        self.pause = min(self.pause * 2, LONGEST_PAUSE)
+        """Accept nothing for a while, unless nobody will be let in any more."""
+        if not self.orphaned and (self.owner is None or not self.acceptor.is_deaf()):
+            self.acceptor.pause(error)
 
-    def tell_failed_handshake(self, visit: Request, error: OSError) -> None:
+    def tell_failed_handshake(self, request: Request, error: OSError) -> None:
         """Log a client's failure to shake hands, one line a reason."""
         if (throttle := self.throttles.of("handshake", *reason_of(error))).begins():
-            log(
-                _log,
-                logging.WARNING,
-                "%s: TLS handshake with %s failed: %s%s",
-                self,
-                visit.address,
-                error,
-                throttle.rest,
-            )
+            said = "%s: TLS handshake with %s failed: %s%s"
+            log(_log, logging.WARNING, said, self, request.address, error, throttle.rest)
 
     def _wake(self) -> None:
-        """Wake the serving thread; with the lock held, so that nobody closes the parking meanwhile."""
-        if self.parking is not None:
-            self.parking.wake()
+        """Wake the serving thread; with the lock held, so that nobody closes the loop meanwhile."""
+        if self.loop is not None:
+            self.loop.wake()
 
     def __str__(self) -> str:
         return f"{type(self.server).__name__} on {getattr(self.server, 'server_address', None)}"
@@ -248,8 +240,8 @@ class RequestManager:
                     break
                 self.server.service_actions()
             if not self.closed:
-                self._parking().unwatch()
-                self._turn(0.0, accept=False)  # whose request has come already is served
+                self.acceptor.unwatch(self._event_loop())
+                self._event_loop().turn(0.0)  # whose request has come already is served
         finally:
             self._end()
 
@@ -261,9 +253,11 @@ class RequestManager:
             if self.stopping or self.closed:
                 self.stopping = False
                 return False
-            if self.parking is None:
-                self.parking = Parking()
-            self.deaf = False
+            if self.loop is None:
+                self.loop = EventLoop(str(self))
+            elif self.loop.inbox:  # Ctrl-C left it so
+                self.loop.wake()
+            self.acceptor.deaf = False
             self.idle.clear()
             self.owner = threading.get_ident()
         return True
@@ -279,7 +273,7 @@ class RequestManager:
 
     def _end(self) -> None:
         """Be no longer the serving thread."""
-        self._parking().unwatch()
+        self.acceptor.unwatch(self._event_loop())
         with self.lock:
             self.owner = None
             self.stopping = False
@@ -287,66 +281,44 @@ class RequestManager:
                 self.idle.set()
                 return
         self._empty()
-        self._close_parking()
+        self._close_loop()
         self.idle.set()
 
-    def _turn(self, interval: float, *, accept: bool = True) -> None:
-        """Wait until there is something to do, and do it."""
-        parking = self._parking()
-        now = clock.now()
-        resume_at = self._watch(now) if accept else inf
-        for visit, event in parking.ready(min(now + interval, parking.timers.next, resume_at)):
-            visit.attend(event)
-        for visit in self._returned():
-            self._park(visit)
-        for visit in parking.late():
-            visit.attend(parking.look(visit))  # its client may have been on time, and this process late
-        if parking.knocked and not self.stopping:
-            self.let_in()
+    def _turn(self, interval: float) -> None:
+        """Wait until there is something to do, and do it; then let in who has knocked."""
+        acceptor = self.acceptor
+        resume_at = acceptor.watch(self._event_loop(), self.has_room)
+        self._event_loop().turn(min(clock.now() + interval, resume_at))
+        if acceptor.knocked and not self.stopping:
+            acceptor.let_in()
 
-    def _parking(self) -> Parking:
-        return cast(Parking, self.parking)
+    def _event_loop(self) -> EventLoop:
+        return cast(EventLoop, self.loop)
 
-    def _returned(self) -> Iterator[Request]:
-        """Take the inbox's out, one by one, so that Ctrl-C loses none."""
-        while self.inbox:
-            with self.lock:
-                visit = self.inbox.pop()
-            yield visit
-
-    def _watch(self, now: float) -> float:
-        """Poll the listener if requests may come in; return when to look again, unless told sooner."""
-        if now < self.resume_at:
-            self._parking().unwatch()
-            return self.resume_at
-        self.resume_at = 0.0
-        listener = cast(Any, self.server).fileno()
-        if listener < 0:
-            self.is_deaf()
-        if listener >= 0 and not self.deaf and self.has_room():
-            self._parking().watch(listener)
-        else:
-            self._parking().unwatch()
-        return inf
-
-    def _park(self, visit: Request) -> None:
-        """Wait for the client."""
+    def _wait(self, request: Request) -> None:
+        """Wait for a request's client."""
         if self.closed:
-            visit.leave()
+            request.leave()
             return
-        parking = self._parking()
-        stranger = parking.visits.get(visit.descriptor())
-        if stranger is not None:  # somebody has closed its socket behind our back, so the number was given anew
-            parking.remove(stranger)
+        loop, fd = self._event_loop(), request.fileno()
+        stranger = loop.sources.get(fd)
+        if isinstance(stranger, Request):  # somebody has closed its socket behind our back: the number was given anew
+            self.stop_waiting(stranger)
             stranger.leave()
         try:
-            parking.add(visit, visit.patience_ends())
+            loop.add(fd, request, request.wants)
         except (OSError, ValueError):  # the handler will see
-            self.hand_over(visit)
+            self.hand_over(request)
+            return
+        request.fd = fd
+        if (due := request.patience_ends()) < inf:
+            loop.timers.look_at(request, due, loop.now)
 
-    def unpark(self, visit: Request) -> None:
-        """Take out a visit that is parked."""
-        self._parking().remove(visit)
+    def stop_waiting(self, request: Request) -> None:
+        """Do not wait for a request's client any more; from here on the poller knows nothing of its descriptor."""
+        fd, request.fd = request.fd, -1
+        self._event_loop().timers.forget(request)
+        self._event_loop().remove(fd, request.wants)
 
     # -- the end ----------------------------------------------------------------------------------------------------
 
@@ -354,20 +326,20 @@ class RequestManager:
         """Have the serving thread end, and wait for that unless this is it; then from a signal handler, too."""
         self.stopping = True
         if self.owner == threading.get_ident():
-            self._parking().wake()
+            self._event_loop().wake()
             return
         with self.lock:
             self._wake()
         self.idle.wait()
 
     def close(self, timeout: float | None) -> None:
-        """Take nothing more, and end what is parked; in the serving thread, which ends, or else here.
+        """Take nothing more, and end what waits; in the serving thread, which ends, or else here.
 
         Args:
             timeout: seconds to wait for the serving thread, which a hook may keep; None: as long as it takes.
         """
         with self.lock:
-            closed, self.closed = self.closed, True
+            closed, self.closed, self.acceptor.deaf = self.closed, True, True
             owner = self.owner
             if owner is not None:
                 self.stopping = True
@@ -376,36 +348,35 @@ class RequestManager:
             self.idle.wait(timeout)
             return
         if owner is not None:
-            self._empty()  # and the parking is closed when the serving ends
-        elif not closed and self.parking is not None:
+            self._empty()  # and the loop is closed when the serving ends
+        elif not closed and self.loop is not None:
             self._empty()
-            self._close_parking()
+            self._close_loop()
 
     def _empty(self) -> None:
-        """End what waits."""
-        parking = self._parking()
-        parking.unwatch()
-        for visit in list(parking.visits.values()):
-            parking.remove(visit)
-            visit.leave()
-        for visit in self._returned():
-            visit.leave()
+        """End what waits, or was to wait."""
+        loop = self._event_loop()
+        self.acceptor.unwatch(loop)
+        for request in [source for source in loop.sources.values() if isinstance(source, Request)]:
+            self.stop_waiting(request)
+            request.leave()
+        loop.run_posted()
 
-    def _close_parking(self) -> None:
+    def _close_loop(self) -> None:
         with self.lock:
-            self._parking().close()
+            self._event_loop().close()
 
     def drain(self, deadline: float | None) -> None:
-        """Wait until all visits are over; cut those that are not by the deadline."""
+        """Wait until all requests are over; cut those that are not by the deadline."""
         timeout = None if deadline is None else max(0.0, deadline - clock.now())
         with self.changed:
-            if self.changed.wait_for(lambda: not self.visits, timeout):
+            if self.changed.wait_for(lambda: not self.requests, timeout):
                 return
-            left = list(self.visits)
-        for visit in left:
-            task = visit.task
+            left = list(self.requests)
+        for request in left:
+            task = request.task
             if task is None or not task.cancel():
-                visit.cut()
+                request.cut()
         # They may still run because they are stuck in a log handler, which is not to keep us as well.
         what = counted(len(left), "request is cut off, for it still runs", "requests are cut off, for they still run")
         said = "%s: %s after drain_timeout=%s s"
@@ -417,7 +388,7 @@ class RequestManager:
         """In a forked child, have no requests: they are the parent's, and their clients are to notice nothing.
 
         If a thread serves in the parent, nobody does here any more. A server that was not served yet can be, as is done
-        in several processes that share a listener. The visit of the thread that has forked keeps its socket until its
+        in several processes that share a listener. The request of the thread that has forked keeps its socket until its
         handler returns, as in ThreadingMixIn.
         """
         self.lock = threading.Lock()  # another thread may have had the old one
@@ -426,21 +397,19 @@ class RequestManager:
         self.idle = threading.Event()
         self.idle.set()
         served, self.owner = self.owner is not None, None
-        self.stopping = self.closed = served or self.closed
+        self.stopping = self.closed = self.acceptor.deaf = served or self.closed
         self.orphaned = served or self.orphaned
-        visits = {*self.visits, *self.inbox}
-        self.visits.clear()
-        self.inbox.clear()
-        self.full, self.resume_at = False, 0.0
-        if self.parking is not None:
-            visits.update(self.parking.visits.values())
-            self.parking.abandon()
-            self.parking = self.parking if served else None
-        here = current_visit()
-        for visit in visits:
-            visit.orphaned = True
-            if visit is not here:
-                visit.abandon()
+        requests = list(self.requests)
+        self.requests.clear()
+        self.acceptor.resume()
+        if self.loop is not None:
+            self.loop.forget_threads()
+            self.loop = self.loop if served else None
+        here = current_request()
+        for request in requests:
+            request.orphaned = True
+            if request is not here:
+                request.abandon()
         listener = getattr(self.server, "socket", None)
         if served and isinstance(listener, socket.socket) and listener.type == socket.SOCK_STREAM:
             listener.close()  # datagrams' handlers answer through it
@@ -449,11 +418,11 @@ class RequestManager:
         """Close the server's own pool, and wait until its threads have ended if nothing runs any more."""
         with self.lock:
             pool, self.pool = self.pool, None
-            busy = bool(self.visits)
+            busy = bool(self.requests)
         if pool is not None and pool is not self.server.pool:
             pool.shutdown(wait=wait and not busy)
 
     def threads(self) -> list[threading.Thread]:
         """Return the threads that handle a request."""
         with self.lock:
-            return [thread for visit in self.visits if (thread := visit.thread) is not None]
+            return [thread for request in self.requests if (thread := request.thread) is not None]

@@ -140,7 +140,7 @@ class Source(io.RawIOBase):
         finally:
             self.single = not self.buffered
 
-    # -- for the visit ----------------------------------------------------------------------------------------------
+    # -- for the conversation ---------------------------------------------------------------------------------------
 
     @property
     def started(self) -> bool:
