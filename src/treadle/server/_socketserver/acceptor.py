@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from math import inf
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from treadle._base import clock
 from treadle._base.log_throttle import LogThrottles
@@ -15,24 +15,19 @@ from treadle.server._loop.event_loop import EventLoop
 from treadle.server._loop.poller import READ
 from treadle.server._loop.readiness import has_ended
 
+if TYPE_CHECKING:
+    from _typeshed import HasFileno
+
 __all__ = ["RequestAcceptor"]
 
 _log = logging.getLogger("treadle.server")
-
-
-class Listener(Protocol):
-    """What is asked of a server, as of anything that has a descriptor."""
-
-    def fileno(self) -> int:
-        """Return the listener's descriptor; -1: it is closed."""
-        raise NotImplementedError
 
 
 class RequestAcceptor:
     """Watches the listener while requests may come in. For the serving thread, but for `full` and `resume_at`.
 
     Args:
-        listener: the server.
+        listener: the server; its `fileno` is -1 when it is closed.
         owner: what the log calls it.
         let_in: accepts some requests.
 
@@ -43,7 +38,7 @@ class RequestAcceptor:
     """
 
     def __init__(
-        self, listener: Listener, owner: object, throttles: LogThrottles, let_in: Callable[[], object]
+        self, listener: HasFileno, owner: object, throttles: LogThrottles, let_in: Callable[[], object]
     ) -> None:
         self.listener = listener
         self.owner = owner
