@@ -155,6 +155,21 @@ def test_what_is_posted_runs_in_order_though_one_fails(loop: EventLoop, caplog: 
     ]
 
 
+def test_what_is_posted_behind_others_wakes_nobody_and_is_done_in_the_same_turn(loop: EventLoop) -> None:
+    """Also what comes while the others are being done."""
+    done: list[str] = []
+
+    def first() -> None:
+        done.append("first")
+        loop.post_coalesced(lambda: done.append("third"))
+
+    loop.post_coalesced(first)
+    loop.post_coalesced(lambda: done.append("second"))
+    loop.turn(soon())
+    assert done == ["first", "second", "third"]
+    assert loop.poller.poll(0.0) == []
+
+
 def test_a_descriptor_that_is_closed_behind_its_back_can_be_removed(loop: EventLoop, stack: ExitStack) -> None:
     mine, _ = pair(stack)
     number = mine.fileno()

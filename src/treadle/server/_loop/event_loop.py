@@ -112,6 +112,8 @@ class EventLoop:
         self.now = clock()
         for timed in self.timers.expired(self.now):
             timed.attend(0)
+        while self.inbox:  # nobody may have woken it for these; see `post_coalesced`
+            self.run_posted()
 
     def patience(self) -> float:
         """Return the seconds until there is something to do though the poller has nothing to tell."""
@@ -140,6 +142,15 @@ class EventLoop:
         """Have the leader call `job`, which must not block. Safe with any lock held."""
         self.inbox.append(job)
         self.poller.wake()
+
+    def post_coalesced(self, job: Callable[[], object]) -> None:
+        """As `post`, but wake the leader for the first that is posted only: for who leads by `turn`, which looks again.
+
+        For one thread at a time: of two that both found the other's there, none would wake it.
+        """
+        self.inbox.append(job)
+        if len(self.inbox) == 1:
+            self.poller.wake()
 
     def wake(self) -> None:
         """Have the leader end its poll."""

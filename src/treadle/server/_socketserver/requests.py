@@ -124,7 +124,7 @@ class RequestManager:
         with self.lock:
             taken = not self.closed
             if taken:
-                self._event_loop().post(partial(self._wait, request))
+                self._event_loop().post_coalesced(partial(self._wait, request))
         if not taken:
             request.leave()
 
