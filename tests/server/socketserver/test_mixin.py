@@ -475,12 +475,12 @@ def test_subclasses_may_use_any_private_name() -> None:
 
     class Server(TCP):
         def __init__(self) -> None:
-            self._handler = self._lot = self._accept = self._pool = self._park = "mine"
+            self._handler = self._manager = self._loop = self._pool = self._acceptor = "mine"
             socketserver.TCPServer.__init__(self, ANYWHERE, Echo)
 
     with serving(Server()) as server, connect(server) as sock:
         assert ask(sock, b"x\n") == b"x\n"
-        assert {server._handler, server._lot, server._accept, server._pool, server._park} == {"mine"}
+        assert {server._handler, server._manager, server._loop, server._pool, server._acceptor} == {"mine"}
 
 
 # -- datagrams ----------------------------------------------------------------------------------------------------
