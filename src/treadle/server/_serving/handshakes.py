@@ -12,7 +12,7 @@ import logging
 import ssl
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from treadle._base import clock
 from treadle._base.words import log
@@ -20,11 +20,9 @@ from treadle._tasks.call import NoContext
 from treadle._tasks.future import Future
 from treadle._tasks.options import TaskOptions
 from treadle.errors import PoolFull, TreadleError
-from treadle.server._loop.poller import READ, WRITE
+from treadle.server._accept.handshake import reason_of, shake_hands
 from treadle.server._serving.leadership import take
 from treadle.server._transport.causes import DROPPED, KILLED, NO_HANDSHAKE
-from treadle.server._transport.connection import BLOCKED
-from treadle.server._transport.io import reason_of
 from treadle.server._transport.state import State
 
 if TYPE_CHECKING:
@@ -101,23 +99,24 @@ class Handshakes:
             return True
         slot: list[ClientConnection] = lead.slot if lead is not None else []
         self.leadership.begin(slot, conn)
-        error = self.take_step(conn)
+        outcome = self.take_step(conn)
         if not take(slot):
-            self.io.give_back(conn, partial(self.come_back, conn, error))
+            self.io.give_back(conn, partial(self.come_back, conn, outcome))
             return False
-        self.done(conn, error)
+        self.done(conn, outcome)
         return True
 
-    def take_step(self, conn: ClientConnection) -> Exception | None:
-        """Take it, in whichever thread, and learn from how long it takes; return what it raised."""
-        began, error = clock.now(), None
+    def take_step(self, conn: ClientConnection) -> int | Exception:
+        """Take it, in whichever thread, and learn from how long it takes; return what `shake_hands` does, or raises."""
+        began = clock.now()
+        outcome: int | Exception
         try:
-            conn.sock.do_handshake()  # type: ignore[attr-defined]  # an SSLSocket
-        except Exception as caught:
-            error = caught.with_traceback(None)  # which would hold this frame, and that the error, and so the client
+            outcome = shake_hands(cast(ssl.SSLSocket, conn.sock))
+        except Exception as error:
+            outcome = error.with_traceback(None)  # which would hold this frame, and that the error, and so the client
         took = clock.now() - began
         self.probation = PROBATION if took > BLOCKS else max(0, self.probation - 1)
-        return error
+        return outcome
 
     def delegate(self, conn: ClientConnection) -> None:
         """Have the pool take the step."""
@@ -141,14 +140,14 @@ class Handshakes:
         """Nobody will take the step."""
         self.io.give_back(conn, partial(self.io.give_up, conn, why))
 
-    def come_back(self, conn: ClientConnection, error: Exception | None) -> None:
+    def come_back(self, conn: ClientConnection, outcome: int | Exception) -> None:
         """Take note of a step that another thread took; that it waited and took long is not the client's fault."""
         conn.timing.since += clock.now() - conn.timing.handled
-        self.done(conn, error)
+        self.done(conn, outcome)
         if conn.state is State.HANDSHAKE:
             self.reaper.judge(conn)
 
-    def done(self, conn: ClientConnection, error: Exception | None) -> None:
+    def done(self, conn: ClientConnection, outcome: int | Exception) -> None:
         """Take note of what came of a step."""
         conn.hand_back()
         if conn.state is not State.HANDSHAKE:
@@ -156,15 +155,13 @@ class Handshakes:
         conn.active = self.loop.now
         if conn.ending.error is not None:
             self.io.close(conn, conn.ending.error)
-        elif error is None:
+        elif outcome == 0:
             self.opened(conn)
-        elif isinstance(error, ssl.SSLWantWriteError):
-            self.io.watch(conn, WRITE)
-        elif isinstance(error, BLOCKED):
-            self.io.watch(conn, READ)
+        elif isinstance(outcome, int):
+            self.io.watch(conn, outcome)
         else:
-            throttle = self.handlers.throttles.of("handshake", *reason_of(error))
+            throttle = self.handlers.throttles.of("handshake", *reason_of(outcome))
             if throttle.begins():
-                log(_log, logging.WARNING, "%s: TLS handshake failed: %s%s", conn.peer, error, throttle.rest)
+                log(_log, logging.WARNING, "%s: TLS handshake failed: %s%s", conn.peer, outcome, throttle.rest)
             conn.ending.why = NO_HANDSHAKE
             self.io.part(conn)  # so that the alert, which says why, is not lost to a reset

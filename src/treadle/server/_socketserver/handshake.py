@@ -7,8 +7,8 @@ import ssl
 from math import inf
 
 from treadle._base import clock
+from treadle.server._accept.handshake import shake_hands
 from treadle.server._transport.connection import plain_of
-from treadle.server._transport.handshake import shake_hands
 
 __all__ = ["Handshake"]
 

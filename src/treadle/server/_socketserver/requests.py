@@ -12,17 +12,17 @@ from typing import Any, Protocol, cast
 
 from treadle._base import checks, clock
 from treadle._base.log_throttle import LogThrottles
-from treadle.server._loop.teller import Teller
 from treadle._base.words import all_of, counted, log
 from treadle._dispatch import lifecycle
 from treadle._pool.pool import Pool
 from treadle._pool.submit import dispatcher_of
 from treadle.errors import PoolClosed
+from treadle.server._accept.handshake import reason_of
 from treadle.server._loop.event_loop import EventLoop
+from treadle.server._loop.teller import Teller
 from treadle.server._socketserver.acceptor import RequestAcceptor
 from treadle.server._socketserver.keepalive import can_wait
 from treadle.server._socketserver.request import Hooks, Request, current_request
-from treadle.server._transport.handshake import reason_of
 
 __all__ = ["RequestManager", "Served"]
 

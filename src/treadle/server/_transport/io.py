@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from treadle.server._loop.event_loop import EventLoop
     from treadle.server._transport.limits import Limits
 
-__all__ = ["ConnectionIO", "reason_of"]
+__all__ = ["ConnectionIO"]
 
 _log = logging.getLogger("treadle.server")
 
@@ -404,8 +404,3 @@ class ConnectionIO:
                 self.loop.post(job)
                 return
         hang_up(conn.sock)  # nobody else will
-
-
-def reason_of(error: Exception) -> tuple[str | int | None, ...]:
-    """Return what handshakes have in common that fail alike."""
-    return type(error).__name__, *(getattr(error, name, None) for name in ("errno", "reason", "verify_code"))

@@ -13,8 +13,8 @@ import pytest
 
 from certificates import Authority
 from socketservers import secure_context
+from treadle.server._accept.handshake import reason_of, shake_hands
 from treadle.server._loop.poller import READ, WRITE
-from treadle.server._transport.handshake import reason_of, shake_hands
 
 
 @contextmanager
