@@ -17,7 +17,7 @@ from treadle._base import clock
 from treadle._base.log_throttle import LogThrottles
 from treadle._base.words import counted, log
 from treadle._dispatch import lifecycle
-from treadle.server._accept.acceptor import Acceptor
+from treadle.server._accept.acceptor import Acceptor, Callbacks
 from treadle.server._accept.limiter import ConnectionLimiter
 from treadle.server._accept.reception import REFUSED, Reception
 from treadle.server._eviction import Eviction
@@ -113,9 +113,11 @@ class EventLoopGroup:
         bytes(4 * CHUNK)
         first = self.drivers[0]
         rejection = self.limits.reject_connections_with if context is None else b""  # which is no TLS
-        ways = (rejection, self._take_in, Eviction(self.drivers).evict, self._all_accepted, self.factory.rejecting)
+        evict = Eviction(self.drivers).evict
+        callbacks = Callbacks(self._take_in, evict, self._all_accepted, self.factory.rejecting)
         for listener in listeners:
-            self.acceptors.append(Acceptor(first.loop, listener, self.limiter, self.limits, *ways))
+            acceptor = Acceptor(first.loop, listener, self.limiter, self.limits, rejection, callbacks)
+            self.acceptors.append(acceptor)
         try:
             for driver in self.drivers:
                 self.watchdogs.append(Watchdog(driver, f"{driver.loop.name}-watchdog"))
@@ -163,7 +165,7 @@ class EventLoopGroup:
             driver.register(conn)
             return
         self.tally.add_cut(not counted)  # the time was over before the loop had its turn
-        self._left(driver, conn, CUT)
+        driver.io.left(conn, CUT)
         hang_up(conn.sock)
 
     def _left(self, driver: Driver, conn: ClientConnection, why: str) -> None:

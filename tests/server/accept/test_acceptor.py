@@ -427,7 +427,7 @@ def client_waits_for_room(
     listeners: Any = [Listener(sock, inherited=inherited)]
     with Server(protocol, listeners, max_workers=1, limits=limits) as server, ExitStack() as stack:
         assert server._group is not None
-        server._group.acceptors[0].evict = room.append
+        server._group.acceptors[0].callbacks.evict = room.append
         first, second = (stack.enter_context(client(server)) for _ in range(2))
         assert ask(first, b"x") == b"x"
         until(lambda: bool(room))

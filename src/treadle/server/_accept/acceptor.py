@@ -8,6 +8,7 @@ import os
 import socket
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, Any
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from treadle.server._loop.timers import Entry
     from treadle.server._transport.limits import Limits
 
-__all__ = ["Acceptor"]
+__all__ = ["Acceptor", "Callbacks"]
 
 _log = logging.getLogger("treadle.server")
 
@@ -53,6 +54,24 @@ OF_A_CLIENT = {
 FOR_GOOD = {errno.EINVAL, errno.EBADF, errno.ENOTSOCK}
 
 
+@dataclass(slots=True)
+class Callbacks:
+    """What an Acceptor has done about clients, and about its end.
+
+    Attributes:
+        accepted: takes an accepted socket and its address.
+        evict: makes room by closing the connection that has been idle for longest, if one is idle; then, perhaps later,
+            calls what it is given.
+        emptied: called when the listener is closed: after `empty` nobody waits any more, or it was shut down by others.
+        rejecting: takes the socket and the address of a client that is about to be turned away, and the reason.
+    """
+
+    accepted: Callable[[socket.socket, Any], object]
+    evict: Callable[[Callable[[], object]], object]
+    emptied: Callable[[], object]
+    rejecting: Callable[[socket.socket, Any, str], object]
+
+
 class Acceptor:
     """Accepts from one listener. For the leader of its event loop alone, but for the counts.
 
@@ -61,11 +80,6 @@ class Acceptor:
 
     Args:
         reject_with: what clients are told that are turned away.
-        welcome: takes an accepted socket and its address.
-        evict: makes room by closing the connection that has been idle for longest, if one is idle; then, perhaps later,
-            calls what it is given.
-        emptied: called when the listener is closed: after `empty` nobody waits any more, or it was shut down by others.
-        rejecting: takes the socket and the address of a client that is about to be turned away, and the reason.
     """
 
     state = None
@@ -77,20 +91,14 @@ class Acceptor:
         limiter: ConnectionLimiter,
         limits: Limits,
         reject_with: bytes,
-        welcome: Callable[[socket.socket, Any], object],
-        evict: Callable[[Callable[[], object]], object],
-        emptied: Callable[[], object],
-        rejecting: Callable[[socket.socket, Any, str], object] = lambda sock, address, reason: None,
+        callbacks: Callbacks,
     ) -> None:
         self.loop = loop
         self.listener = listener
         self.limiter = limiter
         self.limits = limits
         self.reject_with = reject_with
-        self.welcome = welcome
-        self.evict = evict
-        self.emptied = emptied
-        self.rejecting = rejecting
+        self.callbacks = callbacks
         self.due = inf  # when a pause ends
         self.entry: Entry | None = None
         self.evicting: dict[socket.socket, Any] = {}  # clients that were accepted, and wait until room is made for them
@@ -134,7 +142,7 @@ class Acceptor:
             except BlockingIOError:
                 if self.emptying:
                     self.close()
-                    self.emptied()
+                    self.callbacks.emptied()
                     return
                 if event & ~READ:  # the poller tells of an error, or an end, and would go on to
                     number = self.listener.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)  # which clears it
@@ -203,7 +211,7 @@ class Acceptor:
             self.admit(sock, address)
             return
         self.evicting[sock] = address
-        self.evict(partial(self.go_on, sock, address))
+        self.callbacks.evict(partial(self.go_on, sock, address))
 
     def go_on(self, sock: socket.socket, address: Any) -> None:
         """Room was made for a client, if it could be."""
@@ -213,7 +221,7 @@ class Acceptor:
             return
         self.admit(sock, address)
         if self.closed:
-            self.emptied()
+            self.callbacks.emptied()
         else:
             self.resume()
 
@@ -221,13 +229,13 @@ class Acceptor:
         """Count a client in if there is room, else turn it away."""
         refusal = self.limiter.enter(address)
         if refusal is None:
-            self.welcome(sock, address)
+            self.callbacks.accepted(sock, address)
             return
         self.rejected += 1
         throttle = self.throttles.of("refused", refusal.rpartition(" ")[2])  # which limit it is, and not whose address
         if throttle.begins():
             log(_log, logging.WARNING, "%s: clients are rejected: %s%s", self.listener, refusal, throttle.rest)
-        self.rejecting(sock, address, limit_of(refusal))
+        self.callbacks.rejecting(sock, address, limit_of(refusal))
         try:
             sock.setblocking(False)
             if self.reject_with:
@@ -249,12 +257,12 @@ class Acceptor:
                 sock, address = self.listener.sock.accept()
                 self.accepted += 1
                 self.rejected += 1
-                self.rejecting(sock, address, errno.errorcode[error.errno])
+                self.callbacks.rejecting(sock, address, errno.errorcode[error.errno])
                 hang_up(sock)
             except BlockingIOError:
                 if self.emptying:  # Linux wants a descriptor before it looks whether somebody waits: nobody does
                     self.close()
-                    self.emptied()
+                    self.callbacks.emptied()
                     return
             except OSError:
                 pass  # somebody else was faster, with the descriptor
@@ -273,7 +281,7 @@ class Acceptor:
             error.strerror,
         )
         self.close()
-        self.emptied()
+        self.callbacks.emptied()
 
     def sleep(self, seconds: float) -> None:
         """Accept nothing for `seconds`, or until a connection leaves."""
@@ -300,7 +308,7 @@ class Acceptor:
     def turn_away(self) -> int:
         """Close the listener though clients may wait in its queue; return how many did."""
         for sock, address in self.evicting.items():
-            self.rejecting(sock, address, cause_of(CUT))
+            self.callbacks.rejecting(sock, address, cause_of(CUT))
         waiting = self.drop_evicting()
         self.rejected += waiting
         if self.closed:

@@ -107,6 +107,7 @@ class Driver:
         handlers, io, chunk, short = self.handlers, self.io, CHUNK, State.READY
         lent = lent_here(leadership.dispatcher)
         messages: Any
+        unsettled = False
         while not lead.preempted:
             try:
                 events = poll(loop.patience())
@@ -152,7 +153,7 @@ class Driver:
                     else:
                         answer = lent.run(conn.context, handle, message, conn.peer)
                 except BaseException as error:
-                    answer = handlers.failed(conn, error)
+                    answer, unsettled = handlers.failed(conn, error), True
                 try:
                     pop()
                 except IndexError:
@@ -165,12 +166,12 @@ class Driver:
                             io.keep(conn, answer, sent)
                     elif answer is not None:
                         handlers.answer(conn, answer)  # nothing to send, or nothing that can be sent
-                        if conn.outbox.pieces or conn.ending.error is not None:
-                            io.settle(conn)
+                        unsettled = bool(conn.outbox.pieces or conn.ending.closing or conn.ending.error)
                 except Exception as error:
                     self.unsent(conn, answer, error)
                 answer = None  # or it would be kept while the next handler runs,
-                if conn.ending.closing:
+                if unsettled:  # or something is left to be done about the answer
+                    unsettled = False
                     io.settle(conn)
             conn = message = data = messages = None  # and these until somebody sends something
             if ready and not self.serve_ready(lead):
