@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import pytest
+
 from tcp import ask, client
-from treadle.server import Limits, Peer, Server
+from treadle.server import Limits, Messages, Peer, Server, Session
+from treadle.server._protocols.protocol import MEMBERS, missing_from
 
 
 class Numbers:
@@ -30,3 +33,17 @@ class Numbers:
 def test_an_object_of_ones_own_is_served() -> None:
     with Server(Numbers(), "127.0.0.1:0", max_workers=1) as server, client(server) as sock:
         assert ask(sock, b"ABC", 9) == b"65 66 67 "
+
+
+def test_what_there_is_already_lacks_nothing() -> None:
+    for protocol in (Numbers(), Messages(lambda data, peer: data), Session(lambda conn: None)):
+        assert missing_from(protocol) == []
+    assert missing_from(object()) == list(MEMBERS)
+
+
+@pytest.mark.parametrize("name", MEMBERS)
+def test_an_object_that_lacks_something_of_a_protocol_is_refused_and_told_what(name: str) -> None:
+    """When the server is made, and not when the first client comes."""
+    members = {other: getattr(Numbers(), other) for other in MEMBERS if other != name}
+    with pytest.raises(TypeError, match=f"of your own that has {name} as well"):
+        Server(type("Half", (), members)(), "127.0.0.1:0")

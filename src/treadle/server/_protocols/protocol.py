@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from treadle.server._transport.limits import Limits
     from treadle.server._transport.peer import Peer
 
-__all__ = ["Answer", "Protocol"]
+__all__ = ["Answer", "Protocol", "missing_from"]
 
 Answer = bytes | bytearray | memoryview | None  # of a handler; None: nothing is sent
 
@@ -42,3 +42,11 @@ class Protocol(_Protocol):
     @property
     def converse(self) -> Callable[[ClientConnection, Limits], None] | None:
         """Serve a connection to its end, blocking; None: it is served message by message, by `handle`."""
+
+
+MEMBERS = tuple(sorted(name for name in vars(Protocol) if not name.startswith("_")))
+
+
+def missing_from(protocol: object) -> list[str]:
+    """Return what an object lacks to be a protocol."""
+    return [name for name in MEMBERS if not hasattr(protocol, name)]
