@@ -20,7 +20,7 @@ def client(server: Server, *, to: Any = None) -> Iterator[socket.socket]:
     """Connect to `server`, at an address that the socket module gives, its first by default.
 
     A thread of the pool that is on its way to lead is waited for: what came before it would be the watchdog's to read,
-    who runs no handler, and whom nobody deposes.
+    who runs no handler, and whom nobody takes the lead from.
     """
     if server._group is not None:  # else the server is other processes, or is no more
         for driver in server._group.drivers:

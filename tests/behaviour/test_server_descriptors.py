@@ -34,16 +34,16 @@ def echo(line: bytes, peer: Peer) -> bytes:
     return line + b"\n"
 
 
-@pytest.mark.parametrize("lanes", [1, 2])
+@pytest.mark.parametrize("loops", [1, 2])
 @pytest.mark.parametrize("which", [0, -1])
 def test_a_poller_that_is_closed_under_its_leader_ends_the_server(
-    lanes: int, which: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    loops: int, which: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("treadle.server._group._loops_wanted", lambda dispatcher: lanes)
-    with Server(Messages(echo, Lines()), "127.0.0.1:0", max_workers=2 * lanes) as server:
+    monkeypatch.setattr("treadle.server._group._loops_wanted", lambda dispatcher: loops)
+    with Server(Messages(echo, Lines()), "127.0.0.1:0", max_workers=2 * loops) as server:
         assert server._group is not None
         with client(server) as one, client(server) as two:
-            for sock in (one, two):  # one in each lane
+            for sock in (one, two):  # one in each event loop
                 assert ask(sock, b"x\n") == b"x\n"
             driver = server._group.drivers[which]
             driver.loop.post(lambda: take_away(driver.loop.poller))
@@ -57,7 +57,7 @@ def test_a_poller_that_is_closed_under_its_leader_ends_the_server(
     assert caplog.text.count(SAID) == len(caplog.records) == 1
 
 
-def test_a_poller_that_is_closed_under_its_caretaker_ends_the_server(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_poller_that_is_closed_under_its_fallback_leader_ends_the_server(caplog: pytest.LogCaptureFixture) -> None:
     began, gate = threading.Event(), threading.Event()
 
     def talk(conn: Connection) -> None:

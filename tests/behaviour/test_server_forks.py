@@ -77,7 +77,7 @@ def serving(source: str, *arguments: str) -> list[str]:
 
 WAYS = {
     "inline": ("serves(Messages(handle, Lines()))", ["fork"]),
-    "by a leader that was deposed": ("serves(Messages(handle, Lines()))", ["block and fork"]),
+    "by a leader that lost the lead": ("serves(Messages(handle, Lines()))", ["block and fork"]),
     "by another thread": ("serves(Messages(handle, Lines()))", ["block", "fork"]),
     "several messages at once": ("serves(Messages(handle, Lines()))", ["who\nfork\nwho"]),
     "in time": ("serves(Messages(handle, Lines()), limits=Limits(handler_timeout=20))", ["fork"]),

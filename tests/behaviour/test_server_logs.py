@@ -313,7 +313,7 @@ def test_a_filter_that_raises_costs_a_server_with_certificates_nothing(bad: Bad,
             assert ask(secure, b"x\n") == b"X\n"
 
 
-def test_a_filter_that_raises_costs_a_server_s_other_lanes_nothing(bad: Bad, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_filter_that_raises_costs_a_server_s_other_loops_nothing(bad: Bad, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("treadle.server._group._loops_wanted", lambda dispatcher: 2)
     with serving(max_message=10, max_workers=4) as server:
         for _ in range(2):

@@ -133,12 +133,12 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 
 
 @pytest.mark.parametrize("kind", ["plain", "failing", "idle", "slow", "session", "tls"])
-@pytest.mark.parametrize("lanes", [1, 2])
+@pytest.mark.parametrize("loops", [1, 2])
 def test_what_a_handler_keeps_with_a_client_goes_with_it(
-    kind: str, lanes: int, authority: Authority, monkeypatch: pytest.MonkeyPatch
+    kind: str, loops: int, authority: Authority, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also the last client's, whose entries in the timers are not due for a while, and when nobody comes after it."""
-    monkeypatch.setattr("treadle.server._group._loops_wanted", lambda dispatcher: lanes)
+    monkeypatch.setattr("treadle.server._group._loops_wanted", lambda dispatcher: loops)
     monkeypatch.setattr(logging.getLogger("treadle.server"), "disabled", True)  # pytest keeps what is logged
     server, visit, things = served(kind, authority)
     with server:

@@ -145,7 +145,7 @@ def test_a_message_is_told_once_with_its_sizes_and_a_connection_with_the_sums() 
     assert one.thread == three.thread
 
 
-def depose(server: Server) -> None:
+def take_the_lead_away(server: Server) -> None:
     """Take the lead away from whoever is in a handler."""
     driver = driver_of(server)
     lead = driver.leadership.lead
@@ -158,7 +158,7 @@ def depose(server: Server) -> None:
 def test_a_message_over_which_the_lead_was_lost_and_those_that_follow_are_handed_over() -> None:
     def handle(line: bytes, peer: Peer) -> bytes:
         if line == b"slow":
-            depose(server)
+            take_the_lead_away(server)
         return line + b"\n"
 
     with observed(Messages(handle, Lines())) as (server, log), client(server) as sock:
@@ -170,15 +170,15 @@ def test_a_message_over_which_the_lead_was_lost_and_those_that_follow_are_handed
 
 
 @pytest.mark.usefixtures("blind_watchdog")
-@pytest.mark.parametrize("way", ["inline", "by the pool", "deposed"])
+@pytest.mark.parametrize("way", ["inline", "by the pool", "with the lead lost"])
 def test_what_a_handler_raises_is_told_and_what_waited_behind_it_was_never_begun(
     way: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     quietly(caplog)
 
     def handle(line: bytes, peer: Peer) -> Any:
-        if way == "deposed" and line == b"bad":
-            depose(server)
+        if way == "with the lead lost" and line == b"bad":
+            take_the_lead_away(server)
         if line == b"bad":
             raise ValueError("mine")
         return 3 if line == b"odd" else line
@@ -741,10 +741,10 @@ def test_the_books_of_pool_and_server_add_up() -> None:
     told, now = log.of("handled"), server.snapshot()
     assert all(event.error is None for event in told)
     assert now.messages == len(told) == now.handled_inline + now.handed_over
-    deposed = [event for event in told if event.handed_over and event.task_id is None]
+    lost = [event for event in told if event.handed_over and event.task_id is None]
     followed = [event for event in told if event.task_id is not None]
     assert all(event.handed_over for event in followed)
-    assert len(deposed) + len(followed) == now.handed_over > 0
+    assert len(lost) + len(followed) == now.handed_over > 0
     handle_tasks = tasks.ended[told[0].handler]
     assert {event.task_id for event in followed} == handle_tasks
     assert len(tasks.ended["abs"]) == 50

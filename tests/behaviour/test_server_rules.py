@@ -277,7 +277,7 @@ def test_rule_4_a_descriptor_is_not_closed_under_a_handler() -> None:
 def test_rule_4_clients_that_vanish_in_mid_handler_never_get_at_each_other() -> None:
     def handle(line: bytes, peer: Peer) -> bytes:
         if line.startswith(b"slow"):
-            threading.Event().wait(0.002)  # long enough to be deposed
+            threading.Event().wait(0.002)  # long enough to lose the lead
         return line + b"\n"
 
     def come_and_go(who: int) -> None:

@@ -20,7 +20,7 @@ from tcp import PATIENCE, ask, client, receive, receive_all
 from treadle._base import clock
 from treadle.server import Connection, Limits, Lines, Messages, Peer, Server, Session
 from treadle.server._serving import driver as drivers
-from treadle.server._transport import io as service
+from treadle.server._transport import io as connection_io
 
 LIMIT = 60.0  # seconds of each limit under test: it comes by a leap only
 
@@ -68,7 +68,7 @@ def stall(server: Server, leaps: Leaps) -> Iterator[None]:
 
 
 def settle(server: Server) -> None:
-    """Let every lane have two turns."""
+    """Let every event loop have two turns."""
     assert server._group is not None
     for driver in [*server._group.drivers] * 2:
         done = threading.Event()
@@ -131,7 +131,7 @@ def test_a_message_whose_rest_came_in_time_is_served_and_one_that_drips_on_is_cu
 ) -> None:
     """Also one that takes many reads, as with TLS, where each gives one record."""
     if not tls:
-        monkeypatch.setattr(service, "CHUNK", 1000)
+        monkeypatch.setattr(connection_io, "CHUNK", 1000)
         monkeypatch.setattr(drivers, "CHUNK", 1000)
     rest = b"x" * 50_000 + b"\n"
     with lines(authority.certificates() if tls else None, **limits) as server, ExitStack() as stack:
@@ -336,7 +336,7 @@ def test_when_all_have_spoken_nobody_is_evicted_and_the_newcomer_is_told(leaps: 
                 sock.sendall(b"in time\n")
         for sock in socks:
             assert receive(sock, 8) == b"in time\n"
-        assert receive_all(newcomer) in (b"busy", b"")  # where several lanes lead, one may have become idle again
+        assert receive_all(newcomer) in (b"busy", b"")  # where several loops are led, one may have become idle again
 
 
 def test_the_first_message_of_a_client_counts_though_the_server_stops_and_its_grace_is_over(leaps: Leaps) -> None:

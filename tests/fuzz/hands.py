@@ -126,7 +126,7 @@ class Hands:
             self.stage.step()
 
 
-class Errand(SimpleNamespace):
+class OtherTask(SimpleNamespace):
     """A task that has nothing to do with the server."""
 
     def _invoke(self) -> bool:

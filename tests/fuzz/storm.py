@@ -274,12 +274,12 @@ class Storm:
             shown.closed_connections + shown.rejected_connections + shown.connections == shown.accepted
             or self.faults.accept
         ), shown
-        calm = not (self.early or self.jumps or self.faults.hard or self.cut)
+        undisturbed = not (self.early or self.jumps or self.faults.hard or self.cut)
         for talker in self.talkers:
             said = f"talker {talker.number}"
             assert talker.seen == list(range(len(talker.seen))), f"{said}: {talker.seen}"
             assert talker.answers.startswith(talker.received), said
-            if calm and not talker.leaves and not self.faults.accept:
+            if undisturbed and not talker.leaves and not self.faults.accept:
                 assert talker.complete, said
                 assert len(talker.seen) == talker.lines, f"{said}: {len(talker.seen)} of {talker.lines}"
                 assert talker.received == talker.answers, f"{said}: {len(talker.received)} of {len(talker.answers)}"

@@ -15,7 +15,7 @@ from typing import Any
 from unittest import mock
 
 from fuzz.framings import random_framing
-from fuzz.hands import Errand, Hands
+from fuzz.hands import Hands, OtherTask
 from fuzz.judge import Judge
 from fuzz.parts import LARGEST, Ambiguous, Client, HandlerFault, Moody, random_limits, random_script
 from fuzz.pollers import FakeListener, FakePoller
@@ -287,7 +287,9 @@ class World(Judge):
         kind = self.dice.randrange(6)
         if kind < 3 and not self.hands.closed:
             with suppress(RuntimeError):
-                self.hands.enter_later(Errand(do=lambda: self.stage.sleep(self.dice.choice([0.0, 0.01, 1.0]))), "block")
+                self.hands.enter_later(
+                    OtherTask(do=lambda: self.stage.sleep(self.dice.choice([0.0, 0.01, 1.0]))), "block"
+                )
         elif kind == 3 and self.hands.running:
             self.hands.preempt_one()
         elif kind == 4 and self.net.faults.odd:
@@ -355,7 +357,7 @@ class World(Judge):
         protocol: Any = Messages(self.handle, framing, greeting=self.greeting)
         if self.session:
             protocol = Session(self.converse, speaks_first=self.dice.random() < 0.5)
-        self.group = groups.EventLoopGroup(protocol, self.limits, self.hands, self.end_of_fleet)  # type: ignore[arg-type]
+        self.group = groups.EventLoopGroup(protocol, self.limits, self.hands, self.end_of_group)  # type: ignore[arg-type]
         for driver in self.group.drivers:
             plain = driver.io.left
             driver.io.left = partial(self.left, plain)
@@ -372,7 +374,7 @@ class World(Judge):
             raise OSError(107, "not connected")
         return wire
 
-    def end_of_fleet(self) -> None:
+    def end_of_group(self) -> None:
         """All event loops have ended."""
         assert not self.over, "the group has ended twice"
         self.over = True

@@ -9,7 +9,7 @@ import pytest
 
 from tcp import PATIENCE, ask, client, driver_of, receive_all
 from treadle.server import Limits, Messages, Server
-from treadle.server import _group as fleets
+from treadle.server import _group as groups
 from treadle.server._transport.connection import ClientConnection
 
 
@@ -44,9 +44,9 @@ def test_when_nobody_is_idle_the_new_one_is_refused() -> None:
                 conn.intake.held = 0
 
 
-def test_the_longest_idle_of_all_lanes_is_evicted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also one that is not of the lane that accepts: its own lane closes it, and only then the newcomer is let in."""
-    monkeypatch.setattr(fleets, "_loops_wanted", lambda dispatcher: 3)
+def test_the_longest_idle_of_all_loops_is_evicted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also one of a loop that does not accept: its own leader closes it, and only then the newcomer is let in."""
+    monkeypatch.setattr(groups, "_loops_wanted", lambda dispatcher: 3)
     limits = Limits(max_connections=6, at_max_connections="evict_idle")
     with Server(Messages(lambda data, peer: data), "127.0.0.1:0", max_workers=6, limits=limits) as server:
         with ExitStack() as stack:
@@ -60,11 +60,11 @@ def test_the_longest_idle_of_all_lanes_is_evicted(monkeypatch: pytest.MonkeyPatc
             assert server.snapshot().rejected_connections == 0
 
 
-def test_where_all_have_something_in_the_kernel_the_new_one_is_refused_however_many_lanes(
+def test_where_all_have_something_in_the_kernel_the_new_one_is_refused_however_many_loops(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Lanes ask one another for the longest idle; nobody is asked about twice."""
-    monkeypatch.setattr(fleets, "_loops_wanted", lambda dispatcher: 3)
+    """Event loops ask one another for the longest idle; nobody is asked about twice."""
+    monkeypatch.setattr(groups, "_loops_wanted", lambda dispatcher: 3)
     limits = Limits(max_connections=6, at_max_connections="evict_idle", reject_connections_with=b"busy")
     with Server(Messages(lambda data, peer: data), "127.0.0.1:0", max_workers=6, limits=limits) as server:
         with ExitStack() as stack:

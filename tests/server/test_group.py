@@ -1,4 +1,4 @@
-"""EventLoopGroup: the lanes of a server."""
+"""EventLoopGroup: the event loops of a server."""
 
 from __future__ import annotations
 
@@ -38,18 +38,18 @@ def test_there_is_one_leader_unless_threads_run_python_at_the_same_time() -> Non
             assert len(server._group.drivers) == 1
 
 
-@pytest.mark.parametrize("lanes", [2, 3])
-def test_connections_are_dealt_out_to_the_lanes(lanes: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(group, "_loops_wanted", lambda dispatcher: lanes)
-    with Server(Messages(echo, Lines()), "127.0.0.1:0", max_workers=2 * lanes) as server, ExitStack() as stack:
-        socks = [stack.enter_context(client(server)) for _ in range(2 * lanes)]
+@pytest.mark.parametrize("loops", [2, 3])
+def test_connections_are_dealt_out_to_the_loops(loops: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(group, "_loops_wanted", lambda dispatcher: loops)
+    with Server(Messages(echo, Lines()), "127.0.0.1:0", max_workers=2 * loops) as server, ExitStack() as stack:
+        socks = [stack.enter_context(client(server)) for _ in range(2 * loops)]
         for sock in socks:
             burst = b"".join(b"%d\n" % number for number in range(200))
             assert ask(sock, burst) == burst
         assert server._group is not None
-        assert [len(driver.io.connections()) for driver in server._group.drivers] == [2] * lanes
-        assert server.snapshot().messages == 2 * lanes * 200
-        assert server.snapshot().pool.threads <= 2 * lanes
+        assert [len(driver.io.connections()) for driver in server._group.drivers] == [2] * loops
+        assert server.snapshot().messages == 2 * loops * 200
+        assert server.snapshot().pool.threads <= 2 * loops
 
 
 @pytest.mark.parametrize("kind", [OSError, ssl.SSLError])
@@ -209,7 +209,7 @@ def test_a_client_that_is_dealt_and_cut_because_the_leaders_are_stuck_is_counted
     assert server.stop(0) == 2
 
 
-def test_a_client_that_is_dealt_to_a_lane_whose_time_is_over_is_closed_once_and_counted(
+def test_a_client_that_is_dealt_to_a_loop_whose_time_is_over_is_closed_once_and_counted(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Also one whose conversation would have begun at once."""

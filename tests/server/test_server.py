@@ -311,13 +311,13 @@ def stuck(pattern: str, server: Server) -> Iterator[Stuck]:
             assert not watchdog.thread.is_alive()
 
 
-@pytest.mark.parametrize("lanes", [1, 2])
+@pytest.mark.parametrize("loops", [1, 2])
 def test_a_leader_that_is_stuck_in_a_log_handler_does_not_keep_stop(
-    lanes: int, monkeypatch: pytest.MonkeyPatch
+    loops: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its clients are cut and counted, and nobody can connect any more, though it closes nothing itself."""
-    monkeypatch.setattr("treadle.server._group._loops_wanted", lambda dispatcher: lanes)
-    server = Server(Messages(shout, Lines()), "127.0.0.1:0", max_workers=2 * lanes, limits=Limits(max_message=10))
+    monkeypatch.setattr("treadle.server._group._loops_wanted", lambda dispatcher: loops)
+    server = Server(Messages(shout, Lines()), "127.0.0.1:0", max_workers=2 * loops, limits=Limits(max_message=10))
     with stuck("makes no message", server.start()) as handler, client(server) as bad, client(server) as idle:
         assert ask(idle, b"x\n") == b"X\n"
         bad.sendall(bytes(100))

@@ -20,8 +20,7 @@ from treadle import Pool
 from treadle.server import Certificates, Connection, Limits, Lines, Messages, Peer, Server, Session
 from treadle.server import _group as group
 from treadle.server._accept.proxy import Header
-from treadle.server._transport import deadlines as deadlines
-from treadle.server._transport import reaper as keeper
+from treadle.server._transport import deadlines, reaper
 from treadle.server._transport.connection import ClientConnection
 from treadle.server._transport.state import State
 
@@ -317,10 +316,10 @@ def test_limits_of_one_address_count_the_client_and_never_the_proxy() -> None:
         again = stack.enter_context(client(server))
         assert ask(again, line(1) + b"a\n", 14) == b"192.0.2.1:5 a\n"
         assert server._group is not None
-        gate = server._group.limiter
-        assert gate._by_address == {"192.0.2.0": 2, "192.0.2.1": 2, "192.0.2.2": 2}
-    assert gate._by_address == {}
-    assert gate.connections == 0
+        limiter = server._group.limiter
+        assert limiter._by_address == {"192.0.2.0": 2, "192.0.2.1": 2, "192.0.2.2": 2}
+    assert limiter._by_address == {}
+    assert limiter.connections == 0
 
 
 def test_a_client_counts_though_its_own_address_is_one_that_is_trusted() -> None:
@@ -354,7 +353,7 @@ def test_what_is_refused_behind_a_proxy_is_told_nothing_in_plain_text_before_tls
 def test_a_stop_waits_no_longer_for_a_header_than_for_a_first_message(
     wire: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (deadlines, keeper):
+    for module in (deadlines, reaper):
         monkeypatch.setattr(module, "GRACE", 0.1)
     server = serving(handshake_timeout=10 * PATIENCE).start()
     with client(server) as sock:
@@ -419,11 +418,11 @@ def test_with_turns_for_each_address_the_client_is_the_key() -> None:
     assert keys.index(b"b1") < keys.index(b"a3")  # taking turns, and all come by one proxy
 
 
-@pytest.mark.parametrize("lanes", [2, 3])
-def test_each_lane_hears_its_own_headers(lanes: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(group, "_loops_wanted", lambda dispatcher: lanes)
+@pytest.mark.parametrize("loops", [2, 3])
+def test_each_loop_hears_its_own_headers(loops: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(group, "_loops_wanted", lambda dispatcher: loops)
     with serving(max_connections_per_host=1) as server, ExitStack() as stack:
-        for number in range(2 * lanes):
+        for number in range(2 * loops):
             sock = stack.enter_context(client(server))
             assert ask(sock, line(number) + b"a\n", 14) == b"192.0.2.%d:5 a\n" % number
         with client(server) as sock:

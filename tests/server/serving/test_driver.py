@@ -125,8 +125,8 @@ def test_a_fault_behind_a_hand_over_leaves_the_connection_to_whom_it_was_handed(
 ) -> None:
     faulted, delegate, fault = threading.Event(), Handlers.delegate, Driver.fault
 
-    def delegates(handling: Handlers, conn: ClientConnection) -> None:
-        delegate(handling, conn)
+    def delegates(handlers: Handlers, conn: ClientConnection) -> None:
+        delegate(handlers, conn)
         fail()
 
     def faults(driver: Driver, *args: Any) -> None:

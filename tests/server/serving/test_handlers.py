@@ -36,7 +36,7 @@ def test_quick_handlers_all_run_in_the_thread_that_leads() -> None:
 def test_a_slow_connection_is_handed_over_beforehand_until_it_has_been_quick_for_a_while() -> None:
     def handle(line: bytes, peer: Peer) -> bytes:
         if line == b"slow":
-            depose(server)  # if it is its thread that leads
+            take_the_lead_away(server)  # if it is its thread that leads
             time.sleep(0.02)  # why: a handler that blocks is what this is about
         return line + b"\n"
 
@@ -116,7 +116,7 @@ def test_one_connection_with_many_messages_does_not_keep_a_thread_from_other_tas
             assert group is not None
             wait_for(lambda: group.watchdogs[0].promotions)
             gates[0].set()
-            assert inside.acquire(timeout=PATIENCE)  # in the connection's errand now
+            assert inside.acquire(timeout=PATIENCE)  # in the connection's task now
             future = pool.submit(order.append, "task")
             gates[1].set()
             assert ask(sock, b"", 8) == b"0\n1\n2\n3\n"
@@ -161,7 +161,7 @@ def handed_over(server: Server) -> None:
             conn.look_closely()
 
 
-def depose(server: Server) -> None:
+def take_the_lead_away(server: Server) -> None:
     """Take the lead away from whoever is in a handler."""
     assert server._group is not None
     for driver in server._group.drivers:
@@ -171,7 +171,7 @@ def depose(server: Server) -> None:
             driver.leadership.wake_watchdog()
 
 
-WAYS = ["inline", "in a burst", "by the pool", "deposed"]
+WAYS = ["inline", "in a burst", "by the pool", "with the lead lost"]
 
 
 def answered(way: str, answer: Any, caplog: pytest.LogCaptureFixture) -> tuple[bytes, int]:
@@ -180,8 +180,8 @@ def answered(way: str, answer: Any, caplog: pytest.LogCaptureFixture) -> tuple[b
     def handle(line: bytes, peer: Peer) -> Any:
         if line != b"odd":
             return line + b"\n"
-        if way == "deposed":
-            depose(server)
+        if way == "with the lead lost":
+            take_the_lead_away(server)
         return answer
 
     with Server(Messages(handle, Lines()), "127.0.0.1:0", max_workers=2) as server, client(server) as sock:
@@ -259,7 +259,7 @@ def test_no_answer_and_an_empty_one_are_none(way: str, answer: Any, caplog: pyte
 def test_a_handler_that_keeps_failing_is_told_of_once_for_each_way_of_failing_and_all_are_counted(
     way: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """In whichever lane and thread; the first one with its traceback."""
+    """In whichever event loop and thread; the first one with its traceback."""
 
     def handle(line: bytes, peer: Peer) -> bytes:
         if line == b"zero":
@@ -284,7 +284,7 @@ def test_the_time_of_half_a_message_begins_when_the_handler_of_the_one_before_ha
     ended: list[float] = []
 
     def handle(line: bytes, peer: Peer) -> bytes:
-        depose(server)
+        take_the_lead_away(server)
         ended.append(clock.now())
         return line + b"\n"
 
@@ -303,7 +303,7 @@ def test_a_thread_that_ends_amid_a_message_leaves_nobody_waiting(step: str, monk
     def handle(line: bytes, peer: Peer) -> bytes:
         if line == b"bad":
             if step == "lost_the_lead":
-                depose(server)
+                take_the_lead_away(server)
             raise ValueError
         return line + b"\n"
 

@@ -25,16 +25,16 @@ class Slot(list[Any]):
         self.script = script
 
     def append(self, conn: Any) -> None:
-        """The leader is about to run a handler; perhaps it is deposed before that has begun."""
+        """The leader is about to run a handler; perhaps it loses the lead before that has begun."""
         super().append(conn)
         if self.script("before the handler"):
             self.lead.leadership.promote_new_leader(self.lead)  # or the watchdog was faster
             self.lead.leadership.wake_watchdog()
 
     def pop(self, *index: Any) -> Any:
-        """Somebody takes the connection out; if it is the leader, it is perhaps deposed just then."""
-        deposing = threading.current_thread().name.endswith("-watchdog") or self.lead.leadership.loop.lock.locked()
-        if not deposing and self and self.script("after the handler"):
+        """Somebody takes the connection out; if it is the leader, it perhaps loses the lead just then."""
+        promoting = threading.current_thread().name.endswith("-watchdog") or self.lead.leadership.loop.lock.locked()
+        if not promoting and self and self.script("after the handler"):
             self.lead.leadership.promote_new_leader(self.lead)  # or the watchdog was faster
             self.lead.leadership.wake_watchdog()
         return super().pop(*index)
@@ -61,7 +61,7 @@ Install = Callable[[Callable[[str], bool]], None]
 
 @pytest.mark.parametrize("moment", ["before the handler", "after the handler"])
 @pytest.mark.parametrize("workers", [1, 2, 4])
-def test_a_leader_that_is_deposed_each_time_loses_nothing(scripted: Install, moment: str, workers: int) -> None:
+def test_a_leader_that_loses_the_lead_each_time_loses_no_message(scripted: Install, moment: str, workers: int) -> None:
     seen: list[bytes] = []
 
     def handle(line: bytes, peer: Peer) -> bytes:
@@ -110,7 +110,7 @@ def test_random_hand_overs_at_every_step_lose_repeat_and_reorder_nothing(scripte
     assert seen == {who: list(range(200)) for who in range(6)}
 
 
-def test_a_deposed_leader_waits_until_the_watchdog_is_done_with_its_connection(
+def test_a_leader_that_lost_the_lead_waits_until_the_watchdog_is_done_with_its_connection(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Else the watchdog would mark as taken what has just been given back, and nobody would ever serve it again."""
@@ -169,7 +169,7 @@ def test_the_watchdog_sleeps_while_nothing_happens_and_wakes_for_the_first_handl
             assert ask(slow, b"", 4) == b"wait"
 
 
-def test_the_pool_recalls_a_leader_for_a_task_and_the_caretaker_goes_on_serving() -> None:
+def test_the_pool_preempts_a_leader_for_a_task_and_the_fallback_leader_goes_on_serving() -> None:
     gate, inside = threading.Event(), threading.Event()
 
     def task() -> None:
@@ -181,7 +181,7 @@ def test_the_pool_recalls_a_leader_for_a_task_and_the_caretaker_goes_on_serving(
             assert ask(sock, b"x") == b"x"
             future = pool.submit(task)
             assert inside.wait(PATIENCE)  # the only worker led, and has come back for the task
-            sock.sendall(b"y")  # is read by the caretaker, and waits for the worker
+            sock.sendall(b"y")  # is read by the fallback leader, and waits for the worker
             with client(server):
                 gate.set()
                 assert ask(sock, b"", 1) == b"y"
@@ -203,8 +203,8 @@ def test_a_worker_that_comes_to_lead_where_somebody_leads_goes_back_at_once() ->
         assert of.leadership.successor is None
 
 
-@pytest.mark.usefixtures("blind_watchdog")  # it is deposed here, in its second handler
-def test_a_deposed_leader_keeps_its_connection_and_its_thread_and_not_the_lead() -> None:
+@pytest.mark.usefixtures("blind_watchdog")  # it loses the lead here, in its second handler
+def test_a_leader_that_lost_the_lead_keeps_its_connection_and_its_thread_and_not_the_lead() -> None:
     """Nobody else reads that connection, nobody counts that thread as free, and the next leader is left alone."""
     gate, inside = threading.Event(), threading.Event()
 
@@ -241,16 +241,16 @@ def test_a_deposed_leader_keeps_its_connection_and_its_thread_and_not_the_lead()
 def test_a_worker_that_waits_to_lead_goes_on_when_the_loop_ends() -> None:
     with Pool(1) as pool:
         of = leadership.Leadership(EventLoop("loop"), pool._task_dispatcher, "handler")
-        heir = threading.Thread(target=of.take_the_lead, args=(leadership.Lead(of),))
-        heir.start()
+        successor = threading.Thread(target=of.take_the_lead, args=(leadership.Lead(of),))
+        successor.start()
         try:
             while of.successor is None:
                 threading.Event().wait(0.001)  # pytest's time-out bounds this loop
             of.end()
-            heir.join(PATIENCE)
-            assert not heir.is_alive()
+            successor.join(PATIENCE)
+            assert not successor.is_alive()
         finally:
-            if heir.is_alive():
+            if successor.is_alive():
                 of.handoff.release()
-                heir.join(PATIENCE)
+                successor.join(PATIENCE)
             of.loop.close()

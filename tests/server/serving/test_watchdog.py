@@ -19,7 +19,7 @@ def echo(data: bytes, peer: Peer) -> bytes:
     return data
 
 
-def test_a_leader_in_one_handler_is_deposed_and_counted() -> None:
+def test_a_leader_that_stays_in_one_handler_loses_the_lead_and_is_counted() -> None:
     gate, inside = threading.Event(), threading.Event()
 
     def handle(data: bytes, peer: Peer) -> bytes:
@@ -66,13 +66,13 @@ class Watched:
         pass
 
 
-@pytest.mark.parametrize(("busy", "looks", "deposed"), [(True, 1000, 0), (False, 1, 0), (False, 2, 1)])
-def test_a_busy_leader_is_left_alone(busy: bool, looks: int, deposed: int) -> None:
+@pytest.mark.parametrize(("busy", "looks", "promotions"), [(True, 1000, 0), (False, 1, 0), (False, 2, 1)])
+def test_a_busy_leader_is_left_alone(busy: bool, looks: int, promotions: int) -> None:
     watch: Any = object.__new__(Watchdog)
     watch.driver = watch.leadership = watched = Watched(looks, busy=busy)
     watch.promotions, watch._promoted_at, watch._sample = 0, -watchdog.FEW, Sample(watched.offload_messages)
     watch._watch()
-    assert watch.promotions == deposed
+    assert watch.promotions == promotions
 
 
 def sample_of(monkeypatch: object, *, inside: int, worked: float, seconds: float) -> int:
@@ -114,7 +114,7 @@ def test_its_thread_ends_with_the_server() -> None:
 def test_it_does_not_go_to_sleep_when_something_has_begun_meanwhile(
     leadership: dict[str, Any], slot: list[Any]
 ) -> None:
-    """Its leader looked whether it sleeps before it said so, and will not rouse it."""
+    """Its leader looked whether it sleeps before it said so, and will not wake it."""
     watch: Any = object.__new__(Watchdog)
     watch.leadership = SimpleNamespace(
         **{"turns": 1, "vacant": False, "over": False, **leadership},

@@ -1,4 +1,4 @@
-"""Deadlines: which limit holds in which phase, and when. That they are kept: tests/behaviour/test_server_rules.py."""
+"""Deadlines: which limit holds in which state, and when. That they are kept: tests/behaviour/test_server_rules.py."""
 
 from __future__ import annotations
 

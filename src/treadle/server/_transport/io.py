@@ -37,7 +37,7 @@ class ConnectionIO:
     """What is done for the connections of one event loop. For its leader alone, but for `watch_for` and `give_back`.
 
     Args:
-        left: called, from the leader, after a connection was closed.
+        left: called, by the leader, with a connection that is about to be closed, and why.
         throttles: which faults of clients are told.
         inline: whether a connection that waits for a message, and nothing else, may take the short way.
     """
