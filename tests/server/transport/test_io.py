@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import array
 import ctypes
+import errno
 import socket
 import struct
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
+from contextvars import Context
 from typing import Any
 
 import pytest
@@ -16,6 +18,7 @@ import pytest
 from certificates import Authority
 from socketservers import until
 from tcp import PATIENCE, ask, client, driver_of, receive, receive_all
+from treadle._base.log_throttle import LogThrottles
 from treadle.errors import MessageTooLong
 from treadle.server import (
     CloseConnection,
@@ -30,6 +33,12 @@ from treadle.server import (
     Server,
 )
 from treadle.server._transport.decoder import MOST
+from treadle.server._loop.event_loop import EventLoop
+from treadle.server._transport.connection import ClientConnection
+from treadle.server._transport.deadlines import Deadlines
+from treadle.server._transport.io import ConnectionIO
+from treadle.server._transport.observing.observer import MessageEvent, Observers
+from treadle.server._transport.observing.record import Record
 
 RESET = struct.pack("ii", 1, 0)
 
@@ -385,3 +394,26 @@ def test_a_client_that_sends_many_small_messages_is_given_memory_for_few_of_them
             answers = receive_all(sock).split(b".")[:-1]
     assert len(answers) == count
     assert [int(answer) for answer in answers] == sorted(map(int, answers))
+
+
+class Keeps(Observer):
+    def __init__(self) -> None:
+        self.errors: list[str] = []
+
+    def handled(self, event: MessageEvent) -> None:
+        self.errors.append(str(event.error))
+
+
+def test_what_waits_in_a_connection_that_is_closed_is_told_of_by_what_that_was_cut_for_first() -> None:
+    loop, limits, keeps = EventLoop("loop"), Limits(), Keeps()
+    io = ConnectionIO(loop, limits, Deadlines(limits), lambda conn, why: None, LogThrottles(), inline=False)
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        conn = ClientConnection(ours, Peer("", ours), Lines().decoder(100), Context(), 0.0)
+        conn.observe(Record(Observers("handle", [keeps]), conn.peer))
+        loop.sources[conn.fd] = conn
+        conn.intake.waiting.extend(conn.intake.decoder.feed(b"one\ntwo\n"))
+        conn.ending.error = "mine"
+        io.close(conn, "another")
+        assert keeps.errors == [f"[Errno {errno.ECONNABORTED}] mine"] * 2
+    loop.close()
