@@ -32,10 +32,10 @@ from treadle.server import (
     Raw,
     Server,
 )
-from treadle.server._transport.decoder import MOST
 from treadle.server._loop.event_loop import EventLoop
 from treadle.server._transport.connection import ClientConnection
 from treadle.server._transport.deadlines import Deadlines
+from treadle.server._transport.decoder import MOST
 from treadle.server._transport.io import ConnectionIO
 from treadle.server._transport.observing.observer import MessageEvent, Observers
 from treadle.server._transport.observing.record import Record
