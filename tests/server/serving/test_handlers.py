@@ -6,6 +6,7 @@ import array
 import ctypes
 import threading
 import time
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,7 +15,9 @@ from tcp import PATIENCE, ask, client, driver_of, receive_all
 from treadle import Pool
 from treadle._base import clock
 from treadle.server import Lines, Messages, Peer, Server
-from treadle.server._serving.handlers import PROBATION, Handlers
+from treadle.server._serving import handlers as module
+from treadle.server._serving.handlers import PROBATION, TURN, Handlers
+from treadle.server._transport.connection import ClientConnection
 
 
 def names_itself(line: bytes, peer: Peer) -> bytes:
@@ -318,3 +321,29 @@ def test_a_thread_that_ends_amid_a_message_leaves_nobody_waiting(step: str, monk
             assert receive_all(sock) == b""
         assert ask(other, b"line\n") == b"line\n"
         assert server.snapshot().closed_by == {"thread_killed": 1}
+
+
+@pytest.mark.usefixtures("blind_watchdog")
+@pytest.mark.parametrize(("takes", "most"), [(0.0, 60), (TURN / 4, 7)])
+def test_a_turn_with_one_connection_ends_by_time_as_well_as_by_messages(
+    takes: float, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Handlers that take a little less than what makes them slow would keep the others waiting for dozens of them."""
+    now, handled, plain = [100.0], list[int](), Handlers.work
+
+    def handle(line: bytes, peer: Peer) -> bytes:
+        now[0] += takes
+        return line
+
+    def work(handlers: Handlers, conn: ClientConnection, lead: Any) -> bool:
+        before = conn.number
+        on = plain(handlers, conn, lead)
+        handled.append(conn.number - before)
+        return on
+
+    monkeypatch.setattr(module, "clock", SimpleNamespace(now=lambda: now[0]))
+    monkeypatch.setattr(Handlers, "work", work)
+    with Server(Messages(handle, Lines()), "127.0.0.1:0", max_workers=1) as server, client(server) as sock:
+        assert ask(sock, b"x\n" * 60, 60) == b"x" * 60
+    assert max(handled) == most
+    assert sum(handled) == 60

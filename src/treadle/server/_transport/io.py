@@ -103,7 +103,7 @@ class ConnectionIO:
     def has_waiting(self, conn: ClientConnection) -> bool:
         """Whether messages of `conn` wait; cuts more of what was read if need be. For the thread that has it."""
         intake = conn.intake
-        if not intake.waiting and intake.more is not None and not self.loop.orphaned:
+        if not intake.waiting and intake.more is not None and not (self.loop.orphaned or conn.ending.closing):
             intake.waiting.extend(self.cut_more(conn, intake.more))
             if intake.held:
                 intake.begun, intake.received = self.loop.now, intake.held
