@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from treadle._base import checks, clock
 from treadle.server._socketserver.rfile import Reader, Source, limit_receiving, limit_sending, take_over
 
-__all__ = ["Conversation", "Limiting", "can_wait", "check_handler", "handle"]
+__all__ = ["KeepAlive", "Limiting", "can_wait", "check_handler", "handle"]
 
 LEAST = 1e-6  # seconds; for sockets, 0 is another mode
 STANDARD_INITS = (BaseRequestHandler.__init__, SimpleHTTPRequestHandler.__init__)  # that call `handle`
@@ -30,7 +30,7 @@ class Limiting(Protocol):
     wait_for_first_byte: bool
 
 
-class Conversation:
+class KeepAlive:
     """A client's requests, one after the other, and the handler while that waits for the next of them.
 
     For the thread that owns the request, but for `handler`, which is not changed while a request waits.
@@ -173,7 +173,7 @@ def can_wait(handler: Any) -> bool:
     )
 
 
-def handle(conversation: Conversation, make: Any, request: Any, address: Any, server: Any, *, waits: bool) -> None:
+def handle(conversation: KeepAlive, make: Any, request: Any, address: Any, server: Any, *, waits: bool) -> None:
     """Make a handler, as `make(request, address, server)` does, with hooks that limit it.
 
     The hooks are attributes of the handler itself, not of a class of ours in the place of the user's: each takes itself

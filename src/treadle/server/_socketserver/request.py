@@ -25,7 +25,7 @@ from treadle._base import clock
 from treadle.server._loop.poller import READ
 from treadle.server._loop.readiness import ready_now
 from treadle.server._socketserver.handshake import Handshake
-from treadle.server._socketserver.keepalive import Conversation, Limiting
+from treadle.server._socketserver.keepalive import KeepAlive, Limiting
 from treadle.server._transport.connection import plain_of
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ class Request:
         self.sock = sock
         self.address = address
         self.polled = polled
-        self.conversation = Conversation(server, sock, polled=polled)
+        self.conversation = KeepAlive(server, sock, polled=polled)
         self.handshake: Handshake | None = None
         if isinstance(sock, ssl.SSLSocket) and sock.version() is None:
             self.handshake = Handshake(sock, server.handshake_timeout, polled=polled)
