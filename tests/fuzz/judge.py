@@ -125,7 +125,7 @@ class Judge:
             assert not any((conn.outbox.pieces, conn.intake.waiting, conn.secure)), said
             assert not any((conn.ending.closing, conn.ending.error)), said
         end, why = driver.reaper.deadlines.of(conn)
-        if end > driver.loop.now:
+        if end > driver.loop.now or conn in driver.loop.ready:  # there it has a turn to come
             self.overdue.pop(conn, None)
         else:  # a busy connection that came back, for one, is found so at the next look
             # Who loses the lead amid others' turns leaves the rest to the next one, who has a period of its own for it.
