@@ -17,9 +17,26 @@ class Hands:
     task: Any = None
 
 
-def task_of(*, priority: int = 0, key: Hashable = None, submitted: float = 0.0, name: str | None = None) -> Future[Any]:
-    """Return a task that waits."""
+class LevelledTask(Future[Any]):
+    """A task as a server's are."""
+
+    __slots__ = ("level",)
+    level: int
+
+
+def task_of(
+    *,
+    priority: int = 0,
+    key: Hashable = None,
+    submitted: float = 0.0,
+    name: str | None = None,
+    level: int | None = None,
+) -> Future[Any]:
+    """Return a task that waits, of a level of slowness or of none."""
     task: Future[Any] = Future()
+    if level is not None:
+        task = slow = LevelledTask()
+        slow.level = level
     task._options = TaskOptions(name, priority, key)
     task._submitted = submitted
     return task

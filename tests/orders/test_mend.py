@@ -11,7 +11,7 @@ from behaviour.sweep import Instants
 from clocks import FakeClock
 from orders.tasks import Hands, task_of
 from treadle import Future
-from treadle.orders import Adaptive, Fair, Fifo, Priority
+from treadle.orders import Adaptive, Fair, Fifo, Levels, Priority
 from treadle.orders._order import Own
 
 Task = Future[Any]
@@ -26,10 +26,10 @@ class Scene:
         clock.time = 1000.0
         self.order, self.claimed, self.hands = make(), list[Task](), Hands()
         tasks = [
-            task_of(priority=number % 3, key=number % 4, submitted=clock.now(), name=str(number))
+            task_of(priority=number % 3, key=number % 4, submitted=clock.now(), name=str(number), level=number % 3)
             for number in range(12)
         ]
-        self.new = task_of(priority=1, key=1, submitted=clock.now(), name="new")
+        self.new = task_of(priority=1, key=1, submitted=clock.now(), name="new", level=1)
         for task in tasks:
             self.order.put(task)
         self.taken = [self.order.take(), self.order.take()]
@@ -100,6 +100,10 @@ KINDS: dict[str, tuple[Callable[[], Own], bool]] = {
     "fair with priorities": (lambda: Fair(max_running=2, order="priority"), False),
     "adaptive": (Adaptive, False),
     "adaptive that stands": (Adaptive, True),
+    "levels": (Levels, False),
+    "levels of priorities": (lambda: Levels("priority"), False),
+    "levels of fair ones with ceilings": (lambda: Levels(lambda: Fair(max_running=1, max_waiting=4)), False),
+    "levels of adaptive ones that stand": (lambda: Levels("adaptive"), True),
 }
 
 

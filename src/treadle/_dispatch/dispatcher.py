@@ -1470,6 +1470,11 @@ class Dispatcher:
         self.workers.idle_tasks.is_over(task)
         self.workers.recount()
 
+    def look_again(self) -> None:
+        """Look whether a task may be taken, for there are orders that let some be taken after a time."""
+        self._do(self._see_to_it)
+        self.grow()
+
     # -- the end ----------------------------------------------------------------------------------------------------
 
     def why_broken(self) -> PoolBroken:

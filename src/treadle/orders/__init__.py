@@ -5,6 +5,8 @@
 "fair"      Fair()      one key's tasks after another's, so that nobody can crowd out the others
 "adaptive"  Adaptive()  first in, first out; when more is offered than can be done, newest first, and the rest is shed
 
+Levels(order=...) keeps one such order for quick tasks and others for slow ones, which leave threads to the quick.
+
 For an order of your own subclass `Order`, which sees each waiting task as a `Task`.
 """
 
@@ -18,9 +20,10 @@ from treadle.orders._order import Order, OrderName, Task
 if _TYPE_CHECKING:
     from treadle.orders._adaptive import Adaptive
     from treadle.orders._fair import Fair
+    from treadle.orders._levels import Levels
     from treadle.orders._priority import Priority
 
-__all__ = ["Adaptive", "Fair", "Fifo", "Order", "OrderName", "Priority", "Task"]
+__all__ = ["Adaptive", "Fair", "Fifo", "Levels", "Order", "OrderName", "Priority", "Task"]
 
 _publish(__name__, globals())
 __getattr__, __dir__ = _late(
@@ -29,6 +32,7 @@ __getattr__, __dir__ = _late(
     {
         "Adaptive": "treadle.orders._adaptive",
         "Fair": "treadle.orders._fair",
+        "Levels": "treadle.orders._levels",
         "Priority": "treadle.orders._priority",
     },
 )
