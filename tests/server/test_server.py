@@ -863,6 +863,9 @@ def test_snapshot_and_stacks_say_who_leads() -> None:
         ((Messages(echo), "127.0.0.1:0", {"when_full": "block"}), TypeError, "unexpected keyword argument 'when_full'"),
         ((Messages(echo), "127.0.0.1:0", {"order": "fifo"}), TypeError, "unexpected keyword argument 'order'"),
         ((Messages(echo), "127.0.0.1:0", {"max_workers": 0}), ValueError, "max_workers"),
+        ((Messages(echo), "127.0.0.1:0", {"reserve": -1}), ValueError, "reserve=-1"),
+        ((Messages(echo), "127.0.0.1:0", {"reserve": 1, "pool": Pool(1)}), ValueError, "both pool and reserve"),
+        ((Session(lambda conn: None), "127.0.0.1:0", {"reserve": 1}), ValueError, "reserve=1 has no effect on Session"),
     ],
 )
 def test_bad_arguments_are_named(arguments: tuple[object, ...], error: type[Exception], words: str) -> None:

@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from tcp import ask, client
-from treadle.server import Messages, Server
+from treadle.server import Messages, Server, _group
 
 
 def echo(data: bytes, peer: object) -> bytes:
@@ -31,6 +31,22 @@ def test_before_during_and_after() -> None:
 def test_it_is_frozen() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         Server(Messages(echo), pool=None).snapshot().messages = 3  # type: ignore[misc]
+
+
+def test_slow_kinds_of_all_event_loops_are_named_with_what_they_take_where_they_take_longest(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(_group, "_loops_wanted", lambda dispatcher: 2)
+    protocol = Messages(echo, kind=lambda message: message[:1])
+    with Server(protocol, "127.0.0.1:0", max_workers=4) as server:
+        assert server.snapshot().slow_kinds == {}
+        assert server._group is not None
+        for driver, took in zip(server._group.drivers, (0.5, 0.25), strict=True):
+            kinds = driver.handlers.kinds
+            assert kinds is not None
+            kinds.timed(kinds.find(b"slow"), took)
+            kinds.timed(kinds.find(b"quick"), 0.0001)
+        assert server.snapshot().slow_kinds == {b"s": 0.5}
 
 
 def test_what_closed_connections_is_told_while_it_changes() -> None:

@@ -113,6 +113,9 @@ def protocols() -> None:
     Messages(echo, NoFraming())  # wrong
     Messages(echo, Lines)  # wrong
     Messages(echo, greeting="hello")  # wrong
+    Messages(echo, Lines(), kind=lambda line: line.split()[0], key=len)
+    Messages(obey, Commands(), kind=lambda command: command.name)
+    Messages(echo, kind="GET")  # wrong
     Messages(lambda message, peer: message)
     Messages(lambda message, peer: message.name, Commands())
     LengthPrefix(4, "middle")  # wrong

@@ -23,6 +23,8 @@ from treadle._pool.pool import Pool
 from treadle._pool.snapshot import names_of, report_leaving, undone
 from treadle._pool.submit import dispatcher_of
 from treadle.errors import BindError
+from treadle.orders._levels import Levels
+from treadle.orders._order import Order, OrderName
 from treadle.server._accept.listen import Bindable, each_bind, open_listeners
 from treadle.server._accept.proxy import Proxies
 from treadle.server._group import EventLoopGroup
@@ -62,6 +64,14 @@ class Server:
             "caller_runs": their connections are not read from until there is room. "reject": they are rejected, see
             `Limits.reject_messages_with`. "discard_oldest": those that waited longest are.
         max_workers: threads of a pool of its own, 1 or more; None: as for Pool. Not together with `pool`.
+        reserve: threads of a pool of its own, 0 or more, that slow messages leave to others, so that quick ones never
+            wait for them: those of slow kinds (see `Messages`), or, where messages have no kinds, of connections whose
+            last messages were slow. That many for each thread that leads, of which there is one, and several where
+            threads run Python at the same time. One thread at least is left to the slow: so of a single thread none is
+            reserved. None: 1 where messages have kinds, else 0. More are of use where one kind is slow only now and
+            then; 0 where all messages are alike, and slow, for so many threads fewer do their work. Not together with
+            `pool`, which keeps its order: slow messages may hold all its threads, unless it was made with
+            `Pool(order=Levels(...))`, see `treadle.orders.Levels`. Not for a Session, which holds a thread to its end.
         limits: how many, how much, how long (see Limits).
         tls: an `ssl.SSLContext`, or a callable that returns one, which is called again by `reload`. None: no TLS.
         proxy: whose connections begin with a PROXY protocol header (version 1 or 2) that says who the client is: an
@@ -83,6 +93,7 @@ class Server:
         *,
         pool: Pool | None = None,
         max_workers: int | None = None,
+        reserve: int | None = None,
         limits: Limits | None = None,
         tls: Tls | None = None,
         proxy: str | Sequence[str] | None = None,
@@ -95,6 +106,10 @@ class Server:
             )
         if pool is not None and max_workers is not None:
             raise ValueError("both pool and max_workers are given; max_workers is for a pool of the server's own")
+        if pool is not None and reserve is not None:
+            raise ValueError(
+                "both pool and reserve are given; give it to the pool, as in Pool(order=Levels(reserve=1))"
+            )
         if pool is not None and not isinstance(pool, Pool):
             raise TypeError(f"pool={pool!r} is {type(pool).__name__}; allowed: a treadle.Pool, or None")
         if limits is not None and not isinstance(limits, Limits):
@@ -115,7 +130,15 @@ class Server:
         self._observers = server_observers_in(observers)
         self._tls = tls
         self._ends_pool = pool is None
-        self._pool = pool if pool is not None else Pool(max_workers, name=f"server-{protocol.name}")
+        if reserve is not None and protocol.converse is not None:
+            raise ValueError(
+                f"reserve={reserve!r} has no effect on {protocol!r}: a conversation holds a thread to its end"
+            )
+        kinds = protocol.converse is None and getattr(protocol, "kind", None) is not None
+        self._reserve = checks.integer("reserve", int(kinds) if reserve is None else reserve, least=0)
+        self._levels = Levels(reserve=self._reserve) if pool is None and (kinds or self._reserve) else None
+        order: OrderName | Order = "fifo" if self._levels is None else self._levels
+        self._pool = pool if pool is not None else Pool(max_workers, name=f"server-{protocol.name}", order=order)
         # Guards the state, and the deadline. A signal handler may call `stop` in the middle of another `stop`.
         self._changed = threading.Condition(threading.RLock())
         self._state = "new"  # -> "serving" -> "stopping" -> "stopped"
@@ -189,6 +212,9 @@ class Server:
         try:
             ways = (self._proxies, self._deaf, self._break, self._observers)
             group = EventLoopGroup(self.protocol, self.limits, home, self._over, when_full, *ways)
+            if self._levels is not None:
+                with home.lock:
+                    self._levels.reserve = self._reserve * len(group.drivers)
             group.start(listeners, context)
         except BaseException:
             for listener in listeners:

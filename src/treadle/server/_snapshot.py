@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from treadle.events import PoolSnapshot
 from treadle.server._group import EventLoopGroup
+from treadle.server._serving.handlers import Handlers
 
 __all__ = ["ServerSnapshot", "snapshot_of"]
 
@@ -36,6 +37,8 @@ class ServerSnapshot:
             thread has lost the lead, for their handlers blocked.
         rejected_messages: that the pool had no room for, or shed.
         failures: handlers that raised, or returned what is no answer.
+        slow_kinds: kinds of messages that are handed over, for they have been slow: each with about how many seconds
+            they take, on average. Empty where messages have no kinds (see `Messages`).
         pool: the threads.
     """
 
@@ -52,7 +55,17 @@ class ServerSnapshot:
     handed_over: int
     rejected_messages: int
     failures: int
+    slow_kinds: Mapping[Hashable, float]
     pool: PoolSnapshot
+
+
+def _slow_kinds(handlers: list[Handlers]) -> dict[Hashable, float]:
+    """Return what is slow in any event loop, and what it takes in the one where it takes longest."""
+    slow: dict[Hashable, float] = {}
+    for each in handlers:
+        for kind, mean in [] if each.kinds is None else each.kinds.slow():
+            slow[kind] = max(mean, slow.get(kind, 0.0))
+    return slow
 
 
 def snapshot_of(name: str, state: str, group: EventLoopGroup | None, pool: PoolSnapshot) -> ServerSnapshot:
@@ -77,5 +90,6 @@ def snapshot_of(name: str, state: str, group: EventLoopGroup | None, pool: PoolS
         handed_over=followed + lost,
         rejected_messages=sum(each.rejected for each in handlers),
         failures=sum(each.failures for each in handlers),
+        slow_kinds=_slow_kinds(handlers),
         pool=pool,
     )

@@ -61,6 +61,8 @@ def test_whatever_may_be_called_with_a_message_and_a_peer_is_a_handler() -> None
         ((handle, "lines"), {}, "framing='lines' is no framing; allowed: an object like Raw"),
         ((handle, Lines), {}, "framing=.* is no framing"),
         ((handle,), {"greeting": "hi"}, "greeting='hi' is str; allowed: bytes"),
+        ((handle,), {"kind": "GET"}, "kind='GET' is str; kind must be"),
+        ((handle,), {"key": answer_later}, "key=.* is a coroutine function"),
     ],
 )
 def test_bad_arguments_are_named(arguments: tuple[object, ...], options: dict[str, object], words: str) -> None:

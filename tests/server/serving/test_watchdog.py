@@ -45,7 +45,7 @@ class Watched:
 
     def __init__(self, looks: int, *, busy: bool) -> None:
         self.looks, self.busy, self.turns = looks, busy, 1
-        self.over = self.vacant = False
+        self.over = self.vacant = self.is_to_look = False
         self.lead: Any = SimpleNamespace(slot=["a connection"], clock=None)
         self.watchdog_wakeup = self.leadership = self.loop = self.handlers = self
 
@@ -109,7 +109,13 @@ def test_its_thread_ends_with_the_server() -> None:
 
 @pytest.mark.parametrize(
     ("leadership", "slot"),
-    [({"turns": 2}, []), ({}, ["a connection"]), ({"vacant": True}, []), ({"over": True}, [])],
+    [
+        ({"turns": 2}, []),
+        ({}, ["a connection"]),
+        ({"vacant": True}, []),
+        ({"over": True}, []),
+        ({"is_to_look": True}, []),
+    ],
 )
 def test_it_does_not_go_to_sleep_when_something_has_begun_meanwhile(
     leadership: dict[str, Any], slot: list[Any]
@@ -117,7 +123,7 @@ def test_it_does_not_go_to_sleep_when_something_has_begun_meanwhile(
     """Its leader looked whether it sleeps before it said so, and will not wake it."""
     watch: Any = object.__new__(Watchdog)
     watch.leadership = SimpleNamespace(
-        **{"turns": 1, "vacant": False, "over": False, **leadership},
+        **{"turns": 1, "vacant": False, "over": False, "is_to_look": False, **leadership},
         watchdog_wakeup=None,
     )  # where it must not sleep
     watch.driver = SimpleNamespace(loop=watch.leadership)

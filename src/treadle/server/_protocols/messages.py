@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any, Generic, TypeVar, overload
 
 from treadle._base import checks
@@ -32,9 +32,20 @@ class Messages(Generic[M]):
             peer, the number of the message, and the traceback: once in ten seconds for each line that raises it.
         framing: where a message ends: Raw(), Lines(), Delimiter(b"..."), LengthPrefix(4), or an object like them.
         greeting: sent to each client as soon as it has come in (and has ended the TLS handshake).
+        kind: takes a message and returns what those have in common that take about as long: its command, say, or its
+            route. Messages of kinds that have been slow (over 1 ms) are handled in threads of their own, so that the
+            others do not wait for them, see `Server(reserve=...)`. It returns something hashable, of at most 200
+            bytes; 1,024 kinds are told apart. It is called for every message, by the thread that serves all: it must
+            not block, and 0.1 us is a good time. If it raises, or returns what is none, that is logged, and the message
+            is of a kind with all such. None: all messages of one connection are of one kind.
+        key: takes a message and returns whose it is, something hashable: for a pool whose order looks at keys, as
+            "fair" does. Called for a message that is handed over to the pool; if it raises, that is logged, and the key
+            is the client's address, as it is with None.
 
     Raises:
         TypeError: an argument is of the wrong type; `handler` is async, a class, or cannot be called so.
+
+    `kind` and `key` may be called by several threads at once, as the handler.
     """
 
     converse = None
@@ -42,12 +53,32 @@ class Messages(Generic[M]):
 
     @overload
     def __init__(
-        self: Messages[bytes], handler: Callable[[bytes, Peer], Answer], framing: None = None, *, greeting: bytes = ...
+        self: Messages[bytes],
+        handler: Callable[[bytes, Peer], Answer],
+        framing: None = None,
+        *,
+        greeting: bytes = ...,
+        kind: Callable[[bytes], Hashable] | None = ...,
+        key: Callable[[bytes], Hashable] | None = ...,
     ) -> None: ...
     @overload
-    def __init__(self, handler: Callable[[M, Peer], Answer], framing: Framing[M], *, greeting: bytes = ...) -> None: ...
     def __init__(
-        self, handler: Callable[[Any, Peer], Answer], framing: Framing[Any] | None = None, *, greeting: bytes = b""
+        self,
+        handler: Callable[[M, Peer], Answer],
+        framing: Framing[M],
+        *,
+        greeting: bytes = ...,
+        kind: Callable[[M], Hashable] | None = ...,
+        key: Callable[[M], Hashable] | None = ...,
+    ) -> None: ...
+    def __init__(
+        self,
+        handler: Callable[[Any, Peer], Answer],
+        framing: Framing[Any] | None = None,
+        *,
+        greeting: bytes = b"",
+        kind: Callable[[Any], Hashable] | None = None,
+        key: Callable[[Any], Hashable] | None = None,
     ) -> None:
         if _makes_objects(handler):
             raise TypeError(
@@ -60,7 +91,12 @@ class Messages(Generic[M]):
             raise TypeError(f"framing={framing!r} is no framing; allowed: an object like Raw() or Lines()")
         if not isinstance(greeting, bytes):
             raise TypeError(f"greeting={greeting!r} is {type(greeting).__name__}; allowed: bytes")
+        for name, function in (("kind", kind), ("key", key)):
+            if function is not None:
+                checks.blocking(name, function)
         self.handle = handler
+        self.kind = kind
+        self.key = key
         self.framing: Framing[Any] = framing
         self.greeting = greeting
         self.name = name_of(handler)

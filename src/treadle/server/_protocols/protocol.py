@@ -18,7 +18,15 @@ Answer = bytes | bytearray | memoryview | None  # of a handler; None: nothing is
 
 
 class Protocol(_Protocol):
-    """What a server asks of a protocol. Every method may be called from many threads at once."""
+    """What a server asks of a protocol. Every method may be called from many threads at once.
+
+    One that is served message by message may also have these, or None in their place:
+
+        kind(message)    what messages have in common that take about as long; hashable, at most 200 bytes
+        key(message)     whose it is, for a pool whose order looks at keys; hashable
+
+    See `Messages`, which takes them as arguments.
+    """
 
     @property
     def name(self) -> str:

@@ -106,6 +106,7 @@ class Driver:
         push, pop, handle = lead.slot.append, lead.slot.pop, self.handlers.handle
         handlers, io, chunk, short = self.handlers, self.io, CHUNK, State.READY
         lent = lent_here(leadership.dispatcher)
+        find = None if handlers.kinds is None else handlers.kinds.find
         messages: Any
         unsettled = False
         while not lead.preempted:
@@ -141,6 +142,13 @@ class Driver:
                         turns = leadership.turns
                         continue
                     message = messages[0]
+                if find is not None:
+                    record = find(message)
+                    if record.level:
+                        handlers.hand_over(conn, message, record)
+                        continue
+                    record.quick += 1
+                    lead.record = record
                 conn.active = now
                 conn.number += 1
                 leadership.turns = turns = turns + 1
@@ -334,6 +342,8 @@ class Driver:
                 return True
             if not handling.work(conn, lead):
                 return False
+            if conn.busy:  # the next one was handed over
+                return True
         self.io.settle(conn)
         return True
 

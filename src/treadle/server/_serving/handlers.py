@@ -1,13 +1,14 @@
 """Handlers: how handlers are run, in whose thread, and what happens when one fails.
 
-Inline, by the leader, as long as handlers are quick. As a task of the pool, once a connection's handler has
-been slow, or while nobody leads who may run handlers.
+Inline, by the leader, as long as handlers are quick. As a task of the pool, once messages of that kind have been slow,
+or while nobody leads who may run handlers. Where the protocol does not say of what kind a message is, all messages of
+one connection are of one kind.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
@@ -20,6 +21,7 @@ from treadle._tasks.options import TaskOptions
 from treadle._tasks.scope import SCOPE, Scope
 from treadle.errors import DeadlineExceeded, MessageTooLong, PoolFull, TreadleError
 from treadle.server._loop.poller import READ
+from treadle.server._serving.kinds import SLOW, Kinds
 from treadle.server._serving.leadership import take
 from treadle.server._transport.causes import CUT, DROPPED
 from treadle.server._transport.connection import ClientConnection
@@ -30,6 +32,7 @@ from treadle.server._transport.state import State
 
 if TYPE_CHECKING:
     from treadle.server._protocols.protocol import Protocol
+    from treadle.server._serving.kinds import Record as KindRecord
     from treadle.server._serving.leadership import Lead, Leadership
     from treadle.server._transport.io import ConnectionIO
     from treadle.server._transport.limits import Limits
@@ -38,7 +41,7 @@ __all__ = ["TURN", "HandlerTask", "Handlers", "can_be_sent"]
 
 _log = logging.getLogger("treadle.server")
 
-SLOW = 0.001  # seconds in a handler that make a connection a slow one: what the watchdog would notice too
+SLOWER = 0.01  # seconds in a handler that make a connection ten times as slow
 PROBATION = 8  # quick messages in a row after which a slow connection is handled inline again; a guess
 QUICK = 0.0001  # seconds in a handler, on average, that are not worth a hand-over, which takes about as long
 TURN = 0.005  # seconds after which the others have their turn, though less was handled; a guess
@@ -49,14 +52,21 @@ BARE = NoContext()
 
 
 class HandlerTask(Future[Any]):
-    """The task of handling what waits in one connection."""
+    """The task of handling what waits in one connection.
 
-    __slots__ = ("conn", "handlers", "why")
+    Attributes:
+        record: of the kind of the message that is next; None: it has none.
+        level: of that kind, when it was put into the pool's order, see `treadle.orders.Levels`.
+    """
 
-    def __init__(self, handlers: Handlers, conn: ClientConnection) -> None:
+    __slots__ = ("conn", "handlers", "level", "record", "why")
+
+    def __init__(self, handlers: Handlers, conn: ClientConnection, record: KindRecord | None) -> None:
         super().__init__()
+        self.record = record
+        self.level = handlers.level_of(conn, record)
         if handlers.keyed:
-            self._options = TaskOptions(key=conn.peer.host)
+            self._options = handlers.options_for(conn)
         self._owner = handlers.leadership.dispatcher
         self._context = BARE
         self._submitted = conn.active or clock.now()
@@ -73,7 +83,7 @@ class HandlerTask(Future[Any]):
             cold = getattr(self, "_cold", None)  # there is one if the pool has observers
             self.conn.record.task_id = None if cold is None else cold.serial or None
         try:
-            again = self.handlers.follow(self.conn)
+            again = self.handlers.follow(self.conn, self)
         except BaseException:  # a fault of ours, or the thread is killed
             self.handlers.dropped(self.conn, None)
             raise
@@ -132,8 +142,11 @@ class Handlers:
         self.call: Callable[[ClientConnection, Any], Any] = self.call_observed if observed else self.call_handler
         self.handle: Callable[[Any, Any], Any] = protocol.handle if self.timeout is None else self.handle_in_time
         self.policy = when_full if when_full in ("reject", "discard_oldest") else "block"  # it never runs in the leader
-        self.keyed = "key" in leadership.dispatcher.order.looks_at
         self.converse = protocol.converse
+        self.keyed = "key" in leadership.dispatcher.order.looks_at
+        self.key: Callable[[Any], Hashable] | None = getattr(protocol, "key", None) if self.converse is None else None
+        kind: Callable[[Any], Hashable] | None = getattr(protocol, "kind", None) if self.converse is None else None
+        self.kinds = None if kind is None else Kinds(kind, throttles, protocol.name)
         self.name = protocol.name
         self.limits = limits
         self.max_unsent = limits.max_unsent
@@ -146,6 +159,7 @@ class Handlers:
         self.rejected = 0  # messages that the pool would not handle
         self.pace = SLOW  # seconds in a handler, of late, while all messages go to the pool
         self.throttles = throttles
+        leadership.caught = self.caught
 
     def begun_inline(self) -> int:
         """Return how many messages leaders have begun with. From any thread."""
@@ -214,9 +228,16 @@ class Handlers:
         answers: list[bytes] = []
         size = 0
         until = clock.now() + TURN
+        lead.record = record = None
         for number in range(min(len(waiting), AT_ONCE)):
             if number % 8 == 7 and clock.now() > until:
                 break
+            if self.kinds is not None:
+                record = self.record_of(conn)
+                if record.level:
+                    break
+                record.quick += 1
+                lead.record = record
             message = waiting.popleft()
             leadership.turns += 1
             slot.append(conn)
@@ -234,17 +255,47 @@ class Handlers:
                 break
         self.answer_all(conn, answers)
         self.io.has_waiting(conn)
-        return conn.record is None or self.tell(conn, conn.record, lead)
+        if conn.record is not None and not self.tell(conn, conn.record, lead):
+            return False
+        if record is not None and record.level and self.io.has_waiting(conn) and self.may_go_on(conn):
+            self.delegate(conn, record)
+        return True
+
+    def record_of(self, conn: ClientConnection) -> KindRecord:
+        """Return the record of the kind of the message that is next in `conn`."""
+        message = conn.intake.waiting[0]
+        return cast(Kinds, self.kinds).find(message if conn.record is None else message.message)
+
+    def hand_over(self, conn: ClientConnection, message: Any, record: KindRecord) -> None:
+        """Hand over a message that has come by the short way, for its kind is slow."""
+        conn.active = self.loop.now
+        conn.intake.waiting.append(message)
+        self.delegate(conn, record)
+
+    def options_for(self, conn: ClientConnection) -> TaskOptions:
+        """Return the options of a task that handles what is next in `conn`, in a pool whose order looks at keys."""
+        if self.key is not None and conn.intake.waiting:
+            message = conn.intake.waiting[0]
+            try:
+                return TaskOptions(key=self.key(message if conn.record is None else message.message))
+            except BaseException as error:  # of the protocol's `key`, or of the hash of what it returned
+                throttle = self.throttles.of("key", *kind_of(error))
+                if throttle.begins():
+                    said = "%s: key() failed; the client's address is taken in its place%s"
+                    log(_log, logging.WARNING, said, self.name, throttle.rest, error=error)
+        return TaskOptions(key=conn.peer.host)
 
     def tell(self, conn: ClientConnection, record: Record, lead: Lead) -> bool:
         """Tell observers, who may block, of the messages that were answered; False if the lead was lost over it."""
+        lead.record = None
         self.leadership.begin(lead.slot, conn)
         record.tell_run(conn.ending.error)
         if take(lead.slot):
             return True
         self.leadership.accept_loss(lead)
         conn.timing.handled = 0.0
-        conn.timing.probation = PROBATION
+        if self.kinds is None:
+            self.mark_slow(conn, SLOW)
         self.go_on(conn)
         return False
 
@@ -257,14 +308,19 @@ class Handlers:
         for answer in answers:
             self.answer(conn, answer)
 
-    def delegate(self, conn: ClientConnection) -> None:
-        """Hand what waits in `conn` to the pool, which may make it wait, and so stops reading from it."""
+    def delegate(self, conn: ClientConnection, record: KindRecord | None = None) -> None:
+        """Hand what waits in `conn` to the pool, which may make it wait, and so stops reading from it.
+
+        `record` is of the kind of what is next, if it is known by now.
+        """
+        if record is None and self.kinds is not None and conn.intake.waiting:
+            record = self.record_of(conn)
         if conn.state is not State.BUSY:
             conn.enter(State.BUSY)
         conn.timing.handled = 0.0
         if conn.record is not None and self.converse is not None:
             conn.record.expect()
-        task = HandlerTask(self, conn)
+        task = HandlerTask(self, conn, record)
         try:
             self.leadership.dispatcher.enter_later(task, self.policy)
             if self.converse is not None:
@@ -336,8 +392,12 @@ class Handlers:
         self.leadership.accept_loss(lead)
         with self.loop.lock:
             self.lost_leads += 1
+            took = SLOW + clock.now() - conn.timing.handled  # it had run for about so long when the lead was lost
+            if self.kinds is None:
+                self.mark_slow(conn, took)
+            elif lead.record is not None:
+                self.kinds.returned(lead.record, took)
         conn.timing.handled = 0.0
-        conn.timing.probation = PROBATION
         self.answer(conn, answer)
         if conn.record is not None:
             conn.record.lose_lead()
@@ -346,16 +406,34 @@ class Handlers:
 
     def go_on(self, conn: ClientConnection) -> None:
         """Have what waits in `conn` handled, or give it back, after the lead was lost over it."""
-        if self.io.has_waiting(conn) and self.may_go_on(conn):
-            self.delegate(conn)
+        waiting = self.io.has_waiting(conn) and self.may_go_on(conn)
+        record = self.record_of(conn) if waiting and self.kinds is not None else None
+        if waiting and not (self.is_quick(conn, record) and self.is_led()):
+            self.delegate(conn, record)
         else:
             self.release(conn)
 
-    def follow(self, conn: ClientConnection) -> bool:
-        """Handle what waits in `conn`; return whether others wait for the thread, and some of it is left."""
+    def caught(self, lead: Lead) -> None:
+        """The watchdog takes the lead away, from a leader that is in a handler, say. The loop's lock is held."""
+        conn, record = lead.lost, lead.record
+        if conn is None or not conn.is_open:
+            return
+        lead.level = 1
+        if record is not None and self.kinds is not None:
+            self.kinds.caught(record)
+            lead.level = max(1, record.level)
+
+    def follow(self, conn: ClientConnection, task: HandlerTask) -> bool:
+        """Handle what waits in `conn`; return whether others wait for the thread, and some of it is left.
+
+        As long as messages are quick, up to AT_ONCE of them are answered together. Once the next one is one that a
+        leader may run, and somebody leads, the connection is given back: inline they take a small part of the time.
+        """
         if self.converse is not None:
             self.hold(conn, self.converse)
             return False
+        answers: list[bytes] = []
+        size, most = 0, AT_ONCE
         while self.io.has_waiting(conn):
             message = conn.intake.waiting.popleft()
             with self.loop.lock:
@@ -363,16 +441,54 @@ class Handlers:
             began = conn.timing.handled = clock.now()
             answer = self.call(conn, message)
             conn.timing.handled = 0.0
-            self.judge(conn, clock.now() - began)
-            self.answer(conn, answer)
+            self.judge(conn, clock.now() - began, task.record)
+            message = None
+            if answer is not None:
+                answers.append(answer if type(answer) is bytes else _own(answer))
+                size += _size_of(answer, self.max_unsent + 1)
+            answer = None
+            waiting = self.io.has_waiting(conn)
+            task.record = self.record_of(conn) if waiting and self.kinds is not None else None
+            most -= 1
+            quick = waiting and self.is_quick(conn, task.record)
+            inline = quick and self.is_led()
+            if quick and not inline and most and size <= self.max_unsent and not conn.ending.closing:
+                continue
+            self.answer_all(conn, answers)
+            answers, size, most = [], 0, AT_ONCE
             if conn.record is not None:
                 conn.record.tell_run(conn.ending.error)
-            if not self.may_go_on(conn):
+            if inline or not waiting or not self.may_go_on(conn):
                 break
-            if self.io.has_waiting(conn) and self.leadership.dispatcher.has_more:
+            level = self.level_of(conn, task.record)
+            moves = level != task.level and self.leadership.levels is not None
+            if moves or self.leadership.dispatcher.has_more:
+                task.level = level
+                if self.keyed:
+                    task._options = self.options_for(conn)
                 return True
         self.release(conn)
         return False
+
+    def is_quick(self, conn: ClientConnection, record: KindRecord | None) -> bool:
+        """Whether the next message of `conn`, the kind of which has that record, is likely to be quick."""
+        return not self.level_of(conn, record)
+
+    def level_of(self, conn: ClientConnection, record: KindRecord | None) -> int:
+        """Return how slow that is likely to be, see `treadle.orders.Levels`."""
+        if record is not None:
+            return record.level
+        return conn.timing.level if conn.timing.probation else 0
+
+    def mark_slow(self, conn: ClientConnection, took: float) -> None:
+        """Have the next messages of `conn` count as slow, for the last has taken so many seconds."""
+        conn.timing.probation = PROBATION
+        conn.timing.level = 1 if took < SLOWER else 2
+
+    def is_led(self) -> bool:
+        """Whether somebody leads now who handles quick messages inline."""
+        leadership = self.leadership
+        return self.inline and leadership.lead is not None and not leadership.offload_all
 
     def hold(self, conn: ClientConnection, converse: Callable[[ClientConnection, Limits], None]) -> None:
         """Let the protocol have `conn` to its end."""
@@ -396,10 +512,18 @@ class Handlers:
         self.pace = self.slow_pace
         self.leadership.offload_all = True
 
-    def judge(self, conn: ClientConnection, took: float) -> None:
-        """Learn from how long a message took."""
-        conn.timing.probation = PROBATION if took > SLOW else max(0, conn.timing.probation - 1)
-        if self.leadership.offload_all:
+    def judge(self, conn: ClientConnection, took: float, record: KindRecord | None = None) -> None:
+        """Learn from how long a message took, the kind of which has that record."""
+        slow = False  # of which the others of its kind are
+        if self.kinds is not None and record is not None:
+            slow = record.level > 0
+            with self.loop.lock:
+                self.kinds.timed(record, took)
+        elif took > SLOW:
+            self.mark_slow(conn, took)
+        elif conn.timing.probation:
+            conn.timing.probation -= 1
+        if self.leadership.offload_all and not slow:
             self.pace += (took - self.pace) / PROBATION
             if self.pace < QUICK:
                 self.leadership.offload_all = False

@@ -31,10 +31,12 @@ from typing import TYPE_CHECKING, Any
 from treadle._base.clock import now as clock
 from treadle._base.clock import thread_clock
 from treadle._dispatch.idle import IdleTask
+from treadle.orders._levels import Levels
 
 if TYPE_CHECKING:
     from treadle._dispatch.dispatcher import Dispatcher
     from treadle.server._loop.event_loop import EventLoop
+    from treadle.server._serving.kinds import Record
     from treadle.server._transport.connection import ClientConnection
 
 __all__ = ["Lead", "Leadership", "take"]
@@ -43,7 +45,7 @@ __all__ = ["Lead", "Leadership", "take"]
 class Lead(IdleTask):
     """One worker's spell of leading."""
 
-    __slots__ = ("clock", "leadership", "lost", "preempted", "slot")
+    __slots__ = ("clock", "leadership", "level", "lost", "preempted", "record", "slot")
 
     def __init__(self, leadership: Leadership) -> None:
         super().__init__(leadership.dispatcher)
@@ -52,6 +54,8 @@ class Lead(IdleTask):
         self.lost: ClientConnection | None = None  # with which it lost the lead, until its thread has noticed
         self.preempted = False
         self.clock: int | None = None  # of the processor time that its thread uses
+        self.record: Record | None = None  # of the kind of the message that is handled; None: it has none
+        self.level = 0  # of the message over which the lead was lost, see `treadle.orders.Levels`
 
     def _name_for(self, fn: Any) -> str:
         running = self.slot or self.lost is not None
@@ -74,6 +78,7 @@ class Leadership:
         handler_name: what snapshots call a leader that is inside a handler.
         run: leads, on the worker's thread, until its Lead is preempted or lost.
         killed: called, on that thread, with the connection that a leader had whose thread is killed.
+        caught: called, with the loop's lock held, with a Lead that is lost just now.
 
     Attributes:
         turns: times that something was begun that may block, by the leader; the watchdog reads it.
@@ -82,11 +87,13 @@ class Leadership:
     """
 
     __slots__ = (
+        "caught",
         "dispatcher",
         "handler_name",
         "handoff",
         "killed",
         "lead",
+        "levels",
         "loop",
         "offload_all",
         "run",
@@ -100,10 +107,12 @@ class Leadership:
 
     run: Callable[[Lead], object]
     killed: Callable[[ClientConnection], object]
+    caught: Callable[[Lead], object]
 
     def __init__(self, loop: EventLoop, dispatcher: Dispatcher, handler_name: str) -> None:
         self.loop = loop
         self.dispatcher = dispatcher
+        self.levels = dispatcher.order if isinstance(dispatcher.order, Levels) else None  # which bounds slow messages
         self.handler_name = handler_name
         self.turns = 0
         self.steps = 0
@@ -185,11 +194,25 @@ class Leadership:
             except IndexError:
                 return False
             lead.lost = conn
+            self.caught(lead)
             conn.take_over(clock())
             self.lead = None
             self.vacant = True
         self.dispatcher.idle_is_over(lead)
+        if self.levels is not None:
+            with self.dispatcher.lock:  # it may have come back meanwhile, and be over
+                self.levels.hold(lead, lead.level)
         return True
+
+    @property
+    def is_to_look(self) -> bool:
+        """Whether the pool is to be told, now or soon, to look whether a message may be handled after a time."""
+        return self.levels is not None and self.levels.is_to_look()
+
+    def look_again(self, now: float) -> None:
+        """Tell it, if the time has come."""
+        if self.levels is not None and self.levels.look_is_due(now):
+            self.dispatcher.look_again()
 
     # -- from any thread ------------------------------------------------------------------------------------------
 

@@ -73,6 +73,8 @@ class Watchdog:
                 quiet = 0
             if lead is not None:
                 self._sample.look(lead)
+            if leadership.is_to_look:
+                leadership.look_again(now())
             seen = turns
             confirms = inside and not confirms  # who was inside is looked at again soon, once
             seldom = min(max(LOOK, (now() - slow_at) * SHARE), SELDOM)
@@ -86,7 +88,8 @@ class Watchdog:
         if not leadership.promote_new_leader(lead):
             return
         self.promotions += 1
-        if leadership.turns - self._promoted_at < FEW:
+        # Where kinds are known it was a slow one, and others need not be.
+        if leadership.turns - self._promoted_at < FEW and self.driver.handlers.kinds is None:
             self.driver.handlers.offload_messages()
         self._promoted_at = leadership.turns
 
@@ -95,7 +98,8 @@ class Watchdog:
         leadership = self.leadership
         leadership.watchdog_sleeps = True
         # First written, then looked: so either we see that a handler has begun, or its leader sees that we sleep.
-        if leadership.turns != turns or (lead is not None and lead.slot) or leadership.vacant or self.driver.loop.over:
+        busy = leadership.turns != turns or (lead is not None and bool(lead.slot)) or leadership.vacant
+        if busy or self.driver.loop.over or leadership.is_to_look:
             leadership.watchdog_sleeps = False
             return False
         leadership.watchdog_wakeup.acquire()

@@ -76,9 +76,10 @@ class Timing:
         late: its time is over; to be looked at once more before it is judged.
         stalled: so late were we ourselves that we did not run by then.
         probation: messages to come that are handed over before they run, for its handler has been slow.
+        level: of slowness, meanwhile: 2, if it took more than 10 ms, else 1.
     """
 
-    __slots__ = ("handled", "late", "lull", "probation", "since", "stalled")
+    __slots__ = ("handled", "late", "level", "lull", "probation", "since", "stalled")
 
     def __init__(self, now: float) -> None:
         self.since = now
@@ -87,6 +88,7 @@ class Timing:
         self.late = False
         self.stalled = False
         self.probation = 0
+        self.level = 0
 
 
 class ClientConnection:
