@@ -152,8 +152,8 @@ class EventLoopGroup:
             driver.loop.post(partial(self._deal, driver, conn))
 
     def _not_taken_in(self, address: Any, why: str) -> None:
-        self.limiter.leave(address)
         self.tally.add_closed(why)
+        self.limiter.leave(address)
 
     def _deal(self, driver: Driver, conn: ClientConnection) -> None:
         """Have a driver look after what it was dealt."""
@@ -170,8 +170,8 @@ class EventLoopGroup:
 
     def _left(self, driver: Driver, conn: ClientConnection, why: str) -> None:
         """A connection is about to be closed."""
+        self.tally.add_closed(why)  # first: who sees that a connection is gone finds it among those that were closed
         self.limiter.leave(conn.peer.address, behind=conn.peer.proxy is not None)
-        self.tally.add_closed(why)
         if why:
             self.tally.tell_cut(conn.peer, why, in_header=conn.intake.header is not None)
         if conn.record is not None and why != REFUSED:
