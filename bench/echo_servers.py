@@ -228,6 +228,7 @@ def serve_go(options: argparse.Namespace) -> None:
 def serve_treadle(options: argparse.Namespace) -> None:
     """treadle: a function for each message; --processes shares the socket among several."""
     from treadle import Pool
+    from treadle.orders import Levels
     from treadle.server import Limits, Messages, Server
     from treadle.server._accept.listen import open_listeners
     from treadle.server._processes import serve_in_processes
@@ -246,7 +247,7 @@ def serve_treadle(options: argparse.Namespace) -> None:
         if options.queue_size is None:
             server = Server(protocol, listeners, max_workers=options.threads, limits=limits, tls=tls)
             return server._run(1, lifeline=lifeline)
-        pool = Pool(options.threads, queue_size=options.queue_size)
+        pool = Pool(options.threads, queue_size=options.queue_size, order=Levels())
         return Server(protocol, listeners, pool=pool, limits=limits, tls=tls)._run(1, lifeline=lifeline, ends_pool=True)
 
     if options.processes > 1:
@@ -259,7 +260,7 @@ def treadle_protocol(options: argparse.Namespace, messages: Callable[..., Any]) 
     from treadle.server import Lines, Raw
 
     if options.routes:
-        return messages(lambda data, peer: echo_by_route(data), Lines())
+        return messages(lambda data, peer: echo_by_route(data), Lines(), kind=lambda line: line.partition(b" ")[0])
     if options.lines:
         return messages(lambda data, peer: data + b"\n", Lines())
     if options.slow:

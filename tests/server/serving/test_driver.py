@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from contextvars import ContextVar
 from typing import Any
 
@@ -23,42 +22,6 @@ from treadle.server._serving.driver import Driver
 from treadle.server._serving.handlers import TURN, Handlers
 from treadle.server._transport.connection import CHUNK, ClientConnection
 from treadle.server._transport.io import ConnectionIO
-
-
-class Words:
-    """A framing of a test's own, which ends at a word that it does not like, in one of several ways."""
-
-    held = 0
-
-    def __init__(self, error: BaseException, way: str) -> None:
-        self.error = error
-        self.way = way
-        self.bad = False
-
-    def decoder(self, limit: int) -> Words:
-        return Words(self.error, self.way)
-
-    def words(self, data: bytes) -> Iterator[bytes]:
-        for word in data.split():
-            if word == b"bad":
-                raise self.error
-            yield word
-
-    def feed(self, data: bytes) -> Any:
-        if self.way == "iterating":
-            return self.words(data)
-        if self.bad:
-            raise self.error
-        before, bad, _ = data.partition(b"bad")
-        self.bad = bool(bad)
-        if self.bad and self.way == "at once" and not before.split():
-            raise self.error
-        return before.split()
-
-    def finish(self) -> list[bytes]:
-        if self.bad:
-            raise self.error
-        return []
 
 
 def fail(*args: object) -> bool:
