@@ -113,7 +113,7 @@ class Judge:
             self.not_read[conn] = driver.loop.now
         if conn.busy:
             return
-        assert conn.outbox.unsent == sum(map(len, conn.outbox.pieces)), said
+        assert conn.outbox.unsent == sum(len(view) for view in conn.outbox.pieces if isinstance(view, memoryview)), said
         assert conn.watched or conn in driver.loop.ready, f"{said}: forgotten"
         assert conn.intake.decoder.held <= self.limits.max_message + CHUNK, (
             f"{said}: {conn.intake.decoder.held} bytes held"

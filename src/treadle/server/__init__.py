@@ -16,6 +16,7 @@ from treadle.server._transport.decoder import CloseConnection, Decoder
 from treadle.server._transport.limits import Limits
 from treadle.server._transport.observing.observer import ConnectionEvent, MessageEvent, Observer
 from treadle.server._transport.peer import Peer
+from treadle.server._transport.sending.file_range import FileRange
 
 __all__ = [
     "Certificates",
@@ -24,6 +25,7 @@ __all__ = [
     "ConnectionEvent",
     "Decoder",
     "Delimiter",
+    "FileRange",
     "Framing",
     "LengthPrefix",
     "Limits",

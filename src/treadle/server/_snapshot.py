@@ -28,8 +28,9 @@ class ServerSnapshot:
             end of a stop); "framing" (which failed); "tls_handshake" (failed), "tls_cut_short" (ended amid a message,
             without TLS's goodbye), "tls_error" (after the handshake); "proxy_header" (no valid one), "proxy_untrusted"
             (a header of an address that may send none); "message_rejected" (by the pool, without
-            `Limits.reject_messages_with`); "thread_killed" (amid a handler); "connection_lost" (reset, broken, timed
-            out by the system); "internal_error" (a fault of treadle). The others ended in order, or their
+            `Limits.reject_messages_with`); "thread_killed" (amid a handler); "answer_failed" (amid the answer: what
+            gave its pieces raised, or its file was too short); "connection_lost" (reset, broken, timed out by the
+            system); "internal_error" (a fault of treadle). The others ended in order, or their
             handler raised, which `failures` counts.
         messages: whose handler was called so far; a conversation of a Session counts as one.
         handled_inline: of them, those that the leading thread has handled, which are no tasks of the pool.

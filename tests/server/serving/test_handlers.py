@@ -202,7 +202,7 @@ def answered(way: str, answer: Any, caplog: pytest.LogCaptureFixture) -> tuple[b
 @pytest.mark.parametrize(
     "answer",
     [
-        *(0, "", [], False, 0.0, (), {}, "text"),
+        *(0, "", False, 0.0, {}, "text", ["text"], [b"bytes", None]),
         *(Raises(ValueError()), Raises(BlockingIOError()), Raises(OSError()), Unreadable()),
     ],
 )
@@ -210,7 +210,15 @@ def test_an_answer_that_is_neither_bytes_nor_none_is_a_failure_also_a_false_one(
     way: str, answer: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert answered(way, answer, caplog) == (b"", 1)
-    assert f"returned {type(answer).__name__}; allowed: bytes, or None" in caplog.text
+    said = {"text": "returned list of str", "None": "returned list of NoneType, bytes"}
+    what = said.get(str(answer[-1]) if isinstance(answer, list) else "", f"returned {type(answer).__name__}")
+    assert f"{what}; allowed: bytes, a list of them" in caplog.text
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("answer", [[], (), [b""], iter(())], ids=str)
+def test_nothing_in_pieces_is_no_answer(way: str, answer: Any, caplog: pytest.LogCaptureFixture) -> None:
+    assert answered(way, answer, caplog) == (b"last\n", 0)
 
 
 def released() -> memoryview:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 from typing import Protocol as _Protocol
+
+from treadle.server._transport.sending.file_range import FileRange
 
 if TYPE_CHECKING:
     from treadle.server._transport.connection import ClientConnection
@@ -14,7 +16,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Answer", "Protocol", "missing_from"]
 
-Answer = bytes | bytearray | memoryview | None  # of a handler; None: nothing is sent
+Bytes = bytes | bytearray | memoryview
+# Of a handler. Of several bytes they are sent one after another, of an iterator as it gives them; None: nothing is.
+Answer = Bytes | list[bytes] | tuple[Bytes, ...] | FileRange | Iterator[Bytes] | None
 
 
 class Protocol(_Protocol):

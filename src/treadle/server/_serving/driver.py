@@ -17,7 +17,8 @@ from treadle._base.words import log
 from treadle._dispatch.worker import lent_here
 from treadle.server._loop.event_loop import EventLoop
 from treadle.server._loop.poller import READ
-from treadle.server._serving.handlers import TURN, Handlers, can_be_sent
+from treadle.server._serving.answers import can_be_sent
+from treadle.server._serving.handlers import TURN, Handlers
 from treadle.server._serving.handshakes import Handshakes
 from treadle.server._serving.leadership import Lead, Leadership
 from treadle.server._transport.causes import CUT, FAULT, KILLED
@@ -95,7 +96,7 @@ class Driver:
         self.reception: Reception | None = None
         self.dealt = 0
         self.emptied = Event()
-        self.leadership.run, self.leadership.killed = self.run, self.killed
+        self.leadership.run, self.leadership.killed, self.leadership.pump = self.run, self.killed, self.io.pump
 
     # -- leading ------------------------------------------------------------------------------------------------------
 
@@ -106,6 +107,7 @@ class Driver:
         push, pop, handle = lead.slot.append, lead.slot.pop, self.handlers.handle
         handlers, io, chunk, short = self.handlers, self.io, CHUNK, State.READY
         lent = lent_here(leadership.dispatcher)
+        fresh = handlers.fresh
         find = None if handlers.kinds is None else handlers.kinds.find
         messages: Any
         unsettled = False
@@ -155,11 +157,14 @@ class Driver:
                 push(conn)
                 if leadership.watchdog_sleeps:
                     leadership.wake_watchdog()
+                context = conn.context.copy() if fresh else conn.context
                 try:
                     if lent is None:
-                        answer = conn.context.run(handle, message, conn.peer)
+                        answer = context.run(handle, message, conn.peer)
                     else:
-                        answer = lent.run(conn.context, handle, message, conn.peer)
+                        answer = lent.run(context, handle, message, conn.peer)
+                    if type(answer) is not bytes:
+                        answer = handlers.prepared(conn, answer, context)
                 except BaseException as error:
                     answer, unsettled = handlers.failed(conn, error), True
                 try:
@@ -173,7 +178,8 @@ class Driver:
                         if (sent := conn.send(answer)) != size:
                             io.keep(conn, answer, sent)
                     elif answer is not None:
-                        handlers.answer(conn, answer)  # nothing to send, or nothing that can be sent
+                        handlers.answer(conn, answer)  # nothing to send, or nothing that can be sent,
+                        handlers.send_made(conn)  # or it was made in pieces
                         unsettled = bool(conn.outbox.pieces or conn.ending.closing or conn.ending.error)
                 except Exception as error:
                     self.unsent(conn, answer, error)
@@ -266,6 +272,9 @@ class Driver:
             source.attend(event)
             return True
         conn = source
+        if conn.busy and conn.outbox.filling is not None:
+            self.io.pump(conn)
+            return True
         if conn.busy and not self.io.has_back(conn):
             return True
         if conn in self.loop.ready:  # it has its turn there, after which it may be read from again
@@ -336,7 +345,7 @@ class Driver:
     def proceed(self, conn: ClientConnection, lead: Lead | None) -> bool:
         """Handle what waits in `conn`, here or elsewhere; False: the lead was lost."""
         handling = self.handlers
-        if conn.intake.waiting and not conn.outbox.unsent > self.handlers.max_unsent:
+        if conn.intake.waiting and conn.outbox.has_room(self.handlers.max_unsent):
             if lead is None or conn.timing.probation or self.leadership.offload_all or not handling.inline:
                 handling.delegate(conn)
                 return True
@@ -443,6 +452,7 @@ class Driver:
             self.loop.run_posted()
         for conn in self.io.connections():
             if conn.busy:  # cut, and closed by its handler when that is done, of which nobody is told any more
+                conn.outbox.clear()  # a handler may wait for room in it
                 self.io.left(conn, conn.ending.error or CUT)
             else:  # it was the leader's, who was stuck when all were cut, see `EventLoopGroup.abandon`
                 self.io.abort(conn, CUT)

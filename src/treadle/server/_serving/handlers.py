@@ -21,23 +21,27 @@ from treadle._tasks.options import TaskOptions
 from treadle._tasks.scope import SCOPE, Scope
 from treadle.errors import DeadlineExceeded, MessageTooLong, PoolFull, TreadleError
 from treadle.server._loop.poller import READ
+from treadle.server._serving.answers import Answers, is_made_in_pieces, pull, send
 from treadle.server._serving.kinds import SLOW, Kinds
 from treadle.server._serving.leadership import take
 from treadle.server._transport.causes import CUT, DROPPED
-from treadle.server._transport.connection import ClientConnection
+from treadle.server._transport.connection import ClientConnection, run_in
 from treadle.server._transport.decoder import CloseConnection
 from treadle.server._transport.observing.record import Arrival, Record
 from treadle.server._transport.peer import Peer
 from treadle.server._transport.state import State
 
 if TYPE_CHECKING:
+    from contextvars import Context
+
     from treadle.server._protocols.protocol import Protocol
     from treadle.server._serving.kinds import Record as KindRecord
     from treadle.server._serving.leadership import Lead, Leadership
     from treadle.server._transport.io import ConnectionIO
     from treadle.server._transport.limits import Limits
+    from treadle.server._transport.sending.spool import Spool
 
-__all__ = ["TURN", "HandlerTask", "Handlers", "can_be_sent"]
+__all__ = ["TURN", "HandlerTask", "Handlers"]
 
 _log = logging.getLogger("treadle.server")
 
@@ -48,6 +52,7 @@ TURN = 0.005  # seconds after which the others have their turn, though less was 
 AT_ONCE = 64  # messages of one connection that are handled before the others have their turn; a guess
 
 
+ALLOWED = "allowed: bytes, a list of them, a FileRange, an iterator of them, or None for no answer"
 BARE = NoContext()
 
 
@@ -139,7 +144,9 @@ class Handlers:
         self.io = io
         self.protocol = protocol
         self.timeout = limits.handler_timeout
-        self.call: Callable[[ClientConnection, Any], Any] = self.call_observed if observed else self.call_handler
+        self.call: Callable[[ClientConnection, Any, Answers], Any] = (
+            self.call_observed if observed else self.call_handler
+        )
         self.handle: Callable[[Any, Any], Any] = protocol.handle if self.timeout is None else self.handle_in_time
         self.policy = when_full if when_full in ("reject", "discard_oldest") else "block"  # it never runs in the leader
         self.converse = protocol.converse
@@ -150,6 +157,7 @@ class Handlers:
         self.name = protocol.name
         self.limits = limits
         self.max_unsent = limits.max_unsent
+        self.fresh: bool = getattr(protocol, "fresh_context", False)  # for each message, and not each connection
         self.inline = protocol.converse is None  # whether the leader may run it
         self.plain = self.inline and not observed  # whether it may do so in the short way
         # Changed with the loop's lock held:
@@ -165,20 +173,44 @@ class Handlers:
         """Return how many messages leaders have begun with. From any thread."""
         return self.leadership.turns - self.leadership.steps
 
-    def call_handler(self, conn: ClientConnection, message: Any) -> Any:
-        """Run the handler on one message; return its answer."""
+    def call_handler(self, conn: ClientConnection, message: Any, before: Answers) -> Any:
+        """Run the handler on one message; return its answer, unless that is sent, behind those before it."""
         conn.number += 1
+        context = conn.context.copy() if self.fresh else conn.context
         try:
-            return conn.run(self.handle, message, conn.peer)
+            answer = run_in(context, self.handle, message, conn.peer)
+            return answer if type(answer) is bytes else self.prepared(conn, answer, context, before.send)
         except BaseException as error:
             return self.failed(conn, error)
 
-    def call_observed(self, conn: ClientConnection, arrival: Arrival) -> Any:
+    def call_observed(self, conn: ClientConnection, arrival: Arrival, before: Answers) -> Any:
         """Do so, and note what observers are to be told, once it is answered."""
         record = cast(Record, conn.record)
-        answer = self.call_handler(conn, record.begin(arrival, handed_over=conn.busy))
-        record.end(answer)
+        answer = self.call_handler(conn, record.begin(arrival, handed_over=conn.busy), before)
+        record.end(answer or conn.outbox.filling)
         return answer
+
+    def prepared(
+        self, conn: ClientConnection, answer: Any, context: Context, before: Callable[[], object] | None = None
+    ) -> Any:
+        """Return what a handler has returned, in `context`; b"" if that is sent, as it is made.
+
+        Args:
+            before: sends the answers before it.
+
+        Raises:
+            Exception: it could not be made.
+        """
+        if answer is None or not is_made_in_pieces(answer):
+            return answer
+
+        def begin() -> Spool:
+            if before is not None:
+                before()
+            return self.io.open_spool(conn)
+
+        run_in(context, pull, answer, begin)
+        return b""
 
     def handle_in_time(self, message: Any, peer: Peer) -> Any:
         """Run the handler on one message, under its deadline."""
@@ -213,20 +245,25 @@ class Handlers:
 
     def answer(self, conn: ClientConnection, answer: Any) -> None:
         """Send what the handler returned; if that cannot be sent, it is a failure of it."""
+        if answer is None:
+            return
         try:
-            if answer is not None and memoryview(answer).nbytes:  # what is false, but no bytes, is no empty answer
-                conn.write(answer)
+            send(conn, answer)
         except Exception:  # whatever an object of the user's does when it is asked for its bytes
-            kind = type(answer).__name__
-            self.failed(conn, TypeError(f"handler {self.name} returned {kind}; allowed: bytes, or None for no answer"))
+            self.failed(conn, TypeError(f"handler {self.name} returned {_kind_of(answer)}; {ALLOWED}"))
+
+    def send_made(self, conn: ClientConnection) -> None:
+        """Send what was made in pieces, if the leader itself has made it. For the leader that has `conn`."""
+        if conn.outbox.filling is not None:
+            conn.outbox.seal()
+            conn.flush()
 
     # -- the leader's way -----------------------------------------------------------------------------------------
 
     def work(self, conn: ClientConnection, lead: Lead) -> bool:
         """Handle what waits in `conn`, inline; False if the lead was lost. Answers are sent together."""
         leadership, slot, waiting = self.leadership, lead.slot, conn.intake.waiting
-        answers: list[bytes] = []
-        size = 0
+        answers = Answers(conn, self.answer, self.max_unsent)
         until = clock.now() + TURN
         lead.record = record = None
         for number in range(min(len(waiting), AT_ONCE)):
@@ -243,17 +280,16 @@ class Handlers:
             slot.append(conn)
             if leadership.watchdog_sleeps:
                 leadership.wake_watchdog()
-            answer = self.call(conn, message)
+            answer = self.call(conn, message, answers)
             if not take(slot):
-                self.answer_all(conn, answers)
+                answers.send()
                 self.lost_the_lead(conn, answer, lead)
                 return False
-            if answer is not None:
-                answers.append(answer if type(answer) is bytes else _own(answer))
-                size += _size_of(answer, self.max_unsent + 1)
-            if conn.ending.closing or size > self.max_unsent:
+            answers.add(answer)
+            if conn.ending.closing or conn.outbox.filling is not None or answers.are_enough():
                 break
-        self.answer_all(conn, answers)
+        answers.send()
+        self.send_made(conn)
         self.io.has_waiting(conn)
         if conn.record is not None and not self.tell(conn, conn.record, lead):
             return False
@@ -298,15 +334,6 @@ class Handlers:
             self.mark_slow(conn, SLOW)
         self.go_on(conn)
         return False
-
-    def answer_all(self, conn: ClientConnection, answers: list[bytes]) -> None:
-        """Send what several messages were answered with."""
-        try:
-            answers = [b"".join(answers)] if len(answers) > 1 else answers
-        except Exception:
-            pass  # the last one is no bytes, see `_size_of`; those before it are sent
-        for answer in answers:
-            self.answer(conn, answer)
 
     def delegate(self, conn: ClientConnection, record: KindRecord | None = None) -> None:
         """Hand what waits in `conn` to the pool, which may make it wait, and so stops reading from it.
@@ -432,30 +459,25 @@ class Handlers:
         if self.converse is not None:
             self.hold(conn, self.converse)
             return False
-        answers: list[bytes] = []
-        size, most = 0, AT_ONCE
+        answers, most = Answers(conn, self.answer, self.max_unsent), AT_ONCE
         while self.io.has_waiting(conn):
             message = conn.intake.waiting.popleft()
             with self.loop.lock:
                 self.followed += 1
             began = conn.timing.handled = clock.now()
-            answer = self.call(conn, message)
+            answers.add(self.call(conn, message, answers))
             conn.timing.handled = 0.0
             self.judge(conn, clock.now() - began, task.record)
             message = None
-            if answer is not None:
-                answers.append(answer if type(answer) is bytes else _own(answer))
-                size += _size_of(answer, self.max_unsent + 1)
-            answer = None
             waiting = self.io.has_waiting(conn)
             task.record = self.record_of(conn) if waiting and self.kinds is not None else None
             most -= 1
             quick = waiting and self.is_quick(conn, task.record)
             inline = quick and self.is_led()
-            if quick and not inline and most and size <= self.max_unsent and not conn.ending.closing:
+            if quick and not inline and most and not (answers.are_enough() or conn.ending.closing):
                 continue
-            self.answer_all(conn, answers)
-            answers, size, most = [], 0, AT_ONCE
+            answers.send()
+            most = AT_ONCE
             if conn.record is not None:
                 conn.record.tell_run(conn.ending.error)
             if inline or not waiting or not self.may_go_on(conn):
@@ -530,7 +552,7 @@ class Handlers:
 
     def may_go_on(self, conn: ClientConnection) -> bool:
         """Whether the next message may be handled now."""
-        return not (conn.ending.closing or conn.ending.error or conn.outbox.unsent > self.max_unsent)
+        return not (conn.ending.closing or conn.ending.error) and conn.outbox.has_room(self.max_unsent)
 
     def release(self, conn: ClientConnection) -> None:
         """Give `conn` back to the leader, who need not be told if it is to do nothing but read."""
@@ -538,7 +560,7 @@ class Handlers:
         conn.active = clock.now()
         self.io.has_waiting(conn)
         conn.intake.restart(conn.active)  # nothing was read meanwhile, and that was not the client's fault
-        plain = conn.is_only_to_be_read()
+        plain = conn.outbox.filling is None and conn.is_only_to_be_read()
         with loop.lock:
             if plain and not loop.draining and not loop.over and self.watched_again(conn):
                 short = self.plain and not conn.timing.probation and not conn.intake.begun
@@ -548,23 +570,9 @@ class Handlers:
         self.lapse(conn)
 
 
-def _own(answer: Any) -> Any:
-    """Return a copy of an answer that the handler may change before it is sent; one that is no bytes, as it is."""
-    try:
-        return memoryview(answer).tobytes()
-    except Exception:  # it is no bytes, or a view that was released, or whatever an object of the user's raises
-        return answer
-
-
-def _size_of(answer: Any, otherwise: int) -> int:
-    """Return the length of an answer; `otherwise` if it is none, or of a kind that is to be sent by itself."""
-    return len(answer) if isinstance(answer, (bytes, bytearray)) else otherwise  # a memoryview's is in items, not bytes
-
-
-def can_be_sent(answer: Any) -> bool:
-    """Whether an answer is bytes, or like them: if not, the error is of its own making."""
-    try:
-        memoryview(answer)
-    except Exception:
-        return False
-    return True
+def _kind_of(answer: Any) -> str:
+    """Return what an answer is, that cannot be sent, as a message has it."""
+    kind = type(answer).__name__
+    if isinstance(answer, (list, tuple)):
+        kind += f" of {', '.join(sorted({type(one).__name__ for one in answer}))}"
+    return kind

@@ -26,6 +26,7 @@ from __future__ import annotations
 
 from _thread import allocate_lock
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from treadle._base.clock import now as clock
@@ -79,6 +80,8 @@ class Leadership:
         run: leads, on the worker's thread, until its Lead is preempted or lost.
         killed: called, on that thread, with the connection that a leader had whose thread is killed.
         caught: called, with the loop's lock held, with a Lead that is lost just now.
+        pump: called, by the next leader, with a connection whose handler, amid which the lead was lost, makes an answer
+            piece by piece.
 
     Attributes:
         turns: times that something was begun that may block, by the leader; the watchdog reads it.
@@ -96,6 +99,7 @@ class Leadership:
         "levels",
         "loop",
         "offload_all",
+        "pump",
         "run",
         "steps",
         "successor",
@@ -108,6 +112,7 @@ class Leadership:
     run: Callable[[Lead], object]
     killed: Callable[[ClientConnection], object]
     caught: Callable[[Lead], object]
+    pump: Callable[[ClientConnection], object]
 
     def __init__(self, loop: EventLoop, dispatcher: Dispatcher, handler_name: str) -> None:
         self.loop = loop
@@ -196,6 +201,8 @@ class Leadership:
             lead.lost = conn
             self.caught(lead)
             conn.take_over(clock())
+            if conn.outbox.filling is not None:
+                self.loop.post(partial(self.pump, conn))
             self.lead = None
             self.vacant = True
         self.dispatcher.idle_is_over(lead)

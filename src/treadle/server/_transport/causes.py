@@ -11,6 +11,7 @@ __all__ = [
     "CUT_SHORT",
     "DROPPED",
     "FAULT",
+    "HALF",
     "KILLED",
     "MALFORMED",
     "NO_HANDSHAKE",
@@ -22,6 +23,7 @@ CUT = "cut at the end"  # of a stop
 CUT_SHORT = "TLS cut short"  # it ended amid a message, without TLS's own goodbye
 DROPPED = "the pool dropped its message"
 FAULT = "a fault in treadle itself"
+HALF = "its answer could not be made, or read from its file, to the end"
 KILLED = "its thread was killed"
 MALFORMED, UNTRUSTED = "no valid PROXY header", "PROXY header of an untrusted address"
 NO_HANDSHAKE = "TLS handshake failed"
@@ -32,6 +34,7 @@ NAMES = {
     CUT_SHORT: "tls_cut_short",
     DROPPED: "message_rejected",
     FAULT: "internal_error",
+    HALF: "answer_failed",
     KILLED: "thread_killed",
     MALFORMED: "proxy_header",
     UNTRUSTED: "proxy_untrusted",

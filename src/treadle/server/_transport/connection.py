@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import socket
 import ssl
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from contextvars import Context
 from math import inf
@@ -14,14 +16,16 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from treadle._dispatch.worker import current_worker
 from treadle.server._transport.decoder import RawDecoder
 from treadle.server._transport.intake import Intake
-from treadle.server._transport.outbox import Outbox, unacknowledged
 from treadle.server._transport.peer import Peer
+from treadle.server._transport.sending.outbox import Outbox, view_of
+from treadle.server._transport.sending.transfer import unacknowledged
 from treadle.server._transport.state import State
 
 if TYPE_CHECKING:
     from treadle.server._loop.timers import Entry
     from treadle.server._transport.decoder import Decoder
     from treadle.server._transport.observing.record import Record
+    from treadle.server._transport.sending.outbox import Part
 
 __all__ = [
     "BLOCKED",
@@ -31,6 +35,7 @@ __all__ = [
     "hang_up",
     "is_ragged",
     "plain_of",
+    "run_in",
 ]
 
 T = TypeVar("T")
@@ -38,6 +43,7 @@ T = TypeVar("T")
 CHUNK = 256 * 1024  # bytes read at once, at most, as the event loops do; see `treadle.server._group` for what it costs
 KERNEL = 16 << 20  # bytes that the kernel holds for one connection, at most; its own limit (net.ipv4.tcp_rmem) is 6 MiB
 HANDSHAKE, LONGEST_RECORD = b"\x16", 5 + (1 << 14)  # how a record of one begins; bytes of a plain one, at most
+UNSENDABLE = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)  # what the kernel says of a file that it cannot send itself
 PIECE = 1 << 16  # bytes given to TLS at once, which does not say how many of them it has sent before all are
 RECORD = 22  # bytes of a TLS record beside what it carries, at least (RFC 8446, section 5.2; a tag of 16 bytes)
 RESET = struct.pack("ii", 1, 0)  # SO_LINGER with no time: the kernel forgets what is unsent, and sends RST
@@ -54,9 +60,10 @@ class Ending:
         closing: it is to be closed when what is answered is sent.
         last: it is to be closed after the message at hand. For the leader alone, as `looked` is.
         looked: it was read from since the server began to stop, or since it was too old.
+        torn: the client has half of an answer, or may have, and is to see that.
     """
 
-    __slots__ = ("closing", "error", "last", "looked", "why")
+    __slots__ = ("closing", "error", "last", "looked", "torn", "why")
 
     def __init__(self) -> None:
         self.error: str | None = None
@@ -64,6 +71,7 @@ class Ending:
         self.closing = False
         self.last = False
         self.looked = True
+        self.torn = False
 
 
 class Timing:
@@ -207,15 +215,11 @@ class ClientConnection:
 
     def run(self, fn: Callable[..., T], *args: Any) -> T:
         """Call the user's `fn` with the connection's context variables; what it has not set, its thread has."""
-        worker = current_worker()
-        if worker is None or worker.lent is None:
-            return self.context.run(fn, *args)
-        return worker.lent.run(self.context, fn, *args)
+        return run_in(self.context, fn, *args)
 
     def write(self, answer: bytes) -> None:
         """Send `answer` behind all before it; keep what the kernel does not take. It never blocks or raises OSError."""
-        view = memoryview(answer)
-        view = view.cast("B") if view.c_contiguous else memoryview(view.tobytes())
+        view = view_of(answer)
         if self.ending.error is not None:
             return
         outbox = self.outbox
@@ -237,17 +241,67 @@ class ClientConnection:
             view = view[sent:]
         outbox.add(view)
 
-    def flush(self) -> bool:
-        """Send what the kernel takes; return whether it took something, or all that there is."""
-        before = self.outbox.unsent
+    def write_all(self, answers: Sequence[bytes]) -> None:
+        """Send several `answers`, as `write` does, without joining them."""
+        views = [view_of(answer) for answer in answers]
+        first = not self.outbox.pieces
+        for view in views:
+            if view and self.ending.error is None:
+                self.outbox.add(view)
+        if first:
+            self.flush()
+
+    def write_part(self, part: Part) -> None:
+        """Send what is more than bytes, as `write` does."""
+        first = not self.outbox.pieces
+        if self.ending.error is not None:
+            part.drop()
+            return
+        self.outbox.add_part(part)
+        if first:
+            self.flush()
+
+    def flush(self) -> None:
+        """Send what the kernel takes."""
         try:
-            self.outbox.send(self.send, PIECE if self.secure else None)
+            self.outbox.send(self)
         except BLOCKED:
             pass
         except OSError as error:
             self.give_up(error)
-            return True
-        return self.outbox.unsent < before or not before
+
+    @property
+    def at_once(self) -> int | None:
+        """Bytes of views that are given to it at once, at most; None: all."""
+        return PIECE if self.secure or not hasattr(self.sock, "sendmsg") else None  # as on Windows
+
+    def send_views(self, views: Sequence[memoryview]) -> int:
+        """Give the kernel several views at once, or TLS so many bytes of them; return how many bytes it took."""
+        most = self.at_once
+        if most is not None:  # TLS has to be called again with what begins the same, and is not shorter
+            return self.send(views[0][:most] if len(views) == 1 else _joined(views, most))
+        if len(views) == 1:
+            return self.send(views[0])
+        return self._count(self.sock.sendmsg(views))
+
+    def send_file(self, file: Any, offset: int, size: int) -> int:
+        """Give the kernel bytes of a file; return how many it took; 0: the file has none there."""
+        if not self.secure and hasattr(os, "sendfile"):
+            try:
+                return self._count(os.sendfile(self.fd, file.fileno(), offset, size))
+            except BLOCKED:
+                raise
+            except OSError as error:
+                if error.errno not in UNSENDABLE:
+                    raise
+        data = os.pread(file.fileno(), min(size, PIECE), offset)
+        return self.send(data) if data else 0
+
+    def _count(self, sent: int) -> int:
+        """Count what was not sent by `send`, for observers; return it."""
+        if self.record is not None:
+            self.record.bytes_out += sent
+        return sent
 
     def begin_transfer(self, now: float) -> None:
         """Begin to time what is to be sent, anew if need be."""
@@ -295,6 +349,7 @@ class ClientConnection:
 
         So the client does not take the beginning of an answer for the whole of it.
         """
+        self.ending.torn = True
         try:
             self.plain.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
         except OSError:
@@ -354,6 +409,25 @@ class ClientConnection:
 def is_ragged(error: OSError) -> bool:
     """Whether it is the end without TLS's own goodbye; Python 3.11.2, for one, has no class of its own for that."""
     return isinstance(error, ssl.SSLEOFError) or getattr(error, "reason", None) == "UNEXPECTED_EOF_WHILE_READING"
+
+
+def run_in(context: Context, fn: Callable[..., T], *args: Any) -> T:
+    """Call the user's `fn` with the variables of `context`; what that has not set, the thread has."""
+    worker = current_worker()
+    if worker is None or worker.lent is None:
+        return context.run(fn, *args)
+    return worker.lent.run(context, fn, *args)
+
+
+def _joined(views: Sequence[memoryview], most: int) -> bytes:
+    """Return the bytes of `views`, at most so many."""
+    some: list[memoryview] = []
+    for view in views:
+        if most <= 0:
+            break
+        some.append(view[:most])
+        most -= len(view)
+    return b"".join(some)
 
 
 def plain_of(sock: socket.socket) -> socket.socket:

@@ -109,8 +109,7 @@ class Deadlines:
         if conn.busy:
             return self.of_busy(conn)
         if conn.outbox.pieces:
-            transfer = conn.outbox.transfer
-            return self.writing.end(transfer.since, transfer.taken, transfer.moved)
+            return self.of_writing(conn)
         if conn.intake.begun:
             return self.reading.end(conn.intake.begun, conn.intake.received)
         return min(
@@ -125,8 +124,19 @@ class Deadlines:
 
     def of_busy(self, conn: ClientConnection) -> tuple[float, str]:
         """The same for one whose handler runs in another thread."""
+        if conn.outbox.transfer.since and conn.outbox.filling is not None:
+            return min(self.of_writing(conn), self.of_handler(conn))
         if conn.timing.lull:
             return max(self.drained_at, conn.timing.lull) + GRACE, "the server stops"
+        return self.of_handler(conn)
+
+    def of_handler(self, conn: ClientConnection) -> tuple[float, str]:
+        """The same for its handler."""
         if self.handler is None or not conn.timing.handled:
             return NEVER
         return conn.timing.handled + self.handler, "handler_timeout"
+
+    def of_writing(self, conn: ClientConnection) -> tuple[float, str]:
+        """The same for what it is sent."""
+        transfer = conn.outbox.transfer
+        return self.writing.end(transfer.since, transfer.taken, transfer.moved)

@@ -11,6 +11,7 @@ import socket
 import ssl
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from treadle._base.log_throttle import kind_of
@@ -21,6 +22,7 @@ from treadle.server._transport.causes import CUT_SHORT
 from treadle.server._transport.connection import BLOCKED, CHUNK, ClientConnection, hang_up, is_ragged
 from treadle.server._transport.deadlines import GRACE, JAM, Deadlines
 from treadle.server._transport.decoder import MOST, CloseConnection
+from treadle.server._transport.sending.spool import Spool
 from treadle.server._transport.state import State
 
 if TYPE_CHECKING:
@@ -263,6 +265,43 @@ class ConnectionIO:
             conn.begin_transfer(self.loop.now)
             self.loop.timers.hasten(conn, self.deadlines.of(conn)[0])
 
+    def open_spool(self, conn: ClientConnection) -> Spool:
+        """Begin to send an answer that is still being made. For the thread that has `conn`, and is to make it."""
+        limits = self.limits
+        spool = Spool(limits.spool_memory, limits.spool_file, limits.spool_folder, partial(self.tell_of_spool, conn))
+        conn.outbox.add_part(spool)
+        if conn.ending.error is not None:
+            spool.drop()
+        return spool
+
+    def tell_of_spool(self, conn: ClientConnection) -> bool:
+        """Have the leader send what was added to the spool of `conn`; False: nobody leads any more.
+
+        Nothing is to be done if this thread leads still: it sends all when it has come to an end, or whoever takes the
+        lead from it does, see `Leadership.promoted`.
+        """
+        with self.loop.lock:
+            if conn.busy and not self.loop.over:
+                self.loop.post(partial(self.pump, conn))
+            return not self.loop.over
+
+    def pump(self, conn: ClientConnection) -> None:
+        """Send what a handler in another thread has added to its answer so far, and watch for room if need be."""
+        outbox = conn.outbox
+        if not conn.busy or outbox.filling is None:
+            return  # it was given back meanwhile, and is settled then
+        conn.flush()
+        if conn.ending.error is None and not outbox.is_dry():
+            self.sending(conn)
+            events = WRITE
+        else:  # the thread will find that the client has left, or is to add some more
+            outbox.transfer.since = 0.0
+            events = 0
+        try:
+            self.watch_for(conn, events)
+        except OSError as error:
+            conn.give_up(error)
+
     def is_over(self, conn: ClientConnection) -> bool:
         """Whether a connection that is idle is to be closed: it is too old, or the server stops."""
         if conn.ending.last or not self.loop.draining:
@@ -330,14 +369,14 @@ class ConnectionIO:
             conn.watched = 0
         del loop.sources[conn.fd]
         loop.timers.forget(conn)
-        conn.outbox.pieces.clear()
+        conn.outbox.clear()
         if conn.record is not None:
             conn.record.lapse(conn.intake.waiting, conn.ending.error or why or conn.ending.why)
         conn.intake.drop()
         try:
             self.left(conn, why or conn.ending.why)  # before the client can know that it is over
         finally:
-            if over:
+            if over or conn.ending.torn:  # a shutdown would end it in order, before it is reset
                 with suppress(OSError):  # somebody has closed it behind our back
                     conn.sock.close()
             else:
@@ -351,7 +390,7 @@ class ConnectionIO:
     # -- watching -----------------------------------------------------------------------------------------------------
 
     def watch(self, conn: ClientConnection, events: int) -> None:
-        """Watch `conn` for `events`."""
+        """Watch `conn` for `events`; 0: not at all."""
         try:
             self.watch_for(conn, events)
         except OSError as error:  # the system is out of something, such as fs.epoll.max_user_watches
@@ -367,7 +406,9 @@ class ConnectionIO:
         before = conn.watched
         if before == events:
             return
-        if before:
+        if not events:
+            self.loop.poller.remove(conn.fd, before)
+        elif before:
             self.loop.poller.change(conn.fd, before, events)
         else:
             self.loop.poller.add(conn.fd, events)
@@ -387,6 +428,7 @@ class ConnectionIO:
     def take_back(self, conn: ClientConnection) -> None:
         """Take a connection over from another thread, which has left something to do in it."""
         conn.hand_back()
+        conn.outbox.seal()
         if conn.is_open and conn.outbox.pieces:
             conn.flush()
         self.settle(conn)
@@ -394,6 +436,7 @@ class ConnectionIO:
     def give_up(self, conn: ClientConnection, why: str) -> None:
         """Take a connection over from a thread, or a task, that will not go on with it."""
         conn.hand_back()
+        conn.outbox.seal()
         conn.give_up(why)
         self.settle(conn)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, fields
 from typing import Literal
 
@@ -10,7 +11,14 @@ from treadle._base import checks
 __all__ = ["Limits"]
 
 AT_CEILING = ("pause", "reject", "evict_idle")
-COUNTS = {"max_connections": 1, "max_message": 1, "max_unsent": 0, "max_linger_bytes": 0}  # and the least of each
+COUNTS = {
+    "max_connections": 1,
+    "max_message": 1,
+    "max_unsent": 0,
+    "spool_memory": 0,
+    "spool_file": 0,
+    "max_linger_bytes": 0,
+}  # and the least of each
 LENGTHS = ("handshake_timeout", "min_rate_grace", "linger_timeout")  # seconds, never without limit
 TIMEOUTS = ("read_timeout", "write_timeout", "handler_timeout", "idle_timeout", "max_age")  # seconds, or None
 RATES = ("accept_rate", "min_read_rate", "min_write_rate")  # more than 0, or None
@@ -35,6 +43,11 @@ class Limits:
         max_message: bytes of one message, complete or not, 1 or more. A longer one closes its connection.
         max_unsent: bytes of answers, 0 or more, that may wait for a client that reads slowly before nothing more is
             read from it. One answer may be longer.
+        spool_memory: bytes of an answer that a handler makes piece by piece, 0 or more, that are kept in memory while
+            the client has not taken those before,
+        spool_file: and bytes of it, 0 or more, that are kept in a file then, which is removed with it. When these are
+            reached as well, the handler's thread waits. 0: there is no file.
+        spool_folder: where these files are; None: where the system has temporary ones.
         handshake_timeout: seconds, more than 0, for the TLS handshake, and a proxy's header before it, together.
         read_timeout: seconds from the first byte of a message to its last, more than 0.
         write_timeout: seconds, more than 0, in which a client must take some of what waits for it. One that takes it
@@ -63,6 +76,9 @@ class Limits:
     reject_messages_with: bytes | None = None
     max_message: int = 1 << 20
     max_unsent: int = 1 << 16
+    spool_memory: int = 1 << 18
+    spool_file: int = 1 << 30
+    spool_folder: str | os.PathLike[str] | None = None
     handshake_timeout: float = 10.0
     read_timeout: float | None = 30.0
     write_timeout: float | None = 30.0
@@ -86,6 +102,9 @@ class Limits:
         if not isinstance(self.reject_messages_with, (bytes, type(None))):
             told = self.reject_messages_with
             raise TypeError(f"reject_messages_with={told!r} is {type(told).__name__}; allowed: bytes, or None")
+        folder = self.spool_folder
+        if not isinstance(folder, (str, os.PathLike, type(None))):
+            raise TypeError(f"spool_folder={folder!r} is {type(folder).__name__}; allowed: a path, or None")
         for name in LENGTHS:
             checks.duration(name, getattr(self, name))
         for name in (*TIMEOUTS, *RATES, "handshake_timeout", "min_rate_grace"):

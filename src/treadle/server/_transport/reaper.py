@@ -46,6 +46,10 @@ class Reaper:
                 timed.ending.last, timed.ending.looked = True, False
                 timed.look_closely()
             end, why = self.deadlines.of(timed)
+            if end <= now and timed.busy and timed.outbox.filling is not None:  # the leader sends what is made
+                timed.flush()
+                timed.look_at_transfer(now)
+                end, why = self.deadlines.of(timed)
             if end <= now and timed.busy:
                 self.cut(timed, why)
                 end = max(self.deadlines.of(timed)[0], now + AT_LEAST)
@@ -92,6 +96,9 @@ class Reaper:
         """Cut a connection that another thread has; it is closed when that gives it back."""
         ending = conn.ending
         ending.error = ending.error or why  # first, so that a handler can tell this end; all else is the other thread's
+        if conn.outbox.filling is not None:  # half an answer is not to look like a whole one; its thread may wait
+            conn.tear()
+            conn.outbox.clear()
         conn.shut_down(socket.SHUT_RDWR)  # the client knows at once, and the handler when it reads or writes
 
     def drain(self) -> None:

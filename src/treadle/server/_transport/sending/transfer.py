@@ -1,12 +1,9 @@
-"""Outbox: what is answered and not sent; and Transfer: how far that has come."""
+"""Transfer: how far what one client is sent has come."""
 
 from __future__ import annotations
 
 import socket
 import struct
-from collections import deque
-from collections.abc import Callable
-from typing import Any
 
 try:
     import fcntl
@@ -14,7 +11,7 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["Outbox", "Transfer", "unacknowledged"]
+__all__ = ["Transfer", "unacknowledged"]
 
 
 class Transfer:
@@ -48,53 +45,6 @@ class Transfer:
         taken = self.sent + self.owed - owed
         if taken > self.taken:
             self.taken, self.moved = taken, now
-
-
-class Outbox:
-    """What one client is still to be sent, in order. For the thread that has its connection.
-
-    Attributes:
-        pieces: of bytes that nobody changes any more.
-        unsent: bytes of them.
-        transfer: how far they have come.
-    """
-
-    __slots__ = ("pieces", "transfer", "unsent")
-
-    def __init__(self) -> None:
-        self.pieces: deque[memoryview] = deque()
-        self.unsent = 0
-        self.transfer = Transfer()
-
-    def add(self, view: memoryview) -> None:
-        """Keep what is still to be sent. What the handler may change by then is copied."""
-        self.pieces.append(view if type(view.obj) is bytes else memoryview(view.tobytes()))
-        self.unsent += len(view)
-
-    def send(self, send: Callable[[Any], int], most: int | None) -> None:
-        """Send what the kernel takes, at most so many bytes at once (None: all).
-
-        Raises:
-            OSError: it takes nothing more, for now or for ever.
-        """
-        pieces = self.pieces
-        while pieces:
-            view = pieces[0]
-            piece = view if most is None else view[:most]
-            sent = send(piece)
-            self.unsent -= sent
-            self.transfer.sent += sent
-            if sent == len(view):
-                pieces.popleft()
-                continue
-            pieces[0] = view[sent:]
-            if sent < len(piece):
-                return
-
-    def clear(self) -> None:
-        """Send nothing of it."""
-        self.pieces.clear()
-        self.unsent = 0
 
 
 def unacknowledged(sock: socket.socket) -> int:

@@ -1,0 +1,1 @@
+"""What one client is still to be sent."""
