@@ -28,8 +28,15 @@ class Protocol(_Protocol):
 
         kind(message)    what messages have in common that take about as long; hashable, at most 200 bytes
         key(message)     whose it is, for a pool whose order looks at keys; hashable
+        over(message, sent, error)
+                         told once what became of each message: how many bytes of its answer the kernel has taken, and
+                         why not all, or what the handler raised; None: all is well. By the thread that has handled it,
+                         if it is over when that is done with it, else by another one of the pool's; it may block. Then
+                         `Peer.exchange` is the Exchange of the message while it is handled, with its times, and the
+                         server has each message take a longer way.
+        fresh_context    whether each message is handled in a copy of the connection's context; else all are in that
 
-    See `Messages`, which takes them as arguments.
+    See `Messages`, which takes the first two as arguments.
     """
 
     @property

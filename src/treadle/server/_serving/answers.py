@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
+from treadle.server._serving.exchanges import Exchange, Exchanges
 from treadle.server._transport.sending.file_range import FileRange
 from treadle.server._transport.sending.spool import ClientLeft, Spool
 
 if TYPE_CHECKING:
     from treadle.server._transport.connection import ClientConnection
 
-__all__ = ["Answers", "can_be_sent", "is_made_in_pieces", "pull", "send"]
+__all__ = ["Answers", "can_be_sent", "is_made_in_pieces", "pull", "send", "size_of"]
 
 
 class Answers:
@@ -20,34 +21,50 @@ class Answers:
     Args:
         answer: sends one to a connection, and sees to one that cannot be sent.
         most: bytes that wait for the others, at most.
+        exchanges: of a protocol that wants to know what becomes of each; None: it does not.
     """
 
-    __slots__ = ("_answer", "_answers", "_conn", "_most", "_size")
+    __slots__ = ("_answer", "_answers", "_conn", "_exchanges", "_full", "_most", "_open", "_over", "_size")
 
-    def __init__(self, conn: ClientConnection, answer: Callable[[ClientConnection, Any], object], most: int) -> None:
+    def __init__(
+        self,
+        conn: ClientConnection,
+        answer: Callable[[ClientConnection, Any], object],
+        most: int,
+        exchanges: Exchanges | None,
+    ) -> None:
         self._conn = conn
         self._answer = answer
         self._most = most
+        self._exchanges = exchanges
         self._answers: list[Any] = []
         self._size = 0
+        self._full = False
+        self._open: list[Exchange] = []  # those of the answers that are not sent
+        self._over: list[Exchange] = []  # and of those that are, as far as this thread is concerned
 
     def add(self, answer: Any) -> None:
-        """Send `answer` with the next ones."""
-        if type(answer) is bytes:
-            self._answers.append(answer)
-            self._size += len(answer)
-        elif answer is not None:
-            self._answers.append(_own(answer))
+        """Send `answer`, of the message that was handled last, with the next ones."""
+        exchange = None if self._exchanges is None else self._conn.peer.exchange
+        if type(answer) is not bytes and answer is not None:
             # A memoryview's length is in items, not bytes; and what is more than bytes is to be sent by itself.
-            self._size += len(answer) if isinstance(answer, bytearray) else self._most + 1
+            self._full = not isinstance(answer, bytearray)
+            answer = _own(answer)
+        if exchange is not None:
+            if not exchange.is_begun():  # else it was made in pieces
+                exchange.begin_answer(self._conn.outbox, size_of(answer), self._size)
+            self._open.append(exchange)
+        if answer is not None:
+            self._answers.append(answer)
+            self._size += size_of(answer)
 
     def are_enough(self) -> bool:
         """Whether they are to be sent before more messages are handled."""
-        return self._size > self._most
+        return self._full or self._size > self._most
 
     def send(self) -> None:
         """Send them."""
-        answers, self._answers, self._size = self._answers, [], 0
+        answers, self._answers, self._size, self._full = self._answers, [], 0, False
         if len(answers) > 1:
             try:
                 answers = [b"".join(answers)]
@@ -55,6 +72,22 @@ class Answers:
                 pass  # the last one is more than bytes, or less; those before it are sent
         for answer in answers:
             self._answer(self._conn, answer)
+        if self._exchanges is not None:
+            self._exchanges.answered(self._conn, self._open)
+            if self._open and self._conn.peer.exchange is self._open[-1]:  # else a handler makes pieces of the next
+                self._conn.peer.exchange = None  # or an idle client would keep its last message
+            self._over += self._open
+            self._open = []
+
+    def are_over(self) -> bool:
+        """Whether somebody is to be told of some that were sent."""
+        return bool(self._over)
+
+    def tell(self) -> None:
+        """Tell of them, which runs code of the user's."""
+        over, self._over = self._over, []
+        for exchange in over:
+            cast(Exchanges, self._exchanges).end(self._conn, exchange)
 
 
 def send(conn: ClientConnection, answer: Any) -> None:
@@ -116,6 +149,20 @@ def can_be_sent(answer: Any) -> bool:
     except Exception:
         return False
     return True
+
+
+def size_of(answer: Any) -> int:
+    """Return the bytes of an answer, or of a message; 0 if it is none, or nothing that has bytes."""
+    if isinstance(answer, (bytes, bytearray)):
+        return len(answer)
+    if isinstance(answer, (list, tuple)):
+        return sum(map(size_of, answer))
+    if isinstance(answer, FileRange):
+        return answer.size
+    try:
+        return memoryview(answer).nbytes
+    except Exception:
+        return 0
 
 
 def _own(answer: Any) -> Any:

@@ -88,7 +88,7 @@ class Driver:
     ) -> None:
         self.loop = loop = EventLoop(name, deadlines.period(), broken)
         self.leadership = Leadership(loop, dispatcher, protocol.name)
-        plain = protocol.converse is None and not observed
+        plain = protocol.converse is None and not observed and getattr(protocol, "over", None) is None
         self.io = ConnectionIO(loop, limits, deadlines, partial(left, self), throttles, inline=plain)
         self.handlers = Handlers(self.leadership, self.io, protocol, limits, throttles, when_full, observed=observed)
         self.reaper = Reaper(self.io)
@@ -331,10 +331,11 @@ class Driver:
     def take_in(self, conn: ClientConnection, data: bytes, messages: Sequence[Any], lead: Lead | None) -> bool:
         """Note what was read, and have it handled; False: the lead was lost."""
         now = self.loop.now
-        conn.active = now
+        conn.active = conn.intake.read_at = now
         if not data:
             conn.intake.ended = True
         if messages:
+            conn.intake.first_byte = conn.intake.begun
             conn.intake.begun, conn.intake.received = 0.0, 0
             conn.intake.waiting.extend(messages)
         if conn.intake.held:

@@ -7,6 +7,7 @@ one connection are of one kind.
 
 from __future__ import annotations
 
+import errno
 import logging
 from collections.abc import Callable, Hashable
 from functools import partial
@@ -21,10 +22,11 @@ from treadle._tasks.options import TaskOptions
 from treadle._tasks.scope import SCOPE, Scope
 from treadle.errors import DeadlineExceeded, MessageTooLong, PoolFull, TreadleError
 from treadle.server._loop.poller import READ
-from treadle.server._serving.answers import Answers, is_made_in_pieces, pull, send
+from treadle.server._serving.answers import Answers, is_made_in_pieces, pull, send, size_of
+from treadle.server._serving.exchanges import Exchanges
 from treadle.server._serving.kinds import SLOW, Kinds
 from treadle.server._serving.leadership import take
-from treadle.server._transport.causes import CUT, DROPPED
+from treadle.server._transport.causes import CLOSED, CUT, DROPPED
 from treadle.server._transport.connection import ClientConnection, run_in
 from treadle.server._transport.decoder import CloseConnection
 from treadle.server._transport.observing.record import Arrival, Record
@@ -159,7 +161,13 @@ class Handlers:
         self.max_unsent = limits.max_unsent
         self.fresh: bool = getattr(protocol, "fresh_context", False)  # for each message, and not each connection
         self.inline = protocol.converse is None  # whether the leader may run it
-        self.plain = self.inline and not observed  # whether it may do so in the short way
+        over: Callable[[Any, int, BaseException | None], object] | None = getattr(protocol, "over", None)
+        self.exchanges: Exchanges | None = None
+        if over is not None and self.inline:
+            told = (throttles, protocol.name, lambda: self.loop.orphaned)
+            self.exchanges = Exchanges(over, leadership.dispatcher, *told)
+            io.unhandled = self.unhandled
+        self.plain = self.inline and not observed and self.exchanges is None  # whether it may do so in the short way
         # Changed with the loop's lock held:
         self.lost_leads = 0  # messages that the leader has begun with, and lost the lead over
         self.followed = 0  # messages that tasks of the pool have begun with
@@ -177,17 +185,22 @@ class Handlers:
         """Run the handler on one message; return its answer, unless that is sent, behind those before it."""
         conn.number += 1
         context = conn.context.copy() if self.fresh else conn.context
+        exchange = None if self.exchanges is None else self.exchanges.begin(conn, message, context)
         try:
             answer = run_in(context, self.handle, message, conn.peer)
             return answer if type(answer) is bytes else self.prepared(conn, answer, context, before.send)
         except BaseException as error:
             return self.failed(conn, error)
+        finally:
+            if exchange is not None:
+                exchange.made = clock.now()
 
     def call_observed(self, conn: ClientConnection, arrival: Arrival, before: Answers) -> Any:
         """Do so, and note what observers are to be told, once it is answered."""
         record = cast(Record, conn.record)
         answer = self.call_handler(conn, record.begin(arrival, handed_over=conn.busy), before)
-        record.end(answer or conn.outbox.filling)
+        filling = conn.outbox.filling
+        record.end(size_of(answer) if filling is None else filling.made)
         return answer
 
     def prepared(
@@ -207,7 +220,13 @@ class Handlers:
         def begin() -> Spool:
             if before is not None:
                 before()
-            return self.io.open_spool(conn)
+            exchange = conn.peer.exchange
+            if exchange is not None:
+                exchange.begin_answer(conn.outbox, None)
+            spool = self.io.open_spool(conn)
+            if exchange is not None and self.exchanges is not None:
+                self.exchanges.mark(conn, exchange)
+            return spool
 
         run_in(context, pull, answer, begin)
         return b""
@@ -227,6 +246,8 @@ class Handlers:
             return error.answer
         if conn.record is not None:
             conn.record.fail(error)
+        if conn.peer.exchange is not None:
+            conn.peer.exchange.error = error
         if self.timeout is not None and isinstance(error, DeadlineExceeded):
             conn.give_up("handler_timeout")
             return None
@@ -258,12 +279,20 @@ class Handlers:
             conn.outbox.seal()
             conn.flush()
 
+    def unhandled(self, conn: ClientConnection) -> None:
+        """Tell the protocol of the messages that wait in `conn`, which is over."""
+        for message in conn.intake.waiting:
+            error = ConnectionAbortedError(errno.ECONNABORTED, conn.ending.error or conn.ending.why or CLOSED)
+            cast(Exchanges, self.exchanges).refuse(conn, message if conn.record is None else message.message, error)
+        if conn.record is None:  # else it takes them out itself
+            conn.intake.waiting.clear()
+
     # -- the leader's way -----------------------------------------------------------------------------------------
 
     def work(self, conn: ClientConnection, lead: Lead) -> bool:
         """Handle what waits in `conn`, inline; False if the lead was lost. Answers are sent together."""
         leadership, slot, waiting = self.leadership, lead.slot, conn.intake.waiting
-        answers = Answers(conn, self.answer, self.max_unsent)
+        answers = self.answers(conn)
         until = clock.now() + TURN
         lead.record = record = None
         for number in range(min(len(waiting), AT_ONCE)):
@@ -282,8 +311,7 @@ class Handlers:
                 leadership.wake_watchdog()
             answer = self.call(conn, message, answers)
             if not take(slot):
-                answers.send()
-                self.lost_the_lead(conn, answer, lead)
+                self.lost_the_lead(conn, answer, lead, answers)
                 return False
             answers.add(answer)
             if conn.ending.closing or conn.outbox.filling is not None or answers.are_enough():
@@ -291,7 +319,7 @@ class Handlers:
         answers.send()
         self.send_made(conn)
         self.io.has_waiting(conn)
-        if conn.record is not None and not self.tell(conn, conn.record, lead):
+        if (conn.record is not None or answers.are_over()) and not self.tell(conn, answers, lead):
             return False
         if record is not None and record.level and self.io.has_waiting(conn) and self.may_go_on(conn):
             self.delegate(conn, record)
@@ -321,11 +349,21 @@ class Handlers:
                     log(_log, logging.WARNING, said, self.name, throttle.rest, error=error)
         return TaskOptions(key=conn.peer.host)
 
-    def tell(self, conn: ClientConnection, record: Record, lead: Lead) -> bool:
-        """Tell observers, who may block, of the messages that were answered; False if the lead was lost over it."""
+    def answers(self, conn: ClientConnection) -> Answers:
+        """Return what collects the answers of `conn`."""
+        return Answers(conn, self.answer, self.max_unsent, self.exchanges)
+
+    def tell_all(self, conn: ClientConnection, answers: Answers) -> None:
+        """Tell observers, and the protocol, of the messages that were answered."""
+        if conn.record is not None:
+            conn.record.tell_run(conn.ending.error)
+        answers.tell()
+
+    def tell(self, conn: ClientConnection, answers: Answers, lead: Lead) -> bool:
+        """Do so, though it may block; False if the lead was lost over it."""
         lead.record = None
         self.leadership.begin(lead.slot, conn)
-        record.tell_run(conn.ending.error)
+        self.tell_all(conn, answers)
         if take(lead.slot):
             return True
         self.leadership.accept_loss(lead)
@@ -379,8 +417,12 @@ class Handlers:
             self.io.give_back(conn, partial(self.refuse, conn, self.limits.reject_messages_with, why))
 
     def lapse(self, conn: ClientConnection) -> None:
-        """Tell observers of what is left in `conn`, if nobody leads any more, who would go on. No lock is held."""
-        if conn.record is not None and self.loop.over:
+        """Tell who wants to know of what is left in `conn`, if nobody leads any more to go on. No lock is held."""
+        if not self.loop.over:
+            return
+        if self.exchanges is not None:
+            self.unhandled(conn)
+        if conn.record is not None:
             conn.record.lapse(conn.intake.waiting, conn.ending.error or CUT)
 
     def refuse(self, conn: ClientConnection, refusal: bytes, why: BaseException | None) -> None:
@@ -414,8 +456,12 @@ class Handlers:
 
     # -- the way of other threads ---------------------------------------------------------------------------------
 
-    def lost_the_lead(self, conn: ClientConnection, answer: Any, lead: Lead) -> None:
-        """The handler took so long that the lead is lost; `conn` is this thread's, and nothing else is."""
+    def lost_the_lead(self, conn: ClientConnection, answer: Any, lead: Lead, answers: Answers | None = None) -> None:
+        """The handler took so long that the lead is lost; `conn` is this thread's, and nothing else is.
+
+        Args:
+            answers: those before; None: there are none.
+        """
         self.leadership.accept_loss(lead)
         with self.loop.lock:
             self.lost_leads += 1
@@ -425,10 +471,12 @@ class Handlers:
             elif lead.record is not None:
                 self.kinds.returned(lead.record, took)
         conn.timing.handled = 0.0
-        self.answer(conn, answer)
+        answers = self.answers(conn) if answers is None else answers
+        answers.add(answer)
+        answers.send()
         if conn.record is not None:
             conn.record.lose_lead()
-            conn.record.tell_run(conn.ending.error)
+        self.tell_all(conn, answers)
         self.go_on(conn)
 
     def go_on(self, conn: ClientConnection) -> None:
@@ -459,7 +507,7 @@ class Handlers:
         if self.converse is not None:
             self.hold(conn, self.converse)
             return False
-        answers, most = Answers(conn, self.answer, self.max_unsent), AT_ONCE
+        answers, most = self.answers(conn), AT_ONCE
         while self.io.has_waiting(conn):
             message = conn.intake.waiting.popleft()
             with self.loop.lock:
@@ -478,8 +526,7 @@ class Handlers:
                 continue
             answers.send()
             most = AT_ONCE
-            if conn.record is not None:
-                conn.record.tell_run(conn.ending.error)
+            self.tell_all(conn, answers)
             if inline or not waiting or not self.may_go_on(conn):
                 break
             level = self.level_of(conn, task.record)

@@ -7,6 +7,7 @@ from dataclasses import fields
 from treadle.server._transport.limits import Limits
 
 __all__ = [
+    "CLOSED",
     "CUT",
     "CUT_SHORT",
     "DROPPED",
@@ -19,6 +20,7 @@ __all__ = [
     "cause_of",
 ]
 
+CLOSED = "the connection was closed"  # whatever for
 CUT = "cut at the end"  # of a stop
 CUT_SHORT = "TLS cut short"  # it ended amid a message, without TLS's own goodbye
 DROPPED = "the pool dropped its message"

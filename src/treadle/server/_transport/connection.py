@@ -236,6 +236,7 @@ class ClientConnection:
             except OSError as error:
                 self.give_up(error)
                 return
+            outbox.total += sent
             if sent == len(view):
                 return
             view = view[sent:]

@@ -25,6 +25,8 @@ class Intake:
         held: bytes that the decoder holds back, of the message that is not complete.
         begun: when that message began; 0: there is none.
         received: bytes of it.
+        first_byte: when the first message that waits began; 0: when it was read.
+        read_at: when something was read last.
         ended: the peer will send no more.
         wait_in: what TLS waits for before it can go on reading: READ, or WRITE.
         farewell: the last bytes for a client that has sent what makes no message; None: go on.
@@ -37,9 +39,11 @@ class Intake:
         "decoder",
         "ended",
         "farewell",
+        "first_byte",
         "header",
         "held",
         "more",
+        "read_at",
         "received",
         "vet",
         "wait_in",
@@ -53,6 +57,7 @@ class Intake:
         self.held = 0
         self.begun = 0.0
         self.received = 0
+        self.first_byte = self.read_at = 0.0
         self.ended = False
         self.wait_in = READ
         self.farewell: bytes | None = None

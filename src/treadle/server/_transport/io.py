@@ -40,6 +40,7 @@ class ConnectionIO:
 
     Args:
         left: called, by the leader, with a connection that is about to be closed, and why.
+        unhandled: called, by the leader, with a connection whose messages that wait will not be handled.
         throttles: which faults of clients are told.
         inline: whether a connection that waits for a message, and nothing else, may take the short way.
     """
@@ -60,6 +61,7 @@ class ConnectionIO:
         self.left = left
         self.throttles = throttles
         self.inline = inline
+        self.unhandled: Callable[[ClientConnection], object] = lambda conn: None
 
     def connections(self) -> list[ClientConnection]:
         """Return the connections of this instant. From any thread."""
@@ -269,7 +271,7 @@ class ConnectionIO:
         """Begin to send an answer that is still being made. For the thread that has `conn`, and is to make it."""
         limits = self.limits
         spool = Spool(limits.spool_memory, limits.spool_file, limits.spool_folder, partial(self.tell_of_spool, conn))
-        conn.outbox.add_part(spool)
+        conn.outbox.fill(spool)
         if conn.ending.error is not None:
             spool.drop()
         return spool
@@ -310,6 +312,7 @@ class ConnectionIO:
 
     def finish(self, conn: ClientConnection) -> None:
         """Close a connection as gently as may be: after what is answered is sent."""
+        self.unhandled(conn)
         if conn.record is not None:
             conn.record.lapse(conn.intake.waiting, conn.ending.error or conn.ending.why)
         conn.intake.drop()
@@ -369,9 +372,11 @@ class ConnectionIO:
             conn.watched = 0
         del loop.sources[conn.fd]
         loop.timers.forget(conn)
+        conn.ending.why = conn.ending.why or why
         conn.outbox.clear()
+        self.unhandled(conn)
         if conn.record is not None:
-            conn.record.lapse(conn.intake.waiting, conn.ending.error or why or conn.ending.why)
+            conn.record.lapse(conn.intake.waiting, conn.ending.error or conn.ending.why)
         conn.intake.drop()
         try:
             self.left(conn, why or conn.ending.why)  # before the client can know that it is over

@@ -17,16 +17,19 @@ class Peer:
         address: as the socket module gives it: (host, port) for IPv4, (host, port, flow, scope) for IPv6; "" for UNIX.
         proxy: the address of the trusted proxy that said so; None: the peer is connected to us itself, or the proxy has
             not said who its client is, and `address` is its own.
+        exchange: what is known of the message that is handled, its times among it, if the protocol asks for that, by
+            having `over`; None: it does not.
         state: a dictionary for the handler's own use; messages of one connection are never handled at the same time.
     """
 
-    __slots__ = ("_sock", "_state", "address", "proxy")
+    __slots__ = ("_sock", "_state", "address", "exchange", "proxy")
 
     def __init__(self, address: Any, sock: socket.socket) -> None:
         self.address = address
         self.proxy: Any = None
         self._sock = sock
         self._state: dict[Any, Any] | None = None
+        self.exchange: Any = None  # what is known of the message that is handled, if the protocol asks for that
 
     @property
     def state(self) -> dict[Any, Any]:

@@ -156,7 +156,7 @@ def test_the_first_error_of_a_message_is_the_one_that_is_told(
     record.begin(arrival, handed_over=False)
     record.fail(first)
     record.fail(ValueError("second"))
-    record.end(b"answer")
+    record.end(6)
     record.tell_run("cut")
     (event,) = keeps.events
     assert (event.error, event.bytes_out) == (first, 6)

@@ -159,11 +159,11 @@ class Record:
         arrival.begun_ns = clock.now_ns()
         return message
 
-    def end(self, answer: Any = None) -> None:
-        """The handler of the last message has returned `answer`, or raised."""
+    def end(self, size: int = 0) -> None:
+        """The handler of the last message has returned an answer of so many bytes, or raised."""
         arrival = self.run[-1]
         arrival.returned_ns = clock.now_ns()
-        arrival.bytes_out = _size_of(answer)
+        arrival.bytes_out = size
 
     def fail(self, error: BaseException) -> None:
         """The handler of the last message has raised `error`, or what it returned cannot be sent."""

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from treadle.server._transport.sending.transfer import Transfer
 
-__all__ = ["BURST", "VIEWS", "Outbox", "Part", "Wire", "view_of"]
+__all__ = ["BURST", "VIEWS", "OpenPart", "Outbox", "Part", "Wire", "view_of"]
 
 BURST = 1 << 20  # bytes that one client is given before the others have their turn, about; a guess
 VIEWS = 64  # that the kernel is given at once, at most; it takes 1,024 (UIO_MAXIOV)
@@ -63,6 +63,14 @@ class Part(Protocol):
         """Let go of it: it is over, or will not be sent."""
 
 
+class OpenPart(Part, Protocol):
+    """A Part that a handler adds to."""
+
+    @property
+    def made(self) -> int:
+        """Bytes that it has made so far."""
+
+
 class Outbox:
     """What one client is still to be sent, in order.
 
@@ -72,16 +80,17 @@ class Outbox:
     Attributes:
         pieces: views of bytes that nobody changes any more, and Parts.
         unsent: bytes of them, as far as they are known.
+        total: bytes that were sent, but for what the leader sent the short way.
         filling: a Part that a handler adds to; None: none does.
         transfer: how far they have come.
     """
 
-    __slots__ = ("filling", "pieces", "transfer", "unsent")
+    __slots__ = ("filling", "pieces", "total", "transfer", "unsent")
 
     def __init__(self) -> None:
         self.pieces: deque[memoryview | Part] = deque()
-        self.unsent = 0
-        self.filling: Part | None = None
+        self.unsent = self.total = 0
+        self.filling: OpenPart | None = None
         self.transfer = Transfer()
 
     def has_room(self, most: int) -> bool:
@@ -96,10 +105,12 @@ class Outbox:
     def add_part(self, part: Part) -> None:
         """Keep what is more than bytes."""
         self.pieces.append(part)
-        if part.is_open:
-            self.filling = part
-        else:
-            self.unsent += part.size
+        self.unsent += part.size
+
+    def fill(self, part: OpenPart) -> None:
+        """Keep what is made from now on."""
+        self.pieces.append(part)
+        self.filling = part
 
     def send(self, wire: Wire) -> None:
         """Give the kernel what it takes, but not much more than BURST.
@@ -115,6 +126,7 @@ class Outbox:
             else:
                 took, more = self._send_part(wire, piece)
             sent += took
+            self.total += took
             self.transfer.sent += took
 
     def _send_views(self, wire: Wire) -> tuple[int, bool]:

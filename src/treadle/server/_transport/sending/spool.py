@@ -35,10 +35,14 @@ class Spool:
         most: bytes that are kept in the file, at most; 0: there is none.
         folder: where the file is; None: where the system has such files.
         tell: called by the handler's thread when there is something to be sent again; False: nobody will send it.
+
+    Attributes:
+        made: bytes that were added so far.
     """
 
     def __init__(self, memory: int, most: int, folder: str | os.PathLike[str] | None, tell: Callable[[], bool]) -> None:
         self.is_open = True
+        self.made = 0
         self._memory = memory
         self._most = most
         self._folder = folder
@@ -76,6 +80,7 @@ class Spool:
             raise TypeError(f"a piece of an answer is {type(piece).__name__}; allowed: bytes") from None
         if type(view.obj) is not bytes:  # which may be changed by then
             view = memoryview(view.tobytes())
+        self.made += len(view)
         while len(view):
             view = view[self._take(view) :]
             if not self._told:
