@@ -97,7 +97,7 @@ class EventLoopGroup:
         ]
         if proxies is not None:
             for driver in self.drivers:
-                driver.reception = Reception(driver.io, self.limiter, limits, proxies, driver.opened)
+                driver.reception = Reception(driver.io, self.limiter, proxies, driver.opened)
         lifecycle.after_fork(
             self._forget_threads
         )  # not by way of the server, which does not know it before `start` has returned
@@ -112,7 +112,7 @@ class EventLoopGroup:
         # glibc maps memory afresh for each large buffer until one such was freed; from then on a read costs no mapping.
         bytes(4 * CHUNK)
         first = self.drivers[0]
-        rejection = self.limits.reject_connections_with if context is None else b""  # which is no TLS
+        rejection = first.io.refusals.at_the_door if context is None else _silence  # for words are no TLS
         evict = Eviction(self.drivers).evict
         callbacks = Callbacks(self._take_in, evict, self._all_accepted, self.factory.rejecting)
         for listener in listeners:
@@ -311,3 +311,7 @@ def _loops_wanted(dispatcher: Dispatcher) -> int:
     if getattr(sys, "_is_gil_enabled", lambda: True)():
         return 1
     return max(1, min(os.cpu_count() or 1, dispatcher.workers.max_workers // 2))
+
+
+def _silence(why: str) -> bytes:
+    return b""

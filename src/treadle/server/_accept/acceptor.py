@@ -79,7 +79,7 @@ class Acceptor:
     close it, who would else wait for an answer that cannot come.
 
     Args:
-        reject_with: what clients are told that are turned away.
+        reject_with: returns what clients are told that are turned away, by the limit that does it.
     """
 
     state = None
@@ -90,7 +90,7 @@ class Acceptor:
         listener: Listener,
         limiter: ConnectionLimiter,
         limits: Limits,
-        reject_with: bytes,
+        reject_with: Callable[[str], bytes],
         callbacks: Callbacks,
     ) -> None:
         self.loop = loop
@@ -236,10 +236,11 @@ class Acceptor:
         if throttle.begins():
             log(_log, logging.WARNING, "%s: clients are rejected: %s%s", self.listener, refusal, throttle.rest)
         self.callbacks.rejecting(sock, address, limit_of(refusal))
+        told = self.reject_with(limit_of(refusal))
         try:
             sock.setblocking(False)
-            if self.reject_with:
-                sock.send(self.reject_with)
+            if told:
+                sock.send(told)
         except OSError:
             pass  # it is gone already
         hang_up(sock)

@@ -13,7 +13,6 @@ from treadle.server._accept.limiter import ConnectionLimiter, limit_of
 from treadle.server._accept.proxy import MOST, Header, Proxies, begins_with_header
 from treadle.server._transport.causes import MALFORMED, UNTRUSTED
 from treadle.server._transport.connection import BLOCKED, CHUNK, ClientConnection
-from treadle.server._transport.limits import Limits
 from treadle.server._transport.state import State
 
 if TYPE_CHECKING:
@@ -43,7 +42,6 @@ class Reception:
         self,
         io: ConnectionIO,
         limiter: ConnectionLimiter,
-        limits: Limits,
         proxies: Proxies,
         opened: Callable[[ClientConnection], object],
     ) -> None:
@@ -51,7 +49,6 @@ class Reception:
         self.io = io
         self.opened = opened
         self.limiter = limiter
-        self.limits = limits
         self.proxies = proxies
         self.malformed, self.untrusted, self.refusals = LogThrottle(), LogThrottle(), LogThrottle()
 
@@ -115,7 +112,7 @@ class Reception:
             log(_log, logging.WARNING, "%s: clients behind it are rejected: %s", conn.peer, refusal)
         try:
             if not conn.secure:
-                conn.send(self.limits.reject_connections_with)
+                conn.send(self.io.refusals.at_the_door(limit_of(refusal)))
                 conn.recv(CHUNK)  # or the kernel would send a reset for what came already, and the rejection be lost
         except OSError:
             pass  # it is gone already, or sent nothing yet

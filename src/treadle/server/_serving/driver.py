@@ -21,7 +21,7 @@ from treadle.server._serving.answers import can_be_sent
 from treadle.server._serving.handlers import TURN, Handlers
 from treadle.server._serving.handshakes import Handshakes
 from treadle.server._serving.leadership import Lead, Leadership
-from treadle.server._transport.causes import CUT, FAULT, KILLED
+from treadle.server._transport.causes import CUT, FAULT, KILLED, Refusals
 from treadle.server._transport.connection import BLOCKED, CHUNK, RECORD, ClientConnection
 from treadle.server._transport.io import ConnectionIO
 from treadle.server._transport.reaper import Reaper
@@ -89,7 +89,8 @@ class Driver:
         self.loop = loop = EventLoop(name, deadlines.period(), broken)
         self.leadership = Leadership(loop, dispatcher, protocol.name)
         plain = protocol.converse is None and not observed and getattr(protocol, "over", None) is None
-        self.io = ConnectionIO(loop, limits, deadlines, partial(left, self), throttles, inline=plain)
+        refusals = Refusals(limits, throttles, protocol.name, getattr(protocol, "refusal", None))
+        self.io = ConnectionIO(loop, limits, deadlines, partial(left, self), throttles, inline=plain, refusals=refusals)
         self.handlers = Handlers(self.leadership, self.io, protocol, limits, throttles, when_full, observed=observed)
         self.reaper = Reaper(self.io)
         self.handshakes = Handshakes(self.handlers, self.reaper, self.opened)

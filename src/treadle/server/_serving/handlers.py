@@ -112,9 +112,9 @@ class HandlerTask(Future[Any]):
     def _drop(self, error: BaseException) -> None:
         """The pool sheds it; no lock is held, so that this thread can say so itself."""
         self.why = error
-        if self.handlers.limits.reject_messages_with is not None:
+        if self.handlers.io.refusals.of_messages:
             self._context = None
-            self.handlers.refuse(self.conn, self.handlers.limits.reject_messages_with, error)
+            self.handlers.refuse(self.conn, error)
         super()._drop(error)
         self.handlers.lapse(self.conn)
 
@@ -411,10 +411,10 @@ class Handlers:
         dispatcher = self.leadership.dispatcher
         if conn.record is not None:
             conn.record.refusal = why
-        if self.limits.reject_messages_with is None or dispatcher.closed is not None or dispatcher.broken is not None:
+        if not self.io.refusals.of_messages or dispatcher.closed is not None or dispatcher.broken is not None:
             self.io.give_back(conn, partial(self.io.give_up, conn, DROPPED))
         else:
-            self.io.give_back(conn, partial(self.refuse, conn, self.limits.reject_messages_with, why))
+            self.io.give_back(conn, partial(self.refuse, conn, why))
 
     def lapse(self, conn: ClientConnection) -> None:
         """Tell who wants to know of what is left in `conn`, if nobody leads any more to go on. No lock is held."""
@@ -425,25 +425,52 @@ class Handlers:
         if conn.record is not None:
             conn.record.lapse(conn.intake.waiting, conn.ending.error or CUT)
 
-    def refuse(self, conn: ClientConnection, refusal: bytes, why: BaseException | None) -> None:
-        """Tell a client, for each message that waits, that it will not be handled. For the thread that has `conn`."""
+    def refuse(self, conn: ClientConnection, why: BaseException | None) -> None:
+        """Tell a client, for each message that waits, that it will not be handled. For the thread that has `conn`.
+
+        It goes on behind those that it was told of. For the first that it is not, its connection is closed.
+        """
+        told, mute = self.told_of(conn)
+        if mute and conn.record is not None:
+            conn.record.refusal = why
+        if not told:
+            self.io.give_back(conn, partial(self.io.give_up, conn, DROPPED))
+            return
         throttle = self.throttles.of("refusal")
         if throttle.begins():
             said = "%s: messages are rejected, for the pool has no room for them in time%s"
             log(_log, logging.WARNING, said, self.loop.name, throttle.rest)
-        room = (self.max_unsent - conn.outbox.unsent) // max(1, len(refusal))  # for more, it has to take these first
-        count = min(len(conn.intake.waiting), max(1, room)) if self.converse is None else 1
+        count = len(told)
         with self.loop.lock:
             self.rejected += count
         conn.number += count
-        conn.write(refusal * count)
+        conn.write(b"".join(told))
         if conn.record is not None:
             conn.record.refuse(conn.intake.waiting, count, why)
         elif self.converse is None:
             for _ in range(count):
                 conn.intake.waiting.popleft()
         conn.ending.closing = conn.ending.closing or self.converse is not None  # a conversation that never began
+        if mute:
+            conn.ending.closing, conn.ending.why = True, DROPPED
+            if conn.record is not None:
+                conn.record.refusal = why
         self.release(conn)
+
+    def told_of(self, conn: ClientConnection) -> tuple[list[bytes], bool]:
+        """Return what a client is told in place of answers, as far as there is room for it; and whether words fail."""
+        told: list[bytes] = []
+        room = self.max_unsent - conn.outbox.unsent  # for more, it has to take these first
+        for message in [None] if self.converse is not None else conn.intake.waiting:
+            known = message if conn.record is None or message is None else message.message
+            word = self.io.refusals.of_message(known)
+            if word is None:
+                return told, True
+            room -= len(word)
+            if told and room < 0:
+                break
+            told.append(word)
+        return told, False
 
     def watched_again(self, conn: ClientConnection) -> bool:
         """Have the poller tell of what `conn` sends; False if it cannot. The loop's lock is held."""

@@ -1,9 +1,17 @@
-"""By what a connection was closed: in words, for the log, and by the name that it is counted under."""
+"""By what a connection was closed: in words, for the log, and by the name that it is counted under.
+
+And Refusals: what the client is told of it, where the protocol has words for that.
+"""
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
 from dataclasses import fields
+from typing import Any
 
+from treadle._base.log_throttle import LogThrottles, kind_of
+from treadle._base.words import log
 from treadle.server._transport.limits import Limits
 
 __all__ = [
@@ -17,10 +25,13 @@ __all__ = [
     "MALFORMED",
     "NO_HANDSHAKE",
     "UNTRUSTED",
+    "Refusals",
     "cause_of",
 ]
 
 CLOSED = "the connection was closed"  # whatever for
+_log = logging.getLogger("treadle.server")
+
 CUT = "cut at the end"  # of a stop
 CUT_SHORT = "TLS cut short"  # it ended amid a message, without TLS's own goodbye
 DROPPED = "the pool dropped its message"
@@ -49,3 +60,58 @@ def cause_of(why: str) -> str:
     if why in NAMED:
         return why
     return NAMES.get(why, "tls_error" if why.startswith("[SSL") else "connection_lost")
+
+
+class Refusals:
+    """What clients are told that are refused, or cut. For any thread.
+
+    Args:
+        limits: the user's own words, which win.
+        throttles: which faults of the protocol's are told.
+        name: the handler's, for logs.
+        refusal: the protocol's, see `Protocol`; None: it has none.
+    """
+
+    __slots__ = ("limits", "name", "refusal", "throttles")
+
+    def __init__(
+        self,
+        limits: Limits,
+        throttles: LogThrottles,
+        name: str = "",
+        refusal: Callable[[str, Any], bytes | None] | None = None,
+    ) -> None:
+        self.limits = limits
+        self.throttles = throttles
+        self.name = name
+        self.refusal = refusal
+
+    def of(self, why: str, message: Any = None) -> bytes | None:
+        """Return what a client is told that is cut by `why`, over `message`; None: nothing."""
+        if self.refusal is None:
+            return None
+        try:
+            told = self.refusal(why, message)
+            if told is None or isinstance(told, bytes):
+                return told
+            raise TypeError(f"refusal() returned {type(told).__name__}; allowed: bytes, or None")
+        except BaseException as error:
+            throttle = self.throttles.of("refused", *kind_of(error))
+            if throttle.begins():
+                said = "%s: refusal() failed; the client is told nothing%s"
+                log(_log, logging.WARNING, said, self.name, throttle.rest, error=error)
+            return None
+
+    @property
+    def of_messages(self) -> bool:
+        """Whether clients may be told that a message was rejected, and go on."""
+        return self.limits.reject_messages_with is not None or self.refusal is not None
+
+    def of_message(self, message: Any) -> bytes | None:
+        """Return what a client is told in place of an answer, for the pool has rejected `message`."""
+        told = self.limits.reject_messages_with
+        return told if told is not None else self.of("message_rejected", message)
+
+    def at_the_door(self, why: str) -> bytes:
+        """Return what a client is told that is not let in; b"": nothing."""
+        return self.limits.reject_connections_with or self.of(why) or b""

@@ -18,7 +18,7 @@ from treadle._base.log_throttle import kind_of
 from treadle._base.words import counted, log
 from treadle.errors import MessageTooLong
 from treadle.server._loop.poller import READ, WRITE
-from treadle.server._transport.causes import CUT_SHORT
+from treadle.server._transport.causes import CUT_SHORT, Refusals
 from treadle.server._transport.connection import BLOCKED, CHUNK, ClientConnection, hang_up, is_ragged
 from treadle.server._transport.deadlines import GRACE, JAM, Deadlines
 from treadle.server._transport.decoder import MOST, CloseConnection
@@ -43,6 +43,7 @@ class ConnectionIO:
         unhandled: called, by the leader, with a connection whose messages that wait will not be handled.
         throttles: which faults of clients are told.
         inline: whether a connection that waits for a message, and nothing else, may take the short way.
+        refusals: what clients are told that are cut; None: nothing.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class ConnectionIO:
         throttles: LogThrottles,
         *,
         inline: bool,
+        refusals: Refusals | None = None,
     ) -> None:
         self.loop = loop
         self.limits = limits
@@ -62,6 +64,7 @@ class ConnectionIO:
         self.throttles = throttles
         self.inline = inline
         self.unhandled: Callable[[ClientConnection], object] = lambda conn: None
+        self.refusals = Refusals(limits, throttles) if refusals is None else refusals
 
     def connections(self) -> list[ClientConnection]:
         """Return the connections of this instant. From any thread."""
@@ -119,9 +122,9 @@ class ConnectionIO:
         if isinstance(error, CloseConnection):
             intake.farewell = error.answer
         else:
-            intake.farewell = b""
             conn.ending.why = "max_message" if isinstance(error, MessageTooLong) else "framing"
             self.tell_unfit(conn, error)
+            intake.farewell = self.refusals.of(conn.ending.why) or b""
         intake.begun, intake.held = 0.0, 0
         if not self.loop.orphaned:  # else the framing has forked, and the parent handles them
             intake.waiting.extend(before)
@@ -309,6 +312,14 @@ class ConnectionIO:
         if conn.ending.last or not self.loop.draining:
             return conn.ending.last
         return conn.number > 0 or self.loop.now >= max(self.deadlines.drained_at, conn.active) + GRACE
+
+    def dismiss(self, conn: ClientConnection, told: bytes, why: str) -> None:
+        """Close a connection that is open as gently as may be, for `why`, after it was told so."""
+        conn.ending.why = conn.ending.why or why
+        conn.ending.closing = True
+        conn.intake.farewell = told  # which is to be awaited by `finish`, also at the end of a stop
+        conn.write(told)
+        self.settle(conn)
 
     def finish(self, conn: ClientConnection) -> None:
         """Close a connection as gently as may be: after what is answered is sent."""

@@ -89,6 +89,8 @@ class Reaper:
             self.io.settle(conn)
         elif conn.outbox.pieces:
             self.io.abort(conn, why)
+        elif conn.intake.begun and (told := self.io.refusals.of(why)) is not None:
+            self.io.dismiss(conn, told, why)
         else:
             self.io.close(conn, conn.ending.why or why)
 
