@@ -41,3 +41,11 @@ def test_the_first_of_many_cut_by_one_limit_is_told_at_its_level(limit: str, cap
 def test_a_limit_that_cuts_a_header_says_so(caplog: pytest.LogCaptureFixture) -> None:
     Tally().tell_cut("1.2.3.4:5", "handshake_timeout", in_header=True)
     assert "for its PROXY header is not complete" in caplog.text
+
+
+def test_a_limit_of_a_phase_is_told_as_others_are(caplog: pytest.LogCaptureFixture) -> None:
+    tally = Tally()
+    for _ in range(2):
+        tally.tell_cut("1.2.3.4:5", "head_timeout", in_header=False)
+    assert [record.levelno for record in caplog.records if record.levelno > logging.DEBUG] == [logging.WARNING]
+    assert "cut by head_timeout" in caplog.text

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 from treadle._base import clock
 from treadle._base.log_throttle import LogThrottles, kind_of
 from treadle._base.words import log
+from treadle.server._protocols.protocol import Protocol, phases_of
 from treadle.server._transport.causes import NO_HANDSHAKE
 from treadle.server._transport.connection import ClientConnection, hang_up
 from treadle.server._transport.observing.record import Record
 from treadle.server._transport.peer import Peer
 
 if TYPE_CHECKING:
-    from treadle.server._protocols.protocol import Protocol
     from treadle.server._transport.decoder import Decoder
     from treadle.server._transport.limits import Limits
     from treadle.server._transport.observing.observer import Observers
@@ -58,6 +58,7 @@ class ConnectionFactory:
         self.failed = failed
         self.context: ssl.SSLContext | None = None
         self.orphaned = False
+        self.phased = bool(phases_of(protocol).keys() - {"idle"})
 
     def make(self, sock: socket.socket, address: Any) -> ClientConnection | None:
         """Return the connection of a socket that was accepted; None if it could not be taken in, and is closed."""
@@ -119,6 +120,8 @@ class ConnectionFactory:
                     f"the framing's decoder() returned {type(decoder).__name__}; allowed: an object with feed, held "
                     "and finish, such as Lines().decoder(limit)"
                 )
+            if self.phased and not hasattr(decoder, "phase"):
+                raise TypeError(f"the protocol has phases, and its decoder, {type(decoder).__name__}, no phase")
             return decoder
         except BaseException as error:
             throttle = self.throttles.of("decoder", *kind_of(error))

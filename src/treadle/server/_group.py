@@ -23,6 +23,7 @@ from treadle.server._accept.reception import REFUSED, Reception
 from treadle.server._eviction import Eviction
 from treadle.server._factory import ConnectionFactory
 from treadle.server._loop.event_loop import Alarm
+from treadle.server._protocols.protocol import Protocol, phases_of
 from treadle.server._serving.driver import Driver
 from treadle.server._serving.watchdog import Watchdog
 from treadle.server._tally import Tally
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
     from treadle._dispatch.dispatcher import Dispatcher
     from treadle.server._accept.listen import Listener
     from treadle.server._accept.proxy import Proxies
-    from treadle.server._protocols.protocol import Protocol
     from treadle.server._transport.limits import Limits
     from treadle.server._transport.observing.observer import Observer
 
@@ -88,7 +88,7 @@ class EventLoopGroup:
         self._lock = threading.RLock()  # guards what follows
         self._counted: set[Driver] = set()  # whose connections are among those that are cut
         self._ended = False
-        deadlines = Deadlines(limits)
+        deadlines = Deadlines(limits, phases_of(protocol))
         ways = (limits, deadlines, self._left, self.lost, self.throttles, when_full)
         name, observed = protocol.name, self.observers is not None
         self.drivers = [

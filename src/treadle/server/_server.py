@@ -30,7 +30,7 @@ from treadle.server._accept.proxy import Proxies
 from treadle.server._group import EventLoopGroup
 from treadle.server._loop.teller import Teller
 from treadle.server._orphans import Orphans
-from treadle.server._protocols.protocol import Protocol, missing_from
+from treadle.server._protocols.protocol import Protocol, missing_from, phases_of
 from treadle.server._signals import CHILD, GONE, HANGUP, HUNG_UP, LOST, ORDERS, Signals, reason
 from treadle.server._snapshot import ServerSnapshot, snapshot_of
 from treadle.server._transport.limits import Limits
@@ -104,6 +104,7 @@ class Server:
                 f"protocol={protocol!r} is no protocol; allowed: Messages(handler, ...), Session(handler), or an "
                 f"object of your own that has {', '.join(missing)} as well"
             )
+        phases_of(protocol)
         if pool is not None and max_workers is not None:
             raise ValueError("both pool and max_workers are given; max_workers is for a pool of the server's own")
         if pool is not None and reserve is not None:

@@ -10,7 +10,7 @@ from typing import Any
 from treadle._base.log_throttle import LogThrottle
 from treadle._base.words import log
 from treadle.server._accept.reception import REFUSED
-from treadle.server._transport.causes import cause_of
+from treadle.server._transport.causes import cause_of, is_of_phase
 
 __all__ = ["Tally"]
 
@@ -62,10 +62,11 @@ class Tally:
 
     def tell_cut(self, peer: Any, why: str, *, in_header: bool) -> None:
         """Log a connection that was cut: the first of many by the same limit, so that none looks like a hang."""
-        if why in LIMITS and (throttle := self._lines[why]).begins():
+        told = why in LIMITS or is_of_phase(why)
+        if told and (throttle := self._lines.setdefault(why, LogThrottle())).begins():
             by = f"{why}, for its PROXY header is not complete" if in_header else why
             said = "%s: cut by %s; those that follow soon are only counted%s"
-            log(_log, LIMITS[why], said, peer, by, throttle.rest)
+            log(_log, LIMITS.get(why, logging.WARNING), said, peer, by, throttle.rest)
         else:
             log(_log, logging.DEBUG, "%s: cut: %s", peer, why)
 

@@ -8,7 +8,8 @@ import pytest
 
 from tcp import ask, client
 from treadle.server import Limits, Messages, Peer, Server, Session
-from treadle.server._protocols.protocol import MEMBERS, missing_from
+from treadle.server._protocols.protocol import MEMBERS, missing_from, phases_of
+from treadle.server._transport.limits import Phase
 
 
 class Numbers:
@@ -47,3 +48,26 @@ def test_an_object_that_lacks_something_of_a_protocol_is_refused_and_told_what(n
     members = {other: getattr(Numbers(), other) for other in MEMBERS if other != name}
     with pytest.raises(TypeError, match=f"of your own that has {name} as well"):
         Server(type("Half", (), members)(), "127.0.0.1:0")
+
+
+@pytest.mark.parametrize(
+    ("phases", "error", "words"),
+    [
+        ([], TypeError, "phases=\\[\\] is list; allowed: a mapping"),
+        ({"head": 3.0}, TypeError, "phases\\['head'\\]=3.0 is float; allowed: Phase"),
+        ({"the head": Phase(3)}, ValueError, "phases has 'the head'; allowed: names that are identifiers"),
+        ({3: Phase(3)}, ValueError, "phases has 3"),
+    ],
+)
+def test_phases_that_are_none_are_refused_when_the_server_is_made(
+    phases: object, error: type[Exception], words: str
+) -> None:
+    with pytest.raises(error, match=words):
+        Server(type("Phased", (Numbers,), {"phases": phases})(), "127.0.0.1:0")
+
+
+def test_phases_are_of_protocols_that_are_served_message_by_message() -> None:
+    phased = {"phases": {"head": Phase(3)}}
+    assert phases_of(type("Phased", (Numbers,), phased)()) == {"head": Phase(3)}
+    assert phases_of(type("Phased", (Numbers,), {**phased, "converse": print})()) == {}
+    assert phases_of(Numbers()) == phases_of(type("Phased", (Numbers,), {"phases": None})()) == {}

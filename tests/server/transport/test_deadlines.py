@@ -12,6 +12,7 @@ import pytest
 from treadle.server import Limits, Lines, Peer
 from treadle.server._transport.connection import ClientConnection
 from treadle.server._transport.deadlines import GRACE, LAST_RESORT, Deadlines, TransferLimit
+from treadle.server._transport.limits import Phase
 from treadle.server._transport.state import State
 
 
@@ -128,3 +129,26 @@ def test_the_time_of_what_moves_counts_from_its_last_move_and_its_rate_from_the_
     assert limit.end(10.0, 5000, 12.0) == (15.0, "write_timeout")
     assert limit.end(10.0, 100, 50.0) == (16.0, "min_write_rate")
     assert limit.left(10.0, 5000, 13.0, 12.0) == 2.0
+
+
+def test_a_phase_has_the_time_that_the_protocol_gives_it(conn: ClientConnection) -> None:
+    phases = {"head": Phase(7, 10), "body": Phase(None, 10), "idle": Phase(8)}
+    deadlines = Deadlines(Limits(read_timeout=2, idle_timeout=4, min_rate_grace=5), phases)
+    assert deadlines.of(conn) == (104.0, "idle_timeout")
+    conn.number = 1
+    assert deadlines.of(conn) == (108.0, "idle_timeout")
+    conn.intake.begun, conn.intake.received, conn.intake.phase = 101.0, 10, "head"
+    assert deadlines.of(conn) == (107.0, "min_head_rate")
+    conn.intake.received = 50
+    assert deadlines.of(conn) == (108.0, "head_timeout")
+    conn.intake.phase = "body"
+    assert deadlines.of(conn) == (111.0, "min_body_rate")
+    for phase in ("other", "idle", ""):
+        conn.intake.phase = phase
+        assert deadlines.of(conn) == (103.0, "read_timeout")
+
+
+@pytest.mark.parametrize("phases", [{"head": Phase(3)}, {"idle": Phase(3)}])
+def test_a_connection_is_looked_at_as_often_as_the_shortest_phase(phases: dict[str, Phase]) -> None:
+    assert Deadlines(Limits(), phases).period() == 3
+    assert Deadlines(Limits(min_write_rate=None, min_rate_grace=1.5), {"head": Phase(None, 1)}).period() == 1.5

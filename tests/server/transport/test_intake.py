@@ -22,3 +22,28 @@ def test_only_a_message_that_has_begun_counts_anew() -> None:
     intake.begun, intake.received = 3.0, 7
     intake.restart(5.0)
     assert (intake.begun, intake.received) == (5.0, 0)
+
+
+class Reads:
+    """A decoder that says what it reads."""
+
+    held, phase = 1, "head"
+
+    def feed(self, data: bytes) -> list[bytes]:
+        return []
+
+    def finish(self) -> list[bytes]:
+        return []
+
+
+def test_a_phase_that_begins_amid_a_message_counts_anew() -> None:
+    decoder = Reads()
+    intake = Intake(decoder)
+    intake.begun, intake.received = 3.0, 7
+    intake.look_at_phase(3.0)
+    assert (intake.begun, intake.received, intake.phase) == (3.0, 7, "head")
+    intake.look_at_phase(5.0)
+    assert (intake.begun, intake.received) == (3.0, 7)
+    decoder.phase = "body"
+    intake.look_at_phase(5.0)
+    assert (intake.begun, intake.received, intake.phase) == (5.0, 0, "body")

@@ -7,6 +7,7 @@ import dataclasses
 import pytest
 
 from treadle.server import Limits
+from treadle.server._transport.limits import Phase
 
 
 def test_limits_are_frozen_and_show_what_was_changed() -> None:
@@ -64,3 +65,13 @@ def test_everything_has_a_ceiling_by_default() -> None:
 def test_what_is_not_allowed_is_named(name: str, value: object, error: type[Exception], words: str) -> None:
     with pytest.raises(error, match=words.replace("(", r"\(")):
         Limits(**{name: value})  # type: ignore[arg-type]
+
+
+def test_a_phase_has_a_time_or_none() -> None:
+    assert (Phase(3).timeout, Phase(None, 2).min_rate, Phase(3).min_rate) == (3, 2, None)
+    with pytest.raises(ValueError, match="timeout=0; allowed: more than 0 seconds, or None for no limit"):
+        Phase(0)
+    with pytest.raises(ValueError, match="min_rate=0; allowed: more than 0 a second, or None"):
+        Phase(None, 0)
+    with pytest.raises(TypeError, match="timeout='3'"):
+        Phase("3")  # type: ignore[arg-type]

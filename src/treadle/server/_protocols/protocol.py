@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 from typing import Protocol as _Protocol
 
+from treadle.server._transport.limits import Limits, Phase
 from treadle.server._transport.sending.file_range import FileRange
 
 if TYPE_CHECKING:
     from treadle.server._transport.connection import ClientConnection
     from treadle.server._transport.decoder import Decoder
-    from treadle.server._transport.limits import Limits
     from treadle.server._transport.peer import Peer
 
-__all__ = ["Answer", "Protocol", "missing_from"]
+__all__ = ["Answer", "Protocol", "missing_from", "phases_of"]
 
 Bytes = bytes | bytearray | memoryview
 # Of a handler. Of several bytes they are sent one after another, of an iterator as it gives them; None: nothing is.
@@ -35,8 +35,15 @@ class Protocol(_Protocol):
                          `Peer.exchange` is the Exchange of the message while it is handled, with its times, and the
                          server has each message take a longer way.
         fresh_context    whether each message is handled in a copy of the connection's context; else all are in that
+        phases           the limits of time of each phase of reading a message: a mapping of its name, as "head" or
+                         "body", to a Phase
 
-    See `Messages`, which takes the first two as arguments.
+    See `Messages`, which takes the first two as arguments. Where there are phases, a decoder has an attribute `phase`:
+    the name of what it is reading. Its limits, called "head_timeout" and "min_head_rate", take the place of
+    `Limits.read_timeout` and `Limits.min_read_rate`, which hold for other names. The time and the bytes count from when
+    the message begins, or `phase` changes amid it; the decoder's `held` has to be more than 0 until the message is
+    complete. The timeout of a phase "idle" is for the time between two messages; before the first, there is
+    `Limits.idle_timeout`.
 
     Any may have this, or None in its place:
 
@@ -81,3 +88,22 @@ MEMBERS = tuple(sorted(name for name in vars(Protocol) if not name.startswith("_
 def missing_from(protocol: object) -> list[str]:
     """Return what an object lacks to be a protocol."""
     return [name for name in MEMBERS if not hasattr(protocol, name)]
+
+
+def phases_of(protocol: Any) -> Mapping[str, Phase]:
+    """Return the limits of the phases in which messages are read; empty: there are none.
+
+    Raises:
+        TypeError, ValueError: they are none.
+    """
+    phases = getattr(protocol, "phases", None) if protocol.converse is None else None
+    if phases is None:
+        return {}
+    if not isinstance(phases, Mapping):
+        raise TypeError(f"phases={phases!r} is {type(phases).__name__}; allowed: a mapping of names to Phase(...)")
+    for name, phase in phases.items():
+        if not isinstance(phase, Phase):
+            raise TypeError(f"phases[{name!r}]={phase!r} is {type(phase).__name__}; allowed: Phase(...)")
+        if not (isinstance(name, str) and name.isidentifier()):
+            raise ValueError(f"phases has {name!r}; allowed: names that are identifiers, such as 'head'")
+    return dict(phases)

@@ -342,6 +342,8 @@ class Driver:
         if conn.intake.held:
             conn.intake.begun = conn.intake.begun or now
             conn.intake.received += len(data)
+            if self.io.phased:
+                conn.intake.look_at_phase(now)
         return self.proceed(conn, lead)
 
     def proceed(self, conn: ClientConnection, lead: Lead | None) -> bool:

@@ -27,6 +27,7 @@ __all__ = [
     "UNTRUSTED",
     "Refusals",
     "cause_of",
+    "is_of_phase",
 ]
 
 CLOSED = "the connection was closed"  # whatever for
@@ -57,9 +58,14 @@ NAMES = {
 
 def cause_of(why: str) -> str:
     """Return the name that a connection closed for `why` is counted under; one for all that the system may say."""
-    if why in NAMED:
+    if why in NAMED or is_of_phase(why):
         return why
     return NAMES.get(why, "tls_error" if why.startswith("[SSL") else "connection_lost")
+
+
+def is_of_phase(why: str) -> bool:
+    """Whether it is the name of a limit of a phase of reading, as of a protocol of one's own."""
+    return why not in NAMED and why.isidentifier() and why.endswith(("_timeout", "_rate"))
 
 
 class Refusals:

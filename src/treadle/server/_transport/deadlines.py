@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from math import inf
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,7 @@ from treadle.server._transport.connection import ClientConnection
 from treadle.server._transport.state import State
 
 if TYPE_CHECKING:
-    from treadle.server._transport.limits import Limits
+    from treadle.server._transport.limits import Limits, Phase
 
 __all__ = ["GRACE", "JAM", "NEVER", "STALL", "Deadlines", "TransferLimit"]
 
@@ -22,13 +23,14 @@ STALL = 0.1  # seconds after the time of something that we came to it: we did no
 # Bytes of one message in the kernel, at which that may have held no more, so that its client had to wait; a guess.
 JAM = 1 << 14
 NEVER: tuple[float, str] = (inf, "")
+IDLE = "idle"  # the phase between two messages
 
 
 class TransferLimit:
     """How slow a client may be in one direction.
 
     Args:
-        what: "read" or "write"; the limits are called after it.
+        what: "read", "write", or a phase of reading; the limits are called after it.
         timeout: seconds for one message, from its first byte to its last, or, where it is told when something came
             through last, from then on; None: no limit.
         rate: bytes a second, on average over the message; None: no limit.
@@ -75,9 +77,12 @@ class Deadlines:
 
     Every phase has one of its own, counted from when the phase began, so that no client gains time by sending a byte
     now and then. While a handler runs there is only its own, and that does not stop it.
+
+    Args:
+        phases: of reading a message, see `Protocol`; what is read in none of them has the time of Limits.
     """
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, phases: Mapping[str, Phase] = {}) -> None:  # it is only read
         self.handshake = limits.handshake_timeout
         self.handler = limits.handler_timeout
         self.idle = limits.idle_timeout
@@ -85,12 +90,18 @@ class Deadlines:
         self.linger = limits.linger_timeout
         self.reading = TransferLimit("read", limits.read_timeout, limits.min_read_rate, limits.min_rate_grace)
         self.writing = TransferLimit("write", limits.write_timeout, limits.min_write_rate, limits.min_rate_grace)
+        self.phases = {
+            name: TransferLimit(name, phase.timeout, phase.min_rate, limits.min_rate_grace)
+            for name, phase in phases.items()
+            if name != IDLE
+        }
+        self.kept = phases[IDLE].timeout if IDLE in phases else self.idle  # idle, after the first message
         self.drained_at = inf  # when the server began to stop
 
     def period(self) -> float:
         """Return the shortest time in which any of them can come: every connection is looked at as often as that."""
-        times = [LAST_RESORT, self.handshake, self.handler, self.idle, self.age]
-        for pace in (self.reading, self.writing):
+        times = [LAST_RESORT, self.handshake, self.handler, self.idle, self.kept, self.age]
+        for pace in (self.reading, self.writing, *self.phases.values()):
             times += [pace.timeout, None if pace.rate is None else pace.grace]
         return min(time for time in times if time is not None)
 
@@ -111,9 +122,11 @@ class Deadlines:
         if conn.outbox.pieces:
             return self.of_writing(conn)
         if conn.intake.begun:
-            return self.reading.end(conn.intake.begun, conn.intake.received)
+            reading = self.phases.get(conn.intake.phase, self.reading)
+            return reading.end(conn.intake.begun, conn.intake.received)
+        idle = self.kept if conn.number else self.idle
         return min(
-            (inf if self.idle is None else conn.active + self.idle, "idle_timeout"),
+            (inf if idle is None else conn.active + idle, "idle_timeout"),
             (inf if self.age is None else conn.timing.since + self.age, "max_age"),
             (max(self.drained_at, conn.active) + GRACE, "the server stops"),
         )

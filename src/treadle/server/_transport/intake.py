@@ -23,10 +23,11 @@ class Intake:
         more: generates those behind them, of what was read; None: there are none. While there are, `waiting` is
             empty only while somebody handles the last of it.
         held: bytes that the decoder holds back, of the message that is not complete.
-        begun: when that message began; 0: there is none.
+        begun: when that message began, or the phase of it that is read; 0: there is none.
         received: bytes of it.
         first_byte: when the first message that waits began; 0: when it was read.
         read_at: when something was read last.
+        phase: what the decoder said that is read, where the protocol has limits for phases; "": nothing yet.
         ended: the peer will send no more.
         wait_in: what TLS waits for before it can go on reading: READ, or WRITE.
         farewell: the last bytes for a client that has sent what makes no message; None: go on.
@@ -44,6 +45,7 @@ class Intake:
         "held",
         "more",
         "read_at",
+        "phase",
         "received",
         "vet",
         "wait_in",
@@ -58,6 +60,7 @@ class Intake:
         self.begun = 0.0
         self.received = 0
         self.first_byte = self.read_at = 0.0
+        self.phase = ""
         self.ended = False
         self.wait_in = READ
         self.farewell: bytes | None = None
@@ -68,6 +71,14 @@ class Intake:
         """Handle nothing more of it."""
         self.waiting.clear()
         self.more = None
+
+    def look_at_phase(self, now: float) -> None:
+        """Count from `now` on if the decoder has come to another phase of the message that is read."""
+        phase = self.decoder.phase  # type: ignore[attr-defined]  # where the protocol has phases
+        if phase != self.phase:
+            self.phase = phase if isinstance(phase, str) else ""
+            if self.begun != now:  # else the message itself begins
+                self.restart(now)
 
     def restart(self, now: float) -> None:
         """Count the time of the message that has begun, if one has, from `now` on."""

@@ -64,6 +64,7 @@ class ConnectionIO:
         self.throttles = throttles
         self.inline = inline
         self.unhandled: Callable[[ClientConnection], object] = lambda conn: None
+        self.phased = bool(deadlines.phases)
         self.refusals = Refusals(limits, throttles) if refusals is None else refusals
 
     def connections(self) -> list[ClientConnection]:
@@ -114,6 +115,8 @@ class ConnectionIO:
             intake.waiting.extend(self.cut_more(conn, intake.more))
             if intake.held:
                 intake.begun, intake.received = self.loop.now, intake.held
+                if self.phased:
+                    intake.look_at_phase(intake.begun)
         return bool(intake.waiting)
 
     def unfit(self, conn: ClientConnection, error: BaseException, before: Sequence[Any]) -> Sequence[Any]:

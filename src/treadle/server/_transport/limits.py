@@ -8,7 +8,7 @@ from typing import Literal
 
 from treadle._base import checks
 
-__all__ = ["Limits"]
+__all__ = ["Limits", "Phase"]
 
 AT_CEILING = ("pause", "reject", "evict_idle")
 COUNTS = {
@@ -108,14 +108,35 @@ class Limits:
         for name in LENGTHS:
             checks.duration(name, getattr(self, name))
         for name in (*TIMEOUTS, *RATES, "handshake_timeout", "min_rate_grace"):
-            value = getattr(self, name)
-            if checks.seconds(name, value) == 0:
-                unit, none = (
-                    "a second" if name in RATES else "seconds",
-                    "" if name in LENGTHS else ", or None for no limit",
-                )
-                raise ValueError(f"{name}={value!r}; allowed: more than 0 {unit}{none}")
+            _more_than_0(name, getattr(self, name))
 
     def __repr__(self) -> str:
         changed = [field for field in fields(self) if getattr(self, field.name) != field.default]
         return f"Limits({', '.join(f'{field.name}={getattr(self, field.name)!r}' for field in changed)})"
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """How long one phase of reading a message may take, such as its head, or its body. None: no limit.
+
+    Args:
+        timeout: seconds from its first byte to its last, more than 0.
+        min_rate: bytes a second, more than 0, on average, after `Limits.min_rate_grace`.
+
+    Raises:
+        TypeError, ValueError: a value is of the wrong type, or out of range.
+    """
+
+    timeout: float | None
+    min_rate: float | None = None
+
+    def __post_init__(self) -> None:
+        _more_than_0("timeout", self.timeout)
+        _more_than_0("min_rate", self.min_rate)
+
+
+def _more_than_0(name: str, value: object) -> None:
+    if checks.seconds(name, value) == 0:
+        unit = "a second" if name in RATES or name == "min_rate" else "seconds"
+        none = "" if name in LENGTHS else ", or None for no limit"
+        raise ValueError(f"{name}={value!r}; allowed: more than 0 {unit}{none}")

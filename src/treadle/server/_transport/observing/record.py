@@ -229,6 +229,12 @@ class TimedDecoder:
         """Bytes of the message that is not complete yet."""
         return self.decoder.held
 
+    @property
+    def phase(self) -> str:
+        """The phase of the message that is read, where the protocol has limits for phases."""
+        phase: str = self.decoder.phase  # type: ignore[attr-defined]
+        return phase
+
     def feed(self, data: bytes) -> Iterator[Arrival]:
         """Take what arrived; give the messages that are complete with it."""
         read_ns = self.record.read_ns
