@@ -38,6 +38,8 @@ class ServerSnapshot:
             thread has lost the lead, for their handlers blocked.
         rejected_messages: that the pool had no room for, or shed.
         failures: handlers that raised, or returned what is no answer.
+        overdue: handlers that run now, and have for longer than `Limits.handler_timeout`, so that their connections
+            were closed without them.
         slow_kinds: kinds of messages that are handed over, for they have been slow: each with about how many seconds
             they take, on average. Empty where messages have no kinds (see `Messages`).
         pool: the threads.
@@ -56,6 +58,7 @@ class ServerSnapshot:
     handed_over: int
     rejected_messages: int
     failures: int
+    overdue: int
     slow_kinds: Mapping[Hashable, float]
     pool: PoolSnapshot
 
@@ -91,6 +94,7 @@ def snapshot_of(name: str, state: str, group: EventLoopGroup | None, pool: PoolS
         handed_over=followed + lost,
         rejected_messages=sum(each.rejected for each in handlers),
         failures=sum(each.failures for each in handlers),
+        overdue=sum(each.overdue.running for each in handlers if each.overdue is not None),
         slow_kinds=_slow_kinds(handlers),
         pool=pool,
     )

@@ -39,6 +39,7 @@ from treadle.server._transport.decoder import MOST
 from treadle.server._transport.io import ConnectionIO
 from treadle.server._transport.observing.observer import MessageEvent, Observers
 from treadle.server._transport.observing.record import Record
+from treadle.server._transport.state import State
 
 RESET = struct.pack("ii", 1, 0)
 
@@ -416,4 +417,18 @@ def test_what_waits_in_a_connection_that_is_closed_is_told_of_by_what_that_was_c
         conn.ending.error = "mine"
         io.close(conn, "another")
         assert keeps.errors == [f"[Errno {errno.ECONNABORTED}] mine"] * 2
+    loop.close()
+
+
+@pytest.mark.parametrize("state", [State.CLOSING, State.LINGERING, State.CLOSED])
+def test_a_connection_that_was_taken_away_is_not_given_up_by_the_thread_that_had_it(state: State) -> None:
+    loop, limits = EventLoop("loop"), Limits()
+    io = ConnectionIO(loop, limits, Deadlines(limits), lambda conn, why: None, LogThrottles(), inline=False)
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        conn = ClientConnection(ours, Peer("", ours), Lines().decoder(100), Context(), 0.0)
+        conn.state = state
+        conn.outbox.add(memoryview(b"its last word"))
+        io.give_up(conn, "its thread was killed")
+        assert (conn.ending.error, conn.outbox.unsent, conn.state) == (None, 13, state)
     loop.close()

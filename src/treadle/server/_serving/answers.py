@@ -64,6 +64,7 @@ class Answers:
 
     def send(self) -> None:
         """Send them."""
+        self._conn.outbox.batch = None
         answers, self._answers, self._size, self._full = self._answers, [], 0, False
         if len(answers) > 1:
             try:

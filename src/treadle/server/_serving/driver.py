@@ -93,6 +93,8 @@ class Driver:
         self.io = ConnectionIO(loop, limits, deadlines, partial(left, self), throttles, inline=plain, refusals=refusals)
         self.handlers = Handlers(self.leadership, self.io, protocol, limits, throttles, when_full, observed=observed)
         self.reaper = Reaper(self.io)
+        if self.handlers.overdue is not None:
+            self.reaper.take_away = self.handlers.overdue.take
         self.handshakes = Handshakes(self.handlers, self.reaper, self.opened)
         self.reception: Reception | None = None
         self.dealt = 0
@@ -165,7 +167,7 @@ class Driver:
                     else:
                         answer = lent.run(context, handle, message, conn.peer)
                     if type(answer) is not bytes:
-                        answer = handlers.prepared(conn, answer, context)
+                        answer = handlers.prepared(conn, message, answer, context)
                 except BaseException as error:
                     answer, unsettled = handlers.failed(conn, error), True
                 try:

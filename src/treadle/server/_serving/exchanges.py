@@ -88,6 +88,10 @@ class Exchange:
         self._start = outbox.total + outbox.unsent + ahead
         self._size = size
 
+    def fail(self, why: str) -> None:
+        """There will be no answer, or no more of it, for the reason `why`."""
+        self.error = self.error or ConnectionAbortedError(errno.ECONNABORTED, why)
+
     def end(self, outbox: Outbox, why: str | None) -> None:
         """The answer is sent; or not, or not all of it, for the reason `why`."""
         if self._start >= 0:
@@ -95,8 +99,8 @@ class Exchange:
             self.bytes_out = max(0, min(outbox.total, most) - self._start)
         if why is None:
             self.sent = clock.now()
-        elif self.error is None:
-            self.error = ConnectionAbortedError(errno.ECONNABORTED, why)
+        else:
+            self.fail(why)
 
     def share(self) -> None:
         """From now on its thread and its Mark both have to come to its end, and the last to come tells."""

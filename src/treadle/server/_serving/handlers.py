@@ -19,18 +19,17 @@ from treadle._base.words import all_of, log
 from treadle._tasks.call import NoContext
 from treadle._tasks.future import Future
 from treadle._tasks.options import TaskOptions
-from treadle._tasks.scope import SCOPE, Scope
 from treadle.errors import DeadlineExceeded, MessageTooLong, PoolFull, TreadleError
 from treadle.server._loop.poller import READ
 from treadle.server._serving.answers import Answers, is_made_in_pieces, pull, send, size_of
 from treadle.server._serving.exchanges import Exchanges
 from treadle.server._serving.kinds import SLOW, Kinds
 from treadle.server._serving.leadership import take
+from treadle.server._serving.overdue import TAKEN, WHY, Exceeded, Overdue, TakenAway
 from treadle.server._transport.causes import CLOSED, CUT, DROPPED
 from treadle.server._transport.connection import ClientConnection, run_in
 from treadle.server._transport.decoder import CloseConnection
 from treadle.server._transport.observing.record import Arrival, Record
-from treadle.server._transport.peer import Peer
 from treadle.server._transport.state import State
 
 if TYPE_CHECKING:
@@ -149,7 +148,8 @@ class Handlers:
         self.call: Callable[[ClientConnection, Any, Answers], Any] = (
             self.call_observed if observed else self.call_handler
         )
-        self.handle: Callable[[Any, Any], Any] = protocol.handle if self.timeout is None else self.handle_in_time
+        self.overdue = None if self.timeout is None else Overdue(io, protocol, self.timeout, throttles)
+        self.handle: Callable[[Any, Any], Any] = protocol.handle if self.overdue is None else self.overdue.handle
         self.policy = when_full if when_full in ("reject", "discard_oldest") else "block"  # it never runs in the leader
         self.converse = protocol.converse
         self.keyed = "key" in leadership.dispatcher.order.looks_at
@@ -188,9 +188,12 @@ class Handlers:
         exchange = None if self.exchanges is None else self.exchanges.begin(conn, message, context)
         try:
             answer = run_in(context, self.handle, message, conn.peer)
-            return answer if type(answer) is bytes else self.prepared(conn, answer, context, before.send)
+            return answer if type(answer) is bytes else self.prepared(conn, message, answer, context, before.send)
         except BaseException as error:
-            return self.failed(conn, error)
+            answer = self.failed(conn, error)
+            if answer is TAKEN and exchange is not None and self.exchanges is not None:
+                self.exchanges.end(conn, exchange)
+            return answer
         finally:
             if exchange is not None:
                 exchange.made = clock.now()
@@ -199,14 +202,20 @@ class Handlers:
         """Do so, and note what observers are to be told, once it is answered."""
         record = cast(Record, conn.record)
         answer = self.call_handler(conn, record.begin(arrival, handed_over=conn.busy), before)
-        filling = conn.outbox.filling
-        record.end(size_of(answer) if filling is None else filling.made)
+        if answer is not TAKEN:
+            filling = conn.outbox.filling
+            record.end(size_of(answer) if filling is None else filling.made)
         return answer
 
     def prepared(
-        self, conn: ClientConnection, answer: Any, context: Context, before: Callable[[], object] | None = None
+        self,
+        conn: ClientConnection,
+        message: Any,
+        answer: Any,
+        context: Context,
+        before: Callable[[], object] | None = None,
     ) -> Any:
-        """Return what a handler has returned, in `context`; b"" if that is sent, as it is made.
+        """Return what a handler has returned to `message`, in `context`; b"" if that is sent, as it is made.
 
         Args:
             before: sends the answers before it.
@@ -228,19 +237,16 @@ class Handlers:
                 self.exchanges.mark(conn, exchange)
             return spool
 
-        run_in(context, pull, answer, begin)
+        run_in(context, pull, answer if self.overdue is None else self.overdue.each(conn, message, answer), begin)
         return b""
 
-    def handle_in_time(self, message: Any, peer: Peer) -> Any:
-        """Run the handler on one message, under its deadline."""
-        token = SCOPE.set(Scope(None, self.timeout))
-        try:
-            return self.protocol.handle(message, peer)
-        finally:
-            SCOPE.reset(token)
-
-    def failed(self, conn: ClientConnection, error: BaseException) -> bytes | None:
+    def failed(self, conn: ClientConnection, error: BaseException) -> Any:
         """The handler raised: close this connection only. Return what is to be answered still."""
+        if isinstance(error, TakenAway):
+            return self.failed_late(conn, error.__context__)
+        message = None
+        if isinstance(error, Exceeded):
+            message, error = error.message, cast(BaseException, error.__cause__)
         conn.ending.closing = True
         if isinstance(error, CloseConnection):
             return error.answer
@@ -249,20 +255,36 @@ class Handlers:
         if conn.peer.exchange is not None:
             conn.peer.exchange.error = error
         if self.timeout is not None and isinstance(error, DeadlineExceeded):
-            conn.give_up("handler_timeout")
-            return None
+            if conn.outbox.filling is not None:
+                return None  # the client sees that it has half an answer
+            told = self.io.refusals.of(WHY, message) if self.converse is None else None
+            if told is None:
+                conn.give_up(WHY)
+            else:
+                conn.ending.why = conn.ending.why or WHY
+            return told
         if self.converse is not None and isinstance(error, MessageTooLong):  # a client's fault, that Session has found
             self.io.tell_unfit(conn, error)
             return None
+        self.tell_failure(conn, error)
+        return None
+
+    def failed_late(self, conn: ClientConnection, error: BaseException | None) -> Any:
+        """The handler is done, and perhaps raised, but `conn` was taken away from it, and is closed, or about to be."""
+        if error is not None and not isinstance(error, (CloseConnection, Exceeded)):
+            self.tell_failure(conn, error)
+        return TAKEN
+
+    def tell_failure(self, conn: ClientConnection, error: BaseException) -> None:
+        """Count, and log, a handler that raised."""
         if self.loop.orphaned and isinstance(error, SystemExit):
-            return None  # a forked child is done, which is no failure
+            return  # a forked child is done, which is no failure
         with self.loop.lock:
             self.failures += 1
         throttle = self.throttles.of("handler", *kind_of(error))
         if throttle.begins():
             said = "%s: handler %s failed on message %d%s"
             log(_log, logging.ERROR, said, str(conn.peer), self.name, conn.number, throttle.rest, error=error)
-        return None
 
     def answer(self, conn: ClientConnection, answer: Any) -> None:
         """Send what the handler returned; if that cannot be sent, it is a failure of it."""
@@ -295,6 +317,8 @@ class Handlers:
         answers = self.answers(conn)
         until = clock.now() + TURN
         lead.record = record = None
+        if self.overdue is not None:
+            conn.outbox.batch = answers.send
         for number in range(min(len(waiting), AT_ONCE)):
             if number % 8 == 7 and clock.now() > until:
                 break
@@ -486,10 +510,17 @@ class Handlers:
     def lost_the_lead(self, conn: ClientConnection, answer: Any, lead: Lead, answers: Answers | None = None) -> None:
         """The handler took so long that the lead is lost; `conn` is this thread's, and nothing else is.
 
+        Not even that if it was TAKEN.
+
         Args:
             answers: those before; None: there are none.
         """
         self.leadership.accept_loss(lead)
+        if answer is TAKEN:
+            self.come_late(lead)
+            if answers is not None:
+                answers.tell()
+            return
         with self.loop.lock:
             self.lost_leads += 1
             took = SLOW + clock.now() - conn.timing.handled  # it had run for about so long when the lead was lost
@@ -505,6 +536,13 @@ class Handlers:
             conn.record.lose_lead()
         self.tell_all(conn, answers)
         self.go_on(conn)
+
+    def come_late(self, lead: Lead) -> None:
+        """Learn from the handler over which the lead was lost, and the connection as well."""
+        with self.loop.lock:
+            self.lost_leads += 1
+            if self.kinds is not None and lead.record is not None:
+                self.kinds.returned(lead.record, cast(float, self.timeout))
 
     def go_on(self, conn: ClientConnection) -> None:
         """Have what waits in `conn` handled, or give it back, after the lead was lost over it."""
@@ -539,8 +577,17 @@ class Handlers:
             message = conn.intake.waiting.popleft()
             with self.loop.lock:
                 self.followed += 1
+            if self.overdue is not None:
+                conn.outbox.batch = answers.send
             began = conn.timing.handled = clock.now()
-            answers.add(self.call(conn, message, answers))
+            answer = self.call(conn, message, answers)
+            if answer is TAKEN:
+                if self.kinds is not None and task.record is not None:
+                    with self.loop.lock:
+                        self.kinds.timed(task.record, clock.now() - began)
+                answers.tell()
+                return False
+            answers.add(answer)
             conn.timing.handled = 0.0
             self.judge(conn, clock.now() - began, task.record)
             message = None

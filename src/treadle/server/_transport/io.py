@@ -454,6 +454,8 @@ class ConnectionIO:
 
     def give_up(self, conn: ClientConnection, why: str) -> None:
         """Take a connection over from a thread, or a task, that will not go on with it."""
+        if conn.state in (State.CLOSING, State.LINGERING, State.CLOSED):  # it was taken away from that before
+            return
         conn.hand_back()
         conn.outbox.seal()
         conn.give_up(why)

@@ -52,9 +52,10 @@ class Limits:
         read_timeout: seconds from the first byte of a message to its last, more than 0.
         write_timeout: seconds, more than 0, in which a client must take some of what waits for it. One that takes it
             steadily has as long as `min_write_rate` allows.
-        handler_timeout: seconds, more than 0, for the handler of one message. Then its connection is cut; the handler
-            runs on, for no thread can be killed, but sees it as a deadline (see `treadle.deadline`), and so do the
-            tasks it submits. Not for a Session, whose handler lasts as long as the connection.
+        handler_timeout: seconds, more than 0, for the handler of one message. Then its connection is closed; the
+            handler runs on, for no thread can be killed, and what it returns is dropped, but it sees the time as a
+            deadline (see `treadle.deadline`), and so do the tasks it submits. Not for a Session, whose handler lasts as
+            long as the connection.
         idle_timeout: seconds between messages, more than 0.
         max_age: seconds, more than 0, after which a connection is closed when no message is under way in it.
         min_read_rate: bytes a second of a message, more than 0, on average.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable
 from math import inf
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Reaper"]
 
+SOON = 0.01  # seconds until it is looked at again whether a handler runs, when its connection is about to be given back
 AT_LEAST = 0.001  # seconds until something is looked at again that was due just now
 
 
@@ -26,6 +28,8 @@ class Reaper:
         self.loop: EventLoop = io.loop
         self.io = io
         self.deadlines = io.deadlines
+        # Takes a connection away from the handler that has it for too long, if it still has.
+        self.take_away: Callable[[ClientConnection], object] | None = None
 
     def expire(self, now: float) -> None:
         """Look at everything whose time has come; the loop's `now` is still that of the turn before.
@@ -52,7 +56,7 @@ class Reaper:
                 end, why = self.deadlines.of(timed)
             if end <= now and timed.busy:
                 self.cut(timed, why)
-                end = max(self.deadlines.of(timed)[0], now + AT_LEAST)
+                end = max(self.deadlines.of(timed)[0], now + (SOON if why == "handler_timeout" else AT_LEAST))
             elif end <= now:
                 timed.timing.late, timed.timing.stalled = True, stalled
                 timed.look_closely()
@@ -80,6 +84,8 @@ class Reaper:
         if conn.busy and why == "the server stops":  # a conversation that waits for its client's next message
             conn.ending.last = True
             conn.shut_down(socket.SHUT_RD)  # so that it sees the end of it, as if the client had left
+        elif conn.busy and why == "handler_timeout" and self.take_away is not None:
+            self.take_away(conn)
         elif conn.busy:
             self.abort_busy(conn, why)
         elif conn.state in (State.HEADER, State.HANDSHAKE):

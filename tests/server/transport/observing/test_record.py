@@ -160,3 +160,24 @@ def test_the_first_error_of_a_message_is_the_one_that_is_told(
     record.tell_run("cut")
     (event,) = keeps.events
     assert (event.error, event.bytes_out) == (first, 6)
+
+
+def test_what_was_run_before_a_handler_that_runs_too_long_was_answered(
+    ends: tuple[ClientConnection, Record, socket.socket], keeps: Keeps
+) -> None:
+    conn, record, _ = ends
+    conn.intake.waiting.extend(arrivals_of(conn, b"one\ntwo\n"))
+    record.begin(conn.intake.waiting.popleft(), handed_over=False)
+    record.end(b"1")
+    record.begin(conn.intake.waiting.popleft(), handed_over=False)
+    record.overrun("handler_timeout", None)
+    one, two = keeps.events
+    assert (one.error, one.handed_over, str(two.error)) == (
+        None,
+        False,
+        f"[Errno {errno.ECONNABORTED}] handler_timeout",
+    )
+    assert (two.handed_over, two.returned_ns) == (True, None)
+    record.overrun("handler_timeout", None)
+    record.lapse(conn.intake.waiting, "another")
+    assert len(keeps.events) == 2

@@ -63,7 +63,7 @@ class MessageEvent:
         complete_ns: when its last byte was read; of a Session both are of the first byte, or, with `speaks_first`, of
             when it came to be its turn.
         begun_ns: when the handler was called; None if it never was.
-        returned_ns: when that returned, or raised; None if it was not called.
+        returned_ns: when that returned, or raised; None if it was not called, or ran for longer than it may.
         time_ns: when the system was given the answer, or of it what the system takes.
         thread: the name of the thread in which the handler ran; if it did not, of that which has found out.
         handed_over: whether it was a task of the pool's, or the leading thread has lost the lead over it.

@@ -174,6 +174,14 @@ class Record:
         """The lead was lost over the last message."""
         self.run[-1].handed_over = True
 
+    def overrun(self, why: str, error: str | None) -> None:
+        """Tell of the messages that were run, as `tell_run`; of the last, whose handler still runs, that it is cut."""
+        last = self.run.pop() if self.run else None
+        self.tell_run(error)
+        if last is not None:
+            last.handed_over, last.error = True, _aborted(why)
+            self._tell_message(last)
+
     def tell_run(self, error: str | None) -> None:
         """Tell of the messages that were run; and answered, but for an `error`: why the connection is broken."""
         for arrival in _taken_from(self.run):

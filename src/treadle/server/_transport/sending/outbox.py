@@ -83,15 +83,18 @@ class Outbox:
         total: bytes that were sent, but for what the leader sent the short way.
         filling: a Part that a handler adds to; None: none does.
         transfer: how far they have come.
+        batch: sends the answers that wait for that of the handler that runs; None: there are none, or nobody takes
+            connections away from handlers.
     """
 
-    __slots__ = ("filling", "pieces", "total", "transfer", "unsent")
+    __slots__ = ("batch", "filling", "pieces", "total", "transfer", "unsent")
 
     def __init__(self) -> None:
         self.pieces: deque[memoryview | Part] = deque()
         self.unsent = self.total = 0
         self.filling: OpenPart | None = None
         self.transfer = Transfer()
+        self.batch: Callable[[], object] | None = None
 
     def has_room(self, most: int) -> bool:
         """Whether another answer may follow, if `most` bytes may wait."""

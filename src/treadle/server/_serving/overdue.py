@@ -1,0 +1,204 @@
+"""Overdue: takes connections away from handlers that run for longer than `handler_timeout`.
+
+No thread can be stopped, but no client needs to wait for one. While a handler runs there is a Claim for its connection.
+The handler's thread takes it back when the handler is done, and the leader when the time is over: whoever gets it has
+won, for `pop` is atomic, on every build. A thread that lost is told by `TakenAway`, in place of what the handler has
+returned or raised. From then on nothing of the connection is its own: its descriptor may be another client's by now.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from threading import get_ident
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from treadle._base import clock
+from treadle._base.words import log
+from treadle._tasks.scope import SCOPE, Scope
+from treadle.errors import DeadlineExceeded
+
+if TYPE_CHECKING:
+    from treadle._base.log_throttle import LogThrottles
+    from treadle.server._protocols.protocol import Protocol
+    from treadle.server._transport.connection import ClientConnection
+    from treadle.server._transport.io import ConnectionIO
+    from treadle.server._transport.peer import Peer
+
+__all__ = ["TAKEN", "WHY", "Exceeded", "Overdue", "TakenAway"]
+
+_log = logging.getLogger("treadle.server")
+
+WHY = "handler_timeout"
+TAKEN: Any = object()  # stands for the answer of a handler whose connection was taken away
+FRAMES = 15  # of its stack that are told, the innermost; two lines each
+EARLY = 0.001  # seconds by which a handler may be found to have run too long: its time began before its claim
+
+
+class TakenAway(BaseException):
+    """The connection was taken away from the handler; the context is what it raised."""
+
+
+class Exceeded(BaseException):
+    """The handler has raised DeadlineExceeded, which is the cause.
+
+    Args:
+        message: that it was called with.
+    """
+
+    def __init__(self, message: Any) -> None:
+        self.message = message
+        super().__init__()
+
+
+class Claim:
+    """One call of a handler.
+
+    Attributes:
+        ident: the thread that runs it.
+        message: that it was called with.
+        scope: its deadline.
+        place: holds something until either side takes it.
+    """
+
+    __slots__ = ("ident", "message", "place", "scope")
+
+    def __init__(self, message: Any, scope: Scope) -> None:
+        self.ident = get_ident()
+        self.message = message
+        self.scope = scope
+        self.place = [self.ident]
+
+    def take(self) -> bool:
+        """Take it; False: the other side has."""
+        try:
+            self.place.pop()
+        except IndexError:
+            return False
+        return True
+
+
+class Overdue:
+    """Runs handlers under their deadline, and takes connections away from those that do not keep it.
+
+    Args:
+        seconds: that a handler has.
+
+    Attributes:
+        running: handlers that run now, without their connection. Changed with the loop's lock held.
+    """
+
+    def __init__(self, io: ConnectionIO, protocol: Protocol, seconds: float, throttles: LogThrottles) -> None:
+        self.io = io
+        self.loop = io.loop
+        self.protocol = protocol
+        self.seconds = seconds
+        self.throttles = throttles
+        self.running = 0
+        self.claims: dict[Peer, Claim] = {}  # of every connection whose handler runs; from any thread
+
+    def handle(self, message: Any, peer: Peer) -> Any:
+        """Run the handler on one message; return its answer. For the thread that has the connection.
+
+        Raises:
+            TakenAway: the connection is another's by now.
+            Exceeded: the handler has found itself that its time is over.
+        """
+        return self.run(peer, message, self.protocol.handle, message, peer)
+
+    def each(self, conn: ClientConnection, message: Any, pieces: Iterator[Any]) -> Iterator[Any]:
+        """Give what a handler has returned piece by piece, each of which has as long as the handler.
+
+        The time in which the thread waits for the client does not count.
+
+        Raises:
+            TakenAway, Exceeded: as `handle`.
+        """
+        end = object()
+        try:
+            while True:
+                if conn.busy:
+                    conn.timing.handled = clock.now()
+                piece = self.run(conn.peer, message, next, pieces, end)
+                conn.timing.handled = 0.0
+                if piece is end:
+                    return
+                yield piece
+        finally:
+            close = getattr(pieces, "close", None)
+            if close is not None:
+                close()
+
+    def run(self, peer: Peer, message: Any, fn: Callable[..., Any], *args: Any) -> Any:
+        """Run a part of the handler, as `handle` does."""
+        claim = Claim(message, Scope(None, self.seconds))
+        token = SCOPE.set(claim.scope)
+        try:
+            self.claims[peer] = claim
+            return fn(*args)
+        except DeadlineExceeded as error:
+            raise Exceeded(message) from error
+        finally:
+            SCOPE.reset(token)
+            self.claims.pop(peer, None)
+            if not claim.take():
+                with self.loop.lock:
+                    self.running -= 1
+                raise TakenAway
+
+    def take(self, conn: ClientConnection) -> None:
+        """Take `conn` away from the thread that has it, unless its handler is done. For the leader."""
+        claim = self.claims.get(conn.peer)
+        if claim is None or (claim.scope.left() or 0.0) > EARLY:  # the next message's, perhaps
+            return
+        stack = stack_of(claim.ident)  # now: once the claim is taken, the thread may go on to something else
+        with self.loop.lock:
+            if not claim.take():
+                return
+            self.running += 1
+            if conn.peer.exchange is not None:  # of which the thread tells, once it has the lock
+                conn.peer.exchange.fail(WHY)
+            conn.hand_back()
+        self.tell(conn, claim, stack)
+        if conn.outbox.batch is not None:
+            conn.outbox.batch()
+        if conn.record is not None:
+            conn.record.overrun(WHY, conn.ending.error)
+        half = conn.outbox.filling is not None
+        told = None if half else self.io.refusals.of(WHY, claim.message)
+        if half:
+            conn.tear()
+        if told is None:
+            self.io.give_up(conn, WHY)
+        else:
+            self.io.dismiss(conn, told, WHY)
+
+    def tell(self, conn: ClientConnection, claim: Claim, stack: traceback.StackSummary) -> None:
+        """Log where the handler is: once in a while for each line that handlers are stuck in."""
+        where = (stack[-1].filename, stack[-1].lineno) if stack else ()
+        throttle = self.throttles.of("overdue", *where)
+        if throttle.begins():
+            ran = self.seconds + claim.scope.overdue()
+            said = "%s: handler %s runs on without its client, after %.3g s (handler_timeout); it is here%s:\n%s"
+            log(_log, logging.WARNING, said, conn.peer, self.protocol.name, ran, throttle.rest, text_of(stack))
+
+
+def stack_of(ident: int) -> traceback.StackSummary:
+    """Return the innermost part of the stack of a thread that runs a handler, which it begins with."""
+    frames: list[tuple[FrameType, int]] = []
+    frame = sys._current_frames().get(ident)
+    while frame is not None and frame.f_code is not Overdue.run.__code__ and len(frames) < FRAMES:
+        frames.append((frame, frame.f_lineno))
+        frame = frame.f_back
+    return traceback.StackSummary.extract(reversed(frames), lookup_lines=False)
+
+
+def text_of(stack: traceback.StackSummary) -> str:
+    """Return it as text, as far as the sources can be read."""
+    try:
+        return "".join(stack.format()).rstrip()
+    except Exception:  # of a loader of the user's, which is asked for them
+        return "\n".join(f"  {frame.filename}, line {frame.lineno}, in {frame.name}" for frame in stack)
