@@ -24,14 +24,14 @@ class ServerSnapshot:
         connections: that are open now.
         accepted: connections so far, `rejected_connections` of them included.
         closed_connections: that are over, of those that came in.
-        closed_by: of them, how many by which limit or fault: a name of `Limits`; "evicted"; "drain_timeout" (cut at the
-            end of a stop); "framing" (which failed); "tls_handshake" (failed), "tls_cut_short" (ended amid a message,
-            without TLS's goodbye), "tls_error" (after the handshake); "proxy_header" (no valid one), "proxy_untrusted"
-            (a header of an address that may send none); "message_rejected" (by the pool, without
-            `Limits.reject_messages_with`); "thread_killed" (amid a handler); "answer_failed" (amid the answer: what
-            gave its pieces raised, or its file was too short); "connection_lost" (reset, broken, timed out by the
-            system); "internal_error" (a fault of treadle). The others ended in order, or their
-            handler raised, which `failures` counts.
+        closed_by: of them, how many by which limit or fault: a name of `Limits`, or of a limit that the protocol has
+            for a phase of reading; "evicted"; "drain_timeout" (cut at the end of a stop); "framing" (which failed);
+            "tls_handshake" (failed), "tls_cut_short" (ended amid a message, without TLS's goodbye), "tls_error" (after
+            the handshake); "proxy_header" (no valid one), "proxy_untrusted" (a header of an address that may send
+            none); "message_rejected" (by the pool, without `Limits.reject_messages_with`); "thread_killed" (amid a
+            handler); "answer_failed" (amid the answer: what gave its pieces raised, or its file was too short);
+            "connection_lost" (reset, broken, timed out by the system); "internal_error" (a fault of treadle). The
+            others ended in order, or their handler raised, which `failures` counts.
         messages: whose handler was called so far; a conversation of a Session counts as one.
         handled_inline: of them, those that the leading thread has handled, which are no tasks of the pool.
         handed_over: of them, all others: those that were handled in tasks of the pool, and those over which the leading

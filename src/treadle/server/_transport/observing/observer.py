@@ -112,8 +112,8 @@ class Observer:
 
     Called with no lock held, in the thread in which it happens, and so from several threads at once: `handled` in the
     thread that ran the handler, where it may block as the handler may, and holds up only its own connection; the
-    others mostly in the thread that leads, where whatever blocks holds up all clients. What a method raises is logged,
-    once, then at DEBUG level, and harms nobody.
+    others, and `handled` where the handler was overdue, mostly in the thread that leads, where whatever blocks holds up
+    all clients. What a method raises is logged, once, then at DEBUG level, and harms nobody.
     """
 
     def connected(self, event: ConnectionEvent) -> None:
