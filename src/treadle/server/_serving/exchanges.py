@@ -11,21 +11,23 @@ import errno
 import logging
 from collections.abc import Callable
 from contextvars import Context
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from treadle._base import clock
-from treadle._base.log_throttle import LogThrottles, kind_of
+from treadle._base.log_throttle import kind_of
 from treadle._base.words import log
 from treadle._tasks.call import NoContext
 from treadle._tasks.future import Future
 from treadle.errors import TreadleError
 from treadle.server._transport.causes import CLOSED
 from treadle.server._transport.connection import run_in
-from treadle.server._transport.sending.outbox import Outbox, Wire
+from treadle.server._transport.sending.outbox import UNTOLD, Outbox, Wire
 
 if TYPE_CHECKING:
     from treadle._dispatch.dispatcher import Dispatcher
     from treadle.server._transport.connection import ClientConnection
+    from treadle.server._transport.io import ConnectionIO
 
 __all__ = ["Exchange", "Exchanges"]
 
@@ -142,20 +144,21 @@ class Mark:
         why = None if self.passed else ending.error or ending.why or CLOSED
         self.exchange.end(self.conn.outbox, why)
         if self.exchange.arrive():
-            self.exchanges.tell_later(self.exchange)
+            self.exchanges.tell_later(self.conn, self.exchange)
 
 
 class OverTask(Future[Any]):
     """The task of telling a protocol what became of a message, for its thread has left."""
 
-    __slots__ = ("exchange", "exchanges")
+    __slots__ = ("conn", "exchange", "exchanges")
 
-    def __init__(self, exchanges: Exchanges, exchange: Exchange) -> None:
+    def __init__(self, exchanges: Exchanges, conn: ClientConnection, exchange: Exchange) -> None:
         super().__init__()
         self._owner = exchanges.dispatcher
         self._context = WITHOUT_CONTEXT
         self._submitted = clock.now()
         self.exchanges = exchanges
+        self.conn = conn
         self.exchange: Exchange | None = exchange
 
     def _name_for(self, fn: Any) -> str:
@@ -172,6 +175,7 @@ class OverTask(Future[Any]):
         exchange, self.exchange = self.exchange, None
         if exchange is not None:
             self.exchanges.tell(exchange)
+            self.exchanges.was_told(self.conn)
 
     def _abandon(self, why: BaseException | None) -> None:
         """The pool gives it up; no lock is held."""
@@ -189,16 +193,19 @@ class OverTask(Future[Any]):
 
 
 class Exchanges:
-    """Tells a protocol what became of its messages, in one event loop. May be called by any thread."""
+    """Tells a protocol what became of its messages, in one event loop. May be called by any thread.
 
-    def __init__(
-        self, over: Over, dispatcher: Dispatcher, throttles: LogThrottles, name: str, is_orphan: Callable[[], bool]
-    ) -> None:
+    Args:
+        name: of the protocol, for logs.
+    """
+
+    def __init__(self, over: Over, dispatcher: Dispatcher, io: ConnectionIO, name: str) -> None:
         self.over = over
         self.dispatcher = dispatcher
-        self.throttles = throttles
+        self.io = io
+        self.loop = io.loop
+        self.throttles = io.throttles
         self.name = name
-        self.is_orphan = is_orphan  # whether this is a forked child, and they are the parent's
 
     def begin(self, conn: ClientConnection, message: Any, context: Context) -> Exchange:
         """The handler of `message` is about to be called."""
@@ -229,15 +236,16 @@ class Exchanges:
         if exchange.arrive():
             self.tell(exchange)
 
-    def refuse(self, conn: ClientConnection, message: Any, error: BaseException) -> None:
-        """A message was not handled, and will not be."""
+    def refuse(self, conn: ClientConnection, message: Any, error: BaseException | None, told: int = 0) -> None:
+        """A message was not handled, and will not be; the client was sent so many bytes instead."""
         exchange = Exchange(message, conn.context, conn.intake.read_at, conn.intake.read_at)
-        exchange.error = error
-        self.tell_later(exchange)
+        exchange.bytes_out = told
+        exchange.error = error or ConnectionAbortedError(errno.ECONNABORTED, CLOSED)
+        self.tell_later(conn, exchange)
 
     def tell(self, exchange: Exchange) -> None:
         """Tell of one that is over, in this thread."""
-        if self.is_orphan():
+        if self.loop.orphaned:
             return
         try:
             run_in(exchange.context, self.over, exchange.message, exchange.bytes_out, exchange.error)
@@ -246,13 +254,25 @@ class Exchanges:
             if throttle.begins():
                 log(_log, logging.ERROR, "%s: over() failed%s", self.name, throttle.rest, error=error)
 
-    def tell_later(self, exchange: Exchange) -> None:
-        """Have one of the pool's threads tell of one that is over; this one, if the pool is closed. No lock is held."""
-        if self.is_orphan():
+    def tell_later(self, conn: ClientConnection, exchange: Exchange) -> None:
+        """Have one of the pool's threads tell of one that is over; this one, if the pool is closed. No lock is held.
+
+        A connection of which so many are not told of that it may not go on waits for that.
+        """
+        if self.loop.orphaned:
             return
         exchange.context = exchange.context.copy()  # in which the next message may be handled meanwhile
-        task = OverTask(self, exchange)
+        with self.loop.lock:
+            conn.outbox.untold += 1
+        task = OverTask(self, conn, exchange)
         try:
             self.dispatcher.enter_later(task, "block")
         except (TreadleError, RuntimeError):
             task.tell()
+
+    def was_told(self, conn: ClientConnection) -> None:
+        """One of those was told of."""
+        with self.loop.lock:
+            conn.outbox.untold -= 1
+            if conn.outbox.untold == UNTOLD - 1 and not self.loop.over:
+                self.loop.post(partial(self.io.resume, conn))

@@ -164,8 +164,7 @@ class Handlers:
         over: Callable[[Any, int, BaseException | None], object] | None = getattr(protocol, "over", None)
         self.exchanges: Exchanges | None = None
         if over is not None and self.inline:
-            told = (throttles, protocol.name, lambda: self.loop.orphaned)
-            self.exchanges = Exchanges(over, leadership.dispatcher, *told)
+            self.exchanges = Exchanges(over, leadership.dispatcher, io, protocol.name)
             io.unhandled = self.unhandled
         self.plain = self.inline and not observed and self.exchanges is None  # whether it may do so in the short way
         # Changed with the loop's lock held:
@@ -469,6 +468,10 @@ class Handlers:
             self.rejected += count
         conn.number += count
         conn.write(b"".join(told))
+        if self.exchanges is not None:
+            for message, word in zip(conn.intake.waiting, told, strict=False):
+                known = message if conn.record is None else message.message
+                self.exchanges.refuse(conn, known, why, len(word))
         if conn.record is not None:
             conn.record.refuse(conn.intake.waiting, count, why)
         elif self.converse is None:

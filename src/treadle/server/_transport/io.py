@@ -22,6 +22,7 @@ from treadle.server._transport.causes import CUT_SHORT, Refusals
 from treadle.server._transport.connection import BLOCKED, CHUNK, ClientConnection, hang_up, is_ragged
 from treadle.server._transport.deadlines import GRACE, JAM, Deadlines
 from treadle.server._transport.decoder import MOST, CloseConnection
+from treadle.server._transport.sending.outbox import UNTOLD
 from treadle.server._transport.sending.spool import Spool
 from treadle.server._transport.state import State
 
@@ -254,12 +255,19 @@ class ConnectionIO:
                 self.loop.ready[conn] = None
         elif conn.outbox.pieces:
             self.watch(conn, WRITE)
+        elif conn.outbox.untold >= UNTOLD:  # see `resume`
+            self.watch(conn, 0)
         elif conn.intake.waiting or (conn.secure and conn.sock.pending()):  # type: ignore[attr-defined]  # an SSLSocket
             self.loop.ready[conn] = None
         else:
             self.watch(conn, conn.intake.wait_in)
             if self.may_be_ready(conn):
                 conn.enter(State.READY)
+
+    def resume(self, conn: ClientConnection) -> None:
+        """Go on with a connection that has waited for its protocol to be told of its answers."""
+        if conn.state in (State.READY, State.OPEN):
+            self.settle(conn)
 
     def may_be_ready(self, conn: ClientConnection) -> bool:
         """Whether the next message of a connection for which nothing is left to do may take the short way."""

@@ -168,7 +168,7 @@ def test_what_was_run_before_a_handler_that_runs_too_long_was_answered(
     conn, record, _ = ends
     conn.intake.waiting.extend(arrivals_of(conn, b"one\ntwo\n"))
     record.begin(conn.intake.waiting.popleft(), handed_over=False)
-    record.end(b"1")
+    record.end(1)
     record.begin(conn.intake.waiting.popleft(), handed_over=False)
     record.overrun("handler_timeout", None)
     one, two = keeps.events

@@ -9,9 +9,10 @@ from typing import Any, Protocol
 
 from treadle.server._transport.sending.transfer import Transfer
 
-__all__ = ["BURST", "VIEWS", "OpenPart", "Outbox", "Part", "Wire", "view_of"]
+__all__ = ["BURST", "UNTOLD", "VIEWS", "OpenPart", "Outbox", "Part", "Wire", "view_of"]
 
 BURST = 1 << 20  # bytes that one client is given before the others have their turn, about; a guess
+UNTOLD = 64  # answers that are over, and that the protocol was not told of, before the client has to wait; a guess
 VIEWS = 64  # that the kernel is given at once, at most; it takes 1,024 (UIO_MAXIOV)
 
 
@@ -83,22 +84,23 @@ class Outbox:
         total: bytes that were sent, but for what the leader sent the short way.
         filling: a Part that a handler adds to; None: none does.
         transfer: how far they have come.
+        untold: answers that are over, and that the protocol is about to be told of; guarded by the loop's lock.
         batch: sends the answers that wait for that of the handler that runs; None: there are none, or nobody takes
             connections away from handlers.
     """
 
-    __slots__ = ("batch", "filling", "pieces", "total", "transfer", "unsent")
+    __slots__ = ("batch", "filling", "pieces", "total", "transfer", "unsent", "untold")
 
     def __init__(self) -> None:
         self.pieces: deque[memoryview | Part] = deque()
-        self.unsent = self.total = 0
+        self.unsent = self.total = self.untold = 0
         self.filling: OpenPart | None = None
         self.transfer = Transfer()
         self.batch: Callable[[], object] | None = None
 
     def has_room(self, most: int) -> bool:
         """Whether another answer may follow, if `most` bytes may wait."""
-        return self.unsent <= most and self.filling is None
+        return self.unsent <= most and self.filling is None and self.untold < UNTOLD
 
     def add(self, view: memoryview) -> None:
         """Keep what is still to be sent. What the handler may change by then is copied."""
