@@ -86,6 +86,7 @@ WAYS = {
         ["block", "fork"],
     ),
     "in a conversation": ("serves(Session(converse))", ["fork"]),
+    "in a conversation that pauses": ("serves(Session(pausing))", ["who", "fork"]),
     "with TLS": ("serves(Messages(handle, Lines()), tls=Certificates(CERT, KEY))", ["fork"]),
     "in a conversation with TLS": ("serves(Session(converse), tls=Certificates(CERT, KEY))", ["fork"]),
 }
@@ -121,6 +122,12 @@ def test_the_child_of_a_handler_serves_nobody_and_ends_with_it(
                     if b"fork" in line and forked():
                         {end}
                     conn.sendall(b"%d\\n" % os.getpid())
+        def pausing(conn):
+            line = conn.readline()
+            if b"fork" in line and forked():
+                {end}
+            conn.sendall(b"%d\\n" % os.getpid())
+            return conn.pause() if line else None
         server = {server}
         with server:
             with connect(server.address, CONTEXT) as idle, connect(server.address, CONTEXT) as sock:

@@ -8,6 +8,7 @@ import select
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 
 import pytest
@@ -210,6 +211,39 @@ def test_half_a_line_that_a_stop_cuts_is_no_line(when: str) -> None:
     assert seen == [EOFError]
     assert server.snapshot().failures == 0
     assert server.snapshot().closed_by == ({} if when == "in a lull" else {"drain_timeout": 1})
+
+
+def test_a_handler_that_pauses_is_called_again_with_what_is_left() -> None:
+    left = [b"third", b"second", b"first"]
+
+    def talk(conn: Connection) -> object:
+        with conn:
+            assert conn.readline() == left.pop() + b"\n"
+            conn.sendall(b"%d" % len(left))
+            return conn.pause() if left else None
+
+    with serving(talk) as server, client(server) as sock:
+        assert ask(sock, b"first\n", 1) == b"2"
+        assert ask(sock, b"second\nthird\n", 2) == b"10"
+        assert receive_all(sock) == b""
+        assert server.snapshot().messages == 3
+
+
+def test_a_pause_is_no_end_to_what_a_with_statement_holds_unless_it_raises() -> None:
+    def talk(conn: Connection) -> object:
+        with conn:
+            conn.pause()
+            conn.sendall(conn.readline())
+        with suppress(ZeroDivisionError), conn:
+            conn.pause()
+            raise ZeroDivisionError
+        with pytest.raises(OSError, match="pipe"):
+            conn.sendall(b"closed")
+        return conn.pause()
+
+    with serving(talk) as server, client(server) as sock:
+        sock.sendall(b"line\n")
+        assert receive_all(sock) == b"line\n"
 
 
 def steps(conn: Connection) -> Iterator[bytes]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from treadle.server import Lines
 from treadle.server._loop.poller import READ
+from treadle.server._transport.decoder import RawDecoder
 from treadle.server._transport.intake import Intake
 
 
@@ -47,3 +48,15 @@ def test_a_phase_that_begins_amid_a_message_counts_anew() -> None:
     decoder.phase = "body"
     intake.look_at_phase(5.0)
     assert (intake.begun, intake.received, intake.phase) == (5.0, 0, "body")
+
+
+def test_the_end_is_something_to_read_for_a_conversation_that_has_paused() -> None:
+    intake = Intake(RawDecoder(10))
+    intake.end()
+    assert (intake.ended, list(intake.waiting)) == (True, [])
+    intake.conversation = lambda conn, limits: False
+    intake.end()
+    assert list(intake.waiting) == [b""]
+    intake.drop()
+    assert not intake.waiting
+    assert intake.conversation is None

@@ -79,8 +79,12 @@ class Protocol(_Protocol):
         """Return the answer to a message; it may block."""
 
     @property
-    def converse(self) -> Callable[[ClientConnection, Limits], None] | None:
-        """Serve a connection to its end, blocking; None: it is served message by message, by `handle`."""
+    def converse(self) -> Callable[[ClientConnection, Limits], bool] | None:
+        """Serve a connection, blocking, to its end; None: it is served message by message, by `handle`.
+
+        Return whether it pauses: it is not closed then, and what it has left in `intake.conversation` is called, in its
+        place, when the client has sent something, or has ended.
+        """
 
 
 MEMBERS = tuple(sorted(name for name in vars(Protocol) if not name.startswith("_")))

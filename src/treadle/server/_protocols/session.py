@@ -6,6 +6,7 @@ import errno
 import socket
 import ssl
 from collections.abc import Callable
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -26,19 +27,24 @@ if TYPE_CHECKING:
 __all__ = ["Connection", "Session"]
 
 CHUNK = 64 * 1024  # bytes read at once, at most
+PAUSE = object()  # what `Connection.pause` returns
 
 
 class Session:
-    """Call `handler(conn)` for every connection; when it returns, the connection is closed.
+    """Call `handler(conn)` for every connection; when it returns, the connection is closed, unless it pauses.
 
     The handler is an ordinary function, reads and writes as it likes, and holds one of the pool's threads until it
     returns. So it is not called before the client has sent something, and `conn` gives up on clients that are slower
     than the limits allow. For protocols of one message and one answer `Messages` needs no thread for clients that
     wait, and is far quicker.
 
+    A handler that ends with `return conn.pause()` holds no thread while the client is silent, and is called again, with
+    the same `conn`, when there is something to read. Each call counts as a message, in snapshots and for observers.
+
     Args:
         handler: takes a `Connection`. What it raises closes the connection and is logged, but for CloseConnection,
             and for what `conn` raised because the client was late, or left, or sent more than `Limits.max_message`.
+            What it returns is ignored, but for what `conn.pause()` gave it.
         speaks_first: whether the handler is called as soon as the client has come in, for protocols in which the
             server greets. Each client then takes a thread before it has said anything, and when all threads are taken,
             the next ones are greeted only as threads come free.
@@ -63,29 +69,9 @@ class Session:
         """Never called: a conversation is not cut into messages."""
         raise NotImplementedError
 
-    def converse(self, connection: ClientConnection, limits: Limits) -> None:
-        """Serve a connection to its end."""
-        conversation = Connection(connection, limits)
-        try:
-            connection.run(self.handler, conversation)
-        except MessageTooLong:
-            connection.ending.why = "max_message"
-            raise
-        except CloseConnection as closing:
-            conversation._say_last(closing.answer)
-        except (OSError, EOFError) as error:
-            if error is not conversation._gone:
-                raise
-            if connection.record is not None:
-                connection.record.fail(error)
-            if isinstance(error, ssl.SSLError):  # of which an alert has told it, that is not to be lost to a reset
-                connection.ending.why = connection.ending.why or conversation._why
-            elif isinstance(error, OSError):  # the client was late, or left: no fault of the handler's
-                connection.ending.error = connection.ending.error or conversation._why
-        finally:
-            conversation._gone = None  # its traceback holds the conversation
-            connection.ending.closing = True
-            connection.unblock()
+    def converse(self, connection: ClientConnection, limits: Limits) -> bool:
+        """Serve a connection to its end, or until the handler pauses; return whether it does."""
+        return _go_on(self.handler, Connection(connection, limits), connection, limits)
 
     def __repr__(self) -> str:
         return f"Session({self.name})"
@@ -109,8 +95,10 @@ class Connection:
         self._most = limits.max_message
         self._reading = TransferLimit("read", limits.read_timeout, limits.min_read_rate, limits.min_rate_grace)
         self._writing = TransferLimit("write", limits.write_timeout, limits.min_write_rate, limits.min_rate_grace)
-        self._rest = bytearray(b"".join(connection.intake.waiting))  # read, and not taken
-        connection.intake.waiting.clear()
+        self._rest = bytearray()  # read, and not taken
+        self._before = 0  # bytes of it when the handler was called
+        self._paused = False  # `pause` was called, in this call of the handler
+        self._ended = False  # it was told of the end
         self._closed = False
         self._cut_short = False  # it was not the client who has ended it, as far as can be told
         self._pulled = 0.0  # when a message that was late was looked for in the kernel last
@@ -232,6 +220,37 @@ class Connection:
             self._connection.say_goodbye()
             self._connection.shut_down(socket.SHUT_WR)
 
+    def pause(self) -> object:
+        """Have the handler called again, with this object, when there is something to read: `return conn.pause()`.
+
+        Until then it holds no thread. The client's end is something to read, too: `recv` returns b"" then, once, and
+        also when the client is gone. What was read and not taken is kept; if there is some, the handler is called again
+        after others had their turn. A connection that pauses is idle: `Limits.idle_timeout`, `max_age`, a stop of the
+        server or an eviction close it without a word to the handler. It is closed as well if the handler returns
+        something else, has called `close`, or was told of the end before. A `with conn:` around it does not close.
+        """
+        self._paused = True
+        return PAUSE
+
+    def _go_on(self) -> None:
+        """The handler is called next: take in what was read meanwhile."""
+        waiting = self._connection.intake.waiting
+        for data in waiting:
+            self._rest += data
+        waiting.clear()
+        self._before, self._paused = len(self._rest), False
+
+    def _pauses(self, returned: object) -> bool:
+        """Whether the handler, which has returned, is to be called again; soon, if there is something to read now."""
+        if returned is not PAUSE or not self._paused or self._closed:
+            return False
+        intake = self._connection.intake
+        if (self._ended or intake.ended) and len(self._rest) in (0, self._before):  # or it would be called for ever
+            return False
+        if self._rest:
+            intake.waiting.append(b"")  # what is read stays here, or each call would copy all of it
+        return True
+
     def _collect(self, enough: Callable[[int], bool]) -> bool:
         """Read until `enough(bytes searched before)`; False: the client ended before."""
         searched, since = 0, clock.now()
@@ -251,8 +270,13 @@ class Connection:
 
     def _read(self, most: int, since: float | None = None) -> bytes:
         """Return what comes next, of a message that began at `since`, or has not yet (None)."""
+        data = self._wait(most, since)
+        self._ended = not data
+        return data
+
+    def _wait(self, most: int, since: float | None) -> bytes:
         connection, sock = self._connection, self._sock
-        if self._closed and connection.secure:
+        if connection.intake.ended or (self._closed and connection.secure):
             return b""
         try:
             if since is None:
@@ -343,10 +367,41 @@ class Connection:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self.close()
+        if error is not None or not self._paused:
+            self.close()
 
     def __repr__(self) -> str:
         return f"<Connection with {self.peer}>"
+
+
+def _go_on(
+    handler: Callable[[Connection], object], conversation: Connection, connection: ClientConnection, limits: Limits
+) -> bool:
+    """Call the handler, for the first time or after a pause; return whether it pauses."""
+    conversation._go_on()
+    try:
+        pauses = conversation._pauses(connection.run(handler, conversation))
+        if pauses and connection.intake.conversation is None:
+            connection.intake.conversation = partial(_go_on, handler, conversation)
+        return pauses
+    except MessageTooLong:
+        connection.ending.why = "max_message"
+        raise
+    except CloseConnection as closing:
+        conversation._say_last(closing.answer)
+    except (OSError, EOFError) as error:
+        if error is not conversation._gone:
+            raise
+        if connection.record is not None:
+            connection.record.fail(error)
+        if isinstance(error, ssl.SSLError):  # of which an alert has told it, that is not to be lost to a reset
+            connection.ending.why = connection.ending.why or conversation._why
+        elif isinstance(error, OSError):  # the client was late, or left: no fault of the handler's
+            connection.ending.error = connection.ending.error or conversation._why
+    finally:
+        conversation._gone = None  # its traceback holds the conversation
+        connection.unblock()
+    return False
 
 
 def _is_late(error: OSError) -> bool:

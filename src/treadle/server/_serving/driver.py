@@ -336,7 +336,7 @@ class Driver:
         now = self.loop.now
         conn.active = conn.intake.read_at = now
         if not data:
-            conn.intake.ended = True
+            conn.intake.end()
         if messages:
             conn.intake.first_byte = conn.intake.begun
             conn.intake.begun, conn.intake.received = 0.0, 0

@@ -173,6 +173,7 @@ class Handlers:
         self.failures = 0
         self.rejected = 0  # messages that the pool would not handle
         self.pace = SLOW  # seconds in a handler, of late, while all messages go to the pool
+        self.pauses = False  # conversations have paused: they do not hold their threads for long
         self.throttles = throttles
         leadership.caught = self.caught
 
@@ -408,10 +409,11 @@ class Handlers:
         conn.timing.handled = 0.0
         if conn.record is not None and self.converse is not None:
             conn.record.expect()
+        talks = self.converse is not None and not self.pauses
         task = HandlerTask(self, conn, record)
         try:
             self.leadership.dispatcher.enter_later(task, self.policy)
-            if self.converse is not None:
+            if talks:
                 self.tell_if_all_talk()
         except PoolFull:
             pass  # it was refused, see `dropped`
@@ -572,8 +574,9 @@ class Handlers:
         As long as messages are quick, up to AT_ONCE of them are answered together. Once the next one is one that a
         leader may run, and somebody leads, the connection is given back: inline they take a small part of the time.
         """
-        if self.converse is not None:
-            self.hold(conn, self.converse)
+        converse = conn.intake.conversation or self.converse
+        if converse is not None:
+            self.hold(conn, converse)
             return False
         answers, most = self.answers(conn), AT_ONCE
         while self.io.has_waiting(conn):
@@ -636,18 +639,23 @@ class Handlers:
         leadership = self.leadership
         return self.inline and leadership.lead is not None and not leadership.offload_all
 
-    def hold(self, conn: ClientConnection, converse: Callable[[ClientConnection, Limits], None]) -> None:
-        """Let the protocol have `conn` to its end."""
+    def hold(self, conn: ClientConnection, converse: Callable[[ClientConnection, Limits], bool]) -> None:
+        """Let the protocol have `conn`, to its end, or until it pauses."""
         conn.number += 1
         with self.loop.lock:
             self.followed += 1
         record = conn.record
         if record is not None:
             record.begin(record.conversation.popleft(), handed_over=True)
+        pauses = False
         try:
-            converse(conn, self.limits)
+            pauses = converse(conn, self.limits)
         except BaseException as error:
             self.failed(conn, error)
+        if pauses:
+            self.pauses = True
+        else:
+            conn.ending.closing, conn.intake.conversation = True, None
         if record is not None:
             record.end()
             record.tell_run(conn.ending.error)

@@ -33,10 +33,13 @@ class Intake:
         farewell: the last bytes for a client that has sent what makes no message; None: go on.
         header: of a trusted proxy, as far as it came; None: none is awaited.
         vet: tells by a connection, and its first bytes, whether it may go on; None: it may.
+        conversation: goes on with a conversation that has paused, when there is something to read; as a protocol's
+            `converse`. None: there is none, or it has not paused yet.
     """
 
     __slots__ = (
         "begun",
+        "conversation",
         "decoder",
         "ended",
         "farewell",
@@ -66,11 +69,18 @@ class Intake:
         self.farewell: bytes | None = None
         self.header: Any = None
         self.vet: Callable[[Any, bytes], bool] | None = None
+        self.conversation: Callable[[Any, Any], bool] | None = None
+
+    def end(self) -> None:
+        """The peer will send no more, which a conversation that has paused reads as b""."""
+        self.ended = True
+        if self.conversation is not None:
+            self.waiting.append(b"")
 
     def drop(self) -> None:
         """Handle nothing more of it."""
         self.waiting.clear()
-        self.more = None
+        self.more = self.conversation = None
 
     def look_at_phase(self, now: float) -> None:
         """Count from `now` on if the decoder has come to another phase of the message that is read."""

@@ -165,6 +165,9 @@ class ConnectionIO:
             if conn.intake.wait_in != READ or conn.state is not State.READY:
                 self.settle(conn)
             return
+        if conn.intake.conversation is not None:
+            self.break_off(conn, error)
+            return
         if is_ragged(error):
             self.cut_short(conn)
             return
@@ -174,6 +177,13 @@ class ConnectionIO:
             self.part(conn)
         else:
             self.settle(conn)
+
+    def break_off(self, conn: ClientConnection, error: OSError) -> None:
+        """A client is gone whose conversation has paused, and all of what it sent is read: the handler is told."""
+        if not is_ragged(error):
+            conn.ending.why = conn.ending.why or error.strerror or type(error).__name__
+        conn.intake.end()
+        self.settle(conn)
 
     def cut_short(self, conn: ClientConnection) -> None:
         """The end has come without TLS's goodbye, as anybody on the way can make it (RFC 8446, section 6.1).

@@ -51,7 +51,9 @@ class ConnectionEvent:
 
 @dataclass(frozen=True, slots=True)
 class MessageEvent:
-    """What became of one message; of a Session, what became of one conversation, which counts as one message.
+    """What became of one message; of a Session, of one call of its handler, which counts as one message.
+
+    So a conversation that never pauses is one, and of one that does each call is told of by itself.
 
     All times are monotonic nanoseconds, in the order in which they stand here. Of bytes it counts when they were read,
     for how long the system had them by then nobody knows.
@@ -60,8 +62,8 @@ class MessageEvent:
         handler: the handler's name.
         peer: who has sent it.
         first_byte_ns: when its first byte was read.
-        complete_ns: when its last byte was read; of a Session both are of the first byte, or, with `speaks_first`, of
-            when it came to be its turn.
+        complete_ns: when its last byte was read; of a Session both are of what was read last before the call, or, with
+            `speaks_first`, of when it came to be its turn.
         begun_ns: when the handler was called; None if it never was.
         returned_ns: when that returned, or raised; None if it was not called, or ran for longer than it may.
         time_ns: when the system was given the answer, or of it what the system takes.
@@ -70,8 +72,9 @@ class MessageEvent:
         task_id: that of the pool's task in which it was handled, if the pool has observers, too, which are told of
             that task. What waits in one connection is one task. None: of no task, for the leading thread has run it.
         bytes_in: bytes of the message without what frames it; 0 if the framing makes something else of it. Of a
-            Session, what was read from the connection.
-        bytes_out: bytes of the answer, also if the client is gone; of a Session, those that the system has taken.
+            Session, what was read from the connection since the call before.
+        bytes_out: bytes of the answer, also if the client is gone; of a Session, those that the system has taken
+            since the call before.
         error: what the handler raised, but for CloseConnection; or why it was not called, such as PoolFull or Shed; or
             ConnectionAbortedError, if the connection was cut, or the client gone, before the answer was given to the
             system: its `strerror` says by which limit. None: all went well.

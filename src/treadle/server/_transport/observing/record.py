@@ -81,6 +81,7 @@ class Record:
         "refusal",
         "run",
         "task_id",
+        "told",
     )
 
     def __init__(self, observers: Observers, peer: Peer, *, converses: bool = False) -> None:
@@ -94,6 +95,7 @@ class Record:
         self.run: deque[Arrival] = deque()  # messages whose handler was called, and that were not told of
         self.task_id: int | None = None  # of the task that has the connection
         self.refusal: BaseException | None = None  # why the pool would not have its messages
+        self.told = (0, 0)  # of `bytes_in` and `bytes_out`, how many are those of calls that were told of
 
     def count(
         self, recv: Callable[[int], bytes], send: Callable[[Any], int]
@@ -146,7 +148,7 @@ class Record:
     # -- its messages ---------------------------------------------------------------------------------------------
 
     def expect(self) -> None:
-        """A conversation is to begin."""
+        """A conversation is to begin, or to go on after a pause: each call of its handler is told of."""
         self.conversation.append(Arrival(b"", self.read_ns, self.read_ns))
 
     def begin(self, arrival: Arrival, *, handed_over: bool) -> Any:
@@ -206,6 +208,9 @@ class Record:
     def _tell_message(self, arrival: Arrival) -> None:
         arrival.message = None
         self.messages += 1
+        if self.converses:
+            told, self.told = self.told, (self.bytes_in, self.bytes_out)
+            arrival.bytes_in, arrival.bytes_out = self.bytes_in - told[0], self.bytes_out - told[1]
         event = MessageEvent(
             self.observers.handler,
             self.peer,
@@ -217,8 +222,8 @@ class Record:
             arrival.thread or current_thread().name,
             arrival.handed_over,
             arrival.task_id,
-            self.bytes_in if self.converses else arrival.bytes_in,
-            self.bytes_out if self.converses else arrival.bytes_out,
+            arrival.bytes_in,
+            arrival.bytes_out,
             arrival.error,
         )
         self.observers.tell("handled", event)
