@@ -74,10 +74,11 @@ class ConnectionFactory:
         if decoder is None:
             self.failed(address, why)
             if self.observers is not None:
-                Record(self.observers, Peer(address, sock)).closed(why)
+                Record(self.observers, Peer(address, sock, clock.now())).closed(why)
             hang_up(sock)
             return None
-        conn = ClientConnection(sock, Peer(address, sock), decoder, Context(), clock.now())
+        now = clock.now()
+        conn = ClientConnection(sock, Peer(address, sock, now), decoder, Context(), now)
         if self.observers is not None:
             conn.observe(Record(self.observers, conn.peer, converses=self.protocol.converse is not None))
         return conn
@@ -85,7 +86,7 @@ class ConnectionFactory:
     def rejecting(self, sock: socket.socket, address: Any, reason: str) -> None:
         """A client is about to be turned away."""
         if self.observers is not None:
-            Record(self.observers, Peer(address, sock)).rejected(reason)
+            Record(self.observers, Peer(address, sock, clock.now())).rejected(reason)
 
     def _set_up(self, sock: socket.socket) -> socket.socket:
         sock.setblocking(False)

@@ -13,6 +13,7 @@ from math import inf
 import pytest
 
 from treadle.server import Lines, Peer, Raw
+from treadle.server._loop.event_loop import EventLoop
 from treadle.server._transport.connection import CHUNK, PIECE, ClientConnection
 from treadle.server._transport.state import State
 
@@ -205,3 +206,36 @@ def test_an_answer_to_a_peer_that_is_gone_raises_nothing(ends: tuple[ClientConne
     conn.write(b"x")
     assert conn.ending.error is not None
     assert (conn.outbox.unsent, list(conn.outbox.pieces)) == (0, [])
+
+
+def test_an_end_is_near_when_it_is_decided_and_nothing_else_waits() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        conn = ClientConnection(ours, Peer("", ours), Lines().decoder(100), Context(), 0.0)
+        assert conn.peer.closing  # nobody looks after it
+        conn.ending.loop = loop = EventLoop("test")
+        assert not conn.peer.closing
+        for owner, name, value in (
+            (conn.ending, "closing", True),
+            (conn.ending, "last", True),
+            (conn.intake, "ended", True),
+            (conn.intake, "farewell", b""),
+            (loop, "draining", True),
+        ):
+            before = getattr(owner, name)
+            setattr(owner, name, value)
+            assert conn.peer.closing, name
+            conn.intake.waiting.append(b"one more")
+            assert not conn.peer.closing, name
+            conn.intake.drop()
+            conn.intake.more = iter([b"more"])
+            assert not conn.peer.closing, name
+            conn.intake.drop()
+            setattr(owner, name, before)
+        conn.intake.waiting.append(b"one more")
+        conn.give_up("cut")
+        assert conn.peer.closing
+        conn.ending.error = None
+        conn.ending.forget()
+        assert conn.peer.closing
+        loop.close()

@@ -432,3 +432,17 @@ def test_a_connection_that_was_taken_away_is_not_given_up_by_the_thread_that_had
         io.give_up(conn, "its thread was killed")
         assert (conn.ending.error, conn.outbox.unsent, conn.state) == (None, 13, state)
     loop.close()
+
+
+def test_whoever_keeps_the_peer_of_a_connection_that_is_closed_keeps_nothing_else_of_it() -> None:
+    loop, limits = EventLoop("loop"), Limits()
+    io = ConnectionIO(loop, limits, Deadlines(limits), lambda conn, why: None, LogThrottles(), inline=False)
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        conn = ClientConnection(ours, Peer("", ours), Lines().decoder(100), Context(), 0.0)
+        loop.sources[conn.fd], conn.ending.loop = conn, loop
+        assert not conn.peer.closing
+        io.close(conn, "")
+        assert conn.peer.closing
+        assert (conn.ending.loop, conn.ending.intake) == (None, None)
+    loop.close()

@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from treadle._dispatch.worker import current_worker
 from treadle.server._transport.decoder import RawDecoder
 from treadle.server._transport.intake import Intake
-from treadle.server._transport.peer import Peer
+from treadle.server._transport.peer import Peer, foretell
 from treadle.server._transport.sending.outbox import Outbox, view_of
 from treadle.server._transport.sending.transfer import unacknowledged
 from treadle.server._transport.state import State
 
 if TYPE_CHECKING:
+    from treadle.server._loop.event_loop import EventLoop
     from treadle.server._loop.timers import Entry
     from treadle.server._transport.decoder import Decoder
     from treadle.server._transport.observing.record import Record
@@ -61,17 +62,34 @@ class Ending:
         last: it is to be closed after the message at hand. For the leader alone, as `looked` is.
         looked: it was read from since the server began to stop, or since it was too old.
         torn: the client has half of an answer, or may have, and is to see that.
+        loop: who looks after it; None: nobody does yet, or any more.
+        intake: what came of its peer; None: it is closed.
     """
 
-    __slots__ = ("closing", "error", "last", "looked", "torn", "why")
+    __slots__ = ("closing", "error", "intake", "last", "looked", "loop", "torn", "why")
 
-    def __init__(self) -> None:
+    def __init__(self, intake: Intake) -> None:
+        self.intake: Intake | None = intake
+        self.loop: EventLoop | None = None
         self.error: str | None = None
         self.why = ""
         self.closing = False
         self.last = False
         self.looked = True
         self.torn = False
+
+    def is_near(self) -> bool:
+        """Whether nothing is answered any more but the message at hand, as far as is decided and was read."""
+        intake, loop = self.intake, self.loop
+        if intake is None or loop is None or self.error is not None:
+            return True
+        if intake.waiting or intake.more is not None:
+            return False
+        return self.closing or self.last or intake.ended or intake.farewell is not None or loop.draining
+
+    def forget(self) -> None:
+        """The connection is closed; whoever keeps its Peer keeps nothing else of it."""
+        self.intake = self.loop = None
 
 
 class Timing:
@@ -138,8 +156,9 @@ class ClientConnection:
         self.context = context  # the handler's context variables: each connection has its own
         self.cuts = not (type(decoder) is RawDecoder and decoder.limit >= CHUNK)  # whether what is read has to be cut
         self.state = State.HANDSHAKE if self.secure else State.OPEN  # [lock] to and from a busy one
-        self.ending = Ending()
         self.intake = Intake(decoder)
+        self.ending = Ending(self.intake)
+        foretell(peer, self.ending)
         self.outbox = Outbox()
         self.timing = Timing(now)
         self.active = now  # when it last gave a sign of life

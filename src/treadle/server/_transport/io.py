@@ -410,6 +410,7 @@ class ConnectionIO:
         if conn.record is not None:
             conn.record.lapse(conn.intake.waiting, conn.ending.error or conn.ending.why)
         conn.intake.drop()
+        conn.ending.forget()
         try:
             self.left(conn, why or conn.ending.why)  # before the client can know that it is over
         finally:

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import select
 import socket
 import ssl
 from ipaddress import IPv6Address
-from typing import Any
+from typing import Any, Protocol
 
-__all__ = ["Peer", "host_of", "text_of"]
+__all__ = ["Peer", "foretell", "host_of", "text_of"]
+
+GONE = getattr(select, "POLLRDHUP", 0)  # what Linux tells of a peer that sends no more; 0: the system has no such thing
+
+
+class Outlook(Protocol):
+    """What has been decided about a connection's end."""
+
+    def is_near(self) -> bool:
+        """Whether the connection is closed after the answer at hand."""
 
 
 class Peer:
@@ -19,15 +29,19 @@ class Peer:
             not said who its client is, and `address` is its own.
         exchange: what is known of the message that is handled, its times among it, if the protocol asks for that, by
             having `over`; None: it does not.
+        accepted: when the connection was accepted, in seconds of `time.monotonic`.
         state: a dictionary for the handler's own use; messages of one connection are never handled at the same time.
     """
 
-    __slots__ = ("_sock", "_state", "address", "exchange", "proxy")
+    __slots__ = ("_local", "_outlook", "_sock", "_state", "accepted", "address", "exchange", "proxy")
 
-    def __init__(self, address: Any, sock: socket.socket) -> None:
+    def __init__(self, address: Any, sock: socket.socket, accepted: float = 0.0) -> None:
         self.address = address
         self.proxy: Any = None
+        self.accepted = accepted
         self._sock = sock
+        self._local: Any = None  # as it was read
+        self._outlook: Outlook | None = None  # None: it was turned away
         self._state: dict[Any, Any] | None = None
         self.exchange: Any = None  # what is known of the message that is handled, if the protocol asks for that
 
@@ -47,6 +61,50 @@ class Peer:
     def port(self) -> int:
         """The peer's port; 0 for a UNIX socket."""
         return int(self.address[1]) if isinstance(self.address, tuple) else 0
+
+    @property
+    def local(self) -> Any:
+        """Our end's address, as the socket module gives it; "" for UNIX.
+
+        Also "" once the connection is closed, unless it was looked at before.
+        """
+        if self._local is None:
+            try:
+                local = self._sock.getsockname()
+            except OSError:
+                return ""
+            self._local = local if isinstance(local, tuple) else ""
+        return self._local
+
+    @property
+    def secure(self) -> bool:
+        """Whether the connection has TLS."""
+        return isinstance(self._sock, ssl.SSLSocket)
+
+    @property
+    def closing(self) -> bool:
+        """Whether the connection will be closed after the answer at hand: for protocols that announce it.
+
+        The server stops, the connection is too old, or was cut, or the client has ended; and no other message waits
+        that was read already. Also once it is closed.
+        """
+        return self._outlook is None or self._outlook.is_near()
+
+    def has_left(self) -> bool:
+        """Whether the client has closed its end, or the connection is broken, as far as the system knows now.
+
+        Safe from any thread, and never blocks: for handlers that work long, and would do so for nobody. A client may
+        have closed its half only, and still wait for its answer, as some do who send one message. A client that has
+        vanished without a word has not left. True once the connection is closed by us.
+        """
+        fd = self._sock.fileno()
+        if fd < 0:
+            return True
+        if not GONE:
+            return _has_ended(fd, self._sock)
+        poller = select.poll()
+        poller.register(fd, GONE | select.POLLHUP | select.POLLERR)
+        return bool(poller.poll(0)) or self._sock.fileno() != fd  # the latter: it was closed, and may be another's now
 
     @property
     def certificate(self) -> dict[str, Any] | None:
@@ -73,6 +131,25 @@ class Peer:
 
     def __repr__(self) -> str:
         return f"<Peer {self}>"
+
+
+def foretell(peer: Peer, outlook: Outlook) -> None:
+    """Have `peer` tell by `outlook` whether its connection is about to be closed."""
+    peer._outlook = outlook
+
+
+def _has_ended(fd: int, sock: socket.socket) -> bool:
+    """Whether the peer will send no more, where the poller does not say so; not seen behind what it has sent.
+
+    Through a copy of the descriptor, for `sock` may have a time-out, and would wait.
+    """
+    try:
+        with socket.fromfd(fd, sock.family, sock.type) as copy:
+            return not copy.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
 
 
 def host_of(address: Any) -> str:
