@@ -29,6 +29,7 @@ from treadle.server import (
     Server,
     ServerSnapshot,
     Session,
+    TakeOver,
 )
 
 
@@ -123,6 +124,9 @@ def protocols() -> None:
     Session(talk)
     Session(talk, speaks_first=True)
     Session(echo)  # wrong
+    Messages(lambda message, peer: TakeOver(talk, b"first"))
+    TakeOver(echo)  # wrong
+    TakeOver(talk, "first")  # wrong
     framing: Framing[bytes] = Raw()
     framing_of_commands: Framing[Command] = Commands()
     wrong: Framing[bytes] = Commands()  # wrong

@@ -9,6 +9,7 @@ from treadle.server._accept.tls import Certificates
 from treadle.server._protocols.framing import Delimiter, Framing, LengthPrefix, Lines, Raw
 from treadle.server._protocols.messages import Messages
 from treadle.server._protocols.session import Connection, Session
+from treadle.server._protocols.takeover import TakeOver
 from treadle.server._server import Server
 from treadle.server._snapshot import ServerSnapshot
 from treadle.server._socketserver.mixin import PoolMixIn
@@ -39,6 +40,7 @@ __all__ = [
     "Server",
     "ServerSnapshot",
     "Session",
+    "TakeOver",
 ]
 
 _publish(__name__, globals())

@@ -230,3 +230,19 @@ def test_what_is_too_long_among_many_is_told_after_those_before_it(framing: Fram
     assert [next(found) for _ in range(5000)] == [b"x"] * 5000
     with pytest.raises(MessageTooLong):
         next(found)
+
+
+@pytest.mark.parametrize(
+    ("framing", "data", "rest"),
+    [
+        (Lines(), b"one\nha\r", b"ha\r"),
+        (Delimiter(b"--"), b"one--ha-", b"ha-"),
+        (LengthPrefix(1), b"\x03one\x05ha", b"\x05ha"),
+    ],
+)
+def test_what_is_held_can_be_taken_back_as_it_came(framing: Framing[bytes], data: bytes, rest: bytes) -> None:
+    decoder: Any = framing.decoder(100)
+    assert list(decoder.feed(data)) == [b"one"]
+    assert decoder.take_rest() == rest
+    assert decoder.held == 0
+    assert list(decoder.feed(data)) == [b"one"]  # nothing of it is left

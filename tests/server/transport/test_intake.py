@@ -60,3 +60,28 @@ def test_the_end_is_something_to_read_for_a_conversation_that_has_paused() -> No
     intake.drop()
     assert not intake.waiting
     assert intake.conversation is None
+
+
+def test_what_is_no_message_yet_can_be_had_as_it_came() -> None:
+    intake = Intake(Lines().decoder(100))
+    assert intake.uncut() == b""
+    assert list(intake.decoder.feed(b"one\nhalf")) == [b"one"]
+    intake.held, intake.begun, intake.received = 4, 5.0, 8
+    assert intake.uncut() == b"half"
+    assert (intake.held, intake.begun, intake.received, intake.decoder.held) == (0, 0.0, 0, 0)
+
+
+def test_what_was_cut_or_cannot_be_given_back_cannot_be_had() -> None:
+    intake = Intake(RawDecoder(10))
+    assert intake.uncut() == b""
+    intake.held = 1
+    assert intake.uncut() is None  # a decoder that holds something, and has no `take_rest`
+    intake.held = 0
+    intake.waiting.append(b"message")
+    assert intake.uncut() is None
+    intake.drop()
+    intake.more = iter([b"message"])
+    assert intake.uncut() is None
+    intake.drop()
+    intake.farewell = b""
+    assert intake.uncut() is None

@@ -85,6 +85,11 @@ class DelimiterDecoder:
         """Bytes of the message that is not complete yet."""
         return len(self.rest)
 
+    def take_rest(self) -> bytes:
+        """Give back what is held, as it came."""
+        rest, self.rest = bytes(self.rest), bytearray()
+        return rest
+
     def feed(self, data: bytes) -> Iterable[bytes]:
         """Return the messages that are complete with `data`; if they are many, generate them."""
         if self.too_long:
@@ -236,6 +241,11 @@ class LengthPrefixDecoder:
     def held(self) -> int:
         """Bytes of the message that is not complete yet, its length included."""
         return len(self.rest)
+
+    def take_rest(self) -> bytes:
+        """Give back what is held, as it came."""
+        rest, self.rest = bytes(self.rest), bytearray()
+        return rest
 
     def feed(self, data: bytes) -> Iterable[bytes]:
         """Return the messages that are complete with `data`."""

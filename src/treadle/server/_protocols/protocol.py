@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 from typing import Protocol as _Protocol
 
+from treadle.server._protocols.takeover import TakeOver
 from treadle.server._transport.limits import Limits, Phase
 from treadle.server._transport.sending.file_range import FileRange
 
@@ -18,7 +19,7 @@ __all__ = ["Answer", "Protocol", "missing_from", "phases_of"]
 
 Bytes = bytes | bytearray | memoryview
 # Of a handler. Of several bytes they are sent one after another, of an iterator as it gives them; None: nothing is.
-Answer = Bytes | list[bytes] | tuple[Bytes, ...] | FileRange | Iterator[Bytes] | None
+Answer = Bytes | list[bytes] | tuple[Bytes, ...] | FileRange | Iterator[Bytes] | TakeOver | None
 
 
 class Protocol(_Protocol):

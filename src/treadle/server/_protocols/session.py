@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from treadle.server._transport.connection import ClientConnection
     from treadle.server._transport.peer import Peer
 
-__all__ = ["Connection", "Session"]
+__all__ = ["Connection", "Session", "begin"]
 
 CHUNK = 64 * 1024  # bytes read at once, at most
 PAUSE = object()  # what `Connection.pause` returns
@@ -71,7 +71,7 @@ class Session:
 
     def converse(self, connection: ClientConnection, limits: Limits) -> bool:
         """Serve a connection to its end, or until the handler pauses; return whether it does."""
-        return _go_on(self.handler, Connection(connection, limits), connection, limits)
+        return begin(self.handler, connection, limits)
 
     def __repr__(self) -> str:
         return f"Session({self.name})"
@@ -374,16 +374,20 @@ class Connection:
         return f"<Connection with {self.peer}>"
 
 
+def begin(handler: Callable[[Connection], object], connection: ClientConnection, limits: Limits) -> bool:
+    """Have `handler` converse with a client, to the end or until it pauses; return whether it does."""
+    conversation = Connection(connection, limits)
+    connection.intake.conversation = partial(_go_on, handler, conversation)
+    return _go_on(handler, conversation, connection, limits)
+
+
 def _go_on(
     handler: Callable[[Connection], object], conversation: Connection, connection: ClientConnection, limits: Limits
 ) -> bool:
     """Call the handler, for the first time or after a pause; return whether it pauses."""
     conversation._go_on()
     try:
-        pauses = conversation._pauses(connection.run(handler, conversation))
-        if pauses and connection.intake.conversation is None:
-            connection.intake.conversation = partial(_go_on, handler, conversation)
-        return pauses
+        return conversation._pauses(connection.run(handler, conversation))
     except MessageTooLong:
         connection.ending.why = "max_message"
         raise

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, cast
 
+from treadle.server._protocols.takeover import TakeOver
 from treadle.server._serving.exchanges import Exchange, Exchanges
 from treadle.server._transport.sending.file_range import FileRange
 from treadle.server._transport.sending.spool import ClientLeft, Spool
@@ -160,6 +161,8 @@ def size_of(answer: Any) -> int:
         return sum(map(size_of, answer))
     if isinstance(answer, FileRange):
         return answer.size
+    if isinstance(answer, TakeOver):
+        return len(answer.first)
     try:
         return memoryview(answer).nbytes
     except Exception:

@@ -353,7 +353,8 @@ class Driver:
         """Handle what waits in `conn`, here or elsewhere; False: the lead was lost."""
         handling = self.handlers
         if conn.intake.waiting and conn.outbox.has_room(self.handlers.max_unsent):
-            if lead is None or conn.timing.probation or self.leadership.offload_all or not handling.inline:
+            elsewhere = conn.timing.probation or self.leadership.offload_all or handling.converses(conn)
+            if lead is None or elsewhere:
                 handling.delegate(conn)
                 return True
             if not handling.work(conn, lead):

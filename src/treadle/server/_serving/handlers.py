@@ -21,6 +21,8 @@ from treadle._tasks.future import Future
 from treadle._tasks.options import TaskOptions
 from treadle.errors import DeadlineExceeded, MessageTooLong, PoolFull, TreadleError
 from treadle.server._loop.poller import READ
+from treadle.server._protocols.session import CHUNK, begin
+from treadle.server._protocols.takeover import TakeOver
 from treadle.server._serving.answers import Answers, is_made_in_pieces, pull, send, size_of
 from treadle.server._serving.exchanges import Exchanges
 from treadle.server._serving.kinds import SLOW, Kinds
@@ -28,7 +30,7 @@ from treadle.server._serving.leadership import take
 from treadle.server._serving.overdue import TAKEN, WHY, Exceeded, Overdue, TakenAway
 from treadle.server._transport.causes import CLOSED, CUT, DROPPED
 from treadle.server._transport.connection import ClientConnection, run_in
-from treadle.server._transport.decoder import CloseConnection
+from treadle.server._transport.decoder import CloseConnection, RawDecoder
 from treadle.server._transport.observing.record import Arrival, Record
 from treadle.server._transport.state import State
 
@@ -240,6 +242,10 @@ class Handlers:
         run_in(context, pull, answer if self.overdue is None else self.overdue.each(conn, message, answer), begin)
         return b""
 
+    def converses(self, conn: ClientConnection) -> bool:
+        """Whether `conn` is a conversation, and not cut into messages."""
+        return self.converse is not None or conn.intake.conversation is not None
+
     def failed(self, conn: ClientConnection, error: BaseException) -> Any:
         """The handler raised: close this connection only. Return what is to be answered still."""
         if isinstance(error, TakenAway):
@@ -257,13 +263,13 @@ class Handlers:
         if self.timeout is not None and isinstance(error, DeadlineExceeded):
             if conn.outbox.filling is not None:
                 return None  # the client sees that it has half an answer
-            told = self.io.refusals.of(WHY, message) if self.converse is None else None
+            told = self.io.refusals.of(WHY, message) if not self.converses(conn) else None
             if told is None:
                 conn.give_up(WHY)
             else:
                 conn.ending.why = conn.ending.why or WHY
             return told
-        if self.converse is not None and isinstance(error, MessageTooLong):  # a client's fault, that Session has found
+        if isinstance(error, MessageTooLong) and self.converses(conn):  # a client's fault, that Session has found
             self.io.tell_unfit(conn, error)
             return None
         self.tell_failure(conn, error)
@@ -291,7 +297,10 @@ class Handlers:
         if answer is None:
             return
         try:
-            send(conn, answer)
+            if isinstance(answer, TakeOver):
+                self.take_over(conn, answer)
+            else:
+                send(conn, answer)
         except Exception:  # whatever an object of the user's does when it is asked for its bytes
             self.failed(conn, TypeError(f"handler {self.name} returned {_kind_of(answer)}; {ALLOWED}"))
 
@@ -308,6 +317,26 @@ class Handlers:
             cast(Exchanges, self.exchanges).refuse(conn, message if conn.record is None else message.message, error)
         if conn.record is None:  # else it takes them out itself
             conn.intake.waiting.clear()
+
+    def take_over(self, conn: ClientConnection, answer: TakeOver) -> None:
+        """Have the messages of `conn` end, and a conversation begin as soon as `answer.first` is sent."""
+        try:
+            rest = conn.intake.uncut()
+        except Exception as error:  # of the framing's own making
+            self.failed(conn, error)
+            return
+        if rest is None:
+            conn.ending.closing, conn.ending.why = True, "framing"
+            throttle = self.throttles.of("take over")
+            if throttle.begins():
+                said = "%s: closed, for it has sent messages behind the one that was answered with a TakeOver%s"
+                log(_log, logging.WARNING, said, conn.peer, throttle.rest)
+            return
+        conn.intake.decoder, conn.intake.conversation = RawDecoder(CHUNK), partial(begin, answer.handler)
+        if conn.record is not None:
+            conn.record.converse(len(rest))
+        conn.write(answer.first)
+        conn.intake.waiting.append(rest)  # also if that is nothing: the handler is called at once
 
     # -- the leader's way -----------------------------------------------------------------------------------------
 
@@ -362,7 +391,7 @@ class Handlers:
 
     def options_for(self, conn: ClientConnection) -> TaskOptions:
         """Return the options of a task that handles what is next in `conn`, in a pool whose order looks at keys."""
-        if self.key is not None and conn.intake.waiting:
+        if self.key is not None and conn.intake.waiting and conn.intake.conversation is None:
             message = conn.intake.waiting[0]
             try:
                 return TaskOptions(key=self.key(message if conn.record is None else message.message))
@@ -402,14 +431,15 @@ class Handlers:
 
         `record` is of the kind of what is next, if it is known by now.
         """
-        if record is None and self.kinds is not None and conn.intake.waiting:
+        converses = self.converses(conn)
+        if record is None and self.kinds is not None and conn.intake.waiting and not converses:
             record = self.record_of(conn)
         if conn.state is not State.BUSY:
             conn.enter(State.BUSY)
         conn.timing.handled = 0.0
-        if conn.record is not None and self.converse is not None:
+        if conn.record is not None and converses:
             conn.record.expect()
-        talks = self.converse is not None and not self.pauses
+        talks = converses and not self.pauses
         task = HandlerTask(self, conn, record)
         try:
             self.leadership.dispatcher.enter_later(task, self.policy)
@@ -466,6 +496,7 @@ class Handlers:
             said = "%s: messages are rejected, for the pool has no room for them in time%s"
             log(_log, logging.WARNING, said, self.loop.name, throttle.rest)
         count = len(told)
+        converses = self.converses(conn)
         with self.loop.lock:
             self.rejected += count
         conn.number += count
@@ -476,10 +507,10 @@ class Handlers:
                 self.exchanges.refuse(conn, known, why, len(word))
         if conn.record is not None:
             conn.record.refuse(conn.intake.waiting, count, why)
-        elif self.converse is None:
+        elif not converses:
             for _ in range(count):
                 conn.intake.waiting.popleft()
-        conn.ending.closing = conn.ending.closing or self.converse is not None  # a conversation that never began
+        conn.ending.closing = conn.ending.closing or converses  # a conversation that never began
         if mute:
             conn.ending.closing, conn.ending.why = True, DROPPED
             if conn.record is not None:
@@ -490,7 +521,7 @@ class Handlers:
         """Return what a client is told in place of answers, as far as there is room for it; and whether words fail."""
         told: list[bytes] = []
         room = self.max_unsent - conn.outbox.unsent  # for more, it has to take these first
-        for message in [None] if self.converse is not None else conn.intake.waiting:
+        for message in [None] if self.converses(conn) else conn.intake.waiting:
             known = message if conn.record is None or message is None else message.message
             word = self.io.refusals.of_message(known)
             if word is None:
@@ -552,8 +583,9 @@ class Handlers:
     def go_on(self, conn: ClientConnection) -> None:
         """Have what waits in `conn` handled, or give it back, after the lead was lost over it."""
         waiting = self.io.has_waiting(conn) and self.may_go_on(conn)
-        record = self.record_of(conn) if waiting and self.kinds is not None else None
-        if waiting and not (self.is_quick(conn, record) and self.is_led()):
+        messages = waiting and conn.intake.conversation is None
+        record = self.record_of(conn) if messages and self.kinds is not None else None
+        if waiting and not (messages and self.is_quick(conn, record) and self.is_led()):
             self.delegate(conn, record)
         else:
             self.release(conn)
@@ -683,8 +715,9 @@ class Handlers:
                 self.leadership.offload_all = False
 
     def may_go_on(self, conn: ClientConnection) -> bool:
-        """Whether the next message may be handled now."""
-        return not (conn.ending.closing or conn.ending.error) and conn.outbox.has_room(self.max_unsent)
+        """Whether the next message may be handled now; or a conversation may, which sends past the outbox."""
+        most = self.max_unsent if conn.intake.conversation is None else 0
+        return not (conn.ending.closing or conn.ending.error) and conn.outbox.has_room(most)
 
     def release(self, conn: ClientConnection) -> None:
         """Give `conn` back to the leader, who need not be told if it is to do nothing but read."""
@@ -695,7 +728,7 @@ class Handlers:
         plain = conn.outbox.filling is None and conn.is_only_to_be_read()
         with loop.lock:
             if plain and not loop.draining and not loop.over and self.watched_again(conn):
-                short = self.plain and not conn.timing.probation and not conn.intake.begun
+                short = self.plain and not (conn.timing.probation or conn.intake.begun or conn.intake.conversation)
                 conn.state = State.READY if short else State.OPEN
                 return
         self.io.give_back(conn, partial(self.io.take_back, conn))

@@ -54,6 +54,9 @@ class Decoder(Protocol[M_co]):
         With TLS called only after the peer's goodbye: any other end may be somebody else's.
         """
 
+    # It may also have
+    #     def take_rest(self) -> bytes:  give back what it holds, as it came, and hold nothing; see `TakeOver`
+
 
 class RawDecoder:
     """Passes every chunk on, in pieces of at most `limit` bytes."""

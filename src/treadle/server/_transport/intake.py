@@ -33,8 +33,8 @@ class Intake:
         farewell: the last bytes for a client that has sent what makes no message; None: go on.
         header: of a trusted proxy, as far as it came; None: none is awaited.
         vet: tells by a connection, and its first bytes, whether it may go on; None: it may.
-        conversation: goes on with a conversation that has paused, when there is something to read; as a protocol's
-            `converse`. None: there is none, or it has not paused yet.
+        conversation: goes on with a conversation that has paused, when there is something to read, or that is to begin
+            after messages; as a protocol's `converse`. None: there is none, or it has not begun.
     """
 
     __slots__ = (
@@ -76,6 +76,14 @@ class Intake:
         self.ended = True
         if self.conversation is not None:
             self.waiting.append(b"")
+
+    def uncut(self) -> bytes | None:
+        """Take out what was read and is no message yet, as it came; None if that cannot be had, or messages wait."""
+        take_rest: Callable[[], bytes] | None = getattr(self.decoder, "take_rest", None)
+        if self.waiting or self.more is not None or self.farewell is not None or (self.held and take_rest is None):
+            return None
+        self.held, self.begun, self.received = 0, 0.0, 0
+        return b"" if take_rest is None else take_rest()
 
     def drop(self) -> None:
         """Handle nothing more of it."""

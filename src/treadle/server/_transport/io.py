@@ -283,7 +283,7 @@ class ConnectionIO:
         """Whether the next message of a connection for which nothing is left to do may take the short way."""
         if not self.inline or conn.secure or self.loop.draining or conn.state is not State.OPEN:
             return False
-        return not (conn.timing.probation or conn.intake.begun or conn.intake.vet)
+        return not (conn.timing.probation or conn.intake.begun or conn.intake.vet or conn.intake.conversation)
 
     def sending(self, conn: ClientConnection) -> None:
         """Begin to time an answer that is to be sent later."""

@@ -143,6 +143,8 @@ def _has_ended(fd: int, sock: socket.socket) -> bool:
 
     Through a copy of the descriptor, for `sock` may have a time-out, and would wait.
     """
+    if not hasattr(socket, "MSG_DONTWAIT"):  # Windows, which does not tell
+        return False
     try:
         with socket.fromfd(fd, sock.family, sock.type) as copy:
             return not copy.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)

@@ -12,6 +12,7 @@ import pytest
 
 from treadle.server import Lines, MessageEvent, Observer, Peer
 from treadle.server._transport.connection import ClientConnection
+from treadle.server._transport.decoder import RawDecoder
 from treadle.server._transport.observing import record as module
 from treadle.server._transport.observing.observer import Observers
 from treadle.server._transport.observing.record import Arrival, Record, TimedDecoder
@@ -181,3 +182,35 @@ def test_what_was_run_before_a_handler_that_runs_too_long_was_answered(
     record.overrun("handler_timeout", None)
     record.lapse(conn.intake.waiting, "another")
     assert len(keeps.events) == 2
+
+
+def test_each_call_of_a_conversation_has_the_bytes_since_the_one_before(
+    ends: tuple[ClientConnection, Record, socket.socket], keeps: Keeps
+) -> None:
+    """Also of one that has begun with messages; what is theirs, they keep."""
+    conn, record, theirs = ends
+    theirs.sendall(b"one\nrest")
+    record.begin(arrivals_of(conn, conn.recv(100))[0], handed_over=False)
+    record.end(5)
+    record.converse(len(b"rest"))
+    conn.send(b"first")
+    record.tell_run(None)
+    for data in (b"", b"more"):
+        if data:
+            theirs.sendall(data)
+            conn.recv(100)
+        record.expect()
+        record.begin(record.conversation.popleft(), handed_over=True)
+        conn.send(b"answer")
+        record.end()
+        record.tell_run(None)
+    assert [(event.bytes_in, event.bytes_out) for event in keeps.events] == [(3, 5), (4, 11), (4, 6)]
+
+
+def test_what_the_framing_holds_can_be_had_from_under_the_record(
+    ends: tuple[ClientConnection, Record, socket.socket],
+) -> None:
+    conn, record, _ = ends
+    arrivals_of(conn, b"one\nrest")
+    assert conn.intake.uncut() == b"rest"
+    assert TimedDecoder(RawDecoder(10), record).take_rest is None

@@ -57,6 +57,12 @@ class Arrival:
         self.error: BaseException | None = None
 
 
+class Call(Arrival):
+    """A call of a conversation's handler."""
+
+    __slots__ = ()
+
+
 class Record:
     """What is to be told of one connection. For the thread that has the connection, but for `lapse`.
 
@@ -149,7 +155,11 @@ class Record:
 
     def expect(self) -> None:
         """A conversation is to begin, or to go on after a pause: each call of its handler is told of."""
-        self.conversation.append(Arrival(b"", self.read_ns, self.read_ns))
+        self.conversation.append(Call(b"", self.read_ns, self.read_ns))
+
+    def converse(self, unread: int) -> None:
+        """What comes is cut into messages no more, and no such are waiting; `unread` bytes are the conversation's."""
+        self.converses, self.told = True, (self.bytes_in - unread, self.bytes_out)
 
     def begin(self, arrival: Arrival, *, handed_over: bool) -> Any:
         """Return the message, for its handler is called now."""
@@ -208,7 +218,7 @@ class Record:
     def _tell_message(self, arrival: Arrival) -> None:
         arrival.message = None
         self.messages += 1
-        if self.converses:
+        if type(arrival) is Call:
             told, self.told = self.told, (self.bytes_in, self.bytes_out)
             arrival.bytes_in, arrival.bytes_out = self.bytes_in - told[0], self.bytes_out - told[1]
         event = MessageEvent(
@@ -256,6 +266,11 @@ class TimedDecoder:
             yield Arrival(message, first_byte_ns, read_ns)
             first_byte_ns = read_ns
         self.first_byte_ns = first_byte_ns if self.decoder.held else 0
+
+    @property
+    def take_rest(self) -> Callable[[], bytes] | None:
+        """Give back what is held, as it came; None if the framing cannot."""
+        return getattr(self.decoder, "take_rest", None)
 
     def finish(self) -> Iterator[Arrival]:
         """Give what counts as a message though the peer has ended the stream after it."""
