@@ -312,6 +312,8 @@ class Handlers:
 
     def unhandled(self, conn: ClientConnection) -> None:
         """Tell the protocol of the messages that wait in `conn`, which is over."""
+        if self.converses(conn):
+            return
         for message in conn.intake.waiting:
             error = ConnectionAbortedError(errno.ECONNABORTED, conn.ending.error or conn.ending.why or CLOSED)
             cast(Exchanges, self.exchanges).refuse(conn, message if conn.record is None else message.message, error)
