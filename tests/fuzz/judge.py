@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from fuzz.framings import cut
 from fuzz.parts import LARGEST, Client
-from treadle.server import Limits, Raw
+from treadle.server import Limits, Peer, Raw
 from treadle.server._loop.poller import READ, WRITE
 from treadle.server._transport.connection import CHUNK, ClientConnection
 from treadle.server._transport.state import State
@@ -142,9 +142,9 @@ class Judge:
         self.unwelcome += 1
         return plain(error)
 
-    def new_decoder(self, plain: Callable[[], Any]) -> Any:
+    def new_decoder(self, plain: Callable[[Peer], Any], peer: Peer) -> Any:
         """A client is about to be taken in, if its framing lets it."""
-        decoder = plain()
+        decoder = plain(peer)
         self.unwelcome += decoder is None
         return decoder
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from treadle._base.log_throttle import LogThrottles
-from treadle.server import Limits, Lines, Messages
+from treadle.server import Decoder, Limits, Lines, Messages, Peer
 from treadle.server._factory import ConnectionFactory
 from treadle.server._transport.causes import NO_HANDSHAKE
 
@@ -46,6 +46,25 @@ def test_a_socket_becomes_a_connection_that_does_not_block(ends: tuple[socket.so
     assert conn.peer.address == ADDRESS
     assert ours.gettimeout() == 0.0
     assert not conn.secure
+
+
+def test_a_decoder_is_made_with_the_peer_that_the_handler_is_given(ends: tuple[socket.socket, socket.socket]) -> None:
+    """With TLS one that knows the socket of TLS, for what was agreed on is asked of that."""
+    ours, _ = ends
+    known: list[Peer] = []
+
+    class Knowing(Messages[bytes]):
+        def decoder(self, limits: Limits, peer: Peer) -> Decoder[bytes]:
+            known.append(peer)
+            return super().decoder(limits, peer)
+
+    made = ConnectionFactory(Knowing(lambda line, peer: line), Limits(), None, LogThrottles(), lambda *_: None)
+    made.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    conn = made.make(ours, ADDRESS)
+    assert conn is not None
+    with conn.sock:
+        assert known == [conn.peer]
+        assert known[0].alpn is None
 
 
 def test_a_framing_that_fails_closes_its_client_and_is_told(

@@ -62,25 +62,26 @@ class ConnectionFactory:
 
     def make(self, sock: socket.socket, address: Any) -> ClientConnection | None:
         """Return the connection of a socket that was accepted; None if it could not be taken in, and is closed."""
-        decoder, why = self._decoder(), "framing"
+        decoder, why, now = None, "framing", clock.now()
+        try:
+            sock = self._set_up(sock)
+        except Exception as error:
+            peer, why = Peer(address, sock, now), self._fault_of(error)
+        else:
+            peer = Peer(address, sock, now)
+            decoder = self._decoder(peer)
         if self.orphaned:  # the framing has forked, and this is the child, where no server is
             sock.close()
             return None
-        if decoder is not None:
-            try:
-                sock = self._set_up(sock)
-            except Exception as error:
-                decoder, why = None, self._fault_of(error)
         if decoder is None:
             self.failed(address, why)
             if self.observers is not None:
-                Record(self.observers, Peer(address, sock, clock.now())).closed(why)
+                Record(self.observers, peer).closed(why)
             hang_up(sock)
             return None
-        now = clock.now()
-        conn = ClientConnection(sock, Peer(address, sock, now), decoder, Context(), now)
+        conn = ClientConnection(sock, peer, decoder, Context(), now)
         if self.observers is not None:
-            conn.observe(Record(self.observers, conn.peer, converses=self.protocol.converse is not None))
+            conn.observe(Record(self.observers, peer, converses=self.protocol.converse is not None))
         return conn
 
     def rejecting(self, sock: socket.socket, address: Any, reason: str) -> None:
@@ -112,10 +113,10 @@ class ConnectionFactory:
             log(_log, logging.ERROR, said, self.protocol.name, throttle.rest, error=error)
         return NO_HANDSHAKE
 
-    def _decoder(self) -> Decoder[Any] | None:
+    def _decoder(self, peer: Peer) -> Decoder[Any] | None:
         """Return a decoder for a new connection; None if the framing, which may be the user's, fails."""
         try:
-            decoder = self.protocol.decoder(self.limits)
+            decoder = self.protocol.decoder(self.limits, peer)
             if not (hasattr(decoder, "feed") and hasattr(decoder, "finish")):
                 raise TypeError(
                     f"the framing's decoder() returned {type(decoder).__name__}; allowed: an object with feed, held "

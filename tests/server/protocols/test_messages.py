@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
 
 import pytest
@@ -19,7 +20,9 @@ def test_the_default_framing_is_raw() -> None:
 
 
 def test_messages_are_limited_by_the_servers_limits() -> None:
-    decoder = Messages(handle, Lines()).decoder(Limits(max_message=3))
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        decoder = Messages(handle, Lines()).decoder(Limits(max_message=3), Peer("", ours))
     assert decoder.feed(b"abc\nabcd") == [b"abc"]
 
 

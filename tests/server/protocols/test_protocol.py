@@ -18,7 +18,7 @@ class Numbers:
     name, greeting, speaks_first, converse = "numbers", b"", False, None
     held = 0
 
-    def decoder(self, limits: Limits) -> Numbers:
+    def decoder(self, limits: Limits, peer: Peer) -> Numbers:
         return self
 
     def feed(self, data: bytes) -> Sequence[int]:

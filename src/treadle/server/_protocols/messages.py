@@ -104,7 +104,7 @@ class Messages(Generic[M]):
         self.greeting = greeting
         self.name = name_of(handler)
 
-    def decoder(self, limits: Limits) -> Decoder[M]:
+    def decoder(self, limits: Limits, peer: Peer) -> Decoder[M]:
         """Return what makes one connection's bytes into messages."""
         decoder: Decoder[M] = self.framing.decoder(limits.max_message)
         return decoder

@@ -72,8 +72,11 @@ class Protocol(_Protocol):
     def speaks_first(self) -> bool:
         """Whether a conversation begins before the client has sent anything."""
 
-    def decoder(self, limits: Limits) -> Decoder[Any]:
-        """Return what cuts one connection's bytes into messages."""
+    def decoder(self, limits: Limits, peer: Peer) -> Decoder[Any]:
+        """Return what cuts one connection's bytes into messages.
+
+        `peer` is the object that the handler is given; behind a trusted proxy it tells the client once bytes are fed.
+        """
 
     @property
     def handle(self) -> Callable[[Any, Peer], Answer]:

@@ -61,7 +61,7 @@ class Session:
         self.speaks_first = checks.boolean("speaks_first", speaks_first)
         self.name = name_of(handler)
 
-    def decoder(self, limits: Limits) -> Decoder[bytes]:
+    def decoder(self, limits: Limits, peer: Peer) -> Decoder[bytes]:
         """Return what passes the first bytes on as they come."""
         return RawDecoder(CHUNK)
 
