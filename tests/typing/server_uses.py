@@ -26,6 +26,7 @@ from treadle.server import (
     Peer,
     PoolMixIn,
     Raw,
+    Reply,
     Server,
     ServerSnapshot,
     Session,
@@ -91,6 +92,22 @@ class GeneratedCommands:
         return Generating()
 
 
+class Speaking:
+    held = 0
+
+    def feed(self, data: bytes) -> Iterator[Command | Reply]:
+        yield Reply(b"go")
+        yield Command()
+
+    def finish(self) -> tuple[Command, ...]:
+        return ()
+
+
+class SpeakingCommands:
+    def decoder(self, limit: int) -> Speaking:
+        return Speaking()
+
+
 class NoFraming:
     def decode(self, limit: int) -> CommandDecoder:
         return CommandDecoder()
@@ -117,6 +134,12 @@ def protocols() -> None:
     Messages(echo, Lines(), kind=lambda line: line.split()[0], key=len)
     Messages(obey, Commands(), kind=lambda command: command.name)
     Messages(echo, kind="GET")  # wrong
+    assert_type(Messages(obey, SpeakingCommands()), Messages[Command])
+    Messages(echo, SpeakingCommands())  # wrong
+    Messages(echo, Lines(), instant=lambda line: b"pong" if line == b"ping" else None)
+    Messages(obey, SpeakingCommands(), instant=lambda command: command.name)
+    Messages(echo, Lines(), instant=lambda line: line.decode())  # wrong
+    Reply("go")  # wrong
     Messages(lambda message, peer: message)
     Messages(lambda message, peer: message.name, Commands())
     LengthPrefix(4, "middle")  # wrong

@@ -13,7 +13,7 @@ from treadle.server._protocols.takeover import TakeOver
 from treadle.server._server import Server
 from treadle.server._snapshot import ServerSnapshot
 from treadle.server._socketserver.mixin import PoolMixIn
-from treadle.server._transport.decoder import CloseConnection, Decoder
+from treadle.server._transport.decoder import CloseConnection, Decoder, Reply
 from treadle.server._transport.limits import Limits
 from treadle.server._transport.observing.observer import ConnectionEvent, MessageEvent, Observer
 from treadle.server._transport.peer import Peer
@@ -37,6 +37,7 @@ __all__ = [
     "Peer",
     "PoolMixIn",
     "Raw",
+    "Reply",
     "Server",
     "ServerSnapshot",
     "Session",

@@ -65,6 +65,7 @@ def test_whatever_may_be_called_with_a_message_and_a_peer_is_a_handler() -> None
         ((handle, Lines), {}, "framing=.* is no framing"),
         ((handle,), {"greeting": "hi"}, "greeting='hi' is str; allowed: bytes"),
         ((handle,), {"kind": "GET"}, "kind='GET' is str; kind must be"),
+        ((handle,), {"instant": "GET"}, "instant='GET' is str; instant must be"),
         ((handle,), {"key": answer_later}, "key=.* is a coroutine function"),
     ],
 )

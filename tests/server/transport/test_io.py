@@ -9,7 +9,7 @@ import socket
 import struct
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from contextvars import Context
 from typing import Any
 
@@ -446,3 +446,81 @@ def test_whoever_keeps_the_peer_of_a_connection_that_is_closed_keeps_nothing_els
         assert conn.peer.closing
         assert (conn.ending.loop, conn.ending.intake) == (None, None)
     loop.close()
+
+
+class Speaks:
+    """Answers each "?" for now, and each "!" for good; the rest it holds, until "." makes a message of it."""
+
+    def __init__(self) -> None:
+        self.held = 0
+
+    def feed(self, data: bytes) -> Iterator[bytes | Reply]:
+        for byte in data:
+            if byte in b"?!":
+                self.held = self.held if byte == ord("?") else 0
+                yield Reply(bytes([byte]), final=byte == ord("!"))
+            elif byte == ord("."):
+                self.held = 0
+                yield b"message"
+            else:
+                self.held += 1
+
+    def finish(self) -> tuple[bytes, ...]:
+        return ()
+
+
+@contextmanager
+def cutting() -> Iterator[tuple[ConnectionIO, ClientConnection]]:
+    loop, limits = EventLoop("loop"), Limits()
+    io = ConnectionIO(loop, limits, Deadlines(limits), lambda conn, why: None, LogThrottles(), inline=False)
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        yield io, ClientConnection(ours, Peer("", ours), Speaks(), Context(), 0.0)
+    loop.close()
+
+
+def test_where_a_decoder_has_spoken_all_that_was_cut_waits() -> None:
+    with cutting() as (io, conn):
+        assert io.cut(conn, b"..") == [b"message"] * 2
+        assert not conn.intake.waiting
+        assert io.cut(conn, b".?.x") == ()
+        assert [type(one) for one in conn.intake.waiting] == [bytes, Reply, bytes]
+        assert conn.intake.held == 1
+
+
+@pytest.mark.parametrize(
+    ("data", "begun"),
+    [(b"?", 3.0), (b"x?x?", 3.0), (b"?.", 0.0), (b".?", 0.0), (b"!", 0.0), (b"!x", 0.0), (b"?" * MOST * 3, 3.0)],
+)
+def test_an_interim_reply_gains_no_time_for_a_message_that_has_begun(data: bytes, begun: float) -> None:
+    with cutting() as (io, conn):
+        assert io.cut(conn, b"x") == []
+        conn.intake.begun, conn.intake.received = 3.0, 1
+        io.loop.now = 9.0
+        assert io.cut(conn, data) == ()
+        assert conn.intake.begun == begun
+        while conn.intake.more is not None:
+            assert len(conn.intake.waiting) == MOST
+            conn.intake.waiting.clear()
+            io.has_waiting(conn)
+        assert conn.intake.begun == begun
+
+
+def test_of_messages_and_replies_that_are_many_a_few_wait_at_a_time() -> None:
+    with cutting() as (io, conn):
+        assert io.cut(conn, b"?." * MOST * 2) == ()
+        rounds = 0
+        while conn.intake.waiting:
+            rounds += 1
+            assert len(conn.intake.waiting) == MOST
+            conn.intake.waiting.clear()
+            io.has_waiting(conn)
+        assert rounds == 4
+
+
+def test_who_was_answered_by_the_decoder_alone_has_been_served_when_the_server_stops() -> None:
+    with cutting() as (io, conn):
+        io.loop.draining = True
+        assert not io.is_over(conn)
+        conn.intake.spoken = True
+        assert io.is_over(conn)

@@ -9,7 +9,7 @@ from treadle._base import checks
 from treadle._tasks.call import name_of
 from treadle.server._protocols.framing import Framing, Raw
 from treadle.server._protocols.protocol import Answer
-from treadle.server._transport.decoder import Decoder
+from treadle.server._transport.decoder import Decoder, Reply
 from treadle.server._transport.limits import Limits
 from treadle.server._transport.peer import Peer
 
@@ -41,6 +41,11 @@ class Messages(Generic[M]):
             bytes; 1,024 kinds are told apart. It is called for every message, by the thread that serves all: it must
             not block, and 0.1 us is a good time. If it raises, or returns what is none, that is logged, and the message
             is of a kind with all such. None: all messages of one connection are of one kind.
+        instant: takes a message and returns its answer, bytes, if that needs no thread, as a health check's or a
+            redirect's; None: it is the handler's. So it is answered also while every thread is in a handler, in its
+            turn: behind the answers to the messages before it. It is called first for every message, perhaps more than
+            once, by whoever serves its connection, mostly the thread that serves all: it must not block, and 0.1 us is
+            a good time. If it raises, or returns anything else, that is logged, and the message is the handler's.
         key: takes a message and returns whose it is, something hashable: for a pool whose order looks at keys, as
             "fair" does. Called for a message that is handed over to the pool; if it raises, that is logged, and the key
             is the client's address, as it is with None.
@@ -48,7 +53,7 @@ class Messages(Generic[M]):
     Raises:
         TypeError: an argument is of the wrong type; `handler` is async, a class, or cannot be called so.
 
-    `kind` and `key` may be called by several threads at once, as the handler.
+    `kind`, `instant` and `key` may be called by several threads at once, as the handler.
     """
 
     converse = None
@@ -62,16 +67,18 @@ class Messages(Generic[M]):
         *,
         greeting: bytes = ...,
         kind: Callable[[bytes], Hashable] | None = ...,
+        instant: Callable[[bytes], bytes | None] | None = ...,
         key: Callable[[bytes], Hashable] | None = ...,
     ) -> None: ...
     @overload
     def __init__(
         self,
         handler: Callable[[M, Peer], Answer],
-        framing: Framing[M],
+        framing: Framing[M | Reply],
         *,
         greeting: bytes = ...,
         kind: Callable[[M], Hashable] | None = ...,
+        instant: Callable[[M], bytes | None] | None = ...,
         key: Callable[[M], Hashable] | None = ...,
     ) -> None: ...
     def __init__(
@@ -81,6 +88,7 @@ class Messages(Generic[M]):
         *,
         greeting: bytes = b"",
         kind: Callable[[Any], Hashable] | None = None,
+        instant: Callable[[Any], bytes | None] | None = None,
         key: Callable[[Any], Hashable] | None = None,
     ) -> None:
         if _makes_objects(handler):
@@ -94,11 +102,12 @@ class Messages(Generic[M]):
             raise TypeError(f"framing={framing!r} is no framing; allowed: an object like Raw() or Lines()")
         if not isinstance(greeting, bytes):
             raise TypeError(f"greeting={greeting!r} is {type(greeting).__name__}; allowed: bytes")
-        for name, function in (("kind", kind), ("key", key)):
+        for name, function in (("kind", kind), ("instant", instant), ("key", key)):
             if function is not None:
                 checks.blocking(name, function)
         self.handle = handler
         self.kind = kind
+        self.instant = instant
         self.key = key
         self.framing: Framing[Any] = framing
         self.greeting = greeting

@@ -28,6 +28,7 @@ class Protocol(_Protocol):
     One that is served message by message may also have these, or None in their place:
 
         kind(message)    what messages have in common that take about as long; hashable, at most 200 bytes
+        instant(message) its answer, bytes, if that needs no handler, and so no thread; None: it is the handler's
         key(message)     whose it is, for a pool whose order looks at keys; hashable
         over(message, sent, error)
                          told once what became of each message: how many bytes of its answer the kernel has taken, and

@@ -51,7 +51,7 @@ class Answers:
             # A memoryview's length is in items, not bytes; and what is more than bytes is to be sent by itself.
             self._full = not isinstance(answer, bytearray)
             answer = _own(answer)
-        if exchange is not None:
+        if exchange is not None and exchange not in self._open[-1:]:  # else it is of a message before, and this of none
             if not exchange.is_begun():  # else it was made in pieces
                 exchange.begin_answer(self._conn.outbox, size_of(answer), self._size)
             self._open.append(exchange)
@@ -90,6 +90,12 @@ class Answers:
         over, self._over = self._over, []
         for exchange in over:
             cast(Exchanges, self._exchanges).end(self._conn, exchange)
+
+    def tell_elsewhere(self) -> None:
+        """Have another thread tell of them."""
+        over, self._over = self._over, []
+        for exchange in over:
+            cast(Exchanges, self._exchanges).end_elsewhere(self._conn, exchange)
 
 
 def send(conn: ClientConnection, answer: Any) -> None:

@@ -112,6 +112,7 @@ class Driver:
         lent = lent_here(leadership.dispatcher)
         fresh = handlers.fresh
         find = None if handlers.kinds is None else handlers.kinds.find
+        instant = None if handlers.instants is None else handlers.answers_at_once
         messages: Any
         unsettled = False
         while not lead.preempted:
@@ -147,6 +148,8 @@ class Driver:
                         turns = leadership.turns
                         continue
                     message = messages[0]
+                if instant is not None and instant(conn, message):
+                    continue
                 if find is not None:
                     record = find(message)
                     if record.level:
@@ -353,6 +356,14 @@ class Driver:
         """Handle what waits in `conn`, here or elsewhere; False: the lead was lost."""
         handling = self.handlers
         if conn.intake.waiting and conn.outbox.has_room(self.handlers.max_unsent):
+            if handling.may_speak(conn):
+                answers = handling.answers(conn)
+                waiting = handling.speak(conn, answers)
+                if not handling.tell(conn, answers, lead):
+                    return False
+                if not (waiting and handling.may_go_on(conn)):
+                    self.io.settle(conn)
+                    return True
             elsewhere = conn.timing.probation or self.leadership.offload_all or handling.converses(conn)
             if lead is None or elsewhere:
                 handling.delegate(conn)

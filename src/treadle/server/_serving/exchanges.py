@@ -236,6 +236,11 @@ class Exchanges:
         if exchange.arrive():
             self.tell(exchange)
 
+    def end_elsewhere(self, conn: ClientConnection, exchange: Exchange) -> None:
+        """Do so, though this thread is not to run code of the user's."""
+        if exchange.arrive():
+            self.tell_later(conn, exchange)
+
     def refuse(self, conn: ClientConnection, message: Any, error: BaseException | None, told: int = 0) -> None:
         """A message was not handled, and will not be; the client was sent so many bytes instead."""
         exchange = Exchange(message, conn.context, conn.intake.read_at, conn.intake.read_at)

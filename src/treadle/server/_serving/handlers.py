@@ -11,6 +11,7 @@ import errno
 import logging
 from collections.abc import Callable, Hashable
 from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING, Any, cast
 
 from treadle._base import clock
@@ -25,12 +26,13 @@ from treadle.server._protocols.session import CHUNK, begin
 from treadle.server._protocols.takeover import TakeOver
 from treadle.server._serving.answers import Answers, is_made_in_pieces, pull, send, size_of
 from treadle.server._serving.exchanges import Exchanges
+from treadle.server._serving.instants import Instants
 from treadle.server._serving.kinds import SLOW, Kinds
 from treadle.server._serving.leadership import take
 from treadle.server._serving.overdue import TAKEN, WHY, Exceeded, Overdue, TakenAway
 from treadle.server._transport.causes import CLOSED, CUT, DROPPED
 from treadle.server._transport.connection import ClientConnection, run_in
-from treadle.server._transport.decoder import CloseConnection, RawDecoder
+from treadle.server._transport.decoder import CloseConnection, RawDecoder, Reply
 from treadle.server._transport.observing.record import Arrival, Record
 from treadle.server._transport.state import State
 
@@ -158,6 +160,8 @@ class Handlers:
         self.key: Callable[[Any], Hashable] | None = getattr(protocol, "key", None) if self.converse is None else None
         kind: Callable[[Any], Hashable] | None = getattr(protocol, "kind", None) if self.converse is None else None
         self.kinds = None if kind is None else Kinds(kind, throttles, protocol.name)
+        instant = getattr(protocol, "instant", None) if self.converse is None else None
+        self.instants = None if instant is None else Instants(instant, throttles, protocol.name)
         self.name = protocol.name
         self.limits = limits
         self.max_unsent = limits.max_unsent
@@ -181,7 +185,8 @@ class Handlers:
 
     def begun_inline(self) -> int:
         """Return how many messages leaders have begun with. From any thread."""
-        return self.leadership.turns - self.leadership.steps
+        instantly = 0 if self.instants is None else self.instants.answered
+        return self.leadership.turns - self.leadership.steps + instantly
 
     def call_handler(self, conn: ClientConnection, message: Any, before: Answers) -> Any:
         """Run the handler on one message; return its answer, unless that is sent, behind those before it."""
@@ -314,7 +319,7 @@ class Handlers:
         """Tell the protocol of the messages that wait in `conn`, which is over."""
         if self.converses(conn):
             return
-        for message in conn.intake.waiting:
+        for message in (one for one in conn.intake.waiting if type(one) is not Reply):
             error = ConnectionAbortedError(errno.ECONNABORTED, conn.ending.error or conn.ending.why or CLOSED)
             cast(Exchanges, self.exchanges).refuse(conn, message if conn.record is None else message.message, error)
         if conn.record is None:  # else it takes them out itself
@@ -340,6 +345,82 @@ class Handlers:
         conn.write(answer.first)
         conn.intake.waiting.append(rest)  # also if that is nothing: the handler is called at once
 
+    # -- answers without a handler --------------------------------------------------------------------------------
+
+    def may_speak(self, conn: ClientConnection) -> bool:
+        """Whether what is next in `conn` may need no handler."""
+        if conn.intake.conversation is not None:
+            return False
+        return self.instants is not None or type(conn.intake.waiting[0]) is Reply
+
+    def speak(self, conn: ClientConnection, before: Answers) -> bool:
+        """Answer what is next in `conn` and needs no handler, all in one with what was answered `before`.
+
+        Return whether a message is next that needs one; False: none is, or the others have their turn first. For the
+        thread that has `conn`.
+        """
+        if not self.may_go_on(conn):
+            return True
+        spoken, waiting = 0, False
+        while self.io.has_waiting(conn) and spoken < AT_ONCE and not before.are_enough():
+            answer = self.early(conn)
+            if answer is None:
+                waiting = True
+                break
+            before.add(answer)
+            spoken += 1
+        if spoken:
+            before.send()
+            if conn.busy:
+                self.tell_all(conn, before)
+        return waiting
+
+    def early(self, conn: ClientConnection) -> bytes | None:
+        """Take out what is next in `conn`, and return the answer, if it needs no handler; None: it does."""
+        waiting = conn.intake.waiting
+        answer = self.early_answer(conn, waiting[0])
+        if answer is None:
+            return None
+        one = waiting.popleft()
+        message = one if conn.record is None or type(one) is Reply else one.message
+        if self.instants is None or type(one) is Reply:  # the former only with the latter
+            conn.intake.spoken = True
+            return answer
+        conn.number += 1
+        if conn.busy:
+            with self.loop.lock:
+                self.followed += 1
+        else:
+            self.instants.answered += 1
+        if conn.record is not None:
+            conn.record.begin(one, handed_over=conn.busy)
+            conn.record.end(len(answer))
+        if self.exchanges is not None:
+            self.exchanges.begin(conn, message, conn.context).made = clock.now()
+        return answer
+
+    def early_answer(self, conn: ClientConnection, one: Any) -> bytes | None:
+        """Return the answer to `one` of what waits in `conn`, if it needs no handler; None: it does."""
+        if type(one) is Reply:
+            return one.answer
+        if self.instants is None:
+            return None
+        return self.instants.find(one if conn.record is None else one.message)
+
+    def answers_at_once(self, conn: ClientConnection, message: Any) -> bool:
+        """Answer a message that has come by the short way, if it needs no handler; return whether that is so."""
+        instants = cast(Instants, self.instants)
+        answer = instants.find(message)
+        if answer is None:
+            return False
+        conn.active = self.loop.now
+        conn.number += 1
+        instants.answered += 1
+        self.answer(conn, answer)
+        if conn.outbox.pieces or conn.ending.error:
+            self.io.settle(conn)
+        return True
+
     # -- the leader's way -----------------------------------------------------------------------------------------
 
     def work(self, conn: ClientConnection, lead: Lead) -> bool:
@@ -350,12 +431,21 @@ class Handlers:
         lead.record = record = None
         if self.overdue is not None:
             conn.outbox.batch = answers.send
+        slow: KindRecord | None = None  # of what is next
         for number in range(min(len(waiting), AT_ONCE)):
             if number % 8 == 7 and clock.now() > until:
                 break
+            if type(waiting[0]) is Reply or (self.instants is not None and number):  # of the first one it was asked
+                early = self.early(conn)
+                if early is not None:
+                    answers.add(early)
+                    if answers.are_enough():
+                        break
+                    continue
             if self.kinds is not None:
                 record = self.record_of(conn)
                 if record.level:
+                    slow = record
                     break
                 record.quick += 1
                 lead.record = record
@@ -374,10 +464,10 @@ class Handlers:
         answers.send()
         self.send_made(conn)
         self.io.has_waiting(conn)
-        if (conn.record is not None or answers.are_over()) and not self.tell(conn, answers, lead):
+        if not self.tell(conn, answers, lead):
             return False
-        if record is not None and record.level and self.io.has_waiting(conn) and self.may_go_on(conn):
-            self.delegate(conn, record)
+        if slow is not None and self.may_go_on(conn):
+            self.delegate(conn, slow)
         return True
 
     def record_of(self, conn: ClientConnection) -> KindRecord:
@@ -414,8 +504,14 @@ class Handlers:
             conn.record.tell_run(conn.ending.error)
         answers.tell()
 
-    def tell(self, conn: ClientConnection, answers: Answers, lead: Lead) -> bool:
-        """Do so, though it may block; False if the lead was lost over it."""
+    def tell(self, conn: ClientConnection, answers: Answers, lead: Lead | None) -> bool:
+        """Do so, if there is something to tell, though it may block; False if the lead was lost over it."""
+        if not (answers.are_over() or (conn.record is not None and conn.record.run)):
+            return True
+        if lead is None:
+            answers.tell_elsewhere()
+            self.tell_all(conn, answers)
+            return True
         lead.record = None
         self.leadership.begin(lead.slot, conn)
         self.tell_all(conn, answers)
@@ -523,7 +619,9 @@ class Handlers:
         """Return what a client is told in place of answers, as far as there is room for it; and whether words fail."""
         told: list[bytes] = []
         room = self.max_unsent - conn.outbox.unsent  # for more, it has to take these first
-        for message in [None] if self.converses(conn) else conn.intake.waiting:
+        for number, message in enumerate([None] if self.converses(conn) else conn.intake.waiting):
+            if number and self.early_answer(conn, message) is not None:
+                break
             known = message if conn.record is None or message is None else message.message
             word = self.io.refusals.of_message(known)
             if word is None:
@@ -585,6 +683,7 @@ class Handlers:
     def go_on(self, conn: ClientConnection) -> None:
         """Have what waits in `conn` handled, or give it back, after the lead was lost over it."""
         waiting = self.io.has_waiting(conn) and self.may_go_on(conn)
+        waiting = waiting and not self.may_speak(conn)  # which is for the leader to do
         messages = waiting and conn.intake.conversation is None
         record = self.record_of(conn) if messages and self.kinds is not None else None
         if waiting and not (messages and self.is_quick(conn, record) and self.is_led()):
@@ -632,6 +731,8 @@ class Handlers:
             self.judge(conn, clock.now() - began, task.record)
             message = None
             waiting = self.io.has_waiting(conn)
+            if waiting and self.may_speak(conn):
+                waiting = self.speak(conn, answers)
             task.record = self.record_of(conn) if waiting and self.kinds is not None else None
             most -= 1
             quick = waiting and self.is_quick(conn, task.record)

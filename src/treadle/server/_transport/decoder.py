@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, final
 
-__all__ = ["MOST", "CloseConnection", "Decoder", "RawDecoder"]
+__all__ = ["MOST", "CloseConnection", "Decoder", "RawDecoder", "Reply"]
 
 # Messages that are cut at once, at most, where they are generated; the rest is kept as it came, for a message of two
 # bytes takes forty. A guess.
@@ -27,6 +27,30 @@ class CloseConnection(Exception):
         super().__init__(self.answer)  # which can be pickled
 
 
+@final
+class Reply:
+    """What a decoder answers itself, without a handler, in its turn: behind the answers to the messages before it.
+
+    It is no message: nobody counts it, and no observer is told of it.
+
+    Args:
+        answer: what the peer is sent.
+        final: whether it is the whole answer to what has come in full. If not, as "100 Continue", what is incomplete
+            gains no time by it.
+    """
+
+    __slots__ = ("answer", "final")
+
+    def __init__(self, answer: bytes | bytearray | memoryview, *, final: bool = False) -> None:
+        if not isinstance(answer, (bytes, bytearray, memoryview)):
+            raise TypeError(f"answer={answer!r} is {type(answer).__name__}; allowed: bytes")
+        self.answer = bytes(answer)
+        self.final = final
+
+    def __repr__(self) -> str:
+        return f"Reply({self.answer!r}{', final=True' if self.final else ''})"
+
+
 class Decoder(Protocol[M_co]):
     """Makes one connection's bytes into messages. For one thread at a time."""
 
@@ -37,6 +61,9 @@ class Decoder(Protocol[M_co]):
         What is generated is asked for some at a time, as the messages before are handled; so a client that sends many
         small ones is given memory for few of them. It is called again when all have been taken. What is raised as they
         are generated ends the connection after the answers to those before.
+
+        Of a decoder that also answers itself, Replies stand among the messages that it generates. In a list or a tuple
+        there are messages only.
 
         Raises:
             MessageTooLong: the next message is longer than allowed.

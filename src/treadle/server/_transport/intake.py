@@ -19,7 +19,7 @@ class Intake:
 
     Attributes:
         decoder: what makes bytes into messages.
-        waiting: messages that were read and not handled; as Arrivals, where there are observers.
+        waiting: messages that were read and not handled, as Arrivals, where there are observers; and Replies.
         more: generates those behind them, of what was read; None: there are none. While there are, `waiting` is
             empty only while somebody handles the last of it.
         held: bytes that the decoder holds back, of the message that is not complete.
@@ -35,6 +35,7 @@ class Intake:
         vet: tells by a connection, and its first bytes, whether it may go on; None: it may.
         conversation: goes on with a conversation that has paused, when there is something to read, or that is to begin
             after messages; as a protocol's `converse`. None: there is none, or it has not begun.
+        spoken: the decoder has answered something itself.
     """
 
     __slots__ = (
@@ -50,6 +51,7 @@ class Intake:
         "phase",
         "read_at",
         "received",
+        "spoken",
         "vet",
         "wait_in",
         "waiting",
@@ -69,6 +71,7 @@ class Intake:
         self.farewell: bytes | None = None
         self.header: Any = None
         self.vet: Callable[[Any, bytes], bool] | None = None
+        self.spoken = False
         self.conversation: Callable[[Any, Any], bool] | None = None
 
     def end(self) -> None:

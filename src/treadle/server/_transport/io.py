@@ -21,7 +21,7 @@ from treadle.server._loop.poller import READ, WRITE
 from treadle.server._transport.causes import CUT_SHORT, Refusals
 from treadle.server._transport.connection import BLOCKED, CHUNK, ClientConnection, hang_up, is_ragged
 from treadle.server._transport.deadlines import GRACE, JAM, Deadlines
-from treadle.server._transport.decoder import MOST, CloseConnection
+from treadle.server._transport.decoder import MOST, CloseConnection, Reply
 from treadle.server._transport.sending.outbox import UNTOLD
 from treadle.server._transport.sending.spool import Spool
 from treadle.server._transport.state import State
@@ -95,11 +95,13 @@ class ConnectionIO:
 
     def cut_more(self, conn: ClientConnection, more: Iterator[Any]) -> Sequence[Any]:
         """Return the next messages of what was read, MOST at the most."""
-        intake, messages = conn.intake, []
+        intake, messages, spoken = conn.intake, [], False
         intake.more = None
         try:
             for message in more:  # one by one, so that those before an error are kept
                 messages.append(message)
+                if type(message) is Reply:
+                    spoken = True
                 if len(messages) == MOST:
                     intake.more = more
                     break
@@ -107,14 +109,27 @@ class ConnectionIO:
                 intake.held = intake.decoder.held
         except BaseException as error:
             return self.unfit(conn, error, messages)
-        return messages
+        return self.line_up(conn, messages) if spoken else messages
+
+    def line_up(self, conn: ClientConnection, found: Sequence[Any]) -> Sequence[Any]:
+        """Have what was cut wait, for Replies are among it, which are not to be taken for messages. Return none.
+
+        A message that was begun before, and is not complete by now, gains no time.
+        """
+        intake = conn.intake
+        over = intake.more is None and not intake.held
+        if over or any(type(one) is not Reply or one.final for one in found):
+            intake.begun, intake.received = 0.0, 0
+        if not self.loop.orphaned:  # as in `unfit`
+            intake.waiting.extend(found)
+        return ()
 
     def has_waiting(self, conn: ClientConnection) -> bool:
         """Whether messages of `conn` wait; cuts more of what was read if need be. For the thread that has it."""
         intake = conn.intake
         if not intake.waiting and intake.more is not None and not (self.loop.orphaned or conn.ending.closing):
             intake.waiting.extend(self.cut_more(conn, intake.more))
-            if intake.held:
+            if intake.held and not intake.begun:
                 intake.begun, intake.received = self.loop.now, intake.held
                 if self.phased:
                     intake.look_at_phase(intake.begun)
@@ -332,7 +347,8 @@ class ConnectionIO:
         """Whether a connection that is idle is to be closed: it is too old, or the server stops."""
         if conn.ending.last or not self.loop.draining:
             return conn.ending.last
-        return conn.number > 0 or self.loop.now >= max(self.deadlines.drained_at, conn.active) + GRACE
+        heard = conn.number > 0 or conn.intake.spoken
+        return heard or self.loop.now >= max(self.deadlines.drained_at, conn.active) + GRACE
 
     def dismiss(self, conn: ClientConnection, told: bytes, why: str) -> None:
         """Close a connection that is open as gently as may be, for `why`, after it was told so."""
@@ -355,7 +371,7 @@ class ConnectionIO:
             self.watch(conn, WRITE)
             return
         conn.say_goodbye()
-        answered = conn.number or conn.intake.received or conn.intake.farewell
+        answered = conn.number or conn.intake.received or conn.intake.farewell or conn.intake.spoken
         unspoken = self.loop.draining and not answered  # there is no answer to be lost
         if conn.intake.ended or unspoken:
             self.close(conn, "")

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from treadle.server import Lines, MessageEvent, Observer, Peer
+from treadle.server import Lines, MessageEvent, Observer, Peer, Reply
 from treadle.server._transport.connection import ClientConnection
 from treadle.server._transport.decoder import RawDecoder
 from treadle.server._transport.observing import record as module
@@ -96,7 +96,7 @@ def test_messages_before_an_error_of_the_framing_are_kept() -> None:
             raise ValueError("mine")
 
     record = Record(Observers("handle", []), Peer("", None))  # type: ignore[arg-type]
-    found = TimedDecoder(Fails(), record).feed(b"x")  # type: ignore[arg-type]
+    found: Iterator[Any] = TimedDecoder(Fails(), record).feed(b"x")  # type: ignore[arg-type]
     assert next(found).message == b"x"
     with pytest.raises(ValueError, match="mine"):
         next(found)
@@ -214,3 +214,44 @@ def test_what_the_framing_holds_can_be_had_from_under_the_record(
     arrivals_of(conn, b"one\nrest")
     assert conn.intake.uncut() == b"rest"
     assert TimedDecoder(RawDecoder(10), record).take_rest is None
+
+
+class Speaks:
+    """Answers each "?" for now, and each "!" for good; "." ends a message, and with the stream one more reply comes."""
+
+    def __init__(self) -> None:
+        self.held = 0
+
+    def feed(self, data: bytes) -> Iterator[bytes | Reply]:
+        for byte in data:
+            self.held = 0 if byte in b"!." else self.held + 1
+            if byte == ord("."):
+                yield b"message"
+            elif byte in b"?!":
+                yield Reply(bytes([byte]), final=byte == ord("!"))
+
+    def finish(self) -> tuple[bytes | Reply, ...]:
+        return (Reply(b"end"), b"last")
+
+
+def test_what_a_decoder_says_is_no_message_and_an_interim_reply_begins_none() -> None:
+    record = Record(Observers("handle", []), Peer("", None))  # type: ignore[arg-type]
+    decoder = TimedDecoder(Speaks(), record)
+    found: list[Any] = []
+    for record.read_ns, data in enumerate((b"?", b"x?", b"x.", b"x", b"!x", b"?."), 1):
+        found += decoder.feed(data)
+    found += decoder.finish()
+    replies = [one for one in found if type(one) is Reply]
+    assert [reply.answer for reply in replies] == [b"?", b"?", b"!", b"?", b"end"]
+    times = [(one.first_byte_ns, one.complete_ns) for one in found if type(one) is Arrival]
+    assert times == [(1, 3), (5, 6), (6, 6)]
+
+
+def test_what_a_decoder_would_have_said_is_not_told_of_when_all_is_over(
+    keeps: Keeps, ends: tuple[ClientConnection, Record, socket.socket]
+) -> None:
+    conn, record, _ = ends
+    conn.intake.waiting.extend([Reply(b"go"), Arrival(b"x", 1, 2), Reply(b"go"), Arrival(b"y", 2, 2)])
+    record.lapse(conn.intake.waiting, "gone")
+    assert [event.bytes_in for event in keeps.events] == [1, 1]
+    assert not conn.intake.waiting

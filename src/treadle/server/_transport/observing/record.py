@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from treadle._base import clock
 from treadle.server._transport.causes import cause_of
+from treadle.server._transport.decoder import Reply
 from treadle.server._transport.observing.observer import ConnectionEvent, MessageEvent
 
 if TYPE_CHECKING:
@@ -212,8 +213,9 @@ class Record:
         """Tell of all that was not told of yet: the connection is over. Safe from any thread, also from two at once."""
         self.tell_run(why)
         for arrival in _taken_from(self.conversation if self.converses else waiting):
-            arrival.error = self.refusal or _aborted(why)
-            self._tell_message(arrival)
+            if type(arrival) is not Reply:
+                arrival.error = self.refusal or _aborted(why)
+                self._tell_message(arrival)
 
     def _tell_message(self, arrival: Arrival) -> None:
         arrival.message = None
@@ -258,12 +260,17 @@ class TimedDecoder:
         phase: str = self.decoder.phase  # type: ignore[attr-defined]
         return phase
 
-    def feed(self, data: bytes) -> Iterator[Arrival]:
+    def feed(self, data: bytes) -> Iterator[Arrival | Reply]:
         """Take what arrived; give the messages that are complete with it."""
         read_ns = self.record.read_ns
         first_byte_ns = self.first_byte_ns or read_ns
         for message in self.decoder.feed(data):
-            yield Arrival(message, first_byte_ns, read_ns)
+            if type(message) is Reply:
+                yield message
+                if not message.final:
+                    continue
+            else:
+                yield Arrival(message, first_byte_ns, read_ns)
             first_byte_ns = read_ns
         self.first_byte_ns = first_byte_ns if self.decoder.held else 0
 
@@ -272,13 +279,16 @@ class TimedDecoder:
         """Give back what is held, as it came; None if the framing cannot."""
         return getattr(self.decoder, "take_rest", None)
 
-    def finish(self) -> Iterator[Arrival]:
+    def finish(self) -> Iterator[Arrival | Reply]:
         """Give what counts as a message though the peer has ended the stream after it."""
         for message in self.decoder.finish():
-            yield Arrival(message, self.first_byte_ns or self.record.read_ns, self.record.read_ns)
+            if type(message) is Reply:
+                yield message
+            else:
+                yield Arrival(message, self.first_byte_ns or self.record.read_ns, self.record.read_ns)
 
 
-def _taken_from(arrivals: deque[Any]) -> Iterator[Arrival]:
+def _taken_from(arrivals: deque[Any]) -> Iterator[Any]:
     """Take them out one by one; whoever takes one, nobody else does."""
     with suppress(IndexError):
         while True:
