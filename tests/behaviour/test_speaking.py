@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import random
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -302,6 +304,97 @@ def test_nothing_is_said_behind_the_end_that_a_handler_makes() -> None:
             assert receive_all(sock) == b"PONG\nwell\nbye\n"
 
 
+@pytest.mark.parametrize("way", WAYS)
+def test_nothing_is_said_behind_what_is_no_answer(
+    way: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(Handlers, "slow_pace", 1e9)
+    seen: list[Server] = []
+
+    def handle(message: bytes, peer: Peer) -> Any:
+        if way == "deposed":
+            depose(seen[0])
+        return "text" if message == b"x" else message + b"\n"
+
+    scene = Scene()
+    protocol = Messages(handle, Expecting(), instant=instant)
+    with Server(protocol, "127.0.0.1:0", max_workers=2, observers=[scene]) as server, client(server) as sock:
+        seen.append(server)
+        if way == "offloaded":
+            driver_of(server).handlers.offload_messages()
+        sock.sendall(b"health\na\nPING\nx\nPING\nhealth\ny\n")
+        assert receive_all(sock) == b"well\na\nPONG\n"
+    errors = [type(event.error).__name__ for event in scene.events]
+    assert errors == ["NoneType", "NoneType", "TypeError", "ConnectionAbortedError", "ConnectionAbortedError"]
+    assert caplog.text.count("returned str; allowed: bytes") == 1
+
+
+@pytest.mark.parametrize("observed", [False, True])
+@pytest.mark.parametrize("seed", range(12))
+def test_whatever_is_mixed_and_whoever_answers_all_is_answered_once_in_order(
+    seed: int, observed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Handlers, "slow_pace", 1e9)
+    dice, scene = random.Random(seed), Scene()
+    kinds: dict[bytes, bytes] = {
+        b"PING\n": b"PONG\n",
+        b"health\n": b"well\n",
+        b"EXPECT 3\nabc": b"GO\nabc\n",
+        b"a\n": b"a\n",
+        b"depose\n": b"depose\n",
+        b"offload\n": b"offload\n",
+        b"inline\n": b"inline\n",
+        b"page\n": bytes(1000),
+    }
+    weights = [dice.random() ** 3 for _ in kinds]
+
+    def handle(message: bytes, peer: Peer) -> bytes:
+        if message == b"depose":
+            depose(scene.server)
+        elif message in (b"offload", b"inline"):
+            driver_of(scene.server).leadership.offload_all = message == b"offload"
+        return message + b"\n"
+
+    def converse(sock: socket.socket, lines: list[bytes], sizes: Iterator[int]) -> None:
+        said, told = b"".join(lines), b"".join(kinds[line] for line in lines)
+        told = told.replace(b"GO\n", b"")
+        sending = threading.Thread(target=send_in_pieces, args=(sock, said, sizes))
+        sending.start()
+        sock.settimeout(PATIENCE)
+        got = b""
+        while len(got.replace(b"GO\n", b"")) < len(told):
+            chunk = sock.recv(65536)
+            assert chunk, f"it ended after {got[-100:]!r}"
+            got += chunk
+        assert got.replace(b"GO\n", b"") == told
+        sending.join(PATIENCE)
+
+    protocol = Messages(handle, Expecting(), instant=instant, kind=(lambda line: line) if seed % 3 == 0 else None)
+    observers = [scene] if observed else ()
+    limits = Limits(max_unsent=dice.choice([500, 1 << 16]))
+    scene.server = Server(protocol, "127.0.0.1:0", max_workers=dice.choice([1, 3]), observers=observers, limits=limits)
+    with scene.server, ExitStack() as stack, ThreadPoolExecutor(4) as clients:
+        done, messages = [], 0
+        for _ in range(4):
+            lines = dice.choices(list(kinds), weights, k=2000)
+            messages += sum(line != b"PING\n" for line in lines)
+            sizes = iter(dice.choices([1, 3, 10, 100, 5000], k=50_000))
+            sock = stack.enter_context(client(scene.server))
+            done.append(clients.submit(converse, sock, lines, sizes))
+        for each in done:
+            each.result(2 * PATIENCE)
+    assert scene.server.snapshot().messages == messages
+    assert len(scene.events) == (messages if observed else 0)
+    assert not any(event.error for event in scene.events)
+
+
+def send_in_pieces(sock: socket.socket, data: bytes, sizes: Iterator[int]) -> None:
+    while data:
+        size = next(sizes)
+        sock.sendall(data[:size])
+        data = data[size:]
+
+
 def test_a_stop_waits_for_the_message_for_which_a_decoder_has_spoken() -> None:
     scene = Scene()
     with served(scene, max_workers=1) as server, client(server) as sock, client(server) as other:
@@ -375,8 +468,9 @@ def test_instant_answers_come_before_kinds_and_keys_are_asked_for() -> None:
         assert ask(sock, b"health\n", 5) == b"well\n"
         assert ask(sock, b"health\nPING\nhealth\nx\nPING\nhealth\n", 27) == b"well\nPONG\nwell\nx\nPONG\nwell\n"
         assert set(asked) == {b"x"}
-        (known,) = (record for record in [driver_of(server).handlers.kinds.find(b"x")])  # type: ignore[union-attr]
-        known.level = 2
+        known = driver_of(server).handlers.kinds
+        assert known is not None
+        known.find(b"x").level = 2
         assert ask(sock, b"health\nPING\nx\nPING\nhealth\n", 22) == b"well\nPONG\nx\nPONG\nwell\n"
         snapshot = server.snapshot()
     assert set(asked) == {b"x"}

@@ -32,9 +32,9 @@ class ServerSnapshot:
             handler); "answer_failed" (amid the answer: what gave its pieces raised, or its file was too short);
             "connection_lost" (reset, broken, timed out by the system); "internal_error" (a fault of treadle). The
             others ended in order, or their handler raised, which `failures` counts.
-        messages: whose handler was called so far; a conversation of a Session counts as one, or, if
-            it pauses, as one for each call.
-        handled_inline: of them, those that the leading thread has handled, which are no tasks of the pool.
+        messages: whose handler was called so far, or that were answered without one (see `Messages`); a conversation of
+            a Session counts as one, or, if it pauses, as one for each call.
+        handled_inline: of them, those that the leading thread has handled or answered, which are no tasks of the pool.
         handed_over: of them, all others: those that were handled in tasks of the pool, and those over which the leading
             thread has lost the lead, for their handlers blocked.
         rejected_messages: that the pool had no room for, or shed.

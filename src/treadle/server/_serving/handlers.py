@@ -732,6 +732,8 @@ class Handlers:
             message = None
             waiting = self.io.has_waiting(conn)
             if waiting and self.may_speak(conn):
+                if answers.are_enough():  # or the last one is no answer, and ends it
+                    answers.send()
                 waiting = self.speak(conn, answers)
             task.record = self.record_of(conn) if waiting and self.kinds is not None else None
             most -= 1

@@ -67,7 +67,8 @@ class MessageEvent:
         begun_ns: when the handler was called; None if it never was.
         returned_ns: when that returned, or raised; None if it was not called, or ran for longer than it may.
         time_ns: when the system was given the answer, or of it what the system takes.
-        thread: the name of the thread in which the handler ran; if it did not, of that which has found out.
+        thread: the name of the thread in which the handler ran, or, without one, that has answered; if neither, of that
+            which has found out.
         handed_over: whether it was a task of the pool's, or the leading thread has lost the lead over it.
         task_id: that of the pool's task in which it was handled, if the pool has observers, too, which are told of
             that task. What waits in one connection is one task. None: of no task, for the leading thread has run it.
