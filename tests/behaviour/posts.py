@@ -26,7 +26,7 @@ class Posts:
         self.phases = phases
         self.asked: list[tuple[str, Any]] = []
 
-    def decoder(self, limits: Limits) -> PostDecoder:
+    def decoder(self, limits: Limits, peer: Peer) -> PostDecoder:
         return PostDecoder(limits.max_message)
 
     def refusal(self, why: str, message: Any) -> bytes | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -68,6 +69,15 @@ def begin(server: Server, sock: Any, way: str) -> int:
     return conn.fd
 
 
+def is_open(fd: int) -> bool:
+    """Whether a descriptor is somebody's."""
+    try:
+        os.fstat(fd)
+    except OSError:
+        return False
+    return True
+
+
 def until(condition: Callable[[], bool]) -> None:
     tick = threading.Event()
     for _ in range(int(PATIENCE / 0.005)):
@@ -97,6 +107,7 @@ def test_the_client_is_told_on_time_and_what_the_handler_returns_later_goes_to_n
             assert server.snapshot().overdue == 1
         until(lambda: not server.snapshot().connections)
         assert server.snapshot().closed_by == {"handler_timeout": 1}
+        until(lambda: not is_open(number))
         with client(server) as plain, wrapped(plain) as sock:
             assert begin(server, sock, way) == number
             protocol.gate.set()

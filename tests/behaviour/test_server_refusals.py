@@ -137,7 +137,7 @@ def test_what_came_in_time_is_no_reason_to_cut_though_we_look_late() -> None:
 
 def test_phases_of_a_decoder_that_has_none_are_a_fault_that_is_told(caplog: pytest.LogCaptureFixture) -> None:
     class Half(Posts):
-        def decoder(self, limits: Limits) -> Any:
+        def decoder(self, limits: Limits, peer: Peer) -> Any:
             return type("Decoder", (), {"feed": list, "held": 0, "finish": tuple})()
 
     with served(Half(echo, head=SOON)) as server, client(server) as sock:

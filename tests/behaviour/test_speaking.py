@@ -31,6 +31,7 @@ from treadle.server import (
     Server,
     _group,
 )
+from treadle.server._serving.answers import Answers
 from treadle.server._serving.handlers import Handlers
 from treadle.server._transport.connection import ClientConnection
 from treadle.server._transport.decoder import MOST
@@ -418,7 +419,7 @@ def test_who_asks_on_and_never_reads_is_bounded_and_harms_nobody(
 ) -> None:
     most, unsent, waiting, speak = 4096, [0], [0], Handlers.speak
 
-    def speaks(handlers: Handlers, conn: ClientConnection, before: list[bytes]) -> bool:
+    def speaks(handlers: Handlers, conn: ClientConnection, before: Answers) -> bool:
         waiting.append(len(conn.intake.waiting))
         assert conn.outbox.unsent <= most
         found = speak(handlers, conn, before)

@@ -765,8 +765,8 @@ def test_a_pool_that_was_handed_over_is_closed_when_the_server_cannot_start() ->
     ("kind", "names"),
     [
         (Server, "address addresses reload run snapshot start stop"),
-        (Connection, "close readline recv recv_exactly sendall"),
-        (Peer, "address alpn certificate host port proxy state"),
+        (Connection, "close pause readline recv recv_exactly sendall"),
+        (Peer, "accepted address alpn certificate closing exchange has_left host local port proxy secure state"),
     ],
 )
 def test_nothing_but_what_is_for_users_is_public(kind: type, names: str) -> None:

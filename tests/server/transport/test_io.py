@@ -30,6 +30,7 @@ from treadle.server import (
     Observer,
     Peer,
     Raw,
+    Reply,
     Server,
 )
 from treadle.server._loop.event_loop import EventLoop

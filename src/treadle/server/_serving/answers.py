@@ -53,7 +53,8 @@ class Answers:
             answer = _own(answer)
         if exchange is not None and exchange not in self._open[-1:]:  # else it is of a message before, and this of none
             if not exchange.is_begun():  # else it was made in pieces
-                exchange.begin_answer(self._conn.outbox, size_of(answer), self._size)
+                first = answer.first if isinstance(answer, TakeOver) else answer
+                exchange.begin_answer(self._conn.outbox, size_of(first), self._size)
             self._open.append(exchange)
         if answer is not None:
             self._answers.append(answer)
@@ -167,8 +168,6 @@ def size_of(answer: Any) -> int:
         return sum(map(size_of, answer))
     if isinstance(answer, FileRange):
         return answer.size
-    if isinstance(answer, TakeOver):
-        return len(answer.first)
     try:
         return memoryview(answer).nbytes
     except Exception:

@@ -11,7 +11,6 @@ import errno
 import logging
 from collections.abc import Callable, Hashable
 from functools import partial
-from itertools import islice
 from typing import TYPE_CHECKING, Any, cast
 
 from treadle._base import clock
@@ -729,7 +728,7 @@ class Handlers:
             answers.add(answer)
             conn.timing.handled = 0.0
             self.judge(conn, clock.now() - began, task.record)
-            message = None
+            message = answer = None
             waiting = self.io.has_waiting(conn)
             if waiting and self.may_speak(conn):
                 if answers.are_enough():  # or the last one is no answer, and ends it
@@ -739,7 +738,8 @@ class Handlers:
             most -= 1
             quick = waiting and self.is_quick(conn, task.record)
             inline = quick and self.is_led()
-            if quick and not inline and most and not (answers.are_enough() or conn.ending.closing):
+            ends = answers.are_enough() or conn.ending.closing or conn.outbox.filling is not None
+            if quick and not inline and most and not ends:
                 continue
             answers.send()
             most = AT_ONCE
