@@ -147,6 +147,34 @@ def test_the_child_of_a_handler_serves_nobody_and_ends_with_it(
     assert said == ["0 1", "0"]
 
 
+@pytest.mark.parametrize("end", ["sys.exit(3)", "return"])
+def test_the_child_of_a_handler_that_is_overdue_ends_with_it_and_its_parent_serves_on(end: str) -> None:
+    said = serving(f"""
+        logging.getLogger("treadle.server").setLevel(logging.ERROR)
+        def handle(line, peer):
+            if line == b"fork":
+                for _ in range(2000):
+                    if server.snapshot().overdue:
+                        break
+                    SOON.wait(0.01)
+                if forked():
+                    {end}
+            return b"%d\\n" % os.getpid()
+        limits = Limits(handler_timeout=0.05)
+        with Server(Messages(handle, Lines()), HOST, max_workers=4, limits=limits) as server:
+            with connect(server.address) as sock:
+                assert ask(sock, b"fork") == b""
+                while not children:
+                    SOON.wait(0.01)
+                print(status_of(children[0]))
+                while server.snapshot().overdue:
+                    SOON.wait(0.01)
+            assert who(server.address) == {{ME}}
+            print(server.snapshot().failures)
+    """)
+    assert said == ["0", "0"]
+
+
 def test_what_a_handler_raises_in_the_child_is_logged_there() -> None:
     """A program that cannot be executed, above all."""
     said = serving("""

@@ -19,6 +19,7 @@ from treadle import Pool
 from treadle.errors import DeadlineExceeded
 from treadle.server import CloseConnection, Limits, Lines, MessageEvent, Messages, Observer, Peer, Server
 from treadle.server._serving.handlers import PROBATION
+from treadle.server._transport.connection import ClientConnection
 
 WAYS = ["with the lead lost", "by the pool"]
 SOON = Limits(handler_timeout=0.1)
@@ -58,15 +59,15 @@ def served(protocol: Any, **options: Any) -> Iterator[Server]:
             gate.set()
 
 
-def begin(server: Server, sock: Any, way: str) -> int:
-    """Have the next message of a client handled in that way; return the number of its descriptor in the server."""
+def begin(server: Server, sock: Any, way: str) -> ClientConnection:
+    """Have the next message of a client handled in that way; return its connection."""
     assert ask(sock, post(b"0"), 1) == b"0"
     port = sock.getsockname()[1]
     (conn,) = (conn for conn in driver_of(server).io.connections() if conn.peer.port == port)
     if way == "by the pool":
         conn.timing.probation = PROBATION
         conn.look_closely()
-    return conn.fd
+    return conn
 
 
 def is_open(fd: int) -> bool:
@@ -101,15 +102,15 @@ def test_the_client_is_told_on_time_and_what_the_handler_returns_later_goes_to_n
 
     with served(protocol, tls=tls) as server:
         with client(server) as plain, wrapped(plain) as sock:
-            number = begin(server, sock, way)
+            taken = begin(server, sock, way)
             sock.sendall(post(b"hold"))
             assert receive_all(sock) == HELD
             assert server.snapshot().overdue == 1
-        until(lambda: not server.snapshot().connections)
+        until(lambda: taken.sock.fileno() < 0)
         assert server.snapshot().closed_by == {"handler_timeout": 1}
         until(lambda: not is_open(number))
         with client(server) as plain, wrapped(plain) as sock:
-            assert begin(server, sock, way) == number
+            assert begin(server, sock, way).fd == taken.fd
             protocol.gate.set()
             until(lambda: not server.snapshot().overdue)
             assert ask(sock, post(b"1"), 1) == b"1"

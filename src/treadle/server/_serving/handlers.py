@@ -615,20 +615,18 @@ class Handlers:
         self.release(conn)
 
     def told_of(self, conn: ClientConnection) -> tuple[list[bytes], bool]:
-        """Return what a client is told in place of answers, as far as there is room for it; and whether words fail."""
+        """Return what a client is told in place of answers, while there is room; and whether one got no word."""
         told: list[bytes] = []
         room = self.max_unsent - conn.outbox.unsent  # for more, it has to take these first
         for number, message in enumerate([None] if self.converses(conn) else conn.intake.waiting):
-            if number and self.early_answer(conn, message) is not None:
+            if number and (room <= 0 or self.early_answer(conn, message) is not None):
                 break
             known = message if conn.record is None or message is None else message.message
             word = self.io.refusals.of_message(known)
             if word is None:
                 return told, True
-            room -= len(word)
-            if told and room < 0:
-                break
             told.append(word)
+            room -= len(word)
         return told, False
 
     def watched_again(self, conn: ClientConnection) -> bool:

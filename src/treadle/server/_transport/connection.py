@@ -121,7 +121,8 @@ class ClientConnection:
     """One client: its socket, what came and was not handled, what is to be sent, and where it stands.
 
     It belongs to one thread at a time: the leader, unless it is `busy`, when it belongs to the thread that runs its
-    handler. Fields marked [lock] are changed with the loop's lock held.
+    handler. (From one that is overdue the leader takes it away, see `Overdue`.) Fields marked [lock] are changed with
+    the loop's lock held.
     """
 
     __slots__ = (
