@@ -289,7 +289,7 @@ def test_a_conversation_that_pauses_is_closed_as_an_idle_connection(limit: str) 
         conn.sendall(b"ok\n")
         return conn.pause()
 
-    limits: dict[str, Any] = {limit: 0.2}
+    limits: dict[str, Any] = {limit: 0.5}
     with serving(talk, **limits) as server, client(server) as sock:
         assert ask(sock, b"one\n", 3) == b"ok\n"
         assert receive_all(sock) == b""
