@@ -950,3 +950,16 @@ except BaseException as error:
 """
     status, out, _ = run(sys.executable, "-c", source)
     assert (status, out) == (0, "stopped mine\n")
+
+
+@pytest.mark.parametrize("folder", ["absent", "a file"])
+def test_a_folder_for_spools_that_is_not_there_is_refused_before_anybody_is_served(tmp_path: Path, folder: str) -> None:
+    """Not when the first answer is too large, on the day when it is."""
+    (tmp_path / "a file").write_bytes(b"")
+    server = Server(Messages(echo), "127.0.0.1:0", limits=Limits(spool_folder=tmp_path / folder))
+    for begin in (server.start, server.run):
+        with pytest.raises(ValueError, match=r"^spool_folder=.*; allowed: a folder that this process may write to"):
+            begin()
+    (tmp_path / "absent").mkdir(exist_ok=True)
+    with Server(Messages(echo), "127.0.0.1:0", limits=Limits(spool_folder=str(tmp_path / "absent"))) as server:
+        assert server.address

@@ -173,6 +173,7 @@ class Server:
             BindError: the address cannot be had.
             PoolClosed, PoolBroken: the pool that it was given takes no tasks any more.
             RuntimeError: the server was started before, or no thread can be started.
+            ValueError: there is no `Limits.spool_folder`.
             OSError, ssl.SSLError: what `tls` raises.
         """
         self._start()
@@ -180,6 +181,7 @@ class Server:
         return self
 
     def _start(self) -> None:
+        _check_folder(self.limits.spool_folder)
         with self._changed:
             if self._state != "new":
                 raise RuntimeError(f"the server is {self._state}; make a new one to serve again")
@@ -581,3 +583,9 @@ def _for_servers(context: ssl.SSLContext, tls: object) -> ssl.SSLContext:
     if context.check_hostname:
         raise ValueError(f"tls={tls!r} makes a context with check_hostname, which is for clients; set it to False")
     return context
+
+
+def _check_folder(folder: str | os.PathLike[str] | None) -> None:
+    """See that answers can be spooled to files there: raise ValueError if they cannot."""
+    if folder is not None and not (os.path.isdir(folder) and os.access(folder, os.W_OK | os.X_OK)):
+        raise ValueError(f"spool_folder={folder!r}; allowed: a folder that this process may write to, or None")

@@ -25,7 +25,8 @@ def test_a_misspelt_limit_has_nowhere_to_go() -> None:
 
 def test_everything_has_a_ceiling_by_default() -> None:
     limits = Limits()
-    for name in ("max_connections", "max_message", "max_unsent", "handshake_timeout", "read_timeout"):
+    sizes = ("max_message", "max_unsent", "spool_memory", "spool_file")
+    for name in ("max_connections", *sizes, "handshake_timeout", "read_timeout"):
         assert getattr(limits, name) is not None
     assert limits.write_timeout is not None
     assert limits.idle_timeout is not None
@@ -47,6 +48,9 @@ def test_everything_has_a_ceiling_by_default() -> None:
         ("reject_connections_with", "no", TypeError, "reject_connections_with='no' is str; allowed: bytes"),
         ("max_message", 1.5, TypeError, "max_message=1.5 is float"),
         ("max_unsent", -1, ValueError, "max_unsent must be 0 or more"),
+        ("spool_memory", -1, ValueError, "spool_memory must be 0 or more"),
+        ("spool_file", None, TypeError, "spool_file=None is NoneType"),
+        ("spool_folder", 7, TypeError, "spool_folder=7 is int; allowed: a path, or None"),
         ("handshake_timeout", None, TypeError, "handshake_timeout=None is NoneType; allowed: seconds as a number$"),
         ("handshake_timeout", 0, ValueError, "more than 0 seconds$"),
         ("handshake_timeout", -1, ValueError, "0 seconds or more$"),

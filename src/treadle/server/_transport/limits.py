@@ -47,7 +47,8 @@ class Limits:
             the client has not taken those before,
         spool_file: and bytes of it, 0 or more, that are kept in a file then, which is removed with it. When these are
             reached as well, the handler's thread waits. 0: there is no file.
-        spool_folder: where these files are; None: where the system has temporary ones.
+        spool_folder: where these files are, a folder that is there when the server starts; None: where the system has
+            temporary ones.
         handshake_timeout: seconds, more than 0, for the TLS handshake, and a proxy's header before it, together.
         read_timeout: seconds from the first byte of a message to its last, more than 0.
         write_timeout: seconds, more than 0, in which a client must take some of what waits for it. One that takes it
