@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import ssl
+import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from contextvars import Context
 from math import inf
+from pathlib import Path
 
 import pytest
 
-from treadle.server import Lines, Peer, Raw
+from tcp import PATIENCE
+from treadle.server import FileRange, Lines, Peer, Raw
 from treadle.server._loop.event_loop import EventLoop
+from treadle.server._transport.causes import HALF
 from treadle.server._transport.connection import CHUNK, PIECE, ClientConnection
+from treadle.server._transport.sending.spool import ClientLeft, Spool
 from treadle.server._transport.state import State
 
 
@@ -239,3 +245,100 @@ def test_an_end_is_near_when_it_is_decided_and_nothing_else_waits() -> None:
         conn.ending.forget()
         assert conn.peer.closing
         loop.close()
+
+
+def test_several_answers_are_sent_unjoined_and_what_is_left_is_kept(
+    ends: tuple[ClientConnection, socket.socket],
+) -> None:
+    conn, theirs = ends
+    parts = [os.urandom(100_000) for _ in range(80)]
+    conn.write_all([b"", *parts[:1], b""])
+    assert not conn.outbox.pieces
+    conn.write_all(parts[1:])
+    assert 0 < conn.outbox.unsent < 7_900_000
+    conn.write_all([b"behind", b"them"])
+    assert drained(conn, theirs) == b"".join(parts) + b"behindthem"
+
+
+def test_of_several_answers_none_is_sent_if_one_has_no_bytes(ends: tuple[ClientConnection, socket.socket]) -> None:
+    conn, theirs = ends
+    with pytest.raises(TypeError):
+        conn.write_all([b"bytes", "text"])  # type: ignore[list-item]
+    assert not conn.outbox.pieces
+    with pytest.raises(BlockingIOError):
+        theirs.recv(1)
+
+
+def test_over_tls_views_are_given_in_one_piece_that_begins_the_same_and_gets_no_shorter(
+    ends: tuple[ClientConnection, socket.socket],
+) -> None:
+    conn, _ = ends
+    tls = Tls(room=0)
+    conn.secure, conn.send = True, tls.send
+    parts = [os.urandom(PIECE // 3) for _ in range(10)]
+    conn.write_all(parts[:1])
+    assert tls.least == len(parts[0])
+    conn.write_all(parts[1:])
+    tls.room = 1 << 20
+    conn.flush()
+    assert tls.sent == b"".join(parts)
+
+
+def test_a_file_is_sent_from_where_it_is_said_also_where_the_kernel_cannot_do_so_itself(
+    ends: tuple[ClientConnection, socket.socket], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    conn, theirs = ends
+    path = tmp_path / "file"
+    path.write_bytes(b"0123456789")
+
+    def cannot(*args: object) -> int:
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+
+    with path.open("rb") as file:
+        assert conn.send_file(file, 2, 3) == 3
+        assert conn.send_file(file, 10, 1) == 0
+        monkeypatch.setattr(os, "sendfile", cannot, raising=False)
+        assert conn.send_file(file, 5, 4) == 4
+        assert conn.send_file(file, 10, 1) == 0
+        assert theirs.recv(100) == b"2345678"
+        for number, error in ((errno.EIO, OSError), (errno.EAGAIN, BlockingIOError)):
+
+            def fails(*args: object, number: int = number) -> int:
+                raise OSError(number, os.strerror(number))
+
+            monkeypatch.setattr(os, "sendfile", fails, raising=False)
+            with pytest.raises(error):
+                conn.send_file(file, 0, 1)
+
+
+def test_a_part_for_a_connection_that_is_broken_is_dropped_and_one_that_breaks_it_as_well(
+    ends: tuple[ClientConnection, socket.socket], tmp_path: Path
+) -> None:
+    conn, _ = ends
+    path = tmp_path / "file"
+    path.write_bytes(b"x" * 100)
+    first, second = path.open("rb"), path.open("rb")
+    part = FileRange(first)
+    os.truncate(path, 10)
+    conn.write_part(part)
+    assert conn.ending.torn
+    assert conn.ending.error == HALF
+    assert first.closed
+    conn.write_part(FileRange(second))
+    assert second.closed
+    assert not conn.outbox.pieces
+
+
+def test_what_a_forked_child_abandons_is_dropped_without_a_lock_that_another_thread_may_have_had(
+    ends: tuple[ClientConnection, socket.socket],
+) -> None:
+    conn, _ = ends
+    spool = Spool(100, 0, None, lambda: True)
+    conn.outbox.fill(spool)
+    with spool._lock:
+        thread = threading.Thread(target=conn.abandon)
+        thread.start()
+        thread.join(PATIENCE)
+        assert not thread.is_alive()
+    with pytest.raises(ClientLeft):
+        spool.add(b"x")

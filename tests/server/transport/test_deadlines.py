@@ -13,6 +13,7 @@ from treadle.server import Limits, Lines, Peer
 from treadle.server._transport.connection import ClientConnection
 from treadle.server._transport.deadlines import GRACE, LAST_RESORT, Deadlines, TransferLimit
 from treadle.server._transport.limits import Phase
+from treadle.server._transport.sending.spool import Spool
 from treadle.server._transport.state import State
 
 
@@ -152,3 +153,20 @@ def test_a_phase_has_the_time_that_the_protocol_gives_it(conn: ClientConnection)
 def test_a_connection_is_looked_at_as_often_as_the_shortest_phase(phases: dict[str, Phase]) -> None:
     assert Deadlines(Limits(), phases).period() == 3
     assert Deadlines(Limits(min_write_rate=None, min_rate_grace=1.5), {"head": Phase(None, 1)}).period() == 1.5
+
+
+def test_what_is_sent_while_a_handler_makes_it_has_the_time_of_both(conn: ClientConnection) -> None:
+    deadlines = Deadlines(Limits(write_timeout=3, handler_timeout=20))
+    conn.state, conn.timing.handled = State.BUSY, 101.0
+    spool = Spool(100, 0, None, lambda: True)
+    conn.outbox.fill(spool)
+    assert deadlines.of(conn) == (121.0, "handler_timeout")  # nothing waits for the client
+    conn.outbox.transfer.begin(102.0, 0)
+    assert deadlines.of(conn) == (105.0, "write_timeout")
+    conn.outbox.transfer.begin(120.0, 0)
+    assert deadlines.of(conn) == (121.0, "handler_timeout")
+    conn.outbox.seal()
+    conn.outbox.transfer.begin(102.0, 0)
+    assert deadlines.of(conn) == (121.0, "handler_timeout")  # what waits is of answers before
+    conn.ending.error = "cut"
+    assert deadlines.of(conn)[0] == inf

@@ -34,12 +34,14 @@ from treadle.server import (
     Server,
 )
 from treadle.server._loop.event_loop import EventLoop
+from treadle.server._loop.poller import WRITE
 from treadle.server._transport.connection import ClientConnection
 from treadle.server._transport.deadlines import Deadlines
 from treadle.server._transport.decoder import MOST
 from treadle.server._transport.io import ConnectionIO
 from treadle.server._transport.observing.observer import MessageEvent, Observers
 from treadle.server._transport.observing.record import Record
+from treadle.server._transport.sending.spool import ClientLeft, Spool
 from treadle.server._transport.state import State
 
 RESET = struct.pack("ii", 1, 0)
@@ -525,3 +527,112 @@ def test_who_was_answered_by_the_decoder_alone_has_been_served_when_the_server_s
         assert not io.is_over(conn)
         conn.intake.spoken = True
         assert io.is_over(conn)
+
+
+@pytest.fixture
+def being_made() -> Iterator[tuple[ConnectionIO, ClientConnection, socket.socket]]:
+    """A connection of which another thread makes an answer."""
+    limits = Limits(spool_memory=10_000_000, spool_file=0)
+    loop = EventLoop("loop")
+    io = ConnectionIO(loop, limits, Deadlines(limits), lambda conn, why: None, LogThrottles(), inline=False)
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.setblocking(False)
+        theirs.settimeout(PATIENCE)
+        conn = ClientConnection(ours, Peer("", ours), Lines().decoder(100), Context(), 0.0)
+        conn.enter(State.BUSY)
+        loop.sources[conn.fd] = conn
+        yield io, conn, theirs
+    loop.close()
+
+
+def test_what_is_made_is_sent_and_room_is_awaited_only_while_some_of_it_is_left(
+    being_made: tuple[ConnectionIO, ClientConnection, socket.socket],
+) -> None:
+    io, conn, theirs = being_made
+    spool = io.open_spool(conn)
+    spool.add(b"small")
+    io.loop.run_posted()
+    assert theirs.recv(100) == b"small"
+    assert (conn.watched, conn.outbox.transfer.since) == (0, 0.0)
+    spool.add(b"x" * 5_000_000)
+    io.loop.now = 7.0
+    io.loop.run_posted()
+    assert (conn.watched, conn.outbox.transfer.since) == (WRITE, 7.0)
+    read = 0
+    while read < 5_000_000:
+        read += len(theirs.recv(1 << 20))
+        io.pump(conn)
+    assert (conn.watched, conn.outbox.transfer.since) == (0, 0.0)
+    spool.complete()
+    io.take_back(conn)
+    assert conn.outbox.filling is None
+    assert not conn.outbox.pieces
+
+
+def test_a_thread_that_leads_sends_what_it_has_made_itself(
+    being_made: tuple[ConnectionIO, ClientConnection, socket.socket],
+) -> None:
+    io, conn, _ = being_made
+    conn.hand_back()
+    io.open_spool(conn).add(b"x")
+    assert not io.loop.inbox
+
+
+def test_nobody_sends_what_is_made_once_the_loop_is_over_and_its_maker_is_told(
+    being_made: tuple[ConnectionIO, ClientConnection, socket.socket],
+) -> None:
+    io, conn, _ = being_made
+    spool = io.open_spool(conn)
+    io.loop.over = True
+    spool.add(b"x")
+    with pytest.raises(ClientLeft):
+        spool.add(b"y")
+    assert not io.loop.inbox
+    conn.outbox.fill(late := Spool(100, 0, None, lambda: True))
+    conn.tear()
+    io.give_back(conn, io.loop.wake)
+    assert conn.sock.fileno() == -1
+    with pytest.raises(ClientLeft):
+        late.add(b"z")
+    del io.loop.sources[conn.fd]
+
+
+def test_a_connection_that_was_cut_before_its_answer_began_has_none(
+    being_made: tuple[ConnectionIO, ClientConnection, socket.socket],
+) -> None:
+    """Whoever cuts it notes that first, and looks then whether an answer is being made."""
+    io, conn, _ = being_made
+    conn.ending.error = "cut"
+    with pytest.raises(ClientLeft):
+        io.open_spool(conn).add(b"x")
+
+
+def test_what_was_posted_for_an_answer_that_was_given_back_since_does_nothing(
+    being_made: tuple[ConnectionIO, ClientConnection, socket.socket],
+) -> None:
+    io, conn, _ = being_made
+    spool = io.open_spool(conn)
+    spool.add(b"x" * 5_000_000)
+    spool.complete()
+    io.take_back(conn)
+    watched = conn.watched
+    io.loop.run_posted()
+    assert conn.watched == watched == WRITE
+
+
+def test_a_poller_that_fails_amid_an_answer_ends_that_connection(
+    being_made: tuple[ConnectionIO, ClientConnection, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    io, conn, _ = being_made
+
+    def fails(conn: ClientConnection, events: int) -> None:
+        raise OSError(errno.ENOSPC, "scripted")
+
+    monkeypatch.setattr(io, "watch_for", fails)
+    spool = io.open_spool(conn)
+    spool.add(b"x" * 5_000_000)
+    io.loop.run_posted()
+    assert conn.ending.error == "scripted"
+    with pytest.raises(ClientLeft):
+        spool.add(b"more")

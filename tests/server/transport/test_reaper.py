@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+import socket
 import threading
+from collections.abc import Iterator
+from contextvars import Context
+
+import pytest
 
 from tcp import PATIENCE, ask, client, driver_of, receive_all
-from treadle.server import Connection, Limits, Lines, Messages, Server, Session
+from treadle._base.log_throttle import LogThrottles
+from treadle.server import Connection, Limits, Lines, Messages, Peer, Server, Session
+from treadle.server._loop.event_loop import EventLoop
+from treadle.server._transport.connection import ClientConnection
+from treadle.server._transport.deadlines import Deadlines
+from treadle.server._transport.io import ConnectionIO
+from treadle.server._transport.reaper import Reaper
+from treadle.server._transport.sending.spool import ClientLeft
+from treadle.server._transport.state import State
 
 
 def test_a_stop_ends_the_lull_of_a_conversation_and_cuts_nothing() -> None:
@@ -42,3 +55,73 @@ def test_max_age_comes_for_clients_that_are_in_mid_message_at_every_look() -> No
             assert conn.ending.last
             assert ask(sock, b"f\n", 5) == b"half\n"
             assert receive_all(sock) == b""
+
+
+@pytest.fixture
+def busy() -> Iterator[tuple[Reaper, ClientConnection, socket.socket]]:
+    """A connection that a thread other than the leader's has, over TCP."""
+    limits = Limits(write_timeout=1.0)
+    loop = EventLoop("loop")
+    io = ConnectionIO(loop, limits, Deadlines(limits), lambda conn, why: None, LogThrottles(), inline=False)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        theirs = socket.create_connection(listener.getsockname(), PATIENCE)
+        ours, _ = listener.accept()
+    with ours, theirs:
+        ours.setblocking(False)
+        conn = ClientConnection(ours, Peer("", ours), Lines().decoder(100), Context(), 0.0)
+        conn.enter(State.BUSY)
+        loop.sources[conn.fd] = conn
+        yield Reaper(io), conn, theirs
+        del loop.sources[conn.fd]
+    loop.close()
+
+
+def test_half_an_answer_that_is_cut_does_not_look_like_a_whole_one_and_its_thread_is_let_go(
+    busy: tuple[Reaper, ClientConnection, socket.socket],
+) -> None:
+    """A shutdown would look so to a client that has read all there was; it is told when the thread gives it back."""
+    reaper, conn, theirs = busy
+    spool = reaper.io.open_spool(conn)
+    spool.add(b"half")
+    reaper.io.pump(conn)
+    assert theirs.recv(10) == b"half"
+    reaper.abort_busy(conn, "cut")
+    assert (conn.ending.error, conn.ending.torn) == ("cut", True)
+    with pytest.raises(ClientLeft):
+        spool.add(b"more")
+    theirs.setblocking(False)
+    with pytest.raises(BlockingIOError):
+        theirs.recv(10)
+    theirs.settimeout(PATIENCE)
+    reaper.io.take_back(conn)
+    with pytest.raises(ConnectionResetError):
+        theirs.recv(10)
+    reaper.loop.sources[conn.fd] = conn  # for the fixture
+
+
+def test_other_handlers_and_their_clients_see_at_once_that_they_are_cut(
+    busy: tuple[Reaper, ClientConnection, socket.socket],
+) -> None:
+    reaper, conn, theirs = busy
+    reaper.abort_busy(conn, "cut")
+    assert theirs.recv(10) == b""
+    assert not conn.ending.torn
+
+
+def test_a_client_is_looked_at_before_it_is_cut_for_what_it_is_sent_amid_its_handler(
+    busy: tuple[Reaper, ClientConnection, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reaper, conn, theirs = busy
+    monkeypatch.setattr("treadle.server._transport.connection.unacknowledged", lambda sock: 0)
+    spool = reaper.io.open_spool(conn)
+    conn.begin_transfer(10.0)
+    reaper.loop.timers.look_at(conn, 11.0, 10.0)
+    spool.add(b"in time")
+    reaper.expire(11.5)
+    assert theirs.recv(10) == b"in time"
+    assert conn.ending.error is None
+    reaper.loop.timers.hasten(conn, 12.5)
+    reaper.expire(12.5)
+    assert conn.ending.error == "write_timeout"
+    with pytest.raises(ClientLeft):
+        spool.add(b"late")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, cast
 
 from treadle.server._protocols.takeover import TakeOver
 from treadle.server._serving.exchanges import Exchange, Exchanges
+from treadle.server._transport.decoder import CloseConnection
 from treadle.server._transport.sending.file_range import FileRange
 from treadle.server._transport.sending.spool import ClientLeft, Spool
 
@@ -125,18 +127,25 @@ def pull(pieces: Iterator[Any], begin: Callable[[], Spool]) -> None:
         begin: called before the first piece is sent.
 
     Raises:
-        Exception: what it raises; the client sees that the answer is not the whole, if it has begun.
+        CloseConnection: it has raised that; if it has begun, the last answer is sent behind its pieces, and not with
+            this.
+        Exception: what else it raises; the client sees that the answer is not the whole, if it has begun.
     """
     spool: Spool | None = None
     try:
         for piece in pieces:
             if spool is None:
                 spool = begin()
-            try:
-                spool.add(piece)
-            except ClientLeft:
-                break
+            spool.add(piece)
             piece = None  # or it would be kept while the next one is made
+    except ClientLeft:
+        pass
+    except CloseConnection as closing:
+        if spool is None:
+            raise
+        with suppress(ClientLeft):
+            spool.add(closing.answer)
+        raise CloseConnection from None
     except BaseException:
         if spool is not None:
             spool.fail()

@@ -120,7 +120,7 @@ class Exchange:
 class Mark:
     """The place in an outbox where an answer ends."""
 
-    is_open = False
+    is_open = is_last = False
     size = 0
 
     def __init__(self, exchanges: Exchanges, conn: ClientConnection, exchange: Exchange) -> None:
@@ -145,6 +145,9 @@ class Mark:
         self.exchange.end(self.conn.outbox, why)
         if self.exchange.arrive():
             self.exchanges.tell_later(self.conn, self.exchange)
+
+    def forget_threads(self) -> None:
+        """In a forked child, nobody is told."""
 
 
 class OverTask(Future[Any]):

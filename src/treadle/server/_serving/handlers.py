@@ -265,8 +265,10 @@ class Handlers:
         if conn.peer.exchange is not None:
             conn.peer.exchange.error = error
         if self.timeout is not None and isinstance(error, DeadlineExceeded):
-            if conn.outbox.filling is not None:
-                return None  # the client sees that it has half an answer
+            if conn.outbox.filling is not None:  # the leader may be sending what was made so far
+                conn.ending.error = conn.ending.error or WHY
+                conn.tear()
+                return None
             told = self.io.refusals.of(WHY, message) if not self.converses(conn) else None
             if told is None:
                 conn.give_up(WHY)

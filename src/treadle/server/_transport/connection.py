@@ -17,7 +17,7 @@ from treadle._dispatch.worker import current_worker
 from treadle.server._transport.decoder import RawDecoder
 from treadle.server._transport.intake import Intake
 from treadle.server._transport.peer import Peer, foretell
-from treadle.server._transport.sending.outbox import Outbox, view_of
+from treadle.server._transport.sending.outbox import BLOCKED, Outbox, view_of
 from treadle.server._transport.sending.transfer import unacknowledged
 from treadle.server._transport.state import State
 
@@ -48,7 +48,6 @@ UNSENDABLE = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)  # what the kernel says
 PIECE = 1 << 16  # bytes given to TLS at once, which does not say how many of them it has sent before all are
 RECORD = 22  # bytes of a TLS record beside what it carries, at least (RFC 8446, section 5.2; a tag of 16 bytes)
 RESET = struct.pack("ii", 1, 0)  # SO_LINGER with no time: the kernel forgets what is unsent, and sends RST
-BLOCKED = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 
 class Ending:
@@ -412,6 +411,7 @@ class ClientConnection:
         """In a forked child, close this copy, and have whoever still uses it find it broken; the client is not told."""
         self.state = State.CLOSED
         self.intake.decoder = None  # type: ignore[assignment]  # see ConnectionIO.cut: a framing that has forked must not go on
+        self.outbox.forget_threads()
         self.give_up("the process forked")
         self.sock.close()
 

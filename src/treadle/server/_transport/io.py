@@ -430,11 +430,7 @@ class ConnectionIO:
         try:
             self.left(conn, why or conn.ending.why)  # before the client can know that it is over
         finally:
-            if over or conn.ending.torn:  # a shutdown would end it in order, before it is reset
-                with suppress(OSError):  # somebody has closed it behind our back
-                    conn.sock.close()
-            else:
-                hang_up(conn.sock)
+            _let_go(conn, over=over)
 
     def abort(self, conn: ClientConnection, why: str) -> None:
         """Close a connection that does not take what it is sent; the kernel is to forget that as well."""
@@ -502,4 +498,14 @@ class ConnectionIO:
             if not self.loop.over:
                 self.loop.post(job)
                 return
-        hang_up(conn.sock)  # nobody else will
+        conn.outbox.clear()
+        _let_go(conn)  # nobody else will
+
+
+def _let_go(conn: ClientConnection, *, over: bool = False) -> None:
+    """Close the socket of `conn`; `over`: both sides have said that nothing more comes."""
+    if over or conn.ending.torn:  # a shutdown would end it in order, before it is reset
+        with suppress(OSError):  # somebody has closed it behind our back
+            conn.sock.close()
+    else:
+        hang_up(conn.sock)

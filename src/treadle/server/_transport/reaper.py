@@ -104,10 +104,11 @@ class Reaper:
         """Cut a connection that another thread has; it is closed when that gives it back."""
         ending = conn.ending
         ending.error = ending.error or why  # first, so that a handler can tell this end; all else is the other thread's
-        if conn.outbox.filling is not None:  # half an answer is not to look like a whole one; its thread may wait
+        if conn.outbox.filling is None:
+            conn.shut_down(socket.SHUT_RDWR)  # the client knows at once, and the handler when it reads or writes
+        else:  # the thread may wait; and the client knows once that is done, or half an answer would look like a whole
             conn.tear()
             conn.outbox.clear()
-        conn.shut_down(socket.SHUT_RDWR)  # the client knows at once, and the handler when it reads or writes
 
     def drain(self) -> None:
         """Read what has come so far, have it handled, and close each connection when nothing is under way in it."""

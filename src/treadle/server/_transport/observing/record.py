@@ -300,7 +300,7 @@ def _aborted(why: str) -> ConnectionAbortedError:
 
 
 def _size_of(message: Any) -> int:
-    """Return the bytes of a message, or an answer; 0 if it is none, or nothing that has bytes."""
+    """Return the bytes of a message; 0 if it is nothing that has bytes."""
     if type(message) is bytes:
         return len(message)
     try:

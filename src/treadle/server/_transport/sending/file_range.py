@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from contextlib import suppress
 from typing import Any
 
 from treadle._base import checks
 from treadle._base.words import counted
 from treadle.server._transport.causes import HALF
-from treadle.server._transport.sending.outbox import BURST, Wire
+from treadle.server._transport.sending.outbox import BLOCKED, BURST, Wire
 
 __all__ = ["FileRange"]
 
@@ -29,18 +30,21 @@ class FileRange:
 
     Raises:
         TypeError: an argument is of the wrong type; the file is open for text.
-        ValueError: an argument is out of range; the file is closed, or shorter.
+        ValueError: an argument is out of range; the file is closed, or shorter, or no regular one.
         OSError: the file has no descriptor, or its size cannot be had.
     """
 
     is_open = False
+    is_last = True
 
     def __init__(self, file: Any, offset: int = 0, size: int | None = None) -> None:
         if not hasattr(file, "fileno") or hasattr(file, "encoding"):
             raise TypeError(f"file={file!r} is {type(file).__name__}; allowed: a file, as from open(path, 'rb')")
         checks.integer("offset", offset, least=0)
-        self._fd = file.fileno()
-        have = max(0, os.fstat(self._fd).st_size - offset)
+        found = os.fstat(file.fileno())
+        if not stat.S_ISREG(found.st_mode):
+            raise ValueError(f"file={file!r} is no regular file; answer with the pieces that are read from it")
+        have = max(0, found.st_size - offset)
         if size is not None and checks.integer("size", size, least=0) > have:
             raise ValueError(f"size={size!r}, but the file has {counted(have, 'byte')} from {offset} on")
         self._file = file
@@ -51,7 +55,15 @@ class FileRange:
         """Give the kernel some of it; return how many bytes it took."""
         if not self.size:
             return 0
-        sent = wire.send_file(self._file, self._offset, min(self.size, BURST))
+        try:
+            sent = wire.send_file(self._file, self._offset, min(self.size, BURST))
+        except BLOCKED:
+            raise
+        except OSError:  # of the file, or else the client is gone
+            wire.tear()
+            raise
+        except ValueError:  # somebody has closed it
+            sent = 0
         if not sent:
             wire.tear()
             raise ConnectionAbortedError(errno.ECONNABORTED, HALF)
@@ -67,6 +79,8 @@ class FileRange:
         """Close it."""
         with suppress(OSError):  # of a network's file system, say; nothing was written to it
             self._file.close()
+
+    forget_threads = drop
 
     def __repr__(self) -> str:
         return f"FileRange({self._file!r}, {self._offset}, {self.size})"

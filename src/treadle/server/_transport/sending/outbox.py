@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from collections import deque
 from collections.abc import Callable, Sequence
 from itertools import islice
@@ -9,8 +10,9 @@ from typing import Any, Protocol
 
 from treadle.server._transport.sending.transfer import Transfer
 
-__all__ = ["BURST", "UNTOLD", "VIEWS", "OpenPart", "Outbox", "Part", "Wire", "view_of"]
+__all__ = ["BLOCKED", "BURST", "UNTOLD", "VIEWS", "OpenPart", "Outbox", "Part", "Wire", "view_of"]
 
+BLOCKED = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 BURST = 1 << 20  # bytes that one client is given before the others have their turn, about; a guess
 UNTOLD = 64  # answers that are over, and that the protocol was not told of, before the client has to wait; a guess
 VIEWS = 64  # that the kernel is given at once, at most; it takes 1,024 (UIO_MAXIOV)
@@ -47,6 +49,10 @@ class Part(Protocol):
     is_open: bool
 
     @property
+    def is_last(self) -> bool:
+        """Whether nothing may follow before it is sent, for it may keep a file open."""
+
+    @property
     def size(self) -> int:
         """Bytes that are left of it, as far as they are known."""
 
@@ -62,6 +68,9 @@ class Part(Protocol):
 
     def drop(self) -> None:
         """Let go of it: it is over, or will not be sent."""
+
+    def forget_threads(self) -> None:
+        """Let go of it in a forked child."""
 
 
 class OpenPart(Part, Protocol):
@@ -81,6 +90,7 @@ class Outbox:
     Attributes:
         pieces: views of bytes that nobody changes any more, and Parts.
         unsent: bytes of them, as far as they are known.
+        parts: how many of them are Parts that nothing may follow.
         total: bytes that were sent, but for what the leader sent the short way.
         filling: a Part that a handler adds to; None: none does.
         transfer: how far they have come.
@@ -89,18 +99,18 @@ class Outbox:
             connections away from handlers.
     """
 
-    __slots__ = ("batch", "filling", "pieces", "total", "transfer", "unsent", "untold")
+    __slots__ = ("batch", "filling", "parts", "pieces", "total", "transfer", "unsent", "untold")
 
     def __init__(self) -> None:
         self.pieces: deque[memoryview | Part] = deque()
-        self.unsent = self.total = self.untold = 0
+        self.unsent = self.parts = self.total = self.untold = 0
         self.filling: OpenPart | None = None
         self.transfer = Transfer()
         self.batch: Callable[[], object] | None = None
 
     def has_room(self, most: int) -> bool:
         """Whether another answer may follow, if `most` bytes may wait."""
-        return self.unsent <= most and self.filling is None and self.untold < UNTOLD
+        return self.unsent <= most and not self.parts and self.filling is None and self.untold < UNTOLD
 
     def add(self, view: memoryview) -> None:
         """Keep what is still to be sent. What the handler may change by then is copied."""
@@ -110,11 +120,13 @@ class Outbox:
     def add_part(self, part: Part) -> None:
         """Keep what is more than bytes."""
         self.pieces.append(part)
+        self.parts += part.is_last
         self.unsent += part.size
 
     def fill(self, part: OpenPart) -> None:
         """Keep what is made from now on."""
         self.pieces.append(part)
+        self.parts += part.is_last
         self.filling = part
 
     def send(self, wire: Wire) -> None:
@@ -159,6 +171,7 @@ class Outbox:
         over = part.is_over()
         if over:
             self.pieces.popleft()
+            self.parts -= part.is_last
             part.drop()
         return sent, over or sent > 0
 
@@ -177,10 +190,16 @@ class Outbox:
         """Send nothing of it."""
         pieces = list(self.pieces)
         self.pieces.clear()
-        self.unsent = 0
+        self.unsent = self.parts = 0
         for piece in pieces:
             if not isinstance(piece, memoryview):
                 piece.drop()
+
+    def forget_threads(self) -> None:
+        """In a forked child, send nothing of it."""
+        for piece in list(self.pieces):
+            if not isinstance(piece, memoryview):
+                piece.forget_threads()
 
 
 def view_of(answer: Any) -> memoryview:
@@ -190,4 +209,6 @@ def view_of(answer: Any) -> memoryview:
         TypeError: it has none.
     """
     view = memoryview(answer)
+    if not view.nbytes:  # which could not be cast
+        return memoryview(b"")
     return view.cast("B") if view.c_contiguous else memoryview(view.tobytes())

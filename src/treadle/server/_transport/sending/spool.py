@@ -1,7 +1,9 @@
 """Spool: an answer that its handler makes piece by piece, while the leader sends what there is.
 
 What the client has not taken is kept: in memory up to a mark, then in a file without a name, up to another, and then
-the handler's thread waits. The file is written, and read, in a circle, so it never gets larger than its mark.
+the handler's thread waits. The file is written, and read, in a circle, so it never gets larger than its mark. It is
+not sent by `sendfile`, for that has the kernel refer to it until the client has acknowledged what was sent, and so what
+is written over it meanwhile would be sent in its place.
 """
 
 from __future__ import annotations
@@ -16,11 +18,12 @@ from threading import Condition, Lock
 from typing import Any
 
 from treadle.server._transport.causes import HALF
-from treadle.server._transport.sending.outbox import BURST, VIEWS, Wire, view_of
+from treadle.server._transport.sending.outbox import VIEWS, Wire, view_of
 
 __all__ = ["ClientLeft", "Spool"]
 
 OVERHEAD = 64  # bytes that a piece takes in memory beside its own, about
+CHUNK = 1 << 16  # bytes that are read from the file at once, at most
 
 
 class ClientLeft(ConnectionAbortedError):
@@ -37,8 +40,10 @@ class Spool:
         tell: called by the handler's thread when there is something to be sent again; False: nobody will send it.
 
     Attributes:
-        made: bytes that were added so far.
+        made: bytes that the handler has made so far.
     """
+
+    is_last = True
 
     def __init__(self, memory: int, most: int, folder: str | os.PathLike[str] | None, tell: Callable[[], bool]) -> None:
         self.is_open = True
@@ -127,6 +132,7 @@ class Spool:
                 self._writing = False
                 self._end += written
                 if self._dropped:
+                    self._begin = self._end
                     self._close()
         return written
 
@@ -146,17 +152,31 @@ class Spool:
             if self._pieces:
                 sent = self._send_pieces(wire)
             elif self._begin < self._end:
-                at = self._begin % self._most
-                sent = wire.send_file(self._file, at, min(self._end - self._begin, self._most - at, BURST))
+                sent = wire.send(self._read(wire))
                 self._begin += sent
             elif self._failed:
                 wire.tear()
                 raise ConnectionAbortedError(errno.ECONNABORTED, HALF)
             else:
+                sent = 0
+            if not self.size:  # nobody may ask again before there is more
                 self._told = self._complete
-                return 0
             self._room.notify()
         return sent
+
+    def _read(self, wire: Wire) -> bytes:
+        """Return what comes next in the file."""
+        at = self._begin % self._most
+        size = min(self._end - self._begin, self._most - at, CHUNK)
+        try:
+            data = os.pread(self._file.fileno(), size, at)
+        except OSError as error:
+            wire.tear()
+            raise ConnectionAbortedError(errno.ECONNABORTED, HALF) from error
+        if not data:
+            wire.tear()
+            raise ConnectionAbortedError(errno.ECONNABORTED, HALF)
+        return data
 
     def _send_pieces(self, wire: Wire) -> int:
         pieces = self._pieces
@@ -185,6 +205,13 @@ class Spool:
             if not self._writing:
                 self._close()
             self._room.notify()
+
+    def forget_threads(self) -> None:
+        """In a forked child, be dropped; another thread of the parent may have had the lock."""
+        self._lock = Lock()
+        self._room = Condition(self._lock)
+        self._writing = False
+        self.drop()
 
     def _close(self) -> None:
         file, self._file = self._file, None
