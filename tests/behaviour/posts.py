@@ -16,7 +16,7 @@ class Posts:
     """Calls `handler(body, peer)`.
 
     Attributes:
-        asked: what `refusal` was called with.
+        asked: what `refusal()` was called with.
     """
 
     name, greeting, speaks_first, converse = "posts", b"", False, None

@@ -57,7 +57,7 @@ class Protocol(_Protocol):
     of `message` runs for too long, whose answer is dropped, if ever one comes. "message_rejected": the pool has no room
     for `message`, or sheds it; the client is told that in its turn, and goes on. "max_connections",
     "max_connections_per_host": it is not let in (None). After None, and where an answer is under way, or nothing of a
-    message has come, all is as without `refusal`; and what the user's Limits say is told wins. It is called by the
+    message has come, all is as without `refusal()`; and what the user's Limits say is told wins. It is called by the
     thread that serves all, mostly, and must not block; what it raises is logged, and counts as None.
     """
 
