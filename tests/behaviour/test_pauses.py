@@ -241,7 +241,10 @@ def test_the_end_is_read_once(way: str, secret: bool, authority: Authority) -> N
         assert over.wait(PATIENCE)
         until(lambda: server.snapshot().connections == 0)
         assert server.snapshot().failures == 0
-        assert server.snapshot().closed_by == ({"connection_lost": 1} if way == "reset" else {})
+        if way != "reset":
+            assert server.snapshot().closed_by == {}
+        elif not secret:  # the ssl module of Python 3.11.2 tells no reset from an end
+            assert server.snapshot().closed_by == {"connection_lost": 1}
     assert read == [b"x", b""]
 
 
