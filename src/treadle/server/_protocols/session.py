@@ -196,7 +196,7 @@ class Connection:
                         self._writing.left(since, sent - before, moved, moved)  # raises, if it is late nevertheless
         except BaseException as error:
             if not isinstance(error, ssl.SSLError):  # whose alert says why, and is not to be forgotten
-                self._connection.tear()
+                self._connection.forget_unsent()
             if isinstance(error, OSError):
                 self._note(error, self._writing.end(since, sent - before, moved)[1])
             raise

@@ -365,11 +365,18 @@ class ClientConnection:
         return True
 
     def tear(self) -> None:
+        """Have the client see, when this is closed, that it has half an answer, from any thread.
+
+        By a reset alone: an end before it would look like the end of the whole, if the client has read what there was.
+        """
+        self.ending.torn = True
+        self.forget_unsent()
+
+    def forget_unsent(self) -> None:
         """Have the kernel forget what is unsent when this is closed, and send a reset, from any thread.
 
         So the client does not take the beginning of an answer for the whole of it.
         """
-        self.ending.torn = True
         try:
             self.plain.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
         except OSError:

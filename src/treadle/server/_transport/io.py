@@ -434,7 +434,7 @@ class ConnectionIO:
 
     def abort(self, conn: ClientConnection, why: str) -> None:
         """Close a connection that does not take what it is sent; the kernel is to forget that as well."""
-        conn.tear()
+        conn.forget_unsent()
         self.close(conn, why)
 
     # -- watching -----------------------------------------------------------------------------------------------------
