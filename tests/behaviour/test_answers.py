@@ -371,7 +371,7 @@ def test_each_piece_arrives_while_the_next_is_made(way: Way, who: str) -> None:
     with way.serve(handle) as server, way.client(server) as sock:
         if who == "task":
             for driver in _drivers(server):
-                driver.handlers.offload_messages()
+                driver.handlers.slowness.offload()
         sock.sendall(b"before\npieces\nafter\nmore\n")
         assert receive(sock, 11) == b"beforefirst"
         held.set()
@@ -412,7 +412,7 @@ def test_a_generator_is_pulled_and_closed_in_the_thread_and_the_context_of_its_h
     with way.serve(handle) as server:
         if who == "task":
             for driver in _drivers(server):
-                driver.handlers.offload_messages()
+                driver.handlers.slowness.offload()
         with way.client(server) as sock:
             sock.sendall(b"\n")
             assert receive(sock, 1) == b"x"
@@ -458,7 +458,7 @@ def test_after_an_error_amid_the_pieces_the_client_sees_that_it_has_not_the_whol
     with way.serve(lambda line, peer: pieces() if line == b"pieces" else line) as server, way.client(server) as sock:
         if who == "task":
             for driver in _drivers(server):
-                driver.handlers.offload_messages()
+                driver.handlers.slowness.offload()
         sock.sendall(b"pieces\nnext\n")
         if who != "leader":
             assert receive(sock, 5) == b"begun"
@@ -482,7 +482,7 @@ def test_close_connection_amid_the_pieces_ends_them_in_order(way: Way, who: str)
     with way.serve(lambda line, peer: pieces() if line == b"pieces" else line) as server, way.client(server) as sock:
         if who == "task":
             for driver in _drivers(server):
-                driver.handlers.offload_messages()
+                driver.handlers.slowness.offload()
         sock.sendall(b"pieces\nnext\n")
         assert receive(sock, 100_000) == b"x" * 100_000
         let.set()
@@ -514,7 +514,7 @@ def test_beyond_the_second_mark_the_thread_waits_and_goes_on_as_the_client_reads
     with way.serve(lambda line, peer: pieces() if line == b"pieces" else line, **marks._asdict()) as server:
         if who == "task":
             for driver in _drivers(server):
-                driver.handlers.offload_messages()
+                driver.handlers.slowness.offload()
         with way.client(server, 4096) as sock, way.client(server) as quick:
             sock.sendall(b"pieces\nnext\n")
             data = receive(sock, 1)
@@ -605,7 +605,7 @@ def test_an_answer_that_is_cut_while_its_client_has_read_all_so_far_does_not_loo
     with way.serve(lambda line, peer: pieces(), handler_timeout=0.2) as server, way.client(server) as sock:
         if who == "task":
             for driver in _drivers(server):
-                driver.handlers.offload_messages()
+                driver.handlers.slowness.offload()
         sock.sendall(b"\n")
         assert receive(sock, 4) == b"half"
         conn = connection_of(server)
@@ -633,7 +633,7 @@ def test_pieces_are_made_under_the_deadline_of_their_handler(way: Way, who: str)
     with way.serve(lambda line, peer: pieces(), handler_timeout=0.1) as server, way.client(server) as sock:
         if who == "task":
             for driver in _drivers(server):
-                driver.handlers.offload_messages()
+                driver.handlers.slowness.offload()
         sock.sendall(b"\n")
         if who == "leader":  # nothing was sent
             with suppress(OSError):
@@ -788,7 +788,7 @@ def test_observers_are_told_how_many_bytes_an_answer_has(
     with way.serve(lambda line, peer: answers[line]()) as server:
         for offload in (False, True):
             if offload:
-                driver_of(server).handlers.offload_messages()
+                driver_of(server).handlers.slowness.offload()
             with way.client(server) as sock:
                 sock.sendall(b"list\nfile\npieces\nbytes\n")
                 assert len(receive(sock, 404_010)) == 404_010

@@ -15,7 +15,7 @@ from certificates import Authority
 from tcp import PATIENCE, ask, client, driver_of, receive, receive_all
 from treadle import Pool
 from treadle.server import Connection, Limits, Lines, Messages, Peer, Server, Session
-from treadle.server._serving.handlers import AT_ONCE
+from treadle.server._serving.calling.early import AT_ONCE
 from treadle.server._transport.connection import CHUNK
 
 

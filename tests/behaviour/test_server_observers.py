@@ -35,7 +35,7 @@ from treadle.server import (
     Session,
 )
 from treadle.server._group import EventLoopGroup
-from treadle.server._serving.handlers import PROBATION
+from treadle.server._serving.calling.slowness import PROBATION
 
 
 class Log(Observer):

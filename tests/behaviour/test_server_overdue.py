@@ -19,7 +19,7 @@ from tcp import PATIENCE, ask, client, driver_of, receive, receive_all, until_le
 from treadle import Pool
 from treadle.errors import DeadlineExceeded
 from treadle.server import CloseConnection, Limits, Lines, MessageEvent, Messages, Observer, Peer, Server
-from treadle.server._serving.handlers import PROBATION
+from treadle.server._serving.calling.slowness import PROBATION
 from treadle.server._transport.connection import ClientConnection
 
 WAYS = ["with the lead lost", "by the pool"]
@@ -340,6 +340,6 @@ def test_who_is_done_at_the_very_time_is_answered_or_cut_and_never_both(caplog: 
 def test_nothing_of_it_is_there_without_handler_timeout() -> None:
     with served(Messages(lambda line, peer: line, Lines()), limits=Limits()) as server:
         handlers = driver_of(server).handlers
-        assert handlers.overdue is None
-        assert handlers.handle == server.protocol.handle
+        assert handlers.calls.overdue is None
+        assert handlers.calls.handle == server.protocol.handle
         assert server.snapshot().overdue == 0

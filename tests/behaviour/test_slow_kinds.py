@@ -264,7 +264,7 @@ def mark_slow(server: Server, socks: list[socket.socket]) -> None:
     for driver in server._group.drivers if server._group is not None else ():
         for conn in driver.io.connections():
             if conn.peer.port in ports:
-                driver.handlers.mark_slow(conn, 0.005)
+                driver.handlers.slowness.mark_slow(conn, 0.005)
                 conn.look_closely()
 
 
@@ -272,8 +272,8 @@ def set_level(server: Server, kind: bytes, level: int) -> None:
     """Have a kind be known as slow."""
     assert server._group is not None
     for driver in server._group.drivers:
-        assert driver.handlers.kinds is not None
-        record = driver.handlers.kinds.find(kind)
+        assert driver.handlers.slowness.kinds is not None
+        record = driver.handlers.slowness.kinds.find(kind)
         record.level, record.mean = level, 0.003 * 10**level
 
 

@@ -31,8 +31,9 @@ from treadle.server import (
     Server,
     _group,
 )
-from treadle.server._serving.answers import Answers
-from treadle.server._serving.handlers import Handlers
+from treadle.server._serving.calling.answers import Answers
+from treadle.server._serving.calling.early import Early
+from treadle.server._serving.calling.slowness import Slowness
 from treadle.server._transport.connection import ClientConnection
 from treadle.server._transport.decoder import MOST
 
@@ -196,14 +197,14 @@ def test_a_decoder_speaks_while_its_message_is_incomplete(wrapped: Any, observed
 def test_what_needs_no_handler_is_answered_in_its_turn(
     way: str, observed: bool, wrapped: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Handlers, "slow_pace", 1e9)  # never is it quick again
+    monkeypatch.setattr(Slowness, "slow_pace", 1e9)  # never is it quick again
     scene, (tls, wrap) = Scene(), wrapped
     scene.deposes = way == "deposed"
     run = b"PING\nhealth\na\nPING\nPING\nslow\nhealth\nEXPECT 1\nbhealth\nPING\nc\nhealth\n"
     told = b"PONG\nwell\na\nPONG\nPONG\nslow\nwell\nGO\nb\nwell\nPONG\nc\nwell\n"
     with served(scene, max_workers=2, tls=tls, observers=[scene] if observed else ()) as server, client(server) as sock:
         if way == "offloaded":
-            driver_of(server).handlers.offload_messages()
+            driver_of(server).handlers.slowness.offload()
         with wrap(sock) as end:
             for number in range(3):
                 end.sendall(run * 30 if number else run)
@@ -309,7 +310,7 @@ def test_nothing_is_said_behind_the_end_that_a_handler_makes() -> None:
 def test_nothing_is_said_behind_what_is_no_answer(
     way: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(Handlers, "slow_pace", 1e9)
+    monkeypatch.setattr(Slowness, "slow_pace", 1e9)
     seen: list[Server] = []
 
     def handle(message: bytes, peer: Peer) -> Any:
@@ -322,7 +323,7 @@ def test_nothing_is_said_behind_what_is_no_answer(
     with Server(protocol, "127.0.0.1:0", max_workers=2, observers=[scene]) as server, client(server) as sock:
         seen.append(server)
         if way == "offloaded":
-            driver_of(server).handlers.offload_messages()
+            driver_of(server).handlers.slowness.offload()
         sock.sendall(b"health\na\nPING\nx\nPING\nhealth\ny\n")
         assert receive_all(sock) == b"well\na\nPONG\n"
     errors = [type(event.error).__name__ for event in scene.events]
@@ -335,7 +336,7 @@ def test_nothing_is_said_behind_what_is_no_answer(
 def test_whatever_is_mixed_and_whoever_answers_all_is_answered_once_in_order(
     seed: int, observed: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Handlers, "slow_pace", 1e9)
+    monkeypatch.setattr(Slowness, "slow_pace", 1e9)
     dice, scene = random.Random(seed), Scene()
     kinds: dict[bytes, bytes] = {
         b"PING\n": b"PONG\n",
@@ -417,16 +418,16 @@ def test_a_stop_waits_for_the_message_for_which_a_decoder_has_spoken() -> None:
 def test_who_asks_on_and_never_reads_is_bounded_and_harms_nobody(
     line: bytes, busy: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    most, unsent, waiting, speak = 4096, [0], [0], Handlers.speak
+    most, unsent, waiting, speak = 4096, [0], [0], Early.speak
 
-    def speaks(handlers: Handlers, conn: ClientConnection, before: Answers) -> bool:
+    def speaks(early: Early, conn: ClientConnection, before: Answers) -> bool:
         waiting.append(len(conn.intake.waiting))
         assert conn.outbox.unsent <= most
-        found = speak(handlers, conn, before)
+        found = speak(early, conn, before)
         unsent.append(conn.outbox.unsent)
         return found
 
-    monkeypatch.setattr(Handlers, "speak", speaks)
+    monkeypatch.setattr(Early, "speak", speaks)
     scene = Scene()
     with served(scene, max_workers=1, limits=Limits(max_unsent=most)) as server, ExitStack() as stack:
         if busy:
@@ -469,7 +470,7 @@ def test_instant_answers_come_before_kinds_and_keys_are_asked_for() -> None:
         assert ask(sock, b"health\n", 5) == b"well\n"
         assert ask(sock, b"health\nPING\nhealth\nx\nPING\nhealth\n", 27) == b"well\nPONG\nwell\nx\nPONG\nwell\n"
         assert set(asked) == {b"x"}
-        known = driver_of(server).handlers.kinds
+        known = driver_of(server).handlers.slowness.kinds
         assert known is not None
         known.find(b"x").level = 2
         assert ask(sock, b"health\nPING\nx\nPING\nhealth\n", 22) == b"well\nPONG\nx\nPONG\nwell\n"
@@ -483,7 +484,7 @@ def test_instant_answers_come_before_kinds_and_keys_are_asked_for() -> None:
 def test_what_instant_does_wrong_is_told_and_the_message_is_the_handlers(
     wrong: str, way: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(Handlers, "slow_pace", 1e9)
+    monkeypatch.setattr(Slowness, "slow_pace", 1e9)
     caplog.set_level(logging.WARNING)
 
     def fails(message: bytes) -> Any:
@@ -494,7 +495,7 @@ def test_what_instant_does_wrong_is_told_and_the_message_is_the_handlers(
     protocol = Messages(lambda message, peer: message + b"\n", Expecting(), instant=fails)
     with Server(protocol, "127.0.0.1:0", max_workers=1) as server, client(server) as sock:
         if way == "offloaded":
-            driver_of(server).handlers.offload_messages()
+            driver_of(server).handlers.slowness.offload()
         assert ask(sock, b"x\n") == b"x\n"
         assert ask(sock, b"x\nPING\ny\n", 9) == b"x\nPONG\ny\n"
         assert server.snapshot().failures == 0

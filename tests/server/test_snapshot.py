@@ -42,7 +42,7 @@ def test_slow_kinds_of_all_event_loops_are_named_with_what_they_take_where_they_
         assert server.snapshot().slow_kinds == {}
         assert server._group is not None
         for driver, took in zip(server._group.drivers, (0.5, 0.25), strict=True):
-            kinds = driver.handlers.kinds
+            kinds = driver.handlers.slowness.kinds
             assert kinds is not None
             kinds.timed(kinds.find(b"slow"), took)
             kinds.timed(kinds.find(b"quick"), 0.0001)

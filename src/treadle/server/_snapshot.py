@@ -68,7 +68,7 @@ def _slow_kinds(handlers: list[Handlers]) -> dict[Hashable, float]:
     """Return what is slow in any event loop, and what it takes in the one where it takes longest."""
     slow: dict[Hashable, float] = {}
     for each in handlers:
-        for kind, mean in [] if each.kinds is None else each.kinds.slow():
+        for kind, mean in [] if each.slowness.kinds is None else each.slowness.kinds.slow():
             slow[kind] = max(mean, slow.get(kind, 0.0))
     return slow
 
@@ -79,7 +79,7 @@ def snapshot_of(name: str, state: str, group: EventLoopGroup | None, pool: PoolS
     handlers = [] if group is None else [driver.handlers for driver in group.drivers]
     begun = sum(each.begun_inline() for each in handlers)
     lost = sum(each.lost_leads for each in handlers)
-    followed = sum(each.followed for each in handlers)
+    followed = sum(each.begun_elsewhere() for each in handlers)
     rejected = sum(acceptor.rejected for acceptor in acceptors)
     return ServerSnapshot(
         name=name,
@@ -94,8 +94,8 @@ def snapshot_of(name: str, state: str, group: EventLoopGroup | None, pool: PoolS
         handled_inline=begun - lost,
         handed_over=followed + lost,
         rejected_messages=sum(each.rejected for each in handlers),
-        failures=sum(each.failures for each in handlers),
-        overdue=sum(each.overdue.running for each in handlers if each.overdue is not None),
+        failures=sum(each.calls.failures for each in handlers),
+        overdue=sum(each.calls.overdue.running for each in handlers if each.calls.overdue is not None),
         slow_kinds=_slow_kinds(handlers),
         pool=pool,
     )

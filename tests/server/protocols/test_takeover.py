@@ -92,7 +92,8 @@ def test_what_is_sent_first_is_sent_before_the_conversation_begins() -> None:
 
     def takes_over(line: bytes, peer: Peer) -> TakeOver:
         if line == b"slow":
-            until(lambda: driver_of(server).leadership.lead is None)
+            lead = driver_of(server).leadership.lead
+            until(lambda: driver_of(server).leadership.lead is not lead)
         return TakeOver(lambda conn: conn.sendall(b"behind"), first)
 
     for line in (b"quick\n", b"slow\n"):

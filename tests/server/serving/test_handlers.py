@@ -16,7 +16,9 @@ from treadle import Pool
 from treadle._base import clock
 from treadle.server import Lines, Messages, Peer, Server
 from treadle.server._serving import handlers as module
-from treadle.server._serving.handlers import PROBATION, TURN, Handlers
+from treadle.server._serving.calling.calls import Calls
+from treadle.server._serving.calling.slowness import PROBATION
+from treadle.server._serving.handlers import TURN, Handlers
 from treadle.server._transport.connection import ClientConnection
 
 
@@ -216,7 +218,7 @@ def test_an_answer_that_is_neither_bytes_nor_none_is_a_failure_also_a_false_one(
 
 
 @pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("answer", [[], (), [b""], iter(())], ids=str)
+@pytest.mark.parametrize("answer", [[], (), [b""], iter(())], ids=["list", "tuple", "empty", "iterator"])
 def test_nothing_in_pieces_is_no_answer(way: str, answer: Any, caplog: pytest.LogCaptureFixture) -> None:
     assert answered(way, answer, caplog) == (b"last\n", 0)
 
@@ -324,7 +326,7 @@ def test_a_thread_that_ends_amid_a_message_leaves_nobody_waiting(step: str, monk
     with Server(Messages(handle, Lines()), "127.0.0.1:0", max_workers=2) as server, client(server) as other:
         with client(server) as sock, monkeypatch.context() as patch:
             assert ask(sock, b"first\n") == b"first\n"
-            patch.setattr(Handlers, step, fail)
+            patch.setattr(Calls if step == "failed" else Handlers, step, fail)
             sock.sendall(b"bad\nlast\n")
             assert receive_all(sock) == b""
         assert ask(other, b"line\n") == b"line\n"

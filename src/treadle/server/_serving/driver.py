@@ -17,7 +17,7 @@ from treadle._base.words import log
 from treadle._dispatch.worker import lent_here
 from treadle.server._loop.event_loop import EventLoop
 from treadle.server._loop.poller import READ
-from treadle.server._serving.answers import can_be_sent
+from treadle.server._serving.calling.answers import can_be_sent
 from treadle.server._serving.handlers import TURN, Handlers
 from treadle.server._serving.handshakes import Handshakes
 from treadle.server._serving.leadership import Lead, Leadership
@@ -93,8 +93,8 @@ class Driver:
         self.io = ConnectionIO(loop, limits, deadlines, partial(left, self), throttles, inline=plain, refusals=refusals)
         self.handlers = Handlers(self.leadership, self.io, protocol, limits, throttles, when_full, observed=observed)
         self.reaper = Reaper(self.io)
-        if self.handlers.overdue is not None:
-            self.reaper.take_away = self.handlers.overdue.take
+        if self.handlers.calls.overdue is not None:
+            self.reaper.take_away = self.handlers.calls.overdue.take
         self.handshakes = Handshakes(self.handlers, self.reaper, self.opened)
         self.reception: Reception | None = None
         self.dealt = 0
@@ -107,12 +107,12 @@ class Driver:
         """Poll, read, run handlers, write: until `lead` is preempted or lost. The path of every message."""
         loop, leadership = self.loop, self.leadership
         poll, get, timers, ready = loop.poller.poll, loop.sources.get, loop.timers, loop.ready
-        push, pop, handle = lead.slot.append, lead.slot.pop, self.handlers.handle
+        push, pop, handle = lead.slot.append, lead.slot.pop, self.handlers.calls.handle
         handlers, io, chunk, short = self.handlers, self.io, CHUNK, State.READY
         lent = lent_here(leadership.dispatcher)
-        fresh = handlers.fresh
-        find = None if handlers.kinds is None else handlers.kinds.find
-        instant = None if handlers.instants is None else handlers.answers_at_once
+        fresh = handlers.calls.fresh
+        find = None if handlers.slowness.kinds is None else handlers.slowness.kinds.find
+        instant = None if handlers.early.instants is None else handlers.early.answers_at_once
         messages: Any
         unsettled = False
         while not lead.preempted:
@@ -170,9 +170,9 @@ class Driver:
                     else:
                         answer = lent.run(context, handle, message, conn.peer)
                     if type(answer) is not bytes:
-                        answer = handlers.prepared(conn, message, answer, context)
+                        answer = handlers.calls.prepared(conn, message, answer, context)
                 except BaseException as error:
-                    answer, unsettled = handlers.failed(conn, error), True
+                    answer, unsettled = handlers.calls.failed(conn, error), True
                 try:
                     pop()
                 except IndexError:
@@ -184,8 +184,8 @@ class Driver:
                         if (sent := conn.send(answer)) != size:
                             io.keep(conn, answer, sent)
                     elif answer is not None:
-                        handlers.answer(conn, answer)  # nothing to send, or nothing that can be sent,
-                        handlers.send_made(conn)  # or it was made in pieces
+                        handlers.calls.answer(conn, answer)  # nothing to send, or nothing that can be sent,
+                        handlers.calls.send_made(conn)  # or it was made in pieces
                         unsettled = bool(conn.outbox.pieces or conn.ending.closing or conn.ending.error)
                 except Exception as error:
                     self.unsent(conn, answer, error)
@@ -255,7 +255,7 @@ class Driver:
         if conn.state is not State.OPEN:
             conn.enter(State.OPEN)
         conn.active = self.loop.now
-        protocol = self.handlers.protocol
+        protocol = self.handlers.calls.protocol
         if protocol.greeting:
             conn.write(protocol.greeting)
         if protocol.speaks_first:
@@ -355,16 +355,16 @@ class Driver:
     def proceed(self, conn: ClientConnection, lead: Lead | None) -> bool:
         """Handle what waits in `conn`, here or elsewhere; False: the lead was lost."""
         handling = self.handlers
-        if conn.intake.waiting and conn.outbox.has_room(self.handlers.max_unsent):
-            if handling.may_speak(conn):
-                answers = handling.answers(conn)
-                waiting = handling.speak(conn, answers)
+        if conn.intake.waiting and conn.outbox.has_room(self.handlers.limits.max_unsent):
+            if handling.early.may_speak(conn):
+                answers = handling.calls.answers(conn)
+                waiting = handling.early.speak(conn, answers)
                 if not handling.tell(conn, answers, lead):
                     return False
-                if not (waiting and handling.may_go_on(conn)):
+                if not (waiting and handling.calls.may_go_on(conn)):
                     self.io.settle(conn)
                     return True
-            elsewhere = conn.timing.probation or self.leadership.offload_all or handling.converses(conn)
+            elsewhere = conn.timing.probation or self.leadership.offload_all or handling.calls.converses(conn)
             if lead is None or elsewhere:
                 handling.delegate(conn)
                 return True
@@ -455,7 +455,7 @@ class Driver:
     def unsent(self, conn: ClientConnection, answer: Any, error: Exception) -> None:
         """An answer could not be sent."""
         if not isinstance(error, OSError) or not can_be_sent(answer):
-            self.handlers.answer(conn, answer)  # says what is wrong with it
+            self.handlers.calls.answer(conn, answer)  # says what is wrong with it
         elif isinstance(error, BLOCKED):
             self.io.keep(conn, answer, 0)
             return

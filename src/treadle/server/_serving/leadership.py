@@ -37,7 +37,7 @@ from treadle.orders._levels import Levels
 if TYPE_CHECKING:
     from treadle._dispatch.dispatcher import Dispatcher
     from treadle.server._loop.event_loop import EventLoop
-    from treadle.server._serving.kinds import Record
+    from treadle.server._serving.calling.kinds import Record
     from treadle.server._transport.connection import ClientConnection
 
 __all__ = ["Lead", "Leadership", "take"]

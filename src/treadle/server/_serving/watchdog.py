@@ -47,7 +47,7 @@ class Watchdog:
         self.leadership = driver.leadership
         self.promotions = 0  # of new leaders, for the old one was stuck
         self._promoted_at = -FEW  # at which count of messages, the last one
-        self._sample = Sample(driver.handlers.offload_messages)
+        self._sample = Sample(driver.handlers.slowness.offload)
         self.thread: Thread = start_thread(self._watch, name)
 
     def _watch(self) -> None:
@@ -89,8 +89,8 @@ class Watchdog:
             return
         self.promotions += 1
         # Where kinds are known it was a slow one, and others need not be.
-        if leadership.turns - self._promoted_at < FEW and self.driver.handlers.kinds is None:
-            self.driver.handlers.offload_messages()
+        if leadership.turns - self._promoted_at < FEW and self.driver.handlers.slowness.kinds is None:
+            self.driver.handlers.slowness.offload()
         self._promoted_at = leadership.turns
 
     def _sleep(self, lead: Lead | None, turns: int) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from treadle._base.log_throttle import LogThrottles
-from treadle.server._serving.kinds import LONGEST, MOST, QUICK_AGAIN, YOUNG, Kinds, Record
+from treadle.server._serving.calling.kinds import LONGEST, MOST, QUICK_AGAIN, YOUNG, Kinds, Record
 
 QUICK, SLOW, SLOWER = 0.0001, 0.005, 0.1  # seconds
 SHORT = 0.0  # of what is handled inline, and not measured

@@ -21,7 +21,7 @@ from tcp import PATIENCE, ask, client, driver_of, receive, receive_all
 from treadle import Pool
 from treadle.server import CloseConnection, FileRange, Limits, Lines, MessageEvent, Messages, Observer, Peer, Server
 from treadle.server._protocols.protocol import Answer
-from treadle.server._serving.exchanges import Exchange
+from treadle.server._serving.calling.exchanges import Exchange
 
 LARGE = b"x" * 8_000_000  # bytes: more than the kernel takes of one answer at once
 

@@ -17,7 +17,7 @@ from treadle._base.log_throttle import LogThrottles
 from treadle.errors import DeadlineExceeded
 from treadle.server import Limits, Lines, Messages, Peer
 from treadle.server._loop.event_loop import EventLoop
-from treadle.server._serving.overdue import Exceeded, Overdue, TakenAway, text_of
+from treadle.server._serving.calling.overdue import Exceeded, Overdue, TakenAway, text_of
 from treadle.server._transport.connection import ClientConnection
 from treadle.server._transport.deadlines import Deadlines
 from treadle.server._transport.io import ConnectionIO

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from treadle._base.log_throttle import LogThrottles
-from treadle.server._serving.instants import Instants
+from treadle.server._serving.calling.early import Instants
 
 
 def test_an_answer_is_bytes_and_none_is_the_handlers() -> None:

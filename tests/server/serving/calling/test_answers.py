@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from treadle.server import CloseConnection, FileRange, Lines, Peer
-from treadle.server._serving.answers import Answers, can_be_sent, is_made_in_pieces, pull, send, size_of
+from treadle.server._serving.calling.answers import Answers, can_be_sent, is_made_in_pieces, pull, send, size_of
 from treadle.server._transport.connection import ClientConnection
 from treadle.server._transport.sending.outbox import Outbox
 from treadle.server._transport.sending.spool import Spool

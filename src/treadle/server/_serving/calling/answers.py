@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, cast
 
 from treadle.server._protocols.takeover import TakeOver
-from treadle.server._serving.exchanges import Exchange, Exchanges
+from treadle.server._serving.calling.exchanges import Exchange, Exchanges
 from treadle.server._transport.decoder import CloseConnection
 from treadle.server._transport.sending.file_range import FileRange
 from treadle.server._transport.sending.spool import ClientLeft, Spool
