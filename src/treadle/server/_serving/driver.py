@@ -471,7 +471,8 @@ class Driver:
             self.loop.run_posted()
         for conn in self.io.connections():
             if conn.busy:  # cut, and closed by its handler when that is done, of which nobody is told any more
-                conn.outbox.clear()  # a handler may wait for room in it
+                if conn.outbox.filling is not None:  # else it is the handler's, who may be writing
+                    conn.outbox.clear()
                 self.io.left(conn, conn.ending.error or CUT)
             else:  # it was the leader's, who was stuck when all were cut, see `EventLoopGroup.abandon`
                 self.io.abort(conn, CUT)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ssl
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from itertools import islice
 from typing import Any, Protocol
 
@@ -188,12 +189,12 @@ class Outbox:
 
     def clear(self) -> None:
         """Send nothing of it."""
-        pieces = list(self.pieces)
-        self.pieces.clear()
+        with suppress(IndexError):  # one by one, for another thread may do so as well
+            while True:
+                piece = self.pieces.popleft()
+                if not isinstance(piece, memoryview):
+                    piece.drop()
         self.unsent = self.parts = 0
-        for piece in pieces:
-            if not isinstance(piece, memoryview):
-                piece.drop()
 
     def forget_threads(self) -> None:
         """In a forked child, send nothing of it."""
