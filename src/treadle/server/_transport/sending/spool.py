@@ -86,8 +86,12 @@ class Spool:
         if type(view.obj) is not bytes:  # which may be changed by then
             view = memoryview(view.tobytes())
         self.made += len(view)
-        while len(view):
-            view = view[self._take(view) :]
+        left = len(view)
+        while left:
+            taken = self._take(view)
+            left -= taken
+            if left:  # else it is the leader's, and slices of one buffer count each other without a lock
+                view = view[taken:]
             if not self._told:
                 self._told = True
                 if not self._tell():
