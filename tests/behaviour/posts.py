@@ -6,8 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from treadle.errors import MessageTooLong
-from treadle.server import Limits, Peer
-from treadle.server._transport.limits import Phase
+from treadle.server import Limits, Peer, Phase
 
 __all__ = ["Posts", "post", "told"]
 

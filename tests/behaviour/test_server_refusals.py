@@ -19,8 +19,7 @@ from tcp import PATIENCE, ask, client, driver_of, receive, receive_all
 from treadle import Pool
 from treadle._base import clock
 from treadle.errors import PoolFull
-from treadle.server import Limits, MessageEvent, Observer, Peer, Server
-from treadle.server._transport.limits import Phase
+from treadle.server import Limits, MessageEvent, Observer, Peer, Phase, Server
 
 SOON = Phase(0.2)
 

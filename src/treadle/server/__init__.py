@@ -14,7 +14,7 @@ from treadle.server._server import Server
 from treadle.server._snapshot import ServerSnapshot
 from treadle.server._socketserver.mixin import PoolMixIn
 from treadle.server._transport.decoder import CloseConnection, Decoder, Reply
-from treadle.server._transport.limits import Limits
+from treadle.server._transport.limits import Limits, Phase
 from treadle.server._transport.observing.observer import ConnectionEvent, MessageEvent, Observer
 from treadle.server._transport.peer import Peer
 from treadle.server._transport.sending.file_range import FileRange
@@ -35,6 +35,7 @@ __all__ = [
     "Messages",
     "Observer",
     "Peer",
+    "Phase",
     "PoolMixIn",
     "Raw",
     "Reply",
