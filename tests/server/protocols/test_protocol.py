@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
 from tcp import ask, client
 from treadle.server import Limits, Messages, Peer, Server, Session
-from treadle.server._protocols.protocol import MEMBERS, missing_from, phases_of
+from treadle.server._protocols.protocol import MEMBERS, Protocol, missing_from, phases_of
 from treadle.server._transport.limits import Phase
 
 
@@ -40,6 +43,15 @@ def test_what_there_is_already_lacks_nothing() -> None:
     for protocol in (Numbers(), Messages(lambda data, peer: data), Session(lambda conn: None)):
         assert missing_from(protocol) == []
     assert missing_from(object()) == list(MEMBERS)
+
+
+@pytest.mark.parametrize("page", ["server.md", "server.zh.md"])
+def test_the_page_on_protocols_tells_what_one_has_and_may_have(page: str) -> None:
+    text = (Path(__file__).parents[3] / "docs" / page).read_text(encoding="utf-8")
+    tables = re.findall(r"(?:^\|.*\n)+", text[: text.index("class Parcels")], re.MULTILINE)[-2:]
+    told = [set(re.findall(r"`(\w+)", " ".join(re.findall(r"^\|(.*?)\|", table, re.MULTILINE)))) for table in tables]
+    may_have = set(re.findall(r"^ {4}(\w+)", inspect.getdoc(Protocol) or "", re.MULTILINE))
+    assert told == [set(MEMBERS), may_have]
 
 
 @pytest.mark.parametrize("name", MEMBERS)
