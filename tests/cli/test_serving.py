@@ -8,7 +8,7 @@ import re
 import signal
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
 
@@ -22,8 +22,10 @@ from treadle._cli import serving
 from treadle._cli.commands import commands
 from treadle._cli.echo import echo
 from treadle._cli.tcp import tcp
-from treadle.server import Limits
+from treadle.orders import Fair, Fifo, Levels
+from treadle.server import Limits, Lines, Messages, Session
 from treadle.server._accept.listen import Listener
+from treadle.server._group import leaders_of
 
 DOCS = Path(__file__).parents[2] / "docs"
 BY_CODE_ONLY = {  # few need them
@@ -83,6 +85,35 @@ def test_what_was_begun_may_be_given_as_long_as_it_takes(tmp_path: Path) -> None
     for arguments in (["--drain-timeout", "none"], ["--config", str(path)]):
         context = tcp.make_context("tcp", ["app:f", *arguments], auto_envvar_prefix="TREADLE_TCP")
         assert context.params["drain_timeout"] is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "reserve"),
+    [
+        (None, [], None),
+        (None, ["--reserve", "0"], None),
+        (None, ["--reserve", "2"], 2),
+        (bytes.lower, [], 1),
+        (bytes.lower, ["--reserve", "3", "--order", "fair"], 3),
+        (bytes.lower, ["--reserve", "0", "--order", "fair"], 0),
+    ],
+)
+def test_slow_messages_leave_threads_to_others_within_the_order_as_those_of_a_server_do(
+    kind: Callable[[bytes], bytes] | None, options: list[str], reserve: int | None
+) -> None:
+    context = tcp.make_context("tcp", ["app:f", "--threads", "8", *options])
+    order = serving._order(Messages(lambda line, peer: line, Lines(), kind=kind), context.params)
+    if reserve is None:
+        assert order == context.params["order"]
+        return
+    assert isinstance(order, Levels)
+    assert order.reserve == reserve * leaders_of(8)
+    assert order.looks_at == (Fair() if "fair" in options else Fifo()).looks_at
+
+
+def test_of_a_conversation_no_thread_is_reserved() -> None:
+    context = tcp.make_context("tcp", ["app:f", "--session"])
+    assert serving._order(Session(lambda conn: None), context.params) == "fifo"
 
 
 SEVERAL = ["127.0.0.1:5001", "[::1]:5002", "unix:/run/x"]

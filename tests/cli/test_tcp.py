@@ -13,11 +13,11 @@ import pytest
 
 from certificates import Authority
 from programs import PATIENCE, TREADLE, Program, run
-from tcp import ask, receive_all
+from tcp import ask, receive, receive_all
 
 APP = """
-import threading
-from treadle.server import Lines, Messages
+import threading, time
+from treadle.server import Lines, Messages, Session
 
 def shout(line, peer):
     return line.upper() + b"\\n"
@@ -37,7 +37,21 @@ def who(line, peer):
     return f"{peer}\\n".encode()
 
 made = Messages(shout, Lines(), greeting=b"welcome\\n")
+session = Session(talk)
 number = 3
+
+gates = [threading.Event() for _ in range(2)]
+
+def wait_or_open(line, peer):
+    gate = gates[int(line[-1:])]
+    if line.startswith(b"slow"):
+        gate.wait()
+        time.sleep(0.01)  # why: to have been slow
+    else:
+        gate.set()
+    return line + b"\\n"
+
+kinds = Messages(wait_or_open, Lines(), kind=lambda line: line[:4])
 
 async def later(line, peer):
     return line
@@ -221,6 +235,22 @@ def test_who_is_not_a_trusted_proxy_is_served_and_may_not_say_who_the_client_is(
         server.wait_for("to trust it: .*--proxy-trust 127.0.0.1")
 
 
+@pytest.mark.parametrize("options", [("app:kinds",), ("app:wait_or_open", "--framing", "lines", "--reserve", "1")])
+@pytest.mark.usefixtures("here")
+def test_slow_messages_leave_a_thread_to_others(options: tuple[str, ...]) -> None:
+    """Two that have been slow wait for a third, which finds one of the two threads free."""
+    with tcp(*options, "--threads", "2") as server, connect(server) as one, connect(server) as two:
+        with connect(server) as other:
+            assert ask(other, b"open 0\n") == b"open 0\n"
+            assert [ask(sock, b"slow 0\n") for sock in (one, two)] == [b"slow 0\n"] * 2
+            for sock in (one, two):
+                sock.sendall(b"slow 1\n")
+            assert ask(other, b"open 1\n") == b"open 1\n"
+            assert [receive(sock, 7) for sock in (one, two)] == [b"slow 1\n"] * 2
+        server.send(signal.SIGTERM)
+        assert server.wait() == 0
+
+
 @pytest.mark.usefixtures("here")
 def test_limits_are_enforced() -> None:
     limits = ("--max-message", "10", "--idle-timeout", "0.3", "--max-connections-per-host", "2", "--threads", "2")
@@ -260,6 +290,13 @@ def test_limits_are_enforced() -> None:
             "--session reads for itself, and has no use for --framing; drop one",
         ),
         (("app:talk", "--speaks-first"), 2, "--speaks-first needs --session"),
+        (
+            ("app:talk", "--session", "--reserve", "1"),
+            2,
+            "--reserve has no effect on a session, which holds its thread",
+        ),
+        (("app:session", "--reserve", "0"), 2, "app:session is a Session, which holds its thread; drop --reserve"),
+        (("app:shout", "--reserve", "none"), 2, "'none' is not a whole number; allowed: 0 or more"),
         (("app:made", "--framing", "lines"), 2, "is a Messages already; drop --framing"),
         (("app:shout", "--certfile", "none.pem"), 66, "Error: --certfile: none.pem: No such file or directory"),
         (("app:shout", "--certfile", "app.py"), 66, "Error: --certfile: app.py: it holds no certificate"),
@@ -304,6 +341,7 @@ def test_a_key_log_that_cannot_be_written_is_no_fault_of_the_certificate(tmp_pat
             2,
             "my.toml: [tcp] session reads for itself, and has no use for my.toml:",
         ),
+        ("session = true\nreserve = 1", 2, "my.toml: [tcp] reserve has no effect on a session"),
         ("speaks-first = true", 2, "my.toml: [tcp] speaks-first needs --session"),
     ],
 )

@@ -21,9 +21,11 @@ from treadle._cli.status import Status, View, complain, say, status_view
 from treadle._cli.values import NONE, BindTo, Count, Escaped, PerSecond, Seconds, Trusted
 from treadle._pool.pool import Pool
 from treadle.errors import BindError
+from treadle.orders import Levels, Order, OrderName
 from treadle.server import Certificates, Limits, Server, ServerSnapshot
 from treadle.server._accept.listen import Bind, Listener, open_listeners
 from treadle.server._accept.proxy import Proxies
+from treadle.server._group import leaders_of
 from treadle.server._once import Once
 from treadle.server._processes import serve_in_processes
 from treadle.server._protocols.protocol import Protocol
@@ -109,6 +111,12 @@ OPTIONS = (
         show_default=True,
         help="What happens to messages beyond --queue-size.",
     ),
+    click.option(
+        "--reserve",
+        type=Count(zero=True),
+        show_default="1 where messages have kinds, else 0",
+        help="Threads that slow messages leave to others.",
+    ),
     _limit(
         "--reject-messages-with",
         Escaped(),
@@ -143,7 +151,15 @@ OPTIONS = (
 GROUPS = {
     "Where": ("bind", "proxy_trust"),
     "TLS": ("certfile", "keyfile", "client_ca"),
-    "Threads and queue": ("threads", "order", "queue_size", "when_full", "reject_messages_with", "handler_timeout"),
+    "Threads and queue": (
+        "threads",
+        "order",
+        "queue_size",
+        "when_full",
+        "reserve",
+        "reject_messages_with",
+        "handler_timeout",
+    ),
     "Limits on clients": (
         "max_connections",
         "max_connections_per_host",
@@ -318,7 +334,7 @@ def _run(
         options["threads"],
         queue_size=options["queue_size"],
         when_full=options["when_full"],
-        order=options["order"],
+        order=_order(protocol, options),
         name=f"server-{protocol.name}",
     )
     server = Server(protocol, listeners, pool=pool, limits=limits, tls=tls, proxy=options["proxy"])
@@ -340,6 +356,17 @@ def _run(
     if not options["quiet"]:
         say(f"stopped: {counted(last.messages, 'message')}, {connections}{rejected}")
     return status
+
+
+def _order(protocol: Protocol, options: dict[str, Any]) -> Order | OrderName:
+    """Return the order of the pool: that which was named, in levels where slow messages leave threads to others."""
+    reserve, order = options["reserve"], options["order"]
+    kinds = protocol.converse is None and getattr(protocol, "kind", None) is not None
+    if reserve is None:  # as for a Server
+        reserve = int(kinds)
+    if not (kinds or reserve):
+        return order  # type: ignore[no-any-return]  # a choice of names
+    return Levels(order, reserve=reserve * leaders_of(options["threads"]))
 
 
 def _status(now: ServerSnapshot) -> Status:

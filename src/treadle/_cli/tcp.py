@@ -66,6 +66,9 @@ def tcp(handler: str, framing: Framing[bytes] | None, session: bool, speaks_firs
         raise click.UsageError(f"{given('session')} reads for itself, and has no use for {given('framing')}; drop one")
     if speaks_first and not session:
         raise click.UsageError(f"{given('speaks_first')} needs --session")
+    reserves = options["reserve"] is not None
+    if reserves and session:
+        raise click.UsageError(f"{given('reserve')} has no effect on a session, which holds its thread; drop one")
     module_name, _, path = handler.partition(":")
     if not path or not module_name or module_name.startswith("."):
         raise click.UsageError(f"{handler!r} is not {FORM}")
@@ -76,6 +79,8 @@ def tcp(handler: str, framing: Framing[bytes] | None, session: bool, speaks_firs
             if session or framing is not None:
                 useless = given("session" if session else "framing")
                 raise click.UsageError(f"{handler} is a {type(found).__name__} already; drop {useless}")
+            if reserves and isinstance(found, Session):
+                raise click.UsageError(f"{handler} is a Session, which holds its thread; drop {given('reserve')}")
             return found
         try:
             return Session(found, speaks_first=speaks_first) if session else Messages(found, framing)

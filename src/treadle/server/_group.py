@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from treadle.server._transport.limits import Limits
     from treadle.server._transport.observing.observer import Observer
 
-__all__ = ["EventLoopGroup"]
+__all__ = ["EventLoopGroup", "leaders_of"]
 
 _log = logging.getLogger("treadle.server")
 
@@ -307,10 +307,14 @@ class EventLoopGroup:
 
 
 def _loops_wanted(dispatcher: Dispatcher) -> int:
-    """Return how many leaders make sense: one, unless threads run Python at the same time."""
+    return leaders_of(dispatcher.workers.max_workers)
+
+
+def leaders_of(threads: int) -> int:
+    """Return how many of so many threads lead: one, unless they run Python at the same time."""
     if getattr(sys, "_is_gil_enabled", lambda: True)():
         return 1
-    return max(1, min(os.cpu_count() or 1, dispatcher.workers.max_workers // 2))
+    return max(1, min(os.cpu_count() or 1, threads // 2))
 
 
 def _silence(why: str) -> bytes:
