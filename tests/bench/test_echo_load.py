@@ -132,7 +132,7 @@ def test_a_reply_is_timed_with_those_of_its_route(load: ModuleType) -> None:
 
     def answer(data: bytes) -> bytes:
         if data[:2] == b"s ":
-            time.sleep(0.02)
+            time.sleep(0.02)  # why: a reply that takes long is what is timed here
         return data
 
     with server(answer) as port:
