@@ -40,6 +40,9 @@ def options_from(arguments: Sequence[str] | None, names: Sequence[str]) -> argpa
     parser.add_argument("--rounds", type=int, help=f"rounds at most, for medians (default {ROUNDS}; quick: 1)")
     parser.add_argument("--seconds", type=float, help="measured of each server in a round (default 1; quick: 0.1)")
     parser.add_argument("--peers", type=lambda text: text.split(","), help=f"only these, of: {','.join(NAMES)}")
+    parser.add_argument("--clients", type=int, help="trickle: clients that read slowly (default 1,000; quick: 20)")
+    parser.add_argument("--mib", type=float, help="trickle: MiB that each asks for (default 10; quick: 0.5)")
+    parser.add_argument("--pace", type=float, help="trickle: MiB a second that each reads (default 1)")
     parser.add_argument("--quick", action="store_true", help="few of everything, no targets: only shows that it runs")
     parser.add_argument("--no-targets", action="store_true", help="exit with status 0 even if a target is missed")
     parser.add_argument("--output", type=Path, help=f"where to write (default {RESULTS}; quick: nowhere)")
@@ -52,10 +55,16 @@ def options_from(arguments: Sequence[str] | None, names: Sequence[str]) -> argpa
         parser.error(f"--rounds has to be 1 or more, not {options.rounds}")
     if options.seconds is not None and not 0 < options.seconds <= 3600:
         parser.error(f"--seconds has to be more than 0, and 3600 at most, not {options.seconds}")
+    sizes = {"trickling": options.clients, "answer": options.mib, "pace": options.pace}
+    for name, flag in (("trickling", "--clients"), ("answer", "--mib"), ("pace", "--pace")):
+        if sizes[name] is not None and not 0 < sizes[name] <= 1_000_000:
+            parser.error(f"{flag} has to be more than 0, and 1,000,000 at most, not {sizes[name]}")
     options.rounds = options.rounds or (1 if options.quick else ROUNDS)
     options.settings = QUICK if options.quick else Settings()
     if options.seconds is not None:
         options.settings = replace(options.settings, seconds=options.seconds)
+    given = {name: value for name, value in sizes.items() if value is not None}
+    options.settings = replace(options.settings, **given)
     if options.output is None and not options.quick:
         options.output = RESULTS
     return options

@@ -15,6 +15,7 @@ from typing import Any
 
 from echo_peers import NAMES, OURS, Running, serving
 from echo_servers import SLEEP, Unavailable
+from echo_trickle import trickle
 from load import Clients, cache
 
 Values = dict[str, float]
@@ -32,6 +33,12 @@ ROUNDS = 3  # where treadle is compared with itself
 ONE_LEADER, TWO_LEADERS = 2, 4  # threads of a server: it has a leader for each core, and for every two of its threads
 LONGER = 5  # times the usual seconds, where some messages take 100 ms: some hundreds of these come back
 GIL = bool(getattr(sys, "_is_gil_enabled", lambda: True)())
+TRICKLES = {  # scenarios, with the way in which their answers are made, and words for it
+    "trickle": ("pieces", "made piece by piece"),
+    "trickle_bytes": ("bytes", "in one"),
+    "trickle_file": ("file", "from a file"),
+    "trickle_session": ("session", "written by conversations"),
+}
 WITHOUT_THREADS = ("treadle", "uvloop", "asyncio", "gevent", "go")  # the others have a thread for each connection
 
 
@@ -69,6 +76,7 @@ class Settings:
         seconds: that are measured in a round; `warmup` of them before are not.
         connections: busy clients.
         idle, partial(afresh, churn), attackers: how many of each.
+        trickling: clients that take a large answer slowly; `answer` MiB each, `pace` of them a second.
         judged: whether that is enough to be judged by.
     """
 
@@ -78,10 +86,23 @@ class Settings:
     idle: int = 10_000
     churn: int = 50_000
     attackers: int = 200
+    trickling: int = 1000
+    answer: float = 10.0
+    pace: float = 1.0
     judged: bool = True
 
 
-QUICK = Settings(seconds=0.1, warmup=0.05, connections=16, idle=200, churn=200, attackers=10, judged=False)
+QUICK = Settings(
+    seconds=0.1,
+    warmup=0.05,
+    connections=16,
+    idle=200,
+    churn=200,
+    attackers=10,
+    trickling=20,
+    answer=0.5,
+    judged=False,
+)
 
 
 @dataclass(frozen=True)
@@ -281,6 +302,11 @@ def attack(kind: str, flags: Callable[[], Sequence[str]], peer: str, settings: S
     }
 
 
+def trickled(way: str, peer: str, settings: Settings) -> Values:
+    """Clients that take a large answer slowly: what the server has of them, and a quick client beside them."""
+    return trickle(way, peer, settings.trickling, int(settings.answer * 2**20), settings.pace * 2**20)
+
+
 def certificate() -> str:
     """Return a PEM file with a certificate and its key, made by the openssl command."""
     program = shutil.which("openssl")
@@ -316,6 +342,7 @@ def scenarios() -> list[Scenario]:
         _attack("stalled", "200 clients stall in mid-message", lambda: ["--lines"], lines=1),
         _attack("deaf", "200 clients send and never read", lambda: ["--lines"], lines=1),
         _attack("silent", "200 clients never begin their TLS handshake", lambda: ["--cert", certificate()], tls=1),
+        *(_trickle(*each) for each in TRICKLES.items()),
     ]
 
 
@@ -407,3 +434,13 @@ def _attack(kind: str, title: str, flags: Callable[[], Sequence[str]], **options
     ]
     measure = partial(afresh, partial(attack, kind, flags, **options))
     return Scenario(kind, f"{title}: the others", measure, (OURS,), goals, ROUNDS)
+
+
+def _trickle(name: str, how: tuple[str, str]) -> Scenario:
+    """A thread for each client that is served is what the last of them shows, so not all are served in time there."""
+    way, words = how
+    title = f"1,000 clients take 10 MiB each at 1 MiB/s, {words}: a quick one"
+    goals = [Goal("left", "clients without their answer", most=0.0)] if way != "session" else []
+    measure = partial(afresh, partial(trickled, way))
+    first = next(iter(TRICKLES))
+    return Scenario(name, title, measure, (OURS,), goals, 1, variant_of=first if name != first else None)

@@ -5,8 +5,8 @@
 prints `serving on 127.0.0.1:PORT` and serves until it is terminated. With --slow a handler sleeps 100 ms, as a slow
 query would, when its data begins with S: in the callback itself where there are callbacks, for that is where a blocking
 call is, and in the way that its documentation wants where a library patches sleep. With --routes the first word of a
-line says how long treadle's handler sleeps. A server that cannot be had here says why on standard error, and ends with
-status 69.
+line says how long treadle's handler sleeps. With --trickle it is asked for large answers. A server that cannot be had
+here says why on standard error, and ends with status 69.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
 from pathlib import Path
 from typing import Any
+
+from echo_trickle_server import WAYS, Answers
 
 HOST = "127.0.0.1"
 SLEEP = 0.1  # seconds in a slow handler
@@ -233,14 +235,19 @@ def serve_treadle(options: argparse.Namespace) -> None:
     from treadle.server._accept.listen import open_listeners
     from treadle.server._processes import serve_in_processes
 
+    answers = None if options.trickle is None else Answers(options.trickle, options.size, options.folder)
     limits = Limits(
         max_connections=MANY,
+        spool_folder=options.folder,
         read_timeout=options.timeout,
         write_timeout=options.timeout,
         handshake_timeout=options.timeout,
     )
-    protocol, tls = treadle_protocol(options, Messages), context(options)
+    protocol = treadle_protocol(options, Messages) if answers is None else answers.protocol()
+    tls = context(options)
     listeners = open_listeners(f"{HOST}:{options.port}")
+    if answers is not None:
+        answers.watch(options.folder / "seen")
     serving(listeners[0].address[1])
 
     def run(listeners: Sequence[Any], lifeline: int | None = None) -> int:
@@ -304,8 +311,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, default=8, help="treadle: max_workers (default %(default)s)")
     parser.add_argument("--queue-size", type=int, help="treadle: connections that wait for a thread (its default)")
     parser.add_argument("--processes", type=int, default=1, help="treadle: processes; go: GOMAXPROCS")
+    parser.add_argument("--trickle", choices=WAYS, help="treadle: the line t is answered with --size bytes, so")
+    parser.add_argument("--size", type=int, default=10 << 20, help="(default %(default)s)")
+    parser.add_argument("--folder", type=Path, help="treadle: where what clients have not taken is kept (the system's)")
     parser.add_argument("--timeout", type=float, default=30.0, help="treadle: seconds to read, write, shake hands")
     options = parser.parse_args(arguments)
+    if options.trickle and options.folder is None:
+        parser.error("--trickle needs --folder")
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     try:

@@ -22,7 +22,8 @@ ROUTES = ["routes", "routes_fifth", "routes_levels", "routes_m", "routes_v", "ro
 NAMES = ["echo_64", "echo_1k", "echo_10k", "echo_100k", "slow", *ROUTES, "idle", "churn", "processes"]
 if not getattr(sys, "_is_gil_enabled", lambda: True)():
     NAMES.append("cores")
-NAMES += ["stalled", "deaf", "silent"]
+TRICKLES = ["trickle", "trickle_bytes", "trickle_file", "trickle_session"]
+NAMES += ["stalled", "deaf", "silent", *TRICKLES]
 PATIENCE = 200  # seconds; it takes two where nothing else runs
 
 
@@ -69,6 +70,9 @@ def test_a_scenario_runs_and_is_written(tmp_path: Path) -> None:
         ("--rounds=0", "1 or more, not 0"),
         ("--seconds=0", "more than 0"),
         ("--seconds=nan", "more than 0"),
+        ("--clients=0", "--clients has to be more than 0"),
+        ("--mib=-1", "--mib has to be more than 0"),
+        ("--pace=nan", "--pace has to be more than 0"),
     ],
 )
 def test_what_makes_no_sense_is_refused_with_status_2(
@@ -89,15 +93,18 @@ def test_options(bench: Import) -> None:
     options = echo.options_from(["--seconds=2.5", "--rounds", "3", "--peers", "go,treadle"], NAMES)
     assert options.settings == replace(echo.Settings(), seconds=2.5)
     assert (options.rounds, options.peers) == (3, ["go", "treadle"])
+    options = echo.options_from(["--clients=100", "--mib=1", "--pace", "0.5", "trickle"], NAMES)
+    assert options.settings == replace(echo.Settings(), trickling=100, answer=1.0, pace=0.5)
 
 
 @pytest.mark.parametrize(
     ("words", "names"),
     [
-        ([], [name for name in NAMES if name not in ROUTES[1:]]),
+        ([], [name for name in NAMES if name not in ROUTES[1:] + TRICKLES[1:]]),
         (["all"], NAMES),
         (["routes"], ["routes"]),
         (["routes", "all"], ROUTES),
+        (["trickle", "all"], TRICKLES),
         (["slow", "all"], ["slow"]),
         (["routes_two", "idle"], ["routes_two", "idle"]),
     ],
@@ -135,6 +142,8 @@ def test_targets(bench: Import) -> None:
     assert goals["routes_m"] == goals["routes_v"] == []
     assert goals["idle"] == ["kept/None >= 0.9x", "memory/None <= 100", "threads/None <= 0"]
     assert goals["churn"] == ["memory/None <= 1", "descriptors/None <= 0", "threads/None <= 0"]
+    assert goals["trickle"] == goals["trickle_bytes"] == goals["trickle_file"] == ["left/None <= 0"]
+    assert goals["trickle_session"] == []
     assert goals["stalled"] == ["kept/None >= 0.9x", "left/None <= 0", "late/None <= 1"]
 
 
