@@ -10,10 +10,13 @@ from fuzz.framings import cut
 from fuzz.parts import LARGEST, Client
 from treadle.server import Limits, Peer, Raw
 from treadle.server._loop.poller import READ, WRITE
+from treadle.server._transport.causes import HALF
 from treadle.server._transport.connection import CHUNK, ClientConnection
+from treadle.server._transport.sending.spool import Spool
 from treadle.server._transport.state import State
 
 if TYPE_CHECKING:
+    from fuzz.answers import Pieces
     from fuzz.pollers import FakeListener, FakePoller
     from fuzz.stage import Stage
     from fuzz.wire import Net
@@ -47,6 +50,7 @@ class Judge:
     group: EventLoopGroup
     listener: FakeListener
     clients: list[Client]
+    pieces: list[Pieces]
 
     def __init__(self) -> None:
         self.turns = 0
@@ -66,9 +70,11 @@ class Judge:
     def check_not_stuck(self, driver: Any, conn: ClientConnection) -> None:
         """Fail if a connection has something to do, and nobody knows."""
         wire: Any = conn.sock
+        waits_for_room = conn.watched & WRITE and not wire.readiness() & WRITE
+        if conn.busy and conn.outbox.filling is not None and not conn.outbox.is_dry():
+            assert waits_for_room, f"{wire} is stuck amid an answer in pieces; {self.stage.scene()}"
         if conn.busy or conn.state is not State.OPEN:
             return
-        waits_for_room = conn.watched & WRITE and not wire.readiness() & WRITE
         something = (
             wire.incoming or conn.intake.waiting or conn.outbox.pieces or (conn.secure and wire.plain) or wire.eof
         )
@@ -85,6 +91,7 @@ class Judge:
         driver = next(driver for driver in self.group.drivers if id(driver.loop.poller) == id(poller))
         if driver.loop.over or driver.loop.lock.locked():  # somebody is in the middle of it
             return
+        self.stage.calm = True
         try:
             for fd, conn in list(driver.loop.sources.items()):
                 if type(conn) is ClientConnection:
@@ -94,6 +101,8 @@ class Judge:
             assert self.group.limiter.connections <= self.limits.max_connections, "too many connections"
         except AssertionError as error:
             self.stage.tear(f"{error}; after {self.turns} turns")
+        finally:
+            self.stage.calm = False
 
     def check_connection(self, driver: Any, poller: FakePoller, fd: int, conn: ClientConnection) -> None:
         """Look at one connection that the event loop knows."""
@@ -107,13 +116,12 @@ class Judge:
         assert any(entry[2] is conn and entry[0] == conn.due for entry in driver.loop.timers.heap), (
             f"{said}: not in the heap"
         )
-        assert conn.outbox.unsent <= self.limits.max_unsent + LARGEST + 3, f"{said}: {conn.outbox.unsent} bytes to send"
+        self.check_outbox(conn, said)
         if conn.busy or conn.outbox.pieces:
             self.overdue.pop(conn, None)
             self.not_read[conn] = driver.loop.now
         if conn.busy:
             return
-        assert conn.outbox.unsent == sum(len(view) for view in conn.outbox.pieces if isinstance(view, memoryview)), said
         assert conn.watched or conn in driver.loop.ready, f"{said}: forgotten"
         assert conn.intake.decoder.held <= self.limits.max_message + CHUNK, (
             f"{said}: {conn.intake.decoder.held} bytes held"
@@ -136,6 +144,19 @@ class Judge:
                 self.overdue[conn] = (why, driver.leadership.lead, driver.loop.now)
             late = driver.loop.now - self.overdue[conn][2]
             assert late <= driver.loop.timers.period or why == "max_age", f"{said}: {why} should have come {late} s ago"
+
+    def check_outbox(self, conn: ClientConnection, said: str) -> None:
+        """Look at what waits for a client."""
+        outbox: Any = conn.outbox
+        limits, filling = self.limits, outbox.filling
+        spooled = sum(piece.size for piece in outbox.pieces if isinstance(piece, Spool))
+        assert spooled <= limits.spool_memory + limits.spool_file + LARGEST, f"{said}: {spooled} bytes are spooled"
+        others = outbox.unsent - (0 if filling in outbox.pieces else spooled)
+        assert others <= limits.max_unsent + LARGEST + 3, f"{said}: {others} bytes to send"
+        if not conn.busy:
+            sizes = [len(one) if isinstance(one, memoryview) else one.size for one in outbox.pieces if one != filling]
+            assert outbox.unsent == sum(sizes), f"{said}: {outbox.unsent} bytes to send, which are {sizes}"
+            assert outbox.parts == sum(1 for one in outbox.pieces if getattr(one, "is_last", False)), said
 
     def gone_already(self, plain: Callable[[Exception], str], error: Exception) -> str:
         """A client cannot be taken in."""
@@ -169,6 +190,8 @@ class Judge:
         group = self.group
         assert group.acceptors[0].reserve == -1
         assert not self.net.open, f"left open: {list(self.net.open.values())}"
+        for pieces in self.pieces:
+            assert pieces.closed == 1, f"pieces of client {pieces.client.number} were closed {pieces.closed} times"
         assert not self.net.pollers
         for wire in self.listener.handed_out:
             assert wire.closed == 1, f"{wire} was closed {wire.closed} times"
@@ -205,17 +228,18 @@ class Judge:
             assert whole[0].startswith(seen[0]), f"handled {seen!r}, which is no part of {whole!r}"
         else:
             assert seen == whole[: len(seen)], f"handled {seen!r}, sent {whole!r}"
-        assert client.answers.startswith(client.received), f"told {client.received!r}, answered {client.answers!r}"
+        answered, certain = self.due_to(client)
+        assert answered.startswith(client.received), f"told {client.received!r}, answered {answered!r}"
         faulty = wire.broken or wire.reset or not client.why or not GENTLE.issuperset(client.why)
         if not (wire.broken or wire.reset or self.net.faults.odd or self.session):
             allowed = {"", "handshake_timeout", "read_timeout", "write_timeout", "idle_timeout", "min_read_rate"}
             allowed |= {"min_write_rate", "evicted", "cut at the end", "TLS handshake failed", "TLS cut short"} | GENTLE
+            allowed |= {HALF} if client.closing else set()
             assert set(client.why) <= allowed, "closed without a reason"
         amid_handshake = client.while_draining and not getattr(wire, "shaken", True)  # a server that stops ends that
         if faulty or amid_handshake:
             return
-        certain = len(client.answers) if client.certain is None else client.certain
-        assert len(client.received) >= certain, f"told {bytes(client.received)!r}, answered {bytes(client.answers)!r}"
+        assert len(client.received) >= certain, f"told {bytes(client.received)!r}, answered {answered!r}"
         of_itself = (
             self.session
             or self.moody
@@ -226,3 +250,12 @@ class Judge:
         )
         if client.ended and not of_itself:
             assert seen == whole, f"handled {seen!r}, sent {whole!r}"
+
+    def due_to(self, client: Client) -> tuple[bytes, int]:
+        """Return all that a client may be sent, in order; and how much of it is, unless its connection breaks."""
+        answered, certain, whole = bytearray(client.greeting), len(client.greeting), True
+        for turn in client.turns:
+            answered += turn.answer
+            whole = whole and turn.whole
+            certain = len(answered) if whole else certain
+        return bytes(answered), certain

@@ -11,7 +11,7 @@ from treadle.server._transport.connection import ClientConnection
 if TYPE_CHECKING:
     from fuzz.wire import Wire
 
-__all__ = ["LARGEST", "Ambiguous", "Client", "HandlerFault", "Moody", "random_limits", "random_script"]
+__all__ = ["LARGEST", "Ambiguous", "Client", "HandlerFault", "Moody", "Turn", "random_limits", "random_script"]
 
 LARGEST = 3000  # bytes of an answer
 
@@ -66,6 +66,19 @@ class MoodyDecoder:
         return self.decoder.finish()
 
 
+class Turn:
+    """What one message is answered with, or said in a conversation.
+
+    Attributes:
+        whole: the client is sent all of it, and what comes behind it.
+    """
+
+    def __init__(self, message: bytes, answer: bytes = b"") -> None:
+        self.message = message
+        self.answer = bytearray(answer)
+        self.whole = True
+
+
 class Client:
     """One client: what it sends, and what becomes of it."""
 
@@ -81,8 +94,8 @@ class Client:
         self.received = bytearray()
         # What the handler did.
         self.seen: list[bytes] = []
-        self.answers = bytearray(greeting)
-        self.certain: int | None = None  # how many bytes of the answers are sent though one after them is not
+        self.greeting = greeting
+        self.turns: list[Turn] = []
         self.inside = False
         self.closing = False  # the handler has said so
         # What the server did.
@@ -105,6 +118,8 @@ def random_limits(dice: random.Random) -> Limits:
         reject_connections_with=dice.choice([b"", b"full\n"]),
         max_message=dice.choice([8, 40, 200, 100_000]),
         max_unsent=dice.choice([0, 1, 100, 1000, 65536]),
+        spool_memory=dice.choice([0, 1, 100, 1000, 1 << 18]),
+        spool_file=dice.choice([0, 1, 50, 1000, 1 << 30]),
         handshake_timeout=seconds(0.05, 1.0, 10.0),
         read_timeout=seconds(None, 0.05, 1.0, 30.0),
         write_timeout=seconds(None, 0.05, 1.0, 30.0),

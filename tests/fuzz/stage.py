@@ -7,15 +7,20 @@ what is added to it, and when nobody can go on without it.
 from __future__ import annotations
 
 import random
+import sys
 import threading
 from _thread import allocate_lock
 from collections.abc import Callable
 from math import inf
+from types import FrameType
+from typing import Any
 
-__all__ = ["Actor", "Stage", "StageLock", "StageMail", "Torn"]
+__all__ = ["Actor", "Stage", "StageCondition", "StageLock", "StageMail", "Torn"]
 
 PATIENCE = 20.0  # seconds of real time after which a play hangs
 STEPS = 150_000  # of one play, after which it goes in circles
+# Modules of treadle.server in which any line may be a step: none of their lines runs with a lock that is not staged.
+ANYWHERE = ("_serving/", "_transport/connection", "_transport/intake", "_transport/io", "_transport/sending/")
 
 
 class Torn(BaseException):
@@ -46,6 +51,8 @@ class Actor:
         stage = self.stage
         stage.local.actor = self
         self.turn.acquire()
+        if stage.nervous:
+            sys.settrace(stage.trace)
         try:
             if stage.failure is None:
                 self.target()
@@ -53,6 +60,7 @@ class Actor:
             pass
         except BaseException as error:
             stage.fail(error)
+        sys.settrace(None)
         self.over = True
         stage.actors.remove(self)
         stage.leave()
@@ -72,6 +80,9 @@ class Stage:
         self.now = 1000.0
         self.steps = 0
         self.restless = dice.choice([0.02, 0.1, 0.3, 0.7, 1.0])
+        self.nervous = dice.choice([0.0] * 8 + [0.02, 0.2])  # how many lines of treadle's own are steps
+        self.calm = False  # somebody looks, for whom the others have to stand still
+        self._places: dict[str, bool] = {}
         self.actors: list[Actor] = []
         self.local = threading.local()
         self.failure: BaseException | None = None
@@ -137,6 +148,19 @@ class Stage:
         if self.dice.random() < self.restless:
             self._hand_over(me)
 
+    def trace(self, frame: FrameType, event: str, arg: object) -> Any:
+        """Take steps between the lines of what is called, if it is treadle's."""
+        name = frame.f_code.co_filename
+        if name not in self._places:
+            _, found, rest = name.replace("\\", "/").rpartition("treadle/server/")
+            self._places[name] = bool(found) and rest.startswith(ANYWHERE)
+        return self._trace_line if self._places[name] else None
+
+    def _trace_line(self, frame: FrameType, event: str, arg: object) -> Any:
+        if event == "line" and not self.calm and self.failure is None and self.dice.random() < self.nervous:
+            self.step()
+        return self._trace_line
+
     def wait(self, ready: Callable[[], bool], timeout: float | None = None, what: str = "") -> bool:
         """Wait until `ready()`, or for `timeout` seconds; return the former."""
         me = self.me()
@@ -185,6 +209,13 @@ class Stage:
 
     def _choose(self) -> Actor:
         """Return who goes on; let time pass if nobody can."""
+        self.calm = True
+        try:
+            return self._who_can()
+        finally:
+            self.calm = False
+
+    def _who_can(self) -> Actor:
         can = [actor for actor in self.actors if actor.can_go()]
         if not can:
             until = min(actor.until for actor in self.actors)
@@ -224,6 +255,30 @@ class StageLock:
     def locked(self) -> bool:
         """Whether somebody has it."""
         return self.taken
+
+
+class StageCondition:
+    """A condition of a StageLock, as far as it is used."""
+
+    def __init__(self, lock: StageLock) -> None:
+        self.lock = lock
+        self.waiting: list[list[None]] = []  # each of those who wait has one, which is filled to wake it
+
+    def wait(self) -> None:
+        """Wait for `notify`, without the lock meanwhile."""
+        mail: list[None] = []
+        self.waiting.append(mail)
+        self.lock.__exit__()
+        try:
+            self.lock.stage.wait(lambda: bool(mail), what="room")
+        finally:
+            self.lock.__enter__()
+
+    def notify(self) -> None:
+        """Wake the one who has waited longest."""
+        assert self.lock.taken
+        if self.waiting:
+            self.waiting.pop(0).append(None)
 
 
 class StageMail:

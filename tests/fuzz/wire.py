@@ -44,6 +44,7 @@ class Net:
         self.stage = stage
         self.dice = dice
         self.faults = Faults(dice)
+        self.gathers = dice.random() < 0.8  # its sockets have `sendmsg`
         self.open: dict[int, Any] = {}
         self.pollers: list[FakePoller] = []
 
@@ -209,6 +210,11 @@ class Wire:
         self.room -= size
         self.client.received += view[:size]
         return size
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "sendmsg" and self.net.gathers:
+            return lambda views: self.send(b"".join(views))
+        raise AttributeError(name)
 
     def shutdown(self, how: int) -> None:
         """End one direction, or both."""

@@ -14,12 +14,14 @@ from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
+from fuzz.answers import Pieces, answer_of
+from fuzz.disk import Disk
 from fuzz.framings import random_framing
 from fuzz.hands import Hands, OtherTask
 from fuzz.judge import Judge
-from fuzz.parts import LARGEST, Ambiguous, Client, HandlerFault, Moody, random_limits, random_script
+from fuzz.parts import LARGEST, Ambiguous, Client, HandlerFault, Moody, Turn, random_limits, random_script
 from fuzz.pollers import FakeListener, FakePoller
-from fuzz.stage import Stage, StageLock, StageMail
+from fuzz.stage import Stage, StageCondition, StageLock, StageMail
 from fuzz.wire import Net, Wire
 from treadle._base import clock
 from treadle.server import CloseConnection, Messages, Session
@@ -30,6 +32,8 @@ from treadle.server._serving import leadership as leaderships
 from treadle.server._serving import watchdog as watchdogs
 from treadle.server._transport import connection as connections
 from treadle.server._transport import io as services
+from treadle.server._transport.sending import file_range as files
+from treadle.server._transport.sending import spool as spools
 
 __all__ = ["World", "play"]
 
@@ -81,6 +85,7 @@ class World(Judge):
         self.stage = Stage(dice, self.about_to_wait)
         self.net = Net(self.stage, dice)
         self.limits = random_limits(dice)
+        self.disk = Disk(self.net, self.limits.spool_file)
         self.framing = random_framing(dice)
         self.session = dice.random() < 0.2
         self.moody = not self.session and dice.random() < 0.05
@@ -89,6 +94,8 @@ class World(Judge):
         self.slow_handlers = dice.choice([0.0, 0.05, 0.3, 0.9])
         self.failing_handlers = dice.choice([0.0, 0.0, 0.02, 0.2])
         self.large_answers = dice.choice([0.0, 0.1, 0.5])
+        self.shapes = dice.random() < 0.5  # answers are more than bytes
+        self.pieces: list[Pieces] = []
         self.clients: list[Client] = []
         self.numbers = itertools.count(1)
         self.group: groups.EventLoopGroup
@@ -108,13 +115,16 @@ class World(Judge):
             stage.tear(f"two messages of client {client.number} are handled at the same time")
         client.inside = True
         client.seen.append(bytes(message))
+        turn = Turn(bytes(message))
+        client.turns.append(turn)
         self.linger_in_handler()
         client.inside = False
         if dice.random() < self.failing_handlers:
-            return self.fail(client)
-        answer = self.random_answer(client)
-        client.answers += bytes(answer or b"")
-        return answer
+            return self.fail(client, turn)
+        data = self.random_bytes(client)
+        if not data:
+            return dice.choice([None, b"", bytearray(), memoryview(b""), []])
+        return answer_of(self, client, turn, data)
 
     def converse(self, talk: Any) -> None:
         """Talk to a client, with no regard for its messages."""
@@ -143,13 +153,12 @@ class World(Judge):
 
     def say_to(self, client: Client, talk: Any) -> None:
         """Say something in a conversation."""
-        words = bytes(self.random_answer(client) or b"")
-        certain = len(client.answers)
-        client.answers += words
+        turn = Turn(b"", self.random_bytes(client))
+        client.turns.append(turn)
         try:
-            talk.sendall(words)
+            talk.sendall(bytes(turn.answer))
         except OSError:
-            client.certain = certain
+            turn.whole = False
             raise
 
     def linger_in_handler(self) -> None:
@@ -160,24 +169,20 @@ class World(Judge):
         if dice.random() < self.slow_handlers:
             stage.sleep(dice.choice([0.0001, 0.002, 0.01, 0.1, 3.0]))
 
-    def random_answer(self, client: Client) -> Any:
-        """Return something to answer."""
+    def random_bytes(self, client: Client) -> bytes:
+        """Return something to answer, which tells whose it is; or nothing."""
         dice = self.dice
         if dice.random() < 0.15:
-            return dice.choice([None, b"", bytearray(), memoryview(b"")]) if dice.random() < 0.5 else None
+            return b""
         size = dice.randrange(1, LARGEST) if dice.random() < self.large_answers else dice.randrange(1, 30)
-        answer = (b"<%d:%d>" % (client.number, len(client.answers))).ljust(size, b"=")
-        return dice.choice([bytes, bytes, bytes, bytearray, memoryview])(answer)
+        return (b"<%d:%d>" % (client.number, len(client.turns))).ljust(size, b"=")
 
-    def fail(self, client: Client) -> Any:
+    def fail(self, client: Client, turn: Turn) -> Any:
         """End a connection, in one of many ways."""
         client.closing = True
-        if client.certain is None:
-            client.certain = len(client.answers)
         kind = self.dice.randrange(9)
         if kind < 2:
-            client.answers += b"bye"
-            client.certain = len(client.answers) if client.certain == len(client.answers) - 3 else client.certain
+            turn.answer += b"bye"
             raise CloseConnection(b"bye")
         if kind == 2:
             raise CloseConnection
@@ -187,7 +192,7 @@ class World(Judge):
             raise self.dice.choice(
                 [BlockingIOError(11, "x"), ssl.SSLWantReadError("x"), ConnectionResetError(104, "x")]
             )
-        return self.dice.choice(["text", 1, [1], object(), 1.5, {1: 2}, 0, "", [], False, Ambiguous()])
+        return self.dice.choice(["text", 1, [1], [b"x", "y"], object(), 1.5, {1: 2}, 0, "", False, Ambiguous()])
 
     # -- what happens ----------------------------------------------------------------------------------------------
 
@@ -346,6 +351,12 @@ class World(Judge):
             (connections, "socket", system),
             (connections, "plain_of", UnderTls),
             (connections, "unacknowledged", lambda sock: 0),
+            (connections, "os", self.disk.system),
+            (files, "os", self.disk.system),
+            (spools, "os", self.disk.system),
+            (spools, "tempfile", self.disk),
+            (spools, "Lock", lambda: StageLock(stage)),
+            (spools, "Condition", StageCondition),
             (groups, "_loops_wanted", lambda dispatcher: count),
         ]
 
