@@ -97,6 +97,7 @@ class World(Judge):
         self.shapes = dice.random() < 0.5  # answers are more than bytes
         self.pieces: list[Pieces] = []
         self.clients: list[Client] = []
+        self.most_clients = dice.choice([2, 6, 40])
         self.numbers = itertools.count(1)
         self.group: groups.EventLoopGroup
         self.listener = FakeListener(self.net, secure=self.secure)
@@ -231,7 +232,7 @@ class World(Judge):
 
     def connect(self) -> None:
         """A client comes."""
-        if len(self.clients) < 40 and not self.listener.closed:
+        if len(self.clients) < self.most_clients and not self.listener.closed:
             number = next(self.numbers)
             script = random_script(self.dice, self.framing, self.limits.max_message, number)
             client = Client(number, self.dice, script, self.greeting)
