@@ -104,9 +104,8 @@ class Client:
         self.while_draining = False
 
 
-def random_limits(dice: random.Random) -> Limits:
-    """Return any limits; in half of the worlds those of time and number hardly come."""
-    lenient = dice.random() < 0.5
+def random_limits(dice: random.Random, *, lenient: bool) -> Limits:
+    """Return any limits; or such that those of time and number hardly come."""
 
     def seconds(*values: float | None) -> Any:
         """Return one of `values`, of which the most lenient is None, or else the last."""
@@ -121,7 +120,7 @@ def random_limits(dice: random.Random) -> Limits:
         max_message=dice.choice([8, 40, 200, 100_000]),
         max_unsent=dice.choice([0, 1, 100, 1000, 65536]),
         spool_memory=dice.choice([0, 1, 100, 1000, 1 << 18]),
-        spool_file=dice.choice([0, 1, 50, 1000, 1 << 30]),
+        spool_file=dice.choice([0, 20, 100, 1000, 1 << 30]),
         handshake_timeout=seconds(0.05, 1.0, 10.0),
         read_timeout=seconds(None, 0.05, 1.0, 30.0),
         write_timeout=seconds(None, 0.05, 1.0, 30.0),
@@ -135,13 +134,13 @@ def random_limits(dice: random.Random) -> Limits:
     )
 
 
-def random_script(dice: random.Random, framing: Any, limit: int, number: int) -> bytes:
+def random_script(dice: random.Random, framing: Any, limit: int, number: int, *, long: bool) -> bytes:
     """Return what a client is to send in all."""
     pieces: list[bytes] = []
-    for serial in range(dice.choice([0, 1, 2, 5, 20, 80])):
+    for serial in range(dice.choice([5, 20, 80] if long else [0, 1, 2, 5, 20, 80])):
         size = dice.choice([0, 0, 1, 10, 30, 150])
         body = (b"%d.%d." % (number, serial)).ljust(size, b"*")
-        if dice.random() < 0.98:
+        if dice.random() < (0.999 if long else 0.98):
             body = body[:limit]
         if isinstance(framing, LengthPrefix):
             body = body[: 256**framing.size - 1]

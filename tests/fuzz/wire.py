@@ -28,22 +28,24 @@ def failing(number: int) -> OSError:
 class Faults:
     """How often the system answers what nobody likes."""
 
-    def __init__(self, dice: random.Random) -> None:
+    def __init__(self, dice: random.Random, *, lenient: bool) -> None:
         self.short = dice.choice([0.0, 0.1, 0.6])  # reads and writes
         self.soft = dice.choice([0.0, 0.0, 0.1, 0.4])  # ready, and then not
         self.hard = dice.choice([0.0, 0.0, 0.0, 0.01, 0.1])  # errors
         self.accept = dice.choice([0.0, 0.0, 0.1, 0.5])
         self.odd = dice.choice([0.0, 0.0, 0.2])  # an error of calls that seldom fail
         self.watch = dice.choice([0.0] * 9 + [0.1])  # the poller is out of something
+        if lenient and dice.random() < 0.8:
+            self.hard = self.accept = self.odd = self.watch = 0.0
 
 
 class Net:
     """What the system keeps: descriptors, lowest first, and how it answers."""
 
-    def __init__(self, stage: Stage, dice: random.Random) -> None:
+    def __init__(self, stage: Stage, dice: random.Random, *, lenient: bool) -> None:
         self.stage = stage
         self.dice = dice
-        self.faults = Faults(dice)
+        self.faults = Faults(dice, lenient=lenient)
         self.gathers = dice.random() < 0.8  # its sockets have `sendmsg`
         self.open: dict[int, Any] = {}
         self.pollers: list[FakePoller] = []

@@ -83,8 +83,9 @@ class World(Judge):
         self.seed = seed
         self.dice = dice = random.Random(seed)
         self.stage = Stage(dice, self.about_to_wait)
-        self.net = Net(self.stage, dice)
-        self.limits = random_limits(dice)
+        self.lenient = dice.random() < 0.5  # so that more is answered in it
+        self.net = Net(self.stage, dice, lenient=self.lenient)
+        self.limits = random_limits(dice, lenient=self.lenient)
         self.disk = Disk(self.net, self.limits.spool_file)
         self.framing = random_framing(dice)
         self.session = dice.random() < 0.2
@@ -92,7 +93,7 @@ class World(Judge):
         self.greeting = dice.choice([b"", b"", b"hello\n"]) if not self.session else b""
         self.secure = dice.random() < 0.3
         self.slow_handlers = dice.choice([0.0, 0.05, 0.3, 0.9])
-        self.failing_handlers = dice.choice([0.0, 0.0, 0.02, 0.2])
+        self.failing_handlers = dice.choice([0.0, 0.0, 0.02, 0.02 if self.lenient else 0.2])
         self.large_answers = dice.choice([0.0, 0.1, 0.5])
         self.shapes = dice.random() < 0.5  # answers are more than bytes
         self.pieces: list[Pieces] = []
@@ -202,7 +203,7 @@ class World(Judge):
         dice, stage = self.dice, self.stage
         acts: list[Callable[[], object]] = [self.connect, self.talk, self.talk, self.talk, self.listen, self.listen]
         acts += [self.pass_time, self.pass_time, self.end_or_leave, self.disturb]
-        for _ in range(dice.choice([10, 40, 150])):
+        for _ in range(dice.choice([40, 150, 400] if self.lenient else [10, 40, 150])):
             dice.choice(acts)()
             stage.step()
         if dice.random() < 0.6:
@@ -234,7 +235,7 @@ class World(Judge):
         """A client comes."""
         if len(self.clients) < self.most_clients and not self.listener.closed:
             number = next(self.numbers)
-            script = random_script(self.dice, self.framing, self.limits.max_message, number)
+            script = random_script(self.dice, self.framing, self.limits.max_message, number, long=self.lenient)
             client = Client(number, self.dice, script, self.greeting)
             self.clients.append(client)
             self.listener.queue.append(client)
