@@ -7,6 +7,7 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator
 from contextvars import Context
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from tcp import PATIENCE
 from treadle._base import clock
 from treadle._base.log_throttle import LogThrottles
 from treadle.errors import DeadlineExceeded
-from treadle.server import Limits, Lines, Messages, Peer
+from treadle.server import FileRange, Limits, Lines, Messages, Peer
 from treadle.server._loop.event_loop import EventLoop
 from treadle.server._serving.calling.overdue import Exceeded, Overdue, TakenAway, text_of
 from treadle.server._transport.connection import ClientConnection
@@ -82,6 +83,40 @@ def test_a_handler_whose_connection_was_taken_is_told_so_in_place_of_its_answer(
     assert caught.value.__context__ is None
     assert (scene.conn.state, scene.left) == (State.CLOSED, ["handler_timeout"])
     assert (running, scene.overdue.running, scene.overdue.claims) == ([1], 0, {})
+
+
+class Pieces:
+    """An answer in pieces, of which none is asked for."""
+
+    closed = 0
+
+    def __iter__(self) -> Pieces:
+        return self
+
+    def __next__(self) -> bytes:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        self.closed += 1
+        raise ValueError("cannot be closed")
+
+
+@pytest.mark.parametrize("kind", ["file", "pieces"])
+def test_an_answer_that_comes_too_late_is_closed(scene: Scene, kind: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"x")
+    file, pieces = (tmp_path / "file").open("rb"), Pieces()
+    answer: Any = FileRange(file) if kind == "file" else pieces
+
+    def call() -> Any:
+        scene.take_late()
+        return answer
+
+    scene.call = call
+    with pytest.raises(TakenAway) as caught:
+        scene.overdue.handle(b"x", scene.conn.peer)
+    assert (file.closed, pieces.closed) == (kind == "file", kind == "pieces")
+    file.close()
+    assert isinstance(caught.value.__context__, ValueError if kind == "pieces" else type(None))
 
 
 @pytest.mark.parametrize(("error", "kind"), [(ValueError("mine"), ValueError), (DeadlineExceeded(1.0), Exceeded)])

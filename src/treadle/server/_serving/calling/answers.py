@@ -15,7 +15,7 @@ from treadle.server._transport.sending.spool import ClientLeft, Spool
 if TYPE_CHECKING:
     from treadle.server._transport.connection import ClientConnection
 
-__all__ = ["Answers", "can_be_sent", "is_made_in_pieces", "pull", "send", "size_of"]
+__all__ = ["Answers", "can_be_sent", "is_made_in_pieces", "let_go", "pull", "send", "size_of"]
 
 
 class Answers:
@@ -158,6 +158,14 @@ def pull(pieces: Iterator[Any], begin: Callable[[], Spool]) -> None:
         finally:
             if spool is not None:
                 spool.complete()
+
+
+def let_go(answer: Any) -> None:
+    """Close what a handler has returned, for it will not be sent."""
+    if isinstance(answer, FileRange):
+        answer.drop()
+    elif is_made_in_pieces(answer) and hasattr(answer, "close"):
+        answer.close()
 
 
 def can_be_sent(answer: Any) -> bool:

@@ -20,6 +20,7 @@ from treadle._base import clock
 from treadle._base.words import log
 from treadle._tasks.scope import SCOPE, Scope
 from treadle.errors import DeadlineExceeded
+from treadle.server._serving.answers import let_go
 
 if TYPE_CHECKING:
     from treadle._base.log_throttle import LogThrottles
@@ -134,11 +135,12 @@ class Overdue:
 
     def run(self, peer: Peer, message: Any, fn: Callable[..., Any], *args: Any) -> Any:
         """Run a part of the handler, as `handle` does."""
-        claim = Claim(message, Scope(None, self.seconds))
+        claim, answer = Claim(message, Scope(None, self.seconds)), None
         token = SCOPE.set(claim.scope)
         try:
             self.claims[peer] = claim
-            return fn(*args)
+            answer = fn(*args)
+            return answer
         except DeadlineExceeded as error:
             raise Exceeded(message) from error
         finally:
@@ -147,7 +149,10 @@ class Overdue:
             if not claim.take():
                 with self.loop.lock:
                     self.running -= 1
-                raise TakenAway
+                try:
+                    let_go(answer)
+                finally:
+                    raise TakenAway
 
     def take(self, conn: ClientConnection) -> None:
         """Take `conn` away from the thread that has it, unless its handler is done. For the leader."""
