@@ -6,6 +6,7 @@ import array
 import ctypes
 import threading
 import time
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytest
 from tcp import PATIENCE, ask, client, driver_of, receive_all
 from treadle import Pool
 from treadle._base import clock
-from treadle.server import Lines, Messages, Peer, Server
+from treadle.server import Lines, Messages, Peer, Reply, Server
 from treadle.server._serving import handlers as module
 from treadle.server._serving.calling.calls import Calls
 from treadle.server._serving.calling.slowness import PROBATION
@@ -357,3 +358,43 @@ def test_a_turn_with_one_connection_ends_by_time_as_well_as_by_messages(
         assert ask(sock, b"x\n" * 60, 60) == b"x" * 60
     assert max(handled) == most
     assert sum(handled) == 60
+
+
+class Replies:
+    """A framing of lines whose decoder answers those that say "reply"."""
+
+    def decoder(self, limit: int) -> RepliesDecoder:
+        return RepliesDecoder(Lines().decoder(limit))
+
+
+class RepliesDecoder:
+    held = 0
+
+    def __init__(self, lines: Any) -> None:
+        self.lines = lines
+
+    def feed(self, data: bytes) -> Iterator[Any]:
+        for line in self.lines.feed(data):
+            yield Reply(b"replied") if line == b"reply" else line
+
+    def finish(self) -> tuple[Any, ...]:
+        return ()
+
+
+@pytest.mark.parametrize("early", ["reply", "instant"])
+def test_what_needs_no_handler_gets_to_none_either_behind_an_answer_that_its_client_does_not_take(early: str) -> None:
+    seen: list[bytes] = []
+    large = b"x" * 8_000_000  # bytes: more than the kernel takes at once
+
+    def handle(line: bytes, peer: Peer) -> bytes:
+        seen.append(line)
+        return large if line == b"large" else b"first"
+
+    protocol: Messages[bytes] = Messages(handle, Replies(), instant={b"instant": b"at once"}.get)
+    with Server(protocol, "127.0.0.1:0", max_workers=2) as server, client(server) as sock:
+        assert ask(sock, b"first\n", 5) == b"first"
+        driver_of(server).leadership.offload_all = True
+        sock.sendall(b"large\n" + early.encode() + b"\n")
+        sock.shutdown(1)
+        assert receive_all(sock) == large + {"reply": b"replied", "instant": b"at once"}[early]
+    assert seen == [b"first", b"large"]

@@ -87,11 +87,11 @@ class Early:
     def speak(self, conn: ClientConnection, before: Answers) -> bool:
         """Answer what is next in `conn` and needs no handler, all in one with what was answered `before`.
 
-        Return whether a message is next that needs one; False: none is, or the others have their turn first. For the
-        thread that has `conn`.
+        Return whether a message is next that needs one; False: none is, or the others have their turn first, or the
+        client has to take some first. For the thread that has `conn`.
         """
         if not self.calls.may_go_on(conn):
-            return True
+            return False
         spoken, waiting = 0, False
         while self.io.has_waiting(conn) and spoken < AT_ONCE and not before.are_enough():
             answer = self.take(conn)
