@@ -125,6 +125,18 @@ def test_after_a_fault_nothing_is_sent_any_more(ends: tuple[ClientConnection, so
         theirs.recv(1)
 
 
+def test_an_answer_that_was_dropped_is_not_taken_for_sent(ends: tuple[ClientConnection, socket.socket]) -> None:
+    """It has nothing left, as one that is sent; whoever is told of what is behind it would hear that all went well."""
+    conn, _ = ends
+    spool = Spool(100, 0, None, lambda: True)
+    conn.ending.error = "cut"
+    conn.outbox.fill(spool)
+    spool.drop()
+    spool.complete()
+    conn.flush()
+    assert list(conn.outbox.pieces) == [spool]
+
+
 def test_an_answer_waits_whole_when_the_kernel_takes_nothing(ends: tuple[ClientConnection, socket.socket]) -> None:
     conn, theirs = ends
     before = 0

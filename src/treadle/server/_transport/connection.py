@@ -286,7 +286,9 @@ class ClientConnection:
             self.flush()
 
     def flush(self) -> None:
-        """Send what the kernel takes."""
+        """Send what the kernel takes; nothing once it was given up, or an answer that was dropped would seem sent."""
+        if self.ending.error is not None:
+            return
         try:
             self.outbox.send(self)
         except BLOCKED:
