@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from fuzz.disk import FakeFile
 from fuzz.parts import LARGEST, HandlerFault
+from treadle.errors import DeadlineExceeded
 from treadle.server import CloseConnection, FileRange
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def answer_of(world: World, client: Client, turn: Turn, data: bytes) -> Any:
 def split(world: World, data: bytes) -> list[bytes]:
     """Return `data` in pieces, some of them empty."""
     dice, pieces = world.dice, list[bytes]()
-    most = dice.choice([3, 100, LARGEST])
+    most = dice.choice([3 + len(data) // 30, 100, LARGEST])
     while data:
         size = dice.randrange(most + 1)
         pieces.append(data[:size])
@@ -94,7 +95,8 @@ class Pieces:
         self.turn.whole = False
         if kind == 1:
             return self.world.dice.choice(["text", 1, None, [b"x"]])
-        raise self.world.dice.choice([HandlerFault, SystemExit, GeneratorExit, ConnectionResetError])("x")
+        faults = [HandlerFault, SystemExit, GeneratorExit, ConnectionResetError, DeadlineExceeded]
+        raise self.world.dice.choice(faults)("x")
 
     def close(self) -> None:
         """Note it; and fail perhaps, after which the connection is closed."""

@@ -77,8 +77,9 @@ class Hands:
         """Take a task in."""
         self.stage.step()
         if self.closed or (self.refuses and self.dice.random() < self.refuses):
-            task._forget_call()
-            raise PoolClosed(self.name, "shutdown") if self.closed else RuntimeError("can't start new thread")
+            error = PoolClosed(self.name, "shutdown") if self.closed else RuntimeError("can't start new thread")
+            task._refuse(error)
+            raise error
         self.tasks.append(task)
         if len(self.tasks) > self.idle and self.running:
             self.preempt_one()
@@ -97,7 +98,7 @@ class Hands:
             index = self.dice.randrange(len(self.tasks))
             task = self.tasks[index]
             del self.tasks[index]
-            task._forget_call()
+            task._abandon(None)
 
     def close(self, *, cancel: bool) -> None:
         """Take no more; workers end when there is nothing left."""
@@ -133,5 +134,8 @@ class OtherTask(SimpleNamespace):
         self.do()
         return False
 
-    def _forget_call(self) -> None:
+    def _refuse(self, error: BaseException) -> None:
+        pass
+
+    def _abandon(self, why: BaseException | None) -> None:
         pass

@@ -7,10 +7,10 @@ from math import inf
 from typing import TYPE_CHECKING, Any
 
 from fuzz.framings import cut
-from fuzz.parts import LARGEST, Client
+from fuzz.parts import LARGEST, Client, Turn
 from treadle.server import Limits, Peer, Raw
 from treadle.server._loop.poller import READ, WRITE
-from treadle.server._transport.causes import HALF
+from treadle.server._transport.causes import DROPPED, HALF
 from treadle.server._transport.connection import CHUNK, ClientConnection
 from treadle.server._transport.sending.spool import Spool
 from treadle.server._transport.state import State
@@ -18,6 +18,7 @@ from treadle.server._transport.state import State
 if TYPE_CHECKING:
     from fuzz.answers import Pieces
     from fuzz.pollers import FakeListener, FakePoller
+    from fuzz.protocols import Rich
     from fuzz.stage import Stage
     from fuzz.wire import Net
     from treadle.server._group import EventLoopGroup
@@ -46,6 +47,10 @@ class Judge:
     greeting: bytes
     session: bool
     moody: bool
+    rich: Rich | None
+    refusing: float
+    untold: int
+    early: Callable[[bytes], bytes | None]
     over: bool
     group: EventLoopGroup
     listener: FakeListener
@@ -71,9 +76,9 @@ class Judge:
         """Fail if a connection has something to do, and nobody knows."""
         wire: Any = conn.sock
         waits_for_room = conn.watched & WRITE and not wire.readiness() & WRITE
-        if conn.busy and conn.outbox.filling is not None and not conn.outbox.is_dry():
+        if conn.busy and conn.outbox.filling is not None and conn.outbox.filling.size:
             assert waits_for_room, f"{wire} is stuck amid an answer in pieces; {self.stage.scene()}"
-        if conn.busy or conn.state is not State.OPEN:
+        if conn.busy or conn.state is not State.OPEN or conn.outbox.untold >= self.untold:
             return
         something = (
             wire.incoming or conn.intake.waiting or conn.outbox.pieces or (conn.secure and wire.plain) or wire.eof
@@ -122,11 +127,12 @@ class Judge:
             self.not_read[conn] = driver.loop.now
         if conn.busy:
             return
-        assert conn.watched or conn in driver.loop.ready, f"{said}: forgotten"
+        is_told = conn.outbox.untold < self.untold and not driver.loop.inbox
+        assert conn.watched or conn in driver.loop.ready or not is_told, f"{said}: forgotten"
         assert conn.intake.decoder.held <= self.limits.max_message + CHUNK, (
             f"{said}: {conn.intake.decoder.held} bytes held"
         )
-        if conn.is_open and not conn.outbox.pieces and conn not in driver.loop.ready:
+        if conn.is_open and not conn.outbox.pieces and conn not in driver.loop.ready and is_told:
             assert conn.watched == conn.intake.wait_in, f"{said}: to read it waits for {conn.intake.wait_in}"
         if conn.state is State.READY:
             assert conn.watched == READ, said
@@ -152,7 +158,8 @@ class Judge:
         spooled = sum(piece.size for piece in outbox.pieces if isinstance(piece, Spool))
         assert spooled <= limits.spool_memory + limits.spool_file + LARGEST, f"{said}: {spooled} bytes are spooled"
         others = outbox.unsent - (0 if filling in outbox.pieces else spooled)
-        assert others <= limits.max_unsent + LARGEST + 3, f"{said}: {others} bytes to send"
+        most = 2 * limits.max_unsent + LARGEST + 30  # those that wait when others are begun, and these; and last words
+        assert others <= most, f"{said}: {others} bytes to send"
         if not conn.busy:
             sizes = [len(one) if isinstance(one, memoryview) else one.size for one in outbox.pieces if one != filling]
             assert outbox.unsent == sum(sizes), f"{said}: {outbox.unsent} bytes to send, which are {sizes}"
@@ -176,6 +183,8 @@ class Judge:
         limits = self.limits
         least = {"read_timeout": limits.read_timeout, "idle_timeout": limits.idle_timeout}.get(why)
         least = limits.min_rate_grace if why == "min_read_rate" else least
+        if conn.intake.farewell is not None:  # it was told so before
+            least = None
         if self.session and conn.number:  # that was the conversation's own time, in which the server does not read
             least = None
         passed = self.stage.now - self.not_read.get(conn, 0.0)
@@ -220,21 +229,29 @@ class Judge:
         stream = cut(self.framing, bytes(client.sent), limit, ended=client.ended or wire.reset)
         raw = isinstance(self.framing, Raw) or self.session
         whole = [bytes(client.sent)] if raw else stream.messages
+        handled = whole if raw else [message for message in whole if self.early(message) is None]
         seen = [b"".join(client.seen)] if raw else client.seen
         if wire.reset and seen and not raw:
             seen, part = seen[:-1], seen[-1]  # the last one may end where the system has dropped the rest
-            assert b"".join(whole[len(seen) : len(seen) + 1]).startswith(part), f"handled {part!r} of {whole!r}"
+            assert b"".join(whole[len(seen) : len(seen) + 1]).startswith(part) or part in handled, (
+                f"handled {part!r} of {whole!r}"
+            )
         if raw:
             assert whole[0].startswith(seen[0]), f"handled {seen!r}, which is no part of {whole!r}"
         else:
-            assert seen == whole[: len(seen)], f"handled {seen!r}, sent {whole!r}"
-        answered, certain = self.due_to(client)
-        assert answered.startswith(client.received), f"told {client.received!r}, answered {answered!r}"
-        faulty = wire.broken or wire.reset or not client.why or not GENTLE.issuperset(client.why)
+            assert seen == handled[: len(seen)], f"handled {seen!r}, sent {whole!r}"
+        answered, certain, last = self.due_to(client, whole)
+        assert any(way.startswith(client.received) for way in self.ways(answered, last)), (
+            f"told {client.received!r}, answered {answered!r}"
+        )
+        late = self.limits.handler_timeout is not None and client.why != [""]  # though it has another name, perhaps
+        faulty = late or wire.broken or wire.reset or not client.why or not GENTLE.issuperset(client.why)
         if not (wire.broken or wire.reset or self.net.faults.odd or self.session):
             allowed = {"", "handshake_timeout", "read_timeout", "write_timeout", "idle_timeout", "min_read_rate"}
             allowed |= {"min_write_rate", "evicted", "cut at the end", "TLS handshake failed", "TLS cut short"} | GENTLE
-            allowed |= {HALF} if client.closing else set()
+            allowed |= {HALF, "handler_timeout"} if client.closing else {"handler_timeout"}
+            allowed |= {DROPPED} if self.refusing else set()
+            allowed |= {"head_timeout", "body_timeout"} if self.rich else set()
             assert set(client.why) <= allowed, "closed without a reason"
         amid_handshake = client.while_draining and not getattr(wire, "shaken", True)  # a server that stops ends that
         if faulty or amid_handshake:
@@ -249,13 +266,46 @@ class Judge:
             or stream.too_long
         )
         if client.ended and not of_itself:
-            assert seen == whole, f"handled {seen!r}, sent {whole!r}"
+            assert seen == handled, f"handled {seen!r}, sent {whole!r}"
+            assert client.received == answered, f"told {client.received!r}, answered {answered!r}"
 
-    def due_to(self, client: Client) -> tuple[bytes, int]:
-        """Return all that a client may be sent, in order; and how much of it is, unless its connection breaks."""
-        answered, certain, whole = bytearray(client.greeting), len(client.greeting), True
+    def due_to(self, client: Client, messages: list[bytes]) -> tuple[bytes, int, int]:
+        """Return all that a client may be sent, in order.
+
+        And how many bytes of it are sent, unless its connection breaks; and where the last turn begins.
+        """
+        answered, certain, whole, last = bytearray(client.greeting), len(client.greeting), True, 0
+        early = [self.early(message) for message in messages] if self.rich else []
         for turn in client.turns:
+            while early and early[0] is not None:
+                answered += early.pop(0) or b""
+            early[:1] = []
+            if self.rich and self.rich.over:
+                self.check_told(client, turn, len(answered))
+            last = len(answered)
             answered += turn.answer
             whole = whole and turn.whole
             certain = len(answered) if whole else certain
-        return bytes(answered), certain
+        while early and early[0] is not None:
+            answered += early.pop(0) or b""
+        return bytes(answered), certain, last
+
+    def check_told(self, client: Client, turn: Turn, begin: int) -> None:
+        """Look at what the protocol was told of a message whose answer begins after so many bytes."""
+        rich: Any = self.rich
+        known, number = rich.client_of(turn.message)
+        if known is None:
+            return
+        assert number in client.told, f"nothing is told of {turn.message!r}"
+        sent, error = client.told[number]
+        taken = max(0, min(len(client.received) - begin, len(turn.answer)))
+        assert error is not None or sent == len(turn.answer), f"{sent} bytes of {turn.answer!r} are told to be all"
+        dropped = "handler_timeout" in client.why  # and other words sent in its place
+        assert sent == taken or dropped, f"{sent} of {taken} bytes are told of {turn.answer!r}, {error!r}"
+
+    def ways(self, answered: bytes, last: int) -> list[bytes]:
+        """Return what a client may be sent: that; with last words behind it; or with these in place of the last."""
+        if self.rich is None or self.rich.refusal is None:
+            return [answered]
+        words = [word for word in self.rich.words.values() if isinstance(word, bytes)]
+        return [begin + word for begin in (answered, answered[:last]) for word in words] + [answered]

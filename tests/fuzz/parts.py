@@ -96,6 +96,8 @@ class Client:
         self.seen: list[bytes] = []
         self.greeting = greeting
         self.turns: list[Turn] = []
+        self.calls = 0
+        self.told: dict[int, tuple[int, BaseException | None]] = {}  # of which of its messages; bytes sent, why no more
         self.inside = False
         self.closing = False  # the handler has said so
         # What the server did.
@@ -124,6 +126,7 @@ def random_limits(dice: random.Random, *, lenient: bool) -> Limits:
         handshake_timeout=seconds(0.05, 1.0, 10.0),
         read_timeout=seconds(None, 0.05, 1.0, 30.0),
         write_timeout=seconds(None, 0.05, 1.0, 30.0),
+        handler_timeout=dice.choice([None, None, None, 0.05, 1.0]),
         idle_timeout=seconds(None, 0.05, 1.0, 75.0),
         max_age=seconds(None, None, None, 0.1, 2.0),
         min_read_rate=seconds(None, None, 1.0, 1000.0),

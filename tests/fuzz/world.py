@@ -21,18 +21,22 @@ from fuzz.hands import Hands, OtherTask
 from fuzz.judge import Judge
 from fuzz.parts import LARGEST, Ambiguous, Client, HandlerFault, Moody, Turn, random_limits, random_script
 from fuzz.pollers import FakeListener, FakePoller
+from fuzz.protocols import CALLS, Rich
 from fuzz.stage import Stage, StageCondition, StageLock, StageMail
 from fuzz.wire import Net, Wire
 from treadle._base import clock
-from treadle.server import CloseConnection, Messages, Session
+from treadle.errors import DeadlineExceeded
+from treadle.server import CloseConnection, Messages, Raw, Session
 from treadle.server import _group as groups
 from treadle.server._loop import event_loop as loops
 from treadle.server._serving import driver as drivers
+from treadle.server._serving import exchanges
 from treadle.server._serving import leadership as leaderships
 from treadle.server._serving import watchdog as watchdogs
 from treadle.server._transport import connection as connections
 from treadle.server._transport import io as services
 from treadle.server._transport.sending import file_range as files
+from treadle.server._transport.sending import outbox as outboxes
 from treadle.server._transport.sending import spool as spools
 
 __all__ = ["World", "play"]
@@ -91,6 +95,9 @@ class World(Judge):
         self.session = dice.random() < 0.2
         self.moody = not self.session and dice.random() < 0.05
         self.greeting = dice.choice([b"", b"", b"hello\n"]) if not self.session else b""
+        self.rich: Rich | None = None
+        self.refusing = dice.choice([0.0, 0.0, 0.0, 0.1])  # how often the pool does
+        self.untold = dice.choice([3, 64])  # see UNTOLD
         self.secure = dice.random() < 0.3
         self.slow_handlers = dice.choice([0.0, 0.05, 0.3, 0.9])
         self.failing_handlers = dice.choice([0.0, 0.0, 0.02, 0.02 if self.lenient else 0.2])
@@ -119,6 +126,7 @@ class World(Judge):
         client.seen.append(bytes(message))
         turn = Turn(bytes(message))
         client.turns.append(turn)
+        self.check_call(client, message, peer)
         self.linger_in_handler()
         client.inside = False
         if dice.random() < self.failing_handlers:
@@ -127,6 +135,21 @@ class World(Judge):
         if not data:
             return dice.choice([None, b"", bytearray(), memoryview(b""), []])
         return answer_of(self, client, turn, data)
+
+    def check_call(self, client: Client, message: bytes, peer: Any) -> None:
+        """Look at what a handler is called with."""
+        if CALLS.get() != (0 if self.rich and self.rich.fresh_context else client.calls):
+            self.stage.tear(f"call {client.calls} of client {client.number} has the context of call {CALLS.get()}")
+        client.calls += 1
+        CALLS.set(client.calls)
+        if self.early(message) is not None:
+            self.stage.tear(f"{message!r} needs no handler")
+        if self.rich and self.rich.over and peer.exchange.message != message:
+            self.stage.tear(f"{message!r} has the exchange of {peer.exchange.message!r}")
+
+    def early(self, message: bytes) -> bytes | None:
+        """Return the answer to a message that needs no handler; None: it does."""
+        return self.rich.early(message) if self.rich else None
 
     def converse(self, talk: Any) -> None:
         """Talk to a client, with no regard for its messages."""
@@ -189,7 +212,8 @@ class World(Judge):
         if kind == 2:
             raise CloseConnection
         if kind == 3:
-            raise self.dice.choice([HandlerFault, SystemExit, KeyboardInterrupt, StopIteration, GeneratorExit])("x")
+            faults = [HandlerFault, SystemExit, KeyboardInterrupt, StopIteration, GeneratorExit, DeadlineExceeded]
+            raise self.dice.choice(faults)("x")
         if kind == 4:
             raise self.dice.choice(
                 [BlockingIOError(11, "x"), ssl.SSLWantReadError("x"), ConnectionResetError(104, "x")]
@@ -359,15 +383,18 @@ class World(Judge):
             (spools, "tempfile", self.disk),
             (spools, "Lock", lambda: StageLock(stage)),
             (spools, "Condition", StageCondition),
+            *((module, "UNTOLD", self.untold) for module in (exchanges, outboxes, services)),
             (groups, "_loops_wanted", lambda dispatcher: count),
         ]
 
     def set_up(self) -> None:
         """Start the server."""
         self.hands = Hands(self.stage, self.dice, self.dice.choice([1, 1, 2, 3]))
-        self.hands.refuses = self.net.faults.odd / 10
+        self.hands.refuses = max(self.refusing, self.net.faults.odd / 10)
         framing: Any = Moody(self.framing, self.dice) if self.moody else self.framing
         protocol: Any = Messages(self.handle, framing, greeting=self.greeting)
+        if not (self.session or isinstance(self.framing, Raw)) and self.dice.random() < 0.6:
+            protocol = self.rich = Rich(self, framing, self.greeting)
         if self.session:
             protocol = Session(self.converse, speaks_first=self.dice.random() < 0.5)
         self.group = groups.EventLoopGroup(protocol, self.limits, self.hands, self.end_of_group)  # type: ignore[arg-type]
