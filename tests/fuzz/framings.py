@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from treadle.errors import MessageTooLong
 from treadle.server import Delimiter, LengthPrefix, Lines, Raw
 
-__all__ = ["Stream", "cut", "play", "random_framing"]
+__all__ = ["UP", "Stream", "Upgrades", "cut", "play", "random_framing"]
 
 Framing = Any
 
@@ -22,11 +23,13 @@ class Stream:
         messages: in their order, up to the first that is too long.
         too_long: whether there is one that is.
         held: bytes behind the last message, which make none.
+        behind: bytes that follow a message after which nothing is cut any more; None: there is no such message.
     """
 
     messages: list[bytes]
     too_long: bool
     held: int
+    behind: bytes | None = None
 
 
 def cut(framing: Framing, data: bytes, limit: int, *, ended: bool) -> Stream:
@@ -35,6 +38,8 @@ def cut(framing: Framing, data: bytes, limit: int, *, ended: bool) -> Stream:
         return Stream([data] if data else [], False, 0)
     if isinstance(framing, LengthPrefix):
         return _cut_by_lengths(framing, data, limit)
+    if isinstance(framing, Upgrades):
+        return _cut_to_upgrade(data, limit)
     lines = isinstance(framing, Lines)
     *messages, rest = data.split(b"\n" if lines else framing.delimiter)
     if lines:
@@ -59,6 +64,69 @@ def _cut_by_lengths(framing: LengthPrefix, data: bytes, limit: int) -> Stream:
         messages.append(data[framing.size : framing.size + length])
         data = data[framing.size + length :]
     return Stream(messages, False, len(data))
+
+
+def _cut_to_upgrade(data: bytes, limit: int) -> Stream:
+    messages: list[bytes] = []
+    while True:
+        message, end, data = data.partition(b"\n")
+        if len(message) > limit:
+            return Stream(messages, True, 0)
+        if not end:
+            return Stream(messages, False, len(message))
+        messages.append(message)
+        if message.endswith(UP):
+            return Stream(messages, False, 0, data)
+
+
+UP = b"UP"
+
+
+class Upgrades:
+    """A framing of lines, of which one that ends with UP is the last."""
+
+    delimiter = b"\n"
+
+    def decoder(self, limit: int) -> UpgradesDecoder:
+        """Return a decoder."""
+        return UpgradesDecoder(limit)
+
+
+class UpgradesDecoder:
+    """A decoder that gives back what it has not cut."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.data = bytearray()
+
+    @property
+    def held(self) -> int:
+        """Bytes that are held back."""
+        return len(self.data)
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        """Generate messages, up to one that ends with UP."""
+        self.data += data
+        message = b""
+        while not message.endswith(UP):
+            size = self.data.find(b"\n")
+            if (len(self.data) if size < 0 else size) > self.limit:
+                raise MessageTooLong(self.limit)
+            if size < 0:
+                return
+            message = bytes(self.data[:size])
+            del self.data[: size + 1]
+            yield message
+
+    def finish(self) -> tuple[bytes, ...]:
+        """Return nothing."""
+        return ()
+
+    def take_rest(self) -> bytes:
+        """Give back what was not cut."""
+        rest = bytes(self.data)
+        self.data.clear()
+        return rest
 
 
 def random_framing(dice: random.Random) -> Framing:

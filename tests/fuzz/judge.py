@@ -185,7 +185,7 @@ class Judge:
         least = limits.min_rate_grace if why == "min_read_rate" else least
         if conn.intake.farewell is not None:  # it was told so before
             least = None
-        if self.session and conn.number:  # that was the conversation's own time, in which the server does not read
+        if client.taken_over:  # that was the conversation's own time, in which the server does not read
             least = None
         passed = self.stage.now - self.not_read.get(conn, 0.0)
         if least is not None and passed < least - 1e-6 and self.jumped < (conn.intake.begun or conn.active):
@@ -224,19 +224,23 @@ class Judge:
         if wire is None:
             return
         first_words = (self.limits.reject_connections_with, self.greeting)
-        if not (client.conn or client.seen) and any(words.startswith(client.received) for words in first_words):
+        if not (client.conn or client.seen or client.heard) and any(
+            words.startswith(client.received) for words in first_words
+        ):
             return  # refused; or its handler was still running when the server ended
         stream = cut(self.framing, bytes(client.sent), limit, ended=client.ended or wire.reset)
-        raw = isinstance(self.framing, Raw) or self.session
-        whole = [bytes(client.sent)] if raw else stream.messages
+        raw = isinstance(self.framing, Raw)
+        heard = client.sent if self.session else stream.behind or b""
+        assert heard.startswith(client.heard), f"heard {client.heard!r}, which is no part of {heard!r}"
+        whole = [] if self.session else [bytes(client.sent)] if raw else stream.messages
         handled = whole if raw else [message for message in whole if self.early(message) is None]
-        seen = [b"".join(client.seen)] if raw else client.seen
+        seen = [b"".join(client.seen)] if raw and not self.session else client.seen
         if wire.reset and seen and not raw:
             seen, part = seen[:-1], seen[-1]  # the last one may end where the system has dropped the rest
             assert b"".join(whole[len(seen) : len(seen) + 1]).startswith(part) or part in handled, (
                 f"handled {part!r} of {whole!r}"
             )
-        if raw:
+        if raw and not self.session:
             assert whole[0].startswith(seen[0]), f"handled {seen!r}, which is no part of {whole!r}"
         else:
             assert seen == handled[: len(seen)], f"handled {seen!r}, sent {whole!r}"
@@ -246,7 +250,7 @@ class Judge:
         )
         late = self.limits.handler_timeout is not None and client.why != [""]  # though it has another name, perhaps
         faulty = late or wire.broken or wire.reset or not client.why or not GENTLE.issuperset(client.why)
-        if not (wire.broken or wire.reset or self.net.faults.odd or self.session):
+        if not (wire.broken or wire.reset or self.net.faults.odd or client.taken_over):
             allowed = {"", "handshake_timeout", "read_timeout", "write_timeout", "idle_timeout", "min_read_rate"}
             allowed |= {"min_write_rate", "evicted", "cut at the end", "TLS handshake failed", "TLS cut short"} | GENTLE
             allowed |= {HALF, "handler_timeout"} if client.closing else {"handler_timeout"}
@@ -258,7 +262,7 @@ class Judge:
             return
         assert len(client.received) >= certain, f"told {bytes(client.received)!r}, answered {answered!r}"
         of_itself = (
-            self.session
+            client.taken_over
             or self.moody
             or client.closing
             or client.while_draining
@@ -300,8 +304,10 @@ class Judge:
         sent, error = client.told[number]
         taken = max(0, min(len(client.received) - begin, len(turn.answer)))
         assert error is not None or sent == len(turn.answer), f"{sent} bytes of {turn.answer!r} are told to be all"
-        dropped = "handler_timeout" in client.why  # and other words sent in its place
-        assert sent == taken or dropped, f"{sent} of {taken} bytes are told of {turn.answer!r}, {error!r}"
+        dropped = "handler_timeout" in f"{client.why} {error}"  # and other words sent in its place
+        assert sent == taken or dropped or turn.refused, (
+            f"{sent} of {taken} bytes are told of {turn.answer!r}, {error!r}"
+        )
 
     def ways(self, answered: bytes, last: int) -> list[bytes]:
         """Return what a client may be sent: that; with last words behind it; or with these in place of the last."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from typing import TYPE_CHECKING, Any
 
+from fuzz.framings import UP, Upgrades
 from treadle.server import LengthPrefix, Limits, Lines, Raw
 from treadle.server._transport.connection import ClientConnection
 
@@ -71,12 +72,14 @@ class Turn:
 
     Attributes:
         whole: the client is sent all of it, and what comes behind it.
+        refused: these are the words for a message that the pool has no room for; of them it is told how many there are.
     """
 
     def __init__(self, message: bytes, answer: bytes = b"") -> None:
         self.message = message
         self.answer = bytearray(answer)
         self.whole = True
+        self.refused = False
 
 
 class Client:
@@ -94,6 +97,8 @@ class Client:
         self.received = bytearray()
         # What the handler did.
         self.seen: list[bytes] = []
+        self.heard = bytearray()  # in conversations
+        self.taken_over = False
         self.greeting = greeting
         self.turns: list[Turn] = []
         self.calls = 0
@@ -143,6 +148,8 @@ def random_script(dice: random.Random, framing: Any, limit: int, number: int, *,
     for serial in range(dice.choice([5, 20, 80] if long else [0, 1, 2, 5, 20, 80])):
         size = dice.choice([0, 0, 1, 10, 30, 150])
         body = (b"%d.%d." % (number, serial)).ljust(size, b"*")
+        if isinstance(framing, Upgrades) and dice.random() < 0.1:
+            body += UP
         if dice.random() < (0.999 if long else 0.98):
             body = body[:limit]
         if isinstance(framing, LengthPrefix):

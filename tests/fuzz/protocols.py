@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
+from fuzz.framings import UP
 from fuzz.parts import HandlerFault, Turn
 from treadle.server import Messages, Reply
 from treadle.server._transport.limits import Phase
@@ -47,7 +48,7 @@ class Rich(Messages[bytes]):
     def client_of(self, message: bytes) -> tuple[Client | None, int]:
         """Return whose message it is, and its number; None: that cannot be told."""
         found = NAME.match(message)
-        if found is None or int(found[1]) > len(self.world.clients):
+        if found is None or message.endswith(UP) or int(found[1]) > len(self.world.clients):
             return None, 0
         return self.world.clients[int(found[1]) - 1], int(found[2])
 
@@ -73,11 +74,12 @@ class Rich(Messages[bytes]):
         """Return what a client is told that is refused, or cut."""
         word = self.words.get(why)
         if why == "message_rejected":
-            client, _ = self.client_of(message)
+            client, _ = (None, 0) if message is None else self.client_of(message)  # a conversation has none
             if client is None or not isinstance(word, bytes):
                 return None  # and its connection is closed
             client.seen.append(message)
             client.turns.append(Turn(message, word))
+            client.turns[-1].refused = True
         if word == "text":
             raise HandlerFault("no words")
         return word
@@ -108,6 +110,11 @@ class RichDecoder:
     def held(self) -> int:
         """Bytes that are held back."""
         return int(self.decoder.held)
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "take_rest":
+            return self.decoder.take_rest
+        raise AttributeError(name)
 
     @property
     def phase(self) -> str:

@@ -16,7 +16,7 @@ from unittest import mock
 
 from fuzz.answers import Pieces, answer_of
 from fuzz.disk import Disk
-from fuzz.framings import random_framing
+from fuzz.framings import UP, Upgrades, random_framing
 from fuzz.hands import Hands, OtherTask
 from fuzz.judge import Judge
 from fuzz.parts import LARGEST, Ambiguous, Client, HandlerFault, Moody, Turn, random_limits, random_script
@@ -26,7 +26,7 @@ from fuzz.stage import Stage, StageCondition, StageLock, StageMail
 from fuzz.wire import Net, Wire
 from treadle._base import clock
 from treadle.errors import DeadlineExceeded
-from treadle.server import CloseConnection, Messages, Raw, Session
+from treadle.server import CloseConnection, Messages, Raw, Session, TakeOver
 from treadle.server import _group as groups
 from treadle.server._loop import event_loop as loops
 from treadle.server._serving import driver as drivers
@@ -91,9 +91,11 @@ class World(Judge):
         self.net = Net(self.stage, dice, lenient=self.lenient)
         self.limits = random_limits(dice, lenient=self.lenient)
         self.disk = Disk(self.net, self.limits.spool_file)
-        self.framing = random_framing(dice)
         self.session = dice.random() < 0.2
-        self.moody = not self.session and dice.random() < 0.05
+        self.upgrades = not self.session and dice.random() < 0.2
+        self.framing: Any = Upgrades() if self.upgrades else random_framing(dice)
+        self.moody = not (self.session or self.upgrades) and dice.random() < 0.05
+        self.pausing = dice.choice([0.0, 0.5, 0.9])  # how often conversations do
         self.greeting = dice.choice([b"", b"", b"hello\n"]) if not self.session else b""
         self.rich: Rich | None = None
         self.refusing = dice.choice([0.0, 0.0, 0.0, 0.1])  # how often the pool does
@@ -132,6 +134,9 @@ class World(Judge):
         if dice.random() < self.failing_handlers:
             return self.fail(client, turn)
         data = self.random_bytes(client)
+        if self.upgrades and message.endswith(UP):
+            turn.answer += data
+            return TakeOver(self.converse, data)
         if not data:
             return dice.choice([None, b"", bytearray(), memoryview(b""), []])
         return answer_of(self, client, turn, data)
@@ -151,13 +156,13 @@ class World(Judge):
         """Return the answer to a message that needs no handler; None: it does."""
         return self.rich.early(message) if self.rich else None
 
-    def converse(self, talk: Any) -> None:
-        """Talk to a client, with no regard for its messages."""
+    def converse(self, talk: Any) -> Any:
+        """Talk to a client, with no regard for its messages; to the end, or until it pauses."""
         client = self.clients[talk.peer.address[1] - 1]
         dice = self.dice
         if client.inside:
             self.stage.tear(f"two conversations with client {client.number}")
-        client.inside = True
+        client.inside = client.taken_over = True
         for _ in range(dice.choice([0, 1, 5, 20])):
             self.linger_in_handler()
             kind = dice.randrange(4)
@@ -165,16 +170,18 @@ class World(Judge):
             if kind == 0:
                 self.say_to(client, talk)
             elif kind == 1:
-                client.seen.append(talk.recv(size))
+                client.heard += talk.recv(size)
             elif kind == 2:
-                client.seen.append(talk.readline())
+                client.heard += talk.readline()
             else:
-                client.seen.append(talk.recv_exactly(min(size, self.limits.max_message)))
+                client.heard += talk.recv_exactly(min(size, self.limits.max_message))
             if dice.random() < self.failing_handlers / 4:
                 raise HandlerFault("enough")
         if dice.random() < 0.2:
             talk.close()
-        client.inside = dice.random() < 0.5  # it is not called again
+        pauses = dice.random() < self.pausing
+        client.inside = not pauses and dice.random() < 0.5  # it is not called again
+        return talk.pause() if pauses else None
 
     def say_to(self, client: Client, talk: Any) -> None:
         """Say something in a conversation."""
