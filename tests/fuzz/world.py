@@ -30,9 +30,9 @@ from treadle.server import CloseConnection, Messages, Raw, Session, TakeOver
 from treadle.server import _group as groups
 from treadle.server._loop import event_loop as loops
 from treadle.server._serving import driver as drivers
-from treadle.server._serving import exchanges
 from treadle.server._serving import leadership as leaderships
 from treadle.server._serving import watchdog as watchdogs
+from treadle.server._serving.calling import exchanges
 from treadle.server._transport import connection as connections
 from treadle.server._transport import io as services
 from treadle.server._transport.sending import file_range as files

@@ -413,7 +413,7 @@ def accepts(function: Callable[..., object], *arguments: str) -> bool:
     return True
 
 
-def handler(name: str, value: Callable[..., object], *arguments: str, instead: str) -> None:
+def handler(name: str, value: Callable[..., object], *arguments: str, instead: str, generates: bool = False) -> None:
     """Check that `value` can be called from a thread with `arguments`, as far as can be told, and runs when it is.
 
     Args:
@@ -421,12 +421,13 @@ def handler(name: str, value: Callable[..., object], *arguments: str, instead: s
         value: the function.
         arguments: the names of what it is called with.
         instead: what may have been meant, if the function does not take these.
+        generates: whether it may be a generator function, for whoever calls it takes what that gives.
 
     Raises:
-        TypeError: it is async, a generator function, or takes other arguments.
+        TypeError: it is async, a generator function that it may not be, or takes other arguments.
     """
     blocking(name, value)
-    if _flags_of(value) & CO_GENERATOR:
+    if _flags_of(value) & CO_GENERATOR and not generates:
         what = "is a generator function, which a call does not run; return instead of yield"
         raise TypeError(f"{name}={show(value)} {what}")
     if not accepts(value, *arguments):

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from treadle.server import Limits, Lines, Messages, Peer, Raw
+from tcp import ask, client
+from treadle.server import Limits, Lines, Messages, Peer, Raw, Server
 
 
 def handle(data: bytes, peer: Peer) -> bytes:
@@ -72,3 +73,12 @@ def test_whatever_may_be_called_with_a_message_and_a_peer_is_a_handler() -> None
 def test_bad_arguments_are_named(arguments: tuple[object, ...], options: dict[str, object], words: str) -> None:
     with pytest.raises(TypeError, match=words):
         Messages(*arguments, **options)  # type: ignore[call-overload]
+
+
+def test_a_generator_function_is_a_handler_whose_pieces_are_the_answer() -> None:
+    def pieces(line: bytes, peer: Peer) -> Iterator[bytes]:
+        yield line
+        yield b" again\n"
+
+    with Server(Messages(pieces, Lines()), "127.0.0.1:0", max_workers=1) as server, client(server) as sock:
+        assert ask(sock, b"once\n", 11) == b"once again\n"

@@ -95,7 +95,8 @@ class Messages(Generic[M]):
             raise TypeError(
                 f"handler={handler!r} is a class, and its objects are no bytes; pass a function or a method"
             )
-        checks.handler("handler", handler, "message", "peer", instead="Session(...), with the command --session")
+        instead = "Session(...), with the command --session"
+        checks.handler("handler", handler, "message", "peer", instead=instead, generates=True)
         if framing is None:
             framing = Raw()
         if isinstance(framing, type) or not callable(getattr(framing, "decoder", None)):

@@ -20,7 +20,7 @@ from treadle._base import clock
 from treadle._base.words import log
 from treadle._tasks.scope import SCOPE, Scope
 from treadle.errors import DeadlineExceeded
-from treadle.server._serving.answers import let_go
+from treadle.server._serving.calling.answers import let_go
 
 if TYPE_CHECKING:
     from treadle._base.log_throttle import LogThrottles
