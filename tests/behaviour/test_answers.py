@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import threading
@@ -836,3 +837,41 @@ def test_a_handler_that_forks_amid_its_pieces_ends_the_child_and_goes_on() -> No
     """)
     assert done.returncode == 0, done.stderr
     assert done.stdout == "b'before 7'\n"
+
+
+def test_a_client_that_takes_nothing_is_cut_though_the_handler_has_time_left(way: Way) -> None:
+    """While the thread waits for room no handler runs, whose time could be over in place of the client's."""
+    closed = threading.Event()
+
+    def pieces() -> Iterator[bytes]:
+        try:
+            for _ in range(1000):
+                yield b"x" * (1 << 20)
+        finally:
+            closed.set()
+
+    limits: dict[str, Any] = {
+        "handler_timeout": 0.2,
+        "write_timeout": 0.5,
+        "spool_memory": 1 << 16,
+        "spool_file": 1 << 16,
+    }
+    with way.serve(lambda line, peer: pieces(), **limits) as server, way.client(server) as sock:
+        sock.sendall(b"\n")
+        assert closed.wait(PATIENCE)
+        closed_by(server, "write_timeout")
+
+
+def test_a_last_answer_that_cannot_be_spooled_is_half_of_it(way: Way, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*arguments: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def pieces() -> Iterator[bytes]:
+        yield b"first"
+        raise CloseConnection(b"x" * 1000)
+
+    monkeypatch.setattr(os, "pwrite", full)
+    with way.serve(lambda line, peer: pieces(), spool_memory=100) as server, way.client(server) as sock:
+        sock.sendall(b"\n")
+        assert b"x" not in cut_off(sock)
+        closed_by(server, "answer_failed")

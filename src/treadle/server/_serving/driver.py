@@ -280,7 +280,7 @@ class Driver:
             return True
         conn = source
         if conn.busy and conn.outbox.filling is not None:
-            self.io.pump(conn)
+            self.send_on(conn)
             return True
         if conn.busy and not self.io.has_back(conn):
             return True
@@ -300,9 +300,18 @@ class Driver:
             return True
         # What the event says is not trusted: it may be meant for a connection that was closed in this very turn, and
         # whose descriptor is this one's now. If the peer is gone, sending says so.
-        conn.flush()
-        self.io.settle(conn)
+        self.send_on(conn)
         return True
+
+    def send_on(self, conn: ClientConnection, *, now: bool = False) -> None:
+        """Go on with what a client is sent; later, unless `now`, if the others have waited for a turn's time by then."""
+        if not now and clock() > self.loop.now + TURN:
+            self.loop.ready[conn] = None
+        elif conn.busy:
+            self.io.pump(conn)
+        else:
+            conn.flush()
+            self.io.settle(conn)
 
     def fault(self, source: Any, lead: Lead | None, error: Exception) -> None:
         """A fault in treadle itself, or in what it stands on: else the poller would tell of it again and again."""
@@ -398,6 +407,9 @@ class Driver:
         """Do what is left to do in a connection; False: the lead was lost."""
         if conn.timing.late:
             return self.look(conn, lead)
+        if conn.outbox.pieces and (conn.is_open or conn.state is State.CLOSING):
+            self.send_on(conn, now=True)
+            return True
         if conn.state not in (State.READY, State.OPEN):
             return True
         return self.proceed(conn, lead) if conn.intake.waiting else self.read(conn, lead)

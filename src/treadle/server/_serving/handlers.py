@@ -324,10 +324,9 @@ class Handlers:
             self.rejected += count
         conn.number += count
         conn.write(b"".join(told))
-        if self.calls.exchanges is not None:
+        if self.calls.exchanges is not None and not converses:
             for message, word in zip(conn.intake.waiting, told, strict=False):
-                known = conn.bare(message)
-                self.calls.exchanges.refuse(conn, known, why, len(word))
+                self.calls.exchanges.refuse(conn, conn.bare(message), why, len(word))
         if conn.record is not None:
             conn.record.refuse(conn.intake.waiting, count, why)
         elif not converses:
@@ -379,8 +378,6 @@ class Handlers:
             self.lost_leads += 1
         if answer is TAKEN:
             self.slowness.returned(None, lead.record, cast(float, self.limits.handler_timeout))
-            if answers is not None:
-                answers.tell()
             return
         took = SLOW + clock.now() - conn.timing.handled  # it had run for about so long when the lead was lost
         self.slowness.returned(conn, lead.record, took)
@@ -423,7 +420,6 @@ class Handlers:
             answer = self.calls.run(conn, message, answers)
             if answer is TAKEN:
                 self.slowness.timed(task.record, clock.now() - began)
-                answers.tell()
                 return False
             answers.add(answer)
             conn.timing.handled = 0.0

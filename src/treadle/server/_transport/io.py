@@ -256,6 +256,9 @@ class ConnectionIO:
         if state is State.CLOSED or state is State.LINGERING:
             return
         conn.look_closely()
+        if conn.outbox.filling is not None:  # the leader itself has made it, or begun to
+            conn.outbox.seal()
+            conn.flush()
         if intake.farewell is not None and not (intake.waiting or ending.closing):
             ending.closing = True
             conn.write(intake.farewell)

@@ -29,7 +29,7 @@ class Reaper:
         self.io = io
         self.deadlines = io.deadlines
         # Takes a connection away from the handler that has it for too long, if it still has.
-        self.take_away: Callable[[ClientConnection], object] | None = None
+        self.take_away: Callable[[ClientConnection], bool] | None = None
 
     def expire(self, now: float) -> None:
         """Look at everything whose time has come; the loop's `now` is still that of the turn before.
@@ -85,7 +85,10 @@ class Reaper:
             conn.ending.last = True
             conn.shut_down(socket.SHUT_RD)  # so that it sees the end of it, as if the client had left
         elif conn.busy and why == "handler_timeout" and self.take_away is not None:
-            self.take_away(conn)
+            if not self.take_away(conn) and conn.outbox.transfer.since:  # its thread waits for the client
+                end, late = self.deadlines.of_writing(conn)
+                if end <= self.loop.now:
+                    self.abort_busy(conn, late)
         elif conn.busy:
             self.abort_busy(conn, why)
         elif conn.state in (State.HEADER, State.HANDSHAKE):

@@ -322,3 +322,71 @@ def test_observers_are_told_as_well() -> None:
         assert protocol.next() == (b"one", 4, "")
         event = handled.get(timeout=PATIENCE)
         assert (event.bytes_in, event.bytes_out) == (3, 4)
+
+
+def test_of_messages_before_one_that_runs_too_long_is_told_as_well() -> None:
+    leave = Event()
+
+    def handle(line: bytes, peer: Peer) -> bytes:
+        if line == b"hold":
+            leave.wait(PATIENCE)
+        return line + b"\n"
+
+    protocol = Told(handle)
+    limits = Limits(handler_timeout=0.05)
+    with served(protocol, limits=limits) as server, client(server) as sock:
+        sock.sendall(b"one\ntwo\nhold\nbehind\n")
+        assert receive_all(sock) == b"one\ntwo\n"
+        leave.set()
+        told = sorted(protocol.next() for _ in range(4))
+    gone = "ConnectionAbortedError"
+    assert told == [(b"behind", 0, gone), (b"hold", 0, gone), (b"one", 4, ""), (b"two", 4, "")]
+
+
+def test_who_tells_of_a_message_is_never_shed_by_the_pool() -> None:
+    """It would be done by the thread that sheds, which may be the one that serves all."""
+    entered, leave = Event(), Event()
+
+    def handle(line: bytes, peer: Peer) -> bytes:
+        if line == b"hold":
+            entered.set()
+            leave.wait(PATIENCE)
+        return line + b"\n"
+
+    protocol = Told(handle)
+    protocol.instant = lambda line: b"pong\n" if line == b"ping" else None
+    pool = Pool(1, queue_size=1, when_full="discard_oldest")
+    limits = Limits(reject_messages_with=b"busy\n")
+    with pool, served(protocol, pool=pool, limits=limits, max_workers=None) as server:
+        with client(server) as holder, client(server) as other:
+            holder.sendall(b"hold\n")
+            assert entered.wait(PATIENCE)
+            for _ in range(20):
+                assert ask(other, b"ping\n") == b"pong\n"
+            assert protocol.told.empty()
+            leave.set()
+            told = [protocol.next() for _ in range(21)]
+        assert sorted(told) == [(b"hold", 5, ""), *[(b"ping", 5, "")] * 20]
+        pool_threads = {worker.thread.ident for worker in driver_of(server).leadership.dispatcher.workers.present}
+        assert set(protocol.threads) <= pool_threads
+
+
+class Strange(list[bytes]):
+    """A list that cannot be gone through, or is in itself."""
+
+    def __iter__(self) -> Iterator[bytes]:
+        raise ValueError
+
+
+@pytest.mark.parametrize("answer", [Strange([b"x", b"\n"]), Strange([[]])], ids=["strange", "odd"])  # type: ignore[list-item]
+def test_a_list_of_a_class_of_the_users_harms_nobody(answer: Any, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.CRITICAL)
+    protocol = Told(lambda line, peer: answer)
+    with served(protocol) as server:
+        for _ in range(3):
+            with client(server) as sock:
+                sock.sendall(b"x\n")
+                sock.shutdown(1)
+                receive_all(sock)
+                assert protocol.next()[0] == b"x"
+        assert server.snapshot().closed_by.get("thread_killed", 0) == 0

@@ -195,3 +195,56 @@ def test_a_stack_whose_sources_cannot_be_read_is_told_without_them() -> None:
     stack = Odd.extract([], lookup_lines=False)
     stack.append(traceback.FrameSummary("there.py", 7, "handle", lookup_line=False))
     assert text_of(stack) == "  there.py, line 7, in handle"
+
+
+class Late:
+    """Gives a piece too late, in whichever step; closing it fails."""
+
+    def __init__(self, scene: Scene, step: str) -> None:
+        self.scene, self.step = scene, step
+        self.closed = 0
+
+    def __iter__(self) -> Late:
+        return self
+
+    def __next__(self) -> bytes:
+        if self.step == "next":
+            self.scene.take_late()
+            return b"late"
+        raise StopIteration
+
+    def close(self) -> None:
+        self.closed += 1
+        if self.step == "close":
+            self.scene.take_late()
+        raise ValueError("closing")
+
+
+@pytest.mark.parametrize("step", ["next", "close"])
+def test_of_pieces_that_come_too_late_the_connection_is_taken_whatever_closing_them_does(
+    scene: Scene, step: str
+) -> None:
+    """What was raised is told of as a failure, but not as one that ends a connection, which is another's by now."""
+    pieces = Late(scene, step)
+    with pytest.raises(TakenAway) as raised:
+        list(scene.overdue.each(scene.conn, b"message", pieces))
+    assert isinstance(raised.value.__context__, ValueError)
+    assert (pieces.closed, scene.overdue.running, scene.overdue.claims) == (1, 0, {})
+
+
+def test_pieces_that_come_in_time_are_closed_once(scene: Scene) -> None:
+    def numbers() -> Iterator[bytes]:
+        try:
+            yield b"one"
+            yield b"two"
+        finally:
+            closed.append(scene.conn.timing.handled > 0)
+
+    closed: list[bool] = []
+    scene.overdue.seconds = PATIENCE
+    assert list(scene.overdue.each(scene.conn, b"message", numbers())) == [b"one", b"two"]
+    part = scene.overdue.each(scene.conn, b"message", numbers())
+    assert next(part) == b"one"
+    assert scene.conn.timing.handled == 0.0  # while the client takes it
+    part.close()  # type: ignore[attr-defined]
+    assert closed == [True, True]

@@ -320,3 +320,11 @@ def test_a_forked_child_lets_go_of_it_though_another_thread_had_its_lock(files: 
     assert files[0].closed
     with pytest.raises(ClientLeft):
         spool.add(b"more")
+
+
+def test_also_an_empty_piece_tells_that_its_client_has_left() -> None:
+    spool = new(100, 0)
+    spool.add(b"")
+    spool.drop()
+    with pytest.raises(ClientLeft):
+        spool.add(b"")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any, cast
 
 from treadle.server._protocols.takeover import TakeOver
@@ -15,7 +14,7 @@ from treadle.server._transport.sending.spool import ClientLeft, Spool
 if TYPE_CHECKING:
     from treadle.server._transport.connection import ClientConnection
 
-__all__ = ["Answers", "can_be_sent", "is_made_in_pieces", "let_go", "pull", "send", "size_of"]
+__all__ = ["Answers", "can_be_sent", "each_of", "is_made_in_pieces", "let_go", "pull", "send", "size_of"]
 
 
 class Answers:
@@ -68,7 +67,6 @@ class Answers:
 
     def send(self) -> None:
         """Send them."""
-        self._conn.outbox.batch = None
         answers, self._answers, self._size, self._full = self._answers, [], 0, False
         if len(answers) > 1:
             try:
@@ -94,6 +92,11 @@ class Answers:
         for exchange in over:
             cast(Exchanges, self._exchanges).end(self._conn, exchange)
 
+    def send_for_another(self) -> None:
+        """Send them, in the leader's thread: the handler that was to come to that has lost its connection."""
+        self.send()
+        self.tell_elsewhere()
+
     def tell_elsewhere(self) -> None:
         """Have another thread tell of them."""
         over, self._over = self._over, []
@@ -108,7 +111,7 @@ def send(conn: ClientConnection, answer: Any) -> None:
         Exception: it cannot be sent: it is no bytes, nor anything that may be returned in their place.
     """
     if isinstance(answer, (list, tuple)):
-        conn.write_all(answer)
+        conn.write_all(list(each_of(answer)))
     elif isinstance(answer, FileRange):
         conn.write_part(answer)
     elif memoryview(answer).nbytes:  # what is false, but no bytes, is no empty answer
@@ -143,8 +146,13 @@ def pull(pieces: Iterator[Any], begin: Callable[[], Spool]) -> None:
     except CloseConnection as closing:
         if spool is None:
             raise
-        with suppress(ClientLeft):
+        try:
             spool.add(closing.answer)
+        except ClientLeft:
+            pass
+        except BaseException:
+            spool.fail()
+            raise
         raise CloseConnection from None
     except BaseException:
         if spool is not None:
@@ -182,9 +190,19 @@ def size_of(answer: Any) -> int:
     if isinstance(answer, (bytes, bytearray)):
         return len(answer)
     if isinstance(answer, (list, tuple)):
-        return sum(map(size_of, answer))
+        return sum(map(_bytes_of, each_of(answer)))
     if isinstance(answer, FileRange):
         return answer.size
+    return _bytes_of(answer)
+
+
+def each_of(answer: list[Any] | tuple[Any, ...]) -> Iterator[Any]:
+    """Give what is in a list or a tuple, whatever a class of the user's does when it is asked for that."""
+    return list.__iter__(answer) if isinstance(answer, list) else tuple.__iter__(answer)
+
+
+def _bytes_of(answer: Any) -> int:
+    """Return how many bytes it has; 0 if it is nothing that has bytes."""
     try:
         return memoryview(answer).nbytes
     except Exception:

@@ -15,7 +15,7 @@ from treadle._base.words import log
 from treadle.errors import DeadlineExceeded, MessageTooLong
 from treadle.server._protocols.session import CHUNK, begin
 from treadle.server._protocols.takeover import TakeOver
-from treadle.server._serving.calling.answers import Answers, is_made_in_pieces, pull, send, size_of
+from treadle.server._serving.calling.answers import Answers, each_of, is_made_in_pieces, pull, send, size_of
 from treadle.server._serving.calling.exchanges import Exchanges
 from treadle.server._serving.calling.overdue import TAKEN, WHY, Exceeded, Overdue, TakenAway
 from treadle.server._transport.causes import CLOSED
@@ -74,7 +74,7 @@ class Calls:
         """Run the handler on one message; return its answer, unless that is sent, behind those before it."""
         conn.number += 1
         if self.overdue is not None:
-            conn.outbox.batch = before.send
+            conn.outbox.batch = before.send_for_another
         context = conn.context.copy() if self.fresh else conn.context
         exchange = None if self.exchanges is None else self.exchanges.begin(conn, message, context)
         try:
@@ -88,6 +88,8 @@ class Calls:
         finally:
             if exchange is not None:
                 exchange.made = clock.now()
+            if self.overdue is not None and answer is not TAKEN:
+                conn.outbox.batch = None
 
     def run_observed(self, conn: ClientConnection, arrival: Arrival, before: Answers) -> Any:
         """Do so, and note what observers are to be told, once it is answered."""
@@ -251,5 +253,5 @@ def _kind_of(answer: Any) -> str:
     """Return what an answer is, that cannot be sent, as a message has it."""
     kind = type(answer).__name__
     if isinstance(answer, (list, tuple)):
-        kind += f" of {', '.join(sorted({type(one).__name__ for one in answer}))}"
+        kind += f" of {', '.join(sorted({type(one).__name__ for one in each_of(answer)}))}"
     return kind

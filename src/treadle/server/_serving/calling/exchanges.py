@@ -186,9 +186,11 @@ class OverTask(Future[Any]):
         self.tell()
 
     def _drop(self, error: BaseException) -> None:
-        """The pool sheds it; no lock is held."""
+        """The pool sheds it; no lock is held, and the thread may be one that serves all: it is to come again."""
         super()._drop(error)
-        self.tell()
+        exchange, self.exchange = self.exchange, None
+        if exchange is not None:
+            self.exchanges.enter(self.conn, exchange)
 
     def _forget_call(self) -> None:
         """There is nothing of the user's to be let go of."""
@@ -272,6 +274,10 @@ class Exchanges:
         exchange.context = exchange.context.copy()  # in which the next message may be handled meanwhile
         with self.loop.lock:
             conn.outbox.untold += 1
+        self.enter(conn, exchange)
+
+    def enter(self, conn: ClientConnection, exchange: Exchange) -> None:
+        """Have the pool tell of it; this thread, if that is closed."""
         task = OverTask(self, conn, exchange)
         try:
             self.dispatcher.enter_later(task, "block")

@@ -118,20 +118,28 @@ class Overdue:
         Raises:
             TakenAway, Exceeded: as `handle`.
         """
+
+        def step(fn: Callable[..., Any], *args: Any) -> Any:
+            if conn.busy:
+                conn.timing.handled = clock.now()
+            result = self.run(conn.peer, message, fn, *args)
+            conn.timing.handled = 0.0
+            return result
+
         end = object()
+        close = getattr(pieces, "close", _nothing)
         try:
-            while True:
-                if conn.busy:
-                    conn.timing.handled = clock.now()
-                piece = self.run(conn.peer, message, next, pieces, end)
-                conn.timing.handled = 0.0
-                if piece is end:
-                    return
+            while (piece := step(next, pieces, end)) is not end:
                 yield piece
-        finally:
-            close = getattr(pieces, "close", None)
-            if close is not None:
+        except TakenAway as taken:
+            try:
                 close()
+            finally:
+                raise taken
+        except BaseException:
+            step(close)
+            raise
+        step(close)
 
     def run(self, peer: Peer, message: Any, fn: Callable[..., Any], *args: Any) -> Any:
         """Run a part of the handler, as `handle` does."""
@@ -154,22 +162,26 @@ class Overdue:
                 finally:
                     raise TakenAway
 
-    def take(self, conn: ClientConnection) -> None:
-        """Take `conn` away from the thread that has it, unless its handler is done. For the leader."""
+    def take(self, conn: ClientConnection) -> bool:
+        """Take `conn` away from the thread that has it, unless its handler is done. For the leader.
+
+        Return whether a handler runs; else that is done, or its thread waits for the client to take some of its answer.
+        """
         claim = self.claims.get(conn.peer)
         if claim is None or (claim.scope.left() or 0.0) > EARLY:  # the next message's, perhaps
-            return
+            return claim is not None
         stack = stack_of(claim.ident)  # now: once the claim is taken, the thread may go on to something else
         with self.loop.lock:
             if not claim.take():
-                return
+                return True
             self.running += 1
+            earlier = conn.outbox.batch
             if conn.peer.exchange is not None:  # of which the thread tells, once it has the lock
                 conn.peer.exchange.fail(WHY)
             conn.hand_back()
         self.tell(conn, claim, stack)
-        if conn.outbox.batch is not None:
-            conn.outbox.batch()
+        if earlier is not None:
+            earlier()
         if conn.record is not None:
             conn.record.overrun(WHY, conn.ending.error)
         half = conn.outbox.filling is not None
@@ -180,6 +192,7 @@ class Overdue:
             self.io.give_up(conn, WHY)
         else:
             self.io.dismiss(conn, told, WHY)
+        return True
 
     def tell(self, conn: ClientConnection, claim: Claim, stack: traceback.StackSummary) -> None:
         """Log where the handler is: once in a while for each line that handlers are stuck in."""
@@ -189,6 +202,10 @@ class Overdue:
             ran = self.seconds + claim.scope.overdue()
             said = "%s: handler %s runs on without its client, after %.3g s (handler_timeout); it is here%s:\n%s"
             log(_log, logging.WARNING, said, conn.peer, self.protocol.name, ran, throttle.rest, text_of(stack))
+
+
+def _nothing() -> None:
+    """Close what need not be closed."""
 
 
 def stack_of(ident: int) -> traceback.StackSummary:

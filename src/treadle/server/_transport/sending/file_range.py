@@ -77,7 +77,7 @@ class FileRange:
 
     def drop(self) -> None:
         """Close it."""
-        with suppress(OSError):  # of a network's file system, say; nothing was written to it
+        with suppress(Exception):  # of a network's file system, say, or of an object of the user's; nothing was written
             self._file.close()
 
     forget_threads = drop

@@ -86,6 +86,8 @@ class Spool:
         if type(view.obj) is not bytes:  # which may be changed by then
             view = memoryview(view.tobytes())
         self.made += len(view)
+        if self._dropped:
+            raise ClientLeft(errno.ECONNABORTED, "the client has left")
         left = len(view)
         while left:
             taken = self._take(view)
@@ -204,6 +206,7 @@ class Spool:
         """Let go of it: it is over, or will not be sent. Whoever adds to it is told."""
         with self._lock:
             self._dropped = True
+            self._tell = _nobody  # which keeps its connection
             self._pieces.clear()
             self._kept, self._begin = 0, self._end
             if not self._writing:
@@ -221,6 +224,11 @@ class Spool:
         file, self._file = self._file, None
         if file is not None:
             file.close()
+
+
+def _nobody() -> bool:
+    """Tell nobody that there is something to be sent."""
+    return False
 
 
 def _write_at(file: Any, view: memoryview, at: int) -> int:
