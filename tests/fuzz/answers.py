@@ -24,11 +24,11 @@ def answer_of(world: World, client: Client, turn: Turn, data: bytes) -> Any:
         return Pieces(world, client, turn, split(world, data))
     turn.answer += data
     if shape < 0.4:
-        kinds = [bytes, bytearray, memoryview]
+        kinds = [bytes, client.lend, memoryview]
         return dice.choice([list, tuple])(dice.choice(kinds)(piece) for piece in split(world, data))
     if shape < 0.6:
         return file_of(world, client, turn, data)
-    return dice.choice([bytes, bytes, bytes, bytearray, memoryview])(data)
+    return dice.choice([bytes, bytes, bytes, client.lend, memoryview])(data)
 
 
 def split(world: World, data: bytes) -> list[bytes]:
@@ -75,6 +75,7 @@ class Pieces:
         if client.inside:
             world.stage.tear(f"a piece for client {client.number} is made while another handler of it runs")
         client.inside = True
+        client.change_answer()
         world.linger_in_handler()
         client.inside = False
         if dice.random() < world.failing_handlers / 4:
@@ -83,7 +84,7 @@ class Pieces:
             raise StopIteration
         piece = self.left.pop()
         turn.answer += piece
-        return dice.choice([bytes, bytes, bytearray, memoryview])(piece)
+        return dice.choice([bytes, bytes, client.lend, memoryview])(piece)
 
     def fail(self) -> Any:
         """End the answer, and with it the connection, in one of many ways."""

@@ -78,6 +78,9 @@ class Judge:
         waits_for_room = conn.watched & WRITE and not wire.readiness() & WRITE
         if conn.busy and conn.outbox.filling is not None and conn.outbox.filling.size:
             assert waits_for_room, f"{wire} is stuck amid an answer in pieces; {self.stage.scene()}"
+        elif conn.busy and isinstance(conn.outbox.filling, Spool):
+            waiting = conn.outbox.filling._room.waiting  # type: ignore[attr-defined]  # a StageCondition
+            assert not waiting, f"{wire} has taken all, and nobody makes more; {self.stage.scene()}"
         if conn.busy or conn.state is not State.OPEN or conn.outbox.untold >= self.untold:
             return
         something = (
@@ -224,9 +227,8 @@ class Judge:
         if wire is None:
             return
         first_words = (self.limits.reject_connections_with, self.greeting)
-        if not (client.conn or client.seen or client.heard) and any(
-            words.startswith(client.received) for words in first_words
-        ):
+        unheard = not (client.conn or client.seen or client.heard)
+        if unheard and any(words.startswith(client.received) for words in first_words):
             return  # refused; or its handler was still running when the server ended
         stream = cut(self.framing, bytes(client.sent), limit, ended=client.ended or wire.reset)
         raw = isinstance(self.framing, Raw)
@@ -303,7 +305,7 @@ class Judge:
         assert number in client.told, f"nothing is told of {turn.message!r}"
         sent, error = client.told[number]
         taken = max(0, min(len(client.received) - begin, len(turn.answer)))
-        assert error is not None or sent == len(turn.answer), f"{sent} bytes of {turn.answer!r} are told to be all"
+        assert error is not None or sent == len(turn.answer), f"{sent} bytes of {turn.answer!r}, told to be all"
         dropped = "handler_timeout" in f"{client.why} {error}"  # and other words sent in its place
         assert sent == taken or dropped or turn.refused, (
             f"{sent} of {taken} bytes are told of {turn.answer!r}, {error!r}"

@@ -103,12 +103,24 @@ class Client:
         self.turns: list[Turn] = []
         self.calls = 0
         self.told: dict[int, tuple[int, BaseException | None]] = {}  # of which of its messages; bytes sent, why no more
+        self.lent: list[bytearray] = []  # which it may change by the next message
         self.inside = False
         self.closing = False  # the handler has said so
         # What the server did.
         self.conn: ClientConnection | None = None
         self.why: list[str] = []
         self.while_draining = False
+
+    def lend(self, data: bytes) -> bytearray:
+        """Return an answer that the handler will change."""
+        self.lent.append(bytearray(data))
+        return self.lent[-1]
+
+    def change_answer(self) -> None:
+        """Change what was answered before."""
+        for data in self.lent:
+            data[:] = b"?" * len(data)
+        self.lent.clear()
 
 
 def random_limits(dice: random.Random, *, lenient: bool) -> Limits:

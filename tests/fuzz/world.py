@@ -99,7 +99,7 @@ class World(Judge):
         self.greeting = dice.choice([b"", b"", b"hello\n"]) if not self.session else b""
         self.rich: Rich | None = None
         self.refusing = dice.choice([0.0, 0.0, 0.0, 0.1])  # how often the pool does
-        self.untold = dice.choice([3, 64])  # see UNTOLD
+        self.untold = dice.choice([1, 2, 64])  # see UNTOLD
         self.secure = dice.random() < 0.3
         self.slow_handlers = dice.choice([0.0, 0.05, 0.3, 0.9])
         self.failing_handlers = dice.choice([0.0, 0.0, 0.02, 0.02 if self.lenient else 0.2])
@@ -125,6 +125,7 @@ class World(Judge):
         if client.inside:
             stage.tear(f"two messages of client {client.number} are handled at the same time")
         client.inside = True
+        client.change_answer()
         client.seen.append(bytes(message))
         turn = Turn(bytes(message))
         client.turns.append(turn)
@@ -199,7 +200,7 @@ class World(Judge):
         for _ in range(dice.choice([0, 0, 1, 3])):
             stage.step()
         if dice.random() < self.slow_handlers:
-            stage.sleep(dice.choice([0.0001, 0.002, 0.01, 0.1, 3.0]))
+            stage.sleep(dice.choice([0.0001, 0.002, 0.01, 0.1, 3.0, self.limits.handler_timeout or 0.1]))
 
     def random_bytes(self, client: Client) -> bytes:
         """Return something to answer, which tells whose it is; or nothing."""
