@@ -139,7 +139,7 @@ def random_limits(dice: random.Random, *, lenient: bool) -> Limits:
         max_message=dice.choice([8, 40, 200, 100_000]),
         max_unsent=dice.choice([0, 1, 100, 1000, 65536]),
         spool_memory=dice.choice([0, 1, 100, 1000, 1 << 18]),
-        spool_file=dice.choice([0, 20, 100, 1000, 1 << 30]),
+        spool_file=dice.choice([0, 100, 1000, 1 << 30]),
         handshake_timeout=seconds(0.05, 1.0, 10.0),
         read_timeout=seconds(None, 0.05, 1.0, 30.0),
         write_timeout=seconds(None, 0.05, 1.0, 30.0),

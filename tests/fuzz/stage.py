@@ -18,7 +18,7 @@ from typing import Any
 __all__ = ["Actor", "Stage", "StageCondition", "StageLock", "StageMail", "Torn"]
 
 PATIENCE = 20.0  # seconds of real time after which a play hangs
-STEPS = 300_000  # of one play, after which it goes in circles
+STEPS = 500_000  # of one play, after which it goes in circles
 # Modules of treadle.server in which any line may be a step: none of their lines runs with a lock that is not staged.
 ANYWHERE = ("_serving/", "_transport/connection", "_transport/intake", "_transport/io", "_transport/sending/")
 
