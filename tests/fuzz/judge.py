@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from math import inf
 from typing import TYPE_CHECKING, Any
@@ -281,26 +282,35 @@ class Judge:
         And how many bytes of it are sent, unless its connection breaks; and where the last turn begins.
         """
         answered, certain, whole, last = bytearray(client.greeting), len(client.greeting), True, 0
-        early = [self.early(message) for message in messages] if self.rich else []
-        for turn in client.turns:
-            while early and early[0] is not None:
-                answered += early.pop(0) or b""
-            early[:1] = []
-            if self.rich and self.rich.over:
+        handled = 0
+        for turn in self.in_order(client, messages):
+            if turn in client.turns:
+                last, handled = len(answered), handled + 1
+            if self.rich and self.rich.over and (turn in client.turns or handled < len(client.turns)):
                 self.check_told(client, turn, len(answered))
-            last = len(answered)
             answered += turn.answer
             whole = whole and turn.whole
-            certain = len(answered) if whole else certain
-        while early and early[0] is not None:
-            answered += early.pop(0) or b""
+            certain = len(answered) if whole and turn in client.turns else certain
         return bytes(answered), certain, last
+
+    def in_order(self, client: Client, messages: list[bytes]) -> list[Turn]:
+        """Return what was handled in turn, and what needs no handler, as far as it was come to."""
+        turns, order = deque(client.turns), list[Turn]()
+        for message in messages if self.rich else ():
+            early = self.early(message)
+            if early is None and not turns:
+                break
+            order.append(turns.popleft() if early is None else Turn(message, early))
+        return [*order, *turns]
 
     def check_told(self, client: Client, turn: Turn, begin: int) -> None:
         """Look at what the protocol was told of a message whose answer begins after so many bytes."""
         rich: Any = self.rich
         known, number = rich.client_of(turn.message)
         if known is None:
+            return
+        if rich.reply(turn.message) is not None:
+            assert number not in client.told, f"{turn.message!r} was no message"
             return
         assert number in client.told, f"nothing is told of {turn.message!r}"
         sent, error = client.told[number]
