@@ -84,8 +84,14 @@ class Judge:
             assert not waiting, f"{wire} has taken all, and nobody makes more; {self.stage.scene()}"
         if conn.busy or conn.state is not State.OPEN or conn.outbox.untold >= self.untold:
             return
+        paused = wire.client.paused
         something = (
-            wire.incoming or conn.intake.waiting or conn.outbox.pieces or (conn.secure and wire.plain) or wire.eof
+            (paused and paused._rest)
+            or wire.incoming
+            or conn.intake.waiting
+            or conn.outbox.pieces
+            or (conn.secure and wire.plain)
+            or wire.eof
         )
         assert waits_for_room or not something, (
             f"{wire} is stuck: {len(wire.incoming)} to read, {len(conn.intake.waiting)} to handle, "
@@ -196,6 +202,9 @@ class Judge:
             self.stage.tear(f"{conn.sock} is cut by {why} {passed} s after the server could read it")
         client.conn = conn
         client.while_draining = any(driver.loop.draining for driver in self.group.drivers)
+        untold = client.paused and not (client.paused._ended or client.paused._rest or conn.ending.closing)
+        if untold and not (why or client.while_draining or self.limits.max_age):
+            self.stage.tear(f"the conversation of {conn.sock} pauses, and is not told of the end")
         plain(conn, why)
 
     def check_the_end(self) -> None:

@@ -99,6 +99,7 @@ class Client:
         self.seen: list[bytes] = []
         self.heard = bytearray()  # in conversations
         self.taken_over = False
+        self.paused: Any = None  # the conversation, from when it wants to pause until it is called again
         self.greeting = greeting
         self.turns: list[Turn] = []
         self.calls = 0

@@ -164,6 +164,7 @@ class World(Judge):
         if client.inside:
             self.stage.tear(f"two conversations with client {client.number}")
         client.inside = client.taken_over = True
+        client.paused = None
         for _ in range(dice.choice([0, 1, 5, 20])):
             self.linger_in_handler()
             kind = dice.randrange(4)
@@ -182,6 +183,7 @@ class World(Judge):
             talk.close()
         pauses = dice.random() < self.pausing
         client.inside = not pauses and dice.random() < 0.5  # it is not called again
+        client.paused = talk if pauses else None
         return talk.pause() if pauses else None
 
     def say_to(self, client: Client, talk: Any) -> None:
