@@ -305,6 +305,13 @@ class EventLoopGroup:
             if watchdog.thread is not threading.current_thread():
                 watchdog.thread.join(None if until == inf else max(0.0, until - clock.now()))
 
+    def quiet(self, until: float) -> None:
+        """Wait, but not beyond `until`, until the protocol was told of all that is over."""
+        for driver in self.drivers:
+            exchanges = driver.handlers.calls.exchanges
+            if exchanges is not None:
+                exchanges.teller.quiet(max(0.0, until - clock.now()))
+
 
 def _loops_wanted(dispatcher: Dispatcher) -> int:
     return leaders_of(dispatcher.workers.max_workers)

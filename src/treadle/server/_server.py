@@ -344,6 +344,8 @@ class Server:
             group.join(until)
         self._pool_over(until)
         self._teller.quiet(max(0.0, soon - clock.now()))
+        if group is not None:
+            group.quiet(soon)
         return 0 if group is None else group.tally.cut
 
     def _pool_over(self, until: float) -> None:

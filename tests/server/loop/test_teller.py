@@ -83,3 +83,14 @@ def test_without_a_thread_it_is_left_unsaid(monkeypatch: pytest.MonkeyPatch) -> 
     teller.tell(partial(said.append, "said"))
     assert teller.quiet(PATIENCE)
     assert said == ["said"]
+
+
+def test_how_much_may_wait_is_up_to_whoever_has_it_said() -> None:
+    teller, gate = Teller(MOST * 3), threading.Event()
+    said: list[int] = []
+    teller.tell(partial(gate.wait, PATIENCE))
+    for number in range(MOST * 2):
+        teller.tell(partial(said.append, number))
+    gate.set()
+    assert teller.quiet(PATIENCE)
+    assert said == list(range(MOST * 2))

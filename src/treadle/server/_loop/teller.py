@@ -19,16 +19,20 @@ __all__ = ["Teller"]
 
 _log = logging.getLogger("treadle.server")
 
-MOST = 100  # things that wait to be said while one is not taken; what comes then is left out. A guess
+MOST = 100  # things that wait to be said, by default; a guess
 
 
 class Teller:
     """Calls what it is given, one after the other. Safe to use from any thread.
 
     Its thread lives only while there is something to say: a process that forks is to have no other threads.
+
+    Args:
+        most: things that wait to be said while one is not taken; what comes then is left out.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, most: float = MOST) -> None:
+        self._most = most
         self._changed = Condition()  # guards what follows
         self._waiting: deque[Callable[[], object]] = deque()
         self._busy = False  # somebody says what waits, or is about to
@@ -37,7 +41,7 @@ class Teller:
     def tell(self, say: Callable[[], object]) -> None:
         """Have `say` called soon. Never blocks; what it raises is logged."""
         with self._changed:
-            if len(self._waiting) < MOST:
+            if len(self._waiting) < self._most:
                 self._waiting.append(say)
             if self._busy:
                 return

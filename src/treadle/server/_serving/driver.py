@@ -304,7 +304,7 @@ class Driver:
         return True
 
     def send_on(self, conn: ClientConnection, *, now: bool = False) -> None:
-        """Go on with what a client is sent; later, unless `now`, if the others have waited for a turn's time by then."""
+        """Go on with what a client is sent; later, unless `now`, if the others have waited for as long as a turn."""
         if not now and clock() > self.loop.now + TURN:
             self.loop.ready[conn] = None
         elif conn.busy:

@@ -169,9 +169,10 @@ class Leadership:
             self.wake_watchdog()
 
     def accept_loss(self, lead: Lead) -> None:
-        """Own the connection that the lead was lost over, once the watchdog has let go of it."""
+        """Own the connection that the lead was lost over, once the watchdog has let go of it, and lead no more."""
         with self.loop.lock:
             lead.lost = None
+            lead.preempted = True  # also if what is done next fails
 
     # -- on the watchdog's ----------------------------------------------------------------------------------------
 

@@ -390,3 +390,31 @@ def test_a_list_of_a_class_of_the_users_harms_nobody(answer: Any, caplog: pytest
                 receive_all(sock)
                 assert protocol.next()[0] == b"x"
         assert server.snapshot().closed_by.get("thread_killed", 0) == 0
+
+
+def test_a_stop_does_not_wait_for_an_over_that_blocks() -> None:
+    leave = Event()
+
+    class Blocking(Told):
+        def over(self, message: bytes, sent: int, error: BaseException | None) -> None:
+            super().over(message, sent, error)
+            leave.wait(PATIENCE)
+
+    entered = Event()
+
+    def handle(line: bytes, peer: Peer) -> bytes:
+        entered.set()
+        leave.wait(PATIENCE)
+        return line
+
+    protocol = Blocking(handle)
+    with Server(protocol, "127.0.0.1:0", max_workers=1) as server, client(server) as holder, client(server) as other:
+        holder.sendall(b"hold\n")
+        assert entered.wait(PATIENCE)
+        other.sendall(b"waits\n")
+        while server.snapshot().pool.waiting < 1:
+            time.sleep(0.001)  # why: the message is read by another thread, which tells nobody
+        server.stop(0.01)
+        assert not leave.is_set()
+        leave.set()
+        assert sorted(protocol.next()[0] for _ in range(2)) == [b"hold", b"waits"]

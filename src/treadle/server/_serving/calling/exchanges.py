@@ -12,6 +12,7 @@ import logging
 from collections.abc import Callable
 from contextvars import Context
 from functools import partial
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 from treadle._base import clock
@@ -20,6 +21,7 @@ from treadle._base.words import log
 from treadle._tasks.call import NoContext
 from treadle._tasks.future import Future
 from treadle.errors import TreadleError
+from treadle.server._loop.teller import Teller
 from treadle.server._transport.causes import CLOSED
 from treadle.server._transport.connection import run_in
 from treadle.server._transport.sending.outbox import UNTOLD, Outbox, Wire
@@ -181,9 +183,9 @@ class OverTask(Future[Any]):
             self.exchanges.was_told(self.conn)
 
     def _abandon(self, why: BaseException | None) -> None:
-        """The pool gives it up; no lock is held."""
+        """The pool gives it up; no lock is held, and the thread is one that nothing is to block."""
         super()._abandon(why)
-        self.tell()
+        self.exchanges.teller.tell(self.tell)
 
     def _drop(self, error: BaseException) -> None:
         """The pool sheds it; no lock is held, and the thread may be one that serves all: it is to come again."""
@@ -211,6 +213,7 @@ class Exchanges:
         self.loop = io.loop
         self.throttles = io.throttles
         self.name = name
+        self.teller = Teller(inf)  # as many as there are messages whose clients wait
 
     def begin(self, conn: ClientConnection, message: Any, context: Context) -> Exchange:
         """The handler of `message` is about to be called."""
@@ -265,7 +268,7 @@ class Exchanges:
                 log(_log, logging.ERROR, "%s: over() failed%s", self.name, throttle.rest, error=error)
 
     def tell_later(self, conn: ClientConnection, exchange: Exchange) -> None:
-        """Have one of the pool's threads tell of one that is over; this one, if the pool is closed. No lock is held.
+        """Have one of the pool's threads tell of one that is over; another, if the pool is closed. No lock is held.
 
         A connection of which so many are not told of that it may not go on waits for that.
         """
@@ -277,12 +280,12 @@ class Exchanges:
         self.enter(conn, exchange)
 
     def enter(self, conn: ClientConnection, exchange: Exchange) -> None:
-        """Have the pool tell of it; this thread, if that is closed."""
+        """Have the pool tell of it; if that is closed, a thread for what is left to be told at the end."""
         task = OverTask(self, conn, exchange)
         try:
             self.dispatcher.enter_later(task, "block")
         except (TreadleError, RuntimeError):
-            task.tell()
+            self.teller.tell(task.tell)
 
     def was_told(self, conn: ClientConnection) -> None:
         """One of those was told of."""
