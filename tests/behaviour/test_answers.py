@@ -746,7 +746,7 @@ def test_a_full_disk_fails_the_answer_that_fills_it_and_no_other() -> None:
                 count = 0
                 try:
                     while not server.snapshot().failures:
-                        time.sleep(0.01)
+                        time.sleep(0.01)  # why: a snapshot tells nobody when it changes
                     while chunk := slow.recv(1 << 20):
                         count += len(chunk)
                     print("an end in order")

@@ -17,7 +17,7 @@ from treadle.server._transport.connection import ClientConnection
 from treadle.server._transport.deadlines import Deadlines
 from treadle.server._transport.io import ConnectionIO
 from treadle.server._transport.reaper import Reaper
-from treadle.server._transport.sending.spool import ClientLeft
+from treadle.server._transport.sending.spool import ClientLeft, Spool
 from treadle.server._transport.state import State
 
 
@@ -125,3 +125,19 @@ def test_a_client_is_looked_at_before_it_is_cut_for_what_it_is_sent_amid_its_han
     assert conn.ending.error == "write_timeout"
     with pytest.raises(ClientLeft):
         spool.add(b"late")
+
+
+@pytest.mark.parametrize(
+    ("runs", "since", "why"), [(False, 10.0, "write_timeout"), (False, 11.5, None), (True, 10.0, None)]
+)
+def test_a_thread_that_waits_for_its_client_has_the_time_of_that_and_not_of_a_handler(
+    busy: tuple[Reaper, ClientConnection, socket.socket], runs: bool, since: float, why: str | None
+) -> None:
+    """The lead may be lost while it waits: then its time as a handler seems to be over, though none runs."""
+    reaper, conn, _ = busy
+    conn.outbox.fill(Spool(100, 0, None, lambda: True))
+    conn.outbox.transfer.begin(since, 0)
+    reaper.take_away = lambda conn: runs
+    reaper.loop.now = 12.0
+    reaper.cut(conn, "handler_timeout")
+    assert conn.ending.error == why

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from kernels import Kernel
-from treadle.server._transport.sending.outbox import BURST, VIEWS, Outbox, view_of
+from treadle.server._transport.sending.outbox import BURST, UNTOLD, VIEWS, Outbox, view_of
 
 
 def views_of(outbox: Outbox) -> list[bytes]:
@@ -179,3 +179,11 @@ def test_the_bytes_of_an_answer_are_one_after_another(answer: Any, found: bytes)
 def test_what_has_no_bytes_has_no_view() -> None:
     with pytest.raises(TypeError):
         view_of("text")
+
+
+def test_nothing_has_room_while_the_protocol_is_to_be_told_of_so_many_before() -> None:
+    outbox = Outbox()
+    outbox.untold = UNTOLD - 1
+    assert outbox.has_room(0)
+    outbox.untold = UNTOLD
+    assert not outbox.has_room(100)
