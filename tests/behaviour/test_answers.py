@@ -238,6 +238,35 @@ def test_a_large_file_goes_at_its_clients_pace_and_others_are_served_meanwhile(w
         assert same
 
 
+@pytest.mark.parametrize("holds", [None, 4096])
+def test_a_head_and_files_are_one_answer(way: Way, big: Path, holds: int | None) -> None:
+    files: list[Any] = []
+
+    def handle(line: bytes, peer: Peer) -> Any:
+        if line != b"file":
+            return line
+        files.extend(big.open("rb") for _ in range(2))
+        return [b"head", FileRange(files[-2], 8), bytearray(b"amid"), FileRange(files[-1], MUCH - 16, 8), b"", b"tail"]
+
+    data = big.read_bytes()
+    expected = b"before" + b"".join([b"head", data[8:], b"amid", data[-16:-8], b"tail"]) * 2 + b"after"
+    with way.serve(handle) as server, way.client(server, holds) as sock:
+        sock.sendall(b"before\nfile\nfile\nafter\n")
+        same = receive(sock, len(expected)) == expected
+        assert same
+        until(lambda: len(files) == 4 and all(file.closed for file in files))
+
+
+@pytest.mark.parametrize("other", ["text", None, [b"bytes"]])
+def test_the_files_of_a_list_that_cannot_be_sent_are_closed(plain: Way, big: Path, other: Any) -> None:
+    file = big.open("rb")
+    with plain.serve(lambda line, peer: [b"head", FileRange(file), other]) as server, plain.client(server) as sock:
+        sock.sendall(b"\n")
+        assert sock.recv(100) == b""
+        assert server.snapshot().failures == 1
+        until(lambda: file.closed)
+
+
 def test_a_file_that_gets_shorter_meanwhile_is_seen_by_its_client(way: Way, big: Path) -> None:
     files: list[Any] = []
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from fuzz.disk import FakeFile
@@ -25,7 +26,7 @@ def answer_of(world: World, client: Client, turn: Turn, data: bytes) -> Any:
         return Pieces(world, client, turn, split(world, data))
     turn.answer += data
     if shape < 0.4:
-        kinds: list[Callable[[bytes], Any]] = [bytes, client.lend, memoryview]
+        kinds: list[Callable[[bytes], Any]] = [bytes, client.lend, memoryview, partial(file_of, world, client, turn)]
         return dice.choice([list, tuple])(dice.choice(kinds)(piece) for piece in split(world, data))
     if shape < 0.6:
         return file_of(world, client, turn, data)

@@ -117,7 +117,7 @@ def test_a_handler_that_returns_no_bytes_is_told_so(caplog: pytest.LogCaptureFix
     with server, client(server) as sock:
         sock.sendall(b"x")
         assert receive_all(sock) == b""
-    assert "returned str; allowed: bytes, a list of them" in caplog.text
+    assert "returned str; allowed: bytes, a FileRange, a list of these" in caplog.text
 
 
 def test_nothing_is_handled_after_an_answer_that_is_no_bytes() -> None:

@@ -215,7 +215,7 @@ def test_an_answer_that_is_neither_bytes_nor_none_is_a_failure_also_a_false_one(
     assert answered(way, answer, caplog) == (b"", 1)
     said = {"text": "returned list of str", "None": "returned list of NoneType, bytes"}
     what = said.get(str(answer[-1]) if isinstance(answer, list) else "", f"returned {type(answer).__name__}")
-    assert f"{what}; allowed: bytes, a list of them" in caplog.text
+    assert f"{what}; allowed: bytes, a FileRange, a list of these" in caplog.text
 
 
 @pytest.mark.parametrize("way", WAYS)

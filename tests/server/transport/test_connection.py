@@ -323,7 +323,7 @@ def test_a_file_is_sent_from_where_it_is_said_also_where_the_kernel_cannot_do_so
                 conn.send_file(file, 0, 1)
 
 
-def test_a_part_for_a_connection_that_is_broken_is_dropped_and_one_that_breaks_it_as_well(
+def test_a_file_for_a_connection_that_is_broken_is_closed_and_one_that_breaks_it_as_well(
     ends: tuple[ClientConnection, socket.socket], tmp_path: Path
 ) -> None:
     conn, _ = ends
@@ -332,11 +332,11 @@ def test_a_part_for_a_connection_that_is_broken_is_dropped_and_one_that_breaks_i
     first, second = path.open("rb"), path.open("rb")
     part = FileRange(first)
     os.truncate(path, 10)
-    conn.write_part(part)
+    conn.write_all([b"head", part, b"tail"])
     assert conn.ending.torn
     assert conn.ending.error == HALF
     assert first.closed
-    conn.write_part(FileRange(second))
+    conn.write_all([b"head", FileRange(second)])
     assert second.closed
     assert not conn.outbox.pieces
 

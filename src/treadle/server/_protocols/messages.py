@@ -27,12 +27,12 @@ class Messages(Generic[M]):
 
     Args:
         handler: takes the message, `bytes` without what frames it (or what a framing of your own cuts), and the `Peer`;
-            returns bytes (a bytearray, a memoryview) to send as they are, or None. Also a list or tuple of them, which
-            are not joined; a FileRange; or an iterator that gives them, as a generator does: each piece is on its way
-            while the next is made, at the client's pace, see `Limits.spool_memory`, and its `close` is called in the
-            same thread, also when the client has left. CloseConnection, raised, ends the connection after a last
-            answer. Any other exception closes that connection only, and is logged with the
-            peer, the number of the message, and the traceback: once in ten seconds for each line that raises it.
+            returns bytes (a bytearray, a memoryview) to send as they are, or None. Also a FileRange; a list or tuple of
+            bytes and FileRanges, which are not joined; or an iterator that gives bytes, as a generator does: each
+            piece is on its way while the next is made, at the client's pace, see `Limits.spool_memory`, and its `close`
+            is called in the same thread, also when the client has left. CloseConnection, raised, ends the connection
+            after a last answer. Any other exception closes that connection only, and is logged with the peer, the
+            number of the message, and the traceback: once in ten seconds for each line that raises it.
         framing: where a message ends: Raw(), Lines(), Delimiter(b"..."), LengthPrefix(4), or an object like them.
         greeting: sent to each client as soon as it has come in (and has ended the TLS handshake).
         kind: takes a message and returns what those have in common that take about as long: its command, say, or its

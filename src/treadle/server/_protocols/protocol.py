@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 __all__ = ["Answer", "Protocol", "missing_from", "phases_of"]
 
 Bytes = bytes | bytearray | memoryview
-# Of a handler. Of several bytes they are sent one after another, of an iterator as it gives them; None: nothing is.
-Answer = Bytes | list[bytes] | tuple[Bytes, ...] | FileRange | Iterator[Bytes] | TakeOver | None
+# Of a handler. Of several they are sent one after another, of an iterator as it gives them; None: nothing is.
+Several = list[bytes] | list[bytes | FileRange] | tuple[Bytes | FileRange, ...]
+Answer = Bytes | FileRange | Several | Iterator[Bytes] | TakeOver | None
 
 
 class Protocol(_Protocol):

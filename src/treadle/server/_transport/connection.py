@@ -17,6 +17,7 @@ from treadle._dispatch.worker import current_worker
 from treadle.server._transport.decoder import RawDecoder
 from treadle.server._transport.intake import Intake
 from treadle.server._transport.peer import Peer, foretell
+from treadle.server._transport.sending.file_range import FileRange
 from treadle.server._transport.sending.outbox import BLOCKED, Outbox, view_of
 from treadle.server._transport.sending.transfer import unacknowledged
 from treadle.server._transport.state import State
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from treadle.server._loop.timers import Entry
     from treadle.server._transport.decoder import Decoder
     from treadle.server._transport.observing.record import Record
-    from treadle.server._transport.sending.outbox import Part
 
 __all__ = [
     "BLOCKED",
@@ -265,24 +265,19 @@ class ClientConnection:
             view = view[sent:]
         outbox.add(view)
 
-    def write_all(self, answers: Sequence[bytes]) -> None:
-        """Send several `answers`, as `write` does, without joining them."""
-        views = [view_of(answer) for answer in answers]
-        first = not self.outbox.pieces
-        for view in views:
-            if view and self.ending.error is None:
-                self.outbox.add(view)
-        if first:
-            self.flush()
-
-    def write_part(self, part: Part) -> None:
-        """Send what is more than bytes, as `write` does."""
-        first = not self.outbox.pieces
+    def write_all(self, answers: Sequence[bytes | FileRange]) -> None:
+        """Send several `answers`, as `write` does, without joining them; none if one is neither bytes nor in a file."""
+        pieces = [answer if isinstance(answer, FileRange) else view_of(answer) for answer in answers]
+        outbox = self.outbox
+        first = not outbox.pieces
+        for piece in pieces:
+            if isinstance(piece, FileRange):
+                outbox.add_part(piece)
+            elif piece:
+                outbox.add(piece)
         if self.ending.error is not None:
-            part.drop()
-            return
-        self.outbox.add_part(part)
-        if first:
+            outbox.clear()
+        elif first:
             self.flush()
 
     def flush(self) -> None:

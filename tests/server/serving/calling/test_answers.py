@@ -81,8 +81,9 @@ def test_each_kind_of_answer_is_sent_in_its_way(ends: tuple[ClientConnection, so
     path.write_bytes(b"in a file")
     for answer in (b"bytes,", [b"a ", bytearray(b"list,")], (memoryview(b"tuple,"),), FileRange(path.open("rb")), b""):
         send(conn, answer)
-    assert theirs.recv(100) == b"bytes,a list,tuple,in a file"
-    for other in ("text", 7, ["text"], object()):
+    send(conn, [b", ", FileRange(path.open("rb"), 0, 2), b" ", FileRange(path.open("rb"), 5)])
+    assert theirs.recv(100) == b"bytes,a list,tuple,in a file, in file"
+    for other in ("text", 7, ["text"], object(), [[b"x"]]):
         with pytest.raises(TypeError):
             send(conn, other)
     with pytest.raises(BlockingIOError):
@@ -237,6 +238,7 @@ def test_the_size_of_an_answer_is_that_of_all_its_bytes_however_it_is_given(tmp_
             ([b"a", bytearray(2)], 3),
             ((b"a", memoryview(b"bc")), 3),
             (FileRange(file, 10), 90),
+            ([b"head", FileRange(file, 10), FileRange(file, 99)], 95),
             (None, 0),
             ("text", 0),
         ):

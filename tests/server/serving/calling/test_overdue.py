@@ -101,11 +101,11 @@ class Pieces:
         raise ValueError("cannot be closed")
 
 
-@pytest.mark.parametrize("kind", ["file", "pieces"])
+@pytest.mark.parametrize("kind", ["file", "list", "pieces"])
 def test_an_answer_that_comes_too_late_is_closed(scene: Scene, kind: str, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"x")
     file, pieces = (tmp_path / "file").open("rb"), Pieces()
-    answer: Any = FileRange(file) if kind == "file" else pieces
+    answer: Any = {"file": FileRange(file), "list": [b"head", FileRange(file), 7], "pieces": pieces}[kind]
 
     def call() -> Any:
         scene.take_late()
@@ -114,7 +114,7 @@ def test_an_answer_that_comes_too_late_is_closed(scene: Scene, kind: str, tmp_pa
     scene.call = call
     with pytest.raises(TakenAway) as caught:
         scene.overdue.handle(b"x", scene.conn.peer)
-    assert (file.closed, pieces.closed) == (kind == "file", kind == "pieces")
+    assert (file.closed, pieces.closed) == (kind != "pieces", kind == "pieces")
     file.close()
     assert isinstance(caught.value.__context__, ValueError if kind == "pieces" else type(None))
 

@@ -110,10 +110,8 @@ def send(conn: ClientConnection, answer: Any) -> None:
     Raises:
         Exception: it cannot be sent: it is no bytes, nor anything that may be returned in their place.
     """
-    if isinstance(answer, (list, tuple)):
+    if isinstance(answer, (list, tuple, FileRange)):
         conn.write_all(list(each_of(answer)))
-    elif isinstance(answer, FileRange):
-        conn.write_part(answer)
     elif memoryview(answer).nbytes:  # what is false, but no bytes, is no empty answer
         conn.write(answer)
 
@@ -170,8 +168,10 @@ def pull(pieces: Iterator[Any], begin: Callable[[], Spool]) -> None:
 
 def let_go(answer: Any) -> None:
     """Close what a handler has returned, for it will not be sent."""
-    if isinstance(answer, FileRange):
-        answer.drop()
+    if isinstance(answer, (list, tuple, FileRange)):
+        for one in each_of(answer):
+            if isinstance(one, FileRange):
+                one.drop()
     elif is_made_in_pieces(answer) and hasattr(answer, "close"):
         answer.close()
 
@@ -191,18 +191,20 @@ def size_of(answer: Any) -> int:
         return len(answer)
     if isinstance(answer, (list, tuple)):
         return sum(map(_bytes_of, each_of(answer)))
-    if isinstance(answer, FileRange):
-        return answer.size
     return _bytes_of(answer)
 
 
-def each_of(answer: list[Any] | tuple[Any, ...]) -> Iterator[Any]:
+def each_of(answer: list[Any] | tuple[Any, ...] | FileRange) -> Iterator[Any]:
     """Give what is in a list or a tuple, whatever a class of the user's does when it is asked for that."""
+    if isinstance(answer, FileRange):
+        return iter((answer,))
     return list.__iter__(answer) if isinstance(answer, list) else tuple.__iter__(answer)
 
 
 def _bytes_of(answer: Any) -> int:
     """Return how many bytes it has; 0 if it is nothing that has bytes."""
+    if isinstance(answer, FileRange):
+        return answer.size
     try:
         return memoryview(answer).nbytes
     except Exception:

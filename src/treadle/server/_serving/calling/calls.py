@@ -15,7 +15,7 @@ from treadle._base.words import log
 from treadle.errors import DeadlineExceeded, MessageTooLong
 from treadle.server._protocols.session import CHUNK, begin
 from treadle.server._protocols.takeover import TakeOver
-from treadle.server._serving.calling.answers import Answers, each_of, is_made_in_pieces, pull, send, size_of
+from treadle.server._serving.calling.answers import Answers, each_of, is_made_in_pieces, let_go, pull, send, size_of
 from treadle.server._serving.calling.exchanges import Exchanges
 from treadle.server._serving.calling.overdue import TAKEN, WHY, Exceeded, Overdue, TakenAway
 from treadle.server._transport.causes import CLOSED
@@ -34,7 +34,7 @@ __all__ = ["Calls"]
 
 _log = logging.getLogger("treadle.server")
 
-ALLOWED = "allowed: bytes, a list of them, a FileRange, an iterator of them, or None for no answer"
+ALLOWED = "allowed: bytes, a FileRange, a list of these, an iterator of bytes, or None for no answer"
 
 
 class Calls:
@@ -147,6 +147,7 @@ class Calls:
             else:
                 send(conn, answer)
         except Exception:  # whatever an object of the user's does when it is asked for its bytes
+            let_go(answer)
             self.failed(conn, TypeError(f"handler {self.name} returned {_kind_of(answer)}; {ALLOWED}"))
 
     def send_made(self, conn: ClientConnection) -> None:
