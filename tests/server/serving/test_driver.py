@@ -17,11 +17,13 @@ from treadle.server import (
     Peer,
     Server,
 )
+from treadle.server._loop.poller import READ
 from treadle.server._serving import driver as drivers
 from treadle.server._serving.driver import Driver
 from treadle.server._serving.handlers import TURN, Handlers
 from treadle.server._transport.connection import CHUNK, ClientConnection
 from treadle.server._transport.io import ConnectionIO
+from treadle.server._transport.sending.outbox import UNTOLD
 
 
 def fail(*args: object) -> bool:
@@ -127,6 +129,32 @@ def test_no_more_is_read_from_a_client_whose_messages_still_wait() -> None:
         assert receive(sock, 4) == b"done"
     assert count == [4097]
     assert most[0] <= CHUNK // size + 1
+
+
+def test_an_event_that_is_older_than_what_was_decided_since_has_nothing_read() -> None:
+    """Or the decoder would be fed while it still cuts what came before."""
+    left = list[int]()
+
+    with Server(Messages(lambda line, peer: line, Lines()), "127.0.0.1:0") as server, client(server) as sock:
+        assert ask(sock, b"first\n", 5) == b"first"
+        driver = driver_of(server)
+        done = threading.Event()
+
+        def tell_too_late() -> None:
+            (conn,) = driver.io.connections()
+            conn.outbox.untold = UNTOLD
+            driver.io.settle(conn)  # which waits for the protocol
+            sock.sendall(b"second\n")
+            driver.on_event(conn, READ, None)
+            left.append(conn.unread())
+            conn.outbox.untold = 0
+            driver.io.resume(conn)
+            done.set()
+
+        driver.loop.post(tell_too_late)
+        assert done.wait(PATIENCE)
+        assert receive(sock, 6) == b"second"
+    assert left == [7]
 
 
 def test_a_fault_of_treadle_while_leading_is_logged_and_the_lead_goes_on(

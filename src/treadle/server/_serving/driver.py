@@ -287,7 +287,7 @@ class Driver:
         if conn in self.loop.ready:  # it has its turn there, after which it may be read from again
             return True
         if conn.is_open and not conn.outbox.pieces and not conn.ending.closing:
-            return self.read(conn, lead)
+            return not conn.watched or self.read(conn, lead)  # else the event is older than what was decided since
         if conn.state is State.HANDSHAKE:
             if conn.intake.vet is not None and self.reception is not None and not self.reception.look(conn):
                 return True

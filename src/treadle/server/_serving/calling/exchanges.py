@@ -96,12 +96,16 @@ class Exchange:
         """There will be no answer, or no more of it, for the reason `why`."""
         self.error = self.error or ConnectionAbortedError(errno.ECONNABORTED, why)
 
+    def is_taken(self, outbox: Outbox) -> bool:
+        """Whether the kernel has all of an answer whose size is known, though others behind it may wait."""
+        return self._size is not None and outbox.total >= self._start + self._size
+
     def end(self, outbox: Outbox, why: str | None) -> None:
         """The answer is sent; or not, or not all of it, for the reason `why`."""
         if self._start >= 0:
             most = outbox.total if self._size is None else self._start + self._size
             self.bytes_out = max(0, min(outbox.total, most) - self._start)
-        if why is None:
+        if why is None or self.is_taken(outbox):
             self.sent = clock.now()
         else:
             self.fail(why)
@@ -234,7 +238,7 @@ class Exchanges:
         if conn.outbox.filling is not None:
             return  # the last one is, and has its mark; those before it were sent before that was begun
         for exchange in exchanges:
-            if conn.outbox.pieces:
+            if conn.outbox.pieces and not exchange.is_taken(conn.outbox):
                 self.mark(conn, exchange)
             else:
                 exchange.end(conn.outbox, conn.ending.error)
