@@ -591,8 +591,11 @@ def test_nobody_sends_what_is_made_once_the_loop_is_over_and_its_maker_is_told(
     assert not io.loop.inbox
     conn.outbox.fill(late := Spool(100, 0, None, lambda: True))
     conn.tear()
-    io.give_back(conn, io.loop.wake)
+    io.give_back(conn, io.loop.wake)  # while the leader may be sending what was made
     assert conn.sock.fileno() == -1
+    late.add(b"y")
+    io.loop.unled = True
+    io.give_back(conn, io.loop.wake)
     with pytest.raises(ClientLeft):
         late.add(b"z")
     del io.loop.sources[conn.fd]

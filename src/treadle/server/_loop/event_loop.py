@@ -46,9 +46,10 @@ class EventLoop:
         sources: what is watched, by descriptor.
         ready: what is to go on though the poller has nothing to tell of it; in order.
         now: the time of this turn.
-        lock: guards who owns a source, and the three that follow. For any thread, which must not block with it.
+        lock: guards who owns a source, and what is marked. For any thread, which must not block with it.
         draining: the loop is about to end: what is idle is closed. [lock]
-        over: nobody leads it any more. [lock]
+        over: nobody leads it any more, once the leader has come to the end of its turn. [lock]
+        unled: nor does that. [lock]
         orphaned: this is a forked child, and the loop is the parent's.
         broken: called when the poller is of no more use; ends the loop.
     """
@@ -66,6 +67,7 @@ class EventLoop:
         "ready",
         "sources",
         "timers",
+        "unled",
     )
 
     def __init__(
@@ -79,7 +81,7 @@ class EventLoop:
         self.now = clock()
         self.inbox: deque[Callable[[], object]] = deque()  # from any thread: appended to, then the poller is woken
         self.lock = Lock()
-        self.draining = self.over = self.orphaned = False
+        self.draining = self.over = self.unled = self.orphaned = False
         self.broken = broken
         self.sources[self.poller.waker.fd] = Mailbox(self)
 

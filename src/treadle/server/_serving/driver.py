@@ -481,6 +481,8 @@ class Driver:
         """Let everything go, once nobody leads any more: what is left belongs to handlers that still run."""
         while self.loop.inbox:
             self.loop.run_posted()
+        with self.loop.lock:
+            self.loop.unled = True
         for conn in self.io.connections():
             if conn.busy:  # cut, and closed by its handler when that is done, of which nobody is told any more
                 if conn.outbox.filling is not None:  # else it is the handler's, who may be writing

@@ -296,12 +296,8 @@ class Handlers:
 
     def lapse(self, conn: ClientConnection) -> None:
         """Tell who wants to know of what is left in `conn`, if nobody leads any more to go on. No lock is held."""
-        if not self.loop.over:
-            return
-        if self.calls.exchanges is not None:
-            self.calls.unhandled(conn)
-        if conn.record is not None:
-            conn.record.lapse(conn.intake.waiting, conn.ending.error or CUT)
+        if self.loop.over:
+            self.io.lapse(conn, conn.ending.error or CUT)
 
     def refuse(self, conn: ClientConnection, why: BaseException | None) -> None:
         """Tell a client, for each message that waits, that it will not be handled. For the thread that has `conn`.

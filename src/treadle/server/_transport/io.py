@@ -22,6 +22,7 @@ from treadle.server._transport.causes import CUT_SHORT, Refusals
 from treadle.server._transport.connection import BLOCKED, CHUNK, ClientConnection, hang_up, is_ragged
 from treadle.server._transport.deadlines import GRACE, JAM, Deadlines
 from treadle.server._transport.decoder import MOST, CloseConnection, Reply
+from treadle.server._transport.observing.record import taken_from
 from treadle.server._transport.sending.outbox import UNTOLD
 from treadle.server._transport.sending.spool import Spool
 from treadle.server._transport.state import State
@@ -41,7 +42,7 @@ class ConnectionIO:
 
     Args:
         left: called, by the leader, with a connection that is about to be closed, and why.
-        unhandled: called, by the leader, with a connection whose messages that wait will not be handled.
+        unhandled: called with a connection, why it is over, and a message that waits in it and will not be handled.
         throttles: which faults of clients are told.
         inline: whether a connection that waits for a message, and nothing else, may take the short way.
         refusals: what clients are told that are cut; None: nothing.
@@ -64,7 +65,7 @@ class ConnectionIO:
         self.left = left
         self.throttles = throttles
         self.inline = inline
-        self.unhandled: Callable[[ClientConnection], object] = lambda conn: None
+        self.unhandled: Callable[[ClientConnection, str, Any], object] = lambda conn, why, message: None
         self.phased = bool(deadlines.phases)
         self.refusals = Refusals(limits, throttles) if refusals is None else refusals
 
@@ -341,10 +342,13 @@ class ConnectionIO:
         else:  # the thread will find that the client has left, or is to add some more
             outbox.transfer.since = 0.0
             events = 0
-        try:
-            self.watch_for(conn, events)
-        except OSError as error:
-            conn.give_up(error)
+        with self.loop.lock:
+            if self.loop.over:
+                return  # its thread closes it, and may be doing so now
+            try:
+                self.watch_for(conn, events)
+            except OSError as error:
+                conn.give_up(error)
 
     def is_over(self, conn: ClientConnection) -> bool:
         """Whether a connection that is idle is to be closed: it is too old, or the server stops."""
@@ -363,9 +367,7 @@ class ConnectionIO:
 
     def finish(self, conn: ClientConnection) -> None:
         """Close a connection as gently as may be: after what is answered is sent."""
-        self.unhandled(conn)
-        if conn.record is not None:
-            conn.record.lapse(conn.intake.waiting, conn.ending.error or conn.ending.why)
+        self.lapse(conn, conn.ending.error or conn.ending.why)
         conn.intake.drop()
         conn.intake.begun = 0.0
         if conn.outbox.pieces:
@@ -425,15 +427,22 @@ class ConnectionIO:
         loop.timers.forget(conn)
         conn.ending.why = conn.ending.why or why
         conn.outbox.clear()
-        self.unhandled(conn)
-        if conn.record is not None:
-            conn.record.lapse(conn.intake.waiting, conn.ending.error or conn.ending.why)
+        self.lapse(conn, conn.ending.error or conn.ending.why)
         conn.intake.drop()
         conn.ending.forget()
         try:
             self.left(conn, why or conn.ending.why)  # before the client can know that it is over
         finally:
             _let_go(conn, over=over)
+
+    def lapse(self, conn: ClientConnection, why: str) -> None:
+        """Tell who wants to know of what waits in `conn`, which is over. Safe from any thread, and from two at once."""
+        if conn.record is not None:
+            conn.record.lapse(conn.intake.waiting, why, partial(self.unhandled, conn, why))
+            return
+        for message in taken_from(conn.intake.waiting):
+            if type(message) is not Reply:
+                self.unhandled(conn, why, message)
 
     def abort(self, conn: ClientConnection, why: str) -> None:
         """Close a connection that does not take what it is sent; the kernel is to forget that as well."""
@@ -501,7 +510,9 @@ class ConnectionIO:
             if not self.loop.over:
                 self.loop.post(job)
                 return
-        conn.outbox.clear()
+            sends = conn.outbox.filling is not None and not self.loop.unled
+        if not sends:  # else the leader may be about to send what was made, and lets go of it as it leaves
+            conn.outbox.clear()
         _let_go(conn)  # nobody else will
 
 

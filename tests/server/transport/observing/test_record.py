@@ -115,8 +115,8 @@ def test_what_is_over_is_told_of_once_in_order(
     conn, record, _ = ends
     conn.intake.waiting.extend(arrivals_of(conn, b"one\ntwo\n"))
     assert record.begin(conn.intake.waiting.popleft(), handed_over=False) == b"one"  # and its thread is killed
-    record.lapse(conn.intake.waiting, "mine")
-    record.lapse(conn.intake.waiting, "another")
+    record.lapse(conn.intake.waiting, "mine", str)
+    record.lapse(conn.intake.waiting, "another", str)
     one, two = keeps.events
     assert (one.begun_ns is None, two.begun_ns is None) == (False, True)
     assert one.returned_ns is None
@@ -132,7 +132,7 @@ def test_what_the_pool_has_dropped_is_told_with_its_error(
     full, closed = ValueError("full"), ValueError("closed")
     record.refuse(conn.intake.waiting, 2, full)
     record.refusal = closed
-    record.lapse(conn.intake.waiting, "another")
+    record.lapse(conn.intake.waiting, "another", str)
     assert [event.error for event in keeps.events] == [full, full, closed]
 
 
@@ -143,7 +143,7 @@ def test_what_the_pool_has_dropped_is_no_reason_for_what_comes_later(
     conn.intake.waiting.extend(arrivals_of(conn, b"one\ntwo\n"))
     record.refusal = full = ValueError("full")
     record.refuse(conn.intake.waiting, 1, full)
-    record.lapse(conn.intake.waiting, "gone")
+    record.lapse(conn.intake.waiting, "gone", str)
     assert [str(event.error) for event in keeps.events] == ["full", f"[Errno {errno.ECONNABORTED}] gone"]
 
 
@@ -180,7 +180,7 @@ def test_what_was_run_before_a_handler_that_runs_too_long_was_answered(
     )
     assert (two.handed_over, two.returned_ns) == (True, None)
     record.overrun("handler_timeout", None)
-    record.lapse(conn.intake.waiting, "another")
+    record.lapse(conn.intake.waiting, "another", str)
     assert len(keeps.events) == 2
 
 
@@ -252,6 +252,8 @@ def test_what_a_decoder_would_have_said_is_not_told_of_when_all_is_over(
 ) -> None:
     conn, record, _ = ends
     conn.intake.waiting.extend([Reply(b"go"), Arrival(b"x", 1, 2), Reply(b"go"), Arrival(b"y", 2, 2)])
-    record.lapse(conn.intake.waiting, "gone")
+    lapsed = list[bytes]()
+    record.lapse(conn.intake.waiting, "gone", lapsed.append)
     assert [event.bytes_in for event in keeps.events] == [1, 1]
+    assert lapsed == [b"x", b"y"]
     assert not conn.intake.waiting

@@ -20,7 +20,7 @@ from treadle.server._serving.calling.exchanges import Exchanges
 from treadle.server._serving.calling.overdue import TAKEN, WHY, Exceeded, Overdue, TakenAway
 from treadle.server._transport.causes import CLOSED
 from treadle.server._transport.connection import ClientConnection, run_in
-from treadle.server._transport.decoder import CloseConnection, RawDecoder, Reply
+from treadle.server._transport.decoder import CloseConnection, RawDecoder
 from treadle.server._transport.observing.record import Arrival, Record
 
 if TYPE_CHECKING:
@@ -228,15 +228,11 @@ class Calls:
         """Whether `conn` is a conversation, and not cut into messages."""
         return self.protocol.converse is not None or conn.intake.conversation is not None
 
-    def unhandled(self, conn: ClientConnection) -> None:
-        """Tell the protocol of the messages that wait in `conn`, which is over."""
-        if self.converses(conn):
-            return
-        for message in (one for one in conn.intake.waiting if type(one) is not Reply):
-            error = ConnectionAbortedError(errno.ECONNABORTED, conn.ending.error or conn.ending.why or CLOSED)
-            cast(Exchanges, self.exchanges).refuse(conn, conn.bare(message), error)
-        if conn.record is None:  # else it takes them out itself
-            conn.intake.waiting.clear()
+    def unhandled(self, conn: ClientConnection, why: str, message: Any) -> None:
+        """Tell the protocol of a message that has waited in `conn`, which is over."""
+        if not self.converses(conn):
+            error = ConnectionAbortedError(errno.ECONNABORTED, why or CLOSED)
+            cast(Exchanges, self.exchanges).refuse(conn, message, error)
 
     def tell(self, conn: ClientConnection, answers: Answers) -> None:
         """Tell observers, and the protocol, of the messages that were answered."""

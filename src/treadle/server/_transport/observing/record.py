@@ -197,7 +197,7 @@ class Record:
 
     def tell_run(self, error: str | None) -> None:
         """Tell of the messages that were run; and answered, but for an `error`: why the connection is broken."""
-        for arrival in _taken_from(self.run):
+        for arrival in taken_from(self.run):
             if error is not None and arrival.error is None:
                 arrival.error = _aborted(error)
             self._tell_message(arrival)
@@ -205,15 +205,19 @@ class Record:
     def refuse(self, waiting: deque[Any], count: int, why: BaseException | None) -> None:
         """Take out, and tell of, `count` of the messages that wait: the pool has refused them."""
         self.refusal = None  # it is none of what comes after them
-        for arrival in islice(_taken_from(self.conversation if self.converses else waiting), count):
+        for arrival in islice(taken_from(self.conversation if self.converses else waiting), count):
             arrival.error = why
             self._tell_message(arrival)
 
-    def lapse(self, waiting: deque[Any], why: str) -> None:
-        """Tell of all that was not told of yet: the connection is over. Safe from any thread, also from two at once."""
+    def lapse(self, waiting: deque[Any], why: str, also: Callable[[Any], object]) -> None:
+        """Tell of all that was not told of yet: the connection is over. Safe from any thread, also from two at once.
+
+        `also` is told of each such message before.
+        """
         self.tell_run(why)
-        for arrival in _taken_from(self.conversation if self.converses else waiting):
+        for arrival in taken_from(self.conversation if self.converses else waiting):
             if type(arrival) is not Reply:
+                also(arrival.message)
                 arrival.error = self.refusal or _aborted(why)
                 self._tell_message(arrival)
 
@@ -288,7 +292,7 @@ class TimedDecoder:
                 yield Arrival(message, self.first_byte_ns or self.record.read_ns, self.record.read_ns)
 
 
-def _taken_from(arrivals: deque[Any]) -> Iterator[Any]:
+def taken_from(arrivals: deque[Any]) -> Iterator[Any]:
     """Take them out one by one; whoever takes one, nobody else does."""
     with suppress(IndexError):
         while True:
