@@ -342,13 +342,12 @@ class ConnectionIO:
         else:  # the thread will find that the client has left, or is to add some more
             outbox.transfer.since = 0.0
             events = 0
-        with self.loop.lock:
-            if self.loop.over:
-                return  # its thread closes it, and may be doing so now
-            try:
-                self.watch_for(conn, events)
-            except OSError as error:
-                conn.give_up(error)
+        try:
+            with self.loop.lock:
+                if not self.loop.over:  # else its thread closes it, and may be doing so now
+                    self.watch_for(conn, events)
+        except OSError as error:
+            conn.give_up(error)
 
     def is_over(self, conn: ClientConnection) -> bool:
         """Whether a connection that is idle is to be closed: it is too old, or the server stops."""
