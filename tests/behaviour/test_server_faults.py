@@ -404,7 +404,9 @@ def test_a_framing_that_is_none_closes_its_connection_and_harms_nobody(
         sock.sendall(b"x")
         assert receive_all(sock) == answer
         assert server.snapshot().connections <= 1
-    assert "makes no message" in caplog.text
+    (record,) = (record for record in caplog.records if "its decoder failed" in record.getMessage())
+    assert record.levelno == logging.ERROR
+    assert record.exc_info is not None  # whose bug it is, the traceback tells
     assert "lead of" not in caplog.text
 
 

@@ -251,7 +251,8 @@ def test_a_framing_that_ends_a_connection_ends_it_after_the_answers_to_what_came
             sock.sendall(b"more")
         assert receive(sock, len(said)) == said
         assert sock.recv(1) == b""
-    assert ("makes no message: no word" in caplog.text) is (not said)
+    assert ("makes no message: no word" in caplog.text) is isinstance(error, ValueError)
+    assert ("its decoder failed" in caplog.text) is isinstance(error, SystemExit)
 
 
 class Numbers:

@@ -68,7 +68,9 @@ class Decoder(Protocol[M_co]):
         Raises:
             MessageTooLong: the next message is longer than allowed.
             CloseConnection: the connection is to end with that answer.
-            Exception: anything else ends it so, too, without an answer, and is logged.
+            ValueError: what has come makes no message: it ends so, too, without an answer but for the protocol's
+                `refusal()`, and is logged as the client's fault.
+            Exception: anything else ends it likewise, and is logged as the decoder's fault, with its traceback.
         """
 
     @property

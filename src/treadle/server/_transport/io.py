@@ -153,9 +153,14 @@ class ConnectionIO:
     def tell_unfit(self, conn: ClientConnection, error: BaseException) -> None:
         """Log that a client is closed for what it sent. From any thread."""
         throttle = self.throttles.of("framing", *kind_of(error))
-        if not self.loop.orphaned and throttle.begins():
+        if self.loop.orphaned or not throttle.begins():
+            return
+        if isinstance(error, (MessageTooLong, ValueError)):
             said = "%s: closed, for what it sent makes no message: %s%s"
             log(_log, logging.WARNING, said, conn.peer, error, throttle.rest)
+        else:
+            said = "%s: closed, for its decoder failed%s"
+            log(_log, logging.ERROR, said, conn.peer, throttle.rest, error=error)
 
     def read_all(self, conn: ClientConnection) -> bytes:
         """Read what TLS has decrypted or can at once; b"": the peer sends no more. Raises as recv does.
