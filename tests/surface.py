@@ -28,6 +28,7 @@ def members(cls: type) -> list[str]:
         if base.__module__.partition(".")[0] == "treadle":
             found.update(vars(base))
             found.update(dict.fromkeys(getattr(base, "__dataclass_fields__", ())))
+            found.update(dict.fromkeys(inspect.get_annotations(base)))
     shown = {name: member for name, member in found.items() if not name.startswith("_")}
     return [f"{name}{parameters(shown[name])}" for name in sorted(shown)]
 

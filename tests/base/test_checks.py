@@ -102,6 +102,11 @@ def test_a_bad_value_is_named(check: Callable[[], Any], error: type[Exception], 
         assert word in str(caught.value)
 
 
+def test_where_nothing_else_may_have_been_meant_nothing_is_suggested() -> None:
+    with pytest.raises(TypeError, match=r"give it such arguments$"):
+        checks.handler("h", lambda: None, "a")
+
+
 def handler(value: Any) -> None:
     checks.handler("h", value, "message", "peer", instead="that")
 

@@ -25,6 +25,7 @@ from treadle.server import (
     Observer,
     Peer,
     PoolMixIn,
+    Protocol,
     Raw,
     Reply,
     Server,
@@ -157,6 +158,39 @@ def protocols() -> None:
     raise CloseConnection(b"bye")
 
 
+class Store:
+    name, greeting, speaks_first, converse = "store", b"", False, None
+
+    def decoder(self, limits: Limits, peer: Peer) -> CommandDecoder:
+        return CommandDecoder()
+
+    def handle(self, command: Command, peer: Peer) -> bytes:
+        return command.name
+
+
+class NamedStore(Protocol):
+    greeting, speaks_first, converse = b"", False, None
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def decoder(self, settings: Limits, client: Peer) -> CommandDecoder:
+        return CommandDecoder()
+
+    def handle(self, command: Command, client: Peer) -> bytes:
+        return command.name
+
+
+class ShortStore(Store):
+    def handle(self, command: Command) -> bytes: ...  # wrong
+
+
+class HalfStore(Protocol):
+    name = "half"
+
+    def decoder(self, limits: Limits) -> CommandDecoder: ...  # wrong
+
+
 class Mine(Server):
     pass
 
@@ -177,6 +211,13 @@ def servers(listener: socket.socket, context: ssl.SSLContext) -> None:
     Server(Messages(echo), tls=Certificates("a.pem", "a.key"))
     Server(Messages(echo), proxy=["10.0.0.0/8"])
     Server(Messages(echo), observers=[Log()])
+    Server(Store(), "127.0.0.1:0")
+    Server(NamedStore("store"))
+    store: Protocol = Store()
+    made: list[Protocol] = [Messages(echo), Session(talk), NamedStore("store")]
+    Server(Store)  # wrong
+    Server(ShortStore())  # wrong
+    HalfStore()  # wrong
     Server(Messages(echo), queue_size=10)  # wrong
     Server(Messages(echo), order="fair")  # wrong
     Server(echo)  # wrong

@@ -413,14 +413,16 @@ def accepts(function: Callable[..., object], *arguments: str) -> bool:
     return True
 
 
-def handler(name: str, value: Callable[..., object], *arguments: str, instead: str, generates: bool = False) -> None:
+def handler(
+    name: str, value: Callable[..., object], *arguments: str, instead: str = "", generates: bool = False
+) -> None:
     """Check that `value` can be called from a thread with `arguments`, as far as can be told, and runs when it is.
 
     Args:
         name: of the argument.
         value: the function.
         arguments: the names of what it is called with.
-        instead: what may have been meant, if the function does not take these.
+        instead: what may have been meant, if the function does not take these; "": nothing.
         generates: whether it may be a generator function, for whoever calls it takes what that gives.
 
     Raises:
@@ -433,5 +435,5 @@ def handler(name: str, value: Callable[..., object], *arguments: str, instead: s
     if not accepts(value, *arguments):
         raise TypeError(
             f"{name}={show(value)} takes {inspect.signature(value, follow_wrapped=False)}, and is called with "
-            f"({', '.join(arguments)}); give it such arguments, or did you mean {instead}?"
+            f"({', '.join(arguments)}); give it such arguments{f', or did you mean {instead}?' if instead else ''}"
         )

@@ -8,6 +8,7 @@ from treadle._base.public import publish as _publish
 from treadle.server._accept.tls import Certificates
 from treadle.server._protocols.framing import Delimiter, Framing, LengthPrefix, Lines, Raw
 from treadle.server._protocols.messages import Messages
+from treadle.server._protocols.protocol import Protocol
 from treadle.server._protocols.session import Connection, Session
 from treadle.server._protocols.takeover import TakeOver
 from treadle.server._server import Server
@@ -37,6 +38,7 @@ __all__ = [
     "Peer",
     "Phase",
     "PoolMixIn",
+    "Protocol",
     "Raw",
     "Reply",
     "Server",

@@ -30,7 +30,7 @@ from treadle.server._accept.proxy import Proxies
 from treadle.server._group import EventLoopGroup
 from treadle.server._loop.teller import Teller
 from treadle.server._orphans import Orphans
-from treadle.server._protocols.protocol import Protocol, missing_from, phases_of
+from treadle.server._protocols.protocol import Protocol, check
 from treadle.server._signals import CHILD, GONE, HANGUP, HUNG_UP, LOST, ORDERS, Signals, reason
 from treadle.server._snapshot import ServerSnapshot, snapshot_of
 from treadle.server._transport.limits import Limits
@@ -54,7 +54,8 @@ class Server:
     thread goes on for all other connections. Idle and half-sent connections hold no thread.
 
     Args:
-        protocol: what turns bytes into calls: Messages(...) or Session(...).
+        protocol: what turns bytes into calls: Messages(...), Session(...), or a protocol of your own (see
+            treadle.server.Protocol).
         bind: where to listen: "HOST:PORT" (port 0: any free one), "[::]:PORT" (IPv6 and IPv4), "unix:PATH", "fd://N",
             "systemd", "systemd:NAME"; a bound socket, which is copied; or a sequence of these, for several.
         pool: whose threads run the handlers and lead; it is left open. None: one of its own. When all threads are busy,
@@ -99,12 +100,7 @@ class Server:
         proxy: str | Sequence[str] | None = None,
         observers: Iterable[Observer] = (),
     ) -> None:
-        if missing := missing_from(protocol):
-            raise TypeError(
-                f"protocol={protocol!r} is no protocol; allowed: Messages(handler, ...), Session(handler), or an "
-                f"object of your own that has {', '.join(missing)} as well"
-            )
-        phases_of(protocol)
+        check(protocol)
         if pool is not None and max_workers is not None:
             raise ValueError("both pool and max_workers are given; max_workers is for a pool of the server's own")
         if pool is not None and reserve is not None:

@@ -68,6 +68,10 @@ def test_whatever_may_be_called_with_a_message_and_a_peer_is_a_handler() -> None
         ((handle,), {"kind": "GET"}, "kind='GET' is str; kind must be"),
         ((handle,), {"instant": "GET"}, "instant='GET' is str; instant must be"),
         ((handle,), {"key": answer_later}, "key=.* is a coroutine function"),
+        *[
+            ((handle,), {name: handle}, rf"{name}=<function handle.* takes .*, and is called with \(message\)")
+            for name in ("kind", "instant", "key")
+        ],
     ],
 )
 def test_bad_arguments_are_named(arguments: tuple[object, ...], options: dict[str, object], words: str) -> None:

@@ -51,7 +51,7 @@ class Messages(Generic[M]):
             is the client's address, as it is with None.
 
     Raises:
-        TypeError: an argument is of the wrong type; `handler` is async, a class, or cannot be called so.
+        TypeError: an argument is of the wrong type, is async, or cannot be called so; `handler` is a class.
 
     `kind`, `instant` and `key` may be called by several threads at once, as the handler.
     """
@@ -105,7 +105,7 @@ class Messages(Generic[M]):
             raise TypeError(f"greeting={greeting!r} is {type(greeting).__name__}; allowed: bytes")
         for name, function in (("kind", kind), ("instant", instant), ("key", key)):
             if function is not None:
-                checks.blocking(name, function)
+                checks.handler(name, function, "message")
         self.handle = handler
         self.kind = kind
         self.instant = instant

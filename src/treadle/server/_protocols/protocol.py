@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 from typing import Protocol as _Protocol
 
+from treadle._base import checks
 from treadle.server._protocols.takeover import TakeOver
 from treadle.server._transport.limits import Limits, Phase
 from treadle.server._transport.sending.file_range import FileRange
 
 if TYPE_CHECKING:
-    from treadle.server._transport.connection import ClientConnection
     from treadle.server._transport.decoder import Decoder
     from treadle.server._transport.peer import Peer
 
-__all__ = ["Answer", "Protocol", "missing_from", "phases_of"]
+__all__ = ["Answer", "Protocol", "check", "lacking", "missing_from", "phases_of"]
 
 Bytes = bytes | bytearray | memoryview
 # Of a handler. Of several they are sent one after another, of an iterator as it gives them; None: nothing is.
@@ -25,6 +26,9 @@ Answer = Bytes | FileRange | Several | Iterator[Bytes] | TakeOver | None
 
 class Protocol(_Protocol):
     """What a server asks of a protocol. Every method may be called from many threads at once.
+
+    Any object that has these attributes is one. A class that is derived from this one has to have them too, and type
+    checkers look whether it does.
 
     One that is served message by message may also have these, or None in their place:
 
@@ -60,45 +64,75 @@ class Protocol(_Protocol):
     "max_connections_per_host": it is not let in (None). After None, and where an answer is under way, or nothing of a
     message has come, all is as without `refusal()`; and what the user's Limits say is told wins. It is called by the
     thread that serves all, mostly, and must not block; what it raises is logged, and counts as None.
+
+    Attributes:
+        name: what logs and snapshots call the handler.
+        greeting: what each client is sent when it has come in.
+        speaks_first: whether a conversation begins before the client has sent anything.
+        converse: None: it is served message by message, by `handle`. Else it is called with a connection and the
+            Limits, serves it, blocking, to its end, and returns whether it pauses: it is not closed then, and what it
+            has left in `intake.conversation` is called, in its place, when the client has sent something, or has ended.
     """
 
-    @property
-    def name(self) -> str:
-        """What logs and snapshots call the handler."""
+    name: str
+    greeting: bytes
+    speaks_first: bool
+    converse: Any  # Callable[...] | None would be refused where a class says None, for attributes can be set
 
-    @property
-    def greeting(self) -> bytes:
-        """What each client is sent when it has come in."""
-
-    @property
-    def speaks_first(self) -> bool:
-        """Whether a conversation begins before the client has sent anything."""
-
-    def decoder(self, limits: Limits, peer: Peer) -> Decoder[Any]:
+    @abstractmethod
+    def decoder(self, limits: Limits, peer: Peer, /) -> Decoder[Any]:
         """Return what cuts one connection's bytes into messages.
 
         `peer` is the object that the handler is given; behind a trusted proxy it tells the client once bytes are fed.
         """
 
-    @property
-    def handle(self) -> Callable[[Any, Peer], Answer]:
+    @abstractmethod
+    def handle(self, message: Any, peer: Peer, /) -> Answer:
         """Return the answer to a message; it may block."""
 
-    @property
-    def converse(self) -> Callable[[ClientConnection, Limits], bool] | None:
-        """Serve a connection, blocking, to its end; None: it is served message by message, by `handle`.
 
-        Return whether it pauses: it is not closed then, and what it has left in `intake.conversation` is called, in its
-        place, when the client has sent something, or has ended.
-        """
-
-
-MEMBERS = tuple(sorted(name for name in vars(Protocol) if not name.startswith("_")))
+MEMBERS = tuple(sorted({*Protocol.__annotations__, *(name for name in vars(Protocol) if not name.startswith("_"))}))
+MAY_HAVE = {  # of what is called, and with what
+    "kind": ("message",),
+    "instant": ("message",),
+    "key": ("message",),
+    "over": ("message", "sent", "error"),
+    "refusal": ("why", "message"),
+}
 
 
 def missing_from(protocol: object) -> list[str]:
     """Return what an object lacks to be a protocol."""
     return [name for name in MEMBERS if not hasattr(protocol, name)]
+
+
+def lacking(missing: list[str]) -> str:
+    """Return what may be served in the place of an object that lacks something."""
+    return f"Messages(handler, ...), Session(handler), or an object of your own that has {', '.join(missing)} as well"
+
+
+def check(protocol: Any) -> None:
+    """Check that an object is a protocol, whose methods can be called as they will be, as far as can be told.
+
+    Raises:
+        TypeError, ValueError: it is none, or they cannot.
+    """
+    if isinstance(protocol, type):
+        raise TypeError(f"protocol={protocol!r} is a class; allowed: an object of it, as in {protocol.__name__}(...)")
+    if missing := missing_from(protocol):
+        raise TypeError(f"protocol={protocol!r} is no protocol; allowed: {lacking(missing)}")
+    checks.text("name", protocol.name)
+    if not isinstance(protocol.greeting, bytes):
+        raise TypeError(f"greeting={protocol.greeting!r} is {type(protocol.greeting).__name__}; allowed: bytes")
+    checks.handler("decoder", protocol.decoder, "limits", "peer")
+    if protocol.converse is None:
+        checks.handler("handle", protocol.handle, "message", "peer", generates=True)
+    else:
+        checks.handler("converse", protocol.converse, "connection", "limits")
+    for name, arguments in MAY_HAVE.items():
+        if (function := getattr(protocol, name, None)) is not None:
+            checks.handler(name, function, *arguments)
+    phases_of(protocol)
 
 
 def phases_of(protocol: Any) -> Mapping[str, Phase]:

@@ -60,6 +60,7 @@ class Session:
         self.handler = handler
         self.speaks_first = checks.boolean("speaks_first", speaks_first)
         self.name = name_of(handler)
+        self.converse = partial(begin, handler)
 
     def decoder(self, limits: Limits, peer: Peer) -> Decoder[bytes]:
         """Return what passes the first bytes on as they come."""
@@ -68,10 +69,6 @@ class Session:
     def handle(self, message: Any, peer: Peer) -> bytes | None:
         """Never called: a conversation is not cut into messages."""
         raise NotImplementedError
-
-    def converse(self, connection: ClientConnection, limits: Limits) -> bool:
-        """Serve a connection to its end, or until the handler pauses; return whether it does."""
-        return begin(self.handler, connection, limits)
 
     def __repr__(self) -> str:
         return f"Session({self.name})"
