@@ -17,7 +17,7 @@ from tcp import ask, receive, receive_all
 
 APP = """
 import threading, time
-from treadle.server import Lines, Messages, Session
+from treadle.server import Lines, Messages, Protocol, Session
 
 def shout(line, peer):
     return line.upper() + b"\\n"
@@ -55,6 +55,29 @@ kinds = Messages(wait_or_open, Lines(), kind=lambda line: line[:4])
 
 async def later(line, peer):
     return line
+
+class Store(Protocol):
+    name, greeting, speaks_first, converse = "store", b"welcome\\n", False, None
+
+    def decoder(self, limits, peer):
+        return Lines().decoder(limits.max_message)
+
+    def handle(self, line, peer):
+        return shout(line, peer)
+
+store = Store()
+
+class Broken(Store):
+    def over(self, message):
+        pass
+
+broken = Broken()
+
+class Absent:
+    def __getattr__(self, name):
+        raise RuntimeError("not yet")
+
+absent = Absent()
 """
 
 
@@ -90,6 +113,7 @@ def connect(server: Program) -> socket.socket:
         (("app:talk", "--session"), b"line\n", b"hello\nline\n"),
         (("app:talk", "--session", "--speaks-first"), b"line\n", b"hello\nline\n"),
         (("app:made",), b"x\n", b"welcome\nX\n"),
+        (("app:store",), b"x\n", b"welcome\nX\n"),
     ],
 )
 @pytest.mark.usefixtures("here")
@@ -273,7 +297,13 @@ def test_limits_are_enforced() -> None:
         ((".app:shout",), 2, "'.app:shout' is not MODULE:HANDLER"),
         (("nothing:shout",), 2, "there is no module 'nothing'; is nothing.py in "),
         (("app:shoot",), 2, "app:shoot: no 'shoot' in it; it has shout, reverse, pid, talk, who, made"),
-        (("app:number",), 2, "app:number is int, and cannot be called"),
+        (("app:shoot",), 2, "Store, store, Broken, broken, Absent"),
+        (("app:number",), 2, "app:number is int, and cannot be called; allowed: MODULE:HANDLER, as in app:handle for"),
+        (("app:number",), 2, "in app.py, Messages(handler, ...), Session(handler), or an object of your own that has"),
+        (("app:Store",), 2, "app:Store: protocol=<class 'app.Store'> is a class; allowed: an object of it"),
+        (("app:broken",), 2, "takes (message), and is called with (message, sent, error); give it such arguments"),
+        (("app:store", "--framing", "lines"), 2, "app:store is a protocol already; drop --framing"),
+        (("app:store", "--session"), 2, "app:store is a protocol already; drop --session"),
         (("app:later",), 2, "is a coroutine function; handler must be an ordinary one, which may block"),
         (("app:later", "--session"), 2, "is a coroutine function"),
         (("app:talk",), 2, "takes (conn), and is called with (message, peer)"),

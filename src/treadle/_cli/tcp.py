@@ -16,7 +16,7 @@ from treadle._cli.serving import GROUPS, serve, serving_options
 from treadle._cli.values import FramingNamed
 from treadle.server import Messages, Session
 from treadle.server._protocols.framing import Framing
-from treadle.server._protocols.protocol import Protocol
+from treadle.server._protocols.protocol import Protocol, check, lacking, missing_from
 
 __all__ = ["tcp"]
 
@@ -58,8 +58,8 @@ Example, with this in app.py:
 def tcp(handler: str, framing: Framing[bytes] | None, session: bool, speaks_first: bool, **options: Any) -> None:
     """Serve TCP with a plain function of yours, which may block.
 
-    HANDLER(data, peer) is called for each message and returns the answer, as bytes, or None. It may also be a Messages
-    or a Session that your module made. Modules are looked for in the current folder first.
+    HANDLER(data, peer) is called for each message and returns the answer, as bytes, or None. It may also be a Messages,
+    a Session, or a protocol of your own that your module made. Modules are looked for in the current folder first.
     """
     given = partial(spelled, click.get_current_context())
     if session and framing is not None:
@@ -75,16 +75,20 @@ def tcp(handler: str, framing: Framing[bytes] | None, session: bool, speaks_firs
 
     def make() -> Protocol:
         found = load(handler)
-        if isinstance(found, (Messages, Session)):
+        made: Protocol | None = found if is_protocol(found) else None
+        if made is not None:
+            kind = type(found).__name__ if isinstance(found, (Messages, Session)) else "protocol"
             if session or framing is not None:
                 useless = given("session" if session else "framing")
-                raise click.UsageError(f"{handler} is a {type(found).__name__} already; drop {useless}")
-            if reserves and isinstance(found, Session):
-                raise click.UsageError(f"{handler} is a Session, which holds its thread; drop {given('reserve')}")
-            return found
+                raise click.UsageError(f"{handler} is a {kind} already; drop {useless}")
+            if reserves and made.converse is not None:
+                raise click.UsageError(f"{handler} is a {kind}, which holds its thread; drop {given('reserve')}")
         try:
+            if made is not None:
+                check(made)
+                return made
             return Session(found, speaks_first=speaks_first) if session else Messages(found, framing)
-        except TypeError as error:  # it is async
+        except (TypeError, ValueError) as error:  # it is async, say
             raise click.UsageError(f"{handler}: {error}") from None
 
     serve("tcp", make, options, framing)
@@ -117,9 +121,17 @@ def is_machinery(filename: str) -> bool:
     return filename in (__file__, importlib.__file__) or filename.startswith("<frozen importlib")
 
 
+def is_protocol(value: object) -> bool:
+    """Whether `value` is a protocol, of treadle's or of the user's own, or a class that has all of one."""
+    try:
+        return not missing_from(value)
+    except Exception:  # a proxy of what is not there yet, as web frameworks have them
+        return False
+
+
 def is_own(value: object, module: object) -> bool:
     """Whether `value` is something to serve that `module` defines itself."""
-    if isinstance(value, (Messages, Session)):
+    if is_protocol(value) and not isinstance(value, type):
         return True
     own = getattr(value, "__module__", None) == getattr(module, "__name__", "")
     return callable(value) and own and not getattr(value, "__name__", "_").startswith("_")
@@ -153,6 +165,7 @@ def load(where: str) -> Any:
             names = [public for public, value in vars(found).items() if is_own(value, found)]
             raise click.UsageError(f"{where}: no {name!r} in it; it has {', '.join(names) or 'nothing to call'}")
         found = getattr(found, name)
-    if not callable(found) and not isinstance(found, (Messages, Session)):
-        raise click.UsageError(f"{where} is {type(found).__name__}, and cannot be called; allowed: {FORM}")
+    if not callable(found) and not is_protocol(found):
+        what = f"{where} is {type(found).__name__}, and cannot be called"
+        raise click.UsageError(f"{what}; allowed: {FORM}, {lacking(missing_from(found))}")
     return found
