@@ -868,6 +868,48 @@ def test_a_handler_that_forks_amid_its_pieces_ends_the_child_and_goes_on() -> No
     assert done.stdout == "b'before 7'\n"
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+def test_a_fork_while_answers_wait_for_their_clients_ends_the_child_and_tells_nobody_there() -> None:
+    """Though another thread has the lock with which they are counted."""
+    done = script("""
+        import socket
+        from treadle.server import Lines, Messages, Server
+
+        class Told(Messages):
+            def over(self, message, sent, error):
+                print("told by", "the parent" if os.getpid() == me else "the child")
+
+        me = os.getpid()
+        def handle(line, peer):
+            return bytes(10_000_000) if line else b"done"
+
+        with Server(Told(handle, Lines()), "127.0.0.1:0", max_workers=1) as server:
+            with socket.create_connection(server.address, 20) as sock:
+                sock.sendall(b"large\\n")
+                sock.recv(1)
+                with socket.create_connection(server.address, 20) as other:
+                    other.sendall(b"\\n")  # behind the other's, as far as its thread has to do with it
+                    other.recv(4)
+                held, leave = threading.Event(), threading.Event()
+                lock = server._group.drivers[0].loop.lock
+
+                def hold():
+                    with lock:
+                        held.set()
+                        leave.wait(20)
+
+                holder = threading.Thread(target=hold)
+                holder.start()
+                held.wait(20)
+                status = fork(lambda: None)
+                leave.set()
+                holder.join()
+                print("status", status)
+    """)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "told by the parent\nstatus 0\ntold by the parent\n"
+
+
 def test_a_client_that_takes_nothing_is_cut_though_the_handler_has_time_left(way: Way) -> None:
     """While the thread waits for room no handler runs, whose time could be over in place of the client's."""
     closed = threading.Event()

@@ -210,6 +210,46 @@ def test_what_is_no_pause_ends_the_conversation(way: str) -> None:
         assert server.snapshot().failures == 0
 
 
+@pytest.mark.parametrize("end", ["closes", "half closes", "resets", "stop"])
+def test_who_takes_nothing_is_called_again_when_more_has_come_and_not_before(end: str) -> None:
+    calls = list[int]()
+
+    def talk(conn: Connection) -> object:
+        calls.append(1)
+        return conn.pause() if len(calls) % 2 else echo_line(conn)
+
+    with serving(talk) as server, client(server) as sock:
+        for count in (1, 3):
+            sock.sendall(b"on")
+            until(lambda: len(calls) == count)  # noqa: B023
+            until_paused(server)
+            assert ask(sock, b"e\n", 4) == b"one\n"
+        sock.sendall(b"x")
+        until(lambda: len(calls) == 5)
+        until_paused(server)
+        if end == "stop":
+            assert server.stop() == 0
+        elif end == "half closes":
+            sock.shutdown(socket.SHUT_WR)
+            assert receive_all(sock) == b"x"
+        else:
+            if end == "resets":
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+            sock.close()
+        until(lambda: server.snapshot().connections == 0)
+    assert len(calls) == (5 if end == "stop" else 6)
+
+
+def test_what_a_handler_does_not_take_is_bounded() -> None:
+    with serving(lambda conn: conn.pause(), max_message=1000) as server, client(server) as sock:
+        sock.sendall(b"x" * 1000)
+        until_paused(server)
+        sock.sendall(b"x")
+        assert receive_all(sock) == b""
+        until(lambda: server.snapshot().closed_by == {"max_message": 1})
+        assert server.snapshot().failures == 0
+
+
 # -- its end ----------------------------------------------------------------------------------------------------------
 
 

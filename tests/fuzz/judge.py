@@ -256,8 +256,8 @@ class Judge:
             assert whole[0].startswith(seen[0]), f"handled {seen!r}, which is no part of {whole!r}"
         else:
             assert seen == handled[: len(seen)], f"handled {seen!r}, sent {whole!r}"
-        answered, certain, last = self.due_to(client, whole)
-        assert any(way.startswith(client.received) for way in self.ways(answered, last)), (
+        answered, certain, ends = self.due_to(client, whole)
+        assert any(way.startswith(client.received) for way in self.ways(answered, ends)), (
             f"told {client.received!r}, answered {answered!r}"
         )
         late = self.limits.handler_timeout is not None and client.why != [""]  # though it has another name, perhaps
@@ -285,22 +285,25 @@ class Judge:
             assert seen == handled, f"handled {seen!r}, sent {whole!r}"
             assert client.received == answered, f"told {client.received!r}, answered {answered!r}"
 
-    def due_to(self, client: Client, messages: list[bytes]) -> tuple[bytes, int, int]:
+    def due_to(self, client: Client, messages: list[bytes]) -> tuple[bytes, int, list[int]]:
         """Return all that a client may be sent, in order.
 
-        And how many bytes of it are sent, unless its connection breaks; and where the last turn begins.
+        And how many bytes of it are sent, unless its connection breaks; and where it may end instead: where the last
+        turn begins, and where those do behind it that need no handler, of which a decoder that fails makes nothing.
         """
-        answered, certain, whole, last = bytearray(client.greeting), len(client.greeting), True, 0
+        answered, certain, whole, ends = bytearray(client.greeting), len(client.greeting), True, [0]
         handled = 0
         for turn in self.in_order(client, messages):
             if turn in client.turns:
-                last, handled = len(answered), handled + 1
+                ends, handled = [len(answered)], handled + 1
+            elif self.moody:
+                ends.append(len(answered))
             if self.rich and self.rich.over and (turn in client.turns or handled < len(client.turns)):
                 self.check_told(client, turn, len(answered))
             answered += turn.answer
             whole = whole and turn.whole
             certain = len(answered) if whole and turn in client.turns else certain
-        return bytes(answered), certain, last
+        return bytes(answered), certain, ends
 
     def in_order(self, client: Client, messages: list[bytes]) -> list[Turn]:
         """Return what was handled in turn, and what needs no handler, as far as it was come to."""
@@ -330,9 +333,9 @@ class Judge:
             f"{sent} of {taken} bytes are told of {turn.answer!r}, {error!r}"
         )
 
-    def ways(self, answered: bytes, last: int) -> list[bytes]:
+    def ways(self, answered: bytes, ends: list[int]) -> list[bytes]:
         """Return what a client may be sent: that; with last words behind it; or with these in place of the last."""
         if self.rich is None or self.rich.refusal is None:
             return [answered]
         words = [word for word in self.rich.words.values() if isinstance(word, bytes)]
-        return [begin + word for begin in (answered, answered[:last]) for word in words] + [answered]
+        return [begin + word for begin in (answered, *(answered[:end] for end in ends)) for word in words] + [answered]

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from treadle._dispatch.dispatcher import Dispatcher
     from treadle.server._accept.listen import Listener
     from treadle.server._accept.proxy import Proxies
+    from treadle.server._serving.calling.exchanges import Exchanges
     from treadle.server._transport.limits import Limits
     from treadle.server._transport.observing.observer import Observer
 
@@ -296,8 +297,9 @@ class EventLoopGroup:
         self.broken(error)
 
     def is_ours(self) -> bool:
-        """Whether this thread is a watchdog, which leads when nobody else can, and then calls observers."""
-        return any(watchdog.thread is threading.current_thread() for watchdog in self.watchdogs)
+        """Whether this thread is a watchdog, which leads when nobody else can, or one that tells the protocol."""
+        threads = [watchdog.thread for watchdog in self.watchdogs] + [one.teller.thread for one in self.exchanges]
+        return threading.current_thread() in threads
 
     def join(self, until: float) -> None:
         """Wait, but not beyond `until`, for the watchdogs, who end last."""
@@ -307,10 +309,14 @@ class EventLoopGroup:
 
     def quiet(self, until: float) -> None:
         """Wait, but not beyond `until`, until the protocol was told of all that is over."""
-        for driver in self.drivers:
-            exchanges = driver.handlers.calls.exchanges
-            if exchanges is not None:
-                exchanges.teller.quiet(max(0.0, until - clock.now()))
+        for exchanges in self.exchanges:
+            exchanges.quiet(None if until == inf else max(0.0, until - clock.now()))
+
+    @property
+    def exchanges(self) -> list[Exchanges]:
+        """What tells the protocol what became of its messages, in each event loop, if it wants to know."""
+        found = (driver.handlers.calls.exchanges for driver in self.drivers)
+        return [exchanges for exchanges in found if exchanges is not None]
 
 
 def _loops_wanted(dispatcher: Dispatcher) -> int:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from math import inf
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, cast
 
 from treadle._base import checks, clock
 from treadle._base.threads import start_thread
@@ -282,6 +282,7 @@ class Server:
     def _see_pool_end(self) -> None:
         """Close the pool, and wait for its threads without a limit; whoever waits for that may give up meanwhile."""
         try:
+            cast(EventLoopGroup, self._group).quiet(inf)
             self._pool.shutdown(wait=True, cancel_futures=True)
         finally:
             self._pool_ended()
@@ -338,10 +339,9 @@ class Server:
         until = max(soon, end + GRACE) if in_order and (group is None or not group.tally.cut) else soon
         if group is not None:
             group.join(until)
+            group.quiet(until)  # while the pool has threads for it
         self._pool_over(until)
         self._teller.quiet(max(0.0, soon - clock.now()))
-        if group is not None:
-            group.quiet(soon)
         return 0 if group is None else group.tally.cut
 
     def _pool_over(self, until: float) -> None:

@@ -16,6 +16,7 @@ from socketservers import until
 from tcp import PATIENCE, ask, client, driver_of
 from treadle import Pool
 from treadle.server import Limits, Lines, Messages, Peer, Server
+from treadle.server._accept.handshake import shake_hands
 from treadle.server._serving import handshakes as module
 from treadle.server._serving.handshakes import BLOCKS, PROBATION
 from treadle.server._transport.state import State
@@ -86,8 +87,17 @@ def test_quick_steps_are_the_leaders_and_after_one_that_blocked_they_are_the_poo
         assert steps.inline == [True]
 
 
-def test_a_step_that_blocks_keeps_nobody_but_its_client_waiting_though_all_threads_are_busy(steps: Steps) -> None:
-    """The first of them keeps the fallback leader, for nobody could know; the next ones wait for a thread."""
+def waits_for_a_thread(server: Server) -> None:
+    """Wait until a handshake is the pool's, which has no thread for it; the fallback leader is not held up by that."""
+    driver = driver_of(server)
+    until(lambda: State.HANDSHAKE_BUSY in [conn.state for conn in driver.io.connections()])
+    turned = threading.Event()
+    driver.loop.post(turned.set)
+    assert turned.wait(PATIENCE), "the fallback leader is held up"
+
+
+def test_while_all_threads_are_busy_a_step_that_calls_for_the_servers_name_waits_for_one(steps: Steps) -> None:
+    """For it may block, also the first of all, and nobody would lead meanwhile."""
     gate, inside = threading.Event(), threading.Event()
 
     def handle(line: bytes, peer: Peer) -> bytes:
@@ -103,11 +113,7 @@ def test_a_step_that_blocks_keeps_nobody_but_its_client_waiting_though_all_threa
         assert inside.wait(PATIENCE)
         driver = driver_of(server)
         until(lambda: driver.leadership.lead is None)
-        steps.blocks = 1
-        stack.enter_context(steps.client(server))
-        until(lambda: driver.handshakes.probation)
-        asked = len(steps.inline)
-        answers: list[bytes] = []
+        asked, answers = len(steps.inline), list[bytes]()
 
         def talk() -> None:
             with steps.client(server) as sock:
@@ -115,14 +121,44 @@ def test_a_step_that_blocks_keeps_nobody_but_its_client_waiting_though_all_threa
 
         late = threading.Thread(target=talk)
         late.start()
-        until(lambda: State.HANDSHAKE_BUSY in [conn.state for conn in driver.io.connections()])
-        turned = threading.Event()
-        driver.loop.post(turned.set)
-        assert turned.wait(PATIENCE), "the fallback leader is held up"
+        waits_for_a_thread(server)
         assert len(steps.inline) == asked
         gate.set()
         late.join(PATIENCE)
         assert answers == [WORDS]
+
+
+def test_while_a_step_has_not_come_back_the_fallback_leader_takes_none(
+    authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever it blocks in: a callback that nobody can see, say."""
+    gate, inside, answers = threading.Event(), threading.Event(), list[bytes]()
+
+    def step(sock: ssl.SSLSocket) -> int:
+        if not inside.is_set():
+            inside.set()
+            assert gate.wait(PATIENCE)
+        return shake_hands(sock)
+
+    def talk() -> None:
+        with client(server) as sock:
+            with authority.client_context().wrap_socket(sock, server_hostname="127.0.0.1") as wrapped:
+                answers.append(ask(wrapped, WORDS))
+
+    monkeypatch.setattr(module, "shake_hands", step)
+    with Server(Messages(echo, Lines()), "127.0.0.1:0", tls=authority.certificates(), max_workers=1) as server:
+        talkers = [threading.Thread(target=talk) for _ in range(2)]
+        try:
+            talkers[0].start()
+            assert inside.wait(PATIENCE)
+            until(lambda: driver_of(server).leadership.lead is None)
+            talkers[1].start()
+            waits_for_a_thread(server)
+        finally:
+            gate.set()
+        for talker in talkers:
+            talker.join(PATIENCE)
+    assert answers == [WORDS] * 2
 
 
 def test_a_step_that_the_pool_has_no_room_for_ends_its_connection(steps: Steps) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable
-from threading import Condition, Thread
+from threading import Condition, Thread, current_thread
 
 from treadle._base.threads import start_thread
 from treadle._base.words import log
@@ -29,6 +29,9 @@ class Teller:
 
     Args:
         most: things that wait to be said while one is not taken; what comes then is left out.
+
+    Attributes:
+        thread: that of who said something last; None: nobody did. [guarded]
     """
 
     def __init__(self, most: float = MOST) -> None:
@@ -36,7 +39,7 @@ class Teller:
         self._changed = Condition()  # guards what follows
         self._waiting: deque[Callable[[], object]] = deque()
         self._busy = False  # somebody says what waits, or is about to
-        self._thread: Thread | None = None  # who did so last
+        self.thread: Thread | None = None  # who did so last
 
     def tell(self, say: Callable[[], object]) -> None:
         """Have `say` called soon. Never blocks; what it raises is logged."""
@@ -47,26 +50,26 @@ class Teller:
                 return
             self._busy = True
         try:
-            thread = start_thread(self._say_all, "teller")
+            start_thread(self._say_all, "teller")
         except RuntimeError:  # no thread can be had: better unsaid than waited for
             with self._changed:
                 self._waiting.clear()
                 self._busy = False
             return
-        with self._changed:
-            self._thread = thread
 
     def quiet(self, timeout: float) -> bool:
         """Wait until all is said and the thread has ended; False if `timeout` seconds passed first."""
         with self._changed:
             if not self._changed.wait_for(lambda: not self._busy, timeout):
                 return False
-            thread = self._thread
+            thread = self.thread
         if thread is not None:
             thread.join()  # it has nothing left to do
         return True
 
     def _say_all(self) -> None:
+        with self._changed:
+            self.thread = current_thread()
         while True:
             with self._changed:
                 if not self._waiting:

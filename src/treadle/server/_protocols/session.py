@@ -93,7 +93,7 @@ class Connection:
         self._reading = TransferLimit("read", limits.read_timeout, limits.min_read_rate, limits.min_rate_grace)
         self._writing = TransferLimit("write", limits.write_timeout, limits.min_write_rate, limits.min_rate_grace)
         self._rest = bytearray()  # read, and not taken
-        self._before = 0  # bytes of it when the handler was called
+        self._took = False  # the handler has taken some of it, or of what was read in this call
         self._paused = False  # `pause` was called, in this call of the handler
         self._ended = False  # it was told of the end
         self._closed = False
@@ -114,6 +114,7 @@ class Connection:
             OSError: the client is gone.
             ValueError: `most` is less than 1.
         """
+        self._took = True
         if checks.integer("most", most, least=1) and not self._rest:
             return self._read(most)
         data = bytes(self._rest[:most])
@@ -136,6 +137,7 @@ class Connection:
             raise self._gone
         data = bytes(self._rest[:size])
         del self._rest[:size]
+        self._took = self._took or size > 0
         return data
 
     def readline(self) -> bytes:
@@ -158,6 +160,7 @@ class Connection:
         if len(line.removesuffix(b"\n")) > self._most:
             raise MessageTooLong(self._most)
         del self._rest[:end]
+        self._took = True
         return line
 
     def sendall(self, data: bytes | bytearray | memoryview) -> None:
@@ -222,9 +225,10 @@ class Connection:
 
         Until then it holds no thread. The client's end is something to read, too: `recv` returns b"" then, once, and
         also when the client is gone. What was read and not taken is kept; if there is some, the handler is called again
-        after others had their turn. A connection that pauses is idle: `Limits.idle_timeout`, `max_age`, a stop of the
-        server or an eviction close it without a word to the handler. It is closed as well if the handler returns
-        something else, has called `close`, or was told of the end before. A `with conn:` around it does not close.
+        after others had their turn; or when more has come, if it has taken nothing. A connection that pauses is idle:
+        `Limits.idle_timeout`, `max_age`, a stop of the server or an eviction close it without a word to the handler. It
+        is closed as well if the handler returns something else, has called `close`, or was told of the end before. A
+        `with conn:` around it does not close.
         """
         self._paused = True
         return PAUSE
@@ -235,18 +239,21 @@ class Connection:
         for data in waiting:
             self._rest += data
         waiting.clear()
-        self._before, self._paused = len(self._rest), False
+        self._took = self._paused = False
 
     def _pauses(self, returned: object) -> bool:
-        """Whether the handler, which has returned, is to be called again; soon, if there is something to read now."""
+        """Whether the handler, which has returned, is to be called again; soon, if there is something to read now.
+
+        Who has taken nothing waits for more, or it would be called for ever.
+        """
         if returned is not PAUSE or not self._paused or self._closed:
             return False
         intake = self._connection.intake
-        if (self._ended or intake.ended) and len(self._rest) in (0, self._before):  # or it would be called for ever
-            return False
-        if self._rest:
+        if self._rest and self._took:
             intake.waiting.append(b"")  # what is read stays here, or each call would copy all of it
-        return True
+        elif len(self._rest) > self._most:
+            raise MessageTooLong(self._most)
+        return bool(intake.waiting) or not (self._ended or intake.ended)
 
     def _collect(self, enough: Callable[[int], bool]) -> bool:
         """Read until `enough(bytes searched before)`; False: the client ended before."""

@@ -499,6 +499,6 @@ class Driver:
         """
         connections = self.io.connections()
         self.leadership.forget_threads()
+        self.loop.forget_threads()  # first: it gives up its lock, which another thread may have had, and nobody is told
         for conn in connections:
             conn.abandon()
-        self.loop.forget_threads()

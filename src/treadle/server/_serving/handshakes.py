@@ -3,7 +3,8 @@
 A step computes for a millisecond or so, and the leader takes it inline; if it takes longer, the lead moves on, as with
 a handler. But a step may also run code of the user's that blocks (a callback for the server's name, a look at the
 client's certificate in a database), and the fallback leader, who leads when all threads are busy, has nobody to take
-over. So once a step has blocked, the next ones are tasks of the pool, until several in a row were quick.
+over. So once a step has blocked, the next ones are tasks of the pool, until several in a row were quick; and the
+fallback leader takes none that may block for the first time.
 """
 
 from __future__ import annotations
@@ -91,20 +92,27 @@ class Handshakes:
         self.reaper = reaper
         self.opened = opened
         self.probation = 0  # steps to come that are the pool's; from any thread, and off by one at worst
+        self.inside: list[None] = []  # an entry for each step that a leader takes, or did when it lost the lead
 
     def step(self, conn: ClientConnection, lead: Lead | None) -> bool:
         """Go on with a handshake; False if the lead was lost over it."""
-        if self.probation:
+        if self.probation or (lead is None and self.may_block(conn)):
             self.delegate(conn)
             return True
         slot: list[ClientConnection] = lead.slot if lead is not None else []
         self.leadership.begin(slot, conn)
+        self.inside.append(None)
         outcome = self.take_step(conn)
+        self.inside.pop()
         if not take(slot):
             self.io.give_back(conn, partial(self.come_back, conn, outcome))
             return False
         self.done(conn, outcome)
         return True
+
+    def may_block(self, conn: ClientConnection) -> bool:
+        """Whether a step may do more than compute: it calls for the server's name, or another one has not come back."""
+        return bool(self.inside) or cast(ssl.SSLSocket, conn.sock).context.sni_callback is not None
 
     def take_step(self, conn: ClientConnection) -> int | Exception:
         """Take it, in whichever thread, and learn from how long it takes; return what `shake_hands` does, or raises."""

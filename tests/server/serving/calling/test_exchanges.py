@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import ssl
 import threading
 import time
@@ -17,9 +18,21 @@ from typing import Any
 import pytest
 
 from certificates import Authority
+from socketservers import until
 from tcp import PATIENCE, ask, client, driver_of, receive, receive_all
 from treadle import Pool
-from treadle.server import CloseConnection, FileRange, Limits, Lines, MessageEvent, Messages, Observer, Peer, Server
+from treadle.server import (
+    CloseConnection,
+    FileRange,
+    Limits,
+    Lines,
+    MessageEvent,
+    Messages,
+    Observer,
+    Peer,
+    Server,
+    TakeOver,
+)
 from treadle.server._protocols.protocol import Answer
 from treadle.server._serving.calling.exchanges import Exchange
 from treadle.server._transport.sending.outbox import UNTOLD
@@ -392,6 +405,95 @@ def test_a_list_of_a_class_of_the_users_harms_nobody(answer: Any, caplog: pytest
                 receive_all(sock)
                 assert protocol.next()[0] == b"x"
         assert server.snapshot().closed_by.get("thread_killed", 0) == 0
+
+
+@pytest.mark.parametrize("pool", ["own", "given", "given, and full"])
+@pytest.mark.parametrize("timeout", [60.0, None])
+def test_a_stop_waits_until_all_is_told(pool: str, timeout: float | None) -> None:
+    """As it waits for handlers: what a program notes of each message is not lost when it ends."""
+    entered, leave = Event(), Event()
+
+    class Slow(Told):
+        def over(self, message: bytes, sent: int, error: BaseException | None) -> None:
+            entered.set()
+            leave.wait(PATIENCE)
+            super().over(message, sent, error)
+
+    protocol = Slow(lambda line, peer: LARGE)
+    given = None if pool == "own" else Pool(1, queue_size=0 if "full" in pool else 100)
+    server = Server(protocol, "127.0.0.1:0", pool=given, max_workers=1 if given is None else None).start()
+    try:
+        with client(server) as sock:
+            sock.sendall(b"line\n" * 50)
+            assert receive(sock, 1000)
+        assert entered.wait(PATIENCE)
+        stopper = threading.Thread(target=server.stop, args=(timeout,))
+        stopper.start()
+        until(lambda: server.snapshot().state == "stopped")
+        leave.set()
+        stopper.join(PATIENCE)
+        assert not stopper.is_alive()
+        assert protocol.told.qsize() == 50
+    finally:
+        leave.set()
+        server.stop(0)
+        if given is not None:
+            given.shutdown()
+
+
+def test_who_tells_may_stop_the_server_and_does_not_wait_for_it() -> None:
+    taken = Queue[int]()
+
+    class Stopping(Told):
+        def over(self, message: bytes, sent: int, error: BaseException | None) -> None:
+            taken.put(server.stop(None))
+            super().over(message, sent, error)
+
+    protocol = Stopping(lambda line, peer: line)
+    server = Server(protocol, "127.0.0.1:0", max_workers=1).start()
+    driver = driver_of(server)
+    with client(server) as sock:
+        assert ask(sock, b"line\n", 4) == b"line"
+        assert taken.get(timeout=PATIENCE) == 0
+    exchanges = driver.handlers.calls.exchanges
+    assert exchanges is not None
+    exchanges.teller.tell(lambda: taken.put(server.stop(None)))  # when the pool is closed
+    assert taken.get(timeout=PATIENCE) == 0
+    server.stop()
+    assert protocol.next() == (b"line", 4, "")
+
+
+def test_a_takeover_that_is_refused_is_told_to_be() -> None:
+    protocol = Told(lambda line, peer: TakeOver(lambda conn: None, b"first\n"))
+    with served(protocol) as server, client(server) as sock:
+        sock.sendall(b"take\nmore\n")
+        assert receive_all(sock) == b""
+        told = sorted(protocol.next() for _ in range(2))
+    assert told == [(b"more", 0, "ConnectionAbortedError"), (b"take", 0, "ConnectionAbortedError")]
+
+
+@pytest.mark.parametrize("last", ["large", "file"])
+def test_an_answer_that_was_taken_whole_is_told_so_whatever_becomes_of_the_next(last: str, tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(LARGE)
+
+    def handle(line: bytes, peer: Peer) -> Any:
+        if line == b"small":
+            return b"small\n"
+        if last == "large":
+            return LARGE
+        answer = FileRange(path.open("rb"))
+        os.truncate(path, 0)
+        return answer
+
+    protocol = Told(handle)
+    with served(protocol) as server:
+        with client(server) as sock:
+            sock.sendall(b"small\nsmall\nlast\n")
+            assert receive(sock, 12) == b"small\n" * 2
+            first = [protocol.next() for _ in range(2)]  # while the last is under way
+        assert protocol.next()[::2] == (b"last", "ConnectionAbortedError")
+    assert first == [(b"small", 6, "")] * 2
 
 
 def test_a_stop_does_not_wait_for_an_over_that_blocks() -> None:

@@ -165,6 +165,8 @@ class Calls:
             return
         if rest is None:
             conn.ending.closing, conn.ending.why = True, "framing"
+            if conn.peer.exchange is not None:
+                conn.peer.exchange.fail(conn.ending.why)
             throttle = self.throttles.of("take over")
             if throttle.begins():
                 said = "%s: closed, for it has sent messages behind the one that was answered with a TakeOver%s"

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from contextvars import Context
 from functools import partial
 from math import inf
+from threading import Condition
 from typing import TYPE_CHECKING, Any
 
 from treadle._base import clock
@@ -218,6 +219,8 @@ class Exchanges:
         self.throttles = io.throttles
         self.name = name
         self.teller = Teller(inf)  # as many as there are messages whose clients wait
+        self.changed = Condition()  # guards what follows
+        self.late = 0  # messages that are over, of which another thread is to tell
 
     def begin(self, conn: ClientConnection, message: Any, context: Context) -> Exchange:
         """The handler of `message` is about to be called."""
@@ -281,6 +284,8 @@ class Exchanges:
         exchange.context = exchange.context.copy()  # in which the next message may be handled meanwhile
         with self.loop.lock:
             conn.outbox.untold += 1
+        with self.changed:
+            self.late += 1
         self.enter(conn, exchange)
 
     def enter(self, conn: ClientConnection, exchange: Exchange) -> None:
@@ -297,3 +302,12 @@ class Exchanges:
             conn.outbox.untold -= 1
             if conn.outbox.untold == UNTOLD - 1 and not self.loop.over:
                 self.loop.post(partial(self.io.resume, conn))
+        with self.changed:
+            self.late -= 1
+            if not self.late:
+                self.changed.notify_all()
+
+    def quiet(self, timeout: float | None) -> bool:
+        """Wait until the protocol was told of all that is over; False if `timeout` seconds passed first."""
+        with self.changed:
+            return self.changed.wait_for(lambda: not self.late, timeout)
