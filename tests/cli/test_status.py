@@ -185,3 +185,26 @@ def test_a_log_line_that_comes_at_the_end_does_not_bring_the_live_line_back(monk
     shown = b"".join(pieces).decode()
     assert "late" in shown
     assert shown.rindex("threads 1/4") < shown.index("stopped")
+
+
+class Pieces(io.RawIOBase):
+    """Keeps what each write was given."""
+
+    def __init__(self) -> None:
+        self.written: list[bytes] = []
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        if data:
+            self.written.append(bytes(data))
+        return len(data)
+
+
+def test_what_is_said_is_written_in_one_piece(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or two processes would write one line, where Python keeps nothing back (PYTHONUNBUFFERED)."""
+    pieces = Pieces()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(pieces, write_through=True))  # type: ignore[type-var]  # it wants no more
+    status_module.say("stopped")
+    assert pieces.written == [b"stopped\n"]

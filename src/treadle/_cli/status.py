@@ -216,7 +216,8 @@ def say(text: str) -> None:
     # another encoding is wanted.
     stream = getattr(sys.stdout, "rich_proxied_file", sys.stdout)
     try:
-        print(text, file=stream, flush=True)
+        # In one piece, or other processes may come between: where nothing is buffered, print writes each by itself.
+        print(f"{text}\n", end="", file=stream, flush=True)
     except BrokenPipeError:
         lead_nowhere(sys.stdout)
     except OSError as error:  # the disk that it leads to is full; later lines may find room
