@@ -41,6 +41,7 @@ from treadle.server import (
     Session,
 )
 from treadle.server._accept.listen import open_listeners
+from treadle.server._server import LAST_WORDS
 
 
 def checking() -> ssl.SSLContext:
@@ -747,6 +748,18 @@ def test_what_still_runs_at_the_end_is_told_once_however_often_it_is_stopped(cap
         lines = [line for line in caplog.messages if "still runs" in line]
         held.gate.set()
     assert lines == ["Held: 1 handler still runs 0.5 s after the stop, and left behind: Held"]
+
+
+def test_who_tells_what_still_runs_is_given_time_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is known only when the time for the pool is over, and the process may end right behind."""
+    held, given = Held(), list[float]()
+    with Server(Messages(held), "127.0.0.1:0", max_workers=2) as server, client(server) as sock:
+        monkeypatch.setattr(server._teller, "quiet", given.append)
+        sock.sendall(b"x")
+        assert held.inside.wait(PATIENCE)
+        assert server.stop(0.0) == 1
+        held.gate.set()
+    assert given[0] == LAST_WORDS
 
 
 def test_a_pool_that_was_handed_over_is_closed_when_the_server_cannot_start() -> None:

@@ -341,7 +341,7 @@ class Server:
             group.join(until)
             group.quiet(until)  # while the pool has threads for it
         self._pool_over(until)
-        self._teller.quiet(max(0.0, soon - clock.now()))
+        self._teller.quiet(LAST_WORDS)  # who is left behind is told only now, and the process may end next
         return 0 if group is None else group.tally.cut
 
     def _pool_over(self, until: float) -> None:
