@@ -234,11 +234,36 @@ def test_a_worker_that_is_tied_up_in_it_no_longer_counts_as_free() -> None:
         post = Post(pool._task_dispatcher)
         pool._task_dispatcher.add_idle(post)
         assert post.began.wait(PATIENCE)
-        pool._task_dispatcher.idle_is_over(post)
+        pool._task_dispatcher.idle_is_lost(post)
         with pytest.raises(PoolFull):
             pool.submit(abs, -1)
         assert post.preemptions == 0
         post.told.set()
+
+
+def test_another_is_preempted_where_the_worker_that_was_called_back_is_tied_up() -> None:
+    """It was so before it was called, as a leader that has just begun to run a handler."""
+
+    class Tied(Post):
+        __slots__ = ()
+
+        def preempt(self) -> None:
+            self.preemptions += 1
+
+    with Pool(2) as pool:
+        free, tied = Post(pool._task_dispatcher), Tied(pool._task_dispatcher)
+        for post in (free, tied):
+            assert pool._task_dispatcher.add_idle(post)
+            assert post.began.wait(PATIENCE)
+        waits = pool.submit(abs, -1)
+        assert (free.preemptions, tied.preemptions) == (0, 1)
+        pool._task_dispatcher.idle_is_lost(tied)
+        try:
+            assert waits.result(PATIENCE) == 1
+        finally:
+            free.told.set()
+            tied.told.set()
+        assert (free.preemptions, tied.preemptions) == (1, 1)
 
 
 def test_a_worker_survives_that_comes_back_because_it_was_preempted(caplog: pytest.LogCaptureFixture) -> None:

@@ -1463,12 +1463,22 @@ class Dispatcher:
         return None if self.workers.may_grow() else False
 
     def idle_is_over(self, task: IdleTask) -> None:
-        """Note that `task` is over, or that its worker is tied up in it and no longer counts as free."""
+        """Note that `task` is over."""
         self._do(self._idle_is_over, task)
 
     def _idle_is_over(self, task: IdleTask) -> None:
         self.workers.idle_tasks.is_over(task)
         self.workers.recount()
+
+    def idle_is_lost(self, task: IdleTask) -> None:
+        """Note that the worker of `task` is tied up in it; if it was called back, another one is in its place."""
+        self._do(self._idle_is_lost, task)
+
+    def _idle_is_lost(self, task: IdleTask) -> None:
+        called = task not in self.workers.idle_tasks.running  # for a task that waits for it
+        self._idle_is_over(task)
+        if called:
+            self._see_to_it()
 
     def look_again(self) -> None:
         """Look whether a task may be taken, for there are orders that let some be taken after a time."""

@@ -26,7 +26,7 @@ _log = logging.getLogger("treadle")
 
 class _Pool(Protocol):
     def idle_is_over(self, task: IdleTask) -> None:
-        """Note that `task` is over, or that its worker is tied up in it and no longer counts as free."""
+        """Note that `task` is over."""
 
 
 class IdleTask(InternalTask):

@@ -206,7 +206,7 @@ class Leadership:
                 self.loop.post(partial(self.pump, conn))
             self.lead = None
             self.vacant = True
-        self.dispatcher.idle_is_over(lead)
+        self.dispatcher.idle_is_lost(lead)
         if self.levels is not None:
             with self.dispatcher.lock:  # it may have come back meanwhile, and be over
                 self.levels.hold(lead, lead.level)
