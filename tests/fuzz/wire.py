@@ -7,6 +7,7 @@ import os
 import random
 import socket
 import ssl
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -257,6 +258,7 @@ class SecureWire(Wire):
         super().__init__(net, client)
         self.plain = bytearray()  # decrypted, and not taken
         self.flights = net.dice.randrange(1, 4)  # of the handshake, still to come
+        self.context = SimpleNamespace(sni_callback=net.dice.choice([None, print]))  # which is never called
         self.greeted = False
         self.shaken = False  # the handshake is done
 
