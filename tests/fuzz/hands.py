@@ -66,7 +66,7 @@ class Hands:
         self.idle_tasks.append(task)
         return not self.tasks and self.idle > 0
 
-    def idle_is_over(self, task: Any) -> None:
+    def idle_is_lost(self, task: Any) -> None:
         """Note that an idle task is over."""
         self.stage.step()
         if task in self.running:

@@ -87,10 +87,10 @@ def test_quick_steps_are_the_leaders_and_after_one_that_blocked_they_are_the_poo
         assert steps.inline == [True]
 
 
-def waits_for_a_thread(server: Server) -> None:
-    """Wait until a handshake is the pool's, which has no thread for it; the fallback leader is not held up by that."""
+def wait_for_a_thread(server: Server, count: int) -> None:
+    """Wait until so many handshakes are the pool's, which has no more threads; the fallback leader is not held up."""
     driver = driver_of(server)
-    until(lambda: State.HANDSHAKE_BUSY in [conn.state for conn in driver.io.connections()])
+    until(lambda: [conn.state for conn in driver.io.connections()].count(State.HANDSHAKE_BUSY) == count)
     turned = threading.Event()
     driver.loop.post(turned.set)
     assert turned.wait(PATIENCE), "the fallback leader is held up"
@@ -121,7 +121,7 @@ def test_while_all_threads_are_busy_a_step_that_calls_for_the_servers_name_waits
 
         late = threading.Thread(target=talk)
         late.start()
-        waits_for_a_thread(server)
+        wait_for_a_thread(server, 1)
         assert len(steps.inline) == asked
         gate.set()
         late.join(PATIENCE)
@@ -153,7 +153,7 @@ def test_while_a_step_has_not_come_back_the_fallback_leader_takes_none(
             assert inside.wait(PATIENCE)
             until(lambda: driver_of(server).leadership.lead is None)
             talkers[1].start()
-            waits_for_a_thread(server)
+            wait_for_a_thread(server, 2)
         finally:
             gate.set()
         for talker in talkers:
