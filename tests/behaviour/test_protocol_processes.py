@@ -177,6 +177,6 @@ def test_who_is_late_is_told_so_by_each_and_a_handler_that_never_ends_keeps_none
             assert ask(sock, post(b"file"), 5) == b"file\n"
             sock.close()
         family.program.send(signal.SIGTERM)
-        lost = [("list", 0, "ConnectionAbortedError")] * 2  # behind that whose handler never ends, so it is never over
+        lost = [(body, 0, "ConnectionAbortedError") for body in ("hold", "list")] * 2  # also of whom never ends
         assert told_in(family.ends_in_order()) == sorted(in_order([b"bytes", b"file"] * 2) + lost)
         assert family.program.output.count("1 handler still runs") == 2

@@ -67,6 +67,10 @@ class Hands:
         return not self.tasks and self.idle > 0
 
     def idle_is_lost(self, task: Any) -> None:
+        """Note that the worker of an idle task is tied up in it."""
+        self.idle_is_over(task)
+
+    def idle_is_over(self, task: Any) -> None:
         """Note that an idle task is over."""
         self.stage.step()
         if task in self.running:

@@ -68,6 +68,8 @@ class Calls:
         if over is not None and protocol.converse is None:
             self.exchanges = Exchanges(over, dispatcher, io, protocol.name)
             io.unhandled = self.unhandled
+            if self.overdue is not None:
+                self.overdue.exchanges = self.exchanges
         self.failures = 0
 
     def run_handler(self, conn: ClientConnection, message: Any, before: Answers) -> Any:
@@ -82,8 +84,6 @@ class Calls:
             return answer if type(answer) is bytes else self.prepared(conn, message, answer, context, before.send)
         except BaseException as error:
             answer = self.failed(conn, error)
-            if answer is TAKEN and exchange is not None and self.exchanges is not None:
-                self.exchanges.end(conn, exchange)
             return answer
         finally:
             if exchange is not None:

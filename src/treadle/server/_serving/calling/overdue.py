@@ -25,6 +25,7 @@ from treadle.server._serving.calling.answers import let_go
 if TYPE_CHECKING:
     from treadle._base.log_throttle import LogThrottles
     from treadle.server._protocols.protocol import Protocol
+    from treadle.server._serving.calling.exchanges import Exchanges
     from treadle.server._transport.connection import ClientConnection
     from treadle.server._transport.io import ConnectionIO
     from treadle.server._transport.peer import Peer
@@ -90,7 +91,10 @@ class Overdue:
 
     Attributes:
         running: handlers that run now, without their connection. Changed with the loop's lock held.
+        exchanges: tells the protocol what becomes of its messages; None: it does not ask.
     """
+
+    exchanges: Exchanges | None = None
 
     def __init__(self, io: ConnectionIO, protocol: Protocol, seconds: float, throttles: LogThrottles) -> None:
         self.io = io
@@ -175,9 +179,9 @@ class Overdue:
             if not claim.take():
                 return True
             self.running += 1
-            earlier = conn.outbox.batch
-            if conn.peer.exchange is not None:  # of which the thread tells, once it has the lock
-                conn.peer.exchange.fail(WHY)
+            earlier, exchange = conn.outbox.batch, conn.peer.exchange
+            if exchange is not None:
+                exchange.fail(WHY)
             conn.hand_back()
         self.tell(conn, claim, stack)
         if earlier is not None:
@@ -192,6 +196,8 @@ class Overdue:
             self.io.give_up(conn, WHY)
         else:
             self.io.dismiss(conn, told, WHY)
+        if exchange is not None and self.exchanges is not None:
+            self.exchanges.end_elsewhere(conn, exchange)  # now: the handler may never return
         return True
 
     def tell(self, conn: ClientConnection, claim: Claim, stack: traceback.StackSummary) -> None:
