@@ -86,7 +86,7 @@ class Judge:
             return
         paused = wire.client.paused
         something = (
-            (paused and paused._rest)
+            (paused and paused._rest and paused._took)
             or wire.incoming
             or conn.intake.waiting
             or conn.outbox.pieces

@@ -280,6 +280,17 @@ class StageCondition:
         if self.waiting:
             self.waiting.pop(0).append(None)
 
+    def notify_all(self) -> None:
+        """Wake all."""
+        while self.waiting:
+            self.notify()
+
+    def __enter__(self) -> None:
+        self.lock.__enter__()
+
+    def __exit__(self, *error: object) -> None:
+        self.lock.__exit__()
+
 
 class StageMail:
     """A plain lock, as `allocate_lock` gives it, that is released to wake somebody."""

@@ -394,6 +394,7 @@ class World(Judge):
             (spools, "Lock", lambda: StageLock(stage)),
             (spools, "Condition", StageCondition),
             # What is left to be told at the end is told at once, for no thread of a world comes after that.
+            (exchanges, "Condition", lambda: StageCondition(StageLock(stage))),
             (exchanges, "Teller", lambda most: SimpleNamespace(tell=lambda say: say(), thread=None)),
             *((module, "UNTOLD", self.untold) for module in (exchanges, outboxes, services)),
             (groups, "_loops_wanted", lambda dispatcher: count),
