@@ -199,6 +199,26 @@ def test_more_threads_are_allowed_and_only_as_many_started_as_tasks_wait(waiting
         assert all(task.result(30) for task in tasks)
 
 
+def test_of_two_who_find_that_a_thread_is_missing_one_starts_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    start, entered = Dispatcher._start_worker, list[Dispatcher]()
+
+    def start_late(self: Dispatcher, **options: Any) -> Any:
+        if not entered:
+            entered.append(self)
+            self.grow()  # as another thread does meanwhile
+        return start(self, **options)
+
+    with Pool(1) as pool:
+        held = hold(pool, 1)
+        waits = pool.submit(held.gate.wait, 30)
+        monkeypatch.setattr(Dispatcher, "_start_worker", start_late)
+        pool.resize(6)
+        assert entered == [pool._task_dispatcher]
+        assert pool.snapshot().threads == 2
+        held.let_go()
+        assert waits.result(30)
+
+
 @pytest.mark.parametrize("queue_size", [0, 2])
 def test_more_threads_let_callers_in_that_wait_for_room(queue_size: int) -> None:
     with Pool(1, queue_size=queue_size) as pool:

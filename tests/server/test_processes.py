@@ -237,7 +237,7 @@ main(1, serve, drain_timeout=3600.0)
 
 def test_a_child_that_stays_stopped_is_killed_and_the_others_say_how_it_ended(tmp_path: Path) -> None:
     source = """
-processes.GRACE = 0.05
+processes.GRACE = 1.0  # seconds in which it stops again, however busy the machine is
 
 def serve(listeners, lifeline):
     if first_alone("stopped"):

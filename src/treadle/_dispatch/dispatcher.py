@@ -1274,7 +1274,7 @@ class Dispatcher:
         """Start the threads that are missing, as far as they can be had; if not, the next submit tries again."""
         while self.entrance.growing and self._do(self._misses_thread):
             try:
-                if not self._start_worker():
+                if not self._start_worker(if_missing=True):
                     return
             except RuntimeError:  # can't start new thread
                 return
@@ -1298,7 +1298,9 @@ class Dispatcher:
             return min(self.workers.min_workers, self.workers.max_workers)  # a limit may be lower at first
         return min(1, len(self.queue.throttled))  # who closed the pool waits for them
 
-    def _start_worker(self, *, needed: bool = False, beside_others: bool = False, expected: int = 0) -> Worker | None:
+    def _start_worker(
+        self, *, needed: bool = False, beside_others: bool = False, expected: int = 0, if_missing: bool = False
+    ) -> Worker | None:
         """Start one more worker; None if there may be none, or it cannot be had and others live.
 
         The thread has taken its seat before it comes up, and comes for nothing that a submit has not let in by then: so
@@ -1309,6 +1311,7 @@ class Dispatcher:
             needed: whether it is raised that none can be had, where none lives,
             beside_others: and where others live.
             expected: the thread that starts it for a task, before which is let in it is not to leave; 0: none.
+            if_missing: whether it is started only if one is missing still: several threads may have found that at once.
 
         Raises:
             RuntimeError: no thread can be started.
@@ -1320,7 +1323,7 @@ class Dispatcher:
         worker = Worker(self, self.state.claims(), partial(self.setup.main, self), self.exited, self.setup.prefix)
         before, HERE.starting = HERE.starting, worker
         try:
-            if not self._do(self._take_seat, worker, expected):
+            if not self._do(self._take_seat, worker, expected, if_missing):
                 del worker.thread  # never to be started, it would lead back to the worker
                 return None
             worker.thread.start()
@@ -1337,8 +1340,10 @@ class Dispatcher:
             HERE.starting = before
         return worker
 
-    def _take_seat(self, worker: Worker, expected: int) -> bool:
+    def _take_seat(self, worker: Worker, expected: int, if_missing: bool) -> bool:
         if not self.workers.may_grow() or self.state.broken is not None:
+            return False
+        if if_missing and not self._misses_thread():
             return False
         self.workers.take_seat(worker)
         worker.thread.name = f"{self.setup.prefix}{worker.number}"
@@ -1351,7 +1356,7 @@ class Dispatcher:
 
     def warm_up(self) -> None:
         """Start the threads that are to be kept warm; raise as `enter`."""
-        while self._do(self._misses_thread) and self._start_worker(needed=True, beside_others=True):
+        while self._do(self._misses_thread) and self._start_worker(needed=True, beside_others=True, if_missing=True):
             pass
 
     def arrive(self, worker: Worker) -> bool:
