@@ -306,9 +306,10 @@ def test_a_file_that_is_not_sent_to_its_end_is_closed(way: Way, big: Path, end: 
 
 
 def test_a_file_for_a_client_that_is_gone_is_closed(way: Way, big: Path) -> None:
-    gone, files = threading.Event(), list[Any]()
+    begun, gone, files = threading.Event(), threading.Event(), list[Any]()
 
     def handle(line: bytes, peer: Peer) -> Any:
+        begun.set()
         assert gone.wait(PATIENCE)
         files.append(big.open("rb"))
         return FileRange(files[0])
@@ -316,6 +317,7 @@ def test_a_file_for_a_client_that_is_gone_is_closed(way: Way, big: Path) -> None
     with way.serve(handle) as server:
         with way.client(server) as sock:
             sock.sendall(b"file\n")
+            assert begun.wait(PATIENCE)  # until then the connection may be busy with its handshake
             until(lambda: any(conn.busy for driver in _drivers(server) for conn in driver.io.connections()))
         for driver in _drivers(server):
             for conn in driver.io.connections():
