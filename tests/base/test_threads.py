@@ -3,14 +3,28 @@
 from __future__ import annotations
 
 import _thread
+import errno
+import faulthandler
 import select
+import tempfile
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 import treadle
-from treadle._base.threads import DAEMON, at_end_of, check_unpatched, made_anew, new_thread, start_thread
+from treadle._base import threads
+from treadle._base.threads import (
+    DAEMON,
+    at_end_of,
+    check_unpatched,
+    made_anew,
+    new_thread,
+    parse_dump,
+    stacks_of,
+    start_thread,
+)
 from treadle._tasks.scope import SCOPE
 from treadle.errors import PatchedTooLate
 
@@ -132,3 +146,127 @@ def test_a_module_is_made_anew_without_what_others_have_done_to_it(monkeypatch: 
 def test_what_cannot_be_made_anew_is_taken_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(select, "__spec__", None)
     assert made_anew(select) is select
+
+
+class Held:
+    """A thread that waits where it is known to be."""
+
+    def __init__(self) -> None:
+        self.inside, self.gate = threading.Event(), threading.Event()
+        self.thread = start_thread(lambda: self.descend(5), "treadle-held")
+        assert self.inside.wait(30)
+
+    def descend(self, depth: int) -> None:
+        if depth:
+            return self.descend(depth - 1)
+        self.inside.set()
+        assert self.gate.wait(30)
+        return None
+
+    def end(self) -> None:
+        self.gate.set()
+        self.thread.join(30)
+
+
+@pytest.fixture
+def held() -> Iterator[Held]:
+    held = Held()
+    yield held
+    held.end()
+
+
+@pytest.fixture(params=[True, False], ids=["frames", "dump"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Either way of looking at stacks, whatever this build needs."""
+    if request.param and not threads.WITH_GIL():
+        pytest.skip("no frame may be looked at without the GIL while its thread runs on")
+    monkeypatch.setattr(threads, "WITH_GIL", lambda: request.param)
+
+
+@pytest.mark.usefixtures("way")
+def test_the_stack_of_a_thread_is_told_outermost_call_first(held: Held) -> None:
+    stack = stacks_of([held.thread.ident])[held.thread.ident]
+    names = [frame.name for frame in stack]
+    assert names.count("descend") == 6
+    assert names[-1] == "wait"
+    assert names.index("run") < names.index("descend")
+    assert {frame.filename for frame in stack if frame.name == "descend"} == {__file__}
+    assert "assert self.gate.wait(30)" in "".join(stack.format())
+
+
+@pytest.mark.usefixtures("way")
+def test_no_more_than_the_innermost_calls_are_told(held: Held) -> None:
+    whole = [frame.name for frame in stacks_of([held.thread.ident])[held.thread.ident]]
+    few = [frame.name for frame in stacks_of([held.thread.ident], 3)[held.thread.ident]]
+    assert few == whole[-3:]
+
+
+@pytest.mark.usefixtures("way")
+def test_a_thread_that_has_ended_or_was_not_started_has_no_stack() -> None:
+    ended, new = start_thread(lambda: None, "treadle-ended"), new_thread(lambda: None, "treadle-new")
+    ended.join(30)
+    assert stacks_of([ended.ident, new.ident, None]) == {}
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "error"),
+    [
+        (tempfile, "TemporaryFile", OSError(errno.ENOSPC, "No space left on device")),
+        (faulthandler, "dump_traceback", ImportError("it cannot be imported in isolated sub-interpreters")),
+    ],
+)
+def test_without_a_dump_no_stack_is_told(
+    module: Any, name: str, error: Exception, held: Held, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> Any:
+        raise error
+
+    monkeypatch.setattr(threads, "WITH_GIL", lambda: False)
+    monkeypatch.setattr(module, name, fail)
+    assert stacks_of([held.thread.ident]) == {}
+
+
+def test_a_dump_is_read_with_the_names_of_threads_and_what_is_no_frame() -> None:
+    """As CPython 3.15 writes it: a name after the identity; and with files of quotes and blanks in their names."""
+    dump = [
+        "Thread 0x00007f10 [Thread-1 (run)] (most recent call first):\n",
+        '  File "/a "b" c.py", line 7 in inner\n',
+        '  File "/d.py", line 12 in <module>\n',
+        "\n",
+        "Thread 0x00007f20 (most recent call first):\n",
+        "  <no Python frame>\n",
+        "\n",
+        "Current thread 0x00007f30 (most recent call first):\n",
+        '  File "/e.py", line 1 in look\n',
+        "  ...\n",
+    ]
+    stacks = parse_dump(dump)
+    assert {
+        ident: [(frame.filename, frame.lineno, frame.name) for frame in stack] for ident, stack in stacks.items()
+    } == {
+        0x7F10: [("/d.py", 12, "<module>"), ('/a "b" c.py', 7, "inner")],
+        0x7F20: [],
+        0x7F30: [("/e.py", 1, "look")],
+    }
+
+
+def test_stacks_are_told_while_their_threads_run() -> None:
+    """Nothing of it may end the process, on a build without the GIL either."""
+    stop = threading.Event()
+
+    def descend(depth: int) -> None:
+        if depth:
+            descend(depth - 1)
+
+    def run() -> None:
+        while not stop.is_set():
+            descend(30)
+
+    running = [start_thread(run, f"treadle-running-{number}") for number in range(3)]
+    try:
+        for _ in range(200):
+            assert all(ident in {thread.ident for thread in running} for ident in stacks_of(t.ident for t in running))
+    finally:
+        stop.set()
+        for thread in running:
+            thread.join(30)

@@ -1,14 +1,25 @@
-"""Threads: the only place where treadle makes them."""
+"""Threads: the only place where treadle makes them, and where it looks at their stacks."""
 
 from __future__ import annotations
 
+import re
 import sys
 import threading
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterable
 from contextvars import Context
-from types import BuiltinFunctionType, ModuleType
+from itertools import islice
+from types import BuiltinFunctionType, FrameType, ModuleType
+from typing import TYPE_CHECKING
 
+from treadle._base.late import Late
 from treadle.errors import PatchedTooLate
+
+if TYPE_CHECKING:
+    import faulthandler
+    import tempfile
+else:
+    faulthandler, tempfile = Late("faulthandler"), Late("tempfile")
 
 __all__ = [
     "DAEMON",
@@ -19,6 +30,8 @@ __all__ = [
     "has_ended",
     "made_anew",
     "new_thread",
+    "parse_dump",
+    "stacks_of",
     "start_thread",
 ]
 
@@ -27,6 +40,11 @@ DAEMON = getattr(threading, "_daemon_threads_allowed", lambda: True)()
 
 GREENLETS = not isinstance(threading.get_ident, BuiltinFunctionType)
 """Whether threads were greenlets already when treadle was imported, as gevent and eventlet make them."""
+
+WITH_GIL: Callable[[], bool] = getattr(sys, "_is_gil_enabled", lambda: True)
+
+DUMPED_THREAD = re.compile(r"(?:Current thread|Thread) 0x([0-9a-f]+)\b.*")
+DUMPED_FRAME = re.compile(r'  File "(.*)", line (\d+) in (.*)')
 
 # Which locks there are, when treadle binds them. Private; but debuggers and profilers, which take threads for threads,
 # replace what is public, and what starts them.
@@ -127,3 +145,43 @@ def start_thread(target: Callable[[], object], name: str) -> threading.Thread:
     thread = new_thread(target, name)
     thread.start()
     return thread
+
+
+def stacks_of(idents: Iterable[int | None], most: int | None = None) -> dict[int | None, traceback.StackSummary]:
+    """Return where those of the threads are that run Python code, by their identities: each outermost call first.
+
+    At most so many calls of each, the innermost.
+
+    Without the GIL a frame must not be looked at while its thread runs on: that ends the process at times (CPython's
+    gh-152355). `faulthandler` stops all threads for as long as it writes, and tells of at most 100 of them, 100 calls
+    of each. There is none of it where the disk is full, nor in isolated sub-interpreters, which cannot import that.
+    """
+    if WITH_GIL():
+        frames = sys._current_frames()
+        return {ident: _extract(frames[ident], most) for ident in idents if ident in frames}
+    stacks: dict[int | None, traceback.StackSummary] = {}
+    try:
+        with tempfile.TemporaryFile("w+", encoding="ascii", errors="replace") as file:
+            faulthandler.dump_traceback(file)
+            file.seek(0)
+            dumped = parse_dump(file, most)
+    except (OSError, ImportError):
+        return stacks
+    return {ident: dumped[ident] for ident in idents if ident in dumped}
+
+
+def _extract(frame: FrameType, most: int | None) -> traceback.StackSummary:
+    frames = list(islice(traceback.walk_stack(frame), most))
+    return traceback.StackSummary.extract(reversed(frames), lookup_lines=False)
+
+
+def parse_dump(lines: Iterable[str], most: int | None = None) -> dict[int | None, traceback.StackSummary]:
+    """Return the stacks of a dump of `faulthandler`, by the threads' identities."""
+    stacks: dict[int | None, traceback.StackSummary] = {}
+    for line in lines:
+        if thread := DUMPED_THREAD.match(line):
+            stack = stacks[int(thread[1], 16)] = traceback.StackSummary()
+        elif (most is None or len(stack) < most) and (frame := DUMPED_FRAME.match(line)):
+            filename, lineno, name = frame.groups()
+            stack.insert(0, traceback.FrameSummary(filename, int(lineno), name, lookup_line=False))
+    return stacks

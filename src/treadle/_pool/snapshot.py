@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import logging
-import sys
-import traceback
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from treadle._base import clock
 from treadle._base.locks import locked
+from treadle._base.threads import stacks_of as stacks_of_threads
 from treadle._base.words import counted, log
 from treadle._tasks.future import PENDING, InternalTask, look_at
 from treadle.events import PoolSnapshot, WorkerSnapshot
 
 if TYPE_CHECKING:
-    from types import FrameType
+    from traceback import StackSummary
 
     from treadle._dispatch.dispatcher import Dispatcher, Task
     from treadle._dispatch.worker import Worker
@@ -86,16 +85,16 @@ def _look(worker: Worker) -> Callable[[], WorkerSnapshot]:
 def stacks_of(dispatcher: Dispatcher) -> str:
     """Return what each thread of the pool does now, with its task and its stack."""
     looks, idents, leaving = locked(dispatcher.lock, _copy_for_stacks, dispatcher)
-    frames = sys._current_frames()
+    stacks = stacks_of_threads(idents.values())
     parts = []
     for look in [look() for look in looks]:
         if look.task is None:
             parts.append(f"{look.name}: idle\n")
             continue
         overdue = f", overdue for {look.overdue:.3f} s" if look.overdue else ""
-        stack = _stack_in(frames, idents[look.name])
+        stack = _text_in(stacks, idents[look.name])
         parts.append(f"{look.name}: {look.task} for {look.seconds:.3f} s{overdue}\n{stack}")
-    parts += [f"{name}: leaving its thread_lifespan\n{_stack_in(frames, idents[name])}" for name in leaving]
+    parts += [f"{name}: leaving its thread_lifespan\n{_text_in(stacks, idents[name])}" for name in leaving]
     return "".join(parts)
 
 
@@ -107,9 +106,8 @@ def _copy_for_stacks(
     return _look_at(dispatcher), idents, _names_of_leaving(dispatcher)
 
 
-def _stack_in(frames: dict[int, FrameType], ident: int | None) -> str:
-    frame = frames.get(ident or 0)
-    return "" if frame is None else "".join(traceback.format_stack(frame))
+def _text_in(stacks: dict[int | None, StackSummary], ident: int | None) -> str:
+    return "".join(stacks[ident].format()) if ident in stacks else ""
 
 
 def _names_of_leaving(dispatcher: Dispatcher) -> list[str]:

@@ -9,14 +9,13 @@ returned or raised. From then on nothing of the connection is its own: its descr
 from __future__ import annotations
 
 import logging
-import sys
 import traceback
 from collections.abc import Callable, Iterator
 from threading import get_ident
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from treadle._base import clock
+from treadle._base.threads import stacks_of
 from treadle._base.words import log
 from treadle._tasks.scope import SCOPE, Scope
 from treadle.errors import DeadlineExceeded
@@ -216,12 +215,13 @@ def _nothing() -> None:
 
 def stack_of(ident: int) -> traceback.StackSummary:
     """Return the innermost part of the stack of a thread that runs a handler, which it begins with."""
-    frames: list[tuple[FrameType, int]] = []
-    frame = sys._current_frames().get(ident)
-    while frame is not None and frame.f_code is not Overdue.run.__code__ and len(frames) < FRAMES:
-        frames.append((frame, frame.f_lineno))
-        frame = frame.f_back
-    return traceback.StackSummary.extract(reversed(frames), lookup_lines=False)
+    stack = traceback.StackSummary(stacks_of([ident], FRAMES).get(ident, ()))
+    run = Overdue.run.__code__
+    for begin in range(len(stack) - 1, -1, -1):
+        if stack[begin].name == run.co_name and stack[begin].filename == run.co_filename:
+            del stack[: begin + 1]
+            break
+    return stack
 
 
 def text_of(stack: traceback.StackSummary) -> str:
