@@ -1,4 +1,4 @@
-"""Monotonic time, and the seam through which tests replace it."""
+"""Time, monotonic and the world's, and the seam through which tests replace it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from time import sleep as pause
 
 from treadle._base.threads import GREENLETS, made_anew
 
-__all__ = ["now", "now_ns", "pause", "read_clock", "thread_clock"]
+__all__ = ["now", "now_ns", "pause", "read_clock", "thread_clock", "wall"]
 
 
 # Where a test freezes time, as freezegun does, every name for a function of the module is given a fake, in all modules,
@@ -18,6 +18,7 @@ __all__ = ["now", "now_ns", "pause", "read_clock", "thread_clock"]
 _time = made_anew(time)
 now: Callable[[], float] = _time.monotonic
 now_ns: Callable[[], int] = _time.monotonic_ns
+wall: Callable[[], float] = _time.time
 
 
 def thread_clock() -> int | None:

@@ -11,6 +11,7 @@ from treadle.server._protocols.messages import Messages
 from treadle.server._protocols.protocol import Protocol
 from treadle.server._protocols.session import Connection, Session
 from treadle.server._protocols.takeover import TakeOver
+from treadle.server._protocols.wsgi.wsgi import WSGI
 from treadle.server._server import Server
 from treadle.server._snapshot import ServerSnapshot
 from treadle.server._socketserver.mixin import PoolMixIn
@@ -21,6 +22,7 @@ from treadle.server._transport.peer import Peer
 from treadle.server._transport.sending.file_range import FileRange
 
 __all__ = [
+    "WSGI",
     "Certificates",
     "CloseConnection",
     "Connection",

@@ -201,7 +201,7 @@ class Connection:
                 self._note(error, self._writing.end(since, sent - before, moved)[1])
             raise
 
-    def _say_last(self, answer: bytes) -> None:
+    def _say_last(self, answer: Any) -> None:
         """Send the last bytes, if the client still takes them."""
         try:
             self.sendall(answer)

@@ -84,6 +84,8 @@ class Ending:
             return True
         if intake.waiting or intake.more is not None:
             return False
+        if intake.farewell:  # which is an answer too
+            return False
         return self.closing or self.last or intake.ended or intake.farewell is not None or loop.draining
 
     def forget(self) -> None:

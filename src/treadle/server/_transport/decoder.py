@@ -5,26 +5,38 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol, TypeVar, final
 
-__all__ = ["MOST", "CloseConnection", "Decoder", "RawDecoder", "Reply"]
+from treadle.server._transport.sending.file_range import FileRange
+
+__all__ = ["MOST", "AnswerBroken", "CloseConnection", "Decoder", "RawDecoder", "Reply"]
 
 # Messages that are cut at once, at most, where they are generated; the rest is kept as it came, for a message of two
 # bytes takes forty. A guess.
 MOST = 64
 M_co = TypeVar("M_co", covariant=True)
+Last = (
+    bytes | bytearray | memoryview | FileRange | list[bytes] | list[bytes | FileRange] | tuple[bytes | FileRange, ...]
+)
 
 
 class CloseConnection(Exception):
     """Raised by a handler, or a framing, to end the connection after `answer` is sent. No failure, and not logged.
 
     Args:
-        answer: the last bytes for the peer.
+        answer: the last bytes for the peer. From a handler also a FileRange, or a list of bytes and FileRanges.
     """
 
-    def __init__(self, answer: bytes | bytearray | memoryview = b"") -> None:
-        if not isinstance(answer, (bytes, bytearray, memoryview)):
-            raise TypeError(f"answer={answer!r} is {type(answer).__name__}; allowed: bytes")
-        self.answer = bytes(answer)
+    def __init__(self, answer: Last = b"") -> None:
+        if isinstance(answer, (bytes, bytearray, memoryview)):
+            answer = bytes(answer)
+        elif not isinstance(answer, (FileRange, list, tuple)):
+            allowed = "bytes, a FileRange, or a list of these"
+            raise TypeError(f"answer={answer!r} is {type(answer).__name__}; allowed: {allowed}")
+        self.answer = answer
         super().__init__(self.answer)  # which can be pickled
+
+
+class AnswerBroken(Exception):
+    """Raised by a handler from what has broken its answer, and was logged: its connection is cut, as over that."""
 
 
 @final

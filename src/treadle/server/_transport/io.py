@@ -139,7 +139,7 @@ class ConnectionIO:
     def unfit(self, conn: ClientConnection, error: BaseException, before: Sequence[Any]) -> Sequence[Any]:
         """What `conn` sent makes no message: it is closed after what came `before`, which waits then. Return none."""
         intake = conn.intake
-        if isinstance(error, CloseConnection):
+        if isinstance(error, CloseConnection) and isinstance(error.answer, bytes):
             intake.farewell = error.answer
         else:
             conn.ending.why = "max_message" if isinstance(error, MessageTooLong) else "framing"

@@ -20,7 +20,7 @@ from treadle.server._serving.calling.exchanges import Exchanges
 from treadle.server._serving.calling.overdue import TAKEN, WHY, Exceeded, Overdue, TakenAway
 from treadle.server._transport.causes import CLOSED
 from treadle.server._transport.connection import ClientConnection, run_in
-from treadle.server._transport.decoder import CloseConnection, RawDecoder
+from treadle.server._transport.decoder import AnswerBroken, CloseConnection, RawDecoder
 from treadle.server._transport.observing.record import Arrival, Record
 
 if TYPE_CHECKING:
@@ -188,21 +188,28 @@ class Calls:
         conn.ending.closing = True
         if isinstance(error, CloseConnection):
             return error.answer
+        told = isinstance(error, AnswerBroken)
+        if told:
+            error = error.__cause__ or error
         if conn.record is not None:
             conn.record.fail(error)
         if conn.peer.exchange is not None:
             conn.peer.exchange.error = error
+        if told:
+            with self.loop.lock:
+                self.failures += 1
+            return None
         if self.overdue is not None and isinstance(error, DeadlineExceeded):
             if conn.outbox.filling is not None:  # the leader may be sending what was made so far
                 conn.ending.error = conn.ending.error or WHY
                 conn.tear()
                 return None
-            told = self.io.refusals.of(WHY, message) if not self.converses(conn) else None
-            if told is None:
+            word = self.io.refusals.of(WHY, message) if not self.converses(conn) else None
+            if word is None:
                 conn.give_up(WHY)
             else:
                 conn.ending.why = conn.ending.why or WHY
-            return told
+            return word
         if isinstance(error, MessageTooLong) and self.converses(conn):  # a client's fault, that Session has found
             self.io.tell_unfit(conn, error)
             return None

@@ -1,0 +1,105 @@
+"""Body: what a request carries, kept until all of it is there: in memory, and what is long in a file."""
+
+from __future__ import annotations
+
+import io
+import os
+import tempfile
+from typing import Any, BinaryIO
+
+from treadle.server._protocols.http.refused import Refused
+
+__all__ = ["EMPTY", "IN_MEMORY", "Body", "Empty"]
+
+IN_MEMORY = 512 * 1024  # bytes of one body that are kept in memory, at most
+
+
+class Empty(io.BytesIO):
+    """The body of a request that has none: one object for all, so nobody can close it, or write into it."""
+
+    def close(self) -> None:
+        """Do nothing."""
+
+    def seek(self, offset: int, whence: int = 0, /) -> int:
+        """Stay where it is: at the beginning, which is the end."""
+        return 0
+
+    def write(self, data: Any, /) -> int:
+        """Refuse."""
+        raise io.UnsupportedOperation("write")
+
+
+EMPTY = Empty()
+
+
+class _File(io.FileIO):
+    """A file that is closed, without a warning, when nobody has it any more."""
+
+    def __del__(self) -> None:
+        self.close()
+
+
+class Body:
+    """One body, as it comes. For one thread at a time.
+
+    Args:
+        most: bytes that it may have, see `WSGI(max_body=...)`.
+        folder: where its file is, if it needs one; None: where the system has temporary ones.
+    """
+
+    __slots__ = ("_file", "_folder", "_memory", "_most", "size")
+
+    def __init__(self, most: int, folder: str | os.PathLike[str] | None) -> None:
+        self._most = most
+        self._folder = folder
+        self._memory = bytearray()
+        self._file: io.FileIO | None = None
+        self.size = 0
+
+    def write(self, data: bytes) -> None:
+        """Keep `data` behind what came before.
+
+        Raises:
+            Refused: the body is longer than allowed, or the disk has no room for it.
+        """
+        self.size += len(data)
+        if self.size > self._most:
+            raise Refused(413, f"the body is longer than max_body allows, {self._most} bytes")
+        if self.size <= IN_MEMORY:
+            self._memory += data
+            return
+        try:
+            if self._file is None:
+                self._file = _open(self._folder)
+                self._write(self._memory)
+                self._memory = bytearray()
+            self._write(data)
+        except OSError as error:
+            self.drop()
+            raise Refused(507, f"the body cannot be kept: {error}") from error
+
+    def _write(self, data: bytes | bytearray) -> None:
+        with memoryview(data) as view:
+            written = 0
+            while written < len(view):
+                written += self._file.write(view[written:])  # type: ignore[union-attr]  # there is one by now
+
+    def open(self) -> BinaryIO:
+        """Return what reads it, and can seek; it is complete."""
+        if self._file is None:
+            return io.BytesIO(self._memory)
+        self._file.seek(0)
+        return io.BufferedReader(self._file)
+
+    def drop(self) -> None:
+        """Let go of it."""
+        self._memory = bytearray()
+        file, self._file = self._file, None
+        if file is not None:
+            file.close()
+
+
+def _open(folder: str | os.PathLike[str] | None) -> io.FileIO:
+    """Return a new file that has no name, or loses it at once."""
+    with tempfile.TemporaryFile(buffering=0, prefix="treadle-body-", dir=folder) as made:
+        return _File(os.dup(made.fileno()), "r+")

@@ -1,0 +1,1 @@
+"""WSGI (PEP 3333): requests to calls of an application, and what it returns to answers."""

@@ -1,0 +1,45 @@
+"""Faults: applications that fail, and what their clients are told."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from treadle._base.log_throttle import LogThrottles, kind_of
+from treadle._base.words import cut, log
+from treadle.errors import DeadlineExceeded
+from treadle.server._protocols.http.status import Beginnings, error_answer
+
+if TYPE_CHECKING:
+    from treadle.server._protocols.http.request import Request
+    from treadle.server._transport.peer import Peer
+
+__all__ = ["SHOWN", "Faults"]
+
+_log = logging.getLogger("treadle.wsgi")
+
+SHOWN = 200  # characters of a target, in a log
+
+
+class Faults:
+    """Logs what applications raise: once in ten seconds for each line that raises it. From any thread."""
+
+    def __init__(self, beginnings: Beginnings, throttles: LogThrottles) -> None:
+        self._beginnings = beginnings
+        self._throttles = throttles
+
+    def tell(self, request: Request, peer: Peer, error: BaseException, when: str = "failed") -> None:
+        """Log that the application has failed over `request`, and when."""
+        throttle = self._throttles.of("app", *kind_of(error))
+        if throttle.begins():
+            said = "%s: %s %s %s (request %s)%s"
+            what = (request.method, cut(request.target, SHOWN), when, request.id)
+            log(_log, logging.ERROR, said, str(peer), *what, throttle.rest, error=error)
+
+    def answer(self, request: Request, error: BaseException, *, closes: bool) -> bytes:
+        """Return what the client is told in place of the application's answer."""
+        status = 503 if isinstance(error, DeadlineExceeded) else 500
+        if request.entry is not None:
+            request.entry.status = status
+        head_only = request.method == "HEAD"
+        return error_answer(self._beginnings, status, close=closes, head_only=head_only, request_id=request.id)
