@@ -237,7 +237,7 @@ class Driver:
         """Begin to look after a connection that was accepted."""
         loop = self.loop
         loop.sources[conn.fd] = conn
-        conn.ending.loop = loop
+        conn.ending.loop, conn.ending.early = loop, self.handlers.calls.early
         if self.reception is not None:
             self.reception.receive(conn)
         loop.timers.look_at(conn, self.io.deadlines.of(conn)[0], loop.now)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from contextvars import Context
 from math import inf
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from treadle._dispatch.worker import current_worker
 from treadle.server._transport.decoder import RawDecoder
@@ -50,6 +50,16 @@ RECORD = 22  # bytes of a TLS record beside what it carries, at least (RFC 8446,
 RESET = struct.pack("ii", 1, 0)  # SO_LINGER with no time: the kernel forgets what is unsent, and sends RST
 
 
+class Early(Protocol):
+    """Sends what a handler has before it returns."""
+
+    def send_ahead(self, conn: ClientConnection, data: bytes, *, whole: bool) -> None:
+        """Send `data`; see `treadle.server._transport.peer.send_ahead`."""
+
+    def open_answer(self, conn: ClientConnection) -> Any:
+        """Begin the answer; see `treadle.server._transport.peer.open_answer`."""
+
+
 class Ending:
     """What has been decided about a connection's end.
 
@@ -63,9 +73,10 @@ class Ending:
         torn: the client has half of an answer, or may have, and is to see that.
         loop: who looks after it; None: nobody does yet, or any more.
         intake: what came of its peer; None: it is closed.
+        early: sends what a handler has before it returns; None: no handler does.
     """
 
-    __slots__ = ("closing", "error", "intake", "last", "looked", "loop", "torn", "why")
+    __slots__ = ("closing", "early", "error", "intake", "last", "looked", "loop", "torn", "why")
 
     def __init__(self, intake: Intake) -> None:
         self.intake: Intake | None = intake
@@ -76,6 +87,7 @@ class Ending:
         self.last = False
         self.looked = True
         self.torn = False
+        self.early: Early | None = None
 
     def is_near(self) -> bool:
         """Whether nothing is answered any more but the message at hand, as far as is decided and was read."""
@@ -88,9 +100,20 @@ class Ending:
             return False
         return self.closing or self.last or intake.ended or intake.farewell is not None or loop.draining
 
+    def send_ahead(self, fd: int, data: bytes, *, whole: bool) -> None:
+        """Send `data` while the handler runs; nothing if the connection is closed."""
+        loop, early = self.loop, self.early
+        if loop is not None and early is not None:
+            early.send_ahead(loop.sources[fd], data, whole=whole)
+
+    def open_answer(self, fd: int) -> Any:
+        """Begin the answer while the handler runs; None if the connection is closed."""
+        loop, early = self.loop, self.early
+        return None if loop is None or early is None else early.open_answer(loop.sources[fd])
+
     def forget(self) -> None:
         """The connection is closed; whoever keeps its Peer keeps nothing else of it."""
-        self.intake = self.loop = None
+        self.intake = self.loop = self.early = None
 
 
 class Timing:

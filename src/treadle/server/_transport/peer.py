@@ -8,7 +8,7 @@ import ssl
 from ipaddress import IPv6Address
 from typing import Any, Protocol
 
-__all__ = ["Peer", "foretell", "host_of", "text_of"]
+__all__ = ["Peer", "foretell", "host_of", "open_answer", "send_ahead", "text_of"]
 
 GONE = getattr(select, "POLLRDHUP", 0)  # what Linux tells of a peer that sends no more; 0: the system has no such thing
 
@@ -18,6 +18,12 @@ class Outlook(Protocol):
 
     def is_near(self) -> bool:
         """Whether the connection is closed after the answer at hand."""
+
+    def send_ahead(self, fd: int, data: bytes, *, whole: bool) -> None:
+        """Send `data` while the handler runs; see `send_ahead`."""
+
+    def open_answer(self, fd: int) -> Any:
+        """Begin the answer while the handler runs; see `open_answer`."""
 
 
 class Peer:
@@ -136,6 +142,32 @@ class Peer:
 def foretell(peer: Peer, outlook: Outlook) -> None:
     """Have `peer` tell by `outlook` whether its connection is about to be closed."""
     peer._outlook = outlook
+
+
+def send_ahead(peer: Peer, data: bytes, *, whole: bool = False) -> None:
+    """Send `data` behind all before it, while the handler of a message runs, whose answer follows.
+
+    For the thread that runs it, and a protocol with `sends_ahead`.
+
+    Args:
+        whole: it is the answer itself; nothing follows it.
+
+    Raises:
+        ClientLeft: the handler has had its time, and the client was told so.
+    """
+    if peer._outlook is not None:
+        peer._outlook.send_ahead(peer._sock.fileno(), data, whole=whole)
+
+
+def open_answer(peer: Peer) -> Any:
+    """Begin the answer to a message while its handler runs; return what its first pieces are added to.
+
+    The handler is to return an iterator of the others. For the thread that runs it, and a protocol with `sends_ahead`.
+
+    Raises:
+        ClientLeft: the handler has had its time, and the client was told so.
+    """
+    return None if peer._outlook is None else peer._outlook.open_answer(peer._sock.fileno())
 
 
 def _has_ended(fd: int, sock: socket.socket) -> bool:

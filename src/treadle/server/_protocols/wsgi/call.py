@@ -12,7 +12,8 @@ from treadle._base.words import brief
 from treadle.server._protocols.wsgi.files import FileWrapper
 from treadle.server._protocols.wsgi.names import HEADERS
 from treadle.server._transport.decoder import AnswerBroken, CloseConnection
-from treadle.server._transport.sending.file_range import FileRange
+from treadle.server._transport.peer import open_answer, send_ahead
+from treadle.server._transport.sending.spool import ClientLeft
 
 if TYPE_CHECKING:
     from treadle.server._protocols.http.request import Request
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from treadle.server._protocols.wsgi.names import Names
     from treadle.server._transport.peer import Peer
 
-__all__ = ["Call"]
+__all__ = ["Call", "Said"]
 
 STATUS = re.compile(r"[2-9][0-9]{2} [\t -~\x80-\xff]*")  # RFC 9112, section 4; 1xx are not final
 LENGTH = re.compile(r"[0-9]{1,18}")
@@ -29,6 +30,17 @@ PLAIN = bytes(byte for byte in range(256) if byte == 9 or (byte >= 32 and byte !
 JOINED = 1 << 16  # bytes of a body that is sent in one with its head; more are sent without being copied
 PIECES = "WSGI (PEP 3333) wants an iterable of bytes"
 ExcInfo = tuple[type[BaseException], BaseException, TracebackType]
+
+
+class Said:
+    """What all calls of one application have in common: how answers begin, fields' names, and who tells of faults."""
+
+    __slots__ = ("beginnings", "faults", "names")
+
+    def __init__(self, beginnings: Beginnings, names: Names, faults: Faults) -> None:
+        self.beginnings = beginnings
+        self.names = names
+        self.faults = faults
 
 
 class Call:
@@ -40,31 +52,31 @@ class Call:
     """
 
     __slots__ = (
-        "_beginnings",
-        "_faults",
+        "_chunked",
+        "_closes",
+        "_left",
         "_length",
         "_lines",
-        "_names",
         "_own",
-        "_written",
+        "_said",
+        "_spool",
         "peer",
         "request",
         "sent",
         "status",
     )
 
-    def __init__(self, request: Request, peer: Peer, beginnings: Beginnings, names: Names, faults: Faults) -> None:
+    def __init__(self, request: Request, peer: Peer, said: Said) -> None:
         self.request = request
         self.peer = peer
-        self._faults = faults
-        self._beginnings = beginnings
-        self._names = names
+        self._said = said
         self.status = ""
         self._lines: list[str] = []
         self._length: int | None = None  # of the body, as the application has said it
         self._own: tuple[str, ...] = ()  # fields of ours that the application has itself, in small letters
-        self._written: list[bytes] | None = None  # by `write`
+        self._closes = False
         self.sent = False
+        self._spool: Any = None  # what the beginning of the answer was added to, before the application has returned
 
     # -- what the application calls -----------------------------------------------------------------------------------
 
@@ -88,7 +100,7 @@ class Call:
             raise RuntimeError("start_response() was called twice; WSGI (PEP 3333) allows that with exc_info alone")
         if not isinstance(status, str) or STATUS.fullmatch(status) is None:
             raise _wrong_status(status)
-        names, lines = self._names, []
+        names, lines = self._said.names, list[str]()
         self._length, self._own = None, ()
         for header in headers:
             try:
@@ -112,12 +124,18 @@ class Call:
 
         Raises:
             TypeError: it is no bytes.
+        OSError: the client has left.
         """
         if type(data) is not bytes:
             raise TypeError(f"write() was given {brief(data)}, {type(data).__name__}; {PIECES}")
-        if self._written is None:
-            self._written = []
-        self._written.append(data)
+        if not data or self._has_no_body():
+            return
+        if self._spool is None:
+            begun = self._begin_pieces() + self._framed(data)
+            self._spool = open_answer(self.peer) or NOBODY
+            self._spool.add(begun)
+        else:
+            self._spool.add(self._framed(data))
 
     def _look_at(self, name: str, value: str, lines: list[str]) -> None:
         """Take a field that the server has to know."""
@@ -141,49 +159,47 @@ class Call:
             Exception: whatever the application raises, or it is not what WSGI wants.
         """
         kind = type(result)
-        if (kind is list or kind is tuple) and self._written is None:
-            return self.whole(result[0] if len(result) == 1 else _joined(result))
+        if (kind is list or kind is tuple) and self._spool is None:
+            return self._ended(self._whole(result[0] if len(result) == 1 else _joined(result)))
         return self._of_iterable(result)
 
-    def whole(self, body: bytes) -> Any:
-        """Return an answer whose body is all there."""
-        if type(body) is not bytes:
-            raise TypeError(f"the application returned a piece that is {type(body).__name__}; {PIECES}")
-        size = len(body)
-        if self._has_no_body():
-            body, length = b"", None if self.status.startswith("204") else self._length
-            if length is None and size and self.status[0] == "2" and not self.status.startswith("204"):
-                length = size  # of a HEAD, what a GET would get
-        else:
-            length = size
-            if self._length not in (None, size):
-                raise ValueError(f"Content-Length says {self._length}, and the body has {size} bytes")
-        closes = self.request.closes or self.peer.closing
-        head = self.head(length, closes)
+    def _ended(self, answer: Any) -> Any:
+        """Return `answer`, or raise CloseConnection with it if the connection ends there."""
         self.sent = True
-        answer: Any = head + body if size <= JOINED else [head, body]
-        if closes:
+        if self._closes:
             raise CloseConnection(answer)
         return answer
 
-    def head(self, length: int | None, closes: bool, framing: str = "") -> bytes:
-        """Return the head of the answer.
+    def _whole(self, body: bytes) -> Any:
+        """Return an answer whose body is all there."""
+        if type(body) is not bytes:
+            raise TypeError(f"the application returned a piece that is {type(body).__name__}; {PIECES}")
+        size = length = len(body)
+        if self._has_no_body():
+            return self._head(self._length_of_none(size))
+        if self._length not in (None, size):
+            raise ValueError(f"Content-Length says {self._length}, and the body has {size} bytes")
+        head = self._head(length)
+        return head + body if size <= JOINED else [head, body]
+
+    def _head(self, length: int | None, framing: str = "") -> bytes:
+        """Return the head of the answer, and decide whether the connection ends with it.
 
         Args:
             length: of its body; None: nothing is said of it.
-            closes: the connection ends with it.
-            framing: another line, which says how the body ends.
+            framing: how the body ends, if not by that: a line, or "" if it ends with the connection.
         """
         if not self.status:
             raise RuntimeError("start_response() was not called before the first piece of the answer (PEP 3333)")
-        lines = self._lines
+        request, lines = self.request, self._lines
+        self._closes = request.closes or self._closes or self.peer.closing
         if length is not None:
             lines.append(f"Content-Length: {length}\r\n")
         if framing:
             lines.append(framing)
-        if closes:
+        if self._closes:
             lines.append("Connection: close\r\n")
-        elif self.request.old:
+        elif request.old:
             lines.append("Connection: keep-alive\r\n")
         try:
             raw = "".join(lines).encode("latin-1")
@@ -192,126 +208,152 @@ class Call:
         if len(raw.translate(None, PLAIN)) != 2 * len(lines):  # there is a control character, or half an answer
             unfit = next(line for line in lines if len(line.encode("latin-1").translate(None, PLAIN)) != 2)
             raise ValueError(f"a header is {brief(unfit[:-2])}, with a control character (RFC 9110, section 5.5)")
-        begun = self._beginnings.of(self.status, clock.wall())
+        begun = self._said.beginnings.of(self.status, clock.wall())
+        if request.entry is not None:
+            request.entry.status = int(self.status[:3])
         return b"%b%b\r\n" % (_without(begun, self._own) if self._own else begun, raw)
 
     def _has_no_body(self) -> bool:
         """Whether the answer ends with its head (RFC 9112, section 6.3)."""
         return self.request.method == "HEAD" or self.status[:3] in ("204", "304")
 
+    def _length_of_none(self, size: int) -> int | None:
+        """Return what is said of the length of a body that is not sent, of which the application gave `size` bytes.
+
+        RFC 9110, section 8.6: nothing in a 204; else what a GET would get, if that is known.
+        """
+        if self.status.startswith("204"):
+            return None
+        return size or None if self._length is None and self.status[:3] != "304" else self._length
+
     # -- answers that are more than one piece -------------------------------------------------------------------------
 
     def _of_iterable(self, result: Any) -> Any:
-        """Return the answer whose pieces `result` gives; it is closed by then, or when they are sent."""
-        pieces: Iterator[Any] | None = None
+        """Return the answer whose pieces `result` gives; that is closed by then, or when they are sent."""
+        goes_on = False
         try:
-            if isinstance(result, FileWrapper) and (answer := self._of_file(result)) is not None:
-                return answer
-            first = next((piece for piece in self._written or () if piece), b"")
-            if self._written:
-                first, self._written = b"".join(self._written), None
+            if isinstance(result, FileWrapper) and self._spool is None:
+                answer = self._of_file(result)
+                if answer is not None:
+                    return self._ended(answer)
             iterator = iter(_iterable(result))
-            for piece in () if first else iterator:
-                if type(piece) is not bytes:
-                    raise TypeError(f"the application gave a piece that is {type(piece).__name__}; {PIECES}")
-                if piece:
-                    first = piece
-                    break
-            else:
-                if not first:
-                    return self.whole(b"")
-            if self._has_no_body():
-                return self.whole(first)
-            if self._length is not None and len(first) >= self._length:
-                return self._last(first, iterator)
-            pieces = self._stream(first, iterator, result)
-            return pieces
+            first = b"" if self._spool is not None else _next_of(iterator)
+            if self._spool is None and (not first or self._has_no_body() or len(first) == self._length):
+                answer = self._whole(first + _next_of(iterator) if first and not self._has_no_body() else first)
+                return self._ended(self._sent_before_close(answer, result))
+            head = self._begin_pieces() if self._spool is None else b""
+            goes_on = True
+            return self._pieces(head, first, iterator, result)
         finally:
-            if pieces is None and hasattr(result, "close"):
+            if not goes_on and hasattr(result, "close"):
                 self._close(result)
+
+    def _sent_before_close(self, answer: Any, result: Any) -> Any:
+        """Send `answer` now if closing `result` may take a while; return what is left of it to be sent."""
+        if type(answer) is not bytes or not hasattr(result, "close"):
+            return answer
+        send_ahead(self.peer, answer, whole=True)
+        return b""
 
     def _close(self, result: Any) -> None:
         """Close what the application has returned; its answer stands, whatever that raises."""
         try:
             result.close()
         except BaseException as error:
-            self._faults.tell(self.request, self.peer, error, "failed as what it had returned was closed")
-
-    def _last(self, first: bytes, iterator: Iterator[Any]) -> Any:
-        """Return an answer whose only piece is `first`, as its length says; look whether there is another."""
-        for piece in iterator:
-            if piece:
-                first += piece
-                break
-        return self.whole(first)
+            self._said.faults.tell(self.request, self.peer, error, "failed as what it had returned was closed")
 
     def _of_file(self, wrapper: FileWrapper) -> Any:
         """Return the answer that is a file, which the kernel is to send; None: it cannot."""
-        if self._written is not None or self._has_no_body():
-            return None
-        part = wrapper.range(self._length)
+        part = None if self._has_no_body() else wrapper.range(self._length)
         if part is None:
             return None
         try:
             if self._length not in (None, part.size):
                 raise ValueError(f"Content-Length says {self._length}, and the file has {part.size} bytes left")
-            closes = self.request.closes or self.peer.closing
-            answer: list[bytes | FileRange] = [self.head(part.size, closes), part]
+            return [self._head(part.size), part]
         except BaseException:
             part.drop()
             raise
+
+    def _begin_pieces(self) -> bytes:
+        """Return the head of an answer that is sent piece by piece."""
+        self._chunked = self._length is None and not self.request.old
+        self._closes = self._length is None and not self._chunked  # where nothing else can say that it has ended
+        self._left = self._length
         self.sent = True
-        if closes:
-            raise CloseConnection(answer)
-        return answer
+        return self._head(self._length, "Transfer-Encoding: chunked\r\n" if self._chunked else "")
 
-    def _stream(self, first: bytes, iterator: Iterator[Any], result: Any) -> Iterator[bytes]:
-        """Generate the answer piece by piece; the application's iterable is closed at its end, whatever that is."""
-        closes = self.request.closes or self.peer.closing
-        chunked = self._length is None and not self.request.old
-        closes = closes or (self._length is None and not chunked)
-        framing = "Transfer-Encoding: chunked\r\n" if chunked else ""
-        head = self.head(self._length, closes, framing)
-        return self._pieces(head, first, iterator, result, chunked=chunked, closes=closes)
+    def _framed(self, piece: bytes) -> bytes:
+        """Return `piece` as it is sent."""
+        if self._chunked:
+            return b"%x\r\n%b\r\n" % (len(piece), piece)
+        if self._left is not None:
+            self._left -= len(piece)
+            if self._left < 0:
+                raise ValueError(f"Content-Length says {self._length}, and the body is longer")
+        return piece
 
-    def _pieces(
-        self, head: bytes, first: bytes, iterator: Iterator[Any], result: Any, *, chunked: bool, closes: bool
-    ) -> Iterator[bytes]:
-        left = self._length
+    def _pieces(self, head: bytes, first: bytes, iterator: Iterator[Any], result: Any) -> Iterator[bytes]:
+        """Generate the answer piece by piece; what the application has returned is closed at its end, whatever that is.
+
+        Raises:
+            AnswerBroken: the application failed, as was told.
+            CloseConnection: the connection ends with it.
+        """
         try:
             try:
-                self.sent = True
-                yield head + (b"%x\r\n%b\r\n" % (len(first), first) if chunked else first)
-                if left is not None:
-                    left -= len(first)
-                for piece in iterator:
-                    if type(piece) is not bytes:
-                        raise TypeError(f"the application gave a piece that is {type(piece).__name__}; {PIECES}")
-                    if not piece:
-                        continue
-                    if chunked:
-                        yield b"%x\r\n%b\r\n" % (len(piece), piece)
-                        continue
-                    if left is not None:
-                        left -= len(piece)
-                        if left < 0:
-                            raise ValueError(f"Content-Length says {self._length}, and the body is longer")
-                    yield piece
-                if left:
-                    raise ValueError(f"Content-Length says {self._length}, and the body is {left} bytes shorter")
-                if chunked:
+                if first:
+                    yield head + self._framed(first)
+                while piece := _next_of(iterator):
+                    yield self._framed(piece)
+                if self._left:
+                    raise ValueError(f"Content-Length says {self._length}, and the body is {self._left} bytes shorter")
+                if self._chunked:
                     yield b"0\r\n\r\n"
             finally:
-                close = getattr(result, "close", None)
-                if close is not None:
-                    close()
+                if hasattr(result, "close"):
+                    result.close()
         except GeneratorExit:
             raise
         except BaseException as error:
-            self._faults.tell(self.request, self.peer, error, "failed amid its answer, which is cut")
-            raise AnswerBroken from error
-        if closes:
+            raise self._broken(error) from error
+        if self._closes:
             raise CloseConnection
+
+    def break_off(self, error: BaseException) -> Iterator[bytes]:
+        """Give no more of an answer that has begun, for the application has failed."""
+        raise self._broken(error) from error
+        yield b""
+
+    def _broken(self, error: BaseException) -> BaseException:
+        if isinstance(error, ClientLeft):
+            return error
+        self._said.faults.tell(self.request, self.peer, error, "failed amid its answer, which is cut")
+        return AnswerBroken()
+
+
+class Nobody:
+    """What an answer is added to whose client has left."""
+
+    def add(self, piece: bytes) -> None:
+        """Do nothing."""
+
+
+NOBODY = Nobody()
+
+
+def _next_of(iterator: Iterator[Any]) -> bytes:
+    """Return the next piece that is not empty; b"": there is none.
+
+    Raises:
+        TypeError: it is no bytes.
+    """
+    for piece in iterator:
+        if type(piece) is not bytes:
+            raise TypeError(f"the application gave a piece that is {type(piece).__name__}; {PIECES}")
+        if piece:
+            return piece
+    return b""
 
 
 def _joined(result: list[Any] | tuple[Any, ...]) -> bytes:

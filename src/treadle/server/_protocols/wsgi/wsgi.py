@@ -17,13 +17,14 @@ from treadle.server._protocols.http.decoder import Bounds, RequestDecoder, Sourc
 from treadle.server._protocols.http.refused import Refused
 from treadle.server._protocols.http.request import Environ, Request
 from treadle.server._protocols.http.status import Beginnings, error_answer
-from treadle.server._protocols.wsgi.call import Call
+from treadle.server._protocols.wsgi.call import Call, Said
 from treadle.server._protocols.wsgi.faults import Faults
 from treadle.server._protocols.wsgi.files import FileWrapper
 from treadle.server._protocols.wsgi.names import Names
 from treadle.server._transport.decoder import CloseConnection
 from treadle.server._transport.limits import Limits, Phase
 from treadle.server._transport.peer import Peer
+from treadle.server._transport.sending.spool import ClientLeft
 
 __all__ = ["WSGI"]
 
@@ -55,6 +56,7 @@ class WSGI:
     speaks_first = False
     greeting = b""
     fresh_context = True
+    sends_ahead = True
     kind = staticmethod(attrgetter("route"))
 
     def __init__(
@@ -76,9 +78,9 @@ class WSGI:
         self.script_name = script_name
         self.phases = {"head": Phase(head_timeout), "body": Phase(body_timeout, min_body_rate)}
         self._beginnings = Beginnings(server_header)
-        self._names = Names()
         self._throttles = LogThrottles()
         self._faults = Faults(self._beginnings, self._throttles)
+        self._said = Said(self._beginnings, Names(), self._faults)
         bounds = Bounds(max_head, max_line, max_fields, max_body)
         self._sources = Sources(bounds, script_name, {}, self._refuse, f"{token_hex(4)}-")
 
@@ -132,12 +134,14 @@ class WSGI:
 
     def handle(self, request: Request, peer: Peer) -> Any:
         """Return the application's answer to a request."""
-        call = Call(request, peer, self._beginnings, self._names, self._faults)
+        call = Call(request, peer, self._said)
         try:
             return call.answer(self.app(request.environ, call.start_response))
         except CloseConnection:
             raise
         except BaseException as error:
+            if call.sent or isinstance(error, ClientLeft):
+                return call.break_off(error)
             self._faults.tell(request, peer, error)
             closes = request.closes or peer.closing
             answer = self._faults.answer(request, error, closes=closes)

@@ -121,18 +121,18 @@ def is_made_in_pieces(answer: Any) -> bool:
     return hasattr(type(answer), "__next__")
 
 
-def pull(pieces: Iterator[Any], begin: Callable[[], Spool]) -> None:
+def pull(pieces: Iterator[Any], begin: Callable[[], Spool], spool: Spool | None = None) -> None:
     """Send what `pieces` gives, and close it, in whichever thread has called the handler: it may belong to that.
 
     Args:
         begin: called before the first piece is sent.
+        spool: what the handler has begun the answer with; None: it has not.
 
     Raises:
         CloseConnection: it has raised that; if it has begun, the last answer is sent behind its pieces, and not with
             this.
         Exception: what else it raises; the client sees that the answer is not the whole, if it has begun.
     """
-    spool: Spool | None = None
     try:
         for piece in pieces:
             if spool is None:

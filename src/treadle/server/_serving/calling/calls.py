@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import errno
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from contextvars import Context
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
@@ -22,6 +23,7 @@ from treadle.server._transport.causes import CLOSED
 from treadle.server._transport.connection import ClientConnection, run_in
 from treadle.server._transport.decoder import AnswerBroken, CloseConnection, RawDecoder
 from treadle.server._transport.observing.record import Arrival, Record
+from treadle.server._transport.sending.spool import ClientLeft
 
 if TYPE_CHECKING:
     from treadle._dispatch.dispatcher import Dispatcher
@@ -47,6 +49,8 @@ class Calls:
         overdue: takes connections away from those that run for too long; None: there is no limit.
         exchanges: tells the protocol what becomes of its messages; None: it does not ask.
         failures: handlers that raised. Changed with the loop's lock held.
+        early: this, where handlers send something before they return; else None.
+        batches: the answers before the one that is made may have to be sent while it is.
     """
 
     def __init__(
@@ -71,11 +75,13 @@ class Calls:
             if self.overdue is not None:
                 self.overdue.exchanges = self.exchanges
         self.failures = 0
+        self.early = self if getattr(protocol, "sends_ahead", False) and protocol.converse is None else None
+        self.batches = self.early is not None or self.overdue is not None
 
     def run_handler(self, conn: ClientConnection, message: Any, before: Answers) -> Any:
         """Run the handler on one message; return its answer, unless that is sent, behind those before it."""
         conn.number += 1
-        if self.overdue is not None:
+        if self.batches:
             conn.outbox.batch = before.send_for_another
         context = conn.context.copy() if self.fresh else conn.context
         exchange = None if self.exchanges is None else self.exchanges.begin(conn, message, context)
@@ -88,7 +94,7 @@ class Calls:
         finally:
             if exchange is not None:
                 exchange.made = clock.now()
-            if self.overdue is not None and answer is not TAKEN:
+            if self.batches and answer is not TAKEN:
                 conn.outbox.batch = None
 
     def run_observed(self, conn: ClientConnection, arrival: Arrival, before: Answers) -> Any:
@@ -122,16 +128,43 @@ class Calls:
         def begin() -> Spool:
             if before is not None:
                 before()
-            exchange = conn.peer.exchange
-            if exchange is not None:
-                exchange.begin_answer(conn.outbox, None)
-            spool = self.io.open_spool(conn)
-            if exchange is not None and self.exchanges is not None:
-                self.exchanges.mark(conn, exchange)
-            return spool
+            return self.begin_pieces(conn)
 
-        run_in(context, pull, answer if self.overdue is None else self.overdue.each(conn, message, answer), begin)
+        pieces = answer if self.overdue is None else self.overdue.each(conn, message, answer)
+        run_in(context, pull, pieces, begin, conn.outbox.filling)
         return b""
+
+    def begin_pieces(self, conn: ClientConnection) -> Spool:
+        """Begin an answer that is made piece by piece, for the thread that makes it."""
+        exchange = conn.peer.exchange
+        if exchange is not None and not exchange.is_begun():
+            exchange.begin_answer(conn.outbox, None)
+        spool = self.io.open_spool(conn)
+        if exchange is not None and self.exchanges is not None:
+            self.exchanges.mark(conn, exchange)
+        return spool
+
+    def send_ahead(self, conn: ClientConnection, data: bytes, *, whole: bool) -> None:
+        """Send `data` behind the answers before it, while the handler runs in this thread; see `Peer`."""
+        with self.kept(conn, whole):
+            if conn.peer.exchange is not None and not conn.peer.exchange.is_begun():
+                conn.peer.exchange.begin_answer(conn.outbox, None)
+            if conn.record is not None:
+                conn.record.run[-1].bytes_out += len(data)
+            conn.write(data)
+
+    def open_answer(self, conn: ClientConnection) -> Spool:
+        """Begin an answer while the handler runs in this thread, that is to return the rest of it in pieces."""
+        with self.kept(conn):
+            return self.begin_pieces(conn)
+
+    @contextmanager
+    def kept(self, conn: ClientConnection, told: bool = False) -> Iterator[None]:
+        """Do something with `conn` while its handler runs, behind the answers before it."""
+        with nullcontext() if self.overdue is None else self.overdue.kept(conn, told):
+            if conn.outbox.batch is not None:
+                conn.outbox.batch()
+            yield
 
     def answers(self, conn: ClientConnection) -> Answers:
         """Return what collects the answers of `conn`."""
@@ -218,7 +251,7 @@ class Calls:
 
     def failed_late(self, conn: ClientConnection, error: BaseException | None) -> Any:
         """The handler is done, and perhaps raised, but `conn` was taken away from it, and is closed, or about to be."""
-        if error is not None and not isinstance(error, (CloseConnection, Exceeded)):
+        if error is not None and not isinstance(error, (CloseConnection, ClientLeft, Exceeded)):
             self.tell_failure(conn, error)
         return TAKEN
 

@@ -8,9 +8,11 @@ returned or raised. From then on nothing of the connection is its own: its descr
 
 from __future__ import annotations
 
+import errno
 import logging
 import traceback
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +22,7 @@ from treadle._base.words import log
 from treadle._tasks.scope import SCOPE, Scope
 from treadle.errors import DeadlineExceeded
 from treadle.server._serving.calling.answers import let_go
+from treadle.server._transport.sending.spool import ClientLeft
 
 if TYPE_CHECKING:
     from treadle._base.log_throttle import LogThrottles
@@ -63,15 +66,17 @@ class Claim:
         message: that it was called with.
         scope: its deadline.
         place: holds something until either side takes it.
+        told: the client has the answer, though it runs.
     """
 
-    __slots__ = ("ident", "message", "place", "scope")
+    __slots__ = ("ident", "message", "place", "scope", "told")
 
     def __init__(self, message: Any, scope: Scope) -> None:
         self.ident = get_ident()
         self.message = message
         self.scope = scope
         self.place = [self.ident]
+        self.told = False
 
     def take(self) -> bool:
         """Take it; False: the other side has."""
@@ -165,6 +170,25 @@ class Overdue:
                 finally:
                     raise TakenAway
 
+    @contextmanager
+    def kept(self, conn: ClientConnection, told: bool) -> Iterator[None]:
+        """Do something with `conn` while its handler runs, in whose thread this is: nobody takes it away meanwhile.
+
+        Args:
+            told: the client has the answer by then.
+
+        Raises:
+            ClientLeft: it was taken away.
+        """
+        claim = self.claims[conn.peer]
+        if not claim.take():
+            raise ClientLeft(errno.ECONNABORTED, WHY)
+        try:
+            yield
+        finally:
+            claim.told = claim.told or told
+            claim.place.append(claim.ident)
+
     def take(self, conn: ClientConnection) -> bool:
         """Take `conn` away from the thread that has it, unless its handler is done. For the leader.
 
@@ -189,6 +213,8 @@ class Overdue:
             conn.record.overrun(WHY, conn.ending.error)
         half = conn.outbox.filling is not None
         told = None if half else self.io.refusals.of(WHY, claim.message)
+        if claim.told:
+            told = b""
         if half:
             conn.tear()
         if told is None:

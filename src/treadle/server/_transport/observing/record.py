@@ -176,7 +176,7 @@ class Record:
         """The handler of the last message has returned an answer of so many bytes, or raised."""
         arrival = self.run[-1]
         arrival.returned_ns = clock.now_ns()
-        arrival.bytes_out = size
+        arrival.bytes_out += size  # to what was sent ahead
 
     def fail(self, error: BaseException) -> None:
         """The handler of the last message has raised `error`, or what it returned cannot be sent."""
