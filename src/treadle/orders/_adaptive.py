@@ -21,7 +21,7 @@ class Adaptive(Own):
 
     A queue whose head has waited longer than `target` at every look for `interval` is a standing one: it delays
     everything and helps nobody, for what it holds has waited so long that whoever asked has gone. Then the newest task
-    runs first, and whatever waited longer than `target` is shed: its future fails with `Shed`, so whoever waits can do
+    runs first, and whatever waited longer than `target`, or `shed_after`, is shed: its future fails with `Shed`, so whoever waits can do
     something else. As many of the newest as the pool has threads are kept whatever their age, so that threads which
     come free together find something to do. Once the queue has been empty, all is as before; but for a while, a delay
     of `target` is enough to make it a standing one again, since the load has hardly gone.
@@ -36,6 +36,7 @@ class Adaptive(Own):
         target: seconds that a task may wait while the queue stands, 0 or more; about as long as tasks take.
         interval: seconds of delay after which the queue stands, 0 or more; longer than a burst that the pool is to take
             in its stride.
+        shed_after: seconds after which a task is shed while the queue stands, 0 or more; None: `target`.
 
     Raises:
         TypeError, ValueError: an argument is of the wrong type, or out of range.
@@ -43,9 +44,10 @@ class Adaptive(Own):
 
     _tasks: deque[Any]
 
-    def __init__(self, target: float = 0.005, interval: float = 0.1) -> None:
+    def __init__(self, target: float = 0.005, interval: float = 0.1, *, shed_after: float | None = None) -> None:
         self._target = checks.number("target", target, least=0)
         self._interval = checks.number("interval", interval, least=0)
+        self._shed_after = self._target if shed_after is None else checks.number("shed_after", shed_after, least=0)
         self._tasks = self._ready = deque()  # the oldest first
         self._standing = False
         # Tasks at the old end that were put there and are not judged by their age: while the queue stands, those that
@@ -121,7 +123,8 @@ class Adaptive(Own):
             self._apart = 0
         shed, others = 0, len(tasks) - self._apart
         tasks.rotate(-self._apart)  # to the new end, for they have not waited long
-        while len(tasks) > self.threads and submitted_at(tasks[0]) < latest:
+        oldest = now - self._shed_after
+        while len(tasks) > self.threads and submitted_at(tasks[0]) < oldest:
             claim(tasks[0])
             del tasks[0]
             shed += 1
@@ -170,4 +173,6 @@ class Adaptive(Own):
         self._count_apart()
 
     def __repr__(self) -> str:
-        return f"Adaptive(target={self._target:g}, interval={self._interval:g}, {len(self._tasks)} waiting)"
+        shed_after = "" if self._shed_after == self._target else f"shed_after={self._shed_after:g}, "
+        times = f"target={self._target:g}, interval={self._interval:g}"
+        return f"Adaptive({times}, {shed_after}{len(self._tasks)} waiting)"

@@ -23,7 +23,7 @@ from treadle.server._accept.reception import REFUSED, Reception
 from treadle.server._eviction import Eviction
 from treadle.server._factory import ConnectionFactory
 from treadle.server._loop.event_loop import Alarm
-from treadle.server._protocols.protocol import Protocol, phases_of
+from treadle.server._protocols.protocol import Protocol, drain_grace_of, phases_of, queue_timeout_of
 from treadle.server._serving.driver import Driver
 from treadle.server._serving.watchdog import Watchdog
 from treadle.server._tally import Tally
@@ -89,7 +89,8 @@ class EventLoopGroup:
         self._lock = threading.RLock()  # guards what follows
         self._counted: set[Driver] = set()  # whose connections are among those that are cut
         self._ended = False
-        deadlines = Deadlines(limits, phases_of(protocol))
+        times = phases_of(protocol), queue_timeout_of(protocol), drain_grace_of(protocol)
+        deadlines = Deadlines(limits, *times)
         ways = (limits, deadlines, self._left, self.lost, self.throttles, when_full)
         name, observed = protocol.name, self.observers is not None
         self.drivers = [
@@ -306,6 +307,10 @@ class EventLoopGroup:
         for watchdog in self.watchdogs:
             if watchdog.thread is not threading.current_thread():
                 watchdog.thread.join(None if until == inf else max(0.0, until - clock.now()))
+
+    def wait_expected(self) -> float:
+        """Return the seconds that a message would wait for a thread now, where it waits for longest."""
+        return max(driver.handlers.wait_expected() for driver in self.drivers)
 
     def quiet(self, until: float) -> None:
         """Wait, but not beyond `until`, until the protocol was told of all that is over."""

@@ -23,6 +23,7 @@ from treadle._pool.pool import Pool
 from treadle._pool.snapshot import names_of, report_leaving, undone
 from treadle._pool.submit import dispatcher_of
 from treadle.errors import BindError
+from treadle.orders._adaptive import Adaptive
 from treadle.orders._levels import Levels
 from treadle.orders._order import Order, OrderName
 from treadle.server._accept.listen import Bindable, each_bind, open_listeners
@@ -30,19 +31,20 @@ from treadle.server._accept.proxy import Proxies
 from treadle.server._group import EventLoopGroup
 from treadle.server._loop.teller import Teller
 from treadle.server._orphans import Orphans
-from treadle.server._protocols.protocol import Protocol, check
+from treadle.server._protocols.protocol import Protocol, check, queue_timeout_of
 from treadle.server._signals import CHILD, GONE, HANGUP, HUNG_UP, LOST, ORDERS, Signals, reason
 from treadle.server._snapshot import ServerSnapshot, snapshot_of
 from treadle.server._transport.limits import Limits
 from treadle.server._transport.observing.observer import Observer, server_observers_in
 
-__all__ = ["Server"]
+__all__ = ["Server", "order_for"]
 
 _log = logging.getLogger("treadle.server")
 
 DRAIN = 10.0  # seconds
 GRACE = 1.0  # seconds beyond the drain that the leaders are given to end, before it is done without them
 LONGEST = 3600.0  # seconds of one sleep of `run`, at most; any that the system can count would do
+PATIENT = 0.1  # of the time that messages may wait, after which the newest is handled first; a guess
 LAST_WORDS = 0.5  # seconds that handlers are given to notice that they were cut, and log handlers to tell it
 Tls = ssl.SSLContext | Callable[[], ssl.SSLContext]
 
@@ -133,8 +135,9 @@ class Server:
             )
         kinds = protocol.converse is None and getattr(protocol, "kind", None) is not None
         self._reserve = checks.integer("reserve", int(kinds) if reserve is None else reserve, least=0)
-        self._levels = Levels(reserve=self._reserve) if pool is None and (kinds or self._reserve) else None
-        order: OrderName | Order = "fifo" if self._levels is None else self._levels
+        of_level = order_for(queue_timeout_of(protocol))
+        self._levels = Levels(of_level, reserve=self._reserve) if pool is None and (kinds or self._reserve) else None
+        order = self._levels or (of_level() if callable(of_level) else of_level)
         self._pool = pool if pool is not None else Pool(max_workers, name=f"server-{protocol.name}", order=order)
         # Guards the state, and the deadline. A signal handler may call `stop` in the middle of another `stop`.
         self._changed = threading.Condition(threading.RLock())
@@ -178,6 +181,9 @@ class Server:
 
     def _start(self) -> None:
         _check_folder(self.limits.spool_folder)
+        started: Callable[[Server], object] | None = getattr(self.protocol, "started", None)
+        if started is not None:
+            started(self)
         with self._changed:
             if self._state != "new":
                 raise RuntimeError(f"the server is {self._state}; make a new one to serve again")
@@ -550,12 +556,24 @@ class Server:
         """Return what the server does at this instant."""
         return snapshot_of(self.protocol.name, self._state, self._group, self._pool.snapshot())
 
+    def _wait_expected(self) -> float:
+        """Return the seconds that a message would wait for a thread now, as it went lately; 0: nobody waits."""
+        return 0.0 if self._group is None else self._group.wait_expected()
+
     def __str__(self) -> str:
         where = self._bind if self._group is None else self._group.listeners
         return ", ".join(map(str, where))
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.protocol!r} {self._state} on {self}>"
+
+
+def order_for(queue_timeout: float | None) -> OrderName | Callable[[], Order]:
+    """Return the order of a pool whose messages may wait for so long: the newest first, once the queue stands."""
+    if queue_timeout is None:
+        return "fifo"
+    patience = queue_timeout * PATIENT
+    return partial(Adaptive, target=patience, interval=patience, shed_after=queue_timeout)
 
 
 def _seconds(drain_timeout: float | None) -> float:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from treadle.server._transport.decoder import Decoder
     from treadle.server._transport.peer import Peer
 
-__all__ = ["Answer", "Protocol", "check", "lacking", "missing_from", "phases_of"]
+__all__ = ["Answer", "Protocol", "check", "lacking", "drain_grace_of", "missing_from", "phases_of", "queue_timeout_of"]
 
 Bytes = bytes | bytearray | memoryview
 # Of a handler. Of several they are sent one after another, of an iterator as it gives them; None: nothing is.
@@ -42,6 +42,12 @@ class Protocol(_Protocol):
                          `Peer.exchange` is the Exchange of the message while it is handled, with its times, and the
                          server has each message take a longer way.
         fresh_context    whether each message is handled in a copy of the connection's context; else all are in that
+        queue_timeout    seconds that a message may wait for a thread, more than 0: whoever would wait longer is rejected
+                         at once, and whoever has, see `refusal`
+        drain_grace      seconds that a client which has been answered before may take for its next message once the
+                         server stops, 0 or more
+        sends_ahead      whether handlers may send something before they return
+        started(server)  told of the Server, before anybody is served
         phases           the limits of time of each phase of reading a message: a mapping of its name, as "head" or
                          "body", to a Phase
 
@@ -98,6 +104,7 @@ MAY_HAVE = {  # of what is called, and with what
     "key": ("message",),
     "over": ("message", "sent", "error"),
     "refusal": ("why", "message"),
+    "started": ("server",),
 }
 
 
@@ -133,6 +140,30 @@ def check(protocol: Any) -> None:
         if (function := getattr(protocol, name, None)) is not None:
             checks.handler(name, function, *arguments)
     phases_of(protocol)
+    queue_timeout_of(protocol)
+    drain_grace_of(protocol)
+
+
+def queue_timeout_of(protocol: Any) -> float | None:
+    """Return the seconds that a message may wait for a thread; None: as long as it takes.
+
+    Raises:
+        TypeError, ValueError: it is no such time.
+    """
+    timeout = getattr(protocol, "queue_timeout", None) if protocol.converse is None else None
+    if timeout is not None and checks.duration("queue_timeout", timeout) == 0:
+        raise ValueError(f"queue_timeout={timeout!r}; allowed: more than 0 seconds, or None for no limit")
+    return timeout
+
+
+def drain_grace_of(protocol: Any) -> float:
+    """Return the seconds that a client which was answered has for its next message once the server stops.
+
+    Raises:
+        TypeError, ValueError: it is no such time.
+    """
+    grace = getattr(protocol, "drain_grace", None)
+    return 0.0 if grace is None else checks.duration("drain_grace", grace)
 
 
 def phases_of(protocol: Any) -> Mapping[str, Phase]:

@@ -95,6 +95,7 @@ class Driver:
         self.reaper = Reaper(self.io)
         if self.handlers.calls.overdue is not None:
             self.reaper.take_away = self.handlers.calls.overdue.take
+        self.reaper.shed = self.handlers.shed
         self.handshakes = Handshakes(self.handlers, self.reaper, self.opened)
         self.reception: Reception | None = None
         self.dealt = 0

@@ -14,12 +14,15 @@ from typing import TYPE_CHECKING, Any, cast
 from treadle._base import clock
 from treadle._base.log_throttle import LogThrottles, kind_of
 from treadle._base.words import all_of, log
+from treadle._dispatch.shedding import shed_error
 from treadle._tasks.call import NoContext
 from treadle._tasks.future import Future
 from treadle._tasks.options import TaskOptions
 from treadle.errors import PoolFull, TreadleError
 from treadle.server._loop.poller import READ
+from treadle.server._protocols.protocol import queue_timeout_of
 from treadle.server._serving.calling.answers import Answers
+from treadle.server._serving.calling.backlog import Backlog
 from treadle.server._serving.calling.calls import Calls
 from treadle.server._serving.calling.early import AT_ONCE, Early
 from treadle.server._serving.calling.kinds import SLOW
@@ -73,6 +76,7 @@ class HandlerTask(Future[Any]):
 
     def _invoke(self) -> bool:
         self._result = self._exception = None
+        self.handlers.waits_no_more(self, clock.now())
         if self.conn.record is not None:
             cold = getattr(self, "_cold", None)  # there is one if the pool has observers
             self.conn.record.task_id = None if cold is None else cold.serial or None
@@ -101,6 +105,7 @@ class HandlerTask(Future[Any]):
         self.why = error
         if self.handlers.io.refusals.of_messages:
             self._context = None
+            self.handlers.waits_no_more(self)
             self.handlers.refuse(self.conn, error)
         super()._drop(error)
         self.handlers.lapse(self.conn)
@@ -109,6 +114,7 @@ class HandlerTask(Future[Any]):
         """It will not be run: the pool refused or dropped it."""
         if self._context is not None:
             self._context = None
+            self.handlers.waits_no_more(self)
             self.handlers.dropped(self.conn, self.why)
 
 
@@ -125,6 +131,7 @@ class Handlers:
         followed: messages that tasks of the pool have begun with.
         rejected: messages that the pool would not handle.
         pauses: conversations have paused: they do not hold their threads for long.
+        backlog: messages that wait for a thread, where the protocol says how long they may; None: it does not.
     """
 
     def __init__(
@@ -154,6 +161,8 @@ class Handlers:
         self.plain = self.converse is None and not observed and self.calls.exchanges is None
         self.lost_leads = self.followed = self.rejected = 0
         self.pauses = False
+        timeout = queue_timeout_of(protocol)
+        self.backlog = None if timeout is None else Backlog(timeout)
 
     def begun_inline(self) -> int:
         """Return how many messages leaders have begun with, or answered. From any thread."""
@@ -264,6 +273,8 @@ class Handlers:
             conn.record.expect()
         talks = converses and not self.pauses
         task = HandlerTask(self, conn, record)
+        if self.backlog is not None:
+            self.await_thread(conn, task, self.backlog)
         try:
             self.leadership.dispatcher.enter_later(task, self.policy)
             if talks:
@@ -275,6 +286,36 @@ class Handlers:
             if throttle.begins():
                 said = "%s: connections are cut, for the pool takes no messages: %s%s"
                 log(_log, logging.ERROR, said, self.loop.name, error, throttle.rest)
+
+    def await_thread(self, conn: ClientConnection, task: HandlerTask, backlog: Backlog) -> None:
+        """Note that `task` is about to wait for a thread; shed who would do so for too long."""
+        now = clock.now()
+        conn.timing.queued, conn.timing.task = now, task
+        with self.loop.lock:
+            late = backlog.enter(task, now)
+        if late is not None:
+            self.shed(late)
+
+    def wait_expected(self) -> float:
+        """Return the seconds that a message would wait for a thread now. From any thread."""
+        if self.backlog is None:
+            return 0.0
+        with self.loop.lock:
+            return self.backlog.wait(clock.now())
+
+    def waits_no_more(self, task: HandlerTask, now: float | None = None) -> None:
+        """Note that `task` has begun, `now`; None: it never will."""
+        if self.backlog is not None:
+            task.conn.timing.queued, task.conn.timing.task = 0.0, None
+            with self.loop.lock:
+                self.backlog.leave(task, now)
+
+    def shed(self, task: HandlerTask | None) -> None:
+        """Have the client told that the message it waits for will not be handled in time, unless that has begun."""
+        if task is not None:
+            dispatcher = self.leadership.dispatcher
+            task.why = shed_error(dispatcher.name, task, "too_old")
+            task.cancel()
 
     def tell_if_all_talk(self) -> None:
         """Say that every thread is in a conversation, so that clients which wait for one do not look forgotten."""
@@ -312,8 +353,9 @@ class Handlers:
             return
         throttle = self.throttles.of("refusal")
         if throttle.begins():
-            said = "%s: messages are rejected, for the pool has no room for them in time%s"
-            log(_log, logging.WARNING, said, self.loop.name, throttle.rest)
+            said = "%s: messages are rejected, for the pool has no thread for them in time%s%s"
+            limit = "" if self.backlog is None else f" (queue_timeout, {self.backlog.timeout:g} s)"
+            log(_log, logging.WARNING, said, self.loop.name, limit, throttle.rest)
         count = len(told)
         converses = self.calls.converses(conn)
         with self.loop.lock:

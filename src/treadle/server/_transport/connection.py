@@ -122,6 +122,8 @@ class Timing:
     Attributes:
         since: when it came, or began to linger.
         handled: when its handler began that runs in another thread than the leader's; 0: none does.
+        queued: since when its message waits for a thread, where there is a limit to that; 0: none does.
+        task: that waits so; None: none does.
         lull: since when a conversation in another thread waits for the client's next message; 0: it does not.
         late: its time is over; to be looked at once more before it is judged.
         stalled: so late were we ourselves that we did not run by then.
@@ -129,11 +131,13 @@ class Timing:
         level: of slowness, meanwhile: 2, if it took more than 10 ms, else 1.
     """
 
-    __slots__ = ("handled", "late", "level", "lull", "probation", "since", "stalled")
+    __slots__ = ("handled", "late", "level", "lull", "probation", "queued", "since", "stalled", "task")
 
     def __init__(self, now: float) -> None:
         self.since = now
         self.handled = 0.0
+        self.queued = 0.0
+        self.task: Any = None
         self.lull = 0.0
         self.late = False
         self.stalled = False

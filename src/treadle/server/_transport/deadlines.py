@@ -80,9 +80,19 @@ class Deadlines:
 
     Args:
         phases: of reading a message, see `Protocol`; what is read in none of them has the time of Limits.
+        queue_timeout: seconds that a message may wait for a thread; None: no limit.
+        drain_grace: seconds that a client which was answered has for its next message once the server stops.
     """
 
-    def __init__(self, limits: Limits, phases: Mapping[str, Phase] = {}) -> None:  # it is only read
+    def __init__(
+        self,
+        limits: Limits,
+        phases: Mapping[str, Phase] = {},  # it is only read
+        queue_timeout: float | None = None,
+        drain_grace: float = 0.0,
+    ) -> None:
+        self.queue = queue_timeout
+        self.parting = drain_grace
         self.handshake = limits.handshake_timeout
         self.handler = limits.handler_timeout
         self.idle = limits.idle_timeout
@@ -101,6 +111,7 @@ class Deadlines:
     def period(self) -> float:
         """Return the shortest time in which any of them can come: every connection is looked at as often as that."""
         times = [LAST_RESORT, self.handshake, self.handler, self.idle, self.kept, self.age]
+        times.append(None if self.queue is None else self.queue / 4)  # who waits for a thread is not hastened
         for pace in (self.reading, self.writing, *self.phases.values()):
             times += [pace.timeout, None if pace.rate is None else pace.grace]
         return min(time for time in times if time is not None)
@@ -128,7 +139,7 @@ class Deadlines:
         return min(
             (inf if idle is None else conn.active + idle, "idle_timeout"),
             (inf if self.age is None else conn.timing.since + self.age, "max_age"),
-            (max(self.drained_at, conn.active) + GRACE, "the server stops"),
+            (max(self.drained_at, conn.active) + (conn.number and self.parting or GRACE), "the server stops"),
         )
 
     def aged(self, conn: ClientConnection, now: float) -> bool:
@@ -139,6 +150,8 @@ class Deadlines:
         """The same for one whose handler runs in another thread."""
         if conn.outbox.transfer.since and conn.outbox.filling is not None:
             return min(self.of_writing(conn), self.of_handler(conn))
+        if conn.timing.queued and self.queue is not None:
+            return conn.timing.queued + self.queue, "queue_timeout"
         if conn.timing.lull:
             return max(self.drained_at, conn.timing.lull) + GRACE, "the server stops"
         return self.of_handler(conn)

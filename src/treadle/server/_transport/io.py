@@ -359,7 +359,8 @@ class ConnectionIO:
         if conn.ending.last or not self.loop.draining:
             return conn.ending.last
         heard = conn.number > 0 or conn.intake.spoken
-        return heard or self.loop.now >= max(self.deadlines.drained_at, conn.active) + GRACE
+        grace = self.deadlines.parting if heard else GRACE
+        return self.loop.now >= max(self.deadlines.drained_at, conn.active if grace else 0.0) + grace
 
     def dismiss(self, conn: ClientConnection, told: bytes, why: str) -> None:
         """Close a connection that is open as gently as may be, for `why`, after it was told so."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable
 from math import inf
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from treadle.server._transport.connection import ClientConnection
 from treadle.server._transport.deadlines import GRACE, STALL
@@ -30,6 +30,8 @@ class Reaper:
         self.deadlines = io.deadlines
         # Takes a connection away from the handler that has it for too long, if it still has.
         self.take_away: Callable[[ClientConnection], bool] | None = None
+        # Has the client told whose message has waited for a thread for too long, unless that has one by now.
+        self.shed: Callable[[Any], object] = _nothing
 
     def expire(self, now: float) -> None:
         """Look at everything whose time has come; the loop's `now` is still that of the turn before.
@@ -84,6 +86,8 @@ class Reaper:
         if conn.busy and why == "the server stops":  # a conversation that waits for its client's next message
             conn.ending.last = True
             conn.shut_down(socket.SHUT_RD)  # so that it sees the end of it, as if the client had left
+        elif conn.busy and why == "queue_timeout":
+            self.shed(conn.timing.task)
         elif conn.busy and why == "handler_timeout" and self.take_away is not None:
             if not self.take_away(conn) and conn.outbox.transfer.since:  # its thread waits for the client
                 end, late = self.deadlines.of_writing(conn)
@@ -135,3 +139,7 @@ class Reaper:
             else:
                 self.io.abort(conn, why)
         return len(left)
+
+
+def _nothing(task: Any) -> None:
+    """Shed nothing."""
