@@ -120,6 +120,7 @@ def test_whatever_treadle_locks_has_a_place() -> None:
     program = """
         import os
         import treadle
+        import treadle.server._protocols.wsgi.access_log
         from treadle import TaskGroup
         from treadle._base.fork import _table
         print(*sorted(_table))

@@ -21,6 +21,7 @@ Place = Literal[
     "scopes",  # deadlines and cancellation
     "timers",
     "callbacks",
+    "logs",  # of requests
 ]
 
 
