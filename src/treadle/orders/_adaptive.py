@@ -21,10 +21,10 @@ class Adaptive(Own):
 
     A queue whose head has waited longer than `target` at every look for `interval` is a standing one: it delays
     everything and helps nobody, for what it holds has waited so long that whoever asked has gone. Then the newest task
-    runs first, and whatever waited longer than `target`, or `shed_after`, is shed: its future fails with `Shed`, so whoever waits can do
-    something else. As many of the newest as the pool has threads are kept whatever their age, so that threads which
-    come free together find something to do. Once the queue has been empty, all is as before; but for a while, a delay
-    of `target` is enough to make it a standing one again, since the load has hardly gone.
+    runs first, and whatever waited longer than `target`, or `shed_after`, is shed: its future fails with `Shed`, so
+    whoever waits can do something else. As many of the newest as the pool has threads are kept whatever their age, so
+    that threads which come free together find something to do. Once the queue has been empty, all is as before; but for
+    a while, a delay of `target` is enough to make it a standing one again, since the load has hardly gone.
 
     Tasks are shed when a thread comes to take one, or when the queue is full, and while the queue stands also by
     whoever submits: so those who offer too much do that work. `queue_size` bounds how many wait.

@@ -308,10 +308,6 @@ class EventLoopGroup:
             if watchdog.thread is not threading.current_thread():
                 watchdog.thread.join(None if until == inf else max(0.0, until - clock.now()))
 
-    def wait_expected(self) -> float:
-        """Return the seconds that a message would wait for a thread now, where it waits for longest."""
-        return max(driver.handlers.wait_expected() for driver in self.drivers)
-
     def quiet(self, until: float) -> None:
         """Wait, but not beyond `until`, until the protocol was told of all that is over."""
         for exchanges in self.exchanges:

@@ -154,6 +154,8 @@ class Server:
         self._starter: int | None = None  # the thread that is about to start it
         self._signals: Signals | None = None  # while `run` is under way
         self._drain: float | None = None  # seconds that `run` was given
+        self._delay = 0.0  # seconds between a signal and the stop
+        self._leaves_at = inf  # when they are over
         self._broken: Exception | None = None  # what it said when somebody had closed a descriptor of its own
         self._lost = False  # all listeners were, to somebody who shut them down
 
@@ -393,7 +395,7 @@ class Server:
 
     # -- running ----------------------------------------------------------------------------------------------------
 
-    def run(self, drain_timeout: float | None = DRAIN) -> int:
+    def run(self, drain_timeout: float | None = DRAIN, *, drain_delay: float = 0.0) -> int:
         """Start, serve until SIGTERM or SIGINT (Ctrl-C), and stop; a second signal cuts at once.
 
         SIGHUP: `reload`; or stop, if it comes because the terminal is closed at which the program was started.
@@ -404,6 +406,9 @@ class Server:
 
         Args:
             drain_timeout: seconds, 0 or more, for what was begun; None: as long as it takes. See `stop`.
+            drain_delay: seconds, 0 or more, between the signal and the stop, in which all is served as before, but
+                `snapshot().state` is "leaving", and so a web server's readiness says no: for load balancers that go
+                on sending clients until they see that. Another signal ends it.
 
         Returns:
             How many connections had to be cut.
@@ -413,25 +418,27 @@ class Server:
             OSError: it has ended at once because a descriptor of its own was closed by somebody else (EBADF).
             As `start` and `stop`. What a signal handler of the program's own raises stops it, and is raised then.
         """
-        return self._run(drain_timeout)
+        return self._run(drain_timeout, drain_delay=drain_delay)
 
     def _run(
         self,
         drain_timeout: float | None,
         *,
+        drain_delay: float = 0.0,
         lifeline: int | None = None,
         ends_pool: bool = False,
     ) -> int:
         """Run as the commands do.
 
         Args:
-            drain_timeout: as of `run`.
+            drain_timeout, drain_delay: as of `run`.
             lifeline: the descriptor of a pipe whose other end the parent process holds. When that is gone, stop; while
                 stopping, cut. A second signal then does not cut.
             ends_pool: whether the pool that it was given ends with it, and within its time, as one of its own does.
         """
         self._ends_pool = self._ends_pool or ends_pool
         seconds = _seconds(drain_timeout)
+        self._delay = checks.duration("drain_delay", drain_delay)
         if threading.current_thread() is not threading.main_thread():
             return self._begin(seconds)._run_over()
         orphans = Orphans()
@@ -462,7 +469,10 @@ class Server:
             if watch is not None and now >= self._look_at:
                 self._look_at = inf
                 self._teller.tell(partial(self._look, watch))
-            wait = min(left, inf if watch is None else self._look_at - now)
+            if now >= self._leaves_at:
+                self._leave_now(drain_timeout)
+                stopping = True
+            wait = min(left, self._leaves_at - now, inf if watch is None else self._look_at - now)
             try:
                 number = signals.hear(None if wait == inf else min(max(0.0, wait), LONGEST))
             except OSError as error:
@@ -478,13 +488,23 @@ class Server:
             elif number in (LOST, HUNG_UP) or number in ORDERS:
                 # With a parent, only it may cut: service managers send SIGTERM to the parent and to us, and so
                 # does the parent, and these are not two orders.
+                if not stopping and self._delay and number in ORDERS:
+                    self._leaves_at, seconds, self._delay = now + self._delay, self._delay, 0.0
+                    message = "%s: stopping in %g s (drain_delay); another signal stops at once"
+                    self._teller.tell(partial(log, _log, logging.INFO, message, reason(number), seconds))
+                    continue
                 if not stopping:
-                    self._begin_to_stop(drain_timeout)
+                    self._leave_now(drain_timeout)
                     message = "%s: stopping; a second signal cuts at once"
                     self._teller.tell(partial(log, _log, logging.INFO, message, reason(number)))
                 elif number == LOST or lifeline is None:
                     self._begin_to_stop(0.0)
                 stopping = True
+
+    def _leave_now(self, drain_timeout: float) -> None:
+        """Begin to stop, after the delay if there was one."""
+        self._leaves_at = inf
+        self._begin_to_stop(drain_timeout)
 
     def _begin(self, drain_timeout: float) -> Self:
         """Start, unless that was done and it still serves."""
@@ -554,11 +574,8 @@ class Server:
 
     def snapshot(self) -> ServerSnapshot:
         """Return what the server does at this instant."""
-        return snapshot_of(self.protocol.name, self._state, self._group, self._pool.snapshot())
-
-    def _wait_expected(self) -> float:
-        """Return the seconds that a message would wait for a thread now, as it went lately; 0: nobody waits."""
-        return 0.0 if self._group is None else self._group.wait_expected()
+        state = "leaving" if self._state == "serving" and self._leaves_at < inf else self._state
+        return snapshot_of(self.protocol.name, state, self._group, self._pool.snapshot())
 
     def __str__(self) -> str:
         where = self._bind if self._group is None else self._group.listeners

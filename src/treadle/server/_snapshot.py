@@ -19,7 +19,7 @@ class ServerSnapshot:
 
     Attributes:
         name: the handler's name.
-        state: "new", "serving", "stopping" or "stopped".
+        state: "new", "serving", "leaving" (see `Server.run`), "stopping" or "stopped".
         addresses: where it listens, as `Server.addresses`; () before it was started.
         connections: that are open now.
         accepted: connections so far, `rejected_connections` of them included.
@@ -39,6 +39,8 @@ class ServerSnapshot:
             thread has lost the lead, for their handlers blocked.
         rejected_messages: that the pool had no room for, or shed.
         failures: handlers that raised, or returned what is no answer.
+        expected_wait: seconds that a message would wait for a thread if it came now, as it went lately, where the
+            protocol says how long it may (see `Protocol`); else 0.
         overdue: handlers that run now, and have for longer than `Limits.handler_timeout`, so that their connections
             were closed without them.
         slow_kinds: kinds of messages that are handed over, for they have been slow: each with about how many seconds
@@ -59,6 +61,7 @@ class ServerSnapshot:
     handed_over: int
     rejected_messages: int
     failures: int
+    expected_wait: float
     overdue: int
     slow_kinds: Mapping[Hashable, float]
     pool: PoolSnapshot
@@ -94,6 +97,7 @@ def snapshot_of(name: str, state: str, group: EventLoopGroup | None, pool: PoolS
         handled_inline=begun - lost,
         handed_over=followed + lost,
         rejected_messages=sum(each.rejected for each in handlers),
+        expected_wait=max((each.wait_expected() for each in handlers), default=0.0),
         failures=sum(each.calls.failures for each in handlers),
         overdue=sum(each.calls.overdue.running for each in handlers if each.calls.overdue is not None),
         slow_kinds=_slow_kinds(handlers),

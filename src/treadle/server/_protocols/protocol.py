@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from treadle.server._transport.decoder import Decoder
     from treadle.server._transport.peer import Peer
 
-__all__ = ["Answer", "Protocol", "check", "lacking", "drain_grace_of", "missing_from", "phases_of", "queue_timeout_of"]
+__all__ = ["Answer", "Protocol", "check", "drain_grace_of", "lacking", "missing_from", "phases_of", "queue_timeout_of"]
 
 Bytes = bytes | bytearray | memoryview
 # Of a handler. Of several they are sent one after another, of an iterator as it gives them; None: nothing is.
@@ -42,8 +42,8 @@ class Protocol(_Protocol):
                          `Peer.exchange` is the Exchange of the message while it is handled, with its times, and the
                          server has each message take a longer way.
         fresh_context    whether each message is handled in a copy of the connection's context; else all are in that
-        queue_timeout    seconds that a message may wait for a thread, more than 0: whoever would wait longer is rejected
-                         at once, and whoever has, see `refusal`
+        queue_timeout    seconds that a message may wait for a thread, more than 0: one that would wait for longer, as
+                         it went lately, is rejected at once, see `refusal`
         drain_grace      seconds that a client which has been answered before may take for its next message once the
                          server stops, 0 or more
         sends_ahead      whether handlers may send something before they return

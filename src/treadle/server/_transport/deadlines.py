@@ -105,6 +105,7 @@ class Deadlines:
             for name, phase in phases.items()
             if name != IDLE
         }
+        self.anew = {name for name, phase in phases.items() if phase.anew}
         self.kept = phases[IDLE].timeout if IDLE in phases else self.idle  # idle, after the first message
         self.drained_at = inf  # when the server began to stop
 
@@ -134,12 +135,13 @@ class Deadlines:
             return self.of_writing(conn)
         if conn.intake.begun:
             reading = self.phases.get(conn.intake.phase, self.reading)
-            return reading.end(conn.intake.begun, conn.intake.received)
+            moved = max(conn.active, conn.intake.begun) if conn.intake.phase in self.anew else None
+            return reading.end(conn.intake.begun, conn.intake.received, moved)
         idle = self.kept if conn.number else self.idle
         return min(
             (inf if idle is None else conn.active + idle, "idle_timeout"),
             (inf if self.age is None else conn.timing.since + self.age, "max_age"),
-            (max(self.drained_at, conn.active) + (conn.number and self.parting or GRACE), "the server stops"),
+            (max(self.drained_at, conn.active) + ((conn.number and self.parting) or GRACE), "the server stops"),
         )
 
     def aged(self, conn: ClientConnection, now: float) -> bool:

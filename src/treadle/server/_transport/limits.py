@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Literal
 
 from treadle._base import checks
@@ -124,6 +124,7 @@ class Phase:
     Args:
         timeout: seconds from its first byte to its last, more than 0.
         min_rate: bytes a second, more than 0, on average, after `Limits.min_rate_grace`.
+        anew: whether the timeout begins anew whenever some of it comes; else it is for all of it.
 
     Raises:
         TypeError, ValueError: a value is of the wrong type, or out of range.
@@ -131,10 +132,12 @@ class Phase:
 
     timeout: float | None
     min_rate: float | None = None
+    anew: bool = field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:
         _more_than_0("timeout", self.timeout)
         _more_than_0("min_rate", self.min_rate)
+        checks.boolean("anew", self.anew)
 
 
 def _more_than_0(name: str, value: object) -> None:

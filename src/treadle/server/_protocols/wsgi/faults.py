@@ -11,6 +11,7 @@ from treadle.errors import DeadlineExceeded
 from treadle.server._protocols.http.status import Beginnings, error_answer
 
 if TYPE_CHECKING:
+    from treadle.server._protocols.http.refused import Refused
     from treadle.server._protocols.http.request import Request
     from treadle.server._transport.peer import Peer
 
@@ -35,6 +36,17 @@ class Faults:
             said = "%s: %s %s %s (request %s)%s"
             what = (request.method, cut(request.target, SHOWN), when, request.id)
             log(_log, logging.ERROR, said, str(peer), *what, throttle.rest, error=error)
+
+    def refuse(self, request: Request, peer: Peer, refused: Refused, later: int, *, closes: bool) -> bytes:
+        """Return what the client is told whose request is refused, though it is a sound one, and log that."""
+        throttle = self._throttles.of("limit", refused.status)
+        if throttle.begins():
+            what = (request.method, cut(request.target, SHOWN), refused, request.id)
+            log(_log, logging.WARNING, "%s: %s %s: %s (request %s)%s", str(peer), *what, throttle.rest)
+        if request.entry is not None:
+            request.entry.status = refused.status
+        said = {"close": closes, "head_only": request.method == "HEAD", "request_id": request.id}
+        return error_answer(self._beginnings, refused.status, refused.why, retry_after=later, **said)  # type: ignore[arg-type]
 
     def answer(self, request: Request, error: BaseException, *, closes: bool) -> bytes:
         """Return what the client is told in place of the application's answer."""

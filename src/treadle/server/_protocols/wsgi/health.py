@@ -1,4 +1,4 @@
-"""Health: whether the server lives, and whether it takes more, answered by whoever leads, though every thread is busy."""
+"""Health: whether the server lives, and takes more; answered by whoever leads, though all threads are busy."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ class Health:
         if server is None:
             return self._answer(request, "503 Service Unavailable", "not ready: the server was not started\n")
         snapshot = server.snapshot()
-        wait, pool = server._wait_expected(), snapshot.pool
+        wait, pool = snapshot.expected_wait, snapshot.pool
         said = f"{pool.busy}/{pool.max_workers} threads busy, {pool.waiting} waiting"
-        if snapshot.state != "serving" or server._is_leaving:
+        if snapshot.state != "serving":
             return self._answer(request, "503 Service Unavailable", f"not ready: the server stops; {said}\n")
         if self._queue_timeout is not None and wait > self._queue_timeout:
             why = f"who comes now would wait for {wait:.1f} s, longer than queue_timeout"

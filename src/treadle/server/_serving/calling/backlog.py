@@ -1,9 +1,9 @@
 """Backlog: how long messages wait for a thread, and which of them will wait for too long.
 
-A protocol may say how long that may be (`queue_timeout`, see `Protocol`). Whoever would wait longer is better told so at
-once than when that time is over: so when those that wait are more than can be begun with in that time, as it went
-lately, the one that has waited longest is told, for in a pool whose order takes the newest first while the queue stands
-it would wait for ever.
+A protocol may say how long that may be (`queue_timeout`, see `Protocol`). Whoever would wait longer is better told so
+at once than when that time is over: so when those that wait are more than can be begun with in that time, as it went
+lately, the one that has waited longest is told, for in a pool whose order takes the newest first while the queue
+stands it would wait for ever.
 """
 
 from __future__ import annotations

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from treadle._base import clock
 from treadle._base.words import brief
-from treadle.server._protocols.wsgi.files import FileWrapper
-from treadle.server._protocols.wsgi.names import HEADERS
+from treadle.server._protocols.wsgi.answering.files import FileWrapper
+from treadle.server._protocols.wsgi.answering.values import encoded, text_of, wrong_header
 from treadle.server._transport.decoder import AnswerBroken, CloseConnection
 from treadle.server._transport.peer import open_answer, send_ahead
 from treadle.server._transport.sending.spool import ClientLeft
@@ -18,15 +18,15 @@ from treadle.server._transport.sending.spool import ClientLeft
 if TYPE_CHECKING:
     from treadle.server._protocols.http.request import Request
     from treadle.server._protocols.http.status import Beginnings
+    from treadle.server._protocols.wsgi.answering.names import Names
+    from treadle.server._protocols.wsgi.answering.streams import Stream, Streams
     from treadle.server._protocols.wsgi.faults import Faults
-    from treadle.server._protocols.wsgi.names import Names
     from treadle.server._transport.peer import Peer
 
 __all__ = ["Call", "Said"]
 
 STATUS = re.compile(r"[2-9][0-9]{2} [\t -~\x80-\xff]*")  # RFC 9112, section 4; 1xx are not final
 LENGTH = re.compile(r"[0-9]{1,18}")
-PLAIN = bytes(byte for byte in range(256) if byte == 9 or (byte >= 32 and byte != 127))  # RFC 9110, section 5.5
 JOINED = 1 << 16  # bytes of a body that is sent in one with its head; more are sent without being copied
 PIECES = "WSGI (PEP 3333) wants an iterable of bytes"
 ExcInfo = tuple[type[BaseException], BaseException, TracebackType]
@@ -35,12 +35,13 @@ ExcInfo = tuple[type[BaseException], BaseException, TracebackType]
 class Said:
     """What all calls of one application have in common: how answers begin, fields' names, and who tells of faults."""
 
-    __slots__ = ("beginnings", "faults", "names")
+    __slots__ = ("beginnings", "faults", "names", "streams")
 
-    def __init__(self, beginnings: Beginnings, names: Names, faults: Faults) -> None:
+    def __init__(self, beginnings: Beginnings, names: Names, faults: Faults, streams: Streams) -> None:
         self.beginnings = beginnings
         self.names = names
         self.faults = faults
+        self.streams = streams
 
 
 class Call:
@@ -60,6 +61,7 @@ class Call:
         "_own",
         "_said",
         "_spool",
+        "_stream",
         "peer",
         "request",
         "sent",
@@ -76,6 +78,7 @@ class Call:
         self._own: tuple[str, ...] = ()  # fields of ours that the application has itself, in small letters
         self._closes = False
         self.sent = False
+        self._stream: Stream | None = None  # of an answer whose length is not known
         self._spool: Any = None  # what the beginning of the answer was added to, before the application has returned
 
     # -- what the application calls -----------------------------------------------------------------------------------
@@ -109,9 +112,9 @@ class Call:
                 if begins is None:
                     begins = names.learn(name)
                 if type(value) is not str:
-                    value = _text_of(name, value)
+                    value = text_of(name, value)
             except (TypeError, ValueError) as error:
-                raise _wrong_header(header, error) from None
+                raise wrong_header(header, error) from None
             if begins:
                 lines.append(f"{begins}{value}\r\n")
             else:
@@ -201,17 +204,11 @@ class Call:
             lines.append("Connection: close\r\n")
         elif request.old:
             lines.append("Connection: keep-alive\r\n")
-        try:
-            raw = "".join(lines).encode("latin-1")
-        except UnicodeEncodeError as error:
-            raise ValueError(f"a header has {error.object[error.start]!r}; WSGI (PEP 3333) wants latin-1") from None
-        if len(raw.translate(None, PLAIN)) != 2 * len(lines):  # there is a control character, or half an answer
-            unfit = next(line for line in lines if len(line.encode("latin-1").translate(None, PLAIN)) != 2)
-            raise ValueError(f"a header is {brief(unfit[:-2])}, with a control character (RFC 9110, section 5.5)")
         begun = self._said.beginnings.of(self.status, clock.wall())
+        head = b"%b%b\r\n" % (_without(begun, self._own) if self._own else begun, encoded(lines))
         if request.entry is not None:
-            request.entry.status = int(self.status[:3])
-        return b"%b%b\r\n" % (_without(begun, self._own) if self._own else begun, raw)
+            request.entry.status, request.entry.head = int(self.status[:3]), len(head)
+        return head
 
     def _has_no_body(self) -> bool:
         """Whether the answer ends with its head (RFC 9112, section 6.3)."""
@@ -280,6 +277,9 @@ class Call:
         self._chunked = self._length is None and not self.request.old
         self._closes = self._length is None and not self._chunked  # where nothing else can say that it has ended
         self._left = self._length
+        if self._length is None:
+            kind = next((line[14:] for line in self._lines if line[:14].lower() == "content-type: "), "")
+            self._stream = self._said.streams.begin(self.request.route, kind)
         self.sent = True
         return self._head(self._length, "Transfer-Encoding: chunked\r\n" if self._chunked else "")
 
@@ -306,11 +306,15 @@ class Call:
                     yield head + self._framed(first)
                 while piece := _next_of(iterator):
                     yield self._framed(piece)
+                    if self._stream is not None:
+                        self._stream.look()
                 if self._left:
                     raise ValueError(f"Content-Length says {self._length}, and the body is {self._left} bytes shorter")
                 if self._chunked:
                     yield b"0\r\n\r\n"
             finally:
+                if self._stream is not None:
+                    self._stream.end()
                 if hasattr(result, "close"):
                     result.close()
         except GeneratorExit:
@@ -322,6 +326,8 @@ class Call:
 
     def break_off(self, error: BaseException) -> Iterator[bytes]:
         """Give no more of an answer that has begun, for the application has failed."""
+        if self._stream is not None:
+            self._stream.end()
         raise self._broken(error) from error
         yield b""
 
@@ -376,25 +382,9 @@ def _iterable(result: Any) -> Iterable[Any]:
     return iterable
 
 
-def _text_of(name: object, value: object) -> str:
-    """Return a header's value that is a str of another class.
-
-    Raises:
-        TypeError: it is none.
-    """
-    if not isinstance(value, str):
-        raise TypeError(f"the value of {name} is {brief(value)}, {type(value).__name__}")
-    return str(value)
-
-
 def _wrong_status(status: object) -> Exception:
     said = f"start_response() was given the status {brief(status)}; WSGI (PEP 3333) wants a str such as '200 OK'"
     return ValueError(said) if isinstance(status, str) else TypeError(said)
-
-
-def _wrong_header(header: object, error: Exception) -> Exception:
-    said = f"a header is {brief(header)}: {error}"
-    return type(error)(said if HEADERS in said else f"{said}; {HEADERS}")
 
 
 def _without(begun: bytes, own: tuple[str, ...]) -> bytes:

@@ -1,0 +1,81 @@
+"""Accounts: what the access log is told of each request, once it is over."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from treadle._base import clock
+from treadle.server._protocols.wsgi.access_line import Entry
+
+if TYPE_CHECKING:
+    from treadle.server._protocols.http.request import Request
+    from treadle.server._protocols.wsgi.access_log import AccessLog
+    from treadle.server._transport.peer import Peer
+
+__all__ = ["Account", "Accounts"]
+
+REJECTED = 503  # the status of an answer to a request that was never begun with
+
+
+class Account(Entry):
+    """One request, while it is answered.
+
+    Attributes:
+        exchange: with the times of it.
+        head: bytes of the answer's head, which do not count.
+    """
+
+    __slots__ = ("exchange", "head")
+
+    def __init__(self, request: Request, host: str, exchange: Any) -> None:
+        environ = request.environ
+        super().__init__(
+            host=host,
+            method=request.method,
+            target=request.target,
+            version=environ.get("SERVER_PROTOCOL", ""),
+            referer=environ.get("HTTP_REFERER", ""),
+            agent=environ.get("HTTP_USER_AGENT", ""),
+            request_id=request.id,
+            route=request.route,
+        )
+        self.exchange = exchange
+        self.head = 0
+
+
+class Accounts:
+    """Has the access log write a line for each request that is over. From any thread."""
+
+    def __init__(self, log: AccessLog) -> None:
+        self._log = log
+
+    def begin(self, request: Request, peer: Peer) -> None:
+        """The application is about to be called with `request`, and may change its environ."""
+        request.entry = Account(request, peer.host, peer.exchange)
+
+    def over(self, request: Request, sent: int, error: BaseException | None) -> None:
+        """Write what became of `request`, of whose answer `sent` bytes were taken."""
+        account = request.entry
+        if account is None:  # it was never begun with
+            account = Account(request, request.environ.get("REMOTE_ADDR", ""), None)
+            account.status = REJECTED if sent else 0
+        now, exchange = clock.now(), account.exchange
+        account.began = clock.wall()
+        if exchange is not None:
+            account.began -= now - exchange.complete
+            account.wait = max(0.0, exchange.begun - exchange.complete)
+            account.run = max(0.0, (exchange.made or now) - exchange.begun)
+            account.send = max(0.0, (exchange.sent or now) - (exchange.made or now))
+        account.bytes_out = max(0, sent - account.head)
+        account.error = "" if error is None else f"{type(error).__name__}: {error}"
+        account.exchange = request.entry = None
+        self._log.write(account)
+
+    def refused(self, host: str, status: int, line: str, why: str) -> None:
+        """Write that what came makes no request, or one that is refused."""
+        method, _, rest = line.partition(" ")
+        target, _, version = rest.rpartition(" ")
+        whole = bool(method and target and version.startswith("HTTP/"))
+        entry = Entry(host=host, began=clock.wall(), status=status, error=why)
+        entry.method, entry.target, entry.version = (method, target, version) if whole else ("", line, "")
+        self._log.write(entry)

@@ -1,0 +1,1 @@
+"""Calls of an application, and what becomes of what it returns: heads, pieces, files, streams."""
