@@ -43,14 +43,18 @@ ifneq ($(shell cat $(VENV)/.made 2>/dev/null),$(CURDIR))
 $(VENV)/.made: FORCE
 endif
 
-.PHONY: help run test check conformance bench stress fuzz mutants dist clean FORCE
+.PHONY: help run run-web test check conformance bench stress fuzz mutants dist clean FORCE
 
 help:            ## list the targets
-	@sed -n 's/^\([a-z]*\): .*## /\1\t/p' Makefile | expand -t 14
+	@sed -n 's/^\([a-z-]*\): .*## /\1\t/p' Makefile | expand -t 14
 
 run:             ## serve: a TCP echo server on 127.0.0.1:5000
 	$(call ready,cli)
 	@exec $(VENV)/bin/treadle echo $(ARGS)
+
+run-web:         ## serve a web application: examples/web_app.py on http://127.0.0.1:8000
+	$(call ready,cli)
+	@exec $(VENV)/bin/treadle wsgi --chdir examples web_app:app $(ARGS)
 
 test:            ## run every test, the conformance suite included
 	$(call ready,test)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -20,6 +21,21 @@ def test_make_run_passes_options_on() -> None:
     status, out, _ = run("make", "-C", str(ROOT), "--dry-run", "run", "ARGS=--bind 127.0.0.1:5001")
     assert status == 0
     assert "/bin/treadle echo --bind 127.0.0.1:5001\n" in out
+
+
+def test_make_run_web_serves_the_example() -> None:
+    status, out, _ = run("make", "-C", str(ROOT), "--dry-run", "run-web", "ARGS=--bind 127.0.0.1:8001")
+    assert status == 0
+    assert "/bin/treadle wsgi --chdir examples web_app:app --bind 127.0.0.1:8001\n" in out
+    assert (ROOT / "examples" / "web_app.py").exists()
+
+
+def test_make_help_lists_every_target() -> None:
+    status, out, _ = run("make", "--no-print-directory", "-C", str(ROOT), "help")
+    assert status == 0
+    phony = re.search(r"^\.PHONY: (.*) FORCE$", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    assert phony
+    assert [line.split()[0] for line in out.splitlines()] == phony[1].split()
 
 
 @pytest.mark.parametrize("home", [{}, {"PIP_USER": "1"}], ids=["", "pip installs at home"])

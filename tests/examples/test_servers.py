@@ -61,6 +61,7 @@ def end(server: Program) -> None:
         ("line_server.py", ()),
         ("binary_server.py", ()),
         ("redis_server.py", ()),
+        ("web_app.py", ()),
     ],
 )
 def test_a_port_that_cannot_be_had_is_said_in_a_line(name: str, host: tuple[str, ...]) -> None:
