@@ -21,7 +21,7 @@ export PIP_USER := 0
 # Options for pytest or the program that a target runs: make test ARGS='-k echo', make run ARGS='--bind 127.0.0.1:5001'.
 ARGS ?=
 # What `make bench` measures: programs in bench/.
-BENCH ?= pool echo overload
+BENCH ?= pool echo overload wsgi
 PYTEST := $(PY) -m pytest
 PARALLEL := -n auto --maxprocesses 8
 
@@ -71,7 +71,7 @@ conformance:     ## only CPython's own executor tests, against treadle.Pool
 	$(call ready,test)
 	$(PYTEST) tests/conformance $(ARGS)
 
-bench:           ## measure treadle beside its peers; writes bench/results/. BENCH=pool, echo or overload: one
+bench:           ## measure treadle beside its peers; writes bench/results/. BENCH=wsgi: one of pool, echo, overload, wsgi
 	$(call ready,bench)
 	@status=0; for name in $(BENCH); do \
 	    echo "$(PY) bench/$$name.py $(ARGS)"; $(PY) bench/$$name.py $(ARGS) || status=$$?; \
@@ -131,6 +131,13 @@ $(VENV)/.test $(VENV)/.bench: $(VENV)/.%: $(VENV)/.made pyproject.toml
 	    else \
 	        echo "make: the tests need the openssl command; on Debian and Ubuntu: sudo apt-get install openssl" >&2; exit 1; \
 	    fi; }
+	@[ $* != bench ] || command -v wrk >/dev/null || { \
+	    if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	        echo "make: installing wrk, which loads web servers"; \
+	        apt-get update -qq && apt-get install -qq -y wrk >/dev/null; \
+	    fi || true; \
+	    command -v wrk >/dev/null || \
+	        echo "make: there is no wrk, so web servers are not measured; on Debian and Ubuntu: sudo apt-get install wrk"; }
 	@[ $* != test ] || PATH=$$PATH:/usr/sbin command -v haproxy >/dev/null || { \
 	    if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 	        echo "make: installing haproxy, behind which the tests put servers"; \

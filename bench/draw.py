@@ -41,6 +41,11 @@ ECHOES = {
     "idle": ("Replies a second to the busy ones", "memory", ", {:,.0f} MiB resident"),
     "churn": ("Clients a second", "", ""),
 }
+WEB = {"treadle": "treadle wsgi", "gunicorn": "gunicorn, gthread"}
+COMPARED = {
+    "cpu": ("Processor time a request; beside it, requests a second", "{:,.1f} µs"),
+    "p99": ("How long the quick take, 99th percentile; beside it, how many a second", "{:,.1f} ms"),
+}
 ORDERS = {
     "standard": "ThreadPoolExecutor",
     "fifo": 'treadle, order="fifo"',
@@ -78,6 +83,8 @@ def redraw(path: Path) -> bool:
 
 def draw(record: Record) -> str | None:
     """Return the chart of a record, or None: there is nothing to compare in it, as where one peer was measured."""
+    if "compared" in record:
+        return _web(record) if len(record["samples"]) > 1 else None
     if "scenario" in record:
         return _server(record) if len(record["samples"]) > 1 else None
     if "shown in" in record:
@@ -124,6 +131,21 @@ def _server(record: Record) -> str:
         rates = [sample["rate"] for sample in samples]
         rows.append(_bar(SERVERS.get(name, name), values["rate"], rates, end, ours=name == "treadle"))
     return bars(record["title"], f"{what}: {_better(True)}.", rows, _notes(record, SERVERS))
+
+
+# -- web servers ------------------------------------------------------------------------------------------------------
+
+
+def _web(record: Record) -> str:
+    """Servers best first, by the value that is compared; less is better. Beside it stand requests a second."""
+    what, form = COMPARED[record["compared"]]
+    rows = []
+    for name, samples in record["samples"].items():
+        values, taken = record["values"][name], [sample[record["compared"]] for sample in samples]
+        median = values[record["compared"]]
+        end = f"{form.format(median)}, {values['rate']:,.0f}/s"
+        rows.append(_bar(WEB.get(name, name), median, taken, end, ours=name == "treadle"))
+    return bars(record["title"], f"{what}: {_better(False)}.", rows, _notes(record, WEB))
 
 
 # -- overload ---------------------------------------------------------------------------------------------------------

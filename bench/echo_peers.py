@@ -69,8 +69,8 @@ class Running:
 
 
 @contextmanager
-def serving(name: str, *flags: str, children: int = 0) -> Iterator[Running]:
-    """Run the server `name` with these options of echo_servers.py; with `children`, wait for so many processes.
+def serving(name: str, *flags: str, children: int = 0, program: Path = PROGRAM) -> Iterator[Running]:
+    """Run the server `name` with these options of its program; with `children`, wait for so many processes.
 
     Raises:
         Unavailable: it cannot be had here.
@@ -79,7 +79,7 @@ def serving(name: str, *flags: str, children: int = 0) -> Iterator[Running]:
     libc = ctypes.CDLL(None)
     with tempfile.TemporaryFile("w+") as errors:
         process = subprocess.Popen(
-            [sys.executable, str(PROGRAM), name, *flags],
+            [sys.executable, str(program), name, *flags],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=errors,
