@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 
+from treadle.server._protocols.http.body import Body
 from treadle.server._protocols.http.grammar import TOKEN
 from treadle.server._protocols.http.head import judge_fields
 from treadle.server._protocols.http.refused import Refused
@@ -32,14 +32,14 @@ class Chunks:
     """Takes the chunks of one body out of what was read. For one thread at a time.
 
     Args:
-        write: called with each part of the body.
+        body: what it is kept in.
         max_trailers: bytes of the fields behind the body, which are judged, and dropped.
     """
 
-    __slots__ = ("_extensions", "_left", "_looked", "_max_trailers", "_trailers", "_write")
+    __slots__ = ("_body", "_extensions", "_left", "_looked", "_max_trailers", "_trailers")
 
-    def __init__(self, write: Callable[[bytes], object], max_trailers: int) -> None:
-        self._write = write
+    def __init__(self, body: Body, max_trailers: int) -> None:
+        self._body = body
         self._max_trailers = max_trailers
         self._left = 0  # of a chunk, with the CRLF behind it; 0: a line is next
         self._extensions = 0
@@ -50,7 +50,7 @@ class Chunks:
         """Take out of `data` what is the body's; return whether that was the last of it.
 
         Raises:
-            Refused: it is malformed, or its extensions or trailers are longer than allowed.
+            Refused: it is malformed, or it, its extensions or its trailers are longer than allowed.
         """
         while True:
             if self._left:
@@ -76,7 +76,7 @@ class Chunks:
         if self._left > 2:
             part = bytes(data[: self._left - 2])
             if part:
-                self._write(part)
+                self._body.write(part)
                 del data[: len(part)]
                 self._left -= len(part)
         if self._left > 2 or not data:
@@ -117,6 +117,7 @@ class Chunks:
             raise Refused(400, "the chunks' extensions are longer than anybody's (RFC 9112, section 7.1.1)")
         size = int(match[1], 16)
         if size:
+            self._body.expect(size)
             self._left = size + 2
         else:
             self._trailers = []

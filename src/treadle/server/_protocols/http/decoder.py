@@ -290,7 +290,7 @@ class RequestDecoder:
         if head.length != 0:
             self._body, self.phase = Body(most, self._folder), "body"
             self._left = head.length or 0
-            self._chunks = Chunks(self._body.write, self._sources.bounds.head) if head.length is None else None
+            self._chunks = Chunks(self._body, self._sources.bounds.head) if head.length is None else None
         return True
 
     def _judge_bounds(self, buffer: bytearray, end: int) -> None:

@@ -28,7 +28,9 @@ ORIGIN_FORM = re.compile(rf"({PATH})(?:\?({QUERY}))?+")
 ABSOLUTE_FORM = re.compile(rf"(?i:https?)://([^/?#@]++)({PATH})?+(?:\?({QUERY}))?+")
 
 # All of a head whose every part is plain, and its end: method and path, method, path, query, and the fields' lines.
-QUICK = re.compile(rf"(([A-Z]{{1,20}}+) ({PATH}))(?:\?({QUERY}))?+ HTTP/1\.1((?:\r\n{TOKEN}: {VALUE})++)\r\n\r\n")
+QUICK = re.compile(
+    rf"((?!CONNECT )([A-Z]{{1,20}}+) ({PATH}))(?:\?({QUERY}))?+ HTTP/1\.1((?:\r\n{TOKEN}: {VALUE})++)\r\n\r\n"
+)
 
 # RFC 3986, section 3.2.2: a registered name, which an IPv4 address is too, or an address in brackets; and a port.
 HOST = re.compile(r"(?:((?:[A-Za-z0-9\-._~!$&'()*+,;=]|%[0-9A-Fa-f]{2})++)|\[([0-9A-Fa-f:.]++)\])(?::[0-9]{0,5})?")
