@@ -15,8 +15,8 @@ PATIENCE = 20.0  # seconds after which an answer does not come any more
 ONE_BY_ONE = 1500
 PIECE = 1021
 
-# Whole, with another behind it once it is answered, or at once if it is the last; the same with nothing behind it, as the
-# first or the second of a connection; byte by byte; and in one packet with one before it and one behind.
+# Whole, with another behind it once it is answered, or at once if it is the last; the same with nothing behind it, as
+# the first or the second of a connection; byte by byte; and in one packet with one before it and one behind.
 WAYS = ("whole", "alone", "second", "bytes", "neighbours")
 LONELY = ("alone", "second")
 
