@@ -95,6 +95,11 @@ class Body:
             while written < len(view):
                 written += self._file.write(view[written:])  # type: ignore[union-attr]  # there is one by now
 
+    @property
+    def in_file(self) -> bool:
+        """Whether it is in a file."""
+        return self._file is not None
+
     def open(self) -> BinaryIO:
         """Return what reads it, and can seek; it is complete."""
         if self._file is None:

@@ -344,4 +344,7 @@ class RequestDecoder:
         route = sources.routes.find(f"{head.method} {head.path}")
         self._head = self._body = self._chunks = None
         self._blank, self._line, self.phase = False, "", "head"
-        return Request(environ, head.method, head.target, number, route, head.closes, head.is_old)
+        request = Request(environ, head.method, head.target, number, route, head.closes, head.is_old)
+        if body is not None and body.in_file:
+            request.file = environ["wsgi.input"]
+        return request

@@ -277,6 +277,9 @@ class WSGI:
             raise
         except BaseException as error:
             return self._failed(call, error)
+        finally:
+            if request.file is not None and not call.goes_on:
+                request.file.close()
 
     def _failed(self, call: Call, error: BaseException) -> Any:
         """Return what the client gets over whose request the application failed."""

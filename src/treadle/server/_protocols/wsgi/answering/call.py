@@ -50,6 +50,7 @@ class Call:
     Attributes:
         status: of the answer, as the application has said it; "": not yet.
         sent: whether the client has got some of the answer, or is about to.
+        goes_on: the application's iterable is not at its end when this is returned.
     """
 
     __slots__ = (
@@ -62,6 +63,7 @@ class Call:
         "_said",
         "_spool",
         "_stream",
+        "goes_on",
         "peer",
         "request",
         "sent",
@@ -77,7 +79,7 @@ class Call:
         self._length: int | None = None  # of the body, as the application has said it
         self._own: tuple[str, ...] = ()  # fields of ours that the application has itself, in small letters
         self._closes = False
-        self.sent = False
+        self.sent = self.goes_on = False
         self._stream: Stream | None = None  # of an answer whose length is not known
         self._spool: Any = None  # what the beginning of the answer was added to, before the application has returned
 
@@ -173,13 +175,13 @@ class Call:
             raise CloseConnection(answer)
         return answer
 
-    def _whole(self, body: bytes) -> Any:
-        """Return an answer whose body is all there."""
+    def _whole(self, body: bytes, *, all_of_it: bool = True) -> Any:
+        """Return an answer whose body is all there; or the first piece of one that is not sent, unless `all_of_it`."""
         if type(body) is not bytes:
             raise TypeError(f"the application returned a piece that is {type(body).__name__}; {PIECES}")
         size = length = len(body)
         if self._has_no_body():
-            return self._head(self._length_of_none(size))
+            return self._head(self._length_of_none(size if all_of_it else 0))
         if self._length not in (None, size):
             raise ValueError(f"Content-Length says {self._length}, and the body has {size} bytes")
         head = self._head(length)
@@ -227,7 +229,6 @@ class Call:
 
     def _of_iterable(self, result: Any) -> Any:
         """Return the answer whose pieces `result` gives; that is closed by then, or when they are sent."""
-        goes_on = False
         try:
             if isinstance(result, FileWrapper) and self._spool is None:
                 answer = self._of_file(result)
@@ -236,13 +237,16 @@ class Call:
             iterator = iter(_iterable(result))
             first = b"" if self._spool is not None else _next_of(iterator)
             if self._spool is None and (not first or self._has_no_body() or len(first) == self._length):
-                answer = self._whole(first + _next_of(iterator) if first and not self._has_no_body() else first)
+                if self._has_no_body():
+                    answer = self._whole(first, all_of_it=False)
+                else:
+                    answer = self._whole(first + _next_of(iterator) if first else first)
                 return self._ended(self._sent_before_close(answer, result))
             head = self._begin_pieces() if self._spool is None else b""
-            goes_on = True
+            self.goes_on = True
             return self._pieces(head, first, iterator, result)
         finally:
-            if not goes_on and hasattr(result, "close"):
+            if not self.goes_on and hasattr(result, "close"):
                 self._close(result)
 
     def _sent_before_close(self, answer: Any, result: Any) -> Any:
@@ -315,8 +319,12 @@ class Call:
             finally:
                 if self._stream is not None:
                     self._stream.end()
-                if hasattr(result, "close"):
-                    result.close()
+                try:
+                    if hasattr(result, "close"):
+                        result.close()
+                finally:
+                    if self.request.file is not None:
+                        self.request.file.close()
         except GeneratorExit:
             raise
         except BaseException as error:
