@@ -15,8 +15,8 @@ PATIENCE = 20.0  # seconds after which an answer does not come any more
 ONE_BY_ONE = 1500
 PIECE = 1021
 
-# Whole, with another behind it once it is answered, or at once if it is the last; the same with nothing behind it, as
-# the first or the second of a connection; byte by byte; and in one packet with one before it and one behind.
+# Whole, with another behind it, in one packet if the entry is the last of its connection; whole, with none behind it,
+# as the first or the second of a connection; byte by byte; in one packet with one before it and one behind.
 WAYS = ("whole", "alone", "second", "bytes", "neighbours")
 LONELY = ("alone", "second")
 
@@ -194,10 +194,10 @@ class _Exchange:
             if self._way == "second":
                 self._send(sent_before)
                 self._expect_call(before)
-            self._send(entry.raw)
+            self._send(entry.raw + behind if at_once and self._way == "whole" else entry.raw)
         if self._way in LONELY:
             self._send_end()
-        elif at_once and self._way != "neighbours":
+        elif at_once and self._way == "bytes":
             self._send(behind)
         for nth, call in enumerate(entry.calls):
             last = nth == len(entry.calls) - 1 and not entry.refusal
