@@ -177,6 +177,12 @@ class Near:
     def is_near(self) -> bool:
         return True
 
+    def send_ahead(self, fd: int, data: bytes, *, whole: bool) -> None:
+        raise NotImplementedError
+
+    def open_answer(self, fd: int) -> Any:
+        raise NotImplementedError
+
 
 def test_who_was_turned_away_is_closing_and_others_as_is_foretold(pair: tuple[socket.socket, socket.socket]) -> None:
     peer = Peer("", pair[0])

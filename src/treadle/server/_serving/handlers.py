@@ -162,7 +162,7 @@ class Handlers:
         self.lost_leads = self.followed = self.rejected = 0
         self.pauses = False
         timeout = queue_timeout_of(protocol)
-        self.backlog = None if timeout is None else Backlog(timeout)
+        self.backlog = None if timeout is None else Backlog[HandlerTask](timeout)
 
     def begun_inline(self) -> int:
         """Return how many messages leaders have begun with, or answered. From any thread."""
@@ -287,7 +287,7 @@ class Handlers:
                 said = "%s: connections are cut, for the pool takes no messages: %s%s"
                 log(_log, logging.ERROR, said, self.loop.name, error, throttle.rest)
 
-    def await_thread(self, conn: ClientConnection, task: HandlerTask, backlog: Backlog) -> None:
+    def await_thread(self, conn: ClientConnection, task: HandlerTask, backlog: Backlog[HandlerTask]) -> None:
         """Note that `task` is about to wait for a thread; shed who would do so for too long."""
         now = clock.now()
         conn.timing.queued, conn.timing.task = now, task

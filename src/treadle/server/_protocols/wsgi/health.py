@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 from treadle._base import clock
 
@@ -11,9 +11,15 @@ if TYPE_CHECKING:
 
     from treadle.server._protocols.http.request import Request
     from treadle.server._protocols.http.status import Beginnings
-    from treadle.server._server import Server
 
-__all__ = ["Health"]
+__all__ = ["Health", "Served"]
+
+
+class Served(Protocol):
+    """What serves it: a Server."""
+
+    def snapshot(self) -> Any:
+        """Return what it does, a ServerSnapshot."""
 
 
 class Health:
@@ -25,7 +31,7 @@ class Health:
     """
 
     def __init__(
-        self, beginnings: Beginnings, queue_timeout: float | None, server: Callable[[], Server | None]
+        self, beginnings: Beginnings, queue_timeout: float | None, server: Callable[[], Served | None]
     ) -> None:
         self._beginnings = beginnings
         self._queue_timeout = queue_timeout

@@ -10,7 +10,7 @@ from contextlib import suppress
 from math import ceil
 from operator import attrgetter
 from secrets import token_hex
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from weakref import ref
 
 from treadle._base import checks
@@ -30,14 +30,11 @@ from treadle.server._protocols.wsgi.answering.hints import Hints, no_hints
 from treadle.server._protocols.wsgi.answering.names import Names
 from treadle.server._protocols.wsgi.answering.streams import Streams
 from treadle.server._protocols.wsgi.faults import SHOWN, Faults
-from treadle.server._protocols.wsgi.health import Health
+from treadle.server._protocols.wsgi.health import Health, Served
 from treadle.server._transport.decoder import CloseConnection
 from treadle.server._transport.limits import Limits, Phase
 from treadle.server._transport.peer import Peer
 from treadle.server._transport.sending.spool import ClientLeft
-
-if TYPE_CHECKING:
-    from treadle.server._server import Server
 
 __all__ = ["WSGI"]
 
@@ -169,7 +166,7 @@ class WSGI:
             "body": _phase("body_timeout", body_timeout, min_body_rate, anew=True),
         }
         self._max_streams = max_streams
-        self._server: ref[Server] | None = None
+        self._server: ref[Served] | None = None
         self._throttles = LogThrottles()
         self._beginnings = Beginnings(server_header)
         self._names = Names()
@@ -192,7 +189,7 @@ class WSGI:
 
     # -- the server ---------------------------------------------------------------------------------------------------
 
-    def started(self, server: Server) -> None:
+    def started(self, server: Served) -> None:
         """Note who serves it.
 
         Raises:
@@ -203,7 +200,7 @@ class WSGI:
             raise RuntimeError(f"{self!r} is served by {before!r} by now; make another one for another server")
         self._server = ref(server)
 
-    def _served_by(self) -> Server | None:
+    def _served_by(self) -> Served | None:
         return None if self._server is None else self._server()
 
     def _streams(self) -> int:

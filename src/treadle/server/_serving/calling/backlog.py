@@ -8,19 +8,26 @@ stands it would wait for ever.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Hashable
+from typing import Generic, Protocol, TypeVar
 
 from treadle.orders._levels import SLOWEST
-
-if TYPE_CHECKING:
-    from treadle.server._serving.handlers import HandlerTask
 
 __all__ = ["Backlog"]
 
 WEIGHT = 1 / 32  # of a message in the mean time between two that are begun with; a guess: several times the threads
 
 
-class Backlog:
+class Waiting(Hashable, Protocol):
+    """A task that waits for a thread."""
+
+    level: int
+
+
+W = TypeVar("W", bound=Waiting)
+
+
+class Backlog(Generic[W]):
     """What waits of one event loop's messages, by their levels of slowness. The loop's lock is held.
 
     Args:
@@ -29,9 +36,9 @@ class Backlog:
 
     def __init__(self, timeout: float) -> None:
         self.timeout = timeout
-        self._levels = [_Level() for _ in range(SLOWEST + 1)]
+        self._levels = [_Level[W]() for _ in range(SLOWEST + 1)]
 
-    def enter(self, task: HandlerTask, now: float) -> HandlerTask | None:
+    def enter(self, task: W, now: float) -> W | None:
         """`task` waits from now on; return who is to be told that it waits for too long; None: nobody is."""
         level = self._levels[task.level]
         if not level.waiting:
@@ -39,7 +46,7 @@ class Backlog:
         level.waiting[task] = None
         return next(iter(level.waiting)) if level.wait(now) > self.timeout else None
 
-    def leave(self, task: HandlerTask, now: float | None) -> None:
+    def leave(self, task: W, now: float | None) -> None:
         """`task` waits no more: it has begun at `now`; None: it never will. Nothing is done if it did not wait."""
         for level in self._levels:
             if level.waiting.pop(task, self) is None and now is not None:
@@ -51,7 +58,7 @@ class Backlog:
         return max(self._levels, key=lambda level: len(level.waiting)).wait(now)
 
 
-class _Level:
+class _Level(Generic[W]):
     """The messages of one level.
 
     Attributes:
@@ -63,7 +70,7 @@ class _Level:
     __slots__ = ("mean", "moved", "waiting")
 
     def __init__(self) -> None:
-        self.waiting: dict[HandlerTask, None] = {}
+        self.waiting: dict[W, None] = {}
         self.mean = self.moved = 0.0
 
     def wait(self, now: float) -> float:
