@@ -14,7 +14,7 @@ import pytest
 
 from programs import TREADLE, Program, run
 from treadle._cli.commands import commands
-from treadle._cli.config import ConfiguredCommand
+from treadle._cli.options.config import ConfiguredCommand
 
 
 def test_help_lists_every_command() -> None:

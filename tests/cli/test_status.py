@@ -19,7 +19,7 @@ from rich.live import Live
 
 from programs import Program, open_terminal
 from treadle._cli import status as status_module
-from treadle._cli.status import PLAIN_EVERY, Status, View, complain, status_view
+from treadle._cli.status import PLAIN_EVERY, Status, View, complain, say, status_view
 
 QUIET = Status(threads=1, max_threads=4, connections=0, messages=0, handed_over=0, closed=0, rejected=0)
 
@@ -208,3 +208,21 @@ def test_what_is_said_is_written_in_one_piece(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(pieces, write_through=True))  # type: ignore[type-var]  # it wants no more
     status_module.say("stopped")
     assert pieces.written == [b"stopped\n"]
+
+
+def test_what_is_said_aside_leaves_standard_output_to_others(capfd: pytest.CaptureFixture[str]) -> None:
+    say("once\nmore", aside=True)
+    assert capfd.readouterr() == ("", "once\nmore\n")
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "full"), BrokenPipeError()])
+def test_what_cannot_be_said_aside_is_left(error: OSError, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Full(io.StringIO):
+        def write(self, text: str) -> int:
+            raise error
+
+    left: list[object] = []
+    monkeypatch.setattr(sys, "stderr", Full())
+    monkeypatch.setattr(status_module, "lead_nowhere", left.append)
+    say("once", aside=True)
+    assert left == ([sys.stderr] if isinstance(error, BrokenPipeError) else [])

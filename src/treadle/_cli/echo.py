@@ -6,8 +6,9 @@ from typing import Any
 
 import click
 
-from treadle._cli.config import ConfiguredCommand
-from treadle._cli.serving import GROUPS, serve, serving_options
+from treadle._cli.options.config import ConfiguredCommand
+from treadle._cli.options.table import GROUPS, with_options
+from treadle._cli.serving import serve
 from treadle.server import Messages, Peer, Raw
 
 __all__ = ["echo"]
@@ -27,7 +28,7 @@ Examples:
 
 
 @click.command(cls=ConfiguredCommand, groups=GROUPS, epilog=EXAMPLE, short_help="Send back what each client sends.")
-@serving_options(threads=128)
+@with_options(GROUPS, threads={"default": 128})
 def echo(**options: Any) -> None:
     """Send back whatever each client sends, on a bounded number of threads."""
     serve("echo", lambda: Messages(send_back, Raw()), options)

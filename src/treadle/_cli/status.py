@@ -210,17 +210,25 @@ def _logging_through(handler: logging.Handler, level: int) -> Iterator[None]:
         _log.removeHandler(handler)
 
 
-def say(text: str) -> None:
-    """Print `text`, if anybody still reads it; that it could not be printed is logged once."""
+def say(text: str, *, aside: bool = False) -> None:
+    """Print `text`, if anybody still reads it; that it could not be printed is logged once.
+
+    Args:
+        text: a line, or some.
+        aside: on standard error, for standard output is somebody else's.
+    """
     # Not through rich, which would break lines that are there to be pasted, nor through click, which writes UTF-8 where
     # another encoding is wanted.
-    stream = getattr(sys.stdout, "rich_proxied_file", sys.stdout)
+    own = sys.stderr if aside else sys.stdout
+    stream = getattr(own, "rich_proxied_file", own)
     try:
         # In one piece, or other processes may come between: where nothing is buffered, print writes each by itself.
         print(f"{text}\n", end="", file=stream, flush=True)
     except BrokenPipeError:
-        lead_nowhere(sys.stdout)
+        lead_nowhere(own)
     except OSError as error:  # the disk that it leads to is full; later lines may find room
+        if aside:  # where that would be logged, too
+            return
         message = "standard output cannot be written, so the status is not shown: %s"
         log_first(_told, "stdout", _log, logging.WARNING, message, error.strerror)
 

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import importlib
-import os
-import sys
-import traceback
 from functools import partial
 from typing import Any
 
 import click
 
-from treadle._cli.config import ConfiguredCommand, Needed, spelled
-from treadle._cli.serving import GROUPS, serve, serving_options
-from treadle._cli.values import FramingNamed
+from treadle._cli.loading import find, import_named
+from treadle._cli.options.config import ConfiguredCommand, Needed, spelled
+from treadle._cli.options.table import GROUPS, with_options
+from treadle._cli.options.values import FramingNamed
+from treadle._cli.serving import serve
 from treadle.server import Messages, Session
 from treadle.server._protocols.framing import Framing
 from treadle.server._protocols.protocol import Protocol, check, lacking, missing_from
@@ -37,7 +35,7 @@ Example, with this in app.py:
 
 
 @click.command(
-    cls=ConfiguredCommand, groups=OWN_GROUP | GROUPS, epilog=EXAMPLE, short_help="Serve a function of yours."
+    cls=ConfiguredCommand, groups={**OWN_GROUP, **GROUPS}, epilog=EXAMPLE, short_help="Serve a function of yours."
 )
 @click.argument(
     "handler",
@@ -54,7 +52,7 @@ Example, with this in app.py:
 )
 @click.option("--session", is_flag=True, help="HANDLER takes a connection, not a message, and holds a thread.")
 @click.option("--speaks-first", is_flag=True, help="With --session: call HANDLER before the client has sent anything.")
-@serving_options(threads=32)
+@with_options(GROUPS, threads={"default": 32})
 def tcp(handler: str, framing: Framing[bytes] | None, session: bool, speaks_first: bool, **options: Any) -> None:
     """Serve TCP with a plain function of yours, which may block.
 
@@ -94,33 +92,6 @@ def tcp(handler: str, framing: Framing[bytes] | None, session: bool, speaks_firs
     serve("tcp", make, options, framing)
 
 
-class CannotImport(click.ClickException):
-    """The user's module raised `error` when it was imported."""
-
-    exit_code = 78  # EX_CONFIG of sysexits.h: another try does not change it
-
-    def __init__(self, module_name: str, error: Exception) -> None:
-        trace = error.__traceback__
-        while trace is not None and is_machinery(trace.tb_frame.f_code.co_filename):
-            trace = trace.tb_next
-        frames = traceback.extract_tb(trace)
-        where = f" ({os.path.basename(frames[-1].filename)}, line {frames[-1].lineno})" if frames else ""
-        if isinstance(error, SyntaxError):  # which says itself where it is
-            where = ""
-        super().__init__(f"cannot import {module_name}: {type(error).__name__}: {error}{where}")
-        self.story = "".join(traceback.format_exception(type(error), error, trace))
-
-    def show(self, file: Any = None) -> None:
-        """Print the frames of the user's own modules, and what is wrong last."""
-        click.echo(self.story, file=file, nl=False, err=True)
-        super().show(file)
-
-
-def is_machinery(filename: str) -> bool:
-    """Whether a frame of this file is what imports the user's module, and none of its own."""
-    return filename in (__file__, importlib.__file__) or filename.startswith("<frozen importlib")
-
-
 def is_protocol(value: object) -> bool:
     """Whether `value` is a protocol, of treadle's or of the user's own, or a class that has all of one."""
     try:
@@ -145,26 +116,14 @@ def load(where: str) -> Any:
         CannotImport: the module raises an error when it is imported.
     """
     module_name, _, path = where.partition(":")
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
     try:
-        found: Any = importlib.import_module(module_name)
-    except Exception as error:
-        missing = error.name or "" if isinstance(error, ModuleNotFoundError) else ""
-        if not missing or not f"{module_name}.".startswith(f"{missing}."):  # something that the module itself imports
-            raise CannotImport(module_name, error) from None
-        near = module_name.removesuffix(".py").replace("/", ".")
-        hint = (
-            f"is {missing}.py in {os.getcwd()}, or installed?"
-            if near == module_name
-            else f"did you mean {near}:{path}?"
-        )
-        raise click.UsageError(f"there is no module {missing!r}; {hint}") from None
-    for name in path.split("."):
-        if not hasattr(found, name):
-            names = [public for public, value in vars(found).items() if is_own(value, found)]
-            raise click.UsageError(f"{where}: no {name!r} in it; it has {', '.join(names) or 'nothing to call'}")
-        found = getattr(found, name)
+        found = find(import_named(module_name, path), path)
+    except LookupError as error:
+        raise click.UsageError(str(error)) from None
+    except AttributeError as missing:
+        names = [public for public, value in vars(missing.obj).items() if is_own(value, missing.obj)]
+        has = ", ".join(names) or "nothing to call"
+        raise click.UsageError(f"{where}: no {missing.name!r} in it; it has {has}") from None
     if not callable(found) and not is_protocol(found):
         what = f"{where} is {type(found).__name__}, and cannot be called"
         raise click.UsageError(f"{what}; allowed: {FORM}, {lacking(missing_from(found))}")

@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from math import inf
 from types import FrameType
+from typing import NoReturn
 
 from treadle._base.clock import now
 from treadle._base.words import log
@@ -24,14 +25,14 @@ from treadle.server._loop.teller import Teller
 from treadle.server._orphans import has_children
 from treadle.server._signals import CHILD, HANGUP, HUNG_UP, ORDERS, Signals, reason
 
-__all__ = ["serve_in_processes"]
+__all__ = ["DEAF", "GRACE", "fork", "serve_in_processes"]
 
 _log = logging.getLogger("treadle.server")
 
 SOON = 5.0  # seconds: a child that ends sooner has not begun properly; a guess
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0  # seconds before such a child is started again
 PATIENCE = 5  # such children in a row, in each place, with none that has begun properly, after which it is given up
-HOPELESS = {2, 64, 66, 69, 77, 78}  # statuses of sysexits.h, and of wrong usage, that another try does not change
+HOPELESS = {2, 64, 66, 69, 73, 77, 78}  # statuses of sysexits.h, and of wrong usage, that another try does not change
 DEAF = 69  # of those, that of a child whose listening sockets, which are everybody's, were shut down
 GRACE = 5.0  # seconds beyond the drain that children are given to end
 LAST_WORDS = 0.5  # seconds that whoever reads what is said is given to take it
@@ -148,18 +149,12 @@ class Parent:
             if not self.teller.quiet(LAST_WORDS):  # the child would inherit the locks of whoever is stuck in writing
                 self.start_at = now() + FIRST_PAUSE
                 break
-            # Held back until the child has handlers of its own: it would take what is meant for it for nothing.
-            mask = signal.pthread_sigmask(signal.SIG_BLOCK, {*ORDERS, signal.SIGHUP})
             try:
-                process = os.fork()
-                if process == 0:
-                    self.be_a_child(signals, mask)
+                process = fork(self.serve, self.listeners, signals, (self.lifeline, self.held))
             except OSError as error:
                 self.tell(logging.ERROR, "cannot start a process: %s; trying again", error.strerror)
                 self.put_off()
                 break
-            finally:
-                signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             self.children[process] = now()
         for process in self.children.keys() - before:
             self.tell(logging.INFO, "process %d serves", process)
@@ -169,35 +164,6 @@ class Parent:
         self.false_starts += 1
         rounds = min((self.false_starts - 1) // self.count, 10)  # 2 to the 10th is far beyond the longest pause
         self.start_at = now() + min(FIRST_PAUSE * 2**rounds, LONGEST_PAUSE)
-
-    def be_a_child(self, signals: Signals, mask: set[signal.Signals | int]) -> None:
-        """Serve, in a forked child, and end it. Never returns, or it would go on as a second parent."""
-        status = 1
-        teller = Teller()
-        try:
-            signals.leave_to_parent()
-            # Between here and the server's own handlers SIGTERM ends it, in order, and SIGHUP asks for what is done
-            # next anyway. No SIG_IGN: programs that handlers start would inherit that.
-            if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
-                signal.signal(signal.SIGHUP, _pass_over)
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-            os.setpgid(0, 0)  # so that Ctrl-C on a terminal reaches the parent alone, which passes it on once
-            os.close(self.held)
-            for listener in self.listeners:
-                listener.share()
-            status = _status_of(self.serve(self.listeners, self.lifeline))
-        except SystemExit as leaving:
-            status = _status_of(leaving.code)
-        except KeyboardInterrupt:  # before it served, so nothing was cut
-            status = 0
-        except BaseException as error:
-            teller.tell(partial(traceback.print_exception, error))
-        finally:
-            try:
-                teller.tell(_flush)
-                teller.quiet(LAST_WORDS)
-            finally:
-                os._exit(status)
 
     def obey(self, number: int | None) -> None:
         """Do what a signal asks for; None: the time-out has passed."""
@@ -307,6 +273,77 @@ class Parent:
             self.false_starts, self.start_at = 0, -inf
         else:
             self.put_off()
+
+
+def fork(
+    serve: Callable[[Sequence[Listener], int], int],
+    listeners: Sequence[Listener],
+    signals: Signals,
+    pipe: tuple[int, int],
+    *,
+    apart: bool = True,
+) -> int:
+    """Call `serve` in a forked child, that ends with the status it returns; return the child's process id.
+
+    Args:
+        serve: as of `serve_in_processes`.
+        listeners: what it is called with.
+        signals: those that the parent hears.
+        pipe: both ends of the lifeline; the second is the parent's.
+        apart: whether the child has a process group of its own, so that Ctrl-C on a terminal reaches the parent alone,
+            which passes it on once. Then it cannot read from the terminal.
+
+    Raises:
+        OSError: there is no process to be had.
+    """
+    # Held back until the child has handlers of its own: it would take what is meant for it for nothing.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {*ORDERS, signal.SIGHUP})
+    try:
+        process = os.fork()
+        if process == 0:
+            _be_a_child(serve, listeners, signals, pipe, mask, apart)
+        return process
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+def _be_a_child(
+    serve: Callable[[Sequence[Listener], int], int],
+    listeners: Sequence[Listener],
+    signals: Signals,
+    pipe: tuple[int, int],
+    mask: set[signal.Signals | int],
+    apart: bool,
+) -> NoReturn:
+    """Serve, in a forked child, and end it. Never returns, or it would go on as a second parent."""
+    lifeline, held = pipe
+    status = 1
+    teller = Teller()
+    try:
+        signals.leave_to_parent()
+        # Between here and the server's own handlers SIGTERM ends it, in order, and SIGHUP asks for what is done
+        # next anyway. No SIG_IGN: programs that handlers start would inherit that.
+        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+            signal.signal(signal.SIGHUP, _pass_over)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        if apart:
+            os.setpgid(0, 0)
+        os.close(held)
+        for listener in listeners:
+            listener.share()
+        status = _status_of(serve(listeners, lifeline))
+    except SystemExit as leaving:
+        status = _status_of(leaving.code)
+    except KeyboardInterrupt:  # before it served, so nothing was cut
+        status = 0
+    except BaseException as error:
+        teller.tell(partial(traceback.print_exception, error))
+    finally:
+        try:
+            teller.tell(_flush)
+            teller.quiet(LAST_WORDS)
+        finally:
+            os._exit(status)
 
 
 def _pass_over(number: int, frame: FrameType | None) -> None:

@@ -149,6 +149,7 @@ class Server:
         # until it wants the next. If it raises, that is logged, and it is not called again.
         self._watch: Callable[[ServerSnapshot], float] | None = None
         self._look_at = 0.0  # when it wants the next
+        self._renew: Callable[[], object] | None = None  # what the command does at SIGHUP, beside `reload`
         self._group: EventLoopGroup | None = None  # until it was started
         self._process: int | None = None  # that it was started in
         self._starter: int | None = None  # the thread that is about to start it
@@ -484,6 +485,8 @@ class Server:
             if number == CHILD:
                 orphans.reap()
             elif number == HANGUP:
+                if self._renew is not None:
+                    self._teller.tell(self._renew)
                 self._teller.tell(self.reload)
             elif number in (LOST, HUNG_UP) or number in ORDERS:
                 # With a parent, only it may cut: service managers send SIGTERM to the parent and to us, and so

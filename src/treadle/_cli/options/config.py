@@ -20,12 +20,12 @@ import click
 from click.core import ParameterSource
 
 from treadle._cli.descriptors import lead_nowhere
-from treadle._cli.values import NONE, Number, in_toml, is_toml_value_for, written
+from treadle._cli.options.values import NONE, Number, in_toml, is_toml_value_for, written
 
-__all__ = ["ConfiguredCommand", "Derived", "Needed", "spelled"]
+__all__ = ["ConfiguredCommand", "Derived", "Needed", "Platform", "spelled"]
 
-FILE = "treadle._cli.config.FILE"  # where a context keeps the path of its file
-PRINT = "treadle._cli.config.PRINT"  # and whether it is only asked what it would run with
+FILE = "treadle._cli.options.config.FILE"  # where a context keeps the path of its file
+PRINT = "treadle._cli.options.config.PRINT"  # and whether it is only asked what it would run with
 LAST_GROUP = "Configuration and help"
 LONGEST_ASSIGNMENT = 40  # characters of key and value in front of their source; longer ones move it. A guess
 
@@ -56,6 +56,34 @@ class Derived(click.Option):
     """An option whose default follows from others. A printed file has it in a comment, so that it still follows."""
 
 
+class Platform(click.Option):
+    """An option whose default a variable gives that platforms set for any program, such as PORT.
+
+    It is a default: a flag, a variable of treadle's own and a file come before it.
+
+    Args:
+        variable: its name.
+        form: the value of the option, with {} where that of the variable stands.
+    """
+
+    def __init__(self, *args: Any, variable: str, form: str = "{}", **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.variable = variable
+        self._form = form
+
+    def consume_value(self, ctx: click.Context, opts: Mapping[str, Any]) -> tuple[Any, ParameterSource]:
+        """Return the value, and its source."""
+        value, source = super().consume_value(ctx, opts)
+        if source is not ParameterSource.DEFAULT or not self.is_set():
+            return value, source
+        given = self._form.format(os.environ[self.variable])
+        return (given,) if self.multiple else given, source
+
+    def is_set(self) -> bool:
+        """Whether the platform has set the variable, to anything at all."""
+        return bool(os.environ.get(self.variable))
+
+
 class ConfiguredCommand(click.Command):
     """A command with `--config FILE`: its table of that TOML file, such as [echo], sets what flags do not.
 
@@ -67,7 +95,8 @@ class ConfiguredCommand(click.Command):
     def __init__(self, *args: Any, groups: Mapping[str, Sequence[str]] | None = None, **options: Any) -> None:
         super().__init__(*args, **options)
         self.groups = groups or {}
-        self.params.append(
+        self.params.insert(
+            0,  # before other options that are eager, for they may be set in the file
             click.Option(
                 ["--config"],
                 type=click.Path(path_type=Path),
@@ -75,7 +104,7 @@ class ConfiguredCommand(click.Command):
                 expose_value=False,
                 callback=_load,
                 help=f"TOML file whose [{self.name}] table sets what flags and environment do not.",
-            )
+            ),
         )
         self.params.append(
             click.Option(
@@ -99,8 +128,8 @@ class ConfiguredCommand(click.Command):
         except click.UsageError as error:
             _name_unknown_variables(ctx)
             param = error.param if isinstance(error, click.BadParameter) else None
-            if param and param.name and ctx.get_parameter_source(param.name) is ParameterSource.ENVIRONMENT:
-                message = f"{error.message} (from the environment variable {spelled(ctx, param.name)})"
+            if param and param.name and (variable := _variable_of_value(ctx, param)):
+                message = f"{error.message} (from the environment variable {variable})"
                 raise click.BadParameter(message, ctx, param) from None
             raise
         _name_unknown_variables(ctx)
@@ -129,6 +158,7 @@ class ConfiguredCommand(click.Command):
         sections: dict[str, list[click.Parameter]] = {title: [] for title in [*self.groups, LAST_GROUP]}
         for param in self.params if params is None else params:
             sections[titles.get(param.name or "", LAST_GROUP)].append(param)
+        sections[LAST_GROUP].sort(key=lambda param: not param.expose_value)  # what is about the command comes last
         return sections
 
 
@@ -144,11 +174,21 @@ def spelled(ctx: click.Context, name: str) -> str:
     """Return how the user gave the option `name`: its flag, its variable, or its key in the file."""
     source = ctx.get_parameter_source(name)
     option = next(option for option in ctx.command.params if option.name == name)
-    if source is ParameterSource.ENVIRONMENT:
-        return str(_variable(option, ctx.auto_envvar_prefix))
+    variable = _variable_of_value(ctx, option)
+    if variable:
+        return variable
     if source is ParameterSource.DEFAULT_MAP:
         return f"{ctx.meta[FILE]}: [{ctx.command.name}] {_key(option)}"
     return option.human_readable_name if isinstance(option, click.Argument) else option.opts[0]
+
+
+def _variable_of_value(ctx: click.Context, param: click.Parameter) -> str | None:
+    """Return the environment variable that the value of `param` comes from; None: it comes from elsewhere."""
+    source = ctx.get_parameter_source(str(param.name))
+    if source is ParameterSource.ENVIRONMENT:
+        return _variable(param, ctx.auto_envvar_prefix)
+    given = source is ParameterSource.DEFAULT and isinstance(param, Platform) and param.is_set()
+    return param.variable if given and isinstance(param, Platform) else None
 
 
 def _variable(param: click.Parameter, prefix: str | None) -> str | None:
@@ -210,7 +250,7 @@ def _line(ctx: click.Context, param: click.Parameter) -> str:
         return f"# {_key(param)} is not set"
     text = f"[{', '.join(map(_written, value))}]" if _is_repeatable(param) else _written(value)
     assignment = f"{_key(param)} = {text}"
-    if ctx.get_parameter_source(name) is not ParameterSource.DEFAULT:
+    if ctx.get_parameter_source(name) is not ParameterSource.DEFAULT or _variable_of_value(ctx, param):
         source = spelled(ctx, name)
     elif isinstance(param, Derived):
         assignment, source = f"# {assignment}", f"default: {param.show_default}"

@@ -10,18 +10,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from treadle._cli.values import (
+from treadle._cli.options.values import (
     BindTo,
     Count,
     Escaped,
     FramingNamed,
+    Names,
     Number,
     PerSecond,
     Seconds,
+    Size,
     Trusted,
+    UrlPath,
     escaped,
     in_toml,
     is_toml_value_for,
+    sized,
     unescaped,
     written,
 )
@@ -229,3 +233,40 @@ def test_what_is_converted_can_be_written_again(kind: click.ParamType[object], t
     value = written(kind.convert(text, None, None))
     assert value == text
     assert is_toml_value_for(kind, value)
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("65536", 65536), (7, 7), ("64k", 65536), ("64K", 65536), (" 1m ", 1 << 20), ("3g", 3 << 30)],
+)
+def test_a_size_may_have_a_unit(text: str | int, size: int) -> None:
+    assert Size().convert(text, None, None) == size
+    assert is_toml_value_for(Size(), text)
+
+
+@pytest.mark.parametrize("text", ["", "k", "1.5m", "1kb", "1 t", "-1k", "0"])
+def test_what_is_no_size_is_refused_with_what_is(text: str) -> None:
+    with pytest.raises(click.BadParameter, match=r"allowed: more than 0, as 65536, 64k, 1m or 1g"):
+        Size().convert(text, None, None)
+    assert not is_toml_value_for(Size(), 1.5)
+
+
+@given(st.integers(min_value=0, max_value=1 << 50))
+def test_a_size_is_said_as_it_may_be_given(size: int) -> None:
+    assert Size(zero=True).convert(sized(size).removesuffix(" bytes"), None, None) == size
+
+
+def test_names_in_a_variable_are_separated_by_commas_or_blanks() -> None:
+    assert Names().split_envvar_value("token, key  user") == ["token", "key", "user"]
+
+
+@pytest.mark.parametrize("text", ["/", "/healthz", "/a/b.c-d~e", "/%20"])
+def test_a_path_of_a_url_begins_with_a_slash(text: str) -> None:
+    assert UrlPath().convert(text, None, None) == text
+
+
+@pytest.mark.parametrize("text", ["", "healthz", "/a b", "/a?b", "/a#b", "/ä", "/a\n"])
+def test_what_is_no_path_of_a_url_is_refused(text: str) -> None:
+    with pytest.raises(click.BadParameter, match=r"is no path; it begins with a slash|which a path has not"):
+        UrlPath().convert(text, None, None)
+    assert UrlPath(empty=True).convert("", None, None) == ""

@@ -10,8 +10,8 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
-from treadle._cli.config import ConfiguredCommand, Derived, Needed
-from treadle._cli.values import Seconds, Trusted
+from treadle._cli.options.config import ConfiguredCommand, Derived, Needed
+from treadle._cli.options.values import Seconds, Trusted
 
 
 @click.group(context_settings={"auto_envvar_prefix": "TREADLE"})

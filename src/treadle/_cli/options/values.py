@@ -20,16 +20,21 @@ __all__ = [
     "Count",
     "Escaped",
     "FramingNamed",
+    "Names",
     "Number",
     "PerSecond",
     "Seconds",
+    "Size",
     "Trusted",
+    "UrlPath",
     "in_toml",
     "is_toml_value_for",
+    "sized",
     "written",
 ]
 
 SIZES = tuple(map(str, range(1, MAX_PREFIX + 1)))
+UNITS = {"k": 1 << 10, "m": 1 << 20, "g": 1 << 30}  # bytes
 NONE = "none"  # how an option, or a file, says None: TOML has no such value
 
 # A backslash, and what follows it: \xNN, or octal digits, or anything.
@@ -251,6 +256,72 @@ class Count(Number):
         return int(value)
 
 
+class Size(Count):
+    """An option that is a number of bytes; with k, m or g behind it, of so many times 1024 bytes, and so on."""
+
+    name = "SIZE"
+    what = "number of bytes"
+
+    def parse(self, value: Any) -> float:
+        """Return the integer that `value` is, or is written as.
+
+        Raises:
+            ValueError: it is none.
+        """
+        if not isinstance(value, str):
+            return int(value)
+        text = value.strip().lower()
+        factor = UNITS.get(text[-1:], 1)
+        return int(text[:-1] if factor > 1 else text) * factor
+
+    def allowed(self) -> str:
+        """Return what the option may be."""
+        return f"{super().allowed()}, as 65536, 64k, 1m or 1g"
+
+
+def sized(number: int) -> str:
+    """Return a number of bytes as `Size` takes it, in the largest unit that it is a multiple of."""
+    for unit, factor in reversed(UNITS.items()):
+        if number >= factor and number % factor == 0:
+            return f"{number // factor}{unit}"
+    return f"{number} bytes"
+
+
+class Names(click.ParamType):  # type: ignore[type-arg]  # as above
+    """An option that may be repeated, each time with a name."""
+
+    name = "NAME"
+
+    def split_envvar_value(self, rv: str) -> list[str]:
+        """Return the names in an environment variable, which commas or blanks separate."""
+        return rv.replace(",", " ").split()
+
+
+class UrlPath(click.ParamType):  # type: ignore[type-arg]  # as above
+    """An option that is a path as URLs have it, from the first slash on.
+
+    Args:
+        empty: whether it may be nothing at all.
+    """
+
+    name = "PATH"
+
+    def __init__(self, *, empty: bool = False) -> None:
+        self.empty = empty
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the path, or fail with what is wrong in it."""
+        text = str(value)
+        if self.empty and not text:
+            return text
+        if not text.startswith("/"):
+            self.fail(f"{value!r} is no path; it begins with a slash, as in /{text or 'healthz'}", param, ctx)
+        wrong = next((character for character in text if not "!" <= character <= "~" or character in "?#"), None)
+        if wrong is not None:
+            self.fail(f"{value!r} holds {wrong!r}, which a path has not; write it as clients send it", param, ctx)
+        return text
+
+
 def is_toml_value_for(kind: object, value: object) -> bool:
     """Tell whether `value`, as TOML has it, is of the type that options of this kind are written in.
 
@@ -258,6 +329,8 @@ def is_toml_value_for(kind: object, value: object) -> bool:
     """
     if isinstance(kind, Number):
         whole = isinstance(kind, Count)
+        if isinstance(kind, Size) and isinstance(value, str):
+            return True
         return type(value) is int or (type(value) is float and not whole) or (kind.none and _is_none(value))
     if isinstance(kind, click.types.IntParamType):
         return type(value) is int
