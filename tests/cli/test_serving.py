@@ -4,87 +4,25 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 import signal
 import socket
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import fields
 from pathlib import Path
 
-import click
 import pytest
 from click.testing import CliRunner
 
 from programs import TREADLE, Program, run
 from socketservers import until
 from treadle._cli import serving
-from treadle._cli.commands import commands
 from treadle._cli.echo import echo
 from treadle._cli.tcp import tcp
-from treadle.orders import Fair, Fifo, Levels
-from treadle.server import Limits, Lines, Messages, Session
+from treadle._cli.web.wsgi import wsgi
+from treadle.orders import Adaptive, Fair, Fifo, Levels, Order
+from treadle.server import WSGI, Lines, Messages, Session
 from treadle.server._accept.listen import Listener
 from treadle.server._group import leaders_of
-
-DOCS = Path(__file__).parents[2] / "docs"
-BY_CODE_ONLY = {  # few need them
-    "max_unsent",
-    "spool_memory",
-    "spool_file",
-    "spool_folder",
-    "min_rate_grace",
-    "linger_timeout",
-    "max_linger_bytes",
-}
-
-
-def test_every_limit_is_an_option_with_the_same_default() -> None:
-    for command in (echo, tcp):
-        options = {option.name: option for option in command.params}
-        for field in fields(Limits):
-            if field.name not in BY_CODE_ONLY:
-                assert options[field.name].default == field.default or field.default is None
-
-
-def test_both_commands_have_the_same_options() -> None:
-    own = {"handler", "framing", "session", "speaks_first"}
-    assert {option.name for option in tcp.params} - own == {option.name for option in echo.params}
-
-
-@pytest.mark.parametrize(
-    "name",
-    # Not `reject_messages_with`: it is bytes, and an empty one is written as such.
-    [
-        field.name
-        for field in fields(Limits)
-        if str(field.type).endswith("| None") and field.name not in BY_CODE_ONLY | {"reject_messages_with"}
-    ],
-)
-def test_a_limit_that_may_be_none_is_set_so_by_flag_and_environment_and_file(name: str, tmp_path: Path) -> None:
-    flag = name.replace("_", "-")
-    path = tmp_path / "treadle.toml"
-    path.write_text(f'[tcp]\n{flag} = "none"\n')
-    for arguments, variable in (([f"--{flag}", "none"], {}), ([], {name: "none"}), (["--config", str(path)], {})):
-        with pytest.MonkeyPatch.context() as patch:
-            for key, value in variable.items():
-                patch.setenv(f"TREADLE_TCP_{key.upper()}", value)
-            context = tcp.make_context("tcp", ["app:f", *arguments], auto_envvar_prefix="TREADLE_TCP")
-        assert context.params[name] is None
-
-
-def test_what_was_begun_may_be_given_no_time_at_all() -> None:
-    """As `stop(0)` does."""
-    context = tcp.make_context("tcp", ["app:f", "--drain-timeout", "0", "--queue-size", "0"])
-    assert (context.params["drain_timeout"], context.params["queue_size"]) == (0, 0)
-
-
-def test_what_was_begun_may_be_given_as_long_as_it_takes(tmp_path: Path) -> None:
-    path = tmp_path / "treadle.toml"
-    path.write_text('[tcp]\ndrain-timeout = "none"\n')
-    for arguments in (["--drain-timeout", "none"], ["--config", str(path)]):
-        context = tcp.make_context("tcp", ["app:f", *arguments], auto_envvar_prefix="TREADLE_TCP")
-        assert context.params["drain_timeout"] is None
 
 
 @pytest.mark.parametrize(
@@ -111,33 +49,19 @@ def test_slow_messages_leave_threads_to_others_within_the_order_as_those_of_a_se
     assert order.looks_at == (Fair() if "fair" in options else Fifo()).looks_at
 
 
+@pytest.mark.parametrize(("timeout", "order"), [("none", Fifo()), ("10", Adaptive())])
+def test_a_command_without_the_option_leaves_the_order_to_the_protocol(timeout: str, order: Order) -> None:
+    context = wsgi.make_context("wsgi", ["shop", "--queue-timeout", timeout])
+    protocol = WSGI(lambda environ, start_response: [], queue_timeout=context.params["queue_timeout"])
+    for reserve in (None, 0):  # such messages have kinds, and so levels in any case
+        made = serving._order(protocol, context.params | {"reserve": reserve})
+        assert isinstance(made, Levels)
+        assert type(made._levels[0].order) is type(order)
+
+
 def test_of_a_conversation_no_thread_is_reserved() -> None:
     context = tcp.make_context("tcp", ["app:f", "--session"])
     assert serving._order(Session(lambda conn: None), context.params) == "fifo"
-
-
-SEVERAL = ["127.0.0.1:5001", "[::1]:5002", "unix:/run/x"]
-
-
-@pytest.mark.parametrize("way", ["flags", "file", "commas", "blanks"])
-def test_it_may_listen_at_several_addresses(way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "treadle.toml"
-    path.write_text(f"[tcp]\nbind = {SEVERAL}\n")
-    arguments = [part for one in SEVERAL for part in ("--bind", one)] if way == "flags" else []
-    if way == "file":
-        arguments = ["--config", str(path)]
-    elif way != "flags":
-        monkeypatch.setenv("TREADLE_TCP_BIND", (", " if way == "commas" else " ").join(SEVERAL))
-    context = tcp.make_context("tcp", ["app:f", *arguments], auto_envvar_prefix="TREADLE_TCP")
-    assert [bind.text for bind in context.params["bind"]] == SEVERAL
-
-
-def test_a_path_in_a_flag_or_a_file_may_hold_what_separates_addresses_in_a_variable(tmp_path: Path) -> None:
-    path = tmp_path / "treadle.toml"
-    path.write_text('[tcp]\nbind = "unix:/run/a, b"\n')
-    for arguments in (["--bind", "unix:/run/a, b"], ["--config", str(path)]):
-        context = tcp.make_context("tcp", ["app:f", *arguments], auto_envvar_prefix="TREADLE_TCP")
-        assert [bind.path for bind in context.params["bind"]] == ["/run/a, b"]
 
 
 INTERRUPTED_SPEAKER = """
@@ -171,55 +95,6 @@ def test_a_system_that_has_no_process_to_give_is_status_71(monkeypatch: pytest.M
     result = CliRunner().invoke(echo, ["--bind", "127.0.0.1:0", "--processes", "2"])
     assert (result.exit_code, result.stdout) == (71, "")
     assert f"Error: [Errno {errno.EAGAIN}] no more processes" in result.stderr
-
-
-def test_the_level_of_the_log_depends_on_quiet_unless_it_is_given() -> None:
-    for arguments, level in (
-        ([], "info"),
-        (["--quiet"], "warning"),
-        (["--quiet", "--log-level", "INFO"], "info"),
-        (["--log-level", "debug", "--quiet"], "debug"),
-    ):
-        context = echo.make_context("echo", list(arguments))
-        assert context.params["log_level"] == level
-
-
-def test_a_printed_file_leaves_a_quiet_command_quiet(tmp_path: Path) -> None:
-    path = tmp_path / "printed.toml"
-    path.write_text(CliRunner().invoke(commands, ["echo", "--print-config"]).stdout)
-    for arguments, level in (([], "info"), (["--quiet"], "warning"), (["--quiet", "--log-level", "debug"], "debug")):
-        context = echo.make_context("echo", ["--config", str(path), *arguments])
-        assert context.params["log_level"] == level
-
-
-def rows_of(name: str) -> dict[str, tuple[str, str]]:
-    """Return, by flag, the key and the default that a document's table of options gives."""
-    rows = re.findall(
-        r"^\| `(--[\w-]+|MODULE:HANDLER)` \| (\S*) ?\| (.*?) ?\| .+ \|$", (DOCS / name).read_text(), re.MULTILINE
-    )
-    return {flag: (key.strip("`"), default) for flag, key, default in rows}
-
-
-@pytest.mark.parametrize("name", ["server.md", "server.zh.md"])
-def test_every_option_stands_in_the_table_of_the_documents_and_no_other(name: str) -> None:
-    rows = rows_of(name)
-    flags = {"MODULE:HANDLER" if option.name == "handler" else option.opts[0]: option for option in tcp.params}
-    assert set(rows) == set(flags)
-    for flag, (key, default) in rows.items():
-        option = flags[flag]
-        assert key == (option.opts[0].lstrip("-") if option.expose_value else "")
-        if type(option.default) in (int, float, str):
-            assert default == f"`{str(option.default).removesuffix('.0')}`", flag
-        elif option.name in Limits.__slots__ and option.name not in ("reject_connections_with", "reject_messages_with"):
-            assert default == "`none`", flag
-
-
-def test_both_documents_give_the_same_choices() -> None:
-    for option in tcp.params:
-        if isinstance(option.type, click.Choice):
-            for name in ("server.md", "server.zh.md"):
-                (row,) = re.findall(rf"^\| `{option.opts[0]}` .*$", (DOCS / name).read_text(), re.MULTILINE)
-                assert all(f"`{choice}`" in row for choice in option.type.choices), row
 
 
 STREAMS = {

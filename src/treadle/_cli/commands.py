@@ -12,6 +12,7 @@ from treadle._cli.descriptors import lead_nowhere
 from treadle._cli.echo import echo
 from treadle._cli.status import complain
 from treadle._cli.tcp import tcp
+from treadle._cli.web.wsgi import wsgi
 
 __all__ = ["commands", "run_commands"]
 
@@ -52,6 +53,7 @@ def commands() -> None:
 
 commands.add_command(echo)
 commands.add_command(tcp)
+commands.add_command(wsgi)
 
 
 def run_commands() -> int:

@@ -1,0 +1,1 @@
+"""`treadle wsgi`: the command that serves web apps."""
