@@ -127,3 +127,23 @@ def test_an_answer_that_is_wrong_fails_the_run(bench: Import, path: str, wrong: 
     load = bench("wsgi_load")
     with answering() as server, pytest.raises(load.ServerFailed, match=f"not all were right: .*{wrong}"):
         load.load(server, 1, 2, [load.request(f"{path}?@", "Host: a")] * 2, 4)
+
+
+@pytest.mark.parametrize(("count", "right"), [(5000, True), (0, False)])
+def test_large_answers_of_which_none_is_whole_are_counted_by_their_bytes(
+    bench: Import, monkeypatch: pytest.MonkeyPatch, count: int, right: bool
+) -> None:
+    load = bench("wsgi_load")
+    said = f'{{"all": {{"requests": 0, "bytes": {count}, "odd": 0}}, "errors": {{"read": 0}}}}\n'
+    monkeypatch.setattr(load, "wrk", lambda: "wrk")
+    done = SimpleNamespace(returncode=0, stdout=said, stderr="")
+    monkeypatch.setattr(
+        load, "subprocess", SimpleNamespace(run=lambda *_, **options: done, TimeoutExpired=TimeoutError)
+    )
+    server = SimpleNamespace(name="some", port=1, process=SimpleNamespace(pid=os.getpid(), poll=lambda: None))
+    server.errors = StringIO("its words")
+    if right:
+        assert load.load(server, 1, 2, [b"some"])["all"]["bytes"] == count
+    else:
+        with pytest.raises(load.ServerFailed, match="of 0 answers"):
+            load.load(server, 1, 2, [b"some"])
