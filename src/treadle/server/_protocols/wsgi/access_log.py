@@ -44,8 +44,9 @@ class AccessLog:
     "treadle.server" is told why nothing can be written, and how many lines were lost once others are written again,
     each no more than once in ten seconds: by that thread, for the logger may be as stuck as the log.
 
-    All methods may be called from any thread, and from signal handlers. A forked child has a thread of its own, and
-    writes to the same file, between whose lines no others come. At the end of the program what waits is written.
+    All methods may be called from any thread; `write` and `reopen`, which wait for nothing, from signal handlers too. A
+    forked child has a thread of its own, and writes to the same file; lines do not mix. At the end of the program what
+    waits is written, but not at that of a process that ends by `os._exit`, as forked ones may: that has to close it.
 
     Args:
         where: "-" for standard output, the path of a file, which is appended to, or an object with `write(text)`, which
