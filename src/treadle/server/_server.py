@@ -137,7 +137,9 @@ class Server:
         self._reserve = checks.integer("reserve", int(kinds) if reserve is None else reserve, least=0)
         of_level = order_for(queue_timeout_of(protocol))
         self._levels = Levels(of_level, reserve=self._reserve) if pool is None and (kinds or self._reserve) else None
-        order = self._levels or (of_level() if callable(of_level) else of_level)
+        order = of_level() if callable(of_level) else of_level
+        if self._levels is not None:
+            order = self._levels
         self._pool = pool if pool is not None else Pool(max_workers, name=f"server-{protocol.name}", order=order)
         # Guards the state, and the deadline. A signal handler may call `stop` in the middle of another `stop`.
         self._changed = threading.Condition(threading.RLock())

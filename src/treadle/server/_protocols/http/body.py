@@ -55,7 +55,7 @@ class Body:
     def __init__(self, most: int, folder: str | os.PathLike[str] | None) -> None:
         self._most = most
         self._folder = folder
-        self._memory = bytearray()
+        self._memory = io.BytesIO()
         self._file: io.FileIO | None = None
         self.size = 0
 
@@ -77,19 +77,19 @@ class Body:
         self.expect(len(data))
         self.size += len(data)
         if self.size <= IN_MEMORY:
-            self._memory += data
+            self._memory.write(data)
             return
         try:
             if self._file is None:
                 self._file = _open(self._folder)
-                self._write(self._memory)
-                self._memory = bytearray()
+                self._write(self._memory.getbuffer())
+                self._memory = io.BytesIO()
             self._write(data)
         except OSError as error:
             self.drop()
             raise Refused(507, f"the body cannot be kept: {error}") from error
 
-    def _write(self, data: bytes | bytearray) -> None:
+    def _write(self, data: bytes | memoryview) -> None:
         with memoryview(data) as view:
             written = 0
             while written < len(view):
@@ -103,13 +103,14 @@ class Body:
     def open(self) -> BinaryIO:
         """Return what reads it, and can seek; it is complete."""
         if self._file is None:
-            return io.BytesIO(self._memory)
+            self._memory.seek(0)
+            return self._memory
         self._file.seek(0)
         return io.BufferedReader(self._file)
 
     def drop(self) -> None:
         """Let go of it."""
-        self._memory = bytearray()
+        self._memory = io.BytesIO()
         file, self._file = self._file, None
         if file is not None:
             file.close()

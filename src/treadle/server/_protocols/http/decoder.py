@@ -166,6 +166,12 @@ class RequestDecoder:
             if request is not None:
                 return (request,)
             self._buffer = bytearray()
+        if self._left > len(data) and not self._buffer:  # all of it is the body's, which goes on
+            try:
+                self._take(data)
+            except Refused as refused:
+                raise self._end(refused) from None
+            return ()
         return self._carefully(data, self._buffer)
 
     def finish(self) -> Iterable[Any]:
@@ -257,13 +263,17 @@ class RequestDecoder:
                 if request.closes:
                     raise CloseConnection
         except Refused as refused:
-            if self._body is not None:
-                self._body.drop()
-            line = self._line or bytes(buffer[:LINE_SHOWN]).partition(b"\r\n")[0].decode("latin-1")
-            raise CloseConnection(self._sources.refuse(self._peer, refused, line)) from None
+            raise self._end(refused) from None
         self.held = len(buffer) or int(self._head is not None)
         if not (self.held or self._blank):
             self._buffer = None
+
+    def _end(self, refused: Refused) -> CloseConnection:
+        """Return what ends the connection, with the answer to the request that is read."""
+        if self._body is not None:
+            self._body.drop()
+        line = self._line or bytes((self._buffer or b"")[:LINE_SHOWN]).partition(b"\r\n")[0].decode("latin-1")
+        return CloseConnection(self._sources.refuse(self._peer, refused, line))
 
     def _next_head(self, buffer: bytearray) -> bool:
         """Take the next head out of `buffer`, and judge it; return whether it was complete."""
@@ -324,9 +334,13 @@ class RequestDecoder:
         if buffer:
             part = bytes(buffer[: self._left])
             del buffer[: len(part)]
-            self._body.write(part)
-            self._left -= len(part)
+            self._take(part)
         return not self._left
+
+    def _take(self, part: bytes) -> None:
+        """Keep a part of a body that is not in chunks."""
+        self._body.write(part)  # type: ignore[union-attr]  # there is one while some of it is to come
+        self._left -= len(part)
 
     def _complete(self) -> Request:
         """Return the request that is complete."""
