@@ -54,7 +54,7 @@ run:             ## serve: a TCP echo server on 127.0.0.1:5000
 
 run-web:         ## serve a web application: examples/web_app.py on http://127.0.0.1:8000
 	$(call ready,cli)
-	@exec $(PY) examples/web_app.py $(ARGS)
+	@exec $(VENV)/bin/treadle wsgi --chdir examples web_app:app $(ARGS)
 
 test:            ## run every test, the conformance suite included
 	$(call ready,test)

@@ -108,7 +108,7 @@ OLD = [
     r"write_buffer|write-buffer",
     r"\blinger=|`linger`|(?<!max_)\blinger_bytes|(?<!min_)\brate_grace",
     r"\bpark = |`park`|server\.park\b",
-    r"--drain(?!-timeout)\b|\b(stop|run)\(drain=",
+    r"--drain(?!-timeout|-delay)\b|\b(stop|run)\(drain=",
     r"refused_messages|\b(rejection|refusal)=|`(rejection|refusal)`|limits\.(rejection|refusal)|--rejection",
     r"--queue-full|queue_full",
     r"\boptions\([^)]*(?<![\w])timeout=",

@@ -200,12 +200,12 @@ class _Exchange:
         elif at_once and self._way == "bytes":
             self._send(behind)
         for nth, call in enumerate(entry.calls):
-            last = nth == len(entry.calls) - 1 and not entry.refusal
+            last = nth == len(entry.calls) - 1 and not entry.refused
             if not self._expect_call(call, first=nth == 0, last=last):
                 return
-        if entry.refusal:
+        if entry.refused:
             incomplete = {CUT} if self._way in LONELY else set()
-            self._expect_refusal(self._reader.answer("GET"), entry.refusal | incomplete)
+            self._expect_refusal(self._reader.answer("GET"), entry.refused | incomplete)
         elif entry.keeps is False or self._way in LONELY:
             self._expect_end()
         else:

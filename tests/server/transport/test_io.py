@@ -530,6 +530,22 @@ def test_who_was_answered_by_the_decoder_alone_has_been_served_when_the_server_s
         assert io.is_over(conn)
 
 
+def test_where_the_protocol_has_a_grace_who_was_answered_has_that_long_when_the_server_stops() -> None:
+    with cutting() as (io, conn):
+        io.loop.draining = True
+        io.deadlines.parting = 2.0
+        io.deadlines.drained_at = conn.active = io.loop.now
+        conn.intake.spoken = True
+        assert not io.is_over(conn)
+        io.loop.now += 1.9
+        assert not io.is_over(conn)
+        conn.active += 1.0
+        io.loop.now += 0.2
+        assert not io.is_over(conn)
+        io.loop.now += 1.0
+        assert io.is_over(conn)
+
+
 @pytest.fixture
 def being_made() -> Iterator[tuple[ConnectionIO, ClientConnection, socket.socket]]:
     """A connection of which another thread makes an answer."""

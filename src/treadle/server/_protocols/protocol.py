@@ -43,11 +43,12 @@ class Protocol(_Protocol):
                          server has each message take a longer way.
         fresh_context    whether each message is handled in a copy of the connection's context; else all are in that
         queue_timeout    seconds that a message may wait for a thread, more than 0: one that would wait for longer, as
-                         it went lately, is rejected at once, see `refusal`
+                         it went lately, is rejected at once, see `refusal()`
         drain_grace      seconds that a client which has been answered before may take for its next message once the
                          server stops, 0 or more
         sends_ahead      whether handlers may send something before they return
-        started(server)  told of the Server, before anybody is served
+        started(server)  told of the Server before it listens, once, by the thread that starts it; what it raises,
+                         `Server.start` raises
         phases           the limits of time of each phase of reading a message: a mapping of its name, as "head" or
                          "body", to a Phase
 

@@ -360,7 +360,7 @@ class ConnectionIO:
             return conn.ending.last
         heard = conn.number > 0 or conn.intake.spoken
         grace = self.deadlines.parting if heard else GRACE
-        return self.loop.now >= max(self.deadlines.drained_at, conn.active if grace else 0.0) + grace
+        return not grace or self.loop.now >= max(self.deadlines.drained_at, conn.active) + grace
 
     def dismiss(self, conn: ClientConnection, told: bytes, why: str) -> None:
         """Close a connection that is open as gently as may be, for `why`, after it was told so."""

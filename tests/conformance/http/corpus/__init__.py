@@ -26,5 +26,5 @@ _MODULES = (
     smuggled,
 )
 ENTRIES = [entry for module in _MODULES for entry in module.ENTRIES]
-VALID = [entry for entry in ENTRIES if not entry.refusal]
-REFUSED = [entry for entry in ENTRIES if entry.refusal]
+VALID = [entry for entry in ENTRIES if not entry.refused]
+REFUSED = [entry for entry in ENTRIES if entry.refused]

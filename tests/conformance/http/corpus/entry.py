@@ -32,7 +32,7 @@ class Call:
 class Entry:
     """Bytes that a client sends, and all that may become of them.
 
-    The app sees `calls`, in this order, and each is answered with 200. Then, if there is a `refusal`, the client is
+    The app sees `calls`, in this order, and each is answered with 200. Then, if there is a refusal, the client is
     answered with one of these statuses, and the connection ends; else, if the entry `keeps` the connection, the next
     request is served, and if not, the connection ends (None: either is right).
 
@@ -44,7 +44,7 @@ class Entry:
     raw: bytes
     rfc: str
     calls: tuple[Call, ...] = ()
-    refusal: frozenset[int] = frozenset()
+    refused: frozenset[int] = frozenset()
     keeps: bool | None = True
     may_refuse: frozenset[int] = frozenset()
     note: str = ""
@@ -80,4 +80,4 @@ def refused(
     name: str, rfc: str, raw: bytes, statuses: frozenset[int] = BAD, note: str = "", calls: tuple[Call, ...] = ()
 ) -> Entry:
     """Return an entry that is refused, after the calls that are right."""
-    return Entry(name, raw, rfc, calls, refusal=statuses, keeps=False, note=note)
+    return Entry(name, raw, rfc, calls, refused=statuses, keeps=False, note=note)
