@@ -913,6 +913,33 @@ def test_a_reload_that_makes_no_context_leaves_the_old_one_in_use(caplog: pytest
     assert "cannot be reloaded" in caplog.text
 
 
+class Opens(Messages[bytes]):
+    """Opens its files anew when it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda data, peer: data)
+        self.opened = 0
+
+    def reload(self) -> None:
+        self.opened += 1
+        if self.opened == 2:
+            raise OSError("no such folder")
+
+
+def test_a_protocol_is_told_of_a_reload_and_one_that_fails_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    protocol = Opens()
+    with Server(protocol, "127.0.0.1:0", max_workers=1) as server:
+        server.reload()
+        assert protocol.opened == 1
+        assert "cannot be opened anew" not in caplog.text
+        server.reload()
+        assert protocol.opened == 2
+    assert "cannot be opened anew" in caplog.text
+    assert "no such folder" in caplog.text
+    assert "nothing to reload" not in caplog.text
+
+
 def test_what_is_no_pool_is_refused() -> None:
     with pytest.raises(TypeError, match="pool=4"):
         Server(Messages(lambda data, peer: data), pool=4)  # type: ignore[arg-type]  # that is the point

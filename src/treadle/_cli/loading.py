@@ -71,7 +71,11 @@ def import_named(name: str, path: str = "") -> Any:
             raise CannotImport(f"import {name}", error) from None
         near = name.removesuffix(".py").replace("/", ".")
         meant = f"{near}:{path}" if path else near
-        hint = f"is {missing}.py in {os.getcwd()}, or installed?" if near == name else f"did you mean {meant}?"
+        hint = (
+            f"is {missing.replace('.', os.sep)}.py in {os.getcwd()}, or installed?"
+            if near == name
+            else f"did you mean {meant}?"
+        )
         raise LookupError(f"there is no module {missing!r}; {hint}") from None
 
 

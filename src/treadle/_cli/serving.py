@@ -90,7 +90,6 @@ class Manner:
         supervise: has the server run in a child, or several; called with the listeners, and the function that serves
             there. None: there is one for each of `--processes`, if these are more than one.
         look: called now and then while it serves; returns the seconds until it is called again, at most.
-        renew: called at SIGHUP, beside what a server does then.
         close: called when it has served, in each process.
     """
 
@@ -98,7 +97,6 @@ class Manner:
     aside: bool = False
     supervise: Callable[[Sequence[Listener], Child], int] | None = None
     look: Callable[[], float] | None = None
-    renew: Callable[[], object] | None = None
     close: Callable[[], object] = int
 
 
@@ -226,7 +224,6 @@ def _run(
     server = Server(protocol, listeners, pool=pool, limits=limits, tls=tls, proxy=options["proxy"])
     try:
         server._watch = watch
-        server._renew = manner.renew
         delay = options.get("drain_delay", 0.0)
         cut = server._run(options["drain_timeout"], drain_delay=delay, lifeline=lifeline, ends_pool=True)
     except OSError as error:

@@ -151,7 +151,6 @@ class Server:
         # until it wants the next. If it raises, that is logged, and it is not called again.
         self._watch: Callable[[ServerSnapshot], float] | None = None
         self._look_at = 0.0  # when it wants the next
-        self._renew: Callable[[], object] | None = None  # what the command does at SIGHUP, beside `reload`
         self._group: EventLoopGroup | None = None  # until it was started
         self._process: int | None = None  # that it was started in
         self._starter: int | None = None  # the thread that is about to start it
@@ -487,23 +486,24 @@ class Server:
             if number == CHILD:
                 orphans.reap()
             elif number == HANGUP:
-                if self._renew is not None:
-                    self._teller.tell(self._renew)
                 self._teller.tell(self.reload)
             elif number in (LOST, HUNG_UP) or number in ORDERS:
-                # With a parent, only it may cut: service managers send SIGTERM to the parent and to us, and so
-                # does the parent, and these are not two orders.
+                # With a parent, only it may cut, or end the delay: service managers send SIGTERM to the parent and to
+                # us, and so does the parent, and these are not two orders.
+                leaving = self._leaves_at < inf
+                if leaving and lifeline is not None and number != LOST:
+                    continue
                 if not stopping and self._delay and number in ORDERS:
                     self._leaves_at, seconds, self._delay = now + self._delay, self._delay, 0.0
                     message = "%s: stopping in %g s (drain_delay); another signal stops at once"
                     self._teller.tell(partial(log, _log, logging.INFO, message, reason(number), seconds))
                     continue
-                if not stopping:
+                if not stopping and not (leaving and number == LOST):
                     self._leave_now(drain_timeout)
                     message = "%s: stopping; a second signal cuts at once"
                     self._teller.tell(partial(log, _log, logging.INFO, message, reason(number)))
                 elif number == LOST or lifeline is None:
-                    self._begin_to_stop(0.0)
+                    self._leave_now(0.0)
                 stopping = True
 
     def _leave_now(self, drain_timeout: float) -> None:
@@ -536,13 +536,21 @@ class Server:
         self._wake()
 
     def reload(self) -> None:
-        """Ask `tls` for its context again: new handshakes use it, connections that stand are not touched.
+        """Ask `tls` for its context again, and have the protocol open its files anew, as an access log is.
 
-        If that fails, it is logged, and the old one stays in use.
+        New handshakes use that context, connections that stand are not touched. If something fails, it is logged, and
+        the old one stays in use.
         """
+        again: Callable[[], object] | None = getattr(self.protocol, "reload", None)
+        if again is not None:
+            try:
+                again()
+            except Exception as error:
+                log(_log, logging.ERROR, "the files of %s cannot be opened anew", self.protocol.name, error=error)
         if self._tls is None or isinstance(self._tls, ssl.SSLContext):
             what = "not used" if self._tls is None else "a context of your own"
-            log(_log, logging.INFO, "nothing to reload: tls is %s", what)
+            if again is None:
+                log(_log, logging.INFO, "nothing to reload: tls is %s", what)
             return
         try:
             context = _context_from(self._tls)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import socket
@@ -350,7 +351,7 @@ def test_a_platform_that_asks_for_processes_is_told_that_reload_has_one() -> Non
 def test_every_argument_of_wsgi_is_an_option_with_the_same_default() -> None:
     options = {option.name: option for option in wsgi.params}
     for name, default in module._defaults.items():
-        if name not in ("app", "access_log"):
+        if name not in ("app", "access_log", "multiprocess"):
             assert options[name].default == default or (default is None and options[name].default == "none")
 
 
@@ -409,6 +410,29 @@ def test_sighup_has_the_access_log_go_on_in_a_new_file(here: Path, processes: st
         until(lambda: get(server, "/new") == "hello" and "/new" in (here / "log").read_text())
         end(server)
     assert "/old" in (here / "log.1").read_text()
+
+
+@pytest.mark.usefixtures("here")
+def test_a_delay_in_processes_is_not_ended_by_the_signal_that_their_parent_sends_them() -> None:
+    """A service manager signals the whole group, and so a child has two of one order; only the parent cuts."""
+    with serving("shop", "--processes", "2", "--ready", "/readyz", "--drain-delay", "60") as server:
+        get(server)
+        server.wait_for("(?s)serving application on.*serving application on")
+        begun = server.wait_for(r"(?s)process (\d+) serves.*process (\d+) serves")
+        for process in map(int, begun.groups()):
+            os.kill(process, signal.SIGTERM)
+        server.send(signal.SIGTERM)
+        server.wait_for(r"(?s)SIGTERM: stopping in 60 s \(drain_delay\).*SIGTERM: stopping in 60 s \(drain_delay\)")
+        assert get(server) == "hello"
+        end(server)
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize(("processes", "told"), [("1", "False"), ("2", "True")])
+def test_an_app_is_told_whether_other_processes_serve_it_too(processes: str, told: str) -> None:
+    with serving("shop", "--processes", processes) as server:
+        assert f"\nwsgi.multiprocess={told}\n" in get(server, "/environ")
+        end(server)
 
 
 @pytest.mark.usefixtures("here")

@@ -201,7 +201,6 @@ def wsgi(app: str, **options: Any) -> None:
     manner = Manner(
         greet=partial(_greeting, app, options),
         aside=options["access_log"] == "-",
-        renew=served.renew,
         close=served.close,
     )
     if not options["reload"]:
@@ -264,11 +263,6 @@ class Served:
             self._log = _open_log(self._options)
         return protocol_of(app, self._options, self._log)
 
-    def renew(self) -> None:
-        """Have the log go on in a new file, for the old one was moved away."""
-        if self._log is not None:
-            self._log.reopen()
-
     def close(self) -> None:
         """Have the log written to its end."""
         if self._log is not None:
@@ -284,7 +278,7 @@ def protocol_of(app: App, options: dict[str, Any], access_log: AccessLog | None 
     arguments = {name: options[name] for name in _defaults if name in options}
     if options["server_header"].lower() == NONE:
         arguments["server_header"] = ""
-    arguments["access_log"] = access_log
+    arguments |= {"access_log": access_log, "multiprocess": options["processes"] > 1}
     try:
         return WSGI(app.call, **arguments)
     except (TypeError, ValueError) as error:

@@ -49,6 +49,7 @@ class Protocol(_Protocol):
         sends_ahead      whether handlers may send something before they return
         started(server)  told of the Server before it listens, once, by the thread that starts it; what it raises,
                          `Server.start` raises
+        reload()         told at SIGHUP, or by `Server.reload`: it opens its files anew; it may block
         phases           the limits of time of each phase of reading a message: a mapping of its name, as "head" or
                          "body", to a Phase
 
@@ -106,6 +107,7 @@ MAY_HAVE = {  # of what is called, and with what
     "over": ("message", "sent", "error"),
     "refusal": ("why", "message"),
     "started": ("server",),
+    "reload": (),
 }
 
 

@@ -34,13 +34,15 @@ class Chunks:
     Args:
         body: what it is kept in.
         max_trailers: bytes of the fields behind the body, which are judged, and dropped.
+        max_fields: how many there may be.
     """
 
-    __slots__ = ("_body", "_extensions", "_left", "_looked", "_max_trailers", "_trailers")
+    __slots__ = ("_body", "_extensions", "_left", "_looked", "_max_fields", "_max_trailers", "_trailers")
 
-    def __init__(self, body: Body, max_trailers: int) -> None:
+    def __init__(self, body: Body, max_trailers: int, max_fields: int) -> None:
         self._body = body
         self._max_trailers = max_trailers
+        self._max_fields = max_fields
         self._left = 0  # of a chunk, with the CRLF behind it; 0: a line is next
         self._extensions = 0
         self._trailers: list[str] | None = None  # None: there are more chunks
@@ -67,6 +69,8 @@ class Chunks:
                 self._max_trailers -= len(line) + 2
                 if self._max_trailers < 0:
                     raise Refused(431, "the trailers are longer than max_head allows (RFC 6585, section 5)")
+                if len(self._trailers) > self._max_fields:
+                    raise Refused(431, "there are more trailers than max_fields allows (RFC 6585, section 5)")
             else:
                 self._judge_trailers(self._trailers)
                 return True

@@ -300,7 +300,8 @@ class RequestDecoder:
         if head.length != 0:
             self._body, self.phase = Body(most, self._folder), "body"
             self._left = head.length or 0
-            self._chunks = Chunks(self._body, self._sources.bounds.head) if head.length is None else None
+            if head.length is None:
+                self._chunks = Chunks(self._body, self._sources.bounds.head, self._sources.bounds.fields)
         return True
 
     def _judge_bounds(self, buffer: bytearray, end: int) -> None:

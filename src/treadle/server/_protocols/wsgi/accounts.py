@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Account", "Accounts"]
 
-REJECTED = 503  # the status of an answer to a request that was never begun with
-
 
 class Account(Entry):
     """One request, while it is answered.
@@ -53,12 +51,15 @@ class Accounts:
         """The application is about to be called with `request`, and may change its environ."""
         request.entry = Account(request, peer.host, peer.exchange)
 
+    def reject(self, request: Request) -> None:
+        """`request` will not be begun with."""
+        if request.entry is None:
+            request.entry = Account(request, request.environ.get("REMOTE_ADDR", ""), None)
+
     def over(self, request: Request, sent: int, error: BaseException | None) -> None:
         """Write what became of `request`, of whose answer `sent` bytes were taken."""
+        self.reject(request)
         account = request.entry
-        if account is None:  # it was never begun with
-            account = Account(request, request.environ.get("REMOTE_ADDR", ""), None)
-            account.status = REJECTED if sent else 0
         now, exchange = clock.now(), account.exchange
         account.began = clock.wall()
         if exchange is not None:
@@ -66,16 +67,16 @@ class Accounts:
             account.wait = max(0.0, exchange.begun - exchange.complete)
             account.run = max(0.0, (exchange.made or now) - exchange.begun)
             account.send = max(0.0, (exchange.sent or now) - (exchange.made or now))
-        account.bytes_out = max(0, sent - account.head)
+        account.bytes_out = max(account.bytes_out, sent - account.head)
         account.error = "" if error is None else f"{type(error).__name__}: {error}"
         account.exchange = request.entry = None
         self._log.write(account)
 
-    def refused(self, host: str, status: int, line: str, why: str) -> None:
-        """Write that what came makes no request, or one that is refused."""
+    def refused(self, host: str, status: int, line: str, why: str, size: int) -> None:
+        """Write that what came makes no request, or one that is refused, by an answer with a body of so many bytes."""
         method, _, rest = line.partition(" ")
         target, _, version = rest.rpartition(" ")
         whole = bool(method and target and version.startswith("HTTP/"))
-        entry = Entry(host=host, began=clock.wall(), status=status, error=why)
+        entry = Entry(host=host, began=clock.wall(), status=status, bytes_out=size, error=why)
         entry.method, entry.target, entry.version = (method, target, version) if whole else ("", line, "")
         self._log.write(entry)

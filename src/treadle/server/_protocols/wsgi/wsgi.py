@@ -6,7 +6,6 @@ import logging
 import re
 import sys
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from math import ceil
 from operator import attrgetter
 from secrets import token_hex
@@ -29,7 +28,7 @@ from treadle.server._protocols.wsgi.answering.files import FileWrapper
 from treadle.server._protocols.wsgi.answering.hints import Hints, no_hints
 from treadle.server._protocols.wsgi.answering.names import Names
 from treadle.server._protocols.wsgi.answering.streams import Streams
-from treadle.server._protocols.wsgi.faults import SHOWN, Faults
+from treadle.server._protocols.wsgi.faults import SHOWN, Faults, note
 from treadle.server._protocols.wsgi.health import Health, Served
 from treadle.server._transport.decoder import CloseConnection
 from treadle.server._transport.limits import Limits, Phase
@@ -110,6 +109,7 @@ class WSGI:
             reaches the application. None: there is none.
         access_log: has a line for each request; then each takes a longer way through the server. None: none is kept.
         server_header: the value of the answers' Server field; "": there is none.
+        multiprocess: whether other processes call the same application: its `wsgi.multiprocess`.
 
     Raises:
         TypeError, ValueError: an argument is of the wrong type, or out of range, or `app` is async, as of ASGI, or
@@ -144,6 +144,7 @@ class WSGI:
         ready: str | None = None,
         access_log: AccessLog | None = None,
         server_header: str = "treadle",
+        multiprocess: bool = False,
     ) -> None:
         checks.handler("app", app, "environ", "start_response", instead="an ASGI server", generates=True)
         bounds = Bounds(
@@ -166,6 +167,7 @@ class WSGI:
             "body": _phase("body_timeout", body_timeout, min_body_rate, anew=True),
         }
         self._max_streams = max_streams
+        self._multiprocess = checks.boolean("multiprocess", multiprocess)
         self._server: ref[Served] | None = None
         self._throttles = LogThrottles()
         self._beginnings = Beginnings(server_header)
@@ -173,6 +175,7 @@ class WSGI:
         self._faults = Faults(self._beginnings, self._throttles)
         self._said = Said(self._beginnings, self._names, self._faults, Streams(self._streams))
         self._accounts = None if access_log is None else Accounts(access_log)
+        self.reload = None if access_log is None else access_log.reopen
         self.over = None if self._accounts is None else self._accounts.over
         answers = self._answers(health, ready)
         self._sources = Sources(bounds, script_name, answers, self._refuse, f"{token_hex(4)}-")
@@ -231,14 +234,14 @@ class WSGI:
             "SERVER_PROTOCOL": "HTTP/1.1",
             "SERVER_SOFTWARE": "treadle",
             "REMOTE_ADDR": peer.host,
-            "REMOTE_PORT": str(peer.port),
+            "REMOTE_PORT": str(peer.port) if peer.port else "",
             "wsgi.version": (1, 0),
             "wsgi.url_scheme": "https" if secure else "http",
             "wsgi.input": EMPTY,
             "wsgi.input_terminated": True,
             "wsgi.errors": ERRORS,
             "wsgi.multithread": True,
-            "wsgi.multiprocess": False,
+            "wsgi.multiprocess": self._multiprocess,
             "wsgi.run_once": False,
             "wsgi.file_wrapper": FileWrapper,
             "wsgi.early_hints": Hints(peer, self._names),
@@ -254,10 +257,11 @@ class WSGI:
         throttle = self._throttles.of("refused", refused.status, refused.why)
         if throttle.begins():
             log(_log, logging.WARNING, "%s: %s, for %r%s", str(peer), refused, cut(line, SHOWN), throttle.rest)
+        answer = error_answer(self._beginnings, refused.status, refused.why, head_only=line.startswith("HEAD "))
         if self._accounts is not None:
-            self._accounts.refused(peer.host, refused.status, line, refused.why)
-        head_only = line.startswith("HEAD ")
-        return error_answer(self._beginnings, refused.status, refused.why, head_only=head_only)
+            size = len(answer.partition(b"\r\n\r\n")[2])
+            self._accounts.refused(peer.host, refused.status, line, refused.why, size)
+        return answer
 
     # -- answers ------------------------------------------------------------------------------------------------------
 
@@ -302,13 +306,11 @@ class WSGI:
         closes = why != "message_rejected"
         if message is not None:
             closes = closes or message.closes
-            with suppress(AttributeError):  # there is none, or it is over meanwhile
-                message.entry.status = 503
         if why == "message_rejected":
             why = "queue_timeout"
         head_only = message is not None and message.method == "HEAD"
         request_id = "" if message is None else message.id
-        return error_answer(
+        answer = error_answer(
             self._beginnings,
             503,
             why,
@@ -317,6 +319,10 @@ class WSGI:
             retry_after=self._later(),
             request_id=request_id,
         )
+        if message is not None and self._accounts is not None:
+            self._accounts.reject(message)
+            note(message, 503, answer, counted=why == "queue_timeout")
+        return answer
 
     def _later(self) -> int:
         """Return the seconds after which another try makes sense."""
