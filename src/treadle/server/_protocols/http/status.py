@@ -10,8 +10,11 @@ from treadle._base import clock
 __all__ = ["Beginnings", "error_answer", "phrase_of"]
 
 MOST = 100  # status lines that are kept for a second; a guess
+# With the names of RFC 9110, section 15, which Python has since 3.13.
 PHRASES = {status.value: status.phrase for status in HTTPStatus} | {
     413: "Content Too Large",
+    414: "URI Too Long",
+    416: "Range Not Satisfiable",
     422: "Unprocessable Content",
 }
 
