@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import tempfile
+from collections.abc import Iterable
 from typing import Any, BinaryIO
 
 from treadle.server._protocols.http.refused import Refused
@@ -27,6 +28,10 @@ class Empty(io.BytesIO):
     def write(self, data: Any, /) -> int:
         """Refuse."""
         raise io.UnsupportedOperation("write")
+
+    def writelines(self, lines: Iterable[Any], /) -> None:
+        """Refuse: what is inherited writes without `write`."""
+        raise io.UnsupportedOperation("writelines")
 
 
 EMPTY = Empty()
