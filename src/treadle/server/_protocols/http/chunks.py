@@ -97,13 +97,14 @@ class Chunks:
         """Take out the next line, without its end; None: it is not complete."""
         end = data.find(b"\n", self._looked)
         if end < 0:
-            if len(data) > LONGEST_LINE and self._trailers is None:
+            have = len(data) - 1  # the last may be the CR of the line's end
+            if have > LONGEST_LINE and self._trailers is None:
                 raise Refused(400, "a chunk's line is longer than anybody's (RFC 9112, section 7.1.1)")
-            if len(data) > self._max_trailers and self._trailers is not None:
+            if have > self._max_trailers and self._trailers is not None:
                 raise Refused(431, "the trailers are longer than max_head allows (RFC 6585, section 5)")
             if b"\r" in data[self._looked : -1]:
                 raise Refused(400, "a CR stands without its LF (RFC 9112, section 2.2)")
-            self._looked = max(0, len(data) - 1)
+            self._looked = max(0, have)
             return None
         line = data[: end + 1].decode("latin-1")
         del data[: end + 1]
