@@ -309,9 +309,9 @@ class RequestDecoder:
         bounds = self._sources.bounds
         line = buffer.find(b"\r\n", 0, bounds.line + 2)
         if line < 0:
-            if len(buffer) > bounds.line:
+            if len(buffer) - 1 > bounds.line:  # the last may be the CR of the line's end
                 raise Refused(414, f"the request line is longer than max_line allows, {bounds.line} bytes")
-            if UNFIT.search(buffer):
+            if UNFIT.search(buffer, self._looked):
                 raise Refused(400, "the request line is malformed (RFC 9112, section 3)")
         if (end + 4 if end >= 0 else len(buffer)) > bounds.head:
             raise Refused(431, f"the head is longer than max_head allows, {bounds.head} bytes")
