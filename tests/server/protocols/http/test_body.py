@@ -46,7 +46,7 @@ def test_nobody_can_close_the_one_that_all_share() -> None:
     EMPTY.close()
     with EMPTY:
         pass
-    io.BufferedReader(EMPTY).close()  # type: ignore[type-var]  # as some frameworks wrap it
+    io.BufferedReader(EMPTY).close()  # as some frameworks wrap it
     with io.TextIOWrapper(EMPTY) as text:
         assert text.read() == ""
     assert not EMPTY.closed
