@@ -40,7 +40,7 @@ class Streams:
             Refused: it would hold one thread too many.
         """
         stream = Stream(self, route)
-        if kind.startswith(ENDLESS) or route in self._long:
+        if kind.lower().startswith(ENDLESS) or route in self._long:
             most = self._most()
             self._held.append(None)
             if len(self._held) > most:
