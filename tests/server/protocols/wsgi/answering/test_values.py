@@ -38,7 +38,7 @@ def test_two_lines_are_never_one_field(end: str) -> None:
 @pytest.mark.parametrize("text", ["\u0100", "\u010a", "\u560a", "\U0001f600", "\ud800"])
 def test_what_latin_1_does_not_have_is_refused(text: str) -> None:
     """U+010A and U+560A end with the byte of a line feed."""
-    with pytest.raises(ValueError, match=rf"a header has '.*'; WSGI \(PEP 3333\) wants latin-1"):
+    with pytest.raises(ValueError, match=r"a header has '.*'; WSGI \(PEP 3333\) wants latin-1"):
         encoded(["A: b\r\n", f"C: d{text}\r\n"])
 
 

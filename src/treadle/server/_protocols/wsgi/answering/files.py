@@ -43,9 +43,11 @@ class FileWrapper:
 
         It has a descriptor of its own, so that the application's file can be closed by now.
         """
+        if not _is_plain(self.filelike):
+            return None
         try:
             number = self.filelike.fileno()
-            if isinstance(self.filelike, io.TextIOBase) or not stat.S_ISREG(os.fstat(number).st_mode):
+            if not stat.S_ISREG(os.fstat(number).st_mode):
                 return None
             at = self.filelike.tell()
             left = max(0, os.fstat(number).st_size - at)
@@ -53,3 +55,11 @@ class FileWrapper:
         except (AttributeError, OSError, ValueError, TypeError):  # it is no file; or one that cannot say where it is
             return None
         return FileRange(copy, at, left if length is None else min(left, length))
+
+
+def _is_plain(filelike: Any) -> bool:
+    """Whether what is read from it is what the file has: of one of GzipFile, say, the descriptor has it packed."""
+    file = getattr(filelike, "file", filelike)  # of a temporary one, or one of Django's
+    if isinstance(file, (io.BufferedReader, io.BufferedRandom)):
+        file = file.raw
+    return isinstance(file, io.FileIO) or not isinstance(file, io.IOBase)
