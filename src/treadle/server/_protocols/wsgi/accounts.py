@@ -63,7 +63,7 @@ class Accounts:
         now, exchange = clock.now(), account.exchange
         account.began = clock.wall()
         if exchange is not None:
-            account.began -= now - exchange.complete
+            account.began -= now - exchange.first_byte
             account.wait = max(0.0, exchange.begun - exchange.complete)
             account.run = max(0.0, (exchange.made or now) - exchange.begun)
             account.send = max(0.0, (exchange.sent or now) - (exchange.made or now))
