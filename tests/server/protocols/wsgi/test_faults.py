@@ -109,7 +109,7 @@ def test_failure_is_answered_with_500_and_the_requests_id_and_nothing_of_the_err
 
 
 def test_time_that_is_over_is_answered_with_503(faults: Faults) -> None:
-    status, _, body = parsed(faults.answer(request(), DeadlineExceeded("late", 1.0), closes=False))
+    status, _, body = parsed(faults.answer(request(), DeadlineExceeded(1.0), closes=False))
     assert status == "HTTP/1.1 503 Service Unavailable"
     assert body == "503 Service Unavailable\nrequest id-7\n"
 
@@ -158,7 +158,7 @@ def test_refusals_are_told_once_in_a_while_for_each_status(
 def test_access_log_is_told_the_status(faults: Faults, peer: Peer) -> None:
     for status, answer in (
         (500, lambda failed: faults.answer(failed, KeyError(), closes=False)),
-        (503, lambda failed: faults.answer(failed, DeadlineExceeded("late", 1.0), closes=False)),
+        (503, lambda failed: faults.answer(failed, DeadlineExceeded(1.0), closes=False)),
         (507, lambda failed: faults.refuse(failed, peer, Refused(507, "disk"), 1, closes=False)),
     ):
         failed: Any = request()
