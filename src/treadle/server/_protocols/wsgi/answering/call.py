@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from treadle._base import clock
 from treadle._base.words import brief
 from treadle.server._protocols.wsgi.answering.files import FileWrapper
+from treadle.server._protocols.wsgi.answering.names import HEADERS
 from treadle.server._protocols.wsgi.answering.values import encoded, text_of, wrong_header
 from treadle.server._transport.decoder import AnswerBroken, CloseConnection
 from treadle.server._transport.peer import open_answer, send_ahead
@@ -105,6 +106,8 @@ class Call:
             raise RuntimeError("start_response() was called twice; WSGI (PEP 3333) allows that with exc_info alone")
         if not isinstance(status, str) or STATUS.fullmatch(status) is None:
             raise _wrong_status(status)
+        if type(headers) is not list and not hasattr(type(headers), "__iter__"):
+            raise TypeError(f"start_response() was given the headers {brief(headers)}; {HEADERS}")
         names, lines = self._said.names, list[str]()
         self._length, self._own = None, ()
         for header in headers:
@@ -136,7 +139,7 @@ class Call:
         if not data or self._has_no_body():
             return
         if self._spool is None:
-            begun = self._begin_pieces() + self._framed(data)
+            begun = self._begin_pieces(data)
             self._spool = open_answer(self.peer) or NOBODY
             self._spool.add(begun)
         else:
@@ -242,9 +245,11 @@ class Call:
                 else:
                     answer = self._whole(first + _next_of(iterator) if first else first)
                 return self._ended(self._sent_before_close(answer, result))
-            head = self._begin_pieces() if self._spool is None else b""
+            begun = self._begin_pieces(first) if self._spool is None else b""
             self.goes_on = True
-            return self._pieces(head, first, iterator, result)
+            pieces = self._pieces(begun, iterator, result)
+            next(pieces)  # or to close it, as is done if nobody waits for it any more, would close nothing
+            return pieces
         finally:
             if not self.goes_on and hasattr(result, "close"):
                 self._close(result)
@@ -276,16 +281,24 @@ class Call:
             part.drop()
             raise
 
-    def _begin_pieces(self) -> bytes:
-        """Return the head of an answer that is sent piece by piece."""
+    def _begin_pieces(self, first: bytes) -> bytes:
+        """Return the head of an answer that is sent piece by piece, and its first piece."""
+        if self._length is not None and len(first) > self._length:
+            raise ValueError(f"Content-Length says {self._length}, and the body is longer")
         self._chunked = self._length is None and not self.request.old
         self._closes = self._length is None and not self._chunked  # where nothing else can say that it has ended
         self._left = self._length
         if self._length is None:
             kind = next((line[14:] for line in self._lines if line[:14].lower() == "content-type: "), "")
             self._stream = self._said.streams.begin(self.request.route, kind)
+        try:
+            begun = self._head(self._length, "Transfer-Encoding: chunked\r\n" if self._chunked else "")
+        except BaseException:
+            if self._stream is not None:
+                self._stream.end()
+            raise
         self.sent = True
-        return self._head(self._length, "Transfer-Encoding: chunked\r\n" if self._chunked else "")
+        return begun + self._framed(first)
 
     def _framed(self, piece: bytes) -> bytes:
         """Return `piece` as it is sent."""
@@ -297,8 +310,10 @@ class Call:
                 raise ValueError(f"Content-Length says {self._length}, and the body is longer")
         return piece
 
-    def _pieces(self, head: bytes, first: bytes, iterator: Iterator[Any], result: Any) -> Iterator[bytes]:
+    def _pieces(self, begun: bytes, iterator: Iterator[Any], result: Any) -> Iterator[bytes]:
         """Generate the answer piece by piece; what the application has returned is closed at its end, whatever that is.
+
+        The first piece is none: from there on, it is at its end when it is closed, too.
 
         Raises:
             AnswerBroken: the application failed, as was told.
@@ -306,8 +321,9 @@ class Call:
         """
         try:
             try:
-                if first:
-                    yield head + self._framed(first)
+                yield b""
+                if begun:
+                    yield begun
                 while piece := _next_of(iterator):
                     yield self._framed(piece)
                     if self._stream is not None:
@@ -336,14 +352,19 @@ class Call:
         """Give no more of an answer that has begun, for the application has failed."""
         if self._stream is not None:
             self._stream.end()
-        raise self._broken(error) from error
-        yield b""
+        return _raising(self._broken(error), error)
 
     def _broken(self, error: BaseException) -> BaseException:
         if isinstance(error, ClientLeft):
             return error
         self._said.faults.tell(self.request, self.peer, error, "failed amid its answer, which is cut")
         return AnswerBroken()
+
+
+def _raising(error: BaseException, cause: BaseException) -> Iterator[bytes]:
+    """Generate nothing, and raise `error`."""
+    raise error from cause
+    yield b""
 
 
 class Nobody:
