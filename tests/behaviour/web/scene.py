@@ -102,6 +102,10 @@ class Caller:
     def get(self, target: str, *fields: str) -> Answer:
         return self.send(request(target, *fields)).answer()
 
+    def is_asked(self) -> bool:
+        """Wait for a word that is no answer yet, and return whether that asks for the body."""
+        return self.reader._head() == (100, {})
+
     def ends(self) -> bool:
         """Wait for the end, and return whether nothing came before it."""
         return not self.reader.rest()
