@@ -54,8 +54,8 @@ class Backlog(Generic[W]):
                 level.moved = now
 
     def wait(self, now: float) -> float:
-        """Return the seconds that a message of the level of which most wait would do so."""
-        return max(self._levels, key=lambda level: len(level.waiting)).wait(now)
+        """Return the seconds that one more message of the level of which most wait would do so."""
+        return max(self._levels, key=lambda level: len(level.waiting)).wait(now, more=1)
 
 
 class _Level(Generic[W]):
@@ -73,6 +73,9 @@ class _Level(Generic[W]):
         self.waiting: dict[W, None] = {}
         self.mean = self.moved = 0.0
 
-    def wait(self, now: float) -> float:
-        """Return the seconds until all that wait have begun, as it went lately; at least as long as nothing has."""
-        return max(len(self.waiting) * self.mean, now - self.moved) if self.waiting else 0.0
+    def wait(self, now: float, more: int = 0) -> float:
+        """Return the seconds until all that wait, and so many more, have begun, as it went lately.
+
+        That is at least as long as nothing has; 0 if none waits.
+        """
+        return max((len(self.waiting) + more) * self.mean, now - self.moved) if self.waiting else 0.0
