@@ -12,7 +12,7 @@ from conformance.http.wire import Answer, Reader
 from tcp import PATIENCE, client
 from treadle.server import WSGI, Limits, Server
 
-__all__ = ["PATIENCE", "Caller", "Environ", "Scene", "calling", "plain", "request", "until"]
+__all__ = ["PATIENCE", "Caller", "Environ", "Scene", "calling", "counts", "plain", "request", "until"]
 
 Environ = dict[str, Any]
 
@@ -116,6 +116,12 @@ def calling(server: Server, count: int = 1) -> Iterator[list[Caller]]:
     """Give so many clients."""
     with ExitStack() as stack:
         yield [Caller(stack.enter_context(client(server))) for _ in range(count)]
+
+
+def counts(server: Server) -> tuple[int, int]:
+    """Return how many requests wait for a thread, and how many were told that they would for too long."""
+    snapshot = server.snapshot()
+    return snapshot.pool.waiting, snapshot.rejected_messages
 
 
 def until(condition: Callable[[], object]) -> None:
