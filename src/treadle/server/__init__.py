@@ -11,6 +11,7 @@ from treadle.server._protocols.messages import Messages
 from treadle.server._protocols.protocol import Protocol
 from treadle.server._protocols.session import Connection, Session
 from treadle.server._protocols.takeover import TakeOver
+from treadle.server._protocols.wsgi.access_log import AccessLog
 from treadle.server._protocols.wsgi.wsgi import WSGI
 from treadle.server._server import Server
 from treadle.server._snapshot import ServerSnapshot
@@ -23,6 +24,7 @@ from treadle.server._transport.sending.file_range import FileRange
 
 __all__ = [
     "WSGI",
+    "AccessLog",
     "Certificates",
     "CloseConnection",
     "Connection",

@@ -443,3 +443,9 @@ def test_the_module_says_what_it_says_of_its_bounds() -> None:
     """They stand in the documents."""
     assert (module.MOST_LINES, module.MOST_BYTES, module.GATHER) == (4096, 4 << 20, 0.05)
     assert sys.getsizeof(Entry()) < 300
+
+
+def test_it_says_where_it_writes(tmp_path: Path) -> None:
+    with AccessLog(tmp_path / "access.log") as log:
+        assert repr(log) == f"<AccessLog at {str(tmp_path / 'access.log')!r}>"
+    assert repr(log).endswith(", closed>")

@@ -200,6 +200,9 @@ class AccessLog:
         """Close it."""
         self.close()
 
+    def __repr__(self) -> str:
+        return f"<AccessLog {self._sink.name}{', closed' if self._closed else ''}>"
+
     def _run(self) -> None:
         """Write what comes, until it is closed."""
         over = False
