@@ -8,10 +8,12 @@ import re
 import shlex
 import socket
 import sys
+import textwrap
 import tokenize
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
+from urllib.request import urlopen
 
 import pytest
 
@@ -26,7 +28,7 @@ TRANSLATED = [page for page in DOCUMENTS if page.match("docs/*.zh.md") or page =
 PAGES = [(page.with_name(page.name.replace(".zh.md", ".md")), page) for page in TRANSLATED]
 TWINS = [(README, CHINESE), CHANGELOGS, *PAGES]
 NAME = re.compile(r"\b(?:[A-Z][a-z]+){2,}\b|\b\w+(?==)|--[a-z][a-z-]+", re.ASCII)  # PoolFull, queue_size=, --bind
-OPTIONAL = ["flask"]  # what a block of Python may import beside treadle and the standard library
+OPTIONAL = ["flask", "whitenoise"]  # what a block of Python may import beside treadle and the standard library
 FIGURE = re.compile(r"<!-- figure: (\S+) (\S+) (\S+) -->(.*?)<!-- /figure -->")
 
 each_page = pytest.mark.parametrize(("english", "chinese"), PAGES, ids=lambda path: path.name)
@@ -243,6 +245,33 @@ def test_the_readmes_function_is_served_by_the_readmes_command(tmp_path: Path, m
         with socket.create_connection(("127.0.0.1", server.wait_for_port()), PATIENCE) as client:
             client.sendall(b"hello\n")
             assert client.recv(100) == b"HELLO\n"
+
+
+@pytest.mark.parametrize("line", [line for line in shell_lines(README) if line.startswith("treadle wsgi")])
+def test_the_readmes_apps_are_served_by_its_commands(
+    line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As Flask's and Django's apps are found; what they do with these is for tests/integration."""
+    application = """\
+        def app(environ, start_response):
+            start_response("200 OK", [])
+            return [environ["PATH_INFO"].encode()]
+
+
+        def create_app():
+            return app
+
+
+        application = app
+        """
+    name = "shop/wsgi.py" if "shop.wsgi" in line else "shop.py"
+    (tmp_path / "shop").mkdir()
+    (tmp_path / name).write_text(textwrap.dedent(application))
+    monkeypatch.chdir(tmp_path)
+    command = [*TREADLE, *shlex.split(line)[1:], "--bind", "127.0.0.1:0"]
+    with Program(command, env={"PYTHONPATH": str(ROOT / "src")}) as server:
+        with urlopen(f"http://127.0.0.1:{server.wait_for_port()}/warp", timeout=PATIENCE) as answer:
+            assert answer.read() == b"/warp"
 
 
 def test_echo_server_answers_the_readmes_line_which_is_the_one_that_it_prints() -> None:

@@ -13,8 +13,9 @@ from click.testing import CliRunner
 from treadle._cli.commands import commands
 from treadle._cli.echo import echo
 from treadle._cli.options.table import SHARED, Option, from_limits, with_options
-from treadle._cli.options.values import Seconds
+from treadle._cli.options.values import Count, PerSecond, Seconds, Size, UrlPath
 from treadle._cli.tcp import tcp
+from treadle._cli.web.wsgi import wsgi
 from treadle.server import Limits
 
 DOCS = Path(__file__).parents[3] / "docs"
@@ -142,12 +143,50 @@ def test_every_option_stands_in_the_table_of_the_documents_and_no_other(name: st
             assert default == "`none`", flag
 
 
-def test_both_documents_give_the_same_choices() -> None:
-    for option in tcp.params:
+@pytest.mark.parametrize(
+    ("command", "name"), [(tcp, "server.md"), (tcp, "server.zh.md"), (wsgi, "web.md"), (wsgi, "web.zh.md")]
+)
+def test_documents_give_all_choices(command: click.Command, name: str) -> None:
+    for option in command.params:
         if isinstance(option.type, click.Choice):
-            for name in ("server.md", "server.zh.md"):
-                (row,) = re.findall(rf"^\| `{option.opts[0]}` .*$", (DOCS / name).read_text(), re.MULTILINE)
-                assert all(f"`{choice}`" in row for choice in option.type.choices), row
+            (row,) = re.findall(rf"^\| `{option.opts[0]}` .*$", (DOCS / name).read_text(), re.MULTILINE)
+            assert all(f"`{choice}`" in row for choice in option.type.choices), row
+
+
+# How the documents of `treadle wsgi` call the units of its options.
+UNITS = {
+    "web.md": {Size: "bytes", Seconds: "seconds", Count: "number", PerSecond: ".+ a second", UrlPath: "path"},
+    "web.zh.md": {Size: "字节", Seconds: "秒", Count: "个", PerSecond: ".+每秒", UrlPath: "路径"},
+}
+
+
+@pytest.mark.parametrize("name", UNITS)
+def test_every_option_of_a_web_server_stands_in_its_documents_with_its_unit_and_default(name: str) -> None:
+    found = re.findall(
+        r"^\| `(--[\w-]+|MODULE:APP)` \| (.*?) ?\| (.*?) ?\| .+ \|$", (DOCS / name).read_text(), re.MULTILINE
+    )
+    rows = {flag: (unit, default) for flag, unit, default in found}
+    flags = {"MODULE:APP" if option.name == "app" else option.opts[0]: option for option in wsgi.params}
+    assert len(found) == len(rows)
+    assert set(rows) == set(flags)
+    for flag, (unit, default) in rows.items():
+        option = flags[flag]
+        if type(option.type) in UNITS[name]:
+            assert re.fullmatch(UNITS[name][type(option.type)], unit), flag
+        if type(option.default) in (int, float, str) and option.default != "":
+            assert default == f"`{str(option.default).removesuffix('.0')}`", flag
+        elif isinstance(option.default, tuple):
+            assert default == f"`{option.default[0]}`", flag
+        else:  # there is none
+            assert default.startswith("`") == (option.name in ("script_name", "log_level")), flag
+
+
+@pytest.mark.parametrize("name", UNITS)
+def test_each_status_that_an_option_names_stands_in_its_row(name: str) -> None:
+    for option in wsgi.params:
+        for status in re.findall(r"\((\d{3})\)", getattr(option, "help", None) or ""):
+            (row,) = re.findall(rf"^\| `{option.opts[0]}` .*$", (DOCS / name).read_text(), re.MULTILINE)
+            assert status in row
 
 
 def test_a_command_has_the_options_that_it_asks_for_in_that_order_with_its_own_defaults() -> None:
