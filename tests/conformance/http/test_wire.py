@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -60,3 +61,12 @@ def test_where_there_is_a_choice_the_note_says_which() -> None:
 def test_there_are_enough() -> None:
     assert len(VALID) >= 330
     assert len(REFUSED) >= 740
+
+
+def test_the_document_has_each_rule_by_which_something_is_refused_and_no_other() -> None:
+    root = Path(__file__).parents[3]
+    sources = "".join(path.read_text() for path in (root / "src/treadle/server/_protocols/http").glob("*.py"))
+    page = (root / "docs" / "conformance.md").read_text()
+    rule = r"(RFC \d+, section [\d.]*\d)"
+    rows = re.findall(rf"^\| (\d{{3}}) \| .* \| {rule} \|$", page, re.MULTILINE)
+    assert set(re.findall(rf"Refused\((\d{{3}}), f?\"[^\"]*\({rule}\)", sources)) == set(rows)
