@@ -7,6 +7,7 @@ import random
 import pytest
 
 from fuzz import framings, storm, world
+from fuzz.web import requests
 
 FIXED = 1_000  # the first seed of those that are always played
 FRESH = random.SystemRandom().randrange(1_000_000_000)
@@ -21,7 +22,7 @@ def each_batch(count: int, size: int) -> pytest.MarkDecorator:
 def play(what: str, first: int | None, size: int) -> None:
     """Play `size` seeds from `first` on."""
     first = FRESH if first is None else first
-    one = {"framings": framings.play, "world": world.play, "storm": storm.play}[what]
+    one = {"framings": framings.play, "requests": requests.play, "world": world.play, "storm": storm.play}[what]
     for seed in range(first, first + size):
         try:
             one(seed)
@@ -33,6 +34,11 @@ def play(what: str, first: int | None, size: int) -> None:
 @each_batch(1, 1000)
 def test_framings_cut_any_bytes_as_a_look_at_all_of_them_does(first: int | None) -> None:
     play("framings", first, 1000)
+
+
+@each_batch(1, 1000)
+def test_requests_are_made_of_any_bytes_wherever_they_are_cut_as_h11_sees_them(first: int | None) -> None:
+    play("requests", first, 1000)
 
 
 @each_batch(4, 50)

@@ -16,9 +16,11 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from fuzz import framings, storm, world
+from fuzz.web import requests
 
 PLAYS: dict[str, tuple[Callable[[int], object], int]] = {  # and how many in a row
     "framings": (framings.play, 500),
+    "requests": (requests.play, 500),
     "world": (world.play, 50),
     "storm": (storm.play, 5),
 }
