@@ -135,6 +135,15 @@ def _with_a_line(raw: bytes, dice: random.Random) -> bytes:
     return b"\r\n".join(lines)
 
 
+def _framed_otherwise(raw: bytes, dice: random.Random) -> bytes:
+    """Say in another way how long the body is."""
+    lines = raw.split(b"\r\n")
+    for at, line in enumerate(lines):
+        if line.startswith((b"Content-Length:", b"Transfer-Encoding:")):
+            lines[at] = dice.choice(NASTY).encode("latin-1")
+    return b"\r\n".join(lines)
+
+
 def _without_a_line(raw: bytes, dice: random.Random) -> bytes:
     lines = raw.split(b"\r\n")
     del lines[dice.randrange(len(lines))]
@@ -187,7 +196,7 @@ CHANGES: list[Callable[[bytes, random.Random], bytes]] = [
     mutated,
     mutated,
     _with_a_line,
-    _with_a_line,
+    _framed_otherwise,
     _without_a_line,
     _lines_swapped,
     _cut,
