@@ -15,6 +15,7 @@ from treadle.server._protocols.http.refused import Refused
 
 MOST = 1 << 40
 TRAILERS = 1000  # bytes that are allowed
+FIELDS = 100
 
 Taken = tuple[bool, bytes, bytes]  # whether it is complete, the body, what is left
 
@@ -22,7 +23,7 @@ Taken = tuple[bool, bytes, bytes]  # whether it is complete, the body, what is l
 def take(*pieces: bytes, most: int = MOST, trailers: int = TRAILERS) -> Taken:
     """Have the pieces taken one by one, until the body is complete; what comes behind is left."""
     body = Body(most, None)
-    chunks = Chunks(body, trailers)
+    chunks = Chunks(body, trailers, FIELDS)
     data = bytearray()
     over = False
     for piece in pieces:
@@ -85,7 +86,7 @@ def test_a_body_is_what_its_chunks_hold(raw: bytes, content: bytes) -> None:
 def test_what_is_there_of_a_chunk_is_taken_at_once() -> None:
     """Or a chunk would be held in memory until it is complete, and it may be as long as a body."""
     body, data = Body(MOST, None), bytearray(b"5\r\nab")
-    chunks = Chunks(body, TRAILERS)
+    chunks = Chunks(body, TRAILERS, FIELDS)
     assert chunks.take(data) is False
     assert (body.size, bytes(data)) == (2, b"")
     data += b"cde"
@@ -334,6 +335,14 @@ def test_trailers_are_at_most_so_long() -> None:
     assert whole_and_bytewise(raw, trailers=13) == (True, b"", b"")
     assert refused_whole_and_bytewise(raw, trailers=12) == 431
     assert refusal(raw, trailers=12)[1] == "the trailers are longer than max_head allows (RFC 6585, section 5)"
+
+
+def test_trailers_are_at_most_so_many() -> None:
+    body = Body(MOST, None)
+    assert Chunks(body, TRAILERS, 2).take(bytearray(b"0\r\na: 1\r\nb: 2\r\n\r\n"))
+    with pytest.raises(Refused, match="there are more trailers than max_fields allows") as caught:
+        Chunks(body, TRAILERS, 2).take(bytearray(b"0\r\na: 1\r\nb: 2\r\nc: 3\r\n"))
+    assert caught.value.status == 431
 
 
 def test_a_trailer_that_does_not_end_is_not_waited_for() -> None:

@@ -14,6 +14,7 @@ from treadle._base import clock
 from treadle.server._protocols.http.request import Request
 from treadle.server._protocols.wsgi.access_log import Entry
 from treadle.server._protocols.wsgi.accounts import Account, Accounts
+from treadle.server._protocols.wsgi.faults import note
 from treadle.server._transport.peer import Peer
 
 NOW, WALL = 1000.0, 5e8
@@ -127,10 +128,15 @@ def test_error_is_told_by_its_type_and_words(accounts: Accounts, log: Log, peer:
     assert [entry.error for entry in log.entries] == told
 
 
-@pytest.mark.parametrize(("sent", "status"), [(120, 503), (0, 0)])
-def test_request_that_was_never_begun_with_has_a_line_too(accounts: Accounts, log: Log, sent: int, status: int) -> None:
-    accounts.over(request(), sent, ConnectionAbortedError(103, "message_rejected"))
+@pytest.mark.parametrize("told", [True, False])
+def test_request_that_was_never_begun_with_has_a_line_too(accounts: Accounts, log: Log, told: bool) -> None:
+    rejected, status = request(), 503 * told
+    if told:
+        accounts.reject(rejected)
+        note(rejected, 503, b"HTTP/1.1 503 x\r\n\r\nbusy")
+    accounts.over(rejected, 22 * told, ConnectionAbortedError(103, "message_rejected"))
     (entry,) = log.entries
+    assert entry.bytes_out == 4 * told
     assert (entry.host, entry.method, entry.target, entry.status) == ("192.0.2.9", "POST", "/users/7?a=b", status)
     assert (entry.began, entry.wait, entry.run, entry.send) == (WALL, 0.0, 0.0, 0.0)
     assert entry.error
@@ -162,7 +168,8 @@ def test_nothing_keeps_a_request_that_is_over(accounts: Accounts, log: Log, peer
 def test_line_of_what_is_no_request_has_all_that_came(
     accounts: Accounts, log: Log, line: str, parts: tuple[str, str, str]
 ) -> None:
-    accounts.refused("192.0.2.1", 400, line, "it is malformed")
+    accounts.refused("192.0.2.1", 400, line, "it is malformed", 30)
     (entry,) = log.entries
+    assert entry.bytes_out == 30
     assert (entry.method, entry.target, entry.version) == parts
     assert (entry.host, entry.status, entry.error, entry.began) == ("192.0.2.1", 400, "it is malformed", WALL)

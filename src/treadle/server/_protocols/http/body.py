@@ -87,7 +87,8 @@ class Body:
         try:
             if self._file is None:
                 self._file = _open(self._folder)
-                self._write(self._memory.getbuffer())
+                with self._memory.getbuffer() as kept:
+                    self._write(kept)
                 self._memory = io.BytesIO()
             self._write(data)
         except OSError as error:
