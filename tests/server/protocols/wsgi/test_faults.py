@@ -45,7 +45,7 @@ def raised(error: BaseException) -> BaseException:
 def parsed(answer: bytes) -> tuple[str, dict[str, str], str]:
     head, _, body = answer.decode("latin-1").partition("\r\n\r\n")
     status, *lines = head.split("\r\n")
-    fields: dict[str, str] = dict(line.split(": ", 1) for line in lines)  # type: ignore[misc]
+    fields: dict[str, str] = dict(line.split(": ", 1) for line in lines)
     assert len(fields) == len(lines)
     return status, fields, body
 
@@ -155,13 +155,14 @@ def test_refusals_are_told_once_in_a_while_for_each_status(
     assert "(2 more like it since the last such line)" in caplog.records[-1].getMessage()
 
 
-def test_access_log_is_told_the_status(faults: Faults, peer: Peer) -> None:
-    for status, answer in (
-        (500, lambda failed: faults.answer(failed, KeyError(), closes=False)),
-        (503, lambda failed: faults.answer(failed, DeadlineExceeded(1.0), closes=False)),
-        (507, lambda failed: faults.refuse(failed, peer, Refused(507, "disk"), 1, closes=False)),
-    ):
+def test_access_log_is_told_the_status_and_how_long_the_head_is(faults: Faults, peer: Peer) -> None:
+    for status in (500, 503, 507):
         failed: Any = request()
         failed.entry = SimpleNamespace(status=0)
-        answer(failed)
+        if status == 507:
+            answer = faults.refuse(failed, peer, Refused(507, "disk"), 1, closes=False)
+        else:
+            answer = faults.answer(failed, KeyError() if status == 500 else DeadlineExceeded(1.0), closes=False)
         assert failed.entry.status == status
+        assert answer[: failed.entry.head].endswith(b"\r\n\r\n")
+        assert b"\r\n" not in answer[failed.entry.head :]

@@ -28,7 +28,7 @@ def health(server: Any = None, queue_timeout: float | None = 10.0) -> Health:
 def parsed(answer: bytes) -> tuple[str, dict[str, str], str]:
     head, _, body = answer.decode("latin-1").partition("\r\n\r\n")
     status, *lines = head.split("\r\n")
-    fields: dict[str, str] = dict(line.split(": ", 1) for line in lines)  # type: ignore[misc]
+    fields: dict[str, str] = dict(line.split(": ", 1) for line in lines)
     assert len(fields) == len(lines)
     assert fields.pop("Date")
     return status, fields, body

@@ -199,7 +199,7 @@ class WSGI:
             RuntimeError: another does.
         """
         before = self._served_by()
-        if before is not None and before is not server and before.snapshot().state in ("serving", "stopping"):
+        if before is not None and before is not server and before.snapshot().state not in ("new", "stopped"):
             raise RuntimeError(f"{self!r} is served by {before!r} by now; make another one for another server")
         self._server = ref(server)
 

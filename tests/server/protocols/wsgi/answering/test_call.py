@@ -459,7 +459,7 @@ BODIES: dict[str, Callable[[], Any]] = {
     "list": lambda: [b"onetwo"],
     "pieces": lambda: iter([b"one", b"two"]),
     "none": list,
-    "generator": lambda: (piece for piece in ()),
+    "generator": lambda: iter(()),
 }
 
 
