@@ -14,7 +14,6 @@ from treadle._base import clock
 from treadle.server._protocols.http.request import Request
 from treadle.server._protocols.wsgi.access_log import Entry
 from treadle.server._protocols.wsgi.accounts import Account, Accounts
-from treadle.server._protocols.wsgi.faults import note
 from treadle.server._transport.peer import Peer
 
 NOW, WALL = 1000.0, 5e8
@@ -132,8 +131,7 @@ def test_error_is_told_by_its_type_and_words(accounts: Accounts, log: Log, peer:
 def test_request_that_was_never_begun_with_has_a_line_too(accounts: Accounts, log: Log, told: bool) -> None:
     rejected, status = request(), 503 * told
     if told:
-        accounts.reject(rejected)
-        note(rejected, 503, b"HTTP/1.1 503 x\r\n\r\nbusy")
+        accounts.reject(rejected, 503, 4)
     accounts.over(rejected, 22 * told, ConnectionAbortedError(103, "message_rejected"))
     (entry,) = log.entries
     assert entry.bytes_out == 4 * told
@@ -173,3 +171,14 @@ def test_line_of_what_is_no_request_has_all_that_came(
     assert entry.bytes_out == 30
     assert (entry.method, entry.target, entry.version) == parts
     assert (entry.host, entry.status, entry.error, entry.began) == ("192.0.2.1", 400, "it is malformed", WALL)
+
+
+def test_status_is_what_the_client_was_told_though_the_application_says_another_later(
+    accounts: Accounts, log: Log, peer: Peer
+) -> None:
+    one = request()
+    accounts.begin(one, peer)
+    accounts.reject(one, 503, 4)
+    one.entry.status = 200
+    accounts.over(one, 0, None)
+    assert log.entries[0].status == 503

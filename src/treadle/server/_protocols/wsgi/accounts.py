@@ -21,9 +21,10 @@ class Account(Entry):
     Attributes:
         exchange: with the times of it.
         head: bytes of the answer's head, which do not count.
+        rejected: the status, and the bytes of the body, that the client was told in place of the application's answer.
     """
 
-    __slots__ = ("exchange", "head")
+    __slots__ = ("exchange", "head", "rejected")
 
     def __init__(self, request: Request, host: str, exchange: Any) -> None:
         environ = request.environ
@@ -39,6 +40,7 @@ class Account(Entry):
         )
         self.exchange = exchange
         self.head = 0
+        self.rejected: tuple[int, int] | None = None
 
 
 class Accounts:
@@ -51,15 +53,16 @@ class Accounts:
         """The application is about to be called with `request`, and may change its environ."""
         request.entry = Account(request, peer.host, peer.exchange)
 
-    def reject(self, request: Request) -> None:
-        """`request` will not be begun with."""
-        if request.entry is None:
-            request.entry = Account(request, request.environ.get("REMOTE_ADDR", ""), None)
+    def reject(self, request: Request, status: int, size: int) -> None:
+        """The client is told `status`, with a body of so many bytes, whatever the application says."""
+        account = request.entry
+        if account is None:  # it was never begun with
+            request.entry = account = Account(request, request.environ.get("REMOTE_ADDR", ""), None)
+        account.rejected = status, size
 
     def over(self, request: Request, sent: int, error: BaseException | None) -> None:
         """Write what became of `request`, of whose answer `sent` bytes were taken."""
-        self.reject(request)
-        account = request.entry
+        account = request.entry or Account(request, request.environ.get("REMOTE_ADDR", ""), None)
         now, exchange = clock.now(), account.exchange
         account.began = clock.wall()
         if exchange is not None:
@@ -67,7 +70,9 @@ class Accounts:
             account.wait = max(0.0, exchange.begun - exchange.complete)
             account.run = max(0.0, (exchange.made or now) - exchange.begun)
             account.send = max(0.0, (exchange.sent or now) - (exchange.made or now))
-        account.bytes_out = max(account.bytes_out, sent - account.head)
+        account.bytes_out = max(0, sent - account.head)
+        if account.rejected is not None:
+            account.status, account.bytes_out = account.rejected
         account.error = "" if error is None else f"{type(error).__name__}: {error}"
         account.exchange = request.entry = None
         self._log.write(account)

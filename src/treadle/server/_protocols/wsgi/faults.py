@@ -15,24 +15,19 @@ if TYPE_CHECKING:
     from treadle.server._protocols.http.request import Request
     from treadle.server._transport.peer import Peer
 
-__all__ = ["SHOWN", "Faults", "note"]
+__all__ = ["SHOWN", "Faults"]
 
 _log = logging.getLogger("treadle.wsgi")
 
 SHOWN = 200  # characters of a target, in a log
 
 
-def note(request: Request, status: int, answer: bytes, *, counted: bool = True) -> None:
-    """Have the access log say what is told in the place of the application's answer, if there is one.
-
-    Args:
-        counted: whether the server counts its bytes as those of the answer.
-    """
+def noted(request: Request, status: int, answer: bytes) -> bytes:
+    """Return `answer`, an error's; the access log says how it begins, if there is one."""
     entry = request.entry  # once: it may be over meanwhile
     if entry is not None:
         entry.status, entry.head = status, answer.index(b"\r\n\r\n") + 4
-        if not counted:
-            entry.bytes_out = len(answer) - entry.head
+    return answer
 
 
 class Faults:
@@ -58,13 +53,11 @@ class Faults:
             log(_log, logging.WARNING, "%s: %s %s: %s (request %s)%s", str(peer), *what, throttle.rest)
         said = {"close": closes, "head_only": request.method == "HEAD", "request_id": request.id}
         answer = error_answer(self._beginnings, refused.status, refused.why, retry_after=later, **said)  # type: ignore[arg-type]
-        note(request, refused.status, answer)
-        return answer
+        return noted(request, refused.status, answer)
 
     def answer(self, request: Request, error: BaseException, *, closes: bool) -> bytes:
         """Return what the client is told in place of the application's answer."""
         status = 503 if isinstance(error, DeadlineExceeded) else 500
         head_only = request.method == "HEAD"
         answer = error_answer(self._beginnings, status, close=closes, head_only=head_only, request_id=request.id)
-        note(request, status, answer)
-        return answer
+        return noted(request, status, answer)

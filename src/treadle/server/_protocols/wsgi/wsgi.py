@@ -28,7 +28,7 @@ from treadle.server._protocols.wsgi.answering.files import FileWrapper
 from treadle.server._protocols.wsgi.answering.hints import Hints, no_hints
 from treadle.server._protocols.wsgi.answering.names import Names
 from treadle.server._protocols.wsgi.answering.streams import Streams
-from treadle.server._protocols.wsgi.faults import SHOWN, Faults, note
+from treadle.server._protocols.wsgi.faults import SHOWN, Faults
 from treadle.server._protocols.wsgi.health import Health, Served
 from treadle.server._transport.decoder import CloseConnection
 from treadle.server._transport.limits import Limits, Phase
@@ -320,8 +320,7 @@ class WSGI:
             request_id=request_id,
         )
         if message is not None and self._accounts is not None:
-            self._accounts.reject(message)
-            note(message, 503, answer, counted=why == "queue_timeout")
+            self._accounts.reject(message, 503, len(answer.partition(b"\r\n\r\n")[2]))
         return answer
 
     def _later(self) -> int:
