@@ -78,7 +78,7 @@ def test_who_waits_in_the_kernel_is_answered(here: Path) -> None:
         port = program.wait_for_port()
         assert come(stack, port).get("/first").status == 200
         program.send(signal.SIGSTOP)
-        waiting = [come(stack, port).send(request(f"/{number}")) for number in range(20)]
+        waiting = [come(stack, port).send(request(f"/{number}", "Connection: close")) for number in range(20)]
         program.send(signal.SIGTERM)
         program.send(signal.SIGCONT)
         for number, caller in enumerate(waiting):
