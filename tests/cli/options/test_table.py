@@ -181,6 +181,19 @@ def test_every_option_of_a_web_server_stands_in_its_documents_with_its_unit_and_
             assert default.startswith("`") == (option.name in ("script_name", "log_level")), flag
 
 
+@pytest.mark.parametrize("name", ["coming-from.md", "coming-from.zh.md"])
+def test_options_beside_those_of_other_servers_exist_and_have_the_defaults_that_are_told(name: str) -> None:
+    options = {option.opts[0]: option for option in wsgi.params} | {"MODULE:APP": wsgi.params[1]}
+    rows = re.findall(r"^\| .*?\| (`-.*?|`MODULE:APP`) \| (.*?) ?\| [^|]*\|$", (DOCS / name).read_text(), re.MULTILINE)
+    assert len(rows) >= 40
+    for flags, default in rows:
+        for flag in re.findall(r"`([^`]+)`", flags):
+            option = options[flag]
+            if default.startswith("`"):
+                told = option.default[0] if isinstance(option.default, tuple) else option.default
+                assert option.name == "log_level" or default in (f"`{str(told).removesuffix('.0')}`", '`""`'), flag
+
+
 @pytest.mark.parametrize("name", UNITS)
 def test_each_status_that_an_option_names_stands_in_its_row(name: str) -> None:
     for option in wsgi.params:
