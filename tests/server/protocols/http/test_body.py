@@ -193,7 +193,21 @@ def test_what_is_dropped_is_gone(tmp_path: Path) -> None:
     assert files_in(tmp_path) == []
     assert not body.in_file
     body.drop()  # twice does no harm
-    assert read(body_of()) == b""
+
+
+@on_linux
+def test_what_is_dropped_is_closed_though_somebody_reads_it(tmp_path: Path) -> None:
+    body = body_of(LONG, b"x", folder=tmp_path)
+    source = body.open()
+    body.drop()
+    assert files_in(tmp_path) == []
+    assert source.closed
+
+
+def test_what_is_dropped_takes_no_memory() -> None:
+    body = body_of(b"abc")
+    body.drop()
+    assert read(body) == b""
 
 
 @on_linux

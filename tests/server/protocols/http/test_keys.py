@@ -79,6 +79,7 @@ def test_a_name_with_an_underscore_is_never_learnt(name: str) -> None:
 
 
 def test_a_long_name_is_not_learnt() -> None:
+    assert LONGEST == 64
     keys = Keys()
     for name in ("x" * LONGEST, "y" * (LONGEST + 1)):
         keys.learn(name)
@@ -87,6 +88,7 @@ def test_a_long_name_is_not_learnt() -> None:
 
 
 def test_so_many_names_are_learnt_and_no_more() -> None:
+    assert MOST == 1000
     keys = Keys()
     known = dict(keys)
     for number in range(MOST + 10):

@@ -59,7 +59,9 @@ def test_what_is_nearly_a_uuid_and_has_no_digit_is_kept(near: str) -> None:
         ("a" * 15 + "9", True),
         ("a" * 16, False),
         ("a" * 39, False),
+        ("a" * 20 + "1", True),
         ("a" * 40, True),
+        ("a" * 50, True),
     ],
 )
 def test_long_tokens_are_folded_if_they_have_a_digit_or_are_longer_still(part: str, folds: bool) -> None:
@@ -102,6 +104,7 @@ def test_a_path_that_is_long_is_not_kept(longer: int, kept: int) -> None:
 
 
 def test_it_begins_anew_when_it_is_full() -> None:
+    assert MOST == 4096
     routes = Routes()
     for number in range(MOST):
         routes.find(f"GET /a/{number}")

@@ -79,6 +79,7 @@ def test_a_clock_that_is_set_back_has_its_date_too() -> None:
 
 def test_so_many_statuses_are_kept_and_all_are_answered() -> None:
     """Applications make up their phrases."""
+    assert MOST == 100
     beginnings = Beginnings("")
     kept = [beginnings.of(f"200 {number}", WHEN) for number in range(MOST)]
     beyond = beginnings.of("200 beyond", WHEN)
