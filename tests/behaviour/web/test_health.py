@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from typing import Any
 
 import pytest
 
@@ -11,7 +12,7 @@ from clocks import LeapingClock
 from tcp import driver_of
 from treadle.server import Limits
 
-PATHS = {"health": "/healthz", "ready": "/readyz"}
+PATHS: dict[str, Any] = {"health": "/healthz", "ready": "/readyz"}
 
 
 def test_both_are_answered_while_all_threads_block_and_many_wait() -> None:

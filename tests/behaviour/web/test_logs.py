@@ -66,7 +66,7 @@ def test_each_request_has_a_line_and_no_bytes_of_it_make_another(form: Any, tmp_
 def test_who_waits_for_too_long_or_leaves_has_a_line_too(tmp_path: Path) -> None:
     scene = Scene()
     with AccessLog(tmp_path / "log", form="json") as log:
-        options = {"threads": 1, "queue_timeout": 0.2, "access_log": log}
+        options: dict[str, Any] = {"threads": 1, "queue_timeout": 0.2, "access_log": log}
         with scene.served(**options) as server, calling(server, 2) as (held, late):
             held.send(request("/hold"))
             scene.until_inside()

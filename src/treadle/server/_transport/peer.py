@@ -153,6 +153,7 @@ def send_ahead(peer: Peer, data: bytes, *, whole: bool = False) -> None:
         whole: it is the answer itself; nothing follows it.
 
     Raises:
+        RuntimeError: the answer has begun, in pieces.
         ClientLeft: the handler has had its time, and the client was told so.
     """
     if peer._outlook is not None:

@@ -442,7 +442,7 @@ PATHS: dict[str, Any] = {"health": "/healthz", "ready": "/readyz"}
 
 
 def test_health_is_answered_while_all_threads_are_busy_and_not_by_the_app(held: Held) -> None:
-    with Server(WSGI(held, **PATHS), "127.0.0.1:0", max_workers=2) as server:
+    with Server(WSGI(held, **PATHS), "127.0.0.1:0", max_workers=2, reserve=0) as server:
         with holding(held, server, 2), browsing_at(server) as browser:
             assert browser.ask("GET", "/healthz").body == b"alive\n"
             assert browser.ask("HEAD", "/healthz").fields[b"content-length"] == b"6"

@@ -59,17 +59,17 @@ def test_mean_moves_by_its_weight_towards_the_time_between_two() -> None:
     backlog = Backlog[Task](1000.0)
     tasks = filled(backlog, 10)
     backlog.leave(tasks[0], 32.0)
-    assert backlog.wait(32.0) == pytest.approx(9 * 32 * WEIGHT)
+    assert backlog.wait(32.0) == pytest.approx(10 * 32 * WEIGHT)
     backlog.leave(tasks[1], 48.0)
     mean = 32 * WEIGHT
-    assert backlog.wait(48.0) == pytest.approx(8 * (mean + (16 - mean) * WEIGHT))
+    assert backlog.wait(48.0) == pytest.approx(9 * (mean + (16 - mean) * WEIGHT))
 
 
-def test_wait_is_how_many_there_are_times_the_mean_or_the_time_since_one_was_begun_with() -> None:
+def test_wait_is_one_more_than_there_are_times_the_mean_or_the_time_since_one_was_begun_with() -> None:
     backlog = Backlog[Task](1000.0)
     tasks = filled(backlog, 5)
     backlog.leave(tasks[0], 8.0)
-    assert backlog.wait(8.5) == pytest.approx(4 * 8 * WEIGHT)
+    assert backlog.wait(8.5) == pytest.approx(5 * 8 * WEIGHT)
     assert backlog.wait(28.0) == 20.0
 
 
@@ -79,7 +79,7 @@ def test_time_in_which_nobody_waited_counts_for_nothing() -> None:
     backlog.leave(first, 1.0)
     assert backlog.wait(100.0) == 0.0
     filled(backlog, 1, now=100.0)
-    assert backlog.wait(100.0) == pytest.approx(WEIGHT)
+    assert backlog.wait(100.0) == pytest.approx(2 * WEIGHT)
     assert backlog.wait(101.0) == 1.0
 
 
@@ -89,7 +89,7 @@ def test_who_gives_up_leaves_the_mean_as_it_is() -> None:
     backlog.leave(tasks[1], None)
     assert backlog.wait(5.0) == 5.0
     backlog.leave(tasks[0], 6.4)
-    assert backlog.wait(6.4) == pytest.approx(6.4 * WEIGHT)
+    assert backlog.wait(6.4) == pytest.approx(2 * 6.4 * WEIGHT)
 
 
 def test_who_does_not_wait_can_leave_and_changes_nothing() -> None:
@@ -100,7 +100,7 @@ def test_who_does_not_wait_can_leave_and_changes_nothing() -> None:
     backlog.leave(task, 64.0)
     backlog.leave(task, 6400.0)
     filled(backlog, 1, now=6400.0)
-    assert backlog.wait(6400.0) == pytest.approx(64 * WEIGHT)
+    assert backlog.wait(6400.0) == pytest.approx(2 * 64 * WEIGHT)
 
 
 def test_levels_wait_each_for_their_own() -> None:

@@ -147,6 +147,8 @@ class Calls:
     def send_ahead(self, conn: ClientConnection, data: bytes, *, whole: bool) -> None:
         """Send `data` behind the answers before it, while the handler runs in this thread; see `Peer`."""
         with self.kept(conn, whole):
+            if conn.outbox.filling is not None:
+                raise RuntimeError("the answer has begun; nothing can be sent ahead of it")
             if conn.peer.exchange is not None and not conn.peer.exchange.is_begun():
                 conn.peer.exchange.begin_answer(conn.outbox, None)
             if conn.record is not None:

@@ -212,9 +212,7 @@ class Overdue:
         if conn.record is not None:
             conn.record.overrun(WHY, conn.ending.error)
         half = conn.outbox.filling is not None
-        told = None if half else self.io.refusals.of(WHY, claim.message)
-        if claim.told:
-            told = b""
+        told = b"" if claim.told else None if half else self.io.refusals.of(WHY, claim.message)
         if half:
             conn.tear()
         if told is None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from browsers import browsing
 from treadle.server._protocols.wsgi.answering.hints import Hints, no_hints
 from treadle.server._protocols.wsgi.answering.names import Names
 from treadle.server._transport.peer import Peer, foretell
@@ -80,3 +81,21 @@ def test_hints_to_nobody_are_nothing() -> None:
 
 def test_old_client_gets_no_hints() -> None:
     no_hints([("Link", "</a>")])
+
+
+def test_hints_behind_the_beginning_of_an_answer_are_an_error_and_not_in_the_next_ones_place() -> None:
+    raised: list[BaseException] = []
+
+    def app(environ: dict[str, Any], start_response: Any) -> Iterator[bytes]:
+        start_response("200 OK", [])
+        yield b"first"
+        try:
+            environ["wsgi.early_hints"]([("Link", "</a>")])
+        except RuntimeError as error:
+            raised.append(error)
+        yield b"last"
+
+    with browsing(app) as browser:
+        for _ in range(2):
+            assert browser.ask("GET", "/").body == b"firstlast"
+    assert [str(error) for error in raised] == ["the answer has begun; nothing can be sent ahead of it"] * 2

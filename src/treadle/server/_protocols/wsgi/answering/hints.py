@@ -25,6 +25,7 @@ class Hints:
 
         Raises:
             TypeError, ValueError: they are not what WSGI wants.
+            RuntimeError: the answer has begun.
         """
         lines = [line_of(header, self._names) for header in headers]
         send_ahead(self._peer, b"HTTP/1.1 103 Early Hints\r\n%b\r\n" % encoded(lines))
