@@ -6,7 +6,11 @@ import threading
 from collections.abc import Iterable
 from typing import Any
 
+import pytest
+
 from behaviour.web.scene import Environ, Scene, calling, plain, request, until
+
+pytestmark = pytest.mark.usefixtures("one_loop")
 
 
 def test_with_one_slow_request_in_twenty_the_quick_ones_are_answered_before_any_of_the_slow() -> None:

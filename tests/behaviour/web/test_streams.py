@@ -11,6 +11,8 @@ import pytest
 from behaviour.web.scene import PATIENCE, Environ, Scene, calling, request, until
 from clocks import LeapingClock
 
+pytestmark = pytest.mark.usefixtures("one_loop")
+
 
 class Events:
     """Server-sent events: one when it begins, and one whenever a test says so."""
