@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any
@@ -91,6 +91,7 @@ class Manner:
             there. None: there is one for each of `--processes`, if these are more than one.
         look: called now and then while it serves; returns the seconds until it is called again, at most.
         close: called when it has served, in each process.
+        thread_lifespan: of the pool, see `Pool`; None: there is none.
     """
 
     greet: Callable[[Sequence[Listener], Limits, bool], str] | None = None
@@ -98,6 +99,7 @@ class Manner:
     supervise: Callable[[Sequence[Listener], Child], int] | None = None
     look: Callable[[], float] | None = None
     close: Callable[[], object] = int
+    thread_lifespan: Callable[[], AbstractContextManager[object]] | None = None
 
 
 PLAIN = Manner()
@@ -219,6 +221,7 @@ def _run(
         queue_size=options["queue_size"],
         when_full=options.get("when_full", "block"),
         order=_order(protocol, options),
+        thread_lifespan=manner.thread_lifespan,
         name=f"server-{protocol.name}",
     )
     server = Server(protocol, listeners, pool=pool, limits=limits, tls=tls, proxy=options["proxy"])

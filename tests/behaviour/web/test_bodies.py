@@ -71,8 +71,7 @@ def test_a_client_that_leaves_amid_its_body_leaves_nothing(tmp_path: Path) -> No
 @pytest.mark.parametrize("way", ["length", "chunked"])
 @pytest.mark.parametrize("size", [0, 1, 70_000, IN_MEMORY, IN_MEMORY + 1])
 def test_a_body_can_be_read_in_every_way_wherever_it_is(size: int, way: str, tmp_path: Path) -> None:
-    body = content_of(1, size)
-    noted: dict[str, Any] = {}
+    body, noted = content_of(1, size), dict[str, Any]()
 
     def look(environ: Environ, start_response: Any) -> Iterable[bytes]:
         file = environ["wsgi.input"]

@@ -18,16 +18,10 @@ from django.db import connections
 from integration.web.served import DESCRIPTORS, PATIENCE, WORKERS, Client, count_open, crowd, serve, until
 from integration.web.shop.watch import LOG
 from treadle import Pool
+from treadle._cli.web.app import closing_connections
 
 ROUNDS = 4
 pytestmark = pytest.mark.skipif(not DESCRIPTORS.exists(), reason="this system does not tell which files are open")
-
-
-@contextmanager
-def djangos_connections() -> Iterator[None]:
-    """What a thread that runs Django's views lives by, where its connections are kept."""
-    yield
-    connections.close_all()
 
 
 class Together:
@@ -78,7 +72,7 @@ def test_django_closes_its_connection_with_each_request(shop: Any, database: Pat
 @pytest.mark.usefixtures("kept")
 def test_connections_that_django_keeps_are_at_most_as_many_as_threads(shop: Any, database: Path) -> None:
     together = Together(shop, WORKERS)  # so that every thread has one
-    with Pool(WORKERS, thread_lifespan=djangos_connections) as pool:
+    with Pool(WORKERS, thread_lifespan=closing_connections) as pool:
         with serve(together, pool=pool) as address:
             clients = len(crowd(address, visit))
             assert count_open(database) == WORKERS
@@ -92,7 +86,7 @@ def test_connection_that_django_keeps_is_closed_when_its_thread_ends_for_want_of
     shop: Any, database: Path
 ) -> None:
     """One thread leads, and stays."""
-    with Pool(2, idle_timeout=0.01, thread_lifespan=djangos_connections) as pool:
+    with Pool(2, idle_timeout=0.01, thread_lifespan=closing_connections) as pool:
         with serve(Together(shop, 2), pool=pool) as address:
             crowd(address, lambda client, number: client.post(f"/things/{number}", b"[1]"), clients=2)
             assert len(LOG.threads) == 2

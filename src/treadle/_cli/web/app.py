@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ast
 import inspect
+import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -15,7 +17,7 @@ from treadle._base.checks import accepts
 from treadle._base.words import cut, type_name
 from treadle._cli.loading import CannotImport, find, import_named
 
-__all__ = ["App", "Unservable", "load_app"]
+__all__ = ["App", "Unservable", "closing_connections", "load_app"]
 
 FORM = "MODULE:APP, as in shop.wsgi:application, or MODULE:make_app(), as in shop:create_app('prod', debug=True)"
 USUAL = ("application", "app")  # the names of an app, where only a module is named
@@ -228,3 +230,16 @@ def _is_app(value: Any) -> bool:
         return callable(value) and _looks_like_app(value) and not _wrong_with(value)
     except Exception:  # a proxy of what is not there yet, as web frameworks have them
         return False
+
+
+@contextmanager
+def closing_connections() -> Iterator[None]:
+    """Be what a thread lives by that calls the app: when it ends, so do the connections that Django keeps for it.
+
+    Django has one for each thread, with CONN_MAX_AGE for longer than a request, and nobody else closes it before the
+    garbage collector finds it.
+    """
+    yield
+    django = sys.modules.get("django.db")
+    if django is not None:
+        django.connections.close_all()

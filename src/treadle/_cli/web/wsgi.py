@@ -18,7 +18,7 @@ from treadle._cli.options.config import ConfiguredCommand, Needed, Platform, spe
 from treadle._cli.options.table import Option, Titles, from_limits, with_options
 from treadle._cli.options.values import NONE, Count, Names, PerSecond, Seconds, Size, UrlPath, sized
 from treadle._cli.serving import Manner, certificates_of, limits_of, serve
-from treadle._cli.web.app import App, Unservable, load_app
+from treadle._cli.web.app import App, Unservable, closing_connections, load_app
 from treadle._cli.web.env_file import read_env_files
 from treadle._cli.web.reload import Loaded, serve_and_reload
 from treadle.server import WSGI, Limits
@@ -202,6 +202,7 @@ def wsgi(app: str, **options: Any) -> None:
         greet=partial(_greeting, app, options),
         aside=options["access_log"] == "-",
         close=served.close,
+        thread_lifespan=closing_connections,
     )
     if not options["reload"]:
         serve("wsgi", served.make, options, manner=manner)
