@@ -34,6 +34,7 @@ from socketservers import (
 from tcp import ask, receive, receive_all
 from treadle import Pool
 from treadle.server._socketserver.mixin import PoolMixIn
+from treadle.server._socketserver.request import Request
 
 
 def get(connection: Any, path: str = "/") -> bytes:
@@ -220,6 +221,26 @@ def test_a_client_is_closed_and_told_of_when_the_pool_is_closed() -> None:
         sock.sendall(b"?")
         assert receive_all(sock) == b""
     assert errors == ["PoolClosed"]
+
+
+def test_a_client_that_is_read_while_the_server_closes_is_no_error() -> None:
+    errors: list[str] = []
+
+    class Server(TCP):
+        def handle_error(self, request: Any, client_address: Any) -> None:
+            errors.append(type(_current_error()).__name__)
+
+    server = _with(Server)(ANYWHERE, Once)
+    with serving(server), connect(server) as sock:
+        sock.sendall(b"?")
+        assert receive_all(sock)
+    ours, theirs = socket.socketpair()
+    with theirs:
+        manager = manager_of(server)
+        assert manager.closed
+        manager.hand_over(Request(manager, server, ours, "", polled=False))
+        assert theirs.recv(1) == b""
+    assert not errors
 
 
 def _current_error() -> BaseException | None:

@@ -132,9 +132,10 @@ class RequestManager:
         """Give a request to the pool; it is over if that takes no more."""
         try:
             self._submit(request)
-        except Exception:
+        except Exception as error:
             try:
-                self.server.handle_error(request.sock, request.address)
+                if not (self.closed and isinstance(error, PoolClosed)):  # or the server closes at this very time
+                    self.server.handle_error(request.sock, request.address)
             finally:
                 request.leave()
 
