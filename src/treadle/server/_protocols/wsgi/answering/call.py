@@ -337,7 +337,7 @@ class Call:
                     self._stream.end()
                 try:
                     if hasattr(result, "close"):
-                        result.close()
+                        self._close(result)
                 finally:
                     if self.request.file is not None:
                         self.request.file.close()
