@@ -697,10 +697,11 @@ def test_a_long_body_is_in_a_file_that_the_request_has(tmp_path: Path, chunked: 
     chunks = b"".join(b"%x\r\n%s\r\n" % (len(piece), piece) for piece in in_pieces(LONG, 99_999))
     raw = CHUNKED[:-13] + chunks + b"0\r\n\r\n" if chunked else post(LONG)
     request = client.only(*in_pieces(raw))
-    assert request.file is request.environ["wsgi.input"]
+    body = request.environ["wsgi.input"]
     assert request.file is not None
     with request.file:
-        assert request.file.read() == LONG
+        assert body.read() == LONG
+    assert body.closed
     assert request.environ["CONTENT_LENGTH"] == str(len(LONG))
     assert connect(bounds=LARGE).only(*in_pieces(post(LONG[:IN_MEMORY]))).file is None
 

@@ -106,6 +106,11 @@ class Body:
         """Whether it is in a file."""
         return self._file is not None
 
+    @property
+    def file(self) -> BinaryIO | None:
+        """The file that it is in; None: it is in memory."""
+        return self._file
+
     def open(self) -> BinaryIO:
         """Return what reads it, and can seek; it is complete."""
         if self._file is None:

@@ -360,6 +360,6 @@ class RequestDecoder:
         self._head = self._body = self._chunks = None
         self._blank, self._line, self.phase = False, "", "head"
         request = Request(environ, head.method, head.target, number, route, head.closes, head.is_old)
-        if body is not None and body.in_file:
-            request.file = environ["wsgi.input"]
+        if body is not None:
+            request.file = body.file
         return request
