@@ -124,7 +124,6 @@ class WSGI:
     fresh_context = True
     sends_ahead = True
     drain_grace = 2.0
-    kind = staticmethod(attrgetter("route"))
 
     def __init__(
         self,
@@ -160,6 +159,7 @@ class WSGI:
             raise TypeError(f"access_log={access_log!r} is {type(access_log).__name__}; allowed: AccessLog, or None")
         self.app = app
         self.name = name_of(app)
+        self.kind = attrgetter("route")
         self.script_name = script_name
         self.queue_timeout = queue_timeout
         self.phases = {
