@@ -133,7 +133,7 @@ def test_with_all_threads_but_the_reserve_in_slow_handlers_quick_messages_are_an
     monkeypatch.setattr(_group, "_loops_wanted", lambda dispatcher: loops)
     scene, (tls, wrap) = Scene(), wrapped
     most = max(1, workers - loops)
-    with served(scene, max_workers=workers, tls=tls) as server, ExitStack() as stack:
+    with served(scene, max_workers=workers, reserve=1, tls=tls) as server, ExitStack() as stack:
 
         def come() -> socket.socket:
             sock: socket.socket = wrap(stack.enter_context(client(server)))
@@ -244,7 +244,7 @@ def test_who_is_held_back_for_a_time_is_let_in_by_the_clock_alone(monkeypatch: p
     """The slowest leave one thread more to those that are slow, until none of these has come for a while."""
     monkeypatch.setattr("treadle.orders._levels.RECENT", 0.3)
     scene = Scene()
-    with served(scene, max_workers=3) as server, ExitStack() as stack:
+    with served(scene, max_workers=3, reserve=1) as server, ExitStack() as stack:
         socks = [stack.enter_context(client(server)) for _ in range(3)]
         assert ask(socks[0], b"quick\n") == b"quick\n"
         set_level(server, b"slow", 2)
@@ -295,7 +295,7 @@ def test_quick_messages_behind_a_slow_one_of_their_connection_are_handled_inline
 def test_messages_of_several_kinds_in_one_connection_are_answered_in_their_order() -> None:
     scene = Scene()
     scene.gate.set()
-    with served(scene, max_workers=3) as server, ExitStack() as stack:
+    with served(scene, max_workers=3, reserve=1) as server, ExitStack() as stack:
         socks = [stack.enter_context(client(server)) for _ in range(3)]
         lines = [b"%s %d\n" % (kind, number) for number in range(50) for kind in (b"quick", b"slow", b"slower", b"q")]
         for sock in socks:
@@ -340,7 +340,8 @@ def test_what_no_kind_can_be_told_of_is_served_and_logged_once(caplog: pytest.Lo
     def kind(line: bytes) -> bytes:
         raise LookupError("no such route")
 
-    with served(scene, Messages(scene.handle, Lines(), kind=kind), max_workers=2) as server, client(server) as sock:
+    protocol = Messages(scene.handle, Lines(), kind=kind)
+    with served(scene, protocol, max_workers=2, reserve=1) as server, client(server) as sock:
         for _ in range(20):
             assert ask(sock, b"quick\n") == b"quick\n"
     assert sum("kind() failed" in record.getMessage() for record in caplog.records) == 1
@@ -351,7 +352,10 @@ def test_observers_are_told_of_messages_of_slow_kinds_as_of_others() -> None:
     scene.gate.set()
     told: list[Any] = []
     protocol = Messages(scene.handle, Lines(), kind=kind_of)
-    with served(scene, protocol, max_workers=3, observers=[Watching(told)]) as server, client(server) as sock:
+    with (
+        served(scene, protocol, max_workers=3, reserve=1, observers=[Watching(told)]) as server,
+        client(server) as sock,
+    ):
         for _ in range(3):
             assert ask(sock, b"quick\nslow\nquick\n") == b"quick\nslow\nquick\n"
         assert set(server.snapshot().slow_kinds) == {b"slow"}

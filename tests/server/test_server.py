@@ -41,7 +41,7 @@ from treadle.server import (
     Session,
 )
 from treadle.server._accept.listen import open_listeners
-from treadle.server._server import LAST_WORDS
+from treadle.server._server import LAST_WORDS, usual_reserve
 
 
 def checking() -> ssl.SSLContext:
@@ -1003,3 +1003,12 @@ def test_a_folder_for_spools_that_is_not_there_is_refused_before_anybody_is_serv
     (tmp_path / "absent").mkdir(exist_ok=True)
     with Server(Messages(echo), "127.0.0.1:0", limits=Limits(spool_folder=str(tmp_path / "absent"))) as server:
         assert server.address
+
+
+@pytest.mark.parametrize(("threads", "kinds", "spared"), [(3, True, 0), (4, True, 1), (None, True, 1), (8, False, 0)])
+def test_a_thread_is_spared_for_quick_messages_where_there_are_some(
+    threads: int | None, kinds: bool, spared: int
+) -> None:
+    assert usual_reserve(kinds, threads) == spared
+    protocol = Messages(lambda data, peer: data, kind=len if kinds else None)
+    assert Server(protocol, max_workers=threads)._reserve == spared

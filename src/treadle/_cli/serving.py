@@ -28,7 +28,7 @@ from treadle.server._group import leaders_of
 from treadle.server._once import Once
 from treadle.server._processes import serve_in_processes
 from treadle.server._protocols.protocol import Protocol, queue_timeout_of
-from treadle.server._server import order_for
+from treadle.server._server import order_for, usual_reserve
 
 __all__ = ["Child", "Manner", "certificates_of", "limits_of", "serve"]
 
@@ -253,7 +253,7 @@ def _order(protocol: Protocol, options: dict[str, Any]) -> Order | OrderName:
     reserve = options["reserve"]
     kinds = protocol.converse is None and getattr(protocol, "kind", None) is not None
     if reserve is None:  # as for a Server
-        reserve = int(kinds)
+        reserve = usual_reserve(kinds, options["threads"])
     # A command without the option leaves it to the protocol, as a Server does.
     order: OrderName | Callable[[], Order] = options.get("order") or order_for(queue_timeout_of(protocol))
     if not (kinds or reserve):

@@ -37,13 +37,14 @@ from treadle.server._snapshot import ServerSnapshot, snapshot_of
 from treadle.server._transport.limits import Limits
 from treadle.server._transport.observing.observer import Observer, server_observers_in
 
-__all__ = ["Server", "order_for"]
+__all__ = ["Server", "order_for", "usual_reserve"]
 
 _log = logging.getLogger("treadle.server")
 
 DRAIN = 10.0  # seconds
 GRACE = 1.0  # seconds beyond the drain that the leaders are given to end, before it is done without them
 LONGEST = 3600.0  # seconds of one sleep of `run`, at most; any that the system can count would do
+ENOUGH = 4  # threads of which one can be spared for quick messages; of fewer, slow ones would want it more: a guess
 PATIENT = 0.1  # of the time that messages may wait, after which the newest is handled first; a guess
 LAST_WORDS = 0.5  # seconds that handlers are given to notice that they were cut, and log handlers to tell it
 Tls = ssl.SSLContext | Callable[[], ssl.SSLContext]
@@ -71,10 +72,11 @@ class Server:
             wait for them: those of slow kinds (see `Messages`), or, where messages have no kinds, of connections whose
             last messages were slow. That many for each thread that leads, of which there is one, and several where
             threads run Python at the same time. One thread at least is left to the slow: so of a single thread none is
-            reserved. None: 1 where messages have kinds, else 0. More are of use where one kind is slow only now and
-            then; 0 where all messages are alike, and slow, for so many threads fewer do their work. Not together with
-            `pool`, which keeps its order: slow messages may hold all its threads, unless it was made with
-            `Pool(order=Levels(...))`, see `treadle.orders.Levels`. Not for a Session, which holds a thread to its end.
+            reserved. None: 1 where messages have kinds and there are 4 threads or more, else 0. More are of use where
+            one kind is slow only now and then; 0 where all messages are alike, and slow, for so many threads fewer do
+            their work. Not together with `pool`, which keeps its order: slow messages may hold all its threads, unless
+            it was made with `Pool(order=Levels(...))`, see `treadle.orders.Levels`. Not for a Session, which holds a
+            thread to its end.
         limits: how many, how much, how long (see Limits).
         tls: an `ssl.SSLContext`, or a callable that returns one, which is called again by `reload`. None: no TLS.
         proxy: whose connections begin with a PROXY protocol header (version 1 or 2) that says who the client is: an
@@ -134,7 +136,8 @@ class Server:
                 f"reserve={reserve!r} has no effect on {protocol!r}: a conversation holds a thread to its end"
             )
         kinds = protocol.converse is None and getattr(protocol, "kind", None) is not None
-        self._reserve = checks.integer("reserve", int(kinds) if reserve is None else reserve, least=0)
+        usual = usual_reserve(kinds, checks.integer_or_none("max_workers", max_workers, least=1))
+        self._reserve = checks.integer("reserve", usual if reserve is None else reserve, least=0)
         of_level = order_for(queue_timeout_of(protocol))
         self._levels = Levels(of_level, reserve=self._reserve) if pool is None and (kinds or self._reserve) else None
         order = of_level() if callable(of_level) else of_level
@@ -596,6 +599,11 @@ class Server:
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.protocol!r} {self._state} on {self}>"
+
+
+def usual_reserve(kinds: bool, max_workers: int | None) -> int:
+    """Return how many threads slow messages leave to others if nobody says so; `max_workers` as of a Pool."""
+    return int(kinds and (max_workers is None or max_workers >= ENOUGH))
 
 
 def order_for(queue_timeout: float | None) -> OrderName | Callable[[], Order]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
 from behaviour.web.scene import PATIENCE, Environ, Scene, calling, request, until
 from clocks import LeapingClock
+from tcp import driver_of
 
 pytestmark = pytest.mark.usefixtures("one_loop")
 
@@ -157,3 +159,25 @@ def test_a_stream_ends_when_the_server_stops() -> None:
         assert events.closed.acquire(timeout=PATIENCE)
         stopping.join(PATIENCE)
         assert not stopping.is_alive()
+
+
+@pytest.mark.parametrize("kind", ["text/event-stream", "text/plain"])
+def test_a_stop_ends_a_stream_in_order_and_no_other_answer(kind: str) -> None:
+    """At its next piece; another answer is taken to its end."""
+    events = Events(kind)
+    scene = Scene(events=events.app)
+    with scene.served(threads=4) as server, calling(server, 1) as (caller,), ThreadPoolExecutor(1) as threads:
+        caller.send(request("/events"))
+        assert b"first" in caller.sock.recv(65536)
+        stopped = threads.submit(server.stop, PATIENCE)
+        until(lambda: driver_of(server).loop.draining)
+        events.more.release()
+        rest = caller.sock.recv(65536)
+        assert b"next" in rest
+        if kind == "text/plain":
+            events.end(1)
+        while data := caller.sock.recv(65536):
+            rest += data
+        assert rest.endswith(b"\r\n0\r\n\r\n")
+        assert events.closed.acquire(timeout=PATIENCE)
+        assert stopped.result(PATIENCE) == 0

@@ -284,3 +284,25 @@ def test_what_the_app_is_not_to_blame_for_is_only_the_folders(tmp_path: Path, mo
     with closing(Loaded()) as loaded:
         loaded.tell_failure(Unservable("there is no module"))
         assert [path for path, _ in loaded.take() if re.match(re.escape(str(tmp_path)), path)] == [str(tmp_path)]
+
+
+def test_variables_are_read_anew_and_their_file_is_looked_at(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is set in the environment stays; what a file no longer says is gone."""
+    monkeypatch.setenv("STAYS", "outside")
+    write(
+        here / "shop.py", APP.replace("words.TEXT", "' '.join(map(str, map(os.environ.get, ('A', 'B', 'C', 'STAYS'))))")
+    )
+    write(here / ".env", "A=1\nB=2\nSTAYS=inside\n")
+    with reloading("--env-file", ".env") as server:
+        serves_again(server, 1)
+        assert get(server) == "1 2 None outside"
+        write(here / ".env", "A=3\nC=4\nSTAYS=inside\n")
+        server.wait_for(".env has changed: starting anew")
+        serves_again(server, 2)
+        assert get(server) == "3 None 4 outside"
+        write(here / ".env", "A\n")
+        server.wait_for(r"\.env, line 1: 'A' is not KEY=VALUE")
+        write(here / ".env", "A=5\n")
+        serves_again(server, 3)
+        assert get(server) == "5 None None outside"
+        end(server)

@@ -17,7 +17,7 @@ from treadle import sleep
 from treadle.errors import DeadlineExceeded
 from treadle.server import Certificates, Limits, Lines, Messages, Server
 from treadle.server._transport import peer as module
-from treadle.server._transport.peer import Peer, foretell, host_of, text_of
+from treadle.server._transport.peer import Peer, foretell, host_of, is_stopping, text_of
 
 
 @pytest.mark.parametrize(
@@ -177,6 +177,9 @@ class Near:
     def is_near(self) -> bool:
         return True
 
+    def is_stopping(self) -> bool:
+        return True
+
     def send_ahead(self, fd: int, data: bytes, *, whole: bool) -> None:
         raise NotImplementedError
 
@@ -189,6 +192,16 @@ def test_who_was_turned_away_is_closing_and_others_as_is_foretold(pair: tuple[so
     assert peer.closing
     foretell(peer, Near())
     assert peer.closing
+
+
+def test_what_has_no_end_ends_where_nobody_is_served_any_more(pair: tuple[socket.socket, socket.socket]) -> None:
+    peer = Peer("", pair[0])
+    assert is_stopping(peer)
+    foretell(peer, Near())
+    assert is_stopping(peer)
+    with Server(Messages(lambda line, peer: b"%d\n" % is_stopping(peer), Lines()), "127.0.0.1:0") as server:
+        with client(server) as sock:
+            assert ask(sock, b"a\n") == b"0\n"
 
 
 def closing(line: bytes, peer: Peer) -> bytes:

@@ -127,7 +127,7 @@ SHARED = (
     Option(
         "--reserve",
         type=Count(zero=True),
-        show_default="1 where messages have kinds, else 0",
+        show_default="1 where messages have kinds and there are 4 threads, else 0",
         help="Threads that slow messages leave to others.",
     ),
     from_limits(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-__all__ = ["parse", "read_env_files"]
+__all__ = ["parse", "read_anew", "read_env_files"]
 
 LINE = re.compile(r"(?:export\s+)?(?P<key>[A-Za-z_]\w*)\s*=\s*(?P<value>.*)", re.ASCII)
 QUOTED = re.compile(r"""'(?P<plain>[^']*)'|"(?P<escaped>(?:[^"\\]|\\.)*)\"""")
@@ -57,12 +57,32 @@ def _value_of(text: str, where: str) -> str:
     return ESCAPE.sub(lambda escape: ESCAPED.get(escape[1], escape[1]), found["escaped"])
 
 
+OURS = f"{__name__}.ours"  # in a context's `meta`: the names of variables that were set from files
+
+
 def read_env_files(ctx: click.Context, param: click.Parameter, paths: Sequence[str]) -> Sequence[str]:
     """Set the variables of files that are not set already; of those in several files the last one counts.
 
     Raises:
         click.BadParameter, click.UsageError: a file cannot be read, or is none.
     """
+    ctx.meta[OURS] = _set_from(paths, ctx, param)
+    return paths
+
+
+def read_anew(ctx: click.Context, paths: Sequence[str]) -> None:
+    """Set what the files say now, in the place of what they said.
+
+    Raises:
+        click.UsageError: a file cannot be read, or is none.
+    """
+    for key in ctx.meta[OURS]:
+        os.environ.pop(key, None)
+    ctx.meta[OURS] = _set_from(paths, ctx, None)
+
+
+def _set_from(paths: Sequence[str], ctx: click.Context, param: click.Parameter | None) -> list[str]:
+    """Set what the files say and is not set yet; return the names of it."""
     found: dict[str, str] = {}
     for path in paths:
         try:
@@ -72,6 +92,6 @@ def read_env_files(ctx: click.Context, param: click.Parameter, paths: Sequence[s
         except UnicodeDecodeError:
             raise click.BadParameter(f"{path}: it is not text in UTF-8", ctx, param) from None
         found.update(parse(text, path))
-    for key, value in found.items():
-        os.environ.setdefault(key, value)
-    return paths
+    new = {key: value for key, value in found.items() if key not in os.environ}
+    os.environ.update(new)
+    return list(new)

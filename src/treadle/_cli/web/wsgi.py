@@ -19,7 +19,7 @@ from treadle._cli.options.table import Option, Titles, from_limits, with_options
 from treadle._cli.options.values import NONE, Count, Names, PerSecond, Seconds, Size, UrlPath, sized
 from treadle._cli.serving import Manner, certificates_of, limits_of, serve
 from treadle._cli.web.app import App, Unservable, closing_connections, load_app
-from treadle._cli.web.env_file import read_env_files
+from treadle._cli.web.env_file import read_anew, read_env_files
 from treadle._cli.web.reload import Loaded, serve_and_reload
 from treadle.server import WSGI, Limits
 from treadle.server._accept.listen import Bind, Listener
@@ -28,7 +28,7 @@ from treadle.server._protocols.wsgi.access_log import AccessLog
 
 __all__ = ["wsgi"]
 
-PATHS = ("certfile", "keyfile", "client_ca", "spool_dir", "access_log", "reload_extra")
+PATHS = ("env_file", "certfile", "keyfile", "client_ca", "spool_dir", "access_log", "reload_extra")
 _defaults = {name: parameter.default for name, parameter in inspect.signature(WSGI).parameters.items()}
 
 
@@ -178,7 +178,7 @@ Example, with this in app.py:
     processes={"cls": Platform, "variable": "WEB_CONCURRENCY", "show_default": "$WEB_CONCURRENCY, or 1 without it"},
     threads={"default": 8},
     queue_size={"help": "Requests that may wait for a thread."},
-    reserve={"help": "Threads that slow routes leave to others.", "show_default": "1"},
+    reserve={"help": "Threads that slow routes leave to others.", "show_default": "1, or 0 of fewer than 4 threads"},
     idle_timeout={"help": "Time between two requests of a client that keeps its connection."},
     max_age={"help": "Time after which a connection is closed between requests."},
 )
@@ -208,9 +208,10 @@ def wsgi(app: str, **options: Any) -> None:
         serve("wsgi", served.make, options, manner=manner)
     options["drain_delay"] = 0.0  # nobody sends clients elsewhere meanwhile
     with closing(Loaded()) as loaded:
-        supervise = partial(serve_and_reload, loaded, options["reload_extra"], options["drain_timeout"])
+        extra = *options["reload_extra"], *options["env_file"]
+        supervise = partial(serve_and_reload, loaded, extra, options["drain_timeout"])
         manner = replace(manner, supervise=supervise, look=loaded.tell)
-        serve("wsgi", partial(_told, loaded, served.make), options, manner=manner)
+        serve("wsgi", partial(_told, loaded, partial(_made_anew, served, options)), options, manner=manner)
 
 
 def _enter(options: dict[str, Any]) -> None:
@@ -292,6 +293,15 @@ def _open_log(options: dict[str, Any]) -> AccessLog:
         return AccessLog(where, form=options["log_format"], redact="query" if "query" in names else names)
     except OSError as error:
         raise CannotLog(f"{spelled(click.get_current_context(), 'access_log')}: {where}: {error.strerror}") from None
+
+
+def _made_anew(served: Served, options: dict[str, Any]) -> Protocol:
+    """Make the protocol, with the variables that files have by now."""
+    try:
+        read_anew(click.get_current_context(), options["env_file"])
+    except click.UsageError as error:
+        raise Unservable(error.format_message()) from None
+    return served.make()
 
 
 def _told(loaded: Loaded, make: Callable[[], Protocol]) -> Protocol:

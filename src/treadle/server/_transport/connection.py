@@ -100,6 +100,10 @@ class Ending:
             return False
         return self.closing or self.last or intake.ended or intake.farewell is not None or loop.draining
 
+    def is_stopping(self) -> bool:
+        """Whether the server stops, or the connection is closed."""
+        return self.loop is None or self.loop.draining
+
     def send_ahead(self, fd: int, data: bytes, *, whole: bool) -> None:
         """Send `data` while the handler runs; nothing if the connection is closed."""
         loop, early = self.loop, self.early

@@ -8,7 +8,7 @@ import ssl
 from ipaddress import IPv6Address
 from typing import Any, Protocol
 
-__all__ = ["Peer", "foretell", "host_of", "open_answer", "send_ahead", "text_of"]
+__all__ = ["Peer", "foretell", "host_of", "is_stopping", "open_answer", "send_ahead", "text_of"]
 
 GONE = getattr(select, "POLLRDHUP", 0)  # what Linux tells of a peer that sends no more; 0: the system has no such thing
 
@@ -18,6 +18,9 @@ class Outlook(Protocol):
 
     def is_near(self) -> bool:
         """Whether the connection is closed after the answer at hand."""
+
+    def is_stopping(self) -> bool:
+        """Whether the server stops."""
 
     def send_ahead(self, fd: int, data: bytes, *, whole: bool) -> None:
         """Send `data` while the handler runs; see `send_ahead`."""
@@ -142,6 +145,11 @@ class Peer:
 def foretell(peer: Peer, outlook: Outlook) -> None:
     """Have `peer` tell by `outlook` whether its connection is about to be closed."""
     peer._outlook = outlook
+
+
+def is_stopping(peer: Peer) -> bool:
+    """Whether the server stops, or the connection is closed: what has no end of its own may end then."""
+    return peer._outlook is None or peer._outlook.is_stopping()
 
 
 def send_ahead(peer: Peer, data: bytes, *, whole: bool = False) -> None:

@@ -182,3 +182,12 @@ def test_status_is_what_the_client_was_told_though_the_application_says_another_
     one.entry.status = 200
     accounts.over(one, 0, None)
     assert log.entries[0].status == 503
+
+
+def test_status_is_0_where_the_client_got_nothing(accounts: Accounts, log: Log, peer: Peer) -> None:
+    for sent, status in ((0, 0), (70, 200)):
+        one = request()
+        accounts.begin(one, peer)
+        one.entry.status, one.entry.head = 200, 60
+        accounts.over(one, sent, ConnectionAbortedError(103, "cut at the end"))
+        assert log.entries[-1].status == status

@@ -617,3 +617,8 @@ def test_whole_answer_that_was_sent_before_it_was_closed_counts_its_bytes() -> N
         assert browser.ask().body == b"12345"
     (line,) = lines()
     assert line_of("GET / HTTP/1.1", "200", 5) in line
+
+
+def test_one_path_cannot_say_both_that_it_lives_and_that_it_is_ready() -> None:
+    with pytest.raises(ValueError, match="health and ready are both '/same'; allowed: two paths, or one of them None"):
+        WSGI(Recorder(), health="/same", ready="/same")

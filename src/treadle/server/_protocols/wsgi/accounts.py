@@ -71,6 +71,8 @@ class Accounts:
             account.run = max(0.0, (exchange.made or now) - exchange.begun)
             account.send = max(0.0, (exchange.sent or now) - (exchange.made or now))
         account.bytes_out = max(0, sent - account.head)
+        if error is not None and sent <= 0:  # whatever it was to be
+            account.status = 0
         if account.rejected is not None:
             account.status, account.bytes_out = account.rejected
         account.error = "" if error is None else f"{type(error).__name__}: {error}"

@@ -184,6 +184,8 @@ class WSGI:
         """Return what is answered without the application, by path."""
         about = Health(self._beginnings, self.queue_timeout, self._served_by)
         answers: dict[str, Callable[[Request], bytes]] = {}
+        if health is not None and health == ready:
+            raise ValueError(f"health and ready are both {health!r}; allowed: two paths, or one of them None")
         for name, path, answer in (("health", health, about.live), ("ready", ready, about.ready)):
             if path is not None:
                 _of_form(name, path, HEALTH, f"a path such as '/{name}z', or None")

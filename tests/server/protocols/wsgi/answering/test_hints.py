@@ -23,6 +23,9 @@ class Outlook:
     def is_near(self) -> bool:
         return False
 
+    def is_stopping(self) -> bool:
+        return False
+
     def send_ahead(self, fd: int, data: bytes, *, whole: bool) -> None:
         self.sent.append((data, whole))
 

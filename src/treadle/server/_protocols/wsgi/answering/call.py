@@ -13,7 +13,7 @@ from treadle.server._protocols.wsgi.answering.files import FileWrapper
 from treadle.server._protocols.wsgi.answering.names import HEADERS
 from treadle.server._protocols.wsgi.answering.values import encoded, text_of, wrong_header
 from treadle.server._transport.decoder import AnswerBroken, CloseConnection
-from treadle.server._transport.peer import open_answer, send_ahead
+from treadle.server._transport.peer import is_stopping, open_answer, send_ahead
 from treadle.server._transport.sending.spool import ClientLeft
 
 if TYPE_CHECKING:
@@ -328,6 +328,8 @@ class Call:
                     yield self._framed(piece)
                     if self._stream is not None:
                         self._stream.look()
+                        if self._stream.holds and is_stopping(self.peer):  # its client comes again, somewhere else
+                            break
                 if self._left:
                     raise ValueError(f"Content-Length says {self._length}, and the body is {self._left} bytes shorter")
                 if self._chunked:
