@@ -132,7 +132,7 @@ class Call:
 
         Raises:
             TypeError: it is no bytes.
-        OSError: the client has left.
+            OSError: the client has left.
         """
         if type(data) is not bytes:
             raise TypeError(f"write() was given {brief(data)}, {type(data).__name__}; {PIECES}")
