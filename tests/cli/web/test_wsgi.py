@@ -421,10 +421,12 @@ def test_a_delay_in_processes_is_not_ended_by_the_signal_that_their_parent_sends
         begun = server.wait_for(r"(?s)process (\d+) serves.*process (\d+) serves")
         for process in map(int, begun.groups()):
             os.kill(process, signal.SIGTERM)
-        server.send(signal.SIGTERM)
         server.wait_for(r"(?s)SIGTERM: stopping in 60 s \(drain_delay\).*SIGTERM: stopping in 60 s \(drain_delay\)")
+        server.send(signal.SIGTERM)
+        server.wait_for("SIGTERM: stopping; a second signal cuts at once")
         assert get(server) == "hello"
         end(server)
+    assert server.output.count("SIGTERM: stopping; a second signal cuts at once") == 1  # the parent's
 
 
 @pytest.mark.usefixtures("here")
