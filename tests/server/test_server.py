@@ -1005,10 +1005,14 @@ def test_a_folder_for_spools_that_is_not_there_is_refused_before_anybody_is_serv
         assert server.address
 
 
-@pytest.mark.parametrize(("threads", "kinds", "spared"), [(3, True, 0), (4, True, 1), (None, True, 1), (8, False, 0)])
+@pytest.mark.parametrize(
+    ("threads", "leaders", "kinds", "spared"),
+    [(3, 1, True, 0), (4, 1, True, 1), (7, 2, True, 0), (8, 2, True, 1), (None, 1, True, 1), (8, 1, False, 0)],
+)
 def test_a_thread_is_spared_for_quick_messages_where_there_are_some(
-    threads: int | None, kinds: bool, spared: int
+    threads: int | None, leaders: int, kinds: bool, spared: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("treadle.server._server.leaders_of", lambda threads: leaders)
     assert usual_reserve(kinds, threads) == spared
     protocol = Messages(lambda data, peer: data, kind=len if kinds else None)
     assert Server(protocol, max_workers=threads)._reserve == spared

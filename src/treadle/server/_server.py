@@ -28,7 +28,7 @@ from treadle.orders._levels import Levels
 from treadle.orders._order import Order, OrderName
 from treadle.server._accept.listen import Bindable, each_bind, open_listeners
 from treadle.server._accept.proxy import Proxies
-from treadle.server._group import EventLoopGroup
+from treadle.server._group import EventLoopGroup, leaders_of
 from treadle.server._loop.teller import Teller
 from treadle.server._orphans import Orphans
 from treadle.server._protocols.protocol import Protocol, check, queue_timeout_of
@@ -44,7 +44,7 @@ _log = logging.getLogger("treadle.server")
 DRAIN = 10.0  # seconds
 GRACE = 1.0  # seconds beyond the drain that the leaders are given to end, before it is done without them
 LONGEST = 3600.0  # seconds of one sleep of `run`, at most; any that the system can count would do
-ENOUGH = 4  # threads of which one can be spared for quick messages; of fewer, slow ones would want it more: a guess
+ENOUGH = 4  # threads for each that leads, of which one can be spared for quick messages; a guess
 PATIENT = 0.1  # of the time that messages may wait, after which the newest is handled first; a guess
 LAST_WORDS = 0.5  # seconds that handlers are given to notice that they were cut, and log handlers to tell it
 Tls = ssl.SSLContext | Callable[[], ssl.SSLContext]
@@ -72,11 +72,11 @@ class Server:
             wait for them: those of slow kinds (see `Messages`), or, where messages have no kinds, of connections whose
             last messages were slow. That many for each thread that leads, of which there is one, and several where
             threads run Python at the same time. One thread at least is left to the slow: so of a single thread none is
-            reserved. None: 1 where messages have kinds and there are 4 threads or more, else 0. More are of use where
-            one kind is slow only now and then; 0 where all messages are alike, and slow, for so many threads fewer do
-            their work. Not together with `pool`, which keeps its order: slow messages may hold all its threads, unless
-            it was made with `Pool(order=Levels(...))`, see `treadle.orders.Levels`. Not for a Session, which holds a
-            thread to its end.
+            reserved. None: 1 where messages have kinds and there are 4 threads or more for each that leads, else 0.
+            More are of use where one kind is slow only now and then; 0 where all messages are alike, and slow, for so
+            many threads fewer do their work. Not together with `pool`, which keeps its order: slow messages may hold
+            all its threads, unless it was made with `Pool(order=Levels(...))`, see `treadle.orders.Levels`. Not for a
+            Session, which holds a thread to its end.
         limits: how many, how much, how long (see Limits).
         tls: an `ssl.SSLContext`, or a callable that returns one, which is called again by `reload`. None: no TLS.
         proxy: whose connections begin with a PROXY protocol header (version 1 or 2) that says who the client is: an
@@ -602,8 +602,13 @@ class Server:
 
 
 def usual_reserve(kinds: bool, max_workers: int | None) -> int:
-    """Return how many threads slow messages leave to others if nobody says so; `max_workers` as of a Pool."""
-    return int(kinds and (max_workers is None or max_workers >= ENOUGH))
+    """Return how many threads slow messages leave to others, for each that leads, if nobody says so.
+
+    Args:
+        kinds: messages have kinds.
+        max_workers: as of a Pool.
+    """
+    return int(kinds and (max_workers is None or max_workers >= ENOUGH * leaders_of(max_workers)))
 
 
 def order_for(queue_timeout: float | None) -> OrderName | Callable[[], Order]:
