@@ -23,6 +23,7 @@ from treadle.orders import Adaptive, Fair, Fifo, Levels, Order
 from treadle.server import WSGI, Lines, Messages, Session
 from treadle.server._accept.listen import Listener
 from treadle.server._group import leaders_of
+from treadle.server._server import usual_reserve
 
 
 @pytest.mark.parametrize(
@@ -31,7 +32,7 @@ from treadle.server._group import leaders_of
         (None, [], None),
         (None, ["--reserve", "0"], None),
         (None, ["--reserve", "2"], 2),
-        (bytes.lower, [], 1),
+        (bytes.lower, [], usual_reserve(True, 8)),
         (bytes.lower, ["--reserve", "3", "--order", "fair"], 3),
         (bytes.lower, ["--reserve", "0", "--order", "fair"], 0),
     ],

@@ -259,7 +259,9 @@ def test_who_is_not_a_trusted_proxy_is_served_and_may_not_say_who_the_client_is(
         server.wait_for("to trust it: .*--proxy-trust 127.0.0.1")
 
 
-@pytest.mark.parametrize("options", [("app:kinds",), ("app:wait_or_open", "--framing", "lines", "--reserve", "1")])
+@pytest.mark.parametrize(
+    "options", [("app:kinds", "--reserve", "1"), ("app:wait_or_open", "--framing", "lines", "--reserve", "1")]
+)
 @pytest.mark.usefixtures("here")
 def test_slow_messages_leave_a_thread_to_others(options: tuple[str, ...]) -> None:
     """Two that have been slow wait for a third, which finds one of the two threads free."""
