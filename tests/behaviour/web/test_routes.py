@@ -16,7 +16,7 @@ pytestmark = pytest.mark.usefixtures("one_loop")
 def test_with_one_slow_request_in_twenty_the_quick_ones_are_answered_before_any_of_the_slow() -> None:
     """All but one thread are at the gate, and more of them wait, while every quick one is answered."""
     scene = Scene()
-    with scene.served(threads=4) as server, calling(server, 32) as callers:
+    with scene.served(threads=4, reserve=1) as server, calling(server, 32) as callers:
         quick, slow = callers[:20], callers[20:]
         for caller in quick:
             assert caller.get("/users/1").body == b"/users/1"
@@ -60,7 +60,7 @@ def test_quick_requests_are_handled_by_the_thread_that_leads_and_slow_ones_by_ot
         return plain(environ, start_response)
 
     scene = Scene(quick=note, hold=hold)
-    with scene.served(threads=4) as server, calling(server, 7) as (quick, *slow):
+    with scene.served(threads=4, reserve=1) as server, calling(server, 7) as (quick, *slow):
         assert quick.get("/quick").status == 200
         for caller in slow:
             caller.send(request("/hold"))

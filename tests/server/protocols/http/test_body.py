@@ -269,3 +269,13 @@ def test_what_the_disk_takes_a_part_of_is_507_too(tmp_path: Path) -> None:
     assert caught.value.status == 507
     assert os.strerror(errno.EFBIG) in caught.value.why
     assert not body.in_file
+
+
+def test_a_reader_that_has_lost_its_file_is_closed_without_an_error(tmp_path: Path) -> None:
+    """Whoever has it last closes it, perhaps as the server closes the file in another thread."""
+    body = Body(2 * IN_MEMORY, tmp_path)
+    body.write(bytes(IN_MEMORY + 1))
+    reader: Any = body.open()
+    file = reader.detach()
+    reader.close()
+    file.close()

@@ -6,6 +6,7 @@ import io
 import os
 import tempfile
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any, BinaryIO
 
 from treadle.server._protocols.http.refused import Refused
@@ -45,6 +46,15 @@ class _File(io.FileIO):
 
     def _dealloc_warn(self, source: object) -> None:
         """Say nothing, though `source`, which reads it, goes first: private, and what `io` asks then."""
+
+
+class _Reader(io.BufferedReader):
+    """Reads a file that is closed by another thread, perhaps as this one is: that is no error to be told of."""
+
+    def close(self) -> None:
+        """Close it, and the file."""
+        with suppress(ValueError):
+            super().close()
 
 
 class Body:
@@ -117,7 +127,7 @@ class Body:
             self._memory.seek(0)
             return self._memory
         self._file.seek(0)
-        return io.BufferedReader(self._file)
+        return _Reader(self._file)
 
     def drop(self) -> None:
         """Let go of it."""
