@@ -6,6 +6,7 @@ import _thread
 import errno
 import faulthandler
 import select
+import sys
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -177,9 +178,17 @@ def held() -> Iterator[Held]:
 
 @pytest.fixture(params=[True, False], ids=["frames", "dump"])
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Either way of looking at stacks, whatever this build needs."""
+    """Either way of looking at stacks, whatever this build needs; the other one is barred."""
+
+    def barred(*_: Any) -> Any:
+        raise AssertionError("this way is not for such a build")
+
     if request.param and not threads.WITH_GIL():
         pytest.skip("no frame may be looked at without the GIL while its thread runs on")
+    if request.param:
+        monkeypatch.setattr(faulthandler, "dump_traceback", barred)
+    else:
+        monkeypatch.setattr(sys, "_current_frames", barred)
     monkeypatch.setattr(threads, "WITH_GIL", lambda: request.param)
 
 

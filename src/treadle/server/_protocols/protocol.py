@@ -46,7 +46,6 @@ class Protocol(_Protocol):
                          it went lately, is rejected at once, see `refusal()`
         drain_grace      seconds that a client which has been answered before may take for its next message once the
                          server stops, 0 or more
-        sends_ahead      whether handlers may send something before they return
         started(server)  told of the Server before it listens, once, by the thread that starts it; what it raises,
                          `Server.start` raises
         reload()         told at SIGHUP, or by `Server.reload`: it opens its files anew; it may block

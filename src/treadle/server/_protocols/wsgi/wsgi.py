@@ -122,7 +122,7 @@ class WSGI:
     speaks_first = False
     greeting = b""
     fresh_context = True
-    sends_ahead = True
+    sends_ahead = True  # for `send_ahead` and `open_answer` of peers, which are not public, and so neither is this
     drain_grace = 2.0
 
     def __init__(
