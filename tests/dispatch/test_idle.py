@@ -12,6 +12,7 @@ from treadle._dispatch.dispatcher import Dispatcher
 from treadle._dispatch.idle import IdleTask, IdleTasks
 from treadle.errors import PoolClosed, PoolFull, WorkerLost
 from treadle.events import Observer, TaskEvent
+from treadle.orders import Fair, OrderName
 
 PATIENCE = 30.0
 
@@ -121,6 +122,44 @@ def test_it_is_left_alone_while_a_worker_that_was_woken_is_on_its_way() -> None:
         assert future.result(PATIENCE) == 1
         assert next_one.began.wait(PATIENCE)
         assert (post.preemptions, next_one.preemptions) == (0, 0)
+
+
+@pytest.mark.parametrize("order", ["fifo", "fair", "priority"])
+def test_it_is_preempted_for_a_task_beyond_those_that_idle_workers_come_for(
+    order: OrderName,
+) -> None:
+    with Pool(3, order=order) as pool:
+        there, at_once = threading.Barrier(3), threading.Barrier(4)
+        for future in [pool.submit(there.wait, PATIENCE) for _ in range(3)]:
+            future.result(PATIENCE)
+        post = Post(pool._task_dispatcher)
+        assert pool._task_dispatcher.add_idle(post)
+        assert post.began.wait(PATIENCE)
+        woken = pool._task_dispatcher.entrance.idle[-1]
+        wakeup, woken.wakeup = woken.wakeup, threading.Lock()  # so that it does not come yet
+        woken.wakeup.acquire()
+        futures = [pool.submit(at_once.wait, PATIENCE) for _ in range(3)]
+        assert not woken.wakeup.locked()
+        woken.wakeup = wakeup
+        wakeup.release()
+        at_once.wait(PATIENCE)
+        assert len([future.result(PATIENCE) for future in futures]) == 3
+        assert post.preemptions == 1
+
+
+def test_it_is_left_alone_where_a_worker_takes_the_one_task_that_its_own_end_lets_run() -> None:
+    with Pool(2, order=Fair(max_running=1)) as pool:
+        view, gate = pool.options(key="a"), threading.Event()
+        post = Post(pool._task_dispatcher)
+        assert pool._task_dispatcher.add_idle(post)
+        assert post.began.wait(PATIENCE)
+        began = threading.Event()
+        futures = [view.submit(lambda: began.set() or gate.wait(PATIENCE))]
+        assert began.wait(PATIENCE)
+        futures += [view.submit(gate.wait, PATIENCE) for _ in range(5)]
+        gate.set()
+        assert all(future.result(PATIENCE) for future in futures)
+        assert post.preemptions == 0
 
 
 def test_a_snapshot_counts_its_worker_as_busy_and_nothing_as_waiting() -> None:

@@ -1017,11 +1017,11 @@ class Dispatcher:
             admission.let_go(task)
 
     def after_claim(self) -> None:
-        """Use the room that a claim has made, and wake the next worker if tasks remain; the lock is held."""
+        """Use the room that a claim has made, and have somebody come if tasks remain; the lock is held."""
         if self.admission.waiting:
             self._let_in()
         if self.queue.ready:
-            self.workers.wake_one()
+            self._see_to_it()
 
     def after_shedding(self) -> None:
         """Use the room of those that were given up, and leave the rest to others; the lock is held."""

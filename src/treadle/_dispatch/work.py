@@ -204,10 +204,11 @@ def _serve(dispatcher: Dispatcher, worker: Worker) -> None:
                         worker.failed += 1
                 if observe is not None:
                     observe(done, worker)
-                    dispatcher.after_claim()
-                    rare = state.attention
+                    rare = True  # the order may let more be taken now than this worker claims
             if waiters is not None and waiters.callbacks:
                 worker.calling = True  # claim nothing while callbacks run: who knows how long, and whom they wait for
+                if rare:
+                    dispatcher.after_claim()
             elif not ready or workers.surplus:
                 task, rare = dispatcher.claim_or_rest(worker), True
             elif line is not None:  # as `Fifo._give`, spelled out because this is the path of every task

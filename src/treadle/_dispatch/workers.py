@@ -39,9 +39,9 @@ class Entrance:
 class Workers:
     """At most `max_workers` threads, started when they are needed.
 
-    A waiting task always has somebody coming for it: a submit wakes an idle worker or has one started, and a worker
-    that was woken wakes the next one when it claims and leaves tasks waiting. So at most one is on its way at a time,
-    and a burst of tasks that take no time wakes no more threads than it can use.
+    A waiting task always has somebody coming for it: a submit wakes an idle worker, has one started, or calls one back
+    from an idle task, and a worker that was woken does so too when it claims and leaves tasks waiting. So at most one
+    is on its way at a time, and a burst of tasks that take no time wakes no more threads than it can use.
 
     Every method is called with the pool's lock held, and calls nobody. A thread is started by whoever holds no lock,
     for a seat that was taken before: a finalizer that submits may run in it before it has come up.
