@@ -153,9 +153,9 @@ def test_it_is_left_alone_where_a_worker_takes_the_one_task_that_its_own_end_let
         post = Post(pool._task_dispatcher)
         assert pool._task_dispatcher.add_idle(post)
         assert post.began.wait(PATIENCE)
-        began = threading.Event()
-        futures = [view.submit(lambda: began.set() or gate.wait(PATIENCE))]
-        assert began.wait(PATIENCE)
+        inside = threading.Barrier(2)
+        futures = [view.submit(lambda: inside.wait(PATIENCE) >= 0 and gate.wait(PATIENCE))]
+        inside.wait(PATIENCE)
         futures += [view.submit(gate.wait, PATIENCE) for _ in range(5)]
         gate.set()
         assert all(future.result(PATIENCE) for future in futures)

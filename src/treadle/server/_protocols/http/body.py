@@ -83,7 +83,7 @@ class Body:
         if self.size + size > self._most:
             raise Refused(413, f"the body is longer than max_body allows, {self._most} bytes")
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes | memoryview) -> None:
         """Keep `data` behind what came before.
 
         Raises:

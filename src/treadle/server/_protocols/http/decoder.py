@@ -166,12 +166,14 @@ class RequestDecoder:
             if request is not None:
                 return (request,)
             self._buffer = bytearray()
-        if self._left > len(data) and not self._buffer:  # all of it is the body's, which goes on
+        if self._left and not self._buffer:  # the body goes on: what is of it is not copied
+            part, data = data[: self._left], data[self._left :]
             try:
-                self._take(data)
+                self._take(part)
             except Refused as refused:
                 raise self._end(refused) from None
-            return ()
+            if self._left:
+                return ()
         return self._carefully(data, self._buffer)
 
     def finish(self) -> Iterable[Any]:
@@ -189,9 +191,11 @@ class RequestDecoder:
 
     def _quickly(self, data: bytes) -> Request | None:
         """Return the request that `data` is, neither more nor less, if it is plain in every part."""
+        if len(data) > self._quick_limit:
+            return None
         text = str(data, "latin-1")
         match = QUICK.match(text)
-        if match is None or len(text) > self._quick_limit:
+        if match is None:
             return None
         if not self._size:
             self._begin()
@@ -332,13 +336,14 @@ class RequestDecoder:
             return True
         if self._chunks is not None:
             return self._chunks.take(buffer)
-        if buffer:
-            part = bytes(buffer[: self._left])
-            del buffer[: len(part)]
-            self._take(part)
+        size = min(self._left, len(buffer))
+        if size:
+            with memoryview(buffer) as view, view[:size] as part:
+                self._take(part)
+            del buffer[:size]
         return not self._left
 
-    def _take(self, part: bytes) -> None:
+    def _take(self, part: bytes | memoryview) -> None:
         """Keep a part of a body that is not in chunks."""
         self._body.write(part)  # type: ignore[union-attr]  # there is one while some of it is to come
         self._left -= len(part)
