@@ -32,6 +32,23 @@ def read(body: Body) -> bytes:
         return source.read()
 
 
+@pytest.mark.parametrize("size", [9, 2 * IN_MEMORY])
+def test_what_is_its_own_is_taken_out_of_a_buffer_and_no_more(size: int) -> None:
+    content = (LONG * 2)[:size]
+    body, buffer = Body(1 << 30, None), bytearray(content + b"next")
+    assert [body.take(buffer, 4), body.take(buffer, size - 4), body.take(buffer, 0)] == [4, size - 4, 0]
+    assert buffer == b"next"
+    assert body.take(buffer, 99) == 4
+    assert (read(body), buffer) == (content + b"next", b"")
+
+
+def test_a_buffer_is_free_again_where_the_body_is_refused() -> None:
+    body, buffer = Body(3, None), bytearray(b"four")
+    with pytest.raises(Refused):
+        body.take(buffer, 4)
+    buffer += b"and it can grow"
+
+
 # -- none -------------------------------------------------------------------------------------------------------------
 
 

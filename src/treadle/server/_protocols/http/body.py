@@ -105,6 +105,15 @@ class Body:
             self.drop()
             raise Refused(507, f"the body cannot be kept: {error}") from error
 
+    def take(self, buffer: bytearray, most: int) -> int:
+        """Take the first bytes out of `buffer`, `most` of them, or all; keep them as `write` does; return how many."""
+        size = min(most, len(buffer))
+        if size:
+            with memoryview(buffer) as view, view[:size] as part:
+                self.write(part)
+            del buffer[:size]
+        return size
+
     def _write(self, data: bytes | memoryview) -> None:
         with memoryview(data) as view:
             written = 0

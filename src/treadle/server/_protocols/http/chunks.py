@@ -78,11 +78,7 @@ class Chunks:
     def _take_chunk(self, data: bytearray) -> bool:
         """Take out of `data` what is the chunk's; return whether that was all of it."""
         if self._left > 2:
-            part = bytes(data[: self._left - 2])
-            if part:
-                self._body.write(part)
-                del data[: len(part)]
-                self._left -= len(part)
+            self._left -= self._body.take(data, self._left - 2)
         if self._left > 2 or not data:
             return False
         if not b"\r\n".startswith(data[:2]):

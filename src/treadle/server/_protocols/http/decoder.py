@@ -166,12 +166,13 @@ class RequestDecoder:
             if request is not None:
                 return (request,)
             self._buffer = bytearray()
-        if self._left and not self._buffer:  # the body goes on: what is of it is not copied
+        if self._left and not self._buffer:  # the body goes on, and what is of it is not copied
             part, data = data[: self._left], data[self._left :]
             try:
-                self._take(part)
+                self._body.write(part)  # type: ignore[union-attr]  # there is one while some of it is to come
             except Refused as refused:
                 raise self._end(refused) from None
+            self._left -= len(part)
             if self._left:
                 return ()
         return self._carefully(data, self._buffer)
@@ -336,17 +337,8 @@ class RequestDecoder:
             return True
         if self._chunks is not None:
             return self._chunks.take(buffer)
-        size = min(self._left, len(buffer))
-        if size:
-            with memoryview(buffer) as view, view[:size] as part:
-                self._take(part)
-            del buffer[:size]
+        self._left -= self._body.take(buffer, self._left)
         return not self._left
-
-    def _take(self, part: bytes | memoryview) -> None:
-        """Keep a part of a body that is not in chunks."""
-        self._body.write(part)  # type: ignore[union-attr]  # there is one while some of it is to come
-        self._left -= len(part)
 
     def _complete(self) -> Request:
         """Return the request that is complete."""
