@@ -342,6 +342,15 @@ def test_wrong_usage_is_status_2(options: tuple[str, ...], complaint: str) -> No
 
 
 @pytest.mark.usefixtures("here")
+def test_a_spool_folder_that_nobody_may_write_to_is_wrong_usage(monkeypatch: pytest.MonkeyPatch) -> None:
+    access = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK and access(path, mode))  # as for no superuser
+    result = CliRunner().invoke(commands, ["wsgi", "shop", "--spool-dir", ".", "--check"])
+    assert result.exit_code == 2
+    assert "Invalid value for '--spool-dir': Directory '.' is not writable" in result.output
+
+
+@pytest.mark.usefixtures("here")
 def test_a_platform_that_asks_for_processes_is_told_that_reload_has_one() -> None:
     ended, _, error = run(*TREADLE, "wsgi", "shop", "--reload", env={"WEB_CONCURRENCY": "4"})
     assert ended == 2

@@ -75,7 +75,7 @@ OWN = (
     _from_wsgi("--min-body-rate", PerSecond(none=True), "Bytes a second of a body, on average (408)."),
     Option(
         "--spool-dir",
-        type=click.Path(exists=True, file_okay=False),
+        type=click.Path(exists=True, file_okay=False, writable=True),
         show_default="where the system has temporary files",
         help="Folder for large bodies and answers.",
     ),
