@@ -61,3 +61,10 @@ def test_a_module_that_fails_is_told_with_its_own_frames(here: Path, source: str
     assert caught.value.message.endswith(said)
     assert caught.value.exit_code == 78
     assert caught.value.story.count('  File "') == 1
+
+
+def test_what_fails_in_a_frozen_module_is_placed_at_its_caller(here: Path) -> None:
+    (here / "loaded_in_vain.py").write_text("import os\nos.environ['NO_SUCH_KEY']\n")
+    with pytest.raises(CannotImport) as caught:
+        import_named("loaded_in_vain")
+    assert caught.value.message.endswith("KeyError: 'NO_SUCH_KEY' (loaded_in_vain.py, line 2)")

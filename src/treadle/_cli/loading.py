@@ -31,7 +31,8 @@ class CannotImport(click.ClickException):
         trace = error.__traceback__
         while trace is not None and is_machinery(trace.tb_frame.f_code.co_filename, *machinery):
             trace = trace.tb_next
-        frames = traceback.extract_tb(trace)
+        # A frozen module, as os is, has no file to look into: its caller has.
+        frames = [frame for frame in traceback.extract_tb(trace) if not frame.filename.startswith("<frozen ")]
         where = f" ({os.path.basename(frames[-1].filename)}, line {frames[-1].lineno})" if frames else ""
         if isinstance(error, SyntaxError):  # which says itself where it is
             where = ""
