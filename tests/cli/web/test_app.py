@@ -246,6 +246,8 @@ WANTED = "WSGI calls an app with (environ, start_response)"
         ("shop:make_nothing", f"takes (), and {WANTED}; a factory? write shop:make_nothing()"),
         ("shop:make_nothing()", "shop:make_nothing() is None, and cannot be called"),
         ("shop:make_later()", "shop:make_later is async, and a factory must be an ordinary function"),
+        ("shop:web()", "shop:web is an app, and no factory; write shop:web"),
+        ("shop:plain()", "shop:plain is an app, and no factory; write shop:plain"),
         ("shop:number()", "shop:number is int, and cannot be called to make an app"),
         ("shop:raises", "is Raises, and cannot be called"),
     ],

@@ -117,10 +117,25 @@ def _made_by(name: str, factory: Any, call: Call) -> Any:
         raise Unservable(f"{name} is {type_name(factory)}, and cannot be called to make an app")
     if _is_async(factory):
         raise Unservable(f"{name} is async, and a factory must be an ordinary function")
+    if not _takes(factory, call) and not _wrong_with(factory):
+        raise Unservable(f"{name} is an app, and no factory; write {name}")
     try:
         return factory(*call.arguments, **call.options)
     except (Exception, SystemExit) as error:
         raise CannotImport(f"make an app with {name}", error, __file__) from None
+
+
+def _takes(factory: Any, call: Call) -> bool:
+    """Tell whether what is called may take the arguments; True where it does not say."""
+    try:
+        signature = inspect.signature(factory)
+    except Exception:  # some builtins do not say, and some objects raise when asked
+        return True
+    try:
+        signature.bind(*call.arguments, **call.options)
+    except TypeError:
+        return False
+    return True
 
 
 def _checked(name: str, app: Any) -> App:
