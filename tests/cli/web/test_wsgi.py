@@ -179,6 +179,15 @@ def test_a_printed_file_says_what_comes_from_the_platform(monkeypatch: pytest.Mo
     assert re.search(r"(?m)^processes = 2 +# WEB_CONCURRENCY$", out)
 
 
+def test_a_printed_file_leaves_to_the_platform_what_nobody_has_said(here: Path) -> None:
+    """Or a file that was printed at home would hold against PORT in the container."""
+    (here / "printed.toml").write_text(CliRunner().invoke(commands, ["wsgi", "--print-config"]).stdout)
+    again = ["wsgi", "--config", "printed.toml", "--print-config"]
+    out = CliRunner().invoke(commands, again, env={"PORT": "9", "WEB_CONCURRENCY": "2"}).stdout
+    assert re.search(r'(?m)^bind = \["0\.0\.0\.0:9"\] +# PORT$', out)
+    assert re.search(r"(?m)^processes = 2 +# WEB_CONCURRENCY$", out)
+
+
 def test_variables_come_from_a_file_before_the_app_is_imported(here: Path) -> None:
     (here / ".env").write_text("SHOP_NAME='from the file'\nSHOP_REAL=file\nTREADLE_WSGI_THREADS=5\nPORT=1\n")
     env = {"SHOP_REAL": "real", "TREADLE_WSGI_ENV_FILE": ".env"}

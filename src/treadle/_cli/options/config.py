@@ -59,7 +59,8 @@ class Derived(click.Option):
 class Platform(click.Option):
     """An option whose default a variable gives that platforms set for any program, such as PORT.
 
-    It is a default: a flag, a variable of treadle's own and a file come before it.
+    It is a default: a flag, a variable of treadle's own and a file come before it. So a printed file has the value in a
+    comment where the platform has not set it: it is to be heeded where it does.
 
     Args:
         variable: its name.
@@ -252,7 +253,7 @@ def _line(ctx: click.Context, param: click.Parameter) -> str:
     assignment = f"{_key(param)} = {text}"
     if ctx.get_parameter_source(name) is not ParameterSource.DEFAULT or _variable_of_value(ctx, param):
         source = spelled(ctx, name)
-    elif isinstance(param, Derived):
+    elif isinstance(param, Derived | Platform):
         assignment, source = f"# {assignment}", f"default: {param.show_default}"
     else:
         source = "default"
