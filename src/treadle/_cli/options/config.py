@@ -26,6 +26,7 @@ __all__ = ["ConfiguredCommand", "Derived", "Needed", "Platform", "spelled"]
 
 FILE = "treadle._cli.options.config.FILE"  # where a context keeps the path of its file
 PRINT = "treadle._cli.options.config.PRINT"  # and whether it is only asked what it would run with
+NOTHING = ": treadle has nothing of the kind; docs/coming-from.md in its sources says why, or what to use"
 LAST_GROUP = "Configuration and help"
 LONGEST_ASSIGNMENT = 40  # characters of key and value in front of their source; longer ones move it. A guess
 
@@ -91,11 +92,19 @@ class ConfiguredCommand(click.Command):
     Args:
         groups: the titles under which help lists the options, each with the names of its parameters. The others stand
             under the last title.
+        instead: flags that other programs have, and what each is called here; "": there is nothing of the kind.
     """
 
-    def __init__(self, *args: Any, groups: Mapping[str, Sequence[str]] | None = None, **options: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        groups: Mapping[str, Sequence[str]] | None = None,
+        instead: Mapping[str, str] | None = None,
+        **options: Any,
+    ) -> None:
         super().__init__(*args, **options)
         self.groups = groups or {}
+        self.instead = instead or {}
         self.params.insert(
             0,  # before other options that are eager, for they may be set in the file
             click.Option(
@@ -126,6 +135,12 @@ class ConfiguredCommand(click.Command):
         """Parse as click does, and name variables: those that no option has, and that which a bad value came from."""
         try:
             rest = super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            here = self.instead.get(error.option_name)
+            if here is None:
+                raise
+            hint = f"; here it is called {here!r}" if here else NOTHING
+            raise click.UsageError(f"No such option {error.option_name!r}{hint}", ctx) from None
         except click.UsageError as error:
             _name_unknown_variables(ctx)
             param = error.param if isinstance(error, click.BadParameter) else None
@@ -301,7 +316,7 @@ def _checked(table: Mapping[str, object], where: str, ctx: click.Context) -> dic
     options = {_key(option): option for option in ctx.command.params if option.expose_value}
     for key, value in table.items():
         if key not in options:
-            raise click.UsageError(f"{where} has no key {key!r}{_suggestion(key, options)}")
+            raise click.UsageError(f"{where} has no key {key!r}{_instead(key, ctx) or _suggestion(key, options)}")
         kind = options[key].type
         for one in _values(options[key], value):
             if not is_toml_value_for(kind, one):
@@ -329,6 +344,14 @@ def _values(option: click.Parameter, value: object) -> list[object]:
 def _key(option: click.Parameter) -> str:
     """Return how a file spells an option: as its flag, without the dashes in front."""
     return option.opts[0].lstrip("-")
+
+
+def _instead(key: str, ctx: click.Context) -> str:
+    """Return what is said of a key that other programs have; "": none is known to."""
+    here = ctx.command.instead.get(f"--{key}") if isinstance(ctx.command, ConfiguredCommand) else None
+    if here is None:
+        return ""
+    return f"; here it is called {here.lstrip('-')!r}" if here else NOTHING
 
 
 def _suggestion(wrong: str, known: Iterable[str]) -> str:

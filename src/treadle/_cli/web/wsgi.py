@@ -19,6 +19,7 @@ from treadle._cli.options.table import Option, Titles, from_limits, with_options
 from treadle._cli.options.values import NONE, Count, Names, PerSecond, Seconds, Size, UrlPath, sized
 from treadle._cli.serving import Manner, certificates_of, limits_of, serve
 from treadle._cli.web.app import App, Unservable, closing_connections, load_app
+from treadle._cli.web.elsewhere import INSTEAD
 from treadle._cli.web.env_file import read_anew, read_env_files
 from treadle._cli.web.reload import Loaded, serve_and_reload
 from treadle.server import WSGI, Limits
@@ -155,6 +156,7 @@ Example, with this in app.py:
 @click.command(
     cls=ConfiguredCommand,
     groups={**GROUPS, SERVED: ("app", *GROUPS[SERVED])},
+    instead=INSTEAD,
     epilog=EXAMPLE,
     short_help="Serve a web app: Flask, Django, any WSGI app.",
 )
