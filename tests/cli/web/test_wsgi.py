@@ -337,6 +337,13 @@ def test_what_cannot_be_served_is_said_once(
         (("shop", "--max-body", "1q"), "'1q' is not a number of bytes; allowed: 0 or more, as 65536, 64k, 1m or 1g"),
         (("shop", "--health", "healthz"), "'healthz' is no path; it begins with a slash, as in /healthz"),
         (("shop", "--ready", "/a b"), "'/a b' holds ' ', which a path has not"),
+        (("shop", "--health", "/h", "--ready", "/h"), "--health and --ready are both '/h'; give one another path"),
+        (("shop", "--script-name", "/shop/"), "'/shop/' ends with a slash; it is written without, as in /shop"),
+        (("shop", "--script-name", "/"), "'/' ends with a slash; it is written without; leave it out for"),
+        (
+            ("shop", "--reserve", "8"),
+            "--reserve: 8 of 8 threads leaves none for slow routes; allowed: less than --threads",
+        ),
         (("shop", "--chdir", "nowhere"), "Directory 'nowhere' does not exist"),
         (("shop", "--spool-dir", "shop.py"), "Directory 'shop.py' is a file"),
         (("shop", "--order", "fair"), "No such option"),

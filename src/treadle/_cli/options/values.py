@@ -301,7 +301,7 @@ class UrlPath(click.ParamType):  # type: ignore[type-arg]  # as above
     """An option that is a path as URLs have it, from the first slash on.
 
     Args:
-        empty: whether it may be nothing at all.
+        empty: whether it may be nothing at all; then it is what others begin with, and ends with no slash.
     """
 
     name = "PATH"
@@ -316,6 +316,13 @@ class UrlPath(click.ParamType):  # type: ignore[type-arg]  # as above
             return text
         if not text.startswith("/"):
             self.fail(f"{value!r} is no path; it begins with a slash, as in /{text or 'healthz'}", param, ctx)
+        if self.empty and text.endswith("/"):
+            hint = (
+                f", as in {text.rstrip('/')}"
+                if text.strip("/")
+                else "; leave it out for an app that is mounted nowhere"
+            )
+            self.fail(f"{value!r} ends with a slash; it is written without{hint}", param, ctx)
         wrong = next((character for character in text if not "!" <= character <= "~" or character in "?#"), None)
         if wrong is not None:
             self.fail(f"{value!r} holds {wrong!r}, which a path has not; write it as clients send it", param, ctx)

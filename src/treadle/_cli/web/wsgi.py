@@ -193,6 +193,13 @@ def wsgi(app: str, **options: Any) -> None:
     given = partial(spelled, click.get_current_context())
     if options["reload"] and options["processes"] > 1:
         raise click.UsageError(f"{given('reload')} has one process, and no use for {given('processes')}; drop one")
+    if (options["reserve"] or 0) >= options["threads"] > 1:
+        few = f"{given('reserve')}: {options['reserve']} of {counted(options['threads'], 'thread')}"
+        raise click.UsageError(f"{few} leaves none for slow routes; allowed: less than {given('threads')}")
+    if options["health"] == options["ready"] is not None:
+        raise click.UsageError(
+            f"{given('health')} and {given('ready')} are both {options['ready']!r}; give one another path"
+        )
     if options["chdir"] is not None:
         _enter(options)
     options |= {"handler_timeout": options["request_timeout"], "spool_folder": options["spool_dir"]}
