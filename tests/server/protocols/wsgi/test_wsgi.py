@@ -415,13 +415,14 @@ def test_server_says_its_name(header: str, sent: bytes | None) -> None:
         assert browser.ask().fields[b"server"] == b"treadle"
 
 
-def test_who_would_wait_for_too_long_is_told_so(held: Held) -> None:
+def test_who_would_wait_for_too_long_is_told_so(held: Held, caplog: pytest.LogCaptureFixture) -> None:
     with Server(WSGI(held, queue_timeout=0.05), "127.0.0.1:0", max_workers=1) as server:
         with holding(held, server, 1), browsing_at(server) as browser:
             answer = browser.ask("GET", "/held")
             assert (answer.status, answer.fields[b"retry-after"]) == (503, b"1")
             assert b"queue_timeout" in answer.body
             assert b"connection" not in answer.fields
+    assert f"GET /held: 503, queue_timeout (request {answer.fields[b'x-request-id'].decode()})" in caplog.text
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
@@ -433,6 +434,7 @@ def test_who_is_not_answered_in_time_is_told_so(held: Held, method: str, caplog:
         assert (b"handler_timeout" in answer.body) is (method == "GET")
         assert browser.reader.answer("GET") is None
         held.open.set()
+    assert f"{method} /held: 503, handler_timeout (request mine)" in caplog.text
     assert "held.open.wait" in caplog.text or "self.open.wait" in caplog.text  # where it was
 
 

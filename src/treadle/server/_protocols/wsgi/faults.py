@@ -55,6 +55,13 @@ class Faults:
         answer = error_answer(self._beginnings, refused.status, refused.why, retry_after=later, **said)  # type: ignore[arg-type]
         return noted(request, refused.status, answer)
 
+    def late(self, request: Request, limit: str) -> None:
+        """Log which request found no thread, or no end, in time: its client may ask for it by the id it was told."""
+        throttle = self._throttles.of("late", limit)
+        if throttle.begins():
+            what = (request.method, cut(request.target, SHOWN), limit, request.id)
+            log(_log, logging.WARNING, "%s %s: 503, %s (request %s)%s", *what, throttle.rest)
+
     def answer(self, request: Request, error: BaseException, *, closes: bool) -> bytes:
         """Return what the client is told in place of the application's answer."""
         status = 503 if isinstance(error, DeadlineExceeded) else 500

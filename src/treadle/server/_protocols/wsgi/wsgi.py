@@ -310,6 +310,8 @@ class WSGI:
             closes = closes or message.closes
         if why == "message_rejected":
             why = "queue_timeout"
+        if message is not None:
+            self._faults.late(message, why)
         head_only = message is not None and message.method == "HEAD"
         request_id = "" if message is None else message.id
         answer = error_answer(
