@@ -144,6 +144,19 @@ def test_another_target_is_400_by_rfc_9112_section_3_2(target: str) -> None:
     assert status_of(first=f"GET {target} HTTP/1.1") == 400
 
 
+@pytest.mark.parametrize(
+    ("target", "why"),
+    [
+        ('/a?b={"c":1}', "'\"' is sent as %22"),
+        ("/a<b", "'<' is sent as %3C"),
+        ("/a\\b", "'\\\\' is sent as %5C"),
+        ("/a#b", "'#' is not sent"),
+    ],
+)
+def test_which_character_a_target_may_not_have_is_said(target: str, why: str) -> None:
+    assert refusal(f"GET {target} HTTP/1.1", HOST) == (400, f"the target is malformed: {why} (RFC 9112, section 3.2)")
+
+
 @pytest.mark.parametrize("target", ["http://a:b/", "http://a%zz/", "http://[1]/", "http://a:123456/", "http://:80/"])
 def test_an_authority_that_is_no_host_is_400(target: str) -> None:
     assert refusal(f"GET {target} HTTP/1.1", HOST) == (400, "the target is malformed (RFC 9112, section 3.2)")

@@ -115,6 +115,10 @@ def _judge_target(head: Head) -> None:
     if match is not None:
         head.path, head.query = match[1], match[2] or ""
         return
+    if begun := ORIGIN_FORM.match(head.target):
+        wrong = head.target[begun.end()]
+        sent = "is not sent" if wrong == "#" else f"is sent as %{ord(wrong):02X}"
+        raise Refused(400, f"the target is malformed: {wrong!r} {sent} (RFC 9112, section 3.2)")
     match = ABSOLUTE_FORM.fullmatch(head.target)
     if match is None or not is_host(match[1]):
         raise Refused(400, "the target is malformed (RFC 9112, section 3.2)")
