@@ -72,6 +72,7 @@ def test_the_file_itself_may_be_named_by_the_environment(config: Path) -> None:
         ("[serve]\nzzz = 5", "[serve] has no key 'zzz'; known: host, idle-timeout, max-connections, threads"),
         ("[server]\nthreads = 5", "unknown table [server]; did you mean 'serve'?"),
         ("serve = 5", "serve must be a table"),
+        ("threads = 5", "'threads' stands in no table; write [serve] above it"),
         ("[serve]\nthreads = '5'", "[serve] threads = '5' is of the wrong type"),
         ("[serve]\nthreads = 5.5", "[serve] threads = 5.5 is of the wrong type"),
         ("[serve]\nthreads = true", "[serve] threads = True is of the wrong type"),

@@ -289,6 +289,8 @@ def _load(ctx: click.Context, param: click.Parameter, path: Path | None) -> None
     parent = ctx.parent.command if ctx.parent is not None else ctx.command
     tables = list(parent.commands) if isinstance(parent, click.Group) else [str(ctx.command.name)]
     for name, table in document.items():
+        if name not in tables and not isinstance(table, dict):
+            raise click.UsageError(f"{path}: {name!r} stands in no table; write [{ctx.command.name}] above it")
         if name not in tables:
             raise click.UsageError(f"{path}: unknown table [{name}]{_suggestion(name, tables)}")
         if not isinstance(table, dict):
