@@ -346,6 +346,7 @@ def test_what_cannot_be_served_is_said_once(
         ),
         (("shop", "--chdir", "nowhere"), "Directory 'nowhere' does not exist"),
         (("shop", "--spool-dir", "shop.py"), "Directory 'shop.py' is a file"),
+        (("shop", "--reload", "--reload-extra", "."), "Invalid value for '--reload-extra': File '.' is a directory"),
         (("shop", "--order", "fair"), "No such option"),
         (("shop", "--log-format", "xml"), "'xml' is not one of 'combined', 'json'"),
     ],

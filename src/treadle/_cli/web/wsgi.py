@@ -91,7 +91,12 @@ OWN = (
         help="Time in which clients still come in, once it is told to stop, while --ready says no.",
     ),
     Option("--reload", is_flag=True, help="For development: start anew when a file of the app changes."),
-    Option("--reload-extra", type=click.Path(), multiple=True, help="One more file to look at. May be repeated."),
+    Option(
+        "--reload-extra",
+        type=click.Path(dir_okay=False),
+        multiple=True,
+        help="One more file to look at. May be repeated.",
+    ),
     Option("--access-log", type=click.Path(), help="File for a line a request; -: standard output, for nothing else."),
     Option(
         "--log-format",
