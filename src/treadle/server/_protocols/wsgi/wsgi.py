@@ -286,7 +286,7 @@ class WSGI:
 
     def _failed(self, call: Call, error: BaseException) -> Any:
         """Return what the client gets over whose request the application failed."""
-        request, peer = call.request, call.peer
+        request, peer, call.returned = call.request, call.peer, True
         if call.sent or isinstance(error, ClientLeft):
             return call.break_off(error)
         closes = request.closes or peer.closing

@@ -343,6 +343,89 @@ def test_nothing_is_written_where_there_is_no_body(method: str, status: str) -> 
         assert browser.ask(method).body == b""
 
 
+@pytest.mark.parametrize("returned", [list, lambda: [b"abc", b"de"]])
+def test_head_counts_what_is_written(returned: Callable[[], list[bytes]]) -> None:
+    """Or it would say another length than GET has (RFC 9110, section 8.6)."""
+
+    def app(environ: dict[str, Any], start_response: Any) -> Any:
+        start_response(OK, [])(b"four")
+        return returned()
+
+    with browsing(app) as browser:
+        assert browser.ask("HEAD").fields[b"content-length"] == str(4 + len(b"".join(returned()))).encode()
+
+
+WRITES = "write() was called after the application returned, or by what it returned (PEP 3333)"
+
+
+def test_what_is_returned_may_not_write(caplog: pytest.LogCaptureFixture) -> None:
+    """Its pieces would be lost, or another answer would begin amid this one."""
+
+    def app(environ: dict[str, Any], start_response: Any) -> Iterator[bytes]:
+        start_response(OK, [])(b"one")
+        yield b"two"
+
+    assert fails(app, caplog) == WRITES
+
+
+@pytest.mark.parametrize("headers", [[], [("Content-Length", "6")]], ids=["chunks", "length"])
+def test_what_is_returned_may_not_write_between_its_pieces(headers: Any, caplog: pytest.LogCaptureFixture) -> None:
+    def app(environ: dict[str, Any], start_response: Any) -> Iterator[bytes]:
+        write = start_response(OK, headers)
+        yield b"one"
+        write(b"two")
+
+    with browsing(app) as browser, pytest.raises(Malformed):
+        browser.ask()
+    assert failures(caplog) == [WRITES]
+
+
+@pytest.mark.parametrize("early", [False, True], ids=["late", "early and late"])
+@pytest.mark.parametrize("pieces", [[b"one"], [b"on", b"e"]])
+def test_what_is_returned_may_not_write_as_it_is_closed(
+    pieces: list[bytes], early: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    def app(environ: dict[str, Any], start_response: Any) -> Any:
+        write = start_response(OK, [])
+        if early:
+            write(b"early ")
+        return Result(pieces, lambda: write(b"late"))
+
+    with browsing(app) as browser:
+        for _ in range(2):
+            assert browser.ask().body == (b"early one" if early else b"one")
+    assert failures(caplog) == [WRITES]  # once in a while
+
+
+@pytest.mark.parametrize("how", ["returns", "fails"])
+def test_who_keeps_write_cannot_write_into_the_answer_to_another_request(how: str) -> None:
+    kept: list[Callable[[bytes], object]] = []
+    inside, late = threading.Event(), threading.Event()
+
+    def app(environ: dict[str, Any], start_response: Any) -> Any:
+        write = start_response(OK, [])
+        if environ["PATH_INFO"] == "/keep":
+            kept.append(write)
+            if how == "fails":
+                raise LookupError("loom")
+        else:
+            inside.set()
+            assert late.wait(PATIENCE)
+        return [b"whole"]
+
+    with browsing(app) as browser:
+        browser.ask("GET", "/keep")
+        with pytest.raises(RuntimeError, match="after the application returned"):
+            kept[0](b"into nothing")
+        browser.send("GET", "/other")
+        assert inside.wait(PATIENCE)
+        with pytest.raises(RuntimeError, match="after the application returned"):
+            kept[0](b"into another's")
+        late.set()
+        answer = browser.answer("GET")
+        assert (answer.body, answer.fields[b"content-length"]) == (b"whole", b"5")
+
+
 # -- what is returned -------------------------------------------------------------------------------------------------
 
 

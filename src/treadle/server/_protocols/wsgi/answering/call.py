@@ -52,6 +52,7 @@ class Call:
         status: of the answer, as the application has said it; "": not yet.
         sent: whether the client has got some of the answer, or is about to.
         goes_on: the application's iterable is not at its end when this is returned.
+        returned: the application has returned, or failed: what it returned is all that may follow.
     """
 
     __slots__ = (
@@ -64,9 +65,11 @@ class Call:
         "_said",
         "_spool",
         "_stream",
+        "_written",
         "goes_on",
         "peer",
         "request",
+        "returned",
         "sent",
         "status",
     )
@@ -80,8 +83,9 @@ class Call:
         self._length: int | None = None  # of the body, as the application has said it
         self._own: tuple[str, ...] = ()  # fields of ours that the application has itself, in small letters
         self._closes = False
-        self.sent = self.goes_on = False
+        self.sent = self.goes_on = self.returned = False
         self._stream: Stream | None = None  # of an answer whose length is not known
+        self._written = 0  # bytes of a body that is not sent
         self._spool: Any = None  # what the beginning of the answer was added to, before the application has returned
 
     # -- what the application calls -----------------------------------------------------------------------------------
@@ -132,11 +136,17 @@ class Call:
 
         Raises:
             TypeError: it is no bytes.
+            RuntimeError: the application has returned; the connection may be at another request by now.
             OSError: the client has left.
         """
         if type(data) is not bytes:
             raise TypeError(f"write() was given {brief(data)}, {type(data).__name__}; {PIECES}")
-        if not data or self._has_no_body():
+        if self.returned:
+            raise RuntimeError("write() was called after the application returned, or by what it returned (PEP 3333)")
+        if not data:
+            return
+        if self._has_no_body():
+            self._written += len(data)
             return
         if self._spool is None:
             begun = self._begin_pieces(data)
@@ -166,6 +176,7 @@ class Call:
             CloseConnection: it is this, and the connection ends with it.
             Exception: whatever the application raises, or it is not what WSGI wants.
         """
+        self.returned = True
         kind = type(result)
         if (kind is list or kind is tuple) and self._spool is None:
             return self._ended(self._whole(result[0] if len(result) == 1 else _joined(result)))
@@ -184,7 +195,7 @@ class Call:
             raise TypeError(f"the application returned a piece that is {type(body).__name__}; {PIECES}")
         size = length = len(body)
         if self._has_no_body():
-            return self._head(self._length_of_none(size if all_of_it else 0))
+            return self._head(self._length_of_none(size + self._written if all_of_it else 0))
         if self._length not in (None, size):
             raise ValueError(f"Content-Length says {self._length}, and the body has {size} bytes")
         head = self._head(length)
