@@ -522,12 +522,37 @@ def test_connection_ends_where_the_client_asks_for_it(body: Any) -> None:
         assert browser.reader.answer("GET") is None
 
 
-@pytest.mark.parametrize("body", [[b"ab"], [], lambda: iter([b"ab"]), lambda: iter([]), lambda: iter([b"a", b"b"])])
+@pytest.mark.parametrize("body", [[b"ab"], [], lambda: iter([b"ab"]), lambda: iter([])])
 def test_body_of_another_length_than_said_is_500(body: Any, caplog: pytest.LogCaptureFixture) -> None:
     """As long as the client has nothing."""
     length = "1"
     said = fails(says(OK, [("Content-Length", length)], body), caplog)
     assert said.startswith(f"Content-Length says {length}, and the body ")
+
+
+def excess() -> Iterator[bytes]:
+    yield b"one"
+    yield b"more"
+
+
+def failure() -> Iterator[bytes]:
+    yield b"one"
+    raise LookupError("loom")
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [(excess, "Content-Length says 3, and the body is longer"), (failure, "loom")],
+    ids=["excess", "failure"],
+)
+def test_answer_stands_that_was_whole_whatever_comes_behind_it(
+    body: Callable[[], Iterator[bytes]], said: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with browsing(says(OK, [("Content-Length", "3")], body)) as browser:
+        for _ in range(2):
+            assert browser.ask().body == b"one"
+    assert failures(caplog) == [said]
+    assert "failed behind its answer, which was whole" in caplog.text
 
 
 @pytest.mark.parametrize("pieces", [[b"one", b"two"], [b"one", b"three"]], ids=["shorter", "longer"])
@@ -678,6 +703,28 @@ def test_whole_answer_is_sent_before_it_is_closed() -> None:
         assert browser.ask().body == b"one"
         read.set()
     results[0].check()
+
+
+@pytest.mark.parametrize("size", [3, 2 * JOINED])
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+def test_whole_answer_is_sent_before_what_follows_its_last_piece(size: int, version: str) -> None:
+    """No piece waits for the next one to be made (PEP 3333): programs do there what no client shall wait for."""
+    read = threading.Event()
+    results: list[Result] = []
+
+    def pieces() -> Iterator[bytes]:
+        yield b"x" * size
+        assert read.wait(PATIENCE)
+
+    def app(environ: dict[str, Any], start_response: Any) -> Any:
+        start_response(OK, [("Content-Length", str(size))])
+        results.append(Result(pieces()))
+        return results[-1]
+
+    with browsing(app) as browser:
+        assert browser.ask("GET", "/", version=version).body == b"x" * size
+        read.set()
+        results[0].check()
 
 
 def test_what_a_client_leaves_is_closed_once() -> None:

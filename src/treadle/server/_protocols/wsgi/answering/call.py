@@ -250,12 +250,13 @@ class Call:
                     return self._ended(answer)
             iterator = iter(_iterable(result))
             first = b"" if self._spool is not None else _next_of(iterator)
-            if self._spool is None and (not first or self._has_no_body() or len(first) == self._length):
-                if self._has_no_body():
-                    answer = self._whole(first, all_of_it=False)
-                else:
-                    answer = self._whole(first + _next_of(iterator) if first else first)
+            if self._spool is None and (not first or self._has_no_body()):
+                answer = self._whole(first, all_of_it=not self._has_no_body())
                 return self._ended(self._sent_before_close(answer, result))
+            if self._spool is None and len(first) == self._length:
+                self._send_now(self._whole(first))
+                self._exhaust(iterator)
+                return self._ended(b"")
             begun = self._begin_pieces(first) if self._spool is None else b""
             self.goes_on = True
             pieces = self._pieces(begun, iterator, result)
@@ -269,8 +270,24 @@ class Call:
         """Send `answer` now if closing `result` may take a while; return what is left of it to be sent."""
         if type(answer) is not bytes or not hasattr(result, "close"):
             return answer
-        send_ahead(self.peer, answer, whole=True)
+        self._send_now(answer)
         return b""
+
+    def _send_now(self, answer: Any) -> None:
+        """Send all of an answer, whatever the application does next: PEP 3333 has no piece wait for that."""
+        if type(answer) is not bytes:
+            head, answer = answer
+            send_ahead(self.peer, head, whole=True)  # or its time might be over in between, and it be told that
+        send_ahead(self.peer, answer, whole=True)
+        self.sent = True
+
+    def _exhaust(self, iterator: Iterator[Any]) -> None:
+        """Go to the end of what gives an answer that was whole before; it stands, whatever comes of that."""
+        try:
+            if _next_of(iterator):
+                raise ValueError(f"Content-Length says {self._length}, and the body is longer")
+        except BaseException as error:
+            self._said.faults.tell(self.request, self.peer, error, "failed behind its answer, which was whole")
 
     def _close(self, result: Any) -> None:
         """Close what the application has returned; its answer stands, whatever that raises."""
