@@ -856,6 +856,27 @@ def test_what_is_sent_while_the_server_stops_is_finished_and_closed_once() -> No
     results[0].check()
 
 
+def silence() -> Iterator[bytes]:
+    """Give one piece, and from then on that there is nothing to say."""
+    yield b"one"
+    tick = threading.Event()
+    while not tick.wait(0.001):
+        yield b""
+
+
+def test_stream_that_has_nothing_to_say_ends_when_the_server_stops() -> None:
+    app, results = watched(silence, ("Content-Type", "text/event-stream"))
+    with Server(WSGI(app), "127.0.0.1:0", max_workers=2) as server, browsing_at(server) as browser:
+        came = browser.send().sock.recv(10)
+        with ThreadPoolExecutor(1) as threads:
+            stopped = threads.submit(server.stop)
+            came += receive_all(browser.sock)
+            browser.sock.close()
+            assert stopped.result(PATIENCE) == 0
+    assert came.endswith(b"3\r\none\r\n0\r\n\r\n")
+    results[0].check()
+
+
 # -- files ------------------------------------------------------------------------------------------------------------
 
 CONTENT = bytes(range(256)) * 2000

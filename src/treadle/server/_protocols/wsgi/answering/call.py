@@ -352,8 +352,10 @@ class Call:
                 yield b""
                 if begun:
                     yield begun
-                while piece := _next_of(iterator):
-                    yield self._framed(piece)
+                for piece in iterator:
+                    # One that is empty is not sent, but what is on is looked at all the same: programs give them while
+                    # they wait for more to say.
+                    yield self._framed(_piece(piece)) if piece else _piece(piece)
                     if self._stream is not None:
                         self._stream.look()
                         if self._stream.holds and is_stopping(self.peer):  # its client comes again, somewhere else
@@ -413,12 +415,18 @@ def _next_of(iterator: Iterator[Any]) -> bytes:
     Raises:
         TypeError: it is no bytes.
     """
-    for piece in iterator:
-        if type(piece) is not bytes:
-            raise TypeError(f"the application gave a piece that is {type(piece).__name__}; {PIECES}")
-        if piece:
-            return piece
-    return b""
+    return next(filter(None, map(_piece, iterator)), b"")
+
+
+def _piece(piece: Any) -> bytes:
+    """Return a piece that an application gives.
+
+    Raises:
+        TypeError: it is no bytes.
+    """
+    if type(piece) is not bytes:
+        raise TypeError(f"the application gave a piece that is {type(piece).__name__}; {PIECES}")
+    return piece
 
 
 def _joined(result: list[Any] | tuple[Any, ...]) -> bytes:
