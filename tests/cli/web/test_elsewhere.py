@@ -18,7 +18,7 @@ PAGE = Path(__file__).parents[3] / "docs" / "coming-from.md"
 def rows(server: str) -> dict[str, str]:
     """Return what the page says of each option of a server: how it is called here, or None."""
     part = PAGE.read_text().partition(f"## {server}\n")[2].partition("\n## ")[0]
-    found = {}
+    found: dict[str, str] = {}
     for line in part.splitlines():
         theirs, *others = [cell.strip() for cell in line.strip("|").split("|")]
         here = next((cell for cell in others[:2] if cell == "None" or cell.startswith("`--")), "None")
