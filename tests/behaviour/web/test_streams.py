@@ -161,20 +161,25 @@ def test_a_stream_ends_when_the_server_stops() -> None:
         assert not stopping.is_alive()
 
 
-@pytest.mark.parametrize("kind", ["text/event-stream", "text/plain"])
-def test_a_stop_ends_a_stream_in_order_and_no_other_answer(kind: str) -> None:
-    """At its next piece; another answer is taken to its end."""
-    events = Events(kind)
+@pytest.mark.parametrize(("kind", "seconds"), [("text/event-stream", 0), ("text/plain", 0), ("text/csv", 2)])
+def test_a_stop_ends_a_stream_in_order_and_no_other_answer(
+    kind: str, seconds: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At its next piece; another answer is taken to its end, however long it takes: who reads it cannot tell a part."""
+    clock, events = LeapingClock(monkeypatch), Events(kind)
     scene = Scene(events=events.app)
     with scene.served(threads=4) as server, calling(server, 1) as (caller,), ThreadPoolExecutor(1) as threads:
         caller.send(request("/events"))
         assert b"first" in caller.sock.recv(65536)
+        clock.leap(seconds)
         stopped = threads.submit(server.stop, PATIENCE)
         until(lambda: driver_of(server).loop.draining)
         events.more.release()
         rest = caller.sock.recv(65536)
         assert b"next" in rest
-        if kind == "text/plain":
+        if kind != "text/event-stream":
+            events.more.release()
+            assert b"next" in caller.sock.recv(65536)
             events.end(1)
         while data := caller.sock.recv(65536):
             rest += data

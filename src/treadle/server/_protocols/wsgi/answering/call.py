@@ -358,7 +358,7 @@ class Call:
                     yield self._framed(_piece(piece)) if piece else _piece(piece)
                     if self._stream is not None:
                         self._stream.look()
-                        if self._stream.holds and is_stopping(self.peer):  # its client comes again, somewhere else
+                        if self._stream.endless and is_stopping(self.peer):  # its client comes again, somewhere else
                             break
                 if self._left:
                     raise ValueError(f"Content-Length says {self._length}, and the body is {self._left} bytes shorter")

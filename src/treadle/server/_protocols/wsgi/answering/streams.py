@@ -39,8 +39,8 @@ class Streams:
         Raises:
             Refused: it would hold one thread too many.
         """
-        stream = Stream(self, route)
-        if kind.lower().startswith(ENDLESS) or route in self._long:
+        stream = Stream(self, route, endless=kind.lower().startswith(ENDLESS))
+        if stream.endless or route in self._long:
             most = self._most()
             self._held.append(None)
             if len(self._held) > most:
@@ -65,13 +65,19 @@ class Streams:
 
 
 class Stream:
-    """One answer whose length is not known. For the thread that makes it."""
+    """One answer whose length is not known. For the thread that makes it.
 
-    __slots__ = ("_ended", "_streams", "begun", "holds", "route")
+    Attributes:
+        endless: it is of a type that has no end of its own, so that it may be ended at any piece. One that merely
+            takes long, as a large table does, may not: its client would take the part for the whole.
+    """
 
-    def __init__(self, streams: Streams, route: str) -> None:
+    __slots__ = ("_ended", "_streams", "begun", "endless", "holds", "route")
+
+    def __init__(self, streams: Streams, route: str, *, endless: bool = False) -> None:
         self._streams = streams
         self.route = route
+        self.endless = endless
         self.begun = clock.now()
         self.holds = False  # it counts
         self._ended = False
