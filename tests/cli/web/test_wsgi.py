@@ -237,6 +237,21 @@ def test_the_folder_of_the_app_is_its_current_one_and_other_paths_are_seen_from_
     assert not path.exists()
 
 
+def test_an_app_that_goes_elsewhere_as_it_is_imported_takes_no_path_with_it(here: Path) -> None:
+    for folder in ("spool", "elsewhere"):
+        (here / folder).mkdir()
+    (here / "wanderer.py").write_text(f"{APP}\nos.chdir('elsewhere')\n")
+    options = ("--bind", "unix:s", "--spool-dir", "spool", "--access-log", "log")
+    with Program([*TREADLE, "wsgi", "wanderer", *options]) as server:
+        server.wait_for("stop it:")
+        with socket.socket(socket.AF_UNIX) as client:
+            client.settimeout(PATIENCE)
+            client.connect(str(here / "s"))
+            assert got(client, "/folder") == str(here / "elsewhere")
+        end(server)
+    assert "GET /folder" in (here / "log").read_text()
+
+
 @pytest.mark.usefixtures("here")
 def test_processes_share_the_clients() -> None:
     with serving("shop", "--processes", "2") as server:

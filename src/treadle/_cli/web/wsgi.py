@@ -207,10 +207,13 @@ def wsgi(app: str, **options: Any) -> None:
         )
     if options["chdir"] is not None:
         _enter(options)
-    options |= {"handler_timeout": options["request_timeout"], "spool_folder": options["spool_dir"]}
+    spool_dir = options["spool_dir"]  # in full: the app may go elsewhere, as it is imported or later
+    spool_dir = None if spool_dir is None else os.path.abspath(spool_dir)
+    options |= {"handler_timeout": options["request_timeout"], "spool_folder": spool_dir}
     if options["check"]:
         _check(app, options)
         return
+    options["bind"] = tuple(map(_from_here, options["bind"]))
     served = Served(app, options)
     manner = Manner(
         greet=partial(_greeting, app, options),
@@ -266,6 +269,8 @@ class Served:
         self._name = app
         self._options = options
         self._log: AccessLog | None = None
+        where = options["access_log"]
+        self._log_path = where if where in (None, "-") else os.path.abspath(where)  # before the app goes elsewhere
 
     def make(self) -> Protocol:
         """Load the app, open its log, and return the protocol that serves it.
@@ -276,7 +281,7 @@ class Served:
         """
         app = load_app(self._name)
         if self._options["access_log"] is not None:
-            self._log = _open_log(self._options)
+            self._log = _open_log(self._log_path, self._options)
         return protocol_of(app, self._options, self._log)
 
     def close(self) -> None:
@@ -301,10 +306,10 @@ def protocol_of(app: App, options: dict[str, Any], access_log: AccessLog | None 
         raise Unservable(f"{app.name}: {error}") from None
 
 
-def _open_log(options: dict[str, Any]) -> AccessLog:
+def _open_log(path: str, options: dict[str, Any]) -> AccessLog:
     where, names = options["access_log"], options["log_redact"]
     try:
-        return AccessLog(where, form=options["log_format"], redact="query" if "query" in names else names)
+        return AccessLog(path, form=options["log_format"], redact="query" if "query" in names else names)
     except OSError as error:
         raise CannotLog(f"{spelled(click.get_current_context(), 'access_log')}: {where}: {error.strerror}") from None
 
