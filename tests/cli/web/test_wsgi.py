@@ -252,6 +252,19 @@ def test_an_app_that_goes_elsewhere_as_it_is_imported_takes_no_path_with_it(here
     assert "GET /folder" in (here / "log").read_text()
 
 
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_the_errors_of_an_app_are_logged_though_it_has_configured_logging(here: Path, processes: str) -> None:
+    """By default that disables all loggers that there are."""
+    (here / "scribe.py").write_text(
+        "import logging.config\nlogging.config.dictConfig({'version': 1})\ndef app(environ, start_response): 1 / 0\n"
+    )
+    with serving("scribe", "--processes", processes) as server:
+        with pytest.raises(AssertionError, match="500 Internal Server Error"):
+            get(server)
+        server.wait_for(r"GET / failed[\s\S]*ZeroDivisionError")
+        end(server)
+
+
 @pytest.mark.usefixtures("here")
 def test_processes_share_the_clients() -> None:
     with serving("shop", "--processes", "2") as server:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import os
 from collections.abc import Callable, Sequence
 from contextlib import closing
@@ -280,6 +281,7 @@ class Served:
             CannotLog: the access log cannot be written.
         """
         app = load_app(self._name)
+        _have_loggers_speak()
         if self._options["access_log"] is not None:
             self._log = _open_log(self._log_path, self._options)
         return protocol_of(app, self._options, self._log)
@@ -288,6 +290,16 @@ class Served:
         """Have the log written to its end."""
         if self._log is not None:
             self._log.close()
+
+
+def _have_loggers_speak() -> None:
+    """Undo what `logging.config` does to loggers that it is not told of, unless that is asked for: it disables them.
+
+    Many an app has logging configured as it is imported, and nobody would hear of its errors.
+    """
+    for name, logger in list(logging.root.manager.loggerDict.items()):
+        if name.startswith("treadle") and isinstance(logger, logging.Logger):
+            logger.disabled = False
 
 
 def protocol_of(app: App, options: dict[str, Any], access_log: AccessLog | None = None) -> Protocol:
