@@ -51,6 +51,8 @@ class FileWrapper:
                 return None
             at = self.filelike.tell()
             left = max(0, os.fstat(number).st_size - at)
+            if not left:  # it is empty; or one of /proc, whose size the system does not say
+                return None
             copy = os.fdopen(os.dup(number), "rb", buffering=0)
         except (AttributeError, OSError, ValueError, TypeError):  # it is no file; or one that cannot say where it is
             return None
