@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from behaviour.web.scene import Environ, Scene, calling, request, until
+from treadle.server import Limits
 from treadle.server._protocols.wsgi.access_log import AccessLog
 
 COMBINED = re.compile(
@@ -77,6 +78,25 @@ def test_who_waits_for_too_long_or_leaves_has_a_line_too(tmp_path: Path) -> None
     entries = {entry["target"]: entry for entry in map(json.loads, (tmp_path / "log").read_text().splitlines())}
     assert entries["/late"]["status"] == 503
     assert set(entries) == {"/late", "/hold"}
+
+
+def test_who_has_its_answer_has_a_line_of_that_though_the_app_runs_for_too_long_behind_it(tmp_path: Path) -> None:
+    scene = Scene()
+
+    def pieces(environ: Environ, start_response: Any) -> Iterator[bytes]:
+        start_response("200 OK", [("Content-Length", "5")])
+        yield b"whole"
+        scene.hold()
+
+    scene.others["pieces"] = pieces
+    with AccessLog(tmp_path / "log", form="json") as log:
+        limits = Limits(handler_timeout=0.2)
+        with scene.served(access_log=log, limits=limits) as server, calling(server) as (caller,):
+            assert caller.get("/pieces").body == b"whole"
+            assert caller.ends()
+    (entry,) = map(json.loads, (tmp_path / "log").read_text().splitlines())
+    assert (entry["status"], entry["bytes"]) == (200, 5)
+    assert "handler_timeout" in entry["error"]
 
 
 def test_an_error_has_the_id_that_the_client_was_told(caplog: pytest.LogCaptureFixture) -> None:

@@ -211,6 +211,8 @@ class Overdue:
             earlier()
         if conn.record is not None:
             conn.record.overrun(WHY, conn.ending.error)
+        if claim.told and exchange is not None:
+            exchange.end(conn.outbox, WHY)  # or it would be told that the client got nothing
         half = conn.outbox.filling is not None
         told = b"" if claim.told else None if half else self.io.refusals.of(WHY, claim.message)
         if half:
