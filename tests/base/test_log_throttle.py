@@ -29,6 +29,28 @@ def test_one_event_in_so_many_seconds_is_told_with_how_many_were_left_out(time: 
     assert throttle.count == 7
 
 
+def test_a_few_events_are_told_one_by_one_and_those_of_a_flood_are_not(time: SimpleNamespace) -> None:
+    throttle = LogThrottle(10.0, burst=3)
+    told = []
+    for time.now in (0.0, 1.0, 2.0, 3.0, 4.0, 11.0, 11.5, 12.0, 13.0):
+        if throttle.begins():
+            told.append((time.now, throttle.rest))
+    assert told == [
+        (0.0, ""),
+        (1.0, ""),
+        (2.0, ""),
+        (11.0, " (2 more like it since the last such line)"),
+        (11.5, ""),
+        (12.0, ""),
+    ]
+
+
+def test_a_kind_has_the_burst_that_is_said_first(time: SimpleNamespace) -> None:
+    throttles = LogThrottles(10.0)
+    assert [throttles.of("a", "x", burst=2).begins() for _ in range(4)] == [True, True, False, False]
+    assert [throttles.of("a", "y").begins() for _ in range(2)] == [True, False]
+
+
 def test_events_of_many_threads_are_all_counted_and_one_is_told() -> None:
     throttle = LogThrottle(1e6)
     told: list[bool] = []

@@ -18,29 +18,34 @@ class LogThrottle:
 
     Args:
         quiet: seconds, from an event that is told, in which the others are only counted.
+        burst: how many are told in that time, 1 or more: each of a few, and not all of a flood.
 
     Attributes:
         count: events so far.
         left_out: of them, those between the one that is told now and the one that was told before.
     """
 
-    def __init__(self, quiet: float = QUIET) -> None:
+    def __init__(self, quiet: float = QUIET, burst: int = 1) -> None:
         self.quiet = quiet
+        self.burst = burst
         self.count = 0
         self.left_out = 0
         self._lock = Lock()  # guards all of them
         self._untold = 0
-        self._told: float | None = None
+        self._told: float | None = None  # when the first of a burst was
+        self._more = 0  # that may be told beside that one
 
     def begins(self) -> bool:
         """Count an event; return whether it is to be told, with `rest` behind it."""
         now = clock.now()
         with self._lock:
             self.count += 1
-            if self._told is not None and now - self._told < self.quiet:
+            if self._told is None or now - self._told >= self.quiet:
+                self._told, self._more = now, self.burst
+            if not self._more:
                 self._untold += 1
                 return False
-            self._told = now
+            self._more -= 1
             self.left_out, self._untold = self._untold, 0
             return True
 
@@ -68,8 +73,8 @@ class LogThrottles:
         self._lock = Lock()  # guards the tables
         self._tables: dict[str, dict[tuple[object, ...], LogThrottle]] = {}
 
-    def of(self, table: str, *kind: str | int | None) -> LogThrottle:
-        """Return the LogThrottle of a kind."""
+    def of(self, table: str, *kind: str | int | None, burst: int = 1) -> LogThrottle:
+        """Return the LogThrottle of a kind; it has the `burst` that is said first."""
         now = clock.now()
         with self._lock:
             throttles = self._tables.setdefault(table, {})
@@ -79,7 +84,7 @@ class LogThrottles:
                     kind = ()
                 else:
                     del throttles[over]
-            return throttles.setdefault(kind, LogThrottle(self.quiet))
+            return throttles.setdefault(kind, LogThrottle(self.quiet, burst))
 
     def forget_threads(self) -> None:
         """In a forked child, begin anew: another thread may have had a lock."""

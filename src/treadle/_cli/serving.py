@@ -92,6 +92,7 @@ class Manner:
         look: called now and then while it serves; returns the seconds until it is called again, at most.
         close: called when it has served, in each process.
         thread_lifespan: of the pool, see `Pool`; None: there is none.
+        unit: what clients send, one by one.
     """
 
     greet: Callable[[Sequence[Listener], Limits, bool], str] | None = None
@@ -100,6 +101,7 @@ class Manner:
     look: Callable[[], float] | None = None
     close: Callable[[], object] = int
     thread_lifespan: Callable[[], AbstractContextManager[object]] | None = None
+    unit: str = "message"
 
 
 PLAIN = Manner()
@@ -213,7 +215,7 @@ def _run(
     def watch(now: ServerSnapshot) -> float:
         while unsaid:
             say(unsaid.pop(), aside=manner.aside)
-        left = view.update(_status(now))
+        left = view.update(_status(now, manner.unit))
         return left if manner.look is None else min(left, manner.look())
 
     pool = Pool(
@@ -241,10 +243,10 @@ def _run(
     status = leaving.begin(int(cut > 0))
     view.end()
     last = server.snapshot()
-    rejected = f", {counted(last.rejected_messages, 'message')} rejected" if last.rejected_messages else ""
+    rejected = f", {counted(last.rejected_messages, manner.unit)} rejected" if last.rejected_messages else ""
     connections = f"{counted(last.accepted, 'connection')}, {last.rejected_connections} rejected, {cut} cut"
     if not options["quiet"] and manner.supervise is None:  # who starts it anew has no use for it each time
-        say(f"stopped: {counted(last.messages, 'message')}, {connections}{rejected}", aside=manner.aside)
+        say(f"stopped: {counted(last.messages, manner.unit)}, {connections}{rejected}", aside=manner.aside)
     return status
 
 
@@ -261,7 +263,7 @@ def _order(protocol: Protocol, options: dict[str, Any]) -> Order | OrderName:
     return Levels(order, reserve=reserve * leaders_of(options["threads"]))
 
 
-def _status(now: ServerSnapshot) -> Status:
+def _status(now: ServerSnapshot, unit: str) -> Status:
     return Status(
         now.pool.threads,
         now.pool.max_workers,
@@ -270,6 +272,7 @@ def _status(now: ServerSnapshot) -> Status:
         now.handed_over,
         now.closed_connections,
         now.rejected_connections,
+        unit,
     )
 
 

@@ -45,10 +45,11 @@ class Status:
     handed_over: int
     closed: int
     rejected: int
+    unit: str = "message"
 
     def __str__(self) -> str:
         return (
-            f"threads {self.threads}/{self.max_threads}  connections {self.connections}  messages {self.messages}"
+            f"threads {self.threads}/{self.max_threads}  connections {self.connections}  {self.unit}s {self.messages}"
             f"  handed over {self.handed_over}  closed {self.closed}  rejected {self.rejected}"
         )
 

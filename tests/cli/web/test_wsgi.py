@@ -334,6 +334,15 @@ def test_a_check_says_what_would_be_served_and_listens_nowhere(options: tuple[st
     assert said in out
 
 
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize("path", ["none/log", "."])
+def test_a_check_looks_whether_the_access_log_can_be_written_and_does_not_begin_one(path: str) -> None:
+    status, _, error = run(*TREADLE, "wsgi", "shop", "--check", "--access-log", "begun")
+    assert (status, error, Path("begun").exists()) == (0, "", False)
+    status, _, error = run(*TREADLE, "wsgi", "shop", "--check", "--access-log", path)
+    assert (status, error) == (73, f"Error: --access-log: {path} cannot be written\n")
+
+
 @pytest.mark.parametrize("more", [(), ("--check",), ("--processes", "4")], ids=["served", "checked", "processes"])
 @pytest.mark.parametrize(
     ("options", "status", "complaint"),
@@ -422,7 +431,7 @@ def test_standard_output_is_the_access_logs_alone() -> None:
     (line,) = server.output.splitlines()
     assert json.loads(line)["status"] == 200
     assert "secret" not in line
-    assert "stopped: 1 message" in Path("said").read_text()
+    assert "stopped: 1 request, " in Path("said").read_text()
 
 
 @pytest.mark.parametrize("processes", ["1", "2"])
@@ -471,7 +480,7 @@ def test_a_delay_in_processes_is_not_ended_by_the_signal_that_their_parent_sends
     """A service manager signals the whole group, and so a child has two of one order; only the parent cuts."""
     with serving("shop", "--processes", "2", "--ready", "/readyz", "--drain-delay", "60") as server:
         get(server)
-        server.wait_for("(?s)serving application on.*serving application on")
+        server.wait_for("(?s)serving shop:application on.*serving shop:application on")
         begun = server.wait_for(r"(?s)process (\d+) serves.*process (\d+) serves")
         for process in map(int, begun.groups()):
             os.kill(process, signal.SIGTERM)

@@ -221,6 +221,7 @@ def wsgi(app: str, **options: Any) -> None:
         aside=options["access_log"] == "-",
         close=served.close,
         thread_lifespan=closing_connections,
+        unit="request",
     )
     if not options["reload"]:
         serve("wsgi", served.make, options, manner=manner)
@@ -313,9 +314,11 @@ def protocol_of(app: App, options: dict[str, Any], access_log: AccessLog | None 
         arguments["server_header"] = ""
     arguments |= {"access_log": access_log, "multiprocess": options["processes"] > 1}
     try:
-        return WSGI(app.call, **arguments)
+        protocol = WSGI(app.call, **arguments)
     except (TypeError, ValueError) as error:
         raise Unservable(f"{app.name}: {error}") from None
+    protocol.name = app.name  # all apps of Django are WSGIHandlers
+    return protocol
 
 
 def _open_log(path: str, options: dict[str, Any]) -> AccessLog:
@@ -353,6 +356,11 @@ def _check(app: str, options: dict[str, Any]) -> None:
     """Say what would be served, if that can be."""
     found = load_app(app)
     protocol_of(found, options)
+    if options["access_log"] not in (None, "-"):
+        path = os.path.abspath(options["access_log"])
+        if os.path.isdir(path) or not os.access(path if os.path.exists(path) else os.path.dirname(path), os.W_OK):
+            where = spelled(click.get_current_context(), "access_log")
+            raise CannotLog(f"{where}: {options['access_log']} cannot be written")
     tls = certificates_of(options) is not None
     where = ", ".join(_url(bind.text, options, tls=tls, tcp=bind.kind == "tcp") for bind in options["bind"])
     click.echo(f"{app} is a WSGI app ({found.kind}), and would be served at {where}")

@@ -16,7 +16,7 @@ from treadle.errors import DeadlineExceeded
 from treadle.server._protocols.http.refused import Refused
 from treadle.server._protocols.http.request import Request
 from treadle.server._protocols.http.status import Beginnings
-from treadle.server._protocols.wsgi.faults import SHOWN, Faults
+from treadle.server._protocols.wsgi.faults import BURST, SHOWN, Faults
 from treadle.server._transport.peer import Peer
 
 
@@ -78,7 +78,7 @@ def test_no_more_of_a_target_is_told_than_anybody_reads(
         assert len(record.getMessage()) < 2 * SHOWN
 
 
-def test_what_is_raised_in_one_line_is_told_once_in_a_while_and_counted(
+def test_what_is_raised_in_one_line_is_told_a_few_times_and_then_counted(
     faults: Faults, peer: Peer, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     time = FakeClock(monkeypatch)
@@ -86,10 +86,10 @@ def test_what_is_raised_in_one_line_is_told_once_in_a_while_and_counted(
     def fail() -> BaseException:
         return raised(KeyError())
 
-    for _ in range(5):
+    for _ in range(BURST + 4):
         faults.tell(request(), peer, fail())
     faults.tell(request(), peer, raised(ValueError()))  # of another type
-    assert len(caplog.records) == 2
+    assert len(caplog.records) == BURST + 1
     time.pass_(QUIET)
     faults.tell(request(), peer, fail())
     assert caplog.records[-1].getMessage().endswith("(request id-7) (4 more like it since the last such line)")
@@ -143,13 +143,13 @@ def test_refusal_of_a_sound_request_says_why_and_when_to_come_again(
     assert record.getMessage() == "192.0.2.1:5000: GET /a?b=c: 503, too many streams (request id-7)"
 
 
-def test_refusals_are_told_once_in_a_while_for_each_status(
+def test_refusals_are_told_a_few_times_for_each_status_and_then_counted(
     faults: Faults, peer: Peer, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     time = FakeClock(monkeypatch)
-    for status in (503, 503, 507, 503):
+    for status in (*[503] * BURST, 503, 507, 503):
         faults.refuse(request(), peer, Refused(status, "why"), 5, closes=False)
-    assert len(caplog.records) == 2
+    assert len(caplog.records) == BURST + 1
     time.pass_(QUIET)
     faults.refuse(request(), peer, Refused(503, "why"), 5, closes=False)
     assert "(2 more like it since the last such line)" in caplog.records[-1].getMessage()

@@ -293,8 +293,11 @@ class RequestDecoder:
         lines = buffer[:end].decode("latin-1").split("\r\n")
         del buffer[: end + 4]
         self._looked, self._line = 0, lines[0]
-        if len(lines) - 1 > self._sources.bounds.fields:
-            raise Refused(431, f"there are {len(lines) - 1} fields, more than max_fields allows (RFC 6585, section 5)")
+        fields, allowed = len(lines) - 1, self._sources.bounds.fields
+        if fields > allowed:
+            raise Refused(
+                431, f"there are {fields} fields, more than max_fields allows, {allowed} (RFC 6585, section 5)"
+            )
         head = judge(lines)
         most = self._sources.bounds.body
         if head.length is not None and head.length > most:

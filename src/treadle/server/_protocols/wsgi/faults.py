@@ -20,6 +20,7 @@ __all__ = ["SHOWN", "Faults"]
 _log = logging.getLogger("treadle.wsgi")
 
 SHOWN = 200  # characters of a target, in a log
+BURST = 10  # of a kind, in ten seconds, that are logged one by one: each has a request's id, for which a client may ask
 
 
 def noted(request: Request, status: int, answer: bytes) -> bytes:
@@ -31,7 +32,7 @@ def noted(request: Request, status: int, answer: bytes) -> bytes:
 
 
 class Faults:
-    """Logs what applications raise: once in ten seconds for each line that raises it. From any thread."""
+    """Logs what applications raise: ten times in ten seconds for each line that raises it. From any thread."""
 
     def __init__(self, beginnings: Beginnings, throttles: LogThrottles) -> None:
         self._beginnings = beginnings
@@ -39,7 +40,7 @@ class Faults:
 
     def tell(self, request: Request, peer: Peer, error: BaseException, when: str = "failed") -> None:
         """Log that the application has failed over `request`, and when."""
-        throttle = self._throttles.of("app", *kind_of(error))
+        throttle = self._throttles.of("app", *kind_of(error), burst=BURST)
         if throttle.begins():
             said = "%s: %s %s %s (request %s)%s"
             what = (request.method, cut(request.target, SHOWN), when, request.id)
@@ -47,7 +48,7 @@ class Faults:
 
     def refuse(self, request: Request, peer: Peer, refused: Refused, later: int, *, closes: bool) -> bytes:
         """Return what the client is told whose request is refused, though it is a sound one, and log that."""
-        throttle = self._throttles.of("limit", refused.status)
+        throttle = self._throttles.of("limit", refused.status, burst=BURST)
         if throttle.begins():
             what = (request.method, cut(request.target, SHOWN), refused, request.id)
             log(_log, logging.WARNING, "%s: %s %s: %s (request %s)%s", str(peer), *what, throttle.rest)
@@ -57,7 +58,7 @@ class Faults:
 
     def late(self, request: Request, limit: str) -> None:
         """Log which request found no thread, or no end, in time: its client may ask for it by the id it was told."""
-        throttle = self._throttles.of("late", limit)
+        throttle = self._throttles.of("late", limit, burst=BURST)
         if throttle.begins():
             what = (request.method, cut(request.target, SHOWN), limit, request.id)
             log(_log, logging.WARNING, "%s %s: 503, %s (request %s)%s", *what, throttle.rest)

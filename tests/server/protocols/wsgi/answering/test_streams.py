@@ -30,15 +30,13 @@ def streams(most: int = 2) -> Streams:
         "text/event-stream; charset=utf-8",
         "Text/Event-Stream",
         "multipart/x-mixed-replace; boundary=frame",
-        "application/x-ndjson",
-        "application/stream+json",
     ],
 )
 def test_types_without_an_end_hold_a_thread_from_the_start(kind: str) -> None:
     table = streams(1)
     stream = table.begin("GET /", kind)
     assert table.held == 1
-    with pytest.raises(Refused, match="503, answers without an end hold 1 threads, as many as max_streams allows"):
+    with pytest.raises(Refused, match="503, answers without an end hold 1 thread, as many as max_streams allows"):
         table.begin("GET /other", kind)
     assert table.held == 1
     stream.end()
@@ -46,7 +44,7 @@ def test_types_without_an_end_hold_a_thread_from_the_start(kind: str) -> None:
     table.begin("GET /", kind)
 
 
-@pytest.mark.parametrize("kind", ["", "text/plain", "text/html", "application/json", "x/text/event-stream"])
+@pytest.mark.parametrize("kind", ["", "text/plain", "application/json", "application/x-ndjson", "x/text/event-stream"])
 def test_other_answers_hold_none_however_many_they_are(kind: str) -> None:
     table = streams(1)
     begun = [table.begin("GET /", kind) for _ in range(5)]

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from treadle._base import clock
+from treadle._base.words import counted
 from treadle.server._protocols.http.refused import Refused
 
 __all__ = ["Stream", "Streams"]
 
 LONG = 1.0  # seconds after which an answer that is still being made is taken for one of those; a guess
 MOST = 256  # routes that are known to have them; a guess
-ENDLESS = ("text/event-stream", "multipart/x-mixed-replace", "application/x-ndjson", "application/stream+json")
+ENDLESS = ("text/event-stream", "multipart/x-mixed-replace")  # lines of JSON may be a table, which has an end
 
 
 class Streams:
@@ -45,7 +46,9 @@ class Streams:
             self._held.append(None)
             if len(self._held) > most:
                 self._held.pop()
-                raise Refused(503, f"answers without an end hold {most} threads, as many as max_streams allows")
+                raise Refused(
+                    503, f"answers without an end hold {counted(most, 'thread')}, as many as max_streams allows"
+                )
             stream.holds = True
         return stream
 
