@@ -555,6 +555,27 @@ def test_answer_stands_that_was_whole_whatever_comes_behind_it(
     assert "failed behind its answer, which was whole" in caplog.text
 
 
+class Steps:
+    """Has `__next__` alone, with which Python's own loops are content."""
+
+    def __init__(self, *pieces: bytes) -> None:
+        self.pieces = iter(pieces)
+
+    def __next__(self) -> bytes:
+        return next(self.pieces)
+
+
+class Pieces:
+    def __iter__(self) -> Any:
+        return Steps(b"one", b"", b"two")
+
+
+@pytest.mark.parametrize("headers", [[], [("Content-Length", "6")]], ids=["chunks", "length"])
+def test_what_gives_pieces_need_be_no_iterable_itself(headers: Any) -> None:
+    with browsing(says(OK, headers, Pieces)) as browser:
+        assert browser.ask().body == b"onetwo"
+
+
 @pytest.mark.parametrize("pieces", [[b"one", b"two"], [b"one", b"three"]], ids=["shorter", "longer"])
 def test_body_that_turns_out_of_another_length_is_cut(pieces: list[bytes], caplog: pytest.LogCaptureFixture) -> None:
     with browsing(says(OK, [("Content-Length", "7")], lambda: iter(pieces))) as browser, pytest.raises(Malformed):

@@ -248,7 +248,7 @@ class Call:
                 answer = self._of_file(result)
                 if answer is not None:
                     return self._ended(answer)
-            iterator = iter(_iterable(result))
+            iterator = map(_piece, _iterable(result))  # no `iter`: what that gives may have `__next__` alone
             first = b"" if self._spool is not None else _next_of(iterator)
             if self._spool is None and (not first or self._has_no_body()):
                 answer = self._whole(first, all_of_it=not self._has_no_body())
@@ -281,7 +281,7 @@ class Call:
         send_ahead(self.peer, answer, whole=True)
         self.sent = True
 
-    def _exhaust(self, iterator: Iterator[Any]) -> None:
+    def _exhaust(self, iterator: Iterator[bytes]) -> None:
         """Go to the end of what gives an answer that was whole before; it stands, whatever comes of that."""
         try:
             if _next_of(iterator):
@@ -338,7 +338,7 @@ class Call:
                 raise ValueError(f"Content-Length says {self._length}, and the body is longer")
         return piece
 
-    def _pieces(self, begun: bytes, iterator: Iterator[Any], result: Any) -> Iterator[bytes]:
+    def _pieces(self, begun: bytes, iterator: Iterator[bytes], result: Any) -> Iterator[bytes]:
         """Generate the answer piece by piece; what the application has returned is closed at its end, whatever that is.
 
         The first piece is none: from there on, it is at its end when it is closed, too.
@@ -355,7 +355,7 @@ class Call:
                 for piece in iterator:
                     # One that is empty is not sent, but what is on is looked at all the same: programs give them while
                     # they wait for more to say.
-                    yield self._framed(_piece(piece)) if piece else _piece(piece)
+                    yield self._framed(piece) if piece else piece
                     if self._stream is not None:
                         self._stream.look()
                         if self._stream.endless and is_stopping(self.peer):  # its client comes again, somewhere else
@@ -409,13 +409,9 @@ class Nobody:
 NOBODY = Nobody()
 
 
-def _next_of(iterator: Iterator[Any]) -> bytes:
-    """Return the next piece that is not empty; b"": there is none.
-
-    Raises:
-        TypeError: it is no bytes.
-    """
-    return next(filter(None, map(_piece, iterator)), b"")
+def _next_of(iterator: Iterator[bytes]) -> bytes:
+    """Return the next piece that is not empty; b"": there is none."""
+    return next(filter(None, iterator), b"")
 
 
 def _piece(piece: Any) -> bytes:
