@@ -77,7 +77,7 @@ def get(server: Program, path: str = "/") -> str:
 
 def serves_again(server: Program, times: int) -> None:
     """Wait until the app serves for that time, the first one included."""
-    server.wait_for(rf"(INFO serving shop:app on[\s\S]*){{{times}}}")
+    server.wait_for(rf"(INFO serving \S+ on[\s\S]*){{{times}}}")
 
 
 def end(server: Program, number: signal.Signals = signal.SIGTERM) -> None:
