@@ -129,7 +129,7 @@ def test_a_request_has_the_id_that_it_came_with_or_one_of_its_own() -> None:
     assert re.fullmatch(r"[0-9a-f]{8}-[0-9a-f]+", ids[11])
 
 
-def test_under_a_flood_of_what_is_refused_the_log_has_a_few_lines_of_each_kind(
+def test_a_flood_of_what_is_refused_has_a_few_lines_of_each_kind(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     scene = Scene(fails=fails)
