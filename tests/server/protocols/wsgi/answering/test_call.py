@@ -332,7 +332,9 @@ def test_write_after_a_header_that_is_none_is_500(caplog: pytest.LogCaptureFixtu
     assert "control character" in said
 
 
-@pytest.mark.parametrize(("method", "status"), [("HEAD", OK), ("GET", "204 No Content"), ("GET", "304 Not Modified")])
+@pytest.mark.parametrize(
+    ("method", "status"), [("HEAD", OK), *(("GET", f"{status} Loom") for status in (204, 205, 304))]
+)
 def test_nothing_is_written_where_there_is_no_body(method: str, status: str) -> None:
     def app(environ: dict[str, Any], start_response: Any) -> Any:
         start_response(status, [])(b"one")
@@ -609,10 +611,12 @@ def test_answer_to_head_has_the_fields_of_get_as_far_as_they_are_known_and_no_bo
 
 @pytest.mark.parametrize("body", BODIES)
 @pytest.mark.parametrize(
-    ("status", "length"), [("204 No Content", None), ("304 Not Modified", b"6")], ids=["204", "304"]
+    ("status", "length"),
+    [("204 No Content", None), ("205 Reset Content", b"0"), ("304 Not Modified", b"6")],
+    ids=["204", "205", "304"],
 )
 def test_answer_without_a_body_ends_with_its_head(status: str, length: bytes | None, body: str) -> None:
-    """RFC 9110, section 8.6: a 204 has no length, a 304 that of a 200."""
+    """RFC 9110, section 8.6: a 204 has no length, a 304 that of a 200; section 15.3.6: a 205 has no content."""
     with browsing(says(status, [("Content-Length", "6")], BODIES[body])) as browser:
         answer = browser.ask()
         assert (answer.status, answer.body, answer.fields.get(b"content-length")) == (int(status[:3]), b"", length)

@@ -227,17 +227,21 @@ class Call:
         return head
 
     def _has_no_body(self) -> bool:
-        """Whether the answer ends with its head (RFC 9112, section 6.3)."""
-        return self.request.method == "HEAD" or self.status[:3] in ("204", "304")
+        """Whether the answer ends with its head (RFC 9112, section 6.3; RFC 9110, section 15.3.6)."""
+        return self.request.method == "HEAD" or self.status[:3] in ("204", "205", "304")
 
     def _length_of_none(self, size: int) -> int | None:
         """Return what is said of the length of a body that is not sent, of which the application gave `size` bytes.
 
-        RFC 9110, section 8.6: nothing in a 204; else what a GET would get, if that is known.
+        RFC 9110, section 8.6: nothing in a 204; else what a GET would get, if that is known. Section 15.3.6: a 205 has
+        none.
         """
-        if self.status.startswith("204"):
+        status = self.status[:3]
+        if status == "204":
             return None
-        return size or None if self._length is None and self.status[:3] != "304" else self._length
+        if status == "205":
+            return 0
+        return size or None if self._length is None and status != "304" else self._length
 
     # -- answers that are more than one piece -------------------------------------------------------------------------
 
