@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import errno
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from contextvars import Context
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from treadle.server._transport.sending.spool import Spool
 
 __all__ = ["Calls"]
+
+KEPT = nullcontext()  # nobody ever takes a connection away
 
 _log = logging.getLogger("treadle.server")
 
@@ -147,6 +149,7 @@ class Calls:
     def send_ahead(self, conn: ClientConnection, data: bytes, *, whole: bool) -> None:
         """Send `data` behind the answers before it, while the handler runs in this thread; see `Peer`."""
         with self.kept(conn, whole):
+            send_before(conn)
             if conn.outbox.filling is not None:
                 raise RuntimeError("the answer has begun; nothing can be sent ahead of it")
             if conn.peer.exchange is not None and not conn.peer.exchange.is_begun():
@@ -158,15 +161,12 @@ class Calls:
     def open_answer(self, conn: ClientConnection) -> Spool:
         """Begin an answer while the handler runs in this thread, that is to return the rest of it in pieces."""
         with self.kept(conn):
+            send_before(conn)
             return self.begin_pieces(conn)
 
-    @contextmanager
-    def kept(self, conn: ClientConnection, told: bool = False) -> Iterator[None]:
-        """Do something with `conn` while its handler runs, behind the answers before it."""
-        with nullcontext() if self.overdue is None else self.overdue.kept(conn, told):
-            if conn.outbox.batch is not None:
-                conn.outbox.batch()
-            yield
+    def kept(self, conn: ClientConnection, told: bool = False) -> AbstractContextManager[None]:
+        """Return in what something is done with `conn` while its handler runs: nobody takes it away meanwhile."""
+        return KEPT if self.overdue is None else self.overdue.kept(conn, told)
 
     def answers(self, conn: ClientConnection) -> Answers:
         """Return what collects the answers of `conn`."""
@@ -288,6 +288,12 @@ class Calls:
         """Whether the next message may be handled now; or a conversation may, which sends past the outbox."""
         most = self.max_unsent if conn.intake.conversation is None else 0
         return not (conn.ending.closing or conn.ending.error) and conn.outbox.has_room(most)
+
+
+def send_before(conn: ClientConnection) -> None:
+    """Send the answers before the one that is made now."""
+    if conn.outbox.batch is not None:
+        conn.outbox.batch()
 
 
 def _kind_of(answer: Any) -> str:
