@@ -7,6 +7,7 @@ import socket
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
+from wsgiref.validate import check_environ  # type: ignore[attr-defined]  # typeshed does not know it
 
 from conformance.http.corpus.entry import CUT, Call, Entry, Text, head
 
@@ -48,12 +49,13 @@ class Answer:
 
 
 class Recorder:
-    """An app that answers each request with 200 and its path, and keeps what it saw."""
+    """An app that answers each request with 200 and its path, and keeps what it saw; wsgiref's judge looks at it."""
 
     def __init__(self) -> None:
         self.seen: list[Seen] = []
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        check_environ(environ | {"REQUEST_METHOD": "GET"})  # it warns of methods that it does not know
         body = environ["wsgi.input"].read()
         self.seen.append(Seen({key: value for key, value in environ.items() if isinstance(value, str)}, body))
         answer = environ["PATH_INFO"].encode("latin-1")

@@ -899,11 +899,19 @@ def test_any_bytes_are_requests_or_refused(raw: bytes, behind: bool) -> None:
     assert whole[1]
 
 
+@pytest.mark.parametrize("target", ["*", "http://a"])
+def test_a_request_for_the_server_in_general_has_the_path_of_its_root(target: str) -> None:
+    """RFC 9112, section 3.2.4; but a PATH_INFO begins with a slash (RFC 3875, section 4.1.5), as validators want."""
+    request = connect().only(request_of(f"OPTIONS {target} HTTP/1.1", "Host: a"))
+    assert (request.environ["PATH_INFO"], request.environ["RAW_URI"]) == ("/", target)
+    assert request.route == "OPTIONS *"
+
+
 # -- Sources ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("path", "info"), [("/a/b", ""), ("/a/b/", "/"), ("/a/b/c", "/c"), ("/a/bc", "/a/bc"), ("/a", "/a"), ("*", "*")]
+    ("path", "info"), [("/a/b", ""), ("/a/b/", "/"), ("/a/b/c", "/c"), ("/a/bc", "/a/bc"), ("/a", "/a"), ("/", "/")]
 )
 def test_split_takes_the_whole_name_off(path: str, info: str) -> None:
     environ = {"PATH_INFO": path}

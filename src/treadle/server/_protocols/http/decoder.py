@@ -355,7 +355,8 @@ class RequestDecoder:
             if environ.pop("HTTP_TRANSFER_ENCODING", None) is not None:  # it has a length by now
                 environ["CONTENT_LENGTH"] = str(body.size)
         environ["SERVER_PROTOCOL"] = head.version
-        number = self._address(environ, head.method, head.target, head.path, head.query)
+        path = "/" if head.path == "*" else head.path  # of no resource; but PATH_INFO has a slash (RFC 3875, 4.1.5)
+        number = self._address(environ, head.method, head.target, path, head.query)
         route = sources.routes.find(f"{head.method} {head.path}")
         self._head = self._body = self._chunks = None
         self._blank, self._line, self.phase = False, "", "head"
