@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
+from behaviour.leads import depose
 from certificates import Authority
 from orders.lifo import Keyed, Lifo
 from tcp import PATIENCE, ask, client, receive
 from treadle import Pool
-from treadle._dispatch.worker import current_worker
 from treadle.orders import Levels, Order, Task
 from treadle.server import Certificates, Lines, MessageEvent, Messages, Observer, Peer, Server, _group
 from treadle.server._protocols.protocol import Protocol
@@ -52,16 +52,6 @@ class Scene:
         return not self.inside.acquire(blocking=False)
 
 
-def depose(server: Server) -> None:
-    """Take the lead away from this thread, if it leads, as the watchdog does after a while."""
-    assert server._group is not None
-    for driver in server._group.drivers:
-        lead = driver.leadership.lead
-        if lead is not None and lead.slot and lead.leadership.dispatcher.is_ours() and is_mine(lead):
-            driver.leadership.promote_new_leader(lead)
-            driver.leadership.wake_watchdog()
-
-
 def until_workers_lead(server: Server) -> None:
     """Wait until a thread of the pool leads each event loop, and not a watchdog."""
     assert server._group is not None
@@ -84,12 +74,6 @@ def until_given_back(server: Server) -> None:
             return
         tick.wait(0.01)
     raise AssertionError("some are still handled")
-
-
-def is_mine(lead: Any) -> bool:
-    """Whether a spell of leading is this thread's."""
-    worker = current_worker()
-    return worker is not None and lead in worker.stack()
 
 
 @contextmanager

@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 
+from behaviour.leads import depose
 from certificates import Authority
 from socketservers import until
 from tcp import PATIENCE, ask, client, driver_of, receive, receive_all
 from treadle import Pool
-from treadle._dispatch.worker import current_worker
 from treadle.server import (
     Certificates,
     CloseConnection,
@@ -118,15 +118,6 @@ class Scene(Observer):
     def until_inside(self, count: int) -> None:
         for _ in range(count):
             assert self.inside.acquire(timeout=PATIENCE)
-
-
-def depose(server: Server) -> None:
-    """Take the lead away from this thread, if it leads, as the watchdog does after a while."""
-    driver = driver_of(server)
-    lead, worker = driver.leadership.lead, current_worker()
-    if lead is not None and lead.slot and worker is not None and lead in worker.stack():
-        driver.leadership.promote_new_leader(lead)
-        driver.leadership.wake_watchdog()
 
 
 @contextmanager

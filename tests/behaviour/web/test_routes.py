@@ -8,14 +8,24 @@ from typing import Any
 
 import pytest
 
+from behaviour.leads import depose
 from behaviour.web.scene import Environ, Scene, calling, plain, request, until
 
-pytestmark = pytest.mark.usefixtures("one_loop")
+pytestmark = pytest.mark.usefixtures("one_loop", "blind_watchdog")  # who is slow is for the tests to say
+
+
+class Slow(Scene):
+    """A scene whose gate is what makes a request slow, and nothing else."""
+
+    def hold(self) -> None:
+        """Come to the gate, and lead no more."""
+        depose(self.server)
+        super().hold()
 
 
 def test_with_one_slow_request_in_twenty_the_quick_ones_are_answered_before_any_of_the_slow() -> None:
     """All but one thread are at the gate, and more of them wait, while every quick one is answered."""
-    scene = Scene()
+    scene = Slow()
     with scene.served(threads=4, reserve=1) as server, calling(server, 32) as callers:
         quick, slow = callers[:20], callers[20:]
         for caller in quick:
@@ -34,7 +44,7 @@ def test_with_one_slow_request_in_twenty_the_quick_ones_are_answered_before_any_
 
 
 def test_a_route_is_told_by_its_method_and_its_path_less_numbers_and_tokens() -> None:
-    scene = Scene()
+    scene = Slow()
     with scene.served(threads=8) as server, calling(server, 4) as callers:
         uuid = "8c9f2f3e-5d0c-4a57-9b6f-0a4d0e1f2a3b"
         for caller, path in zip(callers, ("/hold/7", "/hold/8?x=1", f"/hold/{uuid}", "/hold/page"), strict=True):
@@ -59,7 +69,7 @@ def test_quick_requests_are_handled_by_the_thread_that_leads_and_slow_ones_by_ot
         scene.hold()
         return plain(environ, start_response)
 
-    scene = Scene(quick=note, hold=hold)
+    scene = Slow(quick=note, hold=hold)
     with scene.served(threads=4, reserve=1) as server, calling(server, 7) as (quick, *slow):
         assert quick.get("/quick").status == 200
         for caller in slow:
