@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 import os
 import threading
+from collections import deque
 from collections.abc import Callable
 from math import inf
 from time import monotonic
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -144,6 +146,48 @@ def until(condition: Callable[[], bool]) -> None:
 def asleep(alarm: TimerThread) -> bool:
     """Whether its thread waits for the next bell."""
     return bool(alarm._changed._waiters)  # type: ignore[attr-defined]  # of threading.Condition
+
+
+class Interrupted(deque[Any]):
+    """Those who wait for a condition: Ctrl-C comes once, as the one who was told is to leave, and is awake."""
+
+    told: Any = None
+
+    def remove(self, waiter: Any) -> None:
+        """Take who was told out of the list, unless Ctrl-C comes."""
+        if self.told is None:
+            self.told = waiter
+            until(waiter.locked)  # its thread has it again
+            raise KeyboardInterrupt
+        super().remove(waiter)
+
+    def is_anybody_asleep(self) -> bool:
+        """Whether somebody waits but for who was told."""
+        return any(waiter is not self.told for waiter in list(self))
+
+
+@pytest.mark.parametrize(
+    "tell",
+    [lambda alarm, first: first.cancel(), lambda alarm, first: alarm.call_at(first.when - 500, int)],
+    ids=["cancel", "call_at"],
+)
+def test_it_rings_in_time_though_ctrl_c_came_as_it_was_told_of_another_bell(
+    tell: Callable[[TimerThread, TimerHandle], object],
+) -> None:
+    alarm, rang = TimerThread(), threading.Event()
+    alarm.call_at(clock.now() + 2000, int)
+    first = alarm.call_at(clock.now() + 1000, int)
+    until(lambda: asleep(alarm))
+    with alarm._changed:
+        waiting = Interrupted(alarm._changed._waiters)  # type: ignore[attr-defined]
+        alarm._changed._waiters = waiting  # type: ignore[attr-defined]
+    with pytest.raises(KeyboardInterrupt):
+        tell(alarm, first)
+    until(waiting.is_anybody_asleep)
+    alarm.call_at(clock.now() + 0.001, rang.set)
+    assert rang.wait(PATIENCE)
+    for bell in list(alarm._handles):
+        bell.cancel()
 
 
 def test_its_thread_ends_when_the_last_bell_was_cancelled_however_far_that_is() -> None:

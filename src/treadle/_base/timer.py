@@ -107,7 +107,7 @@ class TimerThread:
                 locked(self._changed, self._note_start, handle, thread)
         except BaseException:  # none can be started; or Ctrl-C, and the next who comes is to start one
             locked(self._changed, self._note_start, handle, thread)
-            locked(self._changed, self._changed.notify)  # or those that come after this one would tell it nothing
+            locked(self._changed, self._notify)  # or those that come after this one would tell it nothing
             raise
         return handle
 
@@ -119,8 +119,20 @@ class TimerThread:
         if absent:
             self._starting = handle
         elif self._handles[0] is handle:
-            self._changed.notify()
+            self._notify()
         return absent
+
+    def _notify(self) -> None:
+        """Have the thread look what is due; the lock is held.
+
+        Ctrl-C may come amid it, when the thread is told and still in the list of those that are to be: it would be what
+        is told in place of the thread the next time, which then slept on, and so would all that is due after that.
+        """
+        try:
+            self._changed.notify()
+        except BaseException:
+            self._changed.notify()
+            raise
 
     def _note_start(self, handle: TimerHandle, thread: Thread | None) -> None:
         """Note that the thread for `handle` was started, or cannot be; it may be called again. The lock is held."""
@@ -137,7 +149,7 @@ class TimerThread:
         handle.callback = None
         self._cancelled += 1
         if self._handles and self._handles[0] is handle:
-            self._changed.notify()  # the thread sleeps until it
+            self._notify()  # the thread sleeps until it
         if self._cancelled > FEW and self._cancelled * 2 > len(self._handles):
             self._handles = [handle for handle in self._handles if handle.callback is not None]
             heapify(self._handles)
