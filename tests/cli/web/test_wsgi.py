@@ -252,6 +252,18 @@ def test_an_app_that_goes_elsewhere_as_it_is_imported_takes_no_path_with_it(here
     assert "GET /folder" in (here / "log").read_text()
 
 
+def test_an_app_that_goes_elsewhere_leaves_the_certificates_where_they_are(here: Path) -> None:
+    files = Authority(here).issue("127.0.0.1")
+    (here / "elsewhere").mkdir()
+    (here / "wanderer.py").write_text(f"{APP}\nos.chdir('elsewhere')\n")
+    options = ("--certfile", os.path.relpath(files.certfile, here), "--keyfile", os.path.relpath(files.keyfile, here))
+    with Program([*TREADLE, "wsgi", "wanderer", "--bind", "127.0.0.1:0", *options]) as server:
+        server.wait_for("stop it:")
+        server.send(signal.SIGHUP)
+        server.wait_for("the certificates are reloaded")
+        end(server)
+
+
 @pytest.mark.parametrize("processes", ["1", "2"])
 def test_the_errors_of_an_app_are_logged_though_it_has_configured_logging(here: Path, processes: str) -> None:
     """By default that disables all loggers that there are."""

@@ -208,9 +208,10 @@ def wsgi(app: str, **options: Any) -> None:
         )
     if options["chdir"] is not None:
         _enter(options)
-    spool_dir = options["spool_dir"]  # in full: the app may go elsewhere, as it is imported or later
-    spool_dir = None if spool_dir is None else os.path.abspath(spool_dir)
-    options |= {"handler_timeout": options["request_timeout"], "spool_folder": spool_dir}
+    for name in ("certfile", "keyfile", "client_ca", "spool_dir"):  # the app may go elsewhere as it is imported
+        if options[name] is not None and os.path.exists(options[name]):  # else the error has it as it was given
+            options[name] = os.path.abspath(options[name])
+    options |= {"handler_timeout": options["request_timeout"], "spool_folder": options["spool_dir"]}
     if options["check"]:
         _check(app, options)
         return
